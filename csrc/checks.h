@@ -1,0 +1,25 @@
+// Argument checks shared by every host wrapper.
+#pragma once
+
+#include <ATen/ATen.h>
+
+namespace ssm {
+
+// The Python side gives the user-facing message; these guard the raw pointers against a direct torch.ops call.
+inline void check_cpu(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.device().is_cpu(), name, " must be a CPU tensor, got ", tensor.device());
+}
+
+inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, const char* name) {
+  TORCH_CHECK(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
+}
+
+inline void check_dtype(const at::Tensor& tensor, at::ScalarType dtype, const char* name) {
+  TORCH_CHECK(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ", tensor.scalar_type());
+}
+
+inline void check_contiguous(const at::Tensor& tensor, const char* name) {
+  TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+}
+
+}  // namespace ssm

@@ -1,0 +1,57 @@
+"""Loads the compiled library once and answers what it can do.
+
+The library registers its operators with ``torch.ops`` when it is loaded; there is nothing to import from it. Without
+it every operator still works through its PyTorch reference.
+"""
+
+import functools
+import importlib.machinery
+import warnings
+from pathlib import Path
+
+import torch
+
+_HOW_TO_BUILD = "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler"
+
+
+@functools.cache
+def load() -> bool:
+    """Load the compiled library; return whether it is there."""
+    folder = Path(__file__).parent
+    candidates = [p for s in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"_C{s}").exists()]
+    if not candidates:
+        return False
+    try:
+        torch.ops.load_library(str(candidates[0]))
+    except OSError as error:
+        warnings.warn(
+            f"{candidates[0].name} does not load with torch {torch.__version__} ({error}); it was probably built for "
+            f"another torch. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+@functools.cache
+def _has_kernel(op: str, key: str) -> bool:
+    return load() and torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+
+
+def has(device_type: str, op: str) -> bool:
+    """Whether the compiled library has a kernel of ``op`` (e.g. ``"ssm_core::selective_scan"``) for a device type.
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
+        op: the operator's qualified name.
+    """
+    return _has_kernel(op, device_type.upper())
+
+
+@functools.cache
+def warn_slow(op: str, device_type: str) -> None:
+    """Say once per operator and device that the PyTorch reference is in use."""
+    warnings.warn(
+        f"{op} has no compiled kernel for {device_type} here and runs its slow PyTorch reference; {_HOW_TO_BUILD}.",
+        stacklevel=3,
+    )
