@@ -73,9 +73,9 @@ def extension_modules() -> tuple[list, dict]:
 
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
     sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
-    # Py_LIMITED_API: one library serves every Python from 3.10 on. No -std: torch's own default follows its version.
+    # No -std: torch's own default follows its version.
     # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result.
-    cxx_flags = ["-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-DPy_LIMITED_API=0x030A0000"]
+    cxx_flags = ["-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
     macros = []
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
@@ -88,7 +88,7 @@ def extension_modules() -> tuple[list, dict]:
         options["include_dirs"] = cuda_include_dirs()
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
-    return [extension], {"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)}
+    return [extension], {"build_ext": cpp_extension.BuildExtension}
 
 
 modules, commands = extension_modules()

@@ -2,6 +2,26 @@
 #include <Python.h>
 #include <torch/library.h>
 
+TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
+  // u [B, G, L, D]; delta [B, K, L, D]; A [K, D, N]; B, C [B, K, L, N]; D, delta_bias [K, D]; order [B, K, L]; reverse [K].
+  m.def(
+      "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
+      "Tensor? order, bool[] reverse, bool delta_softplus) -> (Tensor y, Tensor last_state)");
+  m.def(
+      "selective_scan_backward(Tensor grad_y, Tensor? grad_last_state, Tensor u, Tensor delta, Tensor A, Tensor B, "
+      "Tensor C, Tensor? D, Tensor? delta_bias, Tensor? order, bool[] reverse, bool delta_softplus) -> "
+      "(Tensor grad_u, Tensor grad_delta, Tensor grad_A, Tensor grad_B, Tensor grad_C, Tensor grad_D, "
+      "Tensor grad_delta_bias)");
+}
+
+TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
+  // choice [B] -> order [B, L]
+  m.def("quadtree_order(Tensor choice, int height, int width, int levels, int shift_y, int shift_x) -> Tensor");
+  // a, b [B, L, D] -> gradient of the straight-through mask [B, 4]
+  m.def(
+      "mask_gradient(Tensor a, Tensor b, Tensor choice, int height, int width, int shift_y, int shift_x) -> Tensor");
+}
+
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};

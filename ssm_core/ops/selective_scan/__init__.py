@@ -1,0 +1,281 @@
+"""Selective scan: the input-dependent linear recurrence of Mamba, along any order of the tokens.
+
+:func:`selective_scan` takes mamba_ssm's arguments; :func:`directional_scan` is the form a vision model wants, with
+channels last and all scan directions over one input fused into one call. The maths is in this folder's README.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssm_core import _ext
+from ssm_core.ops.checks import accumulate_dtype, require, require_same_device, shape_of
+
+from . import register as _register  # noqa: F401  registers the operator's rules
+from .reference import selective_scan_reference, visiting_order
+
+Backend = Literal["auto", "cuda", "cpu", "reference", "mamba_ssm"]
+_OP = "ssm_core::selective_scan"
+
+
+def selective_scan(
+    u: Tensor,  # [B, D, L]
+    delta: Tensor,  # [B, D, L]
+    A: Tensor,  # [D, N]
+    B: Tensor,  # [B, N, L], [B, G, N, L] or [D, N]
+    C: Tensor,  # as B
+    D: Tensor | None = None,  # [D]
+    z: Tensor | None = None,  # [B, D, L]
+    delta_bias: Tensor | None = None,  # [D]
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    order: Tensor | None = None,  # [L], [B, L] or [B, G, L]
+    reverse: bool | Sequence[bool] = False,
+    backend: Backend = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u along the tokens (Mamba, Gu and Dao 2023, equation 2, discretised).
+
+    The positional arguments are those of ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``.
+
+    Args:
+        u: input.
+        delta: step size Δ before bias and softplus.
+        A: continuous-time decay, real and negative for a stable scan; parameters are computed with in float32.
+        B: input weights; constant, the same for all channels, or for each of G contiguous groups of D / G channels.
+        C: output weights, shaped as one of B's forms.
+        D: weight of the skip from input to output.
+        z: gate; the output is multiplied by SiLU(z).
+        delta_bias: added to ``delta`` before softplus.
+        delta_softplus: whether Δ = softplus(delta + delta_bias).
+        return_last_state: whether to return the state after the last step too, float32 ``[B, D, N]``.
+        order: token visited at each step; every row a permutation of 0 … L - 1. Inputs and output stay at the
+            tokens' own places: nothing is gathered.
+        reverse: whether to walk the order backwards; one flag, or one for each group.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        y ``[B, D, L]`` in the dtype of ``u``, and the last state if asked for.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    require(u.dim() == 3, "selective_scan", f"u must be [B, D, L], got {shape_of(u)}")
+    batch, channels, length = u.shape
+    require(delta.shape == u.shape, "selective_scan", f"delta must have u's shape {shape_of(u)}, got {shape_of(delta)}")
+    require(
+        A.dim() == 2 and A.shape[0] == channels and A.dtype.is_floating_point,
+        "selective_scan",
+        f"A must be real [D, N] with D = {channels}, got {A.dtype} {shape_of(A)}",
+    )
+    for name, x in (("D", D), ("delta_bias", delta_bias)):
+        fits = x is None or x.shape == (channels,)
+        require(fits, "selective_scan", f"{name} must be [D] with D = {channels}, got {x if fits else shape_of(x)}")
+    require(
+        z is None or z.shape == u.shape,
+        "selective_scan",
+        f"z must have u's shape {shape_of(u)}, got {None if z is None else shape_of(z)}",
+    )
+    groups = _groups(B, C, channels)
+    B4 = _grouped(B, "B", batch, groups, channels, A.shape[1], length)
+    C4 = _grouped(C, "C", batch, groups, channels, A.shape[1], length)
+
+    def split(x: Tensor) -> Tensor:  # [B, D, L] -> [B, G, L, D / G]
+        return x.unflatten(1, (groups, channels // groups)).transpose(2, 3)
+
+    def split_parameter(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.unflatten(0, (groups, channels // groups))
+
+    flags = [reverse] * groups if isinstance(reverse, bool) else list(reverse)
+    y, last_state = _scan(
+        split(u),
+        split(delta),
+        split_parameter(A),
+        B4,
+        C4,
+        split_parameter(D),
+        split_parameter(delta_bias),
+        order,
+        flags,
+        delta_softplus,
+        backend,
+        "selective_scan",
+    )
+    y = y.transpose(2, 3).flatten(1, 2)
+    if z is not None:
+        y = y * F.silu(z)
+    return (y, last_state.flatten(1, 2)) if return_last_state else y
+
+
+def directional_scan(
+    x: Tensor,  # [B, L, D]
+    delta: Tensor,  # [B, K, L, D]
+    A: Tensor,  # [K, D, N]
+    B: Tensor,  # [B, K, L, N]
+    C: Tensor,  # [B, K, L, N]
+    D: Tensor | None = None,  # [K, D]
+    delta_bias: Tensor | None = None,  # [K, D]
+    *,
+    order: Tensor | None = None,  # [L], [K, L] or [B, K, L]
+    reverse: Sequence[bool] | None = None,  # [K]
+    backend: Backend = "auto",
+) -> Tensor:
+    """Sum of K selective scans over one input, each with its own parameters and its own order of the tokens.
+
+    This is the cross scan of VMamba and the quadtree scan of QuadMamba (section 3.2) in one call: direction k walks
+    the tokens ``order[k]``, backwards where ``reverse[k]``; Δ = softplus(delta + delta_bias). All inputs, and the
+    result, are at the tokens' own places.
+
+    Args:
+        x: input, read by every direction.
+        delta: step size before bias and softplus, one for each direction.
+        A: decay, negative; a parameter, computed with in float32.
+        B: input weights.
+        C: output weights.
+        D: weight of the skip from input to output.
+        delta_bias: added to ``delta``.
+        order: token visited at each step, for all directions, for each, or for each sample and direction.
+        reverse: which directions walk their order backwards; none if left out.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        y ``[B, L, D]`` in the dtype of ``x``.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    op = "directional_scan"
+    require(x.dim() == 3, op, f"x must be [B, L, D], got {shape_of(x)}")
+    require(
+        delta.dim() == 4 and (delta.shape[0], *delta.shape[2:]) == tuple(x.shape),
+        op,
+        f"delta must be [B, K, L, D] with x's B, L, D = {shape_of(x)}, got {shape_of(delta)}",
+    )
+    batch, directions, length, channels = delta.shape
+    require(
+        A.dim() == 3 and A.shape[:2] == (directions, channels) and A.dtype.is_floating_point,
+        op,
+        f"A must be real [K, D, N] with K, D = {directions, channels}, got {A.dtype} {shape_of(A)}",
+    )
+    expected = (batch, directions, length, A.shape[2])
+    for name, value in (("B", B), ("C", C)):
+        require(value.shape == expected, op, f"{name} must be [B, K, L, N] = {expected}, got {shape_of(value)}")
+    for name, value in (("D", D), ("delta_bias", delta_bias)):
+        if value is not None:
+            fits = value.shape == (directions, channels)
+            require(fits, op, f"{name} must be [K, D] = {directions, channels}, got {shape_of(value)}")
+    flags = [False] * directions if reverse is None else list(reverse)
+    y, _ = _scan(x.unsqueeze(1), delta, A, B, C, D, delta_bias, order, flags, True, backend, op)
+    return y.squeeze(1)
+
+
+def _groups(B: Tensor, C: Tensor, channels: int) -> int:
+    """Number of groups of channels that share their B and C; a constant B or C makes each channel its own group."""
+    if 2 in (B.dim(), C.dim()):
+        return channels
+    if 3 in (B.dim(), C.dim()):
+        require(
+            all(x.dim() == 3 or (x.dim() == 4 and x.shape[1] == 1) for x in (B, C)),
+            "selective_scan",
+            f"B and C must have the same number of groups, got {shape_of(B)} and {shape_of(C)}",
+        )
+        return 1
+    require(
+        B.dim() == C.dim() == 4 and B.shape[1] == C.shape[1] and B.shape[1] > 0 and channels % B.shape[1] == 0,
+        "selective_scan",
+        f"B and C must be [B, N, L], [B, G, N, L] with G a divisor of D = {channels}, or [D, N], "
+        f"got {shape_of(B)} and {shape_of(C)}",
+    )
+    return B.shape[1]
+
+
+def _grouped(x: Tensor, name: str, batch: int, groups: int, channels: int, states: int, length: int) -> Tensor:
+    """Any of the three forms of B and C as ``[B, G, L, N]``."""
+    forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, x.shape[1], states, length)}
+    require(
+        tuple(x.shape) == forms.get(x.dim()),
+        "selective_scan",
+        f"{name} must be [B, N, L], [B, G, N, L] or [D, N] with B, D, N, L = {batch, channels, states, length}, "
+        f"got {shape_of(x)}",
+    )
+    if x.dim() == 2:
+        return x[None, :, None].expand(batch, channels, length, states)
+    if x.dim() == 3:
+        x = x.unsqueeze(1)
+    if x.shape[1] != groups:
+        x = x.repeat_interleave(groups // x.shape[1], dim=1)
+    return x.transpose(2, 3)
+
+
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    order: Tensor | None,
+    reverse: list[bool],
+    delta_softplus: bool,
+    backend: Backend,
+    op: str,
+) -> tuple[Tensor, Tensor]:
+    """Bring dtypes and strides to the kernels' canonical form and call the chosen implementation."""
+    require_same_device(op, u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, order=order)
+    batch, directions, length = delta.shape[:3]
+    require(length > 0, op, "the sequence is empty")
+    require(len(reverse) == directions, op, f"reverse must have {directions} flags, got {len(reverse)}")
+    if order is not None:
+        order = _full_order(order, batch, directions, length, op)
+    io = (u, delta, B, C)
+    dtype = u.dtype
+    for x in io[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    require(dtype.is_floating_point, op, f"u must be a real floating-point tensor, got {dtype}")
+    u, delta, B, C = (x.to(dtype) for x in io)
+    parameter_dtype = accumulate_dtype(dtype)
+    A, D, delta_bias = (None if x is None else x.to(parameter_dtype) for x in (A, D, delta_bias))
+
+    device = u.device.type
+    if backend == "auto":
+        backend = device if device in ("cpu", "cuda") and _ext.has(device, _OP) else "reference"
+        if backend == "reference":
+            _ext.warn_slow(op, device)
+    if backend == "reference":
+        return selective_scan_reference(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
+    if backend == "mamba_ssm":
+        from .mamba_ssm import selective_scan_mamba
+
+        return selective_scan_mamba(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
+    require(
+        backend in ("cpu", "cuda"), op, f"backend must be auto, cuda, cpu, reference or mamba_ssm, got {backend!r}"
+    )
+    require(device == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
+    require(_ext.has(device, _OP), op, f"backend {backend!r} was asked for but its kernel is not built")
+    u, delta = (x if x.stride(-1) == 1 else x.contiguous() for x in (u, delta))
+    A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))
+    return torch.ops.ssm_core.selective_scan(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
+
+
+def _full_order(order: Tensor, batch: int, directions: int, length: int, op: str) -> Tensor:
+    """``order`` as ``[B, K, L]``."""
+    fits = order.dtype == torch.int64 and 1 <= order.dim() <= 3 and order.shape[-1] == length
+    if op == "selective_scan" and order.dim() == 2:
+        order = order.unsqueeze(1)  # [B, L]: one order a sample
+    sizes = (batch, directions, length)[3 - order.dim() :] if fits else ()
+    fits = fits and all(a in (1, b) for a, b in zip(order.shape, sizes, strict=True))
+    forms = "[L], [B, L] or [B, G, L]" if op == "selective_scan" else "[L], [K, L] or [B, K, L]"
+    require(
+        fits,
+        op,
+        f"order must be an int64 {forms} with B, {'G' if op == 'selective_scan' else 'K'}, L = "
+        f"{batch, directions, length}, got {order.dtype} {shape_of(order)}",
+    )
+    return order.expand(batch, directions, length)
+
+
+__all__ = ["Backend", "directional_scan", "selective_scan", "selective_scan_reference", "visiting_order"]
