@@ -1,0 +1,5 @@
+"""Operators of the quadtree family."""
+
+from .quadtree_order import quadtree_order, straight_through_input, straight_through_output
+
+__all__ = ["quadtree_order", "straight_through_input", "straight_through_output"]

@@ -1,0 +1,209 @@
+"""Order of the tokens under QuadMamba's two-level quadtree, and the gradient that reaches the choice of quadrant."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssm_core import _ext
+from ssm_core.ops.checks import require, require_same_device, shape_of
+
+from . import register as _register  # noqa: F401  registers the operators' rules
+from .reference import mask_gradient_reference, quadtree_order_reference
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
+Shift = tuple[int, int]
+
+
+def quadtree_order(
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    levels: Literal[0, 1, 2] = 2,
+    shift: Shift = (0, 0),
+    backend: Backend = "auto",
+) -> Tensor:
+    """Token visited at each step of the quadtree scan (QuadMamba, section 3.2); every row is a permutation.
+
+    The quadrants come in raster order; inside the chosen one come its four sub-quadrants in raster order; each window
+    row by row. Sides are cut at ceil(size / 2), so any height and width will do.
+
+    Args:
+        choice: the quadrant to split, int64, 0 … 3 in raster order.
+        height: rows of the map.
+        width: columns of the map.
+        levels: 0 visits the map row by row, 1 only cuts it into quadrants, 2 splits the chosen one again.
+        shift: the partition is laid over ``torch.roll(map, shift)``, as the window shift of odd blocks wants it.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        ``[B, L]``, int64: the row-major index, in the unrolled map, of the token at each place of the sequence.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
+    """
+    op = "quadtree_order"
+    _check_geometry(op, choice, height, width)
+    require(levels in (0, 1, 2), op, f"levels must be 0, 1 or 2, got {levels!r}")
+    if _choose(op, backend, choice) == "reference":
+        return quadtree_order_reference(choice, height, width, levels, shift)
+    return torch.ops.quadtree_ssm.quadtree_order(choice, height, width, levels, *shift)
+
+
+def mask_gradient(
+    a: Tensor,  # [B, L, D]
+    b: Tensor,  # [B, L, D]
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    shift: Shift = (0, 0),
+    backend: Backend = "auto",
+) -> Tensor:
+    """Gradient of the straight-through mask: Σ over a quadrant's tokens of a · (b_seq[fine] - b_seq[coarse]).
+
+    Args:
+        a: one factor at the tokens' places: the scan's input, or the gradient of its output.
+        b: the other: the gradient of the scan's input, or its output.
+        choice: the quadrant that was split.
+        height: rows of the map.
+        width: columns of the map.
+        shift: as in :func:`quadtree_order`.
+        backend: which implementation.
+
+    Returns:
+        ``[B, 4]``, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
+    """
+    op = "mask_gradient"
+    _check_geometry(op, choice, height, width)
+    expected = (choice.shape[0], height * width)
+    require(a.dim() == 3 and a.shape[:2] == expected, op, f"a must be [B, L, D], B, L = {expected}, got {shape_of(a)}")
+    require(a.shape == b.shape, op, f"a and b must have the same shape, got {shape_of(a)} and {shape_of(b)}")
+    require(a.dtype == b.dtype, op, f"a and b must have the same dtype, got {a.dtype} and {b.dtype}")
+    require_same_device(op, a=a, b=b, choice=choice)
+    if _choose(op, backend, choice) == "reference":
+        return mask_gradient_reference(a, b, choice, height, width, shift)
+    return torch.ops.quadtree_ssm.mask_gradient(a.contiguous(), b.contiguous(), choice, height, width, *shift)
+
+
+class _MaskAtInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, mask, choice, height, width, shift):
+        ctx.save_for_backward(x, choice)
+        ctx.geometry = (height, width, shift)
+        ctx.mask_dtype = mask.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, choice = ctx.saved_tensors
+        grad_mask = mask_gradient(x, grad, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        return grad, grad_mask, None, None, None, None
+
+
+class _MaskAtOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y, mask, choice, height, width, shift):
+        ctx.save_for_backward(y, choice)
+        ctx.geometry = (height, width, shift)
+        ctx.mask_dtype = mask.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, grad):
+        y, choice = ctx.saved_tensors
+        grad_mask = mask_gradient(grad, y, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        return grad, grad_mask, None, None, None, None
+
+
+def straight_through_input(
+    x: Tensor,  # [B, L, D]
+    mask: Tensor,  # [B, 4]
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    shift: Shift = (0, 0),
+) -> Tensor:
+    """Return ``x``; in the backward pass give ``mask`` the gradient of fine(x·m) + coarse(x·(1 - m)).
+
+    In the tokens' own places the composed order makes that sequence a permutation of ``x``, so nothing moves.
+
+    Args:
+        x: input of the scan, at the tokens' own places.
+        mask: straight-through one-hot over the quadrants, its hard value at ``choice``.
+        choice: the chosen quadrant, int64.
+        height: rows of the map.
+        width: columns of the map.
+        shift: as in :func:`quadtree_order`.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
+    """
+    _check_mask("straight_through_input", x, mask, choice, height, width)
+    return _MaskAtInput.apply(x, mask, choice, height, width, shift)
+
+
+def straight_through_output(
+    y: Tensor,  # [B, L, D]
+    mask: Tensor,  # [B, 4]
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    shift: Shift = (0, 0),
+) -> Tensor:
+    """Return ``y``; in the backward pass give ``mask`` the gradient of fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m).
+
+    Arguments and errors as for :func:`straight_through_input`, with ``y`` the output of the scan.
+    """
+    _check_mask("straight_through_output", y, mask, choice, height, width)
+    return _MaskAtOutput.apply(y, mask, choice, height, width, shift)
+
+
+def _check_geometry(op: str, choice: Tensor, height: int, width: int) -> None:
+    require(
+        choice.dim() == 1 and choice.dtype == torch.int64,
+        op,
+        f"choice must be an int64 vector [B], got {choice.dtype} {shape_of(choice)}",
+    )
+    require(height >= 2 and width >= 2, op, f"the map must be at least 2×2 to be cut in four, got {height}×{width}")
+
+
+def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, width: int) -> None:
+    _check_geometry(op, choice, height, width)
+    batch = choice.shape[0]
+    require(
+        x.dim() == 3 and x.shape[:2] == (batch, height * width),
+        op,
+        f"the tokens must be [B, L, D] with B, L = {batch, height * width}, got {shape_of(x)}",
+    )
+    require(mask.shape == (batch, 4), op, f"mask must be [B, 4] with B = {batch}, got {shape_of(mask)}")
+
+
+def _choose(op: str, backend: Backend, choice: Tensor) -> str:
+    """The backend to run, checked against the device."""
+    device = choice.device.type
+    kernel = f"quadtree_ssm::{op}"
+    if backend == "auto":
+        if device in ("cpu", "cuda") and _ext.has(device, kernel):
+            return device
+        _ext.warn_slow(op, device)
+        return "reference"
+    require(
+        backend in ("cpu", "cuda", "reference"), op, f"backend must be auto, cuda, cpu or reference, got {backend!r}"
+    )
+    if backend != "reference":
+        require(device == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
+        require(_ext.has(device, kernel), op, f"backend {backend!r} was asked for but its kernel is not built")
+    return backend
+
+
+__all__ = [
+    "mask_gradient",
+    "mask_gradient_reference",
+    "quadtree_order",
+    "quadtree_order_reference",
+    "straight_through_input",
+    "straight_through_output",
+]

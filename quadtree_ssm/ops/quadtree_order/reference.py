@@ -1,0 +1,82 @@
+"""Quadtree token order and mask gradient in plain PyTorch: the definitions the kernels are tested against."""
+
+import torch
+from torch import Tensor
+
+
+def halves(index: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut 0 … size - 1 at ceil(size / 2): which half an index is in, its place there, and that half's size."""
+    cut = (size + 1) // 2
+    second = (index >= cut).long()
+    return second, index - second * cut, torch.where(second.bool(), size - cut, cut)
+
+
+def tokens_under_roll(height: int, width: int, shift: tuple[int, int], device: torch.device) -> Tensor:
+    """Row-major index, in the unrolled map, of every place of ``torch.roll(map, shift, dims=(0, 1))``; ``[H, W]``."""
+    tokens = torch.arange(height * width, device=device).view(height, width)
+    return tokens.roll(shift, dims=(0, 1))
+
+
+def quadtree_order_reference(
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    levels: int,
+    shift: tuple[int, int],
+) -> Tensor:
+    """Sort the tokens by (quadrant, sub-quadrant if the quadrant is the chosen one, row, column); ``[B, L]``."""
+    device = choice.device
+    row = torch.arange(height, device=device).view(1, height, 1)
+    col = torch.arange(width, device=device).view(1, 1, width)
+    place = row * width + col
+    quadrant = sub_quadrant = torch.zeros_like(place)
+    if levels >= 1:
+        row_half, row, row_size = halves(row, height)
+        col_half, col, col_size = halves(col, width)
+        quadrant = row_half * 2 + col_half
+    if levels == 2:
+        fine = halves(row, row_size)[0] * 2 + halves(col, col_size)[0]
+        sub_quadrant = torch.where(quadrant == choice.view(-1, 1, 1), fine, 0)
+    key = (quadrant * 4 + sub_quadrant) * (height * width) + place
+    places = key.flatten(1).argsort(dim=1).expand(choice.shape[0], -1)
+    return tokens_under_roll(height, width, shift, device).flatten()[places]
+
+
+def mask_gradient_reference(
+    a: Tensor,  # [B, L, D]
+    b: Tensor,  # [B, L, D]
+    choice: Tensor,  # [B]
+    height: int,
+    width: int,
+    shift: tuple[int, int],
+) -> Tensor:
+    """Σ over the tokens t of a quadrant of a(t) · (b_seq[fine(t)] - b_seq[coarse(t)]); ``[B, 4]``.
+
+    ``b_seq`` is b in the composed order, fine(t) and coarse(t) are the places of t in the sequences in which every
+    quadrant is split, or none.
+    """
+    batch, length, channels = a.shape
+    device = a.device
+    order = quadtree_order_reference(choice, height, width, 2, shift)
+    b_seq = b.gather(1, order.unsqueeze(-1).expand_as(b))
+    coarse = quadtree_order_reference(choice.new_zeros(1), height, width, 1, shift)[0]
+    # Each quadrant is split in the order in which it is the chosen one; quadrants keep their places in the sequence.
+    split = quadtree_order_reference(torch.arange(4, device=device), height, width, 2, shift)
+    quadrant = _quadrants(height, width, device)  # of each place of the coarse sequence
+    fine = split.gather(0, quadrant.unsqueeze(0)).squeeze(0)
+
+    steps = torch.arange(length, device=device)
+    fine_place = torch.empty_like(steps).scatter(0, fine, steps)
+    coarse_place = torch.empty_like(steps).scatter(0, coarse, steps)
+    difference = b_seq[:, fine_place] - b_seq[:, coarse_place]
+    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
+    per_token = (a.to(dtype) * difference.to(dtype)).sum(-1)
+    of_token = torch.empty_like(steps).scatter(0, coarse, quadrant)
+    return per_token.new_zeros(batch, 4).index_add(1, of_token, per_token)
+
+
+def _quadrants(height: int, width: int, device: torch.device) -> Tensor:
+    """Quadrant of each place of a sequence that visits the quadrants one after another; ``[L]``."""
+    rows, cols = ((height + 1) // 2, height // 2), ((width + 1) // 2, width // 2)
+    sizes = torch.tensor([r * c for r in rows for c in cols], device=device)
+    return torch.arange(4, device=device).repeat_interleave(sizes, output_size=height * width)
