@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
-_HOW_TO_BUILD = "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler"
+_HOW_TO_BUILD = (
+    "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler"
+)
 
 
 @functools.cache
@@ -33,11 +35,8 @@ def load() -> bool:
     return True
 
 
-@functools.cache
-def _has_kernel(op: str, key: str) -> bool:
-    return load() and torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
-
-
+# torch.compile evaluates this once while tracing: files and dispatch tables are nothing a graph can hold.
+@torch.compiler.assume_constant_result
 def has(device_type: str, op: str) -> bool:
     """Whether the compiled library has a kernel of ``op`` (e.g. ``"ssm_core::selective_scan"``) for a device type.
 
@@ -45,13 +44,18 @@ def has(device_type: str, op: str) -> bool:
         device_type: ``"cpu"`` or ``"cuda"``.
         op: the operator's qualified name.
     """
-    return _has_kernel(op, device_type.upper())
+    return load() and torch._C._dispatch_has_kernel_for_dispatch_key(op, device_type.upper())
+
+
+@torch.compiler.assume_constant_result
+def warn_slow(op: str, device_type: str) -> None:
+    """Say once per operator and device that the PyTorch reference is in use."""
+    _warn_slow_once(op, device_type)
 
 
 @functools.cache
-def warn_slow(op: str, device_type: str) -> None:
-    """Say once per operator and device that the PyTorch reference is in use."""
+def _warn_slow_once(op: str, device_type: str) -> None:
     warnings.warn(
         f"{op} has no compiled kernel for {device_type} here and runs its slow PyTorch reference; {_HOW_TO_BUILD}.",
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssm_core import _ext
+from ssm_core.ops.backend import choose_backend
 from ssm_core.ops.checks import require, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
@@ -45,7 +45,7 @@ def quadtree_order(
     op = "quadtree_order"
     _check_geometry(op, choice, height, width)
     require(levels in (0, 1, 2), op, f"levels must be 0, 1 or 2, got {levels!r}")
-    if _choose(op, backend, choice) == "reference":
+    if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":
         return quadtree_order_reference(choice, height, width, levels, shift)
     return torch.ops.quadtree_ssm.quadtree_order(choice, height, width, levels, *shift)
 
@@ -83,7 +83,7 @@ def mask_gradient(
     require(a.shape == b.shape, op, f"a and b must have the same shape, got {shape_of(a)} and {shape_of(b)}")
     require(a.dtype == b.dtype, op, f"a and b must have the same dtype, got {a.dtype} and {b.dtype}")
     require_same_device(op, a=a, b=b, choice=choice)
-    if _choose(op, backend, choice) == "reference":
+    if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":
         return mask_gradient_reference(a, b, choice, height, width, shift)
     return torch.ops.quadtree_ssm.mask_gradient(a.contiguous(), b.contiguous(), choice, height, width, *shift)
 
@@ -99,7 +99,9 @@ class _MaskAtInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, choice = ctx.saved_tensors
-        grad_mask = mask_gradient(x, grad, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        grad_mask = (
+            mask_gradient(x, grad, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        )
         return grad, grad_mask, None, None, None, None
 
 
@@ -114,7 +116,9 @@ class _MaskAtOutput(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         y, choice = ctx.saved_tensors
-        grad_mask = mask_gradient(grad, y, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        grad_mask = (
+            mask_gradient(grad, y, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
+        )
         return grad, grad_mask, None, None, None, None
 
 
@@ -179,24 +183,6 @@ def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, w
         f"the tokens must be [B, L, D] with B, L = {batch, height * width}, got {shape_of(x)}",
     )
     require(mask.shape == (batch, 4), op, f"mask must be [B, 4] with B = {batch}, got {shape_of(mask)}")
-
-
-def _choose(op: str, backend: Backend, choice: Tensor) -> str:
-    """The backend to run, checked against the device."""
-    device = choice.device.type
-    kernel = f"quadtree_ssm::{op}"
-    if backend == "auto":
-        if device in ("cpu", "cuda") and _ext.has(device, kernel):
-            return device
-        _ext.warn_slow(op, device)
-        return "reference"
-    require(
-        backend in ("cpu", "cuda", "reference"), op, f"backend must be auto, cuda, cpu or reference, got {backend!r}"
-    )
-    if backend != "reference":
-        require(device == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
-        require(_ext.has(device, kernel), op, f"backend {backend!r} was asked for but its kernel is not built")
-    return backend
 
 
 __all__ = [

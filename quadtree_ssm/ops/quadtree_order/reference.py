@@ -55,7 +55,7 @@ def mask_gradient_reference(
     ``b_seq`` is b in the composed order, fine(t) and coarse(t) are the places of t in the sequences in which every
     quadrant is split, or none.
     """
-    batch, length, channels = a.shape
+    batch, length = a.shape[:2]
     device = a.device
     order = quadtree_order_reference(choice, height, width, 2, shift)
     b_seq = b.gather(1, order.unsqueeze(-1).expand_as(b))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_core import _ext
+from ssm_core.ops.backend import choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
@@ -240,22 +240,12 @@ def _scan(
     parameter_dtype = accumulate_dtype(dtype)
     A, D, delta_bias = (None if x is None else x.to(parameter_dtype) for x in (A, D, delta_bias))
 
-    device = u.device.type
-    if backend == "auto":
-        backend = device if device in ("cpu", "cuda") and _ext.has(device, _OP) else "reference"
-        if backend == "reference":
-            _ext.warn_slow(op, device)
-    if backend == "reference":
-        return selective_scan_reference(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
     if backend == "mamba_ssm":
         from .mamba_ssm import selective_scan_mamba
 
         return selective_scan_mamba(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
-    require(
-        backend in ("cpu", "cuda"), op, f"backend must be auto, cuda, cpu, reference or mamba_ssm, got {backend!r}"
-    )
-    require(device == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
-    require(_ext.has(device, _OP), op, f"backend {backend!r} was asked for but its kernel is not built")
+    if choose_backend(op, _OP, backend, u.device) == "reference":
+        return selective_scan_reference(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
     u, delta = (x if x.stride(-1) == 1 else x.contiguous() for x in (u, delta))
     A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))
     return torch.ops.ssm_core.selective_scan(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
