@@ -15,6 +15,8 @@ namespace ssm {
 namespace {
 
 constexpr int kWidth = 32;
+// Sums over the tokens go through partial sums of this many, which keeps float32 as exact as PyTorch's pairwise sums.
+constexpr int kPartial = 64;
 
 struct Task {
   int64_t batch, group, channel;
@@ -124,7 +126,7 @@ template <typename acc>
 struct BackwardScratch {
   explicit BackwardScratch(const SelectiveScanParams& p)
       : states(p.length * p.states * kWidth), dt(p.length * kWidth), grad_u(p.length * kWidth),
-        carry(p.states * kWidth), grad_A(p.states * kWidth) {
+        carry(p.states * kWidth), grad_A(p.states * kWidth), grad_A_partial(p.states * kWidth) {
     direction.A.resize(p.states * kWidth);
   }
   std::vector<acc> states;  // [L, N, kWidth], every state of the forward pass
@@ -132,7 +134,27 @@ struct BackwardScratch {
   std::vector<acc> grad_u;  // [L, kWidth], summed over the group's directions
   std::vector<acc> carry;   // [N, kWidth], gradient of the state
   std::vector<acc> grad_A;  // [N, kWidth]
+  std::vector<acc> grad_A_partial;
+  acc grad_D[kWidth], grad_D_partial[kWidth], grad_bias[kWidth], grad_bias_partial[kWidth];
   Direction<acc> direction;
+
+  SSM_INLINE void start_sums() {
+    for (int c = 0; c < kWidth; ++c) grad_D[c] = grad_D_partial[c] = grad_bias[c] = grad_bias_partial[c] = acc(0);
+    std::fill(grad_A.begin(), grad_A.end(), acc(0));
+    std::fill(grad_A_partial.begin(), grad_A_partial.end(), acc(0));
+  }
+
+  SSM_INLINE void add_partial_sums() {
+    for (int c = 0; c < kWidth; ++c) {
+      grad_D[c] += grad_D_partial[c];
+      grad_bias[c] += grad_bias_partial[c];
+      grad_D_partial[c] = grad_bias_partial[c] = acc(0);
+    }
+    for (size_t i = 0; i < grad_A.size(); ++i) {
+      grad_A[i] += grad_A_partial[i];
+      grad_A_partial[i] = acc(0);
+    }
+  }
 };
 
 template <typename scalar_t>
@@ -173,7 +195,7 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
   const scalar_t* grad_y = static_cast<const scalar_t*>(g.grad_y) + group * p.length * p.channels + task.channel;
   scalar_t* grad_delta = static_cast<scalar_t*>(g.grad_delta) + sequence * p.length * p.channels + task.channel;
 
-  acc grad_D[kWidth] = {}, grad_bias[kWidth] = {};
+  s.start_sums();
   for (int64_t n = 0; n < p.states; ++n) {
     for (int c = 0; c < kWidth; ++c) {
       const int64_t at_state = (sequence * p.channels + task.channel + c) * p.states + n;
@@ -181,7 +203,6 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
       s.carry[n * kWidth + c] = given ? static_cast<const acc*>(g.grad_last_state)[at_state] : acc(0);
     }
   }
-  std::fill(s.grad_A.begin(), s.grad_A.end(), acc(0));
 
   for (int64_t step = p.length - 1; step >= 0; --step) {
     const int64_t token = token_at(p, task.batch, k, step);
@@ -192,7 +213,7 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
     load_row(dt, s.dt.data() + step * kWidth, kWidth);
     load_row(gy, grad_y + token * p.channels, task.width);
     for (int c = 0; c < kWidth; ++c) {
-      grad_D[c] += gy[c] * u[c];
+      s.grad_D_partial[c] += gy[c] * u[c];
       gu[c] = gy[c] * s.direction.D[c];
     }
     for (int64_t n = 0; n < p.states; ++n) {
@@ -200,7 +221,7 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
       const acc* h = s.states.data() + (step * p.states + n) * kWidth;
       const acc* before = step == 0 ? nullptr : h - p.states * kWidth;
       acc* carry = s.carry.data() + n * kWidth;
-      acc* grad_A = s.grad_A.data() + n * kWidth;
+      acc* grad_A = s.grad_A_partial.data() + n * kWidth;
       const acc b = static_cast<acc>(B[n * p.B_stride.last]);
       const acc weight = static_cast<acc>(C[n * p.C_stride.last]);
       for (int c = 0; c < kWidth; ++c) {
@@ -221,16 +242,17 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
     if (p.delta_softplus) {
       for (int c = 0; c < kWidth; ++c) gdt[c] *= acc(1) - exponential(-dt[c]);
     }
-    for (int c = 0; c < kWidth; ++c) grad_bias[c] += gdt[c];
+    for (int c = 0; c < kWidth; ++c) s.grad_bias_partial[c] += gdt[c];
     store_row(grad_delta + token * p.channels, gdt, task.width);
     acc* sum = s.grad_u.data() + token * kWidth;
     for (int c = 0; c < kWidth; ++c) sum[c] += gu[c];
+    if (step % kPartial == 0) s.add_partial_sums();
   }
 
   const int64_t row = sequence * p.channels + task.channel;
   for (int c = 0; c < task.width; ++c) {
-    static_cast<acc*>(g.grad_D)[row + c] = grad_D[c];
-    static_cast<acc*>(g.grad_delta_bias)[row + c] = grad_bias[c];
+    static_cast<acc*>(g.grad_D)[row + c] = s.grad_D[c];
+    static_cast<acc*>(g.grad_delta_bias)[row + c] = s.grad_bias[c];
     for (int64_t n = 0; n < p.states; ++n) {
       static_cast<acc*>(g.grad_A)[(row + c) * p.states + n] = s.grad_A[n * kWidth + c];
     }
@@ -280,7 +302,8 @@ struct Inputs {
     check_shape(B, {batch, K, length, states}, "B");
     check_shape(C, {batch, K, length, states}, "C");
     for (const auto& t : {delta, B, C}) check_dtype(t, u.scalar_type(), "delta, B and C");
-    TORCH_CHECK(u.stride(3) == 1 && delta.stride(3) == 1, "u and delta must be contiguous in their channels");
+    TORCH_CHECK(channels == 1 || (u.stride(3) == 1 && delta.stride(3) == 1),
+        "u and delta must be contiguous in their channels");
     check_dtype(A, compute, "A");
     check_contiguous(A, "A");
     for (const auto& t : {D, delta_bias}) {
