@@ -5,8 +5,7 @@
 
 // Half types are read and written as they are and computed in float; double stays double so that gradcheck runs on the
 // kernel itself.
-#define SSM_DISPATCH(TYPE, NAME, ...) \
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
+#define SSM_DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
 
 namespace ssm {
 

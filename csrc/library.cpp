@@ -1,9 +1,11 @@
-// Every operator's schema. Kernels register themselves in cpu/ and cuda/; fake, autograd and autocast rules are in Python.
+// Every operator's schema. Kernels register themselves in cpu/ and cuda/; fake, autograd and autocast rules are in
+// Python.
 #include <Python.h>
 #include <torch/library.h>
 
 TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
-  // u [B, G, L, D]; delta [B, K, L, D]; A [K, D, N]; B, C [B, K, L, N]; D, delta_bias [K, D]; order [B, K, L]; reverse [K].
+  // u [B, G, L, D]; delta [B, K, L, D]; A [K, D, N]; B, C [B, K, L, N]; D, delta_bias [K, D]; order [B, K, L]; reverse
+  // [K].
   m.def(
       "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, "
       "Tensor? order, bool[] reverse, bool delta_softplus) -> (Tensor y, Tensor last_state)");
@@ -18,8 +20,7 @@ TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
   // choice [B] -> order [B, L]
   m.def("quadtree_order(Tensor choice, int height, int width, int levels, int shift_y, int shift_x) -> Tensor");
   // a, b [B, L, D] -> gradient of the straight-through mask [B, 4]
-  m.def(
-      "mask_gradient(Tensor a, Tensor b, Tensor choice, int height, int width, int shift_y, int shift_x) -> Tensor");
+  m.def("mask_gradient(Tensor a, Tensor b, Tensor choice, int height, int width, int shift_y, int shift_x) -> Tensor");
 }
 
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.

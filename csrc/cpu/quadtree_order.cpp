@@ -28,7 +28,9 @@ struct Map {
   int64_t height, width, shift_y, shift_x;
 
   Map(int64_t height, int64_t width, int64_t shift_y, int64_t shift_x)
-      : height(height), width(width), shift_y((shift_y % height + height) % height),
+      : height(height),
+        width(width),
+        shift_y((shift_y % height + height) % height),
         shift_x((shift_x % width + width) % width) {}
 
   Window whole() const { return {0, 0, height, width}; }
@@ -57,8 +59,8 @@ void check_choice(const at::Tensor& choice) {
       "quadtree_order: choice must hold quadrants 0 to 3, got ", low.item<int64_t>(), " to ", high.item<int64_t>());
 }
 
-at::Tensor quadtree_order(const at::Tensor& choice, int64_t height, int64_t width, int64_t levels, int64_t shift_y,
-    int64_t shift_x) {
+at::Tensor quadtree_order(
+    const at::Tensor& choice, int64_t height, int64_t width, int64_t levels, int64_t shift_y, int64_t shift_x) {
   check_choice(choice);
   TORCH_CHECK(height > 0 && width > 0 && levels >= 0 && levels <= 2, "bad geometry");
   const at::Tensor chosen = choice.contiguous();
@@ -92,13 +94,13 @@ SSM_MULTIVERSION acc_t<scalar_t> dot_difference(
   for (; c + kLanes <= channels; c += kLanes) {
     for (int i = 0; i < kLanes; ++i) {
       lanes[i] += static_cast<acc_t<scalar_t>>(a[c + i]) *
-          (static_cast<acc_t<scalar_t>>(plus[c + i]) - static_cast<acc_t<scalar_t>>(minus[c + i]));
+                  (static_cast<acc_t<scalar_t>>(plus[c + i]) - static_cast<acc_t<scalar_t>>(minus[c + i]));
     }
   }
   acc_t<scalar_t> sum = 0;
   for (; c < channels; ++c) {
     sum += static_cast<acc_t<scalar_t>>(a[c]) *
-        (static_cast<acc_t<scalar_t>>(plus[c]) - static_cast<acc_t<scalar_t>>(minus[c]));
+           (static_cast<acc_t<scalar_t>>(plus[c]) - static_cast<acc_t<scalar_t>>(minus[c]));
   }
   for (int i = 0; i < kLanes; ++i) sum += lanes[i];
   return sum;
@@ -141,8 +143,8 @@ at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Ten
         const scalar_t* b_rows = b.const_data_ptr<scalar_t>() + sample * length * channels;
         acc sum = 0;
         for (int64_t s = first[q]; s < first[q + 1]; ++s) {
-          // In the chosen quadrant the sequence holds `fine`, and t = coarse[s] is at coarse place s; elsewhere it holds
-          // `coarse`, and t = fine[s] is at fine place s.
+          // In the chosen quadrant the sequence holds `fine`, and t = coarse[s] is at coarse place s; elsewhere it
+          // holds `coarse`, and t = fine[s] is at fine place s.
           const bool is_chosen = q == quadrant[sample];
           const int64_t t = is_chosen ? coarse[s] : fine[s];
           const int64_t partner = is_chosen ? fine[s] : coarse[s];

@@ -125,8 +125,12 @@ SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, 
 template <typename acc>
 struct BackwardScratch {
   explicit BackwardScratch(const SelectiveScanParams& p)
-      : states(p.length * p.states * kWidth), dt(p.length * kWidth), grad_u(p.length * kWidth),
-        carry(p.states * kWidth), grad_A(p.states * kWidth), grad_A_partial(p.states * kWidth) {
+      : states(p.length * p.states * kWidth),
+        dt(p.length * kWidth),
+        grad_u(p.length * kWidth),
+        carry(p.states * kWidth),
+        grad_A(p.states * kWidth),
+        grad_A_partial(p.states * kWidth) {
     direction.A.resize(p.states * kWidth);
   }
   std::vector<acc> states;  // [L, N, kWidth], every state of the forward pass
@@ -260,8 +264,8 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
 }
 
 template <typename scalar_t>
-SSM_MULTIVERSION void backward_task(const SelectiveScanParams& p, const SelectiveScanGradients& g, int64_t index,
-    BackwardScratch<acc_t<scalar_t>>& s) {
+SSM_MULTIVERSION void backward_task(
+    const SelectiveScanParams& p, const SelectiveScanGradients& g, int64_t index, BackwardScratch<acc_t<scalar_t>>& s) {
   using acc = acc_t<scalar_t>;
   const Task task = task_at(p, index);
   std::fill(s.grad_u.begin(), s.grad_u.end(), acc(0));
@@ -279,7 +283,9 @@ SSM_MULTIVERSION void backward_task(const SelectiveScanParams& p, const Selectiv
   }
 }
 
-Strides strides_of(const at::Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.dim() > 3 ? t.stride(3) : 1}; }
+Strides strides_of(const at::Tensor& t) {
+  return {t.stride(0), t.stride(1), t.stride(2), t.dim() > 3 ? t.stride(3) : 1};
+}
 
 // Checks the canonical shapes and fills everything but the outputs. `reverse` is copied: bool[] arrives without storage
 // that a kernel can point to.

@@ -38,7 +38,9 @@ SSM_INLINE acc sum_row(const acc (&row)[WIDTH]) {
   return partial[0];
 }
 
-SSM_INLINE double exponential(double x) { return std::exp(x); }
+SSM_INLINE double exponential(double x) {
+  return std::exp(x);
+}
 
 // Cephes' expf: x = n·ln2 + r, a polynomial in r, the exponent by its bits; relative error below 2e-7. It saturates at
 // 2^±126 instead of overflowing or going subnormal.
@@ -61,7 +63,9 @@ SSM_INLINE float exponential(float x) {
   return p * scale;
 }
 
-SSM_INLINE double softplus(double x) { return (x > 0 ? x : 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+SSM_INLINE double softplus(double x) {
+  return (x > 0 ? x : 0.0) + std::log1p(std::exp(-std::fabs(x)));
+}
 
 // max(x, 0) + log1p(e), e = exp(-|x|) ≤ 1, with log1p(e) = 2·artanh(s), s = e / (2 + e) ≤ 1/3: its series converges to
 // float precision in seven terms, and keeps the relative precision of small results that log(1 + e) loses.

@@ -1,0 +1,47 @@
+# make quickstart   train both families on real images on the CPU, and draw what their scans saw
+# make test         set up if needed, then run the tests
+# make setup        .venv with the pinned packages and the compiled library
+# make lint         ruff and clang-format;  make format  applies them
+# make clean        remove everything that make made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
+CLANG_FORMAT_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+
+.PHONY: setup quickstart test lint format clean
+
+quickstart: setup
+	$(BIN)/python tools/quickstart.py --work-dir work_dirs/quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.built
+
+$(VENV)/.installed: requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'Python 3.10 or newer is needed; name one with: make PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+	@touch $@
+
+# Built again when a source changes. MAX_JOBS, NO_CUDA, FORCE_CUDA and TORCH_CUDA_ARCH_LIST are passed on (see setup.py).
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CLANG_FORMAT_FILES)
+
+clean:
+	rm -rf $(VENV) build work_dirs *.egg-info ssm_core/_C*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
