@@ -1,0 +1,288 @@
+"""Time every operator's kernel beside its PyTorch reference, and beside the memory floor.
+
+    python tools/benchmarks/ops.py               # all operators, the default shapes, CUDA if there is a GPU
+    python tools/benchmarks/ops.py --ops tree_scan --shapes 4x56x56x160 128x56x56x160 --device cuda --dtype bfloat16
+
+The floor is the time in which the machine copies the bytes that the operator must move at least: each input read once,
+each output written once, at the copy rate measured in the same run. Times are medians; the spread (±) is the distance
+between the quartiles. `--json FILE` writes every figure with the machine and the versions.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quadtree_ssm.ops import quadtree_order
+from quadtree_ssm.ops.quadtree_order import mask_gradient
+from ssm_core.ops import directional_scan
+from tree_ssm.ops import minimum_spanning_tree, tree_scan
+
+DEFAULT_SHAPES = ("4x56x56x160", "4x14x14x640")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Batch, height, width and channels of a map."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Read ``BxHxWxD``."""
+        try:
+            return cls(*map(int, text.split("x")))
+        except (TypeError, ValueError):
+            raise argparse.ArgumentTypeError(f"a shape is written BxHxWxD, such as 4x56x56x160; got {text!r}") from None
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.height}x{self.width}x{self.channels}"
+
+
+@dataclass
+class Case:
+    """One operator at one shape: what to call for each backend, and the tensors it reads and writes."""
+
+    run: Callable[[str], Tensor | tuple[Tensor, ...]]
+    inputs: tuple[Tensor, ...]
+    differentiable: tuple[Tensor, ...] = ()
+
+
+def scan_case(shape: Shape, dtype: torch.dtype, device: str, directions: int) -> Case:
+    """K directions over one input with one state, half of them reversed."""
+    length, channels = shape.height * shape.width, shape.channels
+    x = torch.randn(shape.batch, length, channels, dtype=dtype, device=device)
+    delta = torch.randn(shape.batch, directions, length, channels, dtype=dtype, device=device) - 2
+    A = -torch.rand(directions, channels, 1, device=device) - 0.1
+    B, C = torch.randn(2, shape.batch, directions, length, 1, dtype=dtype, device=device)
+    D = torch.ones(directions, channels, device=device)
+    choice = torch.arange(shape.batch, device=device) % 4
+    order = quadtree_order(choice, shape.height, shape.width)[:, None].expand(-1, directions, -1)
+    reverse = [k % 2 == 1 for k in range(directions)]
+    leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, C, D))
+
+    def run(backend: str) -> Tensor:
+        return directional_scan(x, delta, A, B, C, D, D, order=order, reverse=reverse, backend=backend)
+
+    return Case(run, (*leaves, order[:, 0]), leaves)
+
+
+def tree_of(shape: Shape, device: str):
+    """The spanning tree of random features on a grid, and the edge weights it was grown from."""
+    edges = (shape.height - 1) * shape.width + shape.height * (shape.width - 1)
+    weight = torch.rand(shape.batch, edges, device=device)
+    return weight, minimum_spanning_tree(weight, shape.height, shape.width)
+
+
+def spanning_tree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The minimum spanning tree of a grid, rooted and ordered."""
+    weight, _ = tree_of(shape, device)
+
+    def run(backend: str) -> tuple[Tensor, ...]:
+        return tuple(minimum_spanning_tree(weight, shape.height, shape.width, backend=backend))
+
+    return Case(run, (weight,))
+
+
+def tree_scan_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """Both passes over the spanning tree."""
+    _, tree = tree_of(shape, device)
+    size = (shape.batch, shape.height * shape.width, shape.channels)
+    u = torch.randn(size, dtype=dtype, device=device).requires_grad_()
+    weight = torch.rand(size, dtype=dtype, device=device).requires_grad_()
+
+    def run(backend: str) -> Tensor:
+        return tree_scan(u, weight, tree, backend=backend)
+
+    return Case(run, (u, weight, *tree), (u, weight))
+
+
+def order_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The quadtree order of every sample."""
+    choice = torch.arange(shape.batch, device=device) % 4
+
+    def run(backend: str) -> Tensor:
+        return quadtree_order(choice, shape.height, shape.width, backend=backend)
+
+    return Case(run, (choice,))
+
+
+def mask_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The gradient of the straight-through mask, at one end of the scan."""
+    choice = torch.arange(shape.batch, device=device) % 4
+    a, b = torch.randn(2, shape.batch, shape.height * shape.width, shape.channels, dtype=dtype, device=device)
+
+    def run(backend: str) -> Tensor:
+        return mask_gradient(a, b, choice, shape.height, shape.width, backend=backend)
+
+    return Case(run, (a, b, choice))
+
+
+OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
+    "scan_2_directions": lambda *a: scan_case(*a, directions=2),
+    "scan_4_directions": lambda *a: scan_case(*a, directions=4),
+    "quadtree_order": order_case,
+    "mask_gradient": mask_case,
+    "spanning_tree": spanning_tree_case,
+    "tree_scan": tree_scan_case,
+}
+
+
+@dataclass
+class Row:
+    """One measurement; times in milliseconds, rates in GB/s."""
+
+    op: str
+    shape: str
+    dtype: str
+    step: str
+    kernel_ms: float
+    spread_ms: float
+    floor_ms: float
+    share_of_copy_rate: float
+    reference_ms: float | None
+    speedup: float | None
+
+
+def milliseconds(run: Callable[[], object], device: str, seconds: float) -> tuple[float, float]:
+    """Median and interquartile range over as many calls as fit the time, at least three after one warm-up."""
+
+    def once() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    first = once()
+    times = [once() for _ in range(max(3, min(200, int(1e3 * seconds / max(first, 1e-3)))))]
+    low, middle, high = statistics.quantiles(times, n=4)
+    return middle, high - low
+
+
+def copy_rate(device: str, seconds: float) -> float:
+    """Bytes read and written in a second by a copy much larger than the caches."""
+    source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    median, _ = milliseconds(lambda: target.copy_(source), device, seconds)
+    return 2 * source.nbytes / (median * 1e-3)
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Size of all elements; an expanded tensor counts what it holds, not what it shows."""
+    return sum(t.untyped_storage().nbytes() if 0 in t.stride() else t.nbytes for t in tensors)
+
+
+def measure(
+    op: str, case: Case, shape: Shape, dtype: torch.dtype, device: str, options: argparse.Namespace, rate: float
+):
+    """Yield the forward row, and for differentiable operators the forward-and-backward row."""
+
+    def forward(backend: str) -> Callable[[], object]:
+        def run() -> object:
+            with torch.no_grad():
+                return case.run(backend)
+
+        return run
+
+    def training(backend: str) -> Callable[[], object]:
+        upstream = torch.randn_like(case.run(backend))
+        return lambda: torch.autograd.grad(case.run(backend), case.differentiable, upstream)
+
+    output = forward(device)()
+    outputs = output if isinstance(output, tuple) else (output,)
+    moved = total_bytes(case.inputs) + total_bytes(outputs)
+    steps = [("forward", forward, moved)]
+    if case.differentiable:
+        # The backward pass reads the inputs and the output's gradient and writes the inputs' gradients.
+        again = total_bytes(case.inputs) + total_bytes(outputs) + total_bytes(case.differentiable)
+        steps.append(("forward+backward", training, moved + again))
+    for step, make, size in steps:
+        kernel, spread = milliseconds(make(device), device, options.seconds)
+        reference = None if options.no_reference else milliseconds(make("reference"), device, options.seconds)[0]
+        floor = 1e3 * size / rate
+        speedup = None if reference is None else reference / kernel
+        yield Row(op, str(shape), str(dtype)[6:], step, kernel, spread, floor, floor / kernel, reference, speedup)
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def processor_name() -> str:
+    """The processor's name where the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ops", nargs="+", choices=OPERATORS, default=list(OPERATORS), help="operators (default: all)")
+    parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=[Shape.parse(s) for s in DEFAULT_SHAPES])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure")
+    parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    """Measure, print a table, and return the rows."""
+    options = parse(argv)
+    warnings.simplefilter("error", UserWarning)  # a kernel that falls back to the reference must not be timed as one
+    dtype = getattr(torch, options.dtype)
+    rate = copy_rate(options.device, options.seconds)
+    about = machine(options.device)
+    print(", ".join(f"{k} {v}" for k, v in about.items()), f"· copy {rate / 1e9:.1f} GB/s")
+    print(f"{'operator':18} {'BxHxWxD':>14} {'step':>16}", end=" ")
+    print(f"{'kernel ms':>10} {'±':>7} {'floor ms':>9} {'reference ms':>13} {'speed-up':>8}")
+    rows = []
+    for shape in options.shapes:
+        for op in options.ops:
+            torch.manual_seed(0)
+            for row in measure(
+                op, OPERATORS[op](shape, dtype, options.device), shape, dtype, options.device, options, rate
+            ):
+                rows.append(row)
+                tail = f"{row.reference_ms:13.2f} {row.speedup:8.1f}" if row.reference_ms is not None else ""
+                print(
+                    f"{row.op:18} {row.shape:>14} {row.step:>16} {row.kernel_ms:10.3f} {row.spread_ms:7.3f} "
+                    f"{row.floor_ms:9.3f} {tail}",
+                    flush=True,
+                )
+    if options.json:
+        report = {"machine": about, "copy_bytes_per_second": rate, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(report, indent=2))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
