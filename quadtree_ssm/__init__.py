@@ -1,0 +1,5 @@
+"""QuadMamba: vision models whose scan follows a quadtree. Importing registers the models with timm."""
+
+from .models import QuadMamba
+
+__all__ = ["QuadMamba"]

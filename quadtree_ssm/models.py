@@ -1,0 +1,167 @@
+"""QuadMamba: quadtree-based selective scan (Xie et al., NeurIPS 2024), written from the paper and its released code."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from timm.layers import LayerNorm
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from quadtree_ssm.modules import (
+    SHIFT_SIGNS,
+    CrossScan,
+    PredictorContext,
+    Quadrant,
+    QuadtreeLevels,
+    QuadtreeScan,
+    ReleasedQuadtreeScan,
+)
+from ssm_core.backbone import Backbone, imagenet_cfg, look_up
+from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
+
+Arch = Literal["lite", "tiny", "small", "base"]
+TokenOrder = Literal["quadtree", "released"]
+NORM_EPS = 1e-5
+QUADTREE_STAGES = 2
+
+
+class Architecture(NamedTuple):
+    """What distinguishes the variants."""
+
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    ssm_ratio: float
+    drop_path_rate: float
+
+
+# Small and base are the authors' two configurations; lite and tiny are inferred from the paper's sizes and FLOPs.
+ARCHITECTURES: dict[str, Architecture] = {
+    "lite": Architecture((2, 2, 2, 2), (48, 96, 192, 384), 1.0, 0.1),
+    "tiny": Architecture((2, 6, 2, 2), (64, 128, 256, 512), 1.0, 0.1),
+    "small": Architecture((2, 2, 5, 2), (96, 192, 384, 768), 2.0, 0.2),
+    "base": Architecture((2, 2, 15, 2), (96, 192, 384, 768), 2.0, 0.3),
+}
+
+
+class QuadMamba(Backbone):
+    """QuadMamba: quadtree scans in the first two stages, cross scans in the others.
+
+    Args:
+        depths: blocks of each stage; ``arch``'s if left out, as are the other arguments that default to None.
+        dims: channels of each stage.
+        d_state: states N of a channel.
+        ssm_ratio: inner width D of a scan over the channels C.
+        mlp_ratio: hidden width of the MLPs over the channels.
+        conv_bias: whether the depthwise convolutions have a bias.
+        drop_path_rate: stochastic depth of the last block.
+        in_chans: channels of the images.
+        num_classes: number of classes; 0 leaves the pooled features.
+        out_indices: stages whose maps are returned, each through a norm of its own, instead of logits.
+        token_order: ``"quadtree"``, the paper's nested order; or ``"released"``, the order of the released code, for
+            its checkpoints (see :class:`~quadtree_ssm.modules.ReleasedQuadtreeScan`).
+        arch: the variant whose numbers hold where none are given.
+        drop_rate: dropout before the classifier.
+        global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
+        quadtree_levels: 2 splits the chosen quadrant once more; 1 stops at four quadrants; 0 scans row by row.
+        choice: ``"learned"``, or the quadrant 0 … 3 (raster order) that is always split, without predictor.
+        window_shift: whether every second block of a quadtree stage shifts the partition by an eighth of the height.
+        predictor_context: ``"local"``, or ``"global"`` to show the predictor quadrant means too (the first release).
+
+    Raises:
+        ValueError: an argument is out of its range; the message says which.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] | None = None,
+        dims: Sequence[int] | None = None,
+        d_state: int = 1,
+        ssm_ratio: float | None = None,
+        mlp_ratio: float = 4.0,
+        conv_bias: bool = False,
+        drop_path_rate: float | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        out_indices: Sequence[int] | None = None,
+        token_order: TokenOrder = "quadtree",
+        *,
+        arch: Arch = "small",
+        drop_rate: float = 0.0,
+        global_pool: GlobalPool = "avg",
+        quadtree_levels: QuadtreeLevels = 2,
+        choice: Literal["learned"] | Quadrant = "learned",
+        window_shift: bool = True,
+        predictor_context: PredictorContext = "local",
+    ) -> None:
+        base = look_up(ARCHITECTURES, arch, "QuadMamba arch")
+        depths = base.depths if depths is None else depths
+        dims = base.dims if dims is None else dims
+        ssm_ratio = base.ssm_ratio if ssm_ratio is None else ssm_ratio
+        orders = {"quadtree": QuadtreeScan, "released": ReleasedQuadtreeScan}
+        quadtree_scan = look_up(orders, token_order, "token_order")
+
+        def make_mixer(stage: int, index: int, block: int) -> ScanMixer:
+            dim = dims[stage]
+            sizes = (int(ssm_ratio * dim), d_state, math.ceil(dim / 16))
+            if stage >= QUADTREE_STAGES:
+                scan = CrossScan(*sizes)
+            else:
+                shifted = window_shift and index % 2 == 1
+                signs = SHIFT_SIGNS[block // 2 % len(SHIFT_SIGNS)] if shifted else None
+                scan = quadtree_scan(*sizes, quadtree_levels, choice, predictor_context, signs)
+            return ScanMixer(dim, scan, gated=False, conv_bias=conv_bias)
+
+        super().__init__(
+            depths=depths,
+            dims=dims,
+            make_mixer=make_mixer,
+            make_head=lambda: ClassifierHead(
+                LayerNorm(dims[-1], eps=NORM_EPS), dims[-1], num_classes, drop_rate, global_pool
+            ),
+            mlp_ratio=mlp_ratio,
+            norm_eps=NORM_EPS,
+            downsample_bias=True,
+            closing_norm=False,
+            layer_scale=None,
+            drop_path_rate=base.drop_path_rate if drop_path_rate is None else drop_path_rate,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            out_indices=out_indices,
+        )
+
+
+default_cfgs = generate_default_cfgs({f"quadmamba_{arch}": imagenet_cfg(crop_pct=0.875) for arch in ARCHITECTURES})
+
+
+def _create_quadmamba(variant: str, pretrained: bool, **kwargs) -> QuadMamba:
+    return build_model_with_cfg(
+        QuadMamba,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+@register_model
+def quadmamba_lite(pretrained: bool = False, **kwargs) -> QuadMamba:
+    """QuadMamba-Lite, 5.5 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    return _create_quadmamba("quadmamba_lite", pretrained, **{"arch": "lite", **kwargs})
+
+
+@register_model
+def quadmamba_tiny(pretrained: bool = False, **kwargs) -> QuadMamba:
+    """QuadMamba-Tiny, 10.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    return _create_quadmamba("quadmamba_tiny", pretrained, **{"arch": "tiny", **kwargs})
+
+
+@register_model
+def quadmamba_small(pretrained: bool = False, **kwargs) -> QuadMamba:
+    """QuadMamba-Small, 31.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    return _create_quadmamba("quadmamba_small", pretrained, **{"arch": "small", **kwargs})
+
+
+@register_model
+def quadmamba_base(pretrained: bool = False, **kwargs) -> QuadMamba:
+    """QuadMamba-Base, 50.7 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    return _create_quadmamba("quadmamba_base", pretrained, **{"arch": "base", **kwargs})

@@ -1,0 +1,9 @@
+"""Makes ``type="quadtree_ssm.QuadMamba"`` known to mmengine, which imports this module when it meets that scope."""
+
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import Registry
+
+from quadtree_ssm.models import QuadMamba
+
+MODELS = Registry("model", parent=ROOT, scope="quadtree_ssm", locations=["quadtree_ssm.registry"])
+MODELS.register_module(module=QuadMamba)

@@ -1,0 +1,351 @@
+"""The four-stage skeleton that both families fill in, with timm's interface around it."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import LayerNorm, trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ssm_core.layers import (
+    Block,
+    ClassifierHead,
+    Downsample,
+    GlobalPool,
+    ScanMixer,
+    SelectiveSSM,
+    Stem,
+    to_channels_first,
+)
+
+# At 32 the second stage's map is 4 × 4, one token for each window of a two-level quadtree, and the last one's 1 × 1.
+MIN_SIDE = 32
+STEM_REDUCTION = 4
+
+Value = TypeVar("Value")
+
+
+def look_up(table: Mapping[str, Value], name: str, what: str) -> Value:
+    """``table[name]``, or a ValueError that names the known entries and the nearest one."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(map(repr, table))}{hint}")
+
+
+def take_indices(indices: Sequence[int], count: int) -> tuple[int, ...]:
+    """Stage indices as increasing non-negative numbers, or a ValueError; negative ones count from the end."""
+    taken = sorted({i + count if i < 0 else i for i in indices})
+    if not taken or taken[0] < 0 or taken[-1] >= count:
+        raise ValueError(f"out_indices must name some of the stages 0 … {count - 1}, got {tuple(indices)}")
+    return tuple(taken)
+
+
+def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
+    """timm's ``pretrained_cfg`` of a variant whose weights are not published yet.
+
+    Args:
+        crop_pct: share of the resized image's side that the test crop keeps.
+    """
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": crop_pct,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+    }
+
+
+class Stage(nn.Module):
+    """Downsampling (but for the first stage), blocks, and the norm that closes the stage (in MambaTree).
+
+    Args:
+        downsample: the downsampling, or ``nn.Identity()``.
+        blocks: the blocks.
+        norm: the closing norm, or ``nn.Identity()``.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[Block], norm: nn.Module) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.grad_checkpointing = False
+
+    def forward(
+        self,
+        x: Tensor,  # [B, H, W, C]
+    ) -> Tensor:  # [B, ⌈H/2⌉, ⌈W/2⌉, C'], or [B, H, W, C] in the first stage
+        """Run the stage; each block is given what the previous block's scan chose."""
+        x = self.downsample(x)
+        chosen: Any = None
+        for block in self.blocks:
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                # The state of the random generators is kept, so that the second forward drops and chooses the same.
+                x, chosen = checkpoint(block, x, chosen, use_reentrant=False)
+            else:
+                x, chosen = block(x, chosen)
+        return self.norm(x)
+
+
+class Backbone(nn.Module):
+    """Stem, stages and head, and the interface timm expects of a hierarchical model.
+
+    Images come as ``[B, in_chans, H, W]`` of any size from 32 on; inside, maps are channels-last. With ``out_indices``
+    there is no classifier and the model returns the list of those stages' maps.
+
+    Args:
+        depths: number of blocks of each stage.
+        dims: channels of each stage.
+        make_mixer: builds the mixer of a block from its stage, its index there and its index in the whole network.
+        make_head: builds the classifier's head; not called when there are ``out_indices``.
+        mlp_ratio: hidden width of the MLPs over the channels.
+        norm_eps: epsilon of the norms of stem, blocks, downsampling and stages.
+        downsample_bias: whether the downsampling convolutions have a bias.
+        closing_norm: whether a norm closes every stage, before the next one's downsampling. Without it, every map
+            of ``out_indices`` gets a norm of its own.
+        layer_scale: initial value of the blocks' layer scales; none if left out.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
+        in_chans: channels of the images.
+        num_classes: number of classes; 0 leaves the pooled features.
+        out_indices: stages whose maps are returned. Stages after the last one are not built.
+
+    Raises:
+        ValueError: ``depths`` and ``dims`` differ in length, or an index is out of range.
+    """
+
+    output_fmt = "NHWC"  # of forward_features, in timm's terms
+
+    def __init__(
+        self,
+        *,
+        depths: Sequence[int],
+        dims: Sequence[int],
+        make_mixer: Callable[[int, int, int], ScanMixer],
+        make_head: Callable[[], ClassifierHead],
+        mlp_ratio: float,
+        norm_eps: float,
+        downsample_bias: bool,
+        closing_norm: bool,
+        layer_scale: float | None,
+        drop_path_rate: float,
+        in_chans: int,
+        num_classes: int,
+        out_indices: Sequence[int] | None,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(dims) or not depths:
+            raise ValueError(f"depths and dims must have one entry a stage, got {tuple(depths)} and {tuple(dims)}")
+        self.out_indices = None if out_indices is None else take_indices(out_indices, len(depths))
+        count = len(depths) if self.out_indices is None else self.out_indices[-1] + 1
+        self.in_chans = in_chans
+        self.num_classes = num_classes if self.out_indices is None else 0
+        self.num_features = dims[count - 1]
+
+        total = max(sum(depths) - 1, 1)
+        self.stem = Stem(in_chans, dims[0], norm_eps)
+        self.stages = nn.ModuleList()
+        self.feature_info = []
+        for i in range(count):
+            first = sum(depths[:i])
+            blocks = [
+                Block(
+                    dims[i],
+                    make_mixer(i, j, first + j),
+                    mlp_ratio,
+                    drop_path_rate * (first + j) / total,
+                    layer_scale,
+                    norm_eps,
+                )
+                for j in range(depths[i])
+            ]
+            downsample = Downsample(dims[i - 1], dims[i], downsample_bias, norm_eps) if i else nn.Identity()
+            norm = LayerNorm(dims[i], eps=norm_eps) if closing_norm else nn.Identity()
+            self.stages.append(Stage(downsample, blocks, norm))
+            self.feature_info.append({"num_chs": dims[i], "reduction": STEM_REDUCTION * 2**i, "module": f"stages.{i}"})
+        self.out_norms = nn.ModuleDict()
+        if self.out_indices is not None and not closing_norm:
+            self.out_norms.update({str(i): LayerNorm(dims[i], eps=norm_eps) for i in self.out_indices})
+        self.head: nn.Module = make_head() if self.out_indices is None else nn.Identity()
+        self.head_hidden_size = getattr(self.head, "num_features", self.num_features)
+        self.apply(self._init_weights)
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        """Truncated normal linear maps; ``apply`` visits children first, so a scan's own rule has the last word."""
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, SelectiveSSM):
+            module.reset_parameters()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone: norms, biases, layer scales, dynamics of the scans.
+
+        The released training code decayed all of the latter; Mamba and this code do not.
+        """
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim <= 1 or name.rpartition(".")[2] in SelectiveSSM.NO_WEIGHT_DECAY
+        }
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Groups for layer-wise learning rates: the stem, every block (or with ``coarse`` every stage), the head."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.norm", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer (``nn.Identity`` where there is none)."""
+        return self.head.fc if isinstance(self.head, ClassifierHead) else self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: number of classes; 0 leaves the pooled features.
+            global_pool: ``"avg"``, or ``""`` for no pooling; unchanged if left out.
+
+        Raises:
+            ValueError: the model returns maps (``out_indices``, ``features_only``) and has no head.
+        """
+        if not isinstance(self.head, ClassifierHead):
+            raise ValueError(f"this {type(self).__name__} returns feature maps and has no classifier to reset")
+        self.head.reset(num_classes, global_pool)
+        self.num_classes = num_classes
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] != self.in_chans or min(images.shape[2:]) < MIN_SIDE:
+            raise ValueError(
+                f"{type(self).__name__} takes images [B, {self.in_chans}, H, W] with H and W at least {MIN_SIDE}, "
+                f"got a tensor of shape {tuple(images.shape)}; resize, pad or batch the images"
+            )
+
+    def forward_features(
+        self,
+        images: Tensor,  # [B, in_chans, H, W]
+    ) -> Tensor:  # [B, ⌈H/32⌉, ⌈W/32⌉, C]
+        """The last stage's map, channels-last."""
+        self._check(images)
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def forward_head(
+        self,
+        x: Tensor,  # [B, H, W, C]
+        pre_logits: bool = False,
+    ) -> Tensor:
+        """Logits ``[B, num_classes]`` of the last map, or with ``pre_logits`` the features the classifier reads."""
+        return self.head(x, pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,  # [B, in_chans, H, W]
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps of some stages (timm's interface).
+
+        Args:
+            x: images.
+            indices: stages, all of them if left out; a number n means the last n.
+            norm: whether to pass each map through its own norm, where the model has one (``out_indices``).
+            stop_early: whether to stop after the last stage asked for.
+            output_fmt: layout of the maps.
+            intermediates_only: whether to return the maps alone.
+
+        Returns:
+            The maps, or the last stage's map (channels-last) and the maps.
+
+        Raises:
+            ValueError: an index is out of range, or the layout is unknown.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt!r}")
+        self._check(x)
+        taken = self._taken(indices)
+        maps = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: taken[-1] + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in taken:
+                y = self.out_norms[str(i)](x) if norm and str(i) in self.out_norms else x
+                maps.append(to_channels_first(y) if output_fmt == "NCHW" else y)
+        return maps if intermediates_only else (x, maps)
+
+    def _taken(self, indices: int | Sequence[int] | None) -> tuple[int, ...]:
+        count = len(self.stages)
+        if indices is None or isinstance(indices, int):
+            indices = range(count - (count if indices is None else indices), count)
+        return take_indices(indices, count)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove what the maps of some stages do not need (timm's interface).
+
+        Args:
+            indices: as in :meth:`forward_intermediates`.
+            prune_norm: of no effect, since no norm stands between the stages and the head.
+            prune_head: whether to remove the classifier.
+
+        Returns:
+            The stages kept for.
+        """
+        taken = self._taken(indices)
+        pruned = taken[-1] + 1 < len(self.stages)
+        self.stages = self.stages[: taken[-1] + 1]
+        self.num_features = self.feature_info[taken[-1]]["num_chs"]
+        if prune_head or pruned:
+            self.head = nn.Identity()
+            self.head_hidden_size = self.num_features
+            self.num_classes = 0
+        return list(taken)
+
+    def forward(
+        self,
+        images: Tensor,  # [B, in_chans, H, W]
+    ) -> Tensor | list[Tensor]:
+        """Logits ``[B, num_classes]``, or with ``out_indices`` the list of maps ``[B, C, H', W']``, each normed.
+
+        Raises:
+            ValueError: the input is not four-dimensional, has other channels, or a side is below 32.
+        """
+        if self.out_indices is not None:
+            return self.forward_intermediates(
+                images, self.out_indices, norm=True, stop_early=True, intermediates_only=True
+            )
+        return self.forward_head(self.forward_features(images))

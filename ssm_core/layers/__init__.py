@@ -1,0 +1,21 @@
+"""Building blocks of the backbones: stem, downsampling, mixer, block, head, parameters of the scans."""
+
+from .convolution import Downsample, Stem, to_channels_first, to_channels_last
+from .head import ClassifierHead, GlobalPool
+from .mixer import Block, ScanMixer
+from .record import record_scans
+from .ssm import SelectiveInputs, SelectiveSSM
+
+__all__ = [
+    "Block",
+    "ClassifierHead",
+    "Downsample",
+    "GlobalPool",
+    "ScanMixer",
+    "SelectiveInputs",
+    "SelectiveSSM",
+    "Stem",
+    "record_scans",
+    "to_channels_first",
+    "to_channels_last",
+]

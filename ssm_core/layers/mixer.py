@@ -1,0 +1,85 @@
+"""The token mixer around a scan, and the residual block around the mixer."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
+from torch import Tensor, nn
+
+from .convolution import to_channels_first, to_channels_last
+from .ssm import SelectiveSSM
+
+
+class ScanMixer(nn.Module):
+    """Linear → depthwise conv 3×3 → SiLU → scan → LN (→ × SiLU of a gate) → Linear.
+
+    Args:
+        dim: channels C of the block.
+        scan: the scan; its ``inner_dim`` is D.
+        gated: whether a second projection of the input gates the result.
+        conv_bias: whether the depthwise convolution has a bias.
+    """
+
+    def __init__(self, dim: int, scan: SelectiveSSM, gated: bool, conv_bias: bool) -> None:
+        super().__init__()
+        inner = scan.inner_dim
+        self.in_proj = nn.Linear(dim, inner, bias=False)
+        # Two projections, not one split in two: their halves would be strided, and every reader would copy them.
+        self.gate_proj = nn.Linear(dim, inner, bias=False) if gated else None
+        self.conv = nn.Conv2d(inner, inner, kernel_size=3, padding=1, groups=inner, bias=conv_bias)
+        self.scan = scan
+        self.out_norm = LayerNorm(inner, eps=1e-5)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, H, W, C]
+        previous: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """Mix the tokens; return the result ``[B, H, W, C]`` and what the scan chose."""
+        features = F.silu(to_channels_last(self.conv(to_channels_first(self.in_proj(x)))))
+        y, chosen = self.scan(features, previous)
+        y = self.out_norm(y)
+        if self.gate_proj is not None:
+            y = y * F.silu(self.gate_proj(x))
+        return self.out_proj(y), chosen
+
+
+class Block(nn.Module):
+    """``x + mixer(LN(x))``, then ``x + mlp(LN(x))``, each with stochastic depth and, if asked for, a layer scale.
+
+    Args:
+        dim: channels C.
+        mixer: the token mixer.
+        mlp_ratio: hidden width of the MLP over C.
+        drop_path: probability of dropping either branch, a sample at a time.
+        layer_scale: initial value of the layer scales; none if left out.
+        norm_eps: epsilon of the norms.
+    """
+
+    def __init__(
+        self, dim: int, mixer: ScanMixer, mlp_ratio: float, drop_path: float, layer_scale: float | None, norm_eps: float
+    ) -> None:
+        super().__init__()
+
+        def scale() -> nn.Module:
+            return nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
+
+        self.norm1 = LayerNorm(dim, eps=norm_eps)
+        self.mixer = mixer
+        self.scale1 = scale()
+        self.norm2 = LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(mlp_ratio * dim))
+        self.scale2 = scale()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(
+        self,
+        x: Tensor,  # [B, H, W, C]
+        previous: Any = None,
+    ) -> tuple[Tensor, Any]:
+        """One block; returns the map and what its scan chose, which the stage hands to the next block."""
+        y, chosen = self.mixer(self.norm1(x), previous)
+        x = x + self.drop_path(self.scale1(y))
+        x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        return x, chosen
