@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from timm.layers import LayerNorm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from quadtree_ssm.checkpoint import checkpoint_filter_fn
 from quadtree_ssm.modules import (
     SHIFT_SIGNS,
     CrossScan,
@@ -138,6 +139,7 @@ def _create_quadmamba(variant: str, pretrained: bool, **kwargs) -> QuadMamba:
         QuadMamba,
         variant,
         pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )

@@ -1,0 +1,94 @@
+"""The names of the released QuadMamba checkpoints (github.com/VISION-SJTU/QuadMamba) and what they are called here."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssm_core.checkpoint import ReleasedFormat, Source, count, filter_released, replaced, size_of
+
+_TOP = {
+    "stem.conv1": "patch_embed.0",
+    "stem.norm1": "patch_embed.2",
+    "stem.conv2": "patch_embed.5",
+    "stem.norm2": "patch_embed.7",
+    "head.transform": "classifier.norm",
+    "head.fc": "classifier.head",
+}
+_DOWNSAMPLE = {"conv": "1", "norm": "3"}
+_BLOCK = {
+    "norm1": "norm",
+    "mixer.in_proj": "op.in_proj",
+    "mixer.conv": "op.conv2d",
+    "mixer.out_norm": "op.out_norm",
+    "mixer.out_proj": "op.out_proj",
+    "mixer.scan.x_proj.weight": "op.x_proj_weight",
+    "mixer.scan.dt_weight": "op.dt_projs_weight",
+    "mixer.scan.dt_bias": "op.dt_projs_bias",
+    "mixer.scan.A_log": "op.A_logs",
+    "mixer.scan.D": "op.Ds",
+    "mixer.scan.predictor.norm": "op.score_predictor.in_conv.0",
+    "mixer.scan.predictor.fc1": "op.score_predictor.in_conv.1",
+    "mixer.scan.predictor.fc2": "op.score_predictor.out_conv.0",
+    "mixer.scan.predictor.fc3": "op.score_predictor.out_conv.2",
+    "mixer.scan.predictor.fc4": "op.score_predictor.out_conv.4",
+}
+
+
+def source_of(name: str) -> Source:
+    """Where the tensor that :class:`~quadtree_ssm.QuadMamba` calls ``name`` is found in a released file."""
+    if match := re.fullmatch(r"stages\.(\d+)\.downsample\.(.+)", name):
+        # Theirs closes a stage, ours opens the next one.
+        return Source(f"layers.{int(match[1]) - 1}.downsample.{replaced(match[2], _DOWNSAMPLE)}")
+    if match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)", name):
+        return Source(f"layers.{match[1]}.blocks.{match[2]}.{replaced(match[3], _BLOCK)}")
+    if match := re.fullmatch(r"out_norms\.(\d+)\.(.+)", name):
+        return Source(f"outnorm{match[1]}.{match[2]}")
+    return Source(replaced(name, _TOP))
+
+
+def released_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of :class:`~quadtree_ssm.QuadMamba` for a released state dict, read off its names and shapes.
+
+    Raises:
+        ConversionError: a tensor that tells the architecture is missing.
+    """
+    stages = range(count(state_dict, "layers."))
+    dims = tuple(size_of(state_dict, f"layers.{i}.blocks.0.norm.weight", 0) for i in stages)
+    block = "layers.0.blocks.0"
+    arguments: dict[str, Any] = {
+        "depths": tuple(count(state_dict, f"layers.{i}.blocks.") for i in stages),
+        "dims": dims,
+        "d_state": size_of(state_dict, f"{block}.op.A_logs", 1),
+        "ssm_ratio": size_of(state_dict, f"{block}.op.in_proj.weight", 0) / dims[0],
+        "mlp_ratio": size_of(state_dict, f"{block}.mlp.fc1.weight", 0) / dims[0],
+        "conv_bias": f"{block}.op.conv2d.bias" in state_dict,
+        "in_chans": size_of(state_dict, "patch_embed.0.weight", 1),
+        "token_order": "released",
+    }
+    normed = tuple(i for i in stages if f"outnorm{i}.weight" in state_dict)
+    if normed:
+        return {**arguments, "out_indices": normed}
+    return {**arguments, "num_classes": size_of(state_dict, "classifier.head.weight", 0)}
+
+
+RELEASED = ReleasedFormat(
+    title="QuadMamba",
+    # VMamba's files have the same names but for the predictor's.
+    landmark=re.compile(r"layers\.\d+\.blocks\.\d+\.op\.score_predictor\."),
+    source_of=source_of,
+    arguments=released_arguments,
+)
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
+    """For timm: the released QuadMamba checkpoints under our names; other state dicts as they are.
+
+    The model should have been made with ``token_order="released"`` to compute what the checkpoint was trained for.
+
+    Args:
+        state_dict: what the file holds.
+        model: the model to load it into.
+    """
+    return filter_released(state_dict, model, RELEASED)
