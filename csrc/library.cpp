@@ -23,6 +23,23 @@ TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
   m.def("mask_gradient(Tensor a, Tensor b, Tensor choice, int height, int width, int shift_y, int shift_x) -> Tensor");
 }
 
+TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+  // edge_weight [B, E], edges [E, 2] or [B, E, 2] or none for the height × width grid, root [B] -> parent, order [B, L].
+  // spanning_tree raises nothing about values: fault [B, 2] says what is wrong and where. minimum_spanning_tree is made of
+  // it in Python, and raises.
+  m.def(
+      "spanning_tree(Tensor edge_weight, Tensor? edges, SymInt height, SymInt width, Tensor root) -> "
+      "(Tensor parent, Tensor order, Tensor fault)");
+  m.def(
+      "minimum_spanning_tree(Tensor edge_weight, Tensor? edges, SymInt height, SymInt width, Tensor root) -> "
+      "(Tensor parent, Tensor order)");
+  // u, weight [B, L, D]; parent, order [B, L]
+  m.def("tree_scan(Tensor u, Tensor weight, Tensor parent, Tensor order, bool both) -> Tensor h");
+  m.def(
+      "tree_scan_backward(Tensor grad_h, Tensor u, Tensor weight, Tensor parent, Tensor order, bool both) -> "
+      "(Tensor grad_u, Tensor grad_weight)");
+}
+
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};

@@ -1,0 +1,129 @@
+"""Minimum spanning trees of many small graphs at once, rooted and in breadth-first order.
+
+The choice is discrete: everything here returns integers and no gradient passes. The method and its proof are in this
+folder's README.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.checks import require_same_device, shape_of
+
+from . import register as _register  # noqa: F401  registers the operators' rules
+from .reference import grid_edges, minimum_spanning_tree_reference
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
+_OP = "minimum_spanning_tree"
+_WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Tree(NamedTuple):
+    """A rooted spanning tree for each sample. Later versions may add fields at the end: read them by name.
+
+    Attributes:
+        parent: ``[B, L]``, int64; the vertex one edge nearer to the root, and the root itself for the root.
+        order: ``[B, L]``, int64; every vertex once, breadth first from the root: parents come before their children,
+            and children of one vertex by their number.
+    """
+
+    parent: Tensor  # [B, L]
+    order: Tensor  # [B, L]
+
+
+def minimum_spanning_tree(
+    edge_weight: Tensor,  # [B, E]
+    height: int | None = None,
+    width: int | None = None,
+    *,
+    edges: Tensor | None = None,  # [E, 2] or [B, E, 2]
+    num_vertices: int | None = None,
+    root: int | Tensor = 0,  # [B]
+    backend: Backend = "auto",
+) -> Tree:
+    """The minimum spanning tree of every sample (MambaTree, section 3.2), unique by its ties: (weight, edge index).
+
+    The graph is the 4-connected ``height`` × ``width`` grid, with the edges of :func:`grid_edges`, or else the list
+    ``edges`` over ``num_vertices`` vertices. A list may repeat an edge (the lightest counts) and join a vertex to
+    itself (never in a tree).
+
+    Args:
+        edge_weight: weight of each edge, in any real dtype; half types are compared exactly, -0 equals 0.
+        height: rows of the grid.
+        width: columns of the grid.
+        edges: the two ends of each edge, int64, for all samples or for each.
+        num_vertices: L, for an edge list.
+        root: vertex that the tree hangs from, one for all samples or one for each.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        The trees; L = ``height`` · ``width`` or ``num_vertices``.
+
+    Raises:
+        ValueError: an argument does not fit, a graph is not connected, or an edge or root is no vertex; the message
+            names the argument or the sample.
+        ssm_core.errors.NonFiniteError: a weight is NaN or infinite; the message names the sample and the edge. Where
+            the kernel runs on a GPU it is not raised, since that would wait for the device.
+    """
+    if edges is None:
+        num_edges = _check_grid(height, width, num_vertices)
+    else:
+        num_edges = _check_edges(edges, edge_weight, height, width, num_vertices)
+        height, width = num_vertices, 1
+    if edge_weight.dim() != 2 or edge_weight.shape[1] != num_edges:
+        raise ValueError(f"{_OP}: edge_weight must be [B, E] with E = {num_edges}, got {shape_of(edge_weight)}")
+    if edge_weight.dtype not in _WEIGHT_DTYPES:
+        raise ValueError(f"{_OP}: edge_weight must be floating point, got {edge_weight.dtype}")
+    edge_weight = edge_weight.detach()
+    roots = _roots(root, edge_weight, height * width)
+    require_same_device(_OP, edge_weight=edge_weight, edges=edges, root=roots)
+    if choose_backend(_OP, f"tree_ssm::{_OP}", backend, edge_weight.device) == "reference":
+        return Tree(*minimum_spanning_tree_reference(edge_weight, edges, height, width, roots))
+    return Tree(*torch.ops.tree_ssm.minimum_spanning_tree(edge_weight, edges, height, width, roots))
+
+
+# The checks are plain ifs: messages are not put together on the way of every call.
+
+
+def _check_grid(height: int | None, width: int | None, num_vertices: int | None) -> int:
+    """The number of the grid's edges."""
+    if height is None or width is None or num_vertices is not None:
+        raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
+    if height < 1 or width < 1:
+        raise ValueError(f"{_OP}: the grid must be at least 1×1, got {height}×{width}")
+    return (height - 1) * width + height * (width - 1)
+
+
+def _check_edges(
+    edges: Tensor, edge_weight: Tensor, height: int | None, width: int | None, num_vertices: int | None
+) -> int:
+    """The number of listed edges."""
+    if height is not None or width is not None or num_vertices is None:
+        raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
+    if num_vertices < 1:
+        raise ValueError(f"{_OP}: num_vertices must be at least 1, got {num_vertices}")
+    batch = edge_weight.shape[:1]
+    fits = edges.dtype == torch.int64 and edges.dim() in (2, 3) and edges.shape[-1] == 2
+    if not fits or (edges.dim() == 3 and edges.shape[:1] != batch):
+        raise ValueError(
+            f"{_OP}: edges must be int64 [E, 2] or [B, E, 2] beside an edge_weight of {shape_of(edge_weight)}, "
+            f"got {edges.dtype} {shape_of(edges)}"
+        )
+    return edges.shape[-2]
+
+
+def _roots(root: int | Tensor, edge_weight: Tensor, num_vertices: int) -> Tensor:
+    """The root of every sample, ``[B]``."""
+    batch = edge_weight.shape[0]
+    if not isinstance(root, Tensor):
+        if not 0 <= root < num_vertices:
+            raise ValueError(f"{_OP}: root must be a vertex, 0 … {num_vertices - 1}, got {root}")
+        return torch.full((batch,), root, dtype=torch.int64, device=edge_weight.device)
+    if root.dtype != torch.int64 or root.shape != (batch,):
+        raise ValueError(f"{_OP}: root must be an int or int64 [B], B = {batch}, got {root.dtype} {shape_of(root)}")
+    return root
+
+
+__all__ = ["Tree", "grid_edges", "minimum_spanning_tree", "minimum_spanning_tree_reference"]

@@ -1,0 +1,79 @@
+"""Tree scan: the linear recurrence of a state space model along a rooted tree instead of a sequence.
+
+Linear in the number of vertices, differentiable in the input and in the weights; the tree is data. The maths of both
+passes, forward and backward, is in this folder's README.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from tree_ssm.ops.spanning_tree import Tree
+
+from . import register as _register  # noqa: F401  registers the operator's rules
+from .reference import tree_scan_reference
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
+Direction = Literal["both", "up"]
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def tree_scan(
+    u: Tensor,  # [B, L, D]
+    weight: Tensor,  # [B, L, D]
+    tree: Tree,
+    direction: Direction = "both",
+    backend: Backend = "auto",
+) -> Tensor:
+    """h_i = Σ_j (∏ weight over the edges of the path from i to j) · u_j, in O(L) (MambaTree, section 3.2).
+
+    The edge between a vertex and its parent carries the vertex's own weight, channel by channel; the root's weight is
+    not used and gets gradient 0. Sums and products are taken in float32 for half types, float64 for float64.
+
+    Args:
+        u: input at every vertex.
+        weight: weight of the edge from every vertex to its parent; in the dtype of ``u``, or float32 beside an ``u``
+            in half precision, where weights near 1 would lose what tells them from 1.
+        tree: parent and order, as :func:`~tree_ssm.ops.minimum_spanning_tree` gives them. Any tree will do whose
+            order lists parents before their children.
+        direction: ``"both"`` for the sum over the whole tree; ``"up"`` for the leaves-to-root pass alone, in which j
+            runs over the vertices below i, as a causal scan has it.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        h ``[B, L, D]`` in the dtype of ``u``.
+
+    Raises:
+        ValueError: an argument does not fit, or ``tree`` is not one; the message says which.
+    """
+    _check(u, weight, tree, direction)
+    both = direction == "both"
+    if choose_backend("tree_scan", "tree_ssm::tree_scan", backend, u.device) == "reference":
+        return tree_scan_reference(u, weight, tree.parent, tree.order, both)
+    return torch.ops.tree_ssm.tree_scan(u, weight, tree.parent, tree.order, both)
+
+
+def _check(u: Tensor, weight: Tensor, tree: Tree, direction: str) -> None:
+    # Plain ifs: messages are not put together on the way of every call.
+    if u.dim() != 3 or u.shape[1] < 1:
+        raise ValueError(f"tree_scan: u must be [B, L, D] with L at least 1, got {shape_of(u)}")
+    if u.dtype not in _DTYPES:
+        raise ValueError(f"tree_scan: u must be a real floating-point tensor, got {u.dtype}")
+    if weight.shape != u.shape:
+        raise ValueError(f"tree_scan: weight must have u's shape {shape_of(u)}, got {shape_of(weight)}")
+    if weight.dtype not in (u.dtype, accumulate_dtype(u.dtype)):
+        wide = accumulate_dtype(u.dtype)
+        allowed = f"{u.dtype}" if u.dtype == wide else f"{u.dtype} or {wide}"
+        raise ValueError(f"tree_scan: weight must be {allowed} beside an u of {u.dtype}, got {weight.dtype}")
+    for name, x in (("tree.parent", tree.parent), ("tree.order", tree.order)):
+        if x.dtype != torch.int64 or x.shape != u.shape[:2]:
+            raise ValueError(f"tree_scan: {name} must be int64 [B, L] = {shape_of(u)[:2]}, got {x.dtype} {shape_of(x)}")
+    if direction not in ("both", "up"):
+        raise ValueError(f"tree_scan: direction must be 'both' or 'up', got {direction!r}")
+    require_same_device("tree_scan", u=u, weight=weight, parent=tree.parent, order=tree.order)
+
+
+__all__ = ["tree_scan", "tree_scan_reference"]
