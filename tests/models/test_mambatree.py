@@ -1,0 +1,262 @@
+"""The tree scan against dense sums over the paths of a tree grown by hand, and every ablation switch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssm_core.layers import record_scans
+from ssm_core.testing import assert_close
+from tree_ssm import MambaTreeV, modules
+from tree_ssm.modules import TreeScan, grid_distances, scattered_weights
+
+SIZES = {"depths": (2, 2, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 5}
+DISTANCES = {
+    "cosine": lambda a, b: torch.exp(-F.cosine_similarity(a, b, dim=0)),
+    "euclidean": lambda a, b: (a - b).square().sum().sqrt(),
+    "manhattan": lambda a, b: (a - b).abs().sum(),
+}
+
+
+def grid(height, width):
+    """Edges of the grid: all vertical ones, then all horizontal ones."""
+    number = torch.arange(height * width).view(height, width)
+    vertical = torch.stack([number[:-1], number[1:]], -1).view(-1, 2)
+    horizontal = torch.stack([number[:, :-1], number[:, 1:]], -1).view(-1, 2)
+    return torch.cat([vertical, horizontal]).tolist()
+
+
+def grow(weights, edges, root):
+    """Kruskal with ties by edge index; returns each vertex's parent."""
+    forest = {v: {v} for edge in edges for v in edge} or {0: {0}}
+    neighbours = {v: [] for v in forest}
+    for _, index in sorted((float(w), i) for i, w in enumerate(weights)):
+        a, b = edges[index]
+        if forest[a] is not forest[b]:
+            forest[a] |= forest[b]
+            for v in forest[b]:
+                forest[v] = forest[a]
+            neighbours[a].append(b)
+            neighbours[b].append(a)
+    parent, open_ = {root: root}, [root]
+    for v in open_:
+        for n in neighbours[v]:
+            if n not in parent:
+                parent[n] = v
+                open_.append(n)
+    return parent, neighbours
+
+
+def literal_tree_scan(scan, x, root):
+    """h_i = Σ_j (∏ Ā over path(i, j)) u_j a state at a time, all paths walked; y = C ⊙ LN(h) + D ⊙ x."""
+    _, height, width, dim = x.shape
+    edges, results, parents = grid(height, width), [], []
+    sizes = (scan.dt_rank, scan.d_state, scan.d_state)
+    for tokens in x.flatten(1, 2):
+        distance = DISTANCES[scan.guide_distance]
+        weights = [distance(tokens[a].detach(), tokens[b].detach()) for a, b in edges]
+        parent, neighbours = grow(weights, edges, root)
+        step, B, C = (tokens @ scan.x_proj.weight.T).split(sizes, dim=-1)
+        delta = F.softplus(step @ scan.dt_weight[0].T + scan.dt_bias[0])
+        y = scan.D[0] * tokens
+        for n in range(scan.d_state):
+            decay = torch.exp(-delta * scan.A_log[0, :, n].exp())
+            source = delta * tokens * B[:, n : n + 1]
+            h = []
+            for i in range(height * width):
+                paths, open_ = {i: torch.ones(dim, dtype=x.dtype)}, [i]
+                for v in open_:
+                    for w in neighbours[v]:
+                        if w not in paths:
+                            child = w if parent[w] == v else v  # the edge carries the child's decay
+                            paths[w] = paths[v] * decay[child]
+                            open_.append(w)
+                h.append(sum(product * source[j] for j, product in paths.items()))
+            h = F.layer_norm(torch.stack(h), (dim,), scan.h_norm.weight, scan.h_norm.bias)
+            y = y + C[:, n : n + 1] * h
+        results.append(y)
+        parents.append([parent[v] for v in range(height * width)])
+    return torch.stack(results).view_as(x), torch.tensor(parents)
+
+
+@pytest.mark.parametrize("root", ["first", "center", "last"])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("d_state", [1, 3])
+def test_tree_scan_equals_dense_path_products(d_state, distance, root):
+    torch.manual_seed(0)
+    scan = TreeScan(6, d_state, 2, distance, "minimum", root).double()
+    with torch.no_grad():
+        for parameter in scan.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    y, grown = scan(x)
+    expected, parents = literal_tree_scan(scan, x, {"first": 0, "center": 7, "last": 14}[root])
+    assert torch.equal(grown.tree.parent, parents)
+    assert_close(y, expected, "y", 1e-10)
+    probe = torch.randn_like(y)
+    names, leaves = zip(("x", x), *scan.named_parameters(), strict=True)
+    actual = torch.autograd.grad((y * probe).sum(), leaves)
+    for name, a, b in zip(names, actual, torch.autograd.grad((expected * probe).sum(), leaves), strict=True):
+        assert b.abs().max() > 0, f"the test is blind to {name}"
+        assert_close(a, b, name, 1e-10)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("size", [(4, 3), (1, 5), (5, 1), (1, 1)], ids=str)
+def test_grid_distances(distance, size):
+    x = torch.randn(2, *size, 7, dtype=torch.float64)
+    tokens = x.flatten(1, 2)
+    expected = [[float(DISTANCES[distance](t[a], t[b])) for a, b in grid(*size)] for t in tokens]
+    assert_close(grid_distances(x, distance), torch.tensor(expected, dtype=torch.float64).view(2, -1))
+
+
+def test_distances_of_zero_vectors_are_finite():
+    x = torch.zeros(1, 3, 3, 4)
+    assert torch.equal(grid_distances(x, "cosine"), torch.ones(1, 12))
+
+
+def test_scattered_weights_look_random_and_never_change():
+    weights = scattered_weights(6160, torch.device("cpu"))
+    assert weights.unique().numel() > 6100
+    assert weights.min() >= 0
+    assert weights.max() < 1
+    assert abs(weights.mean() - 0.5) < 0.02
+    assert abs(torch.corrcoef(torch.stack([weights[1:], weights[:-1]]))[0, 1]) < 0.05
+    assert torch.equal(weights[:100], scattered_weights(100, torch.device("cpu")))
+
+
+def build(**arguments):
+    torch.manual_seed(0)
+    model = MambaTreeV(**SIZES | arguments)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in sorted(model.named_parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def look(model, x):
+    with record_scans(model) as record:
+        return model(x), list(record.values())
+
+
+def picture():
+    return torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"guide_distance": "euclidean"},
+        {"guide_distance": "manhattan"},
+        {"tree_kind": "maximum"},
+        {"tree_kind": "random"},
+        {"tree_root": "center"},
+        {"tree_root": "last"},
+        {"tree_sharing": "stage"},
+    ],
+    ids=str,
+)
+def test_every_switch_changes_the_output_and_trains(arguments):
+    base, changed, x = build(), build(**arguments), picture()
+    changed.load_state_dict(base.state_dict())
+    assert not torch.allclose(base(x), changed(x), rtol=1e-5)
+    changed.train()(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in changed.parameters())
+
+
+def total_weight(grown, x, scan):
+    """Sum over the tree's edges of the distance between the tokens they join."""
+    parent = grown.tree.parent
+    tokens = x.flatten(1, 2)
+    others = tokens.gather(1, parent.unsqueeze(-1).expand_as(tokens))
+    return torch.exp(-F.cosine_similarity(tokens, others, dim=-1)).sum(1)
+
+
+def test_kinds_of_tree():
+    x = torch.randn(2, 8, 6, 6)
+    trees = {kind: TreeScan(6, 1, 1, tree_kind=kind).eval() for kind in ("minimum", "maximum", "random")}
+    weights = {kind: total_weight(scan(x)[1], x, scan) for kind, scan in trees.items()}
+    assert (weights["minimum"] < weights["random"]).all()
+    assert (weights["random"] < weights["maximum"]).all()
+    random = trees["random"]
+    parents = random(x)[1].tree.parent
+    assert torch.equal(parents, random(2 * x.flip(1))[1].tree.parent)  # blind to the features
+    random.train()
+    first, second = random(x)[1].tree.parent, random(x)[1].tree.parent
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_roots():
+    x = torch.randn(2, 5, 4, 6)
+    for root, vertex in (("first", 0), ("center", 10), ("last", 19)):
+        tree = TreeScan(6, 1, 1, tree_root=root)(x)[1].tree
+        assert (tree.parent[:, vertex] == vertex).all()
+        assert (tree.order[:, 0] == vertex).all()
+
+
+def test_sharing_grows_one_tree_a_stage(monkeypatch):
+    grown = []
+    original = modules.minimum_spanning_tree
+
+    def counting(*arguments, **options):
+        grown.append(arguments[1:])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(modules, "minimum_spanning_tree", counting)
+    _, seen = look(build(tree_sharing="stage"), picture())
+    assert grown == [(16, 12), (8, 6), (4, 3), (2, 2)]
+    assert len(seen) == 7
+    assert seen[0] is not seen[2]
+    for first, second in ((0, 1), (2, 3), (4, 5)):
+        assert torch.equal(seen[first].tree.parent, seen[second].tree.parent)
+    grown.clear()
+    _, seen = look(build(), picture())
+    assert len(grown) == 7
+    assert not torch.equal(seen[0].tree.parent, seen[1].tree.parent)
+
+
+def test_layer_scale():
+    x = picture()
+    plain, scaled = build(), build(layer_scale=1.0)
+    scaled.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        for name, parameter in scaled.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(1.0)
+    assert_close(scaled(x), plain(x), tolerance=1e-6)
+    names = set(dict(scaled.named_parameters())) - set(dict(plain.named_parameters()))
+    assert len(names) == 2 * 7
+    assert names <= scaled.no_weight_decay()
+    torch.manual_seed(0)
+    assert MambaTreeV(layer_scale=1e-5, **SIZES).stages[0].blocks[0].scale1.gamma.unique() == torch.tensor(1e-5)
+
+
+def test_scan_is_float32_under_autocast(monkeypatch):
+    dtypes = []
+    original = modules.tree_scan
+
+    def spying(u, weight, tree):
+        dtypes.append((u.dtype, weight.dtype))
+        return original(u, weight, tree)
+
+    monkeypatch.setattr(modules, "tree_scan", spying)
+    with torch.autocast("cpu", torch.bfloat16):
+        build()(picture())
+    assert set(dtypes) == {(torch.float32, torch.float32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("guide_distance", "cosin"), ("tree_kind", "minimal"), ("tree_root", "middle"), ("tree_sharing", "none")],
+)
+def test_unfit_switches_say_what_is_wrong(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got '{value}'"):
+        MambaTreeV(**SIZES, **{name: value})
+
+
+def test_maps_are_those_before_the_head():
+    x = picture()
+    model, backbone = build(), build(out_indices=(0, 3))
+    backbone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("head")})
+    assert_close(backbone(x)[1].permute(0, 2, 3, 1), model.forward_features(x), tolerance=1e-6)

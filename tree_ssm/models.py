@@ -1,0 +1,149 @@
+"""MambaTreeV: tree state space model (Xiao et al., NeurIPS 2024), written from the paper and its released code."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from ssm_core.backbone import Backbone, imagenet_cfg, look_up
+from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
+from tree_ssm.checkpoint import checkpoint_filter_fn
+from tree_ssm.modules import HEAD_RATIO, ConvHead, GuideDistance, TreeKind, TreeRoot, TreeScan, TreeSharing
+
+Arch = Literal["tiny", "small", "base"]
+NORM_EPS = 1e-6
+
+
+class Architecture(NamedTuple):
+    """What distinguishes the variants."""
+
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    drop_path_rate: float
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "tiny": Architecture((2, 2, 9, 2), (80, 160, 320, 640), 0.1),
+    "small": Architecture((2, 2, 13, 2), (96, 192, 384, 768), 0.3),
+    "base": Architecture((2, 2, 13, 2), (128, 256, 512, 1024), 0.5),
+}
+
+
+class MambaTreeV(Backbone):
+    """MambaTreeV: a tree scan in every block.
+
+    Args:
+        depths: blocks of each stage; ``arch``'s if left out, as are the other arguments that default to None.
+        dims: channels of each stage.
+        d_state: states N of a channel.
+        ssm_ratio: inner width D of a scan over the channels C.
+        mlp_ratio: hidden width of the MLPs over the channels.
+        layer_scale: initial value of the layer scales of both branches; none if left out.
+        drop_path_rate: stochastic depth of the last block.
+        in_chans: channels of the images.
+        num_classes: number of classes; 0 leaves the pooled features.
+        out_indices: stages whose maps, after the norm that closes the stage, are returned instead of logits.
+        arch: the variant whose numbers hold where none are given.
+        conv_bias: whether the depthwise convolutions have a bias.
+        drop_rate: dropout before the classifier.
+        global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
+        guide_distance: what the edges of the grid are weighed by, between the features at their ends.
+        tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree, see :class:`~tree_ssm.modules.TreeScan`.
+        tree_root: the root: the first, central or last token.
+        tree_sharing: a tree for every ``"block"``, or the first block's for the whole ``"stage"``.
+
+    Raises:
+        ValueError: an argument is out of its range; the message says which.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] | None = None,
+        dims: Sequence[int] | None = None,
+        d_state: int = 1,
+        ssm_ratio: float = 2.0,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        drop_path_rate: float | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        out_indices: Sequence[int] | None = None,
+        *,
+        arch: Arch = "tiny",
+        conv_bias: bool = False,
+        drop_rate: float = 0.0,
+        global_pool: GlobalPool = "avg",
+        guide_distance: GuideDistance = "cosine",
+        tree_kind: TreeKind = "minimum",
+        tree_root: TreeRoot = "first",
+        tree_sharing: TreeSharing = "block",
+    ) -> None:
+        base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
+        depths = base.depths if depths is None else depths
+        dims = base.dims if dims is None else dims
+
+        def make_mixer(stage: int, index: int, block: int) -> ScanMixer:
+            dim = dims[stage]
+            scan = TreeScan(
+                int(ssm_ratio * dim),
+                d_state,
+                math.ceil(dim / 16),
+                guide_distance,
+                tree_kind,
+                tree_root,
+                tree_sharing,
+            )
+            return ScanMixer(dim, scan, gated=True, conv_bias=conv_bias)
+
+        def make_head() -> ClassifierHead:
+            width = int(HEAD_RATIO * dims[-1])
+            return ClassifierHead(ConvHead(dims[-1], width), width, num_classes, drop_rate, global_pool)
+
+        super().__init__(
+            depths=depths,
+            dims=dims,
+            make_mixer=make_mixer,
+            make_head=make_head,
+            mlp_ratio=mlp_ratio,
+            norm_eps=NORM_EPS,
+            downsample_bias=False,
+            closing_norm=True,
+            layer_scale=layer_scale,
+            drop_path_rate=base.drop_path_rate if drop_path_rate is None else drop_path_rate,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            out_indices=out_indices,
+        )
+
+
+default_cfgs = generate_default_cfgs({f"mambatree_{arch}": imagenet_cfg(crop_pct=1.0) for arch in ARCHITECTURES})
+
+
+def _create_mambatree(variant: str, pretrained: bool, **kwargs) -> MambaTreeV:
+    return build_model_with_cfg(
+        MambaTreeV,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+@register_model
+def mambatree_tiny(pretrained: bool = False, **kwargs) -> MambaTreeV:
+    """MambaTreeV-Tiny, 30.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    return _create_mambatree("mambatree_tiny", pretrained, **{"arch": "tiny", **kwargs})
+
+
+@register_model
+def mambatree_small(pretrained: bool = False, **kwargs) -> MambaTreeV:
+    """MambaTreeV-Small, 51.3 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    return _create_mambatree("mambatree_small", pretrained, **{"arch": "small", **kwargs})
+
+
+@register_model
+def mambatree_base(pretrained: bool = False, **kwargs) -> MambaTreeV:
+    """MambaTreeV-Base, 90.6 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    return _create_mambatree("mambatree_base", pretrained, **{"arch": "base", **kwargs})

@@ -1,0 +1,183 @@
+"""The tree scan of MambaTree and the trees it can follow."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ConvNormAct, LayerNorm
+from torch import Tensor, nn
+
+from ssm_core.layers import SelectiveSSM, to_channels_first, to_channels_last
+from ssm_core.ops.checks import accumulate_dtype
+from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
+
+GuideDistance = Literal["cosine", "euclidean", "manhattan"]
+TreeKind = Literal["minimum", "maximum", "random"]
+TreeRoot = Literal["first", "center", "last"]
+TreeSharing = Literal["block", "stage"]
+HEAD_RATIO = 1.5
+
+
+class GrownTree(NamedTuple):
+    """The tree a block's scan followed, for :func:`ssm_core.layers.record_scans` and for sharing within a stage."""
+
+    tree: Tree  # vertices are the tokens of the map, row by row
+    height: int
+    width: int
+
+
+def grid_distances(
+    x: Tensor,  # [B, H, W, D]
+    distance: GuideDistance,
+) -> Tensor:  # [B, E], vertical edges first, then horizontal ones, both row by row
+    """How different the two ends of every edge of the 4-connected grid are.
+
+    Cosine is exp(-cosine), the paper's; Euclidean and Manhattan are the distances themselves, since a spanning tree
+    asks for nothing but their order.
+
+    Args:
+        x: features.
+        distance: the measure.
+    """
+    if distance == "cosine":
+        scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8).reciprocal()
+
+    def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
+        a, b = x[lower], x[upper]
+        if distance == "cosine":
+            return torch.exp(-(a * b).sum(-1) * scale[lower] * scale[upper])
+        return torch.linalg.vector_norm(a - b, ord=2 if distance == "euclidean" else 1, dim=-1)
+
+    every, but_last, but_first = slice(None), slice(None, -1), slice(1, None)
+    vertical = measure((every, but_last), (every, but_first))
+    horizontal = measure((every, every, but_last), (every, every, but_first))
+    return torch.cat([vertical.flatten(1), horizontal.flatten(1)], dim=1)
+
+
+def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
+    """Numbers in [0, 1) without visible pattern, the same on every device and in every run (an integer hash)."""
+    mask = 0xFFFFFFFF
+    x = torch.arange(1, count + 1, device=device)
+    for shift, factor in ((16, 0x45D9F3B), (15, 0x45D9F3B)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return (x ^ (x >> 16)).double().div(2**32).float()
+
+
+class TreeScan(SelectiveSSM):
+    """The tree scan (MambaTree, section 3.2): every token hears every other along a tree grown from the features.
+
+    A spanning tree of the 4-connected grid is grown from the input features, without gradient; the edge of a token to
+    its parent lets pass Ā = exp(Δ·A) of that token, and h_i = Σ_j (∏ Ā over the path from i to j) Δ_j B_j x_j;
+    y = C ⊙ LN(h) + D ⊙ x. With N > 1 states scan and LN are applied to each and contracted with C.
+
+    Args:
+        inner_dim: channels D.
+        d_state: states N of a channel.
+        dt_rank: rank R of the step size's projection.
+        guide_distance: what the edges of the grid are weighed by.
+        tree_kind: ``"minimum"`` joins similar tokens, ``"maximum"`` dissimilar ones; ``"random"`` ignores the
+            features: new weights in every forward pass of training, always the same ones in evaluation.
+        tree_root: the root, the first, central or last token; it decides whose Ā labels an edge.
+        tree_sharing: ``"block"`` grows a tree in every block, ``"stage"`` in the first block of a stage for all of it.
+
+    Raises:
+        ValueError: an argument is unknown.
+    """
+
+    def __init__(
+        self,
+        inner_dim: int,
+        d_state: int,
+        dt_rank: int,
+        guide_distance: GuideDistance = "cosine",
+        tree_kind: TreeKind = "minimum",
+        tree_root: TreeRoot = "first",
+        tree_sharing: TreeSharing = "block",
+    ) -> None:
+        super().__init__(inner_dim, d_state, dt_rank, directions=1)
+        for name, value, known in (
+            ("guide_distance", guide_distance, ("cosine", "euclidean", "manhattan")),
+            ("tree_kind", tree_kind, ("minimum", "maximum", "random")),
+            ("tree_root", tree_root, ("first", "center", "last")),
+            ("tree_sharing", tree_sharing, ("block", "stage")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        self.guide_distance: GuideDistance = guide_distance
+        self.tree_kind: TreeKind = tree_kind
+        self.tree_root: TreeRoot = tree_root
+        self.tree_sharing: TreeSharing = tree_sharing
+        self.h_norm = LayerNorm(inner_dim, eps=1e-5)
+
+    @torch.no_grad()
+    def grow_tree(
+        self,
+        x: Tensor,  # [B, H, W, D]
+    ) -> Tree:
+        """The spanning tree of every sample's map; no gradient passes through it."""
+        batch, height, width, _ = x.shape
+        if self.tree_kind == "random":
+            edges = (height - 1) * width + height * (width - 1)
+            if self.training:
+                weight = torch.rand(batch, edges, device=x.device)
+            else:
+                weight = scattered_weights(edges, x.device).expand(batch, -1).contiguous()
+        else:
+            weight = grid_distances(x.to(accumulate_dtype(x.dtype)), self.guide_distance)
+            if self.tree_kind == "maximum":
+                weight = -weight
+        last = height * width - 1
+        root = {"first": 0, "center": height // 2 * width + width // 2, "last": last}[self.tree_root]
+        return minimum_spanning_tree(weight, height, width, root=root)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, H, W, D]
+        previous: GrownTree | None = None,
+    ) -> tuple[Tensor, GrownTree]:
+        """Scan the map; return the result ``[B, H, W, D]`` and the tree."""
+        height, width = x.shape[1:3]
+        if previous is not None and self.tree_sharing == "stage":
+            grown = previous
+        else:
+            grown = GrownTree(self.grow_tree(x), height, width)
+        y = self.scan(x.flatten(1, 2), grown.tree)
+        return y.unflatten(1, (height, width)), grown
+
+    def scan(
+        self,
+        x: Tensor,  # [B, L, D]
+        tree: Tree,
+    ) -> Tensor:  # [B, L, D]
+        """The scan along a given tree, computed in float32 at least and returned in the dtype of ``x``."""
+        delta, B, C = (part.squeeze(1) for part in self.project(x))
+        dtype = accumulate_dtype(x.dtype)
+        delta = F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype))
+        B, C, wide = B.to(dtype).unsqueeze(-1), C.to(dtype).unsqueeze(-1), x.to(dtype)
+        weight = torch.exp(delta.unsqueeze(2) * self.decay()[0].t())  # [B, L, N, D]
+        source = (delta * wide).unsqueeze(2) * B
+        h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
+        norm = self.h_norm
+        h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        h = h * C
+        h = h.squeeze(2) if self.d_state == 1 else h.sum(2)
+        return (h + wide * self.D[0].to(dtype)).to(x.dtype)
+
+
+class ConvHead(ConvNormAct):
+    """The last transform before the classifier: 1 × 1 convolution without bias · BatchNorm · GELU, channels-last.
+
+    Args:
+        dim: channels before.
+        out_dim: channels after.
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__(dim, out_dim, kernel_size=1, act_layer=nn.GELU)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, H, W, C]
+    ) -> Tensor:  # [B, H, W, C']
+        """Transform a map."""
+        return to_channels_last(super().forward(to_channels_first(x)))

@@ -1,0 +1,9 @@
+"""Makes ``type="tree_ssm.MambaTreeV"`` known to mmengine, which imports this module when it meets that scope."""
+
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import Registry
+
+from tree_ssm.models import MambaTreeV
+
+MODELS = Registry("model", parent=ROOT, scope="tree_ssm", locations=["tree_ssm.registry"])
+MODELS.register_module(module=MambaTreeV)
