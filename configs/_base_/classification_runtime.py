@@ -1,0 +1,7 @@
+_base_ = "./default_runtime.py"
+
+default_hooks = dict(
+    checkpoint=dict(save_best="top1"),
+    class_count=dict(type="ClassCountHook"),
+    unreadable=dict(type="UnreadableImagesHook"),
+)

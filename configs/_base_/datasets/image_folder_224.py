@@ -1,0 +1,33 @@
+# Your own images at 224x224: ROOT/train/<class>/<image> and ROOT/val/<class>/<image>.
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="ImageFolder",
+        root="data/images",
+        split="train",
+        transform=dict(type="TrainTransform", size=224, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+    ),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="ImageFolder",
+        root="data/images",
+        split="val",
+        transform=dict(type="TestTransform", size=224, crop_ratio=0.875),
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+test_evaluator = val_evaluator

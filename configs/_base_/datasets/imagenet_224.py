@@ -1,0 +1,39 @@
+# ImageNet-1k at 224x224, 128 images a GPU; resize 256 and crop for validation.
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="ImageNet",
+        root="data/imagenet",
+        split="train",
+        transform=dict(
+            type="TrainTransform",
+            size=224,
+            color_jitter=0.4,  # timm drops it while RandAugment is on
+            auto_augment="rand-m9-mstd0.5-inc1",
+            random_erasing=0.25,
+        ),
+    ),
+)
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="default_collate"),
+    dataset=dict(
+        type="ImageNet",
+        root="data/imagenet",
+        split="val",
+        transform=dict(type="TestTransform", size=224, crop_ratio=0.875),
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1, 5))
+test_evaluator = val_evaluator

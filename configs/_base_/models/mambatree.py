@@ -1,0 +1,1 @@
+model = dict(type="ImageClassifier", backbone=dict(type="tree_ssm.MambaTreeV"))

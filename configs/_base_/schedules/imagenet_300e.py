@@ -1,0 +1,19 @@
+# 300 epochs of AdamW. lr = 1e-3 * batch / 1024, scaled by auto_scale_lr to the batch of all processes together.
+# At 8 GPUs x 128 images: 1,281,167 / 1024 = 1,251 iterations an epoch, 375,300 in all, of which 25,020 warm up;
+# then a cosine over 280 epochs down to 1e-5.
+max_epochs, warmup = 300, 20
+optim_wrapper = dict(
+    type="GuardedOptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+)
+auto_scale_lr = dict(base_batch_size=1024, enable=True)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-3, begin=0, end=warmup, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, begin=warmup, end=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1e-4, update_buffers=True)]

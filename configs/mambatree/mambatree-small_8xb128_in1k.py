@@ -1,0 +1,3 @@
+# Published: 84.2 top-1.
+_base_ = "./mambatree-tiny_8xb128_in1k.py"
+model = dict(backbone=dict(arch="small"))

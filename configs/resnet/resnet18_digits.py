@@ -1,0 +1,9 @@
+# The control: timm's ResNet-18 under the recipe of our models.
+_base_ = [
+    "../_base_/models/timm.py",
+    "../_base_/datasets/digits_32.py",
+    "../_base_/schedules/digits_25e.py",
+    "../_base_/classification_runtime.py",
+]
+model = dict(backbone=dict(name="resnet18", in_chans=1, num_classes=10))
+default_hooks = dict(logger=dict(interval=22), curves=dict(interval=11))

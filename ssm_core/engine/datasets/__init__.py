@@ -1,0 +1,8 @@
+"""Image classification datasets; a sample is ``{"inputs": [C, H, W], "data_samples": {"label", "index", "unreadable"}}``."""
+
+from ssm_core.engine.datasets.base import ImageDataset
+from ssm_core.engine.datasets.digits import Digits
+from ssm_core.engine.datasets.fashion_mnist import FashionMNIST
+from ssm_core.engine.datasets.image_folder import ImageFolder, ImageNet
+
+__all__ = ["Digits", "FashionMNIST", "ImageDataset", "ImageFolder", "ImageNet"]

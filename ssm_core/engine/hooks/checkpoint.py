@@ -1,0 +1,66 @@
+"""Saves checkpoints so that there is always a good one."""
+
+from collections import deque
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ssm_core.engine.checkpoint import POINTER
+from ssm_core.engine.errors import ConfigError
+from ssm_core.engine.files import remove_leftovers, write_text_atomically
+from ssm_core.registry import HOOKS
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's hook with its arguments: ``interval`` counts epochs, or iterations with ``by_epoch=False``.
+
+    Over mmengine's: the pointer to the last checkpoint is written atomically too, and an old checkpoint is deleted
+    after the new one is on the disk, not before.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the interval and clear what a killed run left half-written."""
+        counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        if not self.by_epoch and self.interval % counts:
+            raise ConfigError(
+                f"default_hooks.checkpoint.interval={self.interval} would save between the {counts} iterations whose "
+                f"gradients make one update: take a multiple of {counts}"
+            )
+        self.out_dir = str(self.out_dir or runner.work_dir)
+        self.file_backend = LocalBackend()
+        known = runner.message_hub.runtime_info
+        if self.save_best is not None and len(self.key_indicators) == 1:
+            self.best_ckpt_path = known.get("best_ckpt")
+        elif self.save_best is not None:
+            self.best_ckpt_path_dict = {key: known.get(f"best_ckpt_{key}") for key in self.key_indicators}
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(known.get("keep_ckpt_ids", []), self.max_keep_ckpts)
+        if is_main_process():
+            remove_leftovers(self.out_dir)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        outdated = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self.keep_ckpt_ids[0])
+            self.keep_ckpt_ids.append(step)  # a deque of that length drops the first
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        path = Path(self.out_dir) / self.filename_tmpl.format(step)
+        self.last_ckpt = str(path)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            path.name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+        )
+        if is_main_process():
+            write_text_atomically(Path(runner.work_dir) / POINTER, self.last_ckpt)
+            for number in outdated:
+                path.with_name(self.filename_tmpl.format(number)).unlink(missing_ok=True)

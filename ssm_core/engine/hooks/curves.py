@@ -1,0 +1,92 @@
+"""The learning curves of a run in one file that survives resuming."""
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ssm_core.engine.files import write_atomically, write_text_atomically
+from ssm_core.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Writes ``curves.json``, and a picture ``curves.png`` at the end, into the work folder.
+
+    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``; losses
+    are means over ``interval`` iterations. It is brought up to date at every validation and every checkpoint. A resumed
+    run drops what comes after its checkpoint and goes on from there.
+
+    Args:
+        interval: iterations a point of the training curve stands for.
+        plot: draw the picture.
+    """
+
+    # After the metrics are known and before the checkpoint hook asks for a state.
+    priority = "LOW"
+
+    def __init__(self, interval: int = 10, plot: bool = True):
+        self.interval = interval
+        self.plot = plot
+        self.curves: dict[str, list[dict]] = {"train": [], "val": []}
+        self._losses: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the curves of the run being resumed."""
+        path = self._path(runner)
+        if runner.iter and path.exists():
+            before = json.loads(path.read_text())
+            self.curves = {k: [p for p in points if p["iter"] <= runner.iter] for k, points in before.items()}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add a point to the training curve every ``interval`` iterations."""
+        self._losses.append(float(runner.message_hub.get_scalar("train/loss").current()))
+        if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
+            point = {"iter": runner.iter + 1, "epoch": runner.epoch + 1, "lr": runner.optim_wrapper.get_lr()["lr"][0]}
+            self.curves["train"].append({**point, "loss": sum(self._losses) / len(self._losses)})
+            self._losses.clear()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add a point to every validation curve."""
+        numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+        point = {"iter": runner.iter, "epoch": runner.epoch, **numbers}
+        self.curves["val"] = [p for p in self.curves["val"] if p["iter"] != runner.iter] + [point]
+        self._write(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let the file reach at least as far as the checkpoint."""
+        self._write(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the file and the picture."""
+        self._write(runner)
+        if self.plot and is_main_process():
+            write_atomically(self._path(runner).with_suffix(".png"), lambda file: plot(self.curves, file))
+
+    def _write(self, runner: Runner) -> None:
+        if is_main_process():
+            write_text_atomically(self._path(runner), json.dumps(self.curves))
+
+    def _path(self, runner: Runner) -> Path:
+        return Path(runner.work_dir) / "curves.json"
+
+
+def plot(curves: dict[str, list[dict]], file: BinaryIO) -> None:
+    """Draw training loss and validation metrics over iterations into a PNG file."""
+    from matplotlib.figure import Figure
+
+    from ssm_core.engine.pictures import draw_curves
+
+    def line(part: str, name: str) -> tuple[list[float], list[float]]:
+        points = [point for point in curves[part] if name in point]
+        return [point["iter"] for point in points], [point[name] for point in points]
+
+    metrics = sorted({name for point in curves["val"] for name in point} - {"iter", "epoch"})
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, {"training": line("train", "loss")}, "iteration", "loss")
+    draw_curves(right, {name: line("val", name) for name in metrics}, "iteration", "validation")
+    figure.savefig(file, format="png", dpi=100)

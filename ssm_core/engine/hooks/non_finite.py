@@ -1,0 +1,104 @@
+"""Stops a diverged run with the cause in one line and a state to continue from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from ssm_core.engine import checkpoint as ckpt
+from ssm_core.engine.errors import DivergedError
+from ssm_core.engine.files import write_text_atomically
+from ssm_core.engine.runner import Runner, check_finite
+from ssm_core.errors import NonFiniteError
+from ssm_core.registry import HOOKS
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Handles a :class:`NonFiniteError` raised by the optimizer wrapper, a model or the writing of a checkpoint.
+
+    The optimizer wrapper raises before it updates anything, so the state at hand is usually the last good one and is
+    saved. If something else made a weight NaN, the copy kept in memory is saved in its place.
+
+    Args:
+        interval: iterations from one copy in memory (of weights and optimizer state, on the host) to the next.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 500):
+        self.interval = interval
+        self._good: dict | None = None
+        self._batch: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the state that training starts from."""
+        self._keep(runner, runner.epoch, runner.iter)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch, to name it."""
+        self._batch = data_batch
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Keep a copy of the state every ``interval`` iterations."""
+        if (runner.iter + 1) % self.interval == 0:
+            self._keep(runner, runner.epoch, runner.iter + 1)
+
+    def on_non_finite(self, runner: Runner, error: NonFiniteError) -> None:
+        """Save the last good state and say what happened.
+
+        Raises:
+            DivergedError: always.
+        """
+        place = f"training stopped at iteration {runner.iter + 1} (epoch {runner.epoch + 1})"
+        rate = max(runner.optim_wrapper.get_lr()["lr"])
+        cause = f"{error}; {self._blame(runner)}"
+        saved = self._save(runner) if is_main_process() else "the main process saves the state"
+        raise DivergedError(f"{place}, learning rate {rate:.3g}: {cause}; {saved}") from error
+
+    def _keep(self, runner: Runner, epoch: int, iteration: int) -> None:
+        if is_main_process():
+            state = runner.checkpoint_state({"epoch": epoch, "iter": iteration})
+            check_finite(state)
+            self._good = ckpt.on_cpu(state, copy=True)
+
+    def _save(self, runner: Runner) -> str:
+        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter})
+        try:
+            check_finite(state)
+        except NonFiniteError:
+            state = self._good
+        if state is None:
+            return "there was no good state to save"
+        path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
+        ckpt.save(state, path)
+        write_text_atomically(path.with_name(ckpt.POINTER), str(path))
+        return f"the last good state is in {path}"
+
+    def _blame(self, runner: Runner) -> str:
+        parameters = dict(runner.bare_model.named_parameters())
+        if (bad := ckpt.first_non_finite(parameters)) is not None:
+            return f"the first bad parameter is {bad}"
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        bad = ckpt.first_non_finite(gradients)
+        words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
+        return f"{words}; the batch was {self._describe_batch(runner)}"
+
+    def _describe_batch(self, runner: Runner) -> str:
+        batch = self._batch if isinstance(self._batch, dict) else {}
+        inputs, samples = batch.get("inputs"), batch.get("data_samples")
+        dataset = runner.train_dataloader.dataset
+        described = []
+        if isinstance(inputs, Tensor):
+            bad = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero().flatten().tolist()
+            described.append(
+                f"{len(bad)} of {len(inputs)} inputs not finite" if bad else f"{len(inputs)} finite inputs"
+            )
+            chosen = bad or list(range(len(inputs)))
+            if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
+                names = [dataset.name(int(samples["index"][i])) for i in chosen[:3]]
+                described.append(", ".join(names) + (" …" if len(chosen) > 3 else ""))
+        return ": ".join(described) or "of another kind"

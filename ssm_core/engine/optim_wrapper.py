@@ -1,0 +1,152 @@
+"""How parameters are updated: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIMIZERS
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssm_core.engine.errors import ConfigError
+from ssm_core.errors import NonFiniteError
+from ssm_core.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(OptimWrapper):
+    """Updates parameters only with finite gradients of a finite loss, in full or mixed precision, on any device.
+
+    Loss and gradient norm are looked at together after the backward pass, at the synchronisation that logging the norm
+    costs anyway. Under data parallelism the gradients are averaged by then, so all processes stop together.
+
+    Args:
+        optimizer: what updates the parameters.
+        accumulative_counts: iterations whose gradients make one update.
+        clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``: ``max_norm`` and, if not 2, ``norm_type``.
+        dtype: precision of matrix products and convolutions in the forward pass; ``float16`` scales the loss.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ):
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"optim_wrapper.dtype is float32, bfloat16 or float16, not {dtype!r}")
+        if clip_grad is not None and "max_norm" not in clip_grad:
+            raise ConfigError("optim_wrapper.clip_grad needs max_norm, such as clip_grad=dict(max_norm=5.0)")
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        if len({group["lr"] for group in optimizer.param_groups}) == 1:
+            self.base_param_settings = None  # else mmengine logs a base rate that automatic scaling does not reach
+        self.device_type = optimizer.param_groups[0]["params"][0].device.type
+        self.dtype = getattr(torch, dtype)
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == "float16")
+        self._loss: Tensor | float = 0.0
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The forward pass: autocast, and no gradient exchange in the iterations that only accumulate."""
+        enabled = self.dtype != torch.float32
+        with super().optim_context(model), torch.autocast(self.device_type, self.dtype, enabled=enabled):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one iteration."""
+        self._loss = self._loss + loss.detach().float()
+        self.scaler.scale(loss).backward()
+        self._inner_count += 1
+
+    def step(self) -> None:
+        """Update the parameters.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite; the parameters are as they were.
+        """
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        options = self.clip_grad_kwargs or {}
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], options.get("norm_type", 2.0))
+        loss, self._loss = self._loss, 0.0
+        loss_value, norm_value = torch.stack([loss, norm.float()]).tolist()
+        if not _is_finite(loss_value):
+            raise NonFiniteError(f"the loss is {loss_value}")
+        # Too large a loss scale gives infinite float16 gradients; the scaler then leaves the update out.
+        if not _is_finite(norm_value) and not self.scaler.is_enabled():
+            raise NonFiniteError(f"the gradient norm is {norm_value}")
+        self.message_hub.update_scalar("train/grad_norm", norm_value)
+        if self.clip_grad_kwargs:
+            torch.nn.utils.clip_grads_with_norm_(parameters, options["max_norm"], norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        """The optimizer's state and the loss scale."""
+        return {**super().state_dict(), "loss_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The inverse of :meth:`state_dict`; a state saved in another precision starts with a fresh loss scale."""
+        state_dict = dict(state_dict)
+        scale = state_dict.pop("loss_scaler", {})
+        if scale and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale)
+        super().load_state_dict(state_dict)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TimmOptimWrapperConstructor:
+    """Groups parameters as timm does: no decay on biases, norms and what a module's ``no_weight_decay()`` names.
+
+    Args:
+        optim_wrapper_cfg: config of the wrapper, with the ``optimizer`` in it.
+        paramwise_cfg: ``dict(layer_decay=0.8)`` lowers the learning rate by that factor from each layer to the one
+            before it; needs a model with timm's ``group_matcher``.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        self.optim_wrapper_cfg = optim_wrapper_cfg
+        unknown = set(paramwise_cfg or {}) - {"layer_decay"}
+        if unknown:
+            raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(sorted(unknown))}, only layer_decay")
+        self.layer_decay = (paramwise_cfg or {}).get("layer_decay")
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer over the model's parameter groups, and its wrapper."""
+        model = model.module if is_model_wrapper(model) else model
+        wrapper_cfg = dict(self.optim_wrapper_cfg)
+        optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
+        decay = optimizer_cfg.get("weight_decay", 0.0)
+        skip = no_weight_decay(model)
+        if self.layer_decay is None:
+            groups = param_groups_weight_decay(model, decay, no_weight_decay_list=skip)
+        else:
+            network = getattr(model, "backbone", model)
+            skip = no_weight_decay(network)
+            groups = param_groups_layer_decay(network, decay, no_weight_decay_list=skip, layer_decay=self.layer_decay)
+            # timm leaves the factor for its own scheduler to apply.
+            for group in groups:
+                group["lr"] = optimizer_cfg["lr"] * group.pop("lr_scale")
+                group.pop("param_names", None)
+        optimizer = OPTIMIZERS.build({**optimizer_cfg, "params": groups})
+        wrapper_cfg.setdefault("type", "GuardedOptimWrapper")
+        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
+
+
+def no_weight_decay(model: nn.Module) -> set[str]:
+    """Full names of the parameters that any module's ``no_weight_decay()`` asks not to decay."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }

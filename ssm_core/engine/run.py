@@ -1,0 +1,101 @@
+"""Training and testing from Python, on the path that the command-line tools take."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ssm_core.engine.errors import ConfigError, MissingPackageError, UserError
+from ssm_core.engine.hooks import CurvesHook
+from ssm_core.engine.runner import Runner
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Attributes:
+        work_dir: the folder with checkpoints, logs and ``curves.json``.
+        curves: points of the training and the validation curves, as :class:`CurvesHook` writes them.
+    """
+
+    work_dir: Path
+    curves: dict[str, list[dict]]
+
+    def last(self, metric: str = "top1") -> float | None:
+        """A metric at the last validation that had it."""
+        points = [point for point in self.curves["val"] if metric in point]
+        return points[-1][metric] if points else None
+
+    def best(self, metric: str = "top1") -> tuple[float, int] | None:
+        """The highest value of a metric and the epoch it was reached after."""
+        points = [point for point in self.curves["val"] if metric in point]
+        top = max(points, key=lambda point: point[metric], default=None)
+        return (top[metric], top["epoch"]) if top else None
+
+
+def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
+    """Train what a config describes.
+
+    Args:
+        cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
+        resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
+
+    Raises:
+        UserError: something outside the code is wrong; the message says what.
+    """
+    cfg.resume = bool(resume)
+    if isinstance(resume, str | Path):
+        cfg.load_from = str(resume)
+    with _building():
+        runner = Runner.from_cfg(cfg)
+        if runner.train_loop is None:
+            raise ConfigError(
+                "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"
+            )
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _ = runner.val_loop  # built here, so that a missing validation set is known before training
+    runner.train()
+    curves = next((hook.curves for hook in runner.hooks if isinstance(hook, CurvesHook)), {"train": [], "val": []})
+    return TrainingResult(Path(runner.work_dir), curves)
+
+
+def test(cfg: Config, checkpoint: str | Path) -> dict[str, float]:
+    """Evaluate a checkpoint on the test set of a config.
+
+    Raises:
+        UserError: something outside the code is wrong; the message says what.
+    """
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    with _building():
+        runner = Runner.from_cfg(cfg)
+        if runner.test_loop is None:
+            raise ConfigError(
+                "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
+            )
+    return runner.test()
+
+
+test.__test__ = False  # pytest would collect it
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Constructors complain in many ways about arguments that came from a config; make all of them one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
+    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
+
+
+def _extra_of(package: str | None) -> str:
+    """The extra of this project that has a package."""
+    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
+    return extras.get((package or "").split(".")[0], "train")

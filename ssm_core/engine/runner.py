@@ -1,0 +1,234 @@
+"""mmengine's Runner, made reproducible, resumable at any iteration, and able to train on CPUs in several processes."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import runner as mmengine_runner
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, master_only
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ssm_core.engine import checkpoint as ckpt
+from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError
+from ssm_core.engine.reproducible import make_reproducible, reseed
+from ssm_core.errors import NonFiniteError
+
+
+class Runner(mmengine_runner.Runner):
+    """Runs a training or a test from a config; see mmengine for the config's keys.
+
+    Over mmengine's: every draw is a function of the seed and the place in the run (:mod:`.reproducible`), checkpoints
+    are atomic plain data (:mod:`.checkpoint`), a NaN stops training before it reaches the parameters, the console shows
+    progress only (the log file has everything), and processes without GPUs communicate by gloo.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
+        if self.distributed and "RANK" not in os.environ and self.launcher == "pytorch":
+            raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
+        if self.distributed and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            if self.launcher != "pytorch":
+                raise ConfigError(f"--launcher {self.launcher} needs GPUs; on CPUs use `tools/dist_train.sh CONFIG N`")
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
+        """The log file has everything; the console has what is at least ``log_level``, without the long listings."""
+        logger = super().build_logger(log_level="INFO", log_file=log_file, **options)
+        level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(max(handler.level, level))
+                handler.addFilter(_is_short)
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """mmengine's wrapping, which hands GPU numbers to a model on the CPU."""
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = {
+                "broadcast_buffers": False,
+                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+                **(model_wrapper_cfg or {}),
+                "device_ids": None,
+            }
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Build a loader whose order and augmentations depend on the seed alone."""
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        return make_reproducible(mmengine_runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its data-parallel wrapper."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def train(self) -> nn.Module:
+        """Train; a NaN ends in :class:`DivergedError` after the hooks' ``on_non_finite`` have saved what is good."""
+        try:
+            return super().train()
+        except NonFiniteError as error:
+            self.call_hook("on_non_finite", error=error)
+            raise DivergedError(f"training stopped at iteration {self.iter + 1}: {error}") from error
+
+    def load_or_resume(self) -> None:
+        """Load what the config says; ``resume`` without a file takes the newest undamaged one of the work folder."""
+        if self._has_loaded:
+            return
+        if self._resume and self._load_from is None:
+            found = [ckpt.newest_good(self.work_dir, self.logger) if self.rank == 0 else None]
+            broadcast_object_list(found)
+            if found[0] is None:
+                self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
+                self._resume = False
+            else:
+                self._load_from = str(found[0])
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args: Any, **options: Any) -> None:
+        """Continue the run that a checkpoint was saved by, with that run's seed."""
+        super().resume(filename, *args, **options)
+        reseed(self.train_dataloader, self.seed)
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: torch.device | str = "cpu",
+        strict: bool = False,
+        revise_keys: list[tuple[str, str]] | None = None,
+    ) -> dict:
+        """Load weights from a checkpoint of ours, or from a bare state dict of the model or of its backbone.
+
+        A checkpoint to resume or to test has to fit exactly; weights to start a training from may differ in part, such
+        as in the head. Addresses (``https://``, ``torchvision://`` …) are mmengine's business.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or of another model.
+        """
+        if "://" in filename:
+            return super().load_checkpoint(filename, map_location, strict)
+        checkpoint = ckpt.load(filename, map_location)
+        if "message_hub" in checkpoint:
+            checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
+        if "state_dict" not in checkpoint:
+            checkpoint = {"state_dict": checkpoint.get("model", checkpoint)}
+        if self._resume and "optimizer" not in checkpoint:
+            raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
+        expected = self.bare_model.state_dict()
+        checkpoint["state_dict"] = _fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
+
+        exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
+        self._check_fit(filename, checkpoint, expected, exact)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_state_dict(self.bare_model, checkpoint["state_dict"], strict=exact, logger=self.logger)
+        self._has_loaded = True
+        self.logger.info(f"loaded {filename}")
+        return checkpoint
+
+    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor], exact: bool) -> None:
+        names, words = ckpt.misfit(expected, checkpoint["state_dict"])
+        if not names:
+            return
+        if not exact and len(names) < len(expected):
+            self.logger.warning(f"{len(names)} tensors of {filename} do not fit and start afresh: {', '.join(names)}")
+            return
+        meta = checkpoint.get("meta", {})
+        source = f" holds {describe_model(meta['model'])} (config {meta['config']})," if "model" in meta else ""
+        built = describe_model(self.cfg.get("model", {}))
+        raise CheckpointError(
+            f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
+            f"{len(names)} tensors differ, the first: {words}"
+        )
+
+    def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:
+        """Everything a run continues from, as plain data on the CPU (sharing memory with a model that is there).
+
+        Args:
+            meta: ``epoch``, the epochs completed, and ``iter``, the iterations completed.
+            optimizer: include the optimizer's state.
+            schedulers: include the parameter schedulers' states.
+        """
+        state = {
+            "meta": {
+                **meta,
+                "seed": self.seed,
+                "experiment_name": self.experiment_name,
+                "config": Path(self.cfg.filename or "").name,
+                "model": ckpt.plain(self.cfg.get("model", {})),
+                "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
+            },
+            "state_dict": dict(self.bare_model.state_dict()),
+            "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
+        }
+        if optimizer:
+            state["optimizer"] = self.optim_wrapper.state_dict()
+        if schedulers and isinstance(self.param_schedulers, dict):
+            state["param_schedulers"] = {k: [s.state_dict() for s in v] for k, v in self.param_schedulers.items()}
+        elif schedulers and self.param_schedulers is not None:
+            state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
+        self.call_hook("before_save_checkpoint", checkpoint=state)
+        return ckpt.on_cpu(state)
+
+    @master_only
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Write a checkpoint atomically; the signature is mmengine's.
+
+        Raises:
+            NonFiniteError: a weight is NaN or infinite; the file is not written.
+        """
+        if file_client_args or backend_args:
+            raise ConfigError("checkpoints are saved to local folders only: leave out file_client_args, backend_args")
+        if meta is None:
+            ended = (1, 0) if by_epoch else (0, 1)
+            meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
+        state = self.checkpoint_state(meta, save_optimizer, save_param_scheduler)
+        check_finite(state)
+        ckpt.save(state, Path(out_dir) / filename)
+
+
+def check_finite(state: dict) -> None:
+    """Raise :class:`NonFiniteError` when a weight in a checkpoint's state, or in its moving average, is not finite."""
+    for part in ("state_dict", "ema_state_dict"):
+        if (bad := ckpt.first_non_finite(state.get(part, {}))) is not None:
+            raise NonFiniteError(f"{bad} is not finite")
+
+
+def describe_model(model: dict | Config) -> str:
+    """Short name of the model in a config: the backbone's type and variant."""
+    network = model.get("backbone", model)
+    variant = network.get("arch", network.get("name"))
+    kind = network.get("type", "model")
+    return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
+
+
+def _fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name a backbone's own state dict as the classifier names it."""
+    prefixed = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    return prefixed if not state.keys() & expected.keys() and prefixed.keys() & expected.keys() else state
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    """Keep listings of the environment, the config and the hooks off the console."""
+    return record.levelno > logging.INFO or "\n" not in record.getMessage()

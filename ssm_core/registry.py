@@ -1,0 +1,42 @@
+"""The scope ``ssm_core`` in mmengine's registry tree; mmengine imports this module when a config names the scope.
+
+``locations`` are imported at the first look-up, so that a task loads only what it uses.
+"""
+
+from mmengine.registry import root
+from mmengine.registry.registry import Registry
+
+SCOPE = "ssm_core"
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(
+        parent.name, parent=parent, scope=SCOPE, locations=[f"ssm_core.engine.{name}" for name in locations]
+    )
+
+
+LOOPS = _child(root.LOOPS, "loops")
+HOOKS = _child(root.HOOKS, "hooks")
+DATASETS = _child(root.DATASETS, "datasets")
+TRANSFORMS = _child(root.TRANSFORMS, "transforms")
+MODELS = _child(root.MODELS, "classifier", "timm_model")
+METRICS = _child(root.METRICS, "metrics")
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "optim_wrapper")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "optim_wrapper")
+VISUALIZERS = _child(root.VISUALIZERS, "visualizer")
+
+# Nothing of ours in these; a registry that lacks the default scope makes mmengine warn at every look-up.
+RUNNERS = _child(root.RUNNERS)
+RUNNER_CONSTRUCTORS = _child(root.RUNNER_CONSTRUCTORS)
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
+MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS)
+OPTIMIZERS = _child(root.OPTIMIZERS)
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS)
+EVALUATOR = _child(root.EVALUATOR)
+TASK_UTILS = _child(root.TASK_UTILS)
+VISBACKENDS = _child(root.VISBACKENDS)
+LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
+INFERENCERS = _child(root.INFERENCERS)
+FUNCTIONS = _child(root.FUNCTIONS)
+STRATEGIES = _child(root.STRATEGIES)

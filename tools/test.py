@@ -1,0 +1,36 @@
+"""Evaluates a checkpoint on the test set of a config: python tools/test.py CONFIG CKPT."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", allow_abbrev=False)
+    parser.add_argument("config", help="the config it was trained with")
+    parser.add_argument("checkpoint", help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
+    parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/NAME_OF_THE_CONFIG)")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_test.sh")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Test and print the metrics."""
+    args = parse_arguments(arguments)
+    # Later than the command line, so that --help is quick.
+    from ssm_core.engine.config import load_config
+    from ssm_core.engine.run import test
+
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    metrics = test(cfg, args.checkpoint)
+    print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,47 @@
+"""Trains what a config describes: python tools/train.py CONFIG."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Train the model of a config.", allow_abbrev=False)
+    parser.add_argument("config", help="config file, such as configs/quadmamba/quadmamba-lite_digits.py")
+    parser.add_argument("--work-dir", help="where checkpoints and logs go (default: work_dirs/NAME_OF_THE_CONFIG)")
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config: train_cfg.max_epochs=5"
+    )
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, metavar="CKPT",
+        help="continue from a checkpoint, or without a value from the newest good one in the work folder",
+    )  # fmt: skip
+    parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, unless the config says float16")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_train.sh")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and print the final figures."""
+    args = parse_arguments(arguments)
+    # Later than the command line, so that --help is quick.
+    from ssm_core.engine.config import load_config
+    from ssm_core.engine.run import train
+
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    if args.amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
+        cfg.optim_wrapper.dtype = "bfloat16"
+    result = train(cfg, resume=args.resume)
+    if (best := result.best()) is not None:
+        print(f"top-1 {result.last():.2f} %, best {best[0]:.2f} % after epoch {best[1]}, in {result.work_dir}")
+    else:
+        print(f"done, in {result.work_dir}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
