@@ -1,6 +1,8 @@
 """Reading checkpoints that others wrote and renaming their tensors; what both families' converters share."""
 
 import re
+import struct
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +14,10 @@ from torch import Tensor, nn
 # Where training scripts put the weights; the first that is there is taken, so the averaged ones if there are no others.
 CONTAINERS = ("model", "state_dict", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
+
+
+# What the unpickler stumbles over in files that are damaged or something else; nothing of theirs is ever executed.
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
 
 
 class ConversionError(ValueError):
@@ -138,10 +144,12 @@ def read_state_dict(path: str | Path, entry: str | None = None, prefix: str = ""
 
 
 def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ConversionError(f"there is no file {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConversionError(f"there is no file {path}") from None
+        # torch does not look at the checksums.
+        bad = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
+        content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
@@ -150,9 +158,12 @@ def _load(path: Path) -> Any:
             f"{path} holds Python objects ({found[1]}) beside tensors, and restoring them could run any code: if you "
             "trust the file, load it where its authors' code is installed and save its state dict alone"
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is empty"
-        raise ConversionError(f"cannot read {path} as a PyTorch checkpoint: {reason}") from None
+    except (*UNREADABLE, zipfile.BadZipFile) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConversionError(f"{path} is damaged or not a PyTorch checkpoint ({reason})") from None
+    if bad is not None:
+        raise ConversionError(f"{path} is damaged: the checksum of {bad} in it is wrong")
+    return content
 
 
 def recognise(state_dict: Mapping[str, Tensor], formats: Iterable[ReleasedFormat]) -> ReleasedFormat:
@@ -180,13 +191,8 @@ def recognise(state_dict: Mapping[str, Tensor], formats: Iterable[ReleasedFormat
 
 def _fits(shape: torch.Size, target: torch.Size) -> bool:
     """Whether reshaping only merges or splits the leading dimension, as of the directions of a scan."""
-
-    def merged(sizes: torch.Size) -> tuple[int, ...]:
-        return (sizes[0] * sizes[1], *sizes[2:])
-
-    if len(shape) == len(target) + 1:
-        return merged(shape) == tuple(target)
-    return len(shape) + 1 == len(target) and merged(target) == tuple(shape)
+    long, short = (shape, target) if len(shape) > len(target) else (target, shape)
+    return len(long) == len(short) + 1 >= 2 and (long[0] * long[1], *long[2:]) == tuple(short)
 
 
 def rename(
@@ -207,8 +213,8 @@ def rename(
             continue
         used.add(released)
         tensor, rows = state_dict[released], None
-        if parts > 1:
-            size = tensor.shape[0] // parts
+        if parts > 1 and tensor.dim():
+            size = -(-tensor.shape[0] // parts)  # rounded up: rows that do not divide fit nowhere
             rows = slice(part * size, (part + 1) * size)
             tensor = tensor[rows].clone()  # a view would drag the other parts into every file it is saved to
         if _fits(tensor.shape, shape):

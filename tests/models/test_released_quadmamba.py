@@ -1,5 +1,7 @@
 """Converted QuadMamba checkpoints compute what the released model computes: outputs and every gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 from oracles import released_quadmamba as oracle
@@ -32,3 +34,17 @@ def test_outputs_and_gradients(case, dtype, limit):
         oracle.shapes(**arguments), RELEASED, QuadMamba, oracle.forward, size, list(CASES).index(case), dtype
     )
     assert {name: error for name, error in errors.items() if not error <= limit} == {}
+
+
+def test_predictor_of_the_first_release():
+    errors = errors_against_oracle(
+        oracle.shapes((2, 1, 1, 1), (16, 24, 32, 32)),
+        RELEASED,
+        QuadMamba,
+        partial(oracle.forward, global_context=True),
+        (64, 64),
+        seed=7,
+        dtype=torch.float64,
+        predictor_context="global",
+    )
+    assert max(errors.values()) <= 1e-10
