@@ -2,6 +2,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -185,10 +186,11 @@ def test_a_tensor_of_another_shape_is_named(convert, weights):
         ({"model": {"stem.conv1.weight": torch.ones(1)}}, "our own format already"),
         ({"model": {f"backbone.{n}": torch.ones(1) for n in QUADMAMBA_SHAPES}}, "give --prefix backbone."),
         ({"model": {}}, "holds nothing"),
-        ({"epoch": 3, "lr": 0.1}, "values that are no tensors: epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "other things than named tensors: epoch, lr"),
+        ({"model": {0: torch.ones(1)}}, "other things than named tensors: 0"),
         ([torch.ones(1)], "holds a list, not a dictionary"),
     ],
-    ids=["VMamba", "ours", "prefix", "empty", "no weights", "list"],
+    ids=["VMamba", "ours", "prefix", "empty", "no weights", "numbered", "list"],
 )
 def test_other_files_are_told_apart(convert, content, says):
     status, written, message = convert(content)
@@ -291,31 +293,45 @@ def test_command_line(tmp_path):
     assert usage.value.code == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "shapes", "arguments"),
-    [
-        (
-            "quadmamba_lite",
-            QUADMAMBA_SHAPES,
-            {"depths": (1, 2, 1, 1), "dims": (16, 16, 24, 32), "d_state": 2, "ssm_ratio": 2.0},
-        ),
-        ("mambatree_tiny", MAMBATREE_SHAPES, {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128), "layer_scale": 1.0}),
-    ],
-)
-def test_timm_loads_released_files(tmp_path, name, shapes, arguments):
+TIMM = {
+    "quadmamba_lite": (QUADMAMBA, {"depths": (1, 2, 1, 1), "dims": (16, 16, 24, 32), "d_state": 2, "ssm_ratio": 2.0}),
+    "mambatree_tiny": (MAMBATREE, {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128), "layer_scale": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.filterwarnings("ignore:these weights are of the released QuadMamba")
+def test_timm_loads_released_files(tmp_path, name):
+    family, arguments = TIMM[name]
     file = tmp_path / "released.pth"
-    weights = float_weights(shapes)
+    weights = float_weights(SHAPES[family.released.title])
     torch.save({"model": weights}, file)
-    family = QUADMAMBA if name.startswith("quadmamba") else MAMBATREE
     overlay = {"file": str(file), "num_classes": 10}
-    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=10, **arguments)
-    expected = rename(weights, {n: t.shape for n, t in model.state_dict().items()}, family.released.source_of)
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, expected.tensors[key]), key
+    ways = (
+        {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": 10},
+        {"checkpoint_path": str(file), "num_classes": 10},
+    )
+    for way in ways:
+        model = timm.create_model(name, **way, **arguments)
+        expected = rename(weights, {n: t.shape for n, t in model.state_dict().items()}, family.released.source_of)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, expected.tensors[key]), key
     # Another number of classes keeps the new classifier and takes the rest.
     tuned = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3, **arguments)
     assert tuned.get_classifier().weight.shape[0] == 3
     assert torch.equal(tuned.stem.conv1.weight, model.stem.conv1.weight)
+    # What a model has no use for is named by the names of the file.
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*(layers|levels)"):
+        timm.create_model(name, checkpoint_path=str(file), **arguments | {"depths": (1, 1, 1, 1)}, num_classes=10)
+
+
+def test_another_token_order_is_pointed_out(weights):
+    arguments = TIMM["quadmamba_lite"][1]
+    with pytest.warns(UserWarning, match="token_order='released'"):
+        QuadMamba(**arguments, num_classes=10).load_state_dict(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        QuadMamba(**arguments, num_classes=10, token_order="released").load_state_dict(weights)
 
 
 @both_families
