@@ -30,6 +30,9 @@ class Runner(mmengine_runner.Runner):
     progress only (the log file has everything), and processes without GPUs communicate by gloo.
     """
 
+    # Iterations completed and file of the last checkpoint that can be resumed.
+    last_saved: tuple[int, Path] | None = None
+
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
         if self.distributed and "RANK" not in os.environ and self.launcher == "pytorch":
@@ -122,6 +125,8 @@ class Runner(mmengine_runner.Runner):
         checkpoint = ckpt.load(filename, map_location)
         if "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
+        # mmengine would run this text as Python when resuming; older versions of it wrote the config there.
+        checkpoint.get("meta", {}).pop("config", None)
         if "state_dict" not in checkpoint:
             checkpoint = {"state_dict": checkpoint.get("model", checkpoint)}
         if self._resume and "optimizer" not in checkpoint:
@@ -145,7 +150,7 @@ class Runner(mmengine_runner.Runner):
             self.logger.warning(f"{len(names)} tensors of {filename} do not fit and start afresh: {', '.join(names)}")
             return
         meta = checkpoint.get("meta", {})
-        source = f" holds {describe_model(meta['model'])} (config {meta['config']})," if "model" in meta else ""
+        source = f" holds {describe_model(meta['model'])} (config {meta['config_file']})," if "model" in meta else ""
         built = describe_model(self.cfg.get("model", {}))
         raise CheckpointError(
             f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
@@ -165,7 +170,7 @@ class Runner(mmengine_runner.Runner):
                 **meta,
                 "seed": self.seed,
                 "experiment_name": self.experiment_name,
-                "config": Path(self.cfg.filename or "").name,
+                "config_file": Path(self.cfg.filename or "").name,
                 "model": ckpt.plain(self.cfg.get("model", {})),
                 "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
             },
@@ -205,7 +210,10 @@ class Runner(mmengine_runner.Runner):
             meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
         state = self.checkpoint_state(meta, save_optimizer, save_param_scheduler)
         check_finite(state)
-        ckpt.save(state, Path(out_dir) / filename)
+        path = Path(out_dir) / filename
+        ckpt.save(state, path)
+        if save_optimizer:
+            self.last_saved = (meta["iter"], path)
 
 
 def check_finite(state: dict) -> None:
