@@ -3,6 +3,7 @@
 import re
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 CONTAINERS = ("model", "state_dict", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
 
+# Both families' training scripts save their yacs config beside the weights. It is a dictionary and is read as one, so
+# that neither yacs nor trust in the file is needed.
+AUTHORS_CONFIG = (OrderedDict, "yacs.config.CfgNode")
 
 # What the unpickler stumbles over in files that are damaged or something else; nothing of theirs is ever executed.
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
@@ -149,7 +153,8 @@ def _load(path: Path) -> Any:
     try:
         # torch does not look at the checksums.
         bad = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
-        content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
+        with torch.serialization.safe_globals([AUTHORS_CONFIG]):
+            content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:

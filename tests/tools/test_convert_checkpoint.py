@@ -1,7 +1,9 @@
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def convert(tmp_path, capsys):
 
     def run(content, *options):
         source, destination = tmp_path / "source.pth", tmp_path / "converted.pth"
-        torch.save(content, source)
+        source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
         status = tool.main([str(source), str(destination), *options])
         written = torch.load(destination, weights_only=True) if destination.exists() else None
         output = capsys.readouterr()
@@ -219,6 +221,27 @@ def test_a_file_that_needs_pickle_is_refused_and_not_run(convert, weights, tmp_p
     assert not (tmp_path / "exploded").exists()
     assert "holds Python objects (" in message
     assert "mkdir" in message
+
+
+def test_the_authors_training_files_are_read_with_their_yacs_config(convert, weights, monkeypatch):
+    """CfgNode is a dict with attributes; yacs is there when the file is written, not when it is read."""
+
+    class CfgNode(dict):
+        def __init__(self, items):
+            super().__init__(items)
+            self.__dict__["__immutable__"] = True
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    with monkeypatch.context() as patch:
+        for name in ("yacs", "yacs.config"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules["yacs.config"].CfgNode = CfgNode
+        buffer = io.BytesIO()
+        config = CfgNode({"MODEL": CfgNode({"DEPTHS": [2, 2], "RESUME": None}), "TAG": "default"})
+        torch.save({"model": weights, "config": config, "epoch": 299, "max_accuracy": 82.2}, buffer)
+    status, written, _ = convert(buffer.getvalue())
+    assert status == 0
+    assert written is not None
 
 
 def with_a_flipped_bit(data):
