@@ -127,6 +127,15 @@ def test_kernel_equals_reference(shape, direction, channels):
         assert_close(value, expected[name], name)
 
 
+def test_kernel_equals_reference_where_the_channels_are_cut_to_fit_the_cache():
+    vertices = torch.arange(23_000).unsqueeze(0)
+    tree = Tree((torch.rand(vertices.shape) * vertices).long(), vertices)
+    u, weight = inputs(tree, 96)  # twice 23,000 × 96 doubles of scratch in the backward pass
+    expected = scan_and_gradients(u, weight, tree, "both", "reference")
+    for name, value in scan_and_gradients(u, weight, tree, "both", "cpu").items():
+        assert_close(value, expected[name], name)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_gradcheck_of_the_kernel(direction):
     tree = grid_tree(2, 3, 4)
