@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
-from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError
+from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
@@ -72,6 +74,11 @@ class Runner(mmengine_runner.Runner):
         if isinstance(dataloader, DataLoader):
             return dataloader
         return make_reproducible(mmengine_runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's; it runs within :meth:`train`, where a faulty config would end in a traceback."""
+        with building_from_config():
+            return super().build_param_scheduler(scheduler)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -214,6 +221,26 @@ class Runner(mmengine_runner.Runner):
         ckpt.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
+
+
+@contextmanager
+def building_from_config() -> Iterator[None]:
+    """Constructors complain in many ways about arguments that came from a config; make all of them one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
+    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
+
+
+def _extra_of(package: str | None) -> str:
+    """The extra of this project that has a package."""
+    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
+    return extras.get((package or "").split(".")[0], "train")
 
 
 def check_finite(state: dict) -> None:
