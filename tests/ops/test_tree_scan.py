@@ -1,6 +1,8 @@
 """The test ladder of the tree scan: brute force, reference, CPU kernel, low precision, torch.compile, errors."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -380,6 +382,27 @@ def test_what_is_not_a_tree_is_refused(parent, order, backend):
     u, weight = inputs(tree, 2)
     with pytest.raises(ValueError, match="tree is not a tree in sample 1: its order must list every vertex once"):
         tree_scan(u, weight, tree, backend=backend)
+
+
+def test_without_the_library_both_operators_run_with_one_warning_each():
+    program = """
+import warnings, torch
+from ssm_core import _ext
+_ext.load = lambda: False
+from tree_ssm.ops import minimum_spanning_tree, tree_scan
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        tree = minimum_spanning_tree(torch.tensor([[2.0, 1.0, 1.0, 3.0]]), 2, 2)
+        h = tree_scan(torch.ones(1, 4, 1), torch.full((1, 4, 1), 0.5), tree)
+print(tree.parent.tolist(), h.flatten().tolist(), *(str(w.message) for w in caught), sep="\\n")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    parent, h, *warned = run.stdout.splitlines()
+    assert parent == "[[0, 0, 0, 1]]"
+    assert h == "[2.25, 2.25, 1.875, 1.875]"
+    assert len(warned) == 2
+    assert all("has no compiled kernel for cpu here" in w for w in warned)
 
 
 GOOD = {"u": torch.ones(2, 9, 3), "weight": torch.ones(2, 9, 3), "tree": grid_tree(2, 3, 3)}
