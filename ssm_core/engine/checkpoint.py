@@ -91,7 +91,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
         raise CheckpointError(f"cannot read the checkpoint {path}: {problem}")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
         if "Unsupported global" in str(error):
             raise CheckpointError(
                 f"{path} holds pickled Python objects, which could run any code when loaded: if you trust it, load it "

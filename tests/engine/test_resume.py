@@ -57,14 +57,16 @@ def test_another_seed_gives_other_weights(reference, tmp_path):
 
 def test_killed_while_saving_keeps_the_checkpoint_before(tmp_path):
     name, *options = runs.RESNET
-    run, options = tmp_path / "run", [*options, *EVERY_TWO]
+    run, options = tmp_path / "run", [*options, *EVERY_TWO, "default_hooks.checkpoint.max_keep_ckpts=1"]
     killed = -signal.SIGKILL
     runs.call(runs.train_and_die_while_saving, tmp_path / "1", name, run, 3, *options, expected=killed)
     assert list(run.glob(".iter_6.pth.*.tmp")), "the half-written file is a temporary one"
+    assert [p.name for p in run.glob("iter_*.pth")] == ["iter_4.pth"]
     assert runs.last_state(run)["meta"]["iter"] == 4
     runs.call(runs.train, tmp_path / "2", name, run, *options, resume=True)
     assert runs.last_state(run)["meta"]["iter"] == 12
     assert not list(run.glob(".*.tmp"))
+    assert [p.name for p in run.glob("iter_*.pth")] == ["iter_12.pth"]
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):

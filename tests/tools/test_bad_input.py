@@ -93,6 +93,12 @@ def test_wrong_value(fails, option, words):
     assert words in fails(DIGITS, option)
 
 
+def test_saving_within_an_accumulated_update(fails):
+    every_two = ("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=2")
+    line = fails(DIGITS, "model.backbone.name=test_efficientnet", "optim_wrapper.accumulative_counts=4", *every_two)
+    assert "interval=2 would save between the 4 iterations" in line
+
+
 def test_unknown_variant(fails):
     assert "'tiney'" in (line := fails(QUADMAMBA, "model.backbone.arch=tiney"))
     assert "tiny" in line.split("'tiney'")[1]
