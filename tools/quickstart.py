@@ -84,6 +84,7 @@ def draw_scans(results: dict, path: Path) -> None:
 def trained(config: str, result):
     """The model of a run with its last weights, in evaluation mode, and its test set."""
     import torch
+    from mmengine.logging import MMLogger
 
     from ssm_core.engine.checkpoint import load, newest_good
     from ssm_core.engine.config import load_config
@@ -91,7 +92,8 @@ def trained(config: str, result):
 
     cfg = load_config(ROOT / config)
     model = MODELS.build(cfg.model)
-    model.load_state_dict(load(newest_good(result.work_dir), torch.device("cpu"))["state_dict"])
+    checkpoint = newest_good(result.work_dir, MMLogger.get_current_instance())
+    model.load_state_dict(load(checkpoint, torch.device("cpu"))["state_dict"])
     return model.eval(), DATASETS.build(cfg.test_dataloader.dataset)
 
 
