@@ -45,10 +45,12 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
         UserError: something outside the code is wrong; the message says what.
     """
     cfg.resume = bool(resume)
-    if isinstance(resume, str | Path):
-        cfg.load_from = str(resume)
+    start_from = cfg.get("load_from")
+    if resume:
+        cfg.load_from = None if resume is True else str(resume)
     with building_from_config():
         runner = Runner.from_cfg(cfg)
+        runner.start_from = start_from
         if runner.train_loop is None:
             raise ConfigError(
                 "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"

@@ -34,6 +34,8 @@ class Runner(mmengine_runner.Runner):
 
     # Iterations completed and file of the last checkpoint that can be resumed.
     last_saved: tuple[int, Path] | None = None
+    # Weights to start from when there is nothing to resume.
+    start_from: str | None = None
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
@@ -102,7 +104,7 @@ class Runner(mmengine_runner.Runner):
             broadcast_object_list(found)
             if found[0] is None:
                 self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
-                self._resume = False
+                self._resume, self._load_from = False, self.start_from
             else:
                 self._load_from = str(found[0])
         super().load_or_resume()

@@ -79,6 +79,17 @@ def test_a_bare_state_dict_of_the_network_can_be_tested(trained, capsys, tmp_pat
     assert capsys.readouterr().out.splitlines()[-1] == f"top1 {expected:.2f}"
 
 
+def test_resuming_nothing_starts_from_the_given_weights(trained, capsys, tmp_path):
+    folder, _ = trained
+    options = ["--work-dir", tmp_path, "--resume", "--cfg-options", *OPTIONS, "experiment_name=start_from"]
+    options += [f"load_from={folder / 'epoch_2.pth'}", "train_cfg.max_epochs=1", "optim_wrapper.optimizer.lr=0.0"]
+    assert run("train", DIGITS, *options) == 0
+    assert f"no checkpoint to resume from in {tmp_path}" in capsys.readouterr().out
+    states = [torch.load(f, weights_only=True) for f in (tmp_path / "epoch_1.pth", folder / "epoch_2.pth")]
+    assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
+    assert states[0]["meta"]["iter"] == 4
+
+
 def test_resuming_with_another_batch_size(trained, capsys, tmp_path):
     folder, _ = trained
     shutil.copy(folder / "epoch_1.pth", tmp_path)
