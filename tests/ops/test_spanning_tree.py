@@ -216,7 +216,7 @@ def test_compiles_without_a_break_and_still_raises():
     def grow(weight):
         tree = minimum_spanning_tree(weight.square(), 3, 4, root=5)
         listed = minimum_spanning_tree(weight[:, :4], edges=LISTED, num_vertices=3, root=weight.new_zeros(2).long())
-        return tree._replace(order=tree.order + 0), listed
+        return Tree(tree.parent, tree.order + 0), listed
 
     weight = torch.randn(2, 17)
     tree, listed = grow(weight)
