@@ -47,8 +47,8 @@ def load() -> bool:
     known = {schema.name for schema in torch._C._jit_get_all_schemas()}
     if missing := [name for name in OPERATORS if name not in known]:
         warnings.warn(
-            f"{candidates[0].name} is older than the Python code: it lacks {', '.join(missing)}. Using the slow PyTorch "
-            f"references; {_HOW_TO_BUILD}.",
+            f"{candidates[0].name} is older than the Python code: it lacks {', '.join(missing)}. Using the slow "
+            f"PyTorch references; {_HOW_TO_BUILD}.",
             stacklevel=2,
         )
     return not missing
