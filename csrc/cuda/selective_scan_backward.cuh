@@ -11,7 +11,7 @@ enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
 
 template <typename acc, int kVector>
 struct BackwardShared {
-  ExchangeBuffers<acc, kVector, 3> exchange;
+  ExchangeBuffers<acc, kVector, 2> exchange;
   Weights<acc> weights[3][kMaxPositions];
   acc parameters[2][kParameterGradients][kMaxWarps][kLanes * kVector];
   // Followed by acc u[positions][kLanes * kVector], grad_y[the same], grad_u[the same], int tokens[orders][positions].
@@ -23,76 +23,73 @@ struct BackwardShared {
   }
 };
 
-// h as it comes in at this thread's first step, and μ as it comes in at its last; false where the launch summarises.
+// Turns the thread's summaries into h as it comes in at its first step, and μ as it comes in at its last; false where
+// the launch summarises.
 template <int kVector, typename acc>
 __device__ __forceinline__ bool incoming_pair(const ScanLaunch& a, const Place<kVector>& place,
-    ExchangeBuffers<acc, kVector, 3>& buffers, int parity, int64_t k, int64_t n, bool reversed,
-    const acc* grad_last_state, const acc (&decay)[kVector], acc (&h)[kVector], acc (&mu)[kVector]) {
-  acc left_decay[kVector], right_decay[kVector], block_decay[kVector], block_state[kVector], block_gradient[kVector];
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) left_decay[v] = right_decay[v] = decay[v];
-  auto warp = buffers.warp[parity];
-  scan_warp<false>(left_decay, h, warp[0], warp[1], place);
-  scan_warp<true, kVector, acc>(right_decay, mu, nullptr, warp[2], place);
+    ExchangeBuffers<acc, kVector, 2>& buffers, int turn, int k, int n, bool reversed, const acc* grad_last_state,
+    Pair<acc> (&left)[kVector], Pair<acc> (&right)[kVector], acc (&h)[kVector], acc (&mu)[kVector]) {
+  auto& warp = buffers.warp[turn & 1];
+  auto& block = buffers.block[turn & 1];
+  const bool in_cluster = a.phase == Phase::kWhole && a.chunks > 1;
+  Pair<acc> total[kVector];
+  scan_warp<false>(left, warp[0], place);
+  scan_warp<true>(right, warp[1], place);
+  if (in_cluster && threadIdx.x == 0) expect_from_cluster(a, buffers, turn);
   __syncthreads();
-  scan_block<false>(left_decay, h, block_decay, block_state, warp[0], warp[1], place);
-  scan_block<true>(right_decay, mu, block_decay, block_gradient, warp[0], warp[2], place);
   const int64_t at = place.in_workspace(a, k, n);
-  if (a.phase == Phase::kSummarise) {
+  const bool writes_summary = a.phase == Phase::kSummarise && place.inside && threadIdx.x % 32 < kLanes;
+  if (scan_block<false>(left, total, warp[0], place)) {
+    if (in_cluster) send_to_cluster(a, place, block[0], &buffers.arrived[turn & 1], total);
+#pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      if (place.sub != 0 || !place.inside) break;
-      static_cast<acc*>(a.chunk_decay)[at + v] = block_decay[v];
-      static_cast<acc*>(a.chunk_state)[at + v] = block_state[v];
-      static_cast<acc*>(a.chunk_gradient)[at + v] = block_gradient[v];
+      if (!writes_summary) break;
+      static_cast<acc*>(a.chunk_decay)[at + v] = total[v].decay;
+      static_cast<acc*>(a.chunk_state)[at + v] = total[v].state;
     }
-    return false;
   }
+  if (scan_block<true>(right, total, warp[1], place)) {
+    if (in_cluster) send_to_cluster(a, place, block[1], &buffers.arrived[turn & 1], total);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      if (writes_summary) static_cast<acc*>(a.chunk_gradient)[at + v] = total[v].state;
+    }
+  }
+  if (a.phase == Phase::kSummarise) return false;
   acc from_left[kVector] = {}, from_right[kVector] = {};
   if (a.phase == Phase::kApply) {
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      if (!place.inside) continue;
       from_left[v] = static_cast<const acc*>(a.state_before)[at + v];
       from_right[v] = static_cast<const acc*>(a.gradient_after)[at + v];
     }
   } else {
-    if (grad_last_state != nullptr && place.inside) {
+    if (grad_last_state != nullptr) {
       const int64_t row = place.sequence(a, k) * a.p.channels + place.channel;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) from_right[v] = grad_last_state[(row + v) * a.p.states + n];
     }
-    if (a.chunks > 1) {
-      auto block = buffers.block[parity];
-      if (place.sub == 0) {
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          const int column = place.lane * kVector + v;
-          write_to_cluster(&block[0][place.chunk][column], block_decay[v], a.chunks);
-          write_to_cluster(&block[1][place.chunk][column], block_state[v], a.chunks);
-          write_to_cluster(&block[2][place.chunk][column], block_gradient[v], a.chunks);
-        }
-      }
-      sync_cluster();
-      scan_cluster<false>(from_left, block[0], block[1], a.chunks, reversed, place);
-      scan_cluster<true>(from_right, block[0], block[2], a.chunks, reversed, place);
+    if (in_cluster) {
+      wait_for_cluster(buffers, turn);
+      scan_cluster<false>(from_left, block[0], a, reversed, place);
+      scan_cluster<true>(from_right, block[1], a, reversed, place);
     }
   }
 #pragma unroll
   for (int v = 0; v < kVector; ++v) {
-    h[v] = left_decay[v] * from_left[v] + h[v];
-    mu[v] = right_decay[v] * from_right[v] + mu[v];
+    h[v] = left[v].decay * from_left[v] + left[v].state;
+    mu[v] = right[v].decay * from_right[v] + right[v].state;
   }
   return true;
 }
 
-// Sum over the channels of the tile; every thread of the row gets it.
-template <int kVector, typename acc>
-__device__ __forceinline__ acc sum_of_row(const acc (&value)[kVector]) {
-  acc sum = value[0];
+// Sums over the lanes of a row: even lanes return that of `first`, odd ones that of `second`.
+template <typename acc>
+__device__ __forceinline__ acc sum_two_of_row(acc first, acc second) {
+  const bool odd = threadIdx.x % 2 == 1;
+  acc sum = (odd ? second : first) + __shfl_xor_sync(kFullWarp, odd ? first : second, 1);
 #pragma unroll
-  for (int v = 1; v < kVector; ++v) sum += value[v];
-#pragma unroll
-  for (int offset = 1; offset < kLanes; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
+  for (int offset = 2; offset < kLanes; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
   return sum;
 }
 
@@ -110,9 +107,9 @@ __device__ __forceinline__ void sum_over_warp(
 
 template <int kVector, typename acc>
 __device__ __forceinline__ void write_parameters(const ScanLaunch& a, const SelectiveScanGradients& g,
-    const Place<kVector>& place, const acc (*sums)[kMaxWarps][kLanes * kVector], int64_t k, int64_t n) {
+    const Place<kVector>& place, const acc (*sums)[kMaxWarps][kLanes * kVector], int k, int n) {
   const int column = threadIdx.x;
-  const int64_t channel = place.tile * kLanes * kVector + column;
+  const int64_t channel = static_cast<int64_t>(place.tile) * kLanes * kVector + column;
   if (column >= kLanes * kVector || channel >= a.p.channels) return;
   acc total[kParameterGradients] = {};
   for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
@@ -126,8 +123,125 @@ __device__ __forceinline__ void write_parameters(const ScanLaunch& a, const Sele
   if (n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total[kGradBias];
 }
 
-template <typename scalar_t, int kVector, bool kSingle>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? 2 : 1)
+// The gradient of delta, through softplus, and its sum over the tokens.
+template <typename scalar_t, int kVector>
+__device__ __forceinline__ void write_grad_delta(const ScanLaunch& a, const SelectiveScanGradients& g,
+    const Place<kVector>& place, const acc_t<scalar_t> (&grad_dt)[kTokens][kVector],
+    const acc_t<scalar_t> (&dt)[kTokens][kVector], acc_t<scalar_t> (&grad_bias)[kVector], const int* tokens, int k) {
+  using acc = acc_t<scalar_t>;
+  char* rows = reinterpret_cast<char*>(
+      static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * a.p.length * a.p.channels + place.channel);
+  const int stride = static_cast<int>(a.p.channels * sizeof(scalar_t));
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    Pack<scalar_t, kVector> narrow;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      // Where there is no token, Δ was set to 0, and so is its slope.
+      const acc slope = a.p.delta_softplus ? softplus_slope(dt[i][v]) : acc(tokens[i] >= 0);
+      const acc gradient = grad_dt[i][v] * slope;
+      grad_bias[v] += gradient;
+      narrow.value[v] = static_cast<scalar_t>(gradient);
+    }
+    if (tokens[i] < 0 || !place.inside) continue;
+    *reinterpret_cast<Pack<scalar_t, kVector>*>(rows + static_cast<int64_t>(tokens[i]) * stride) = narrow;
+  }
+}
+
+// One thread's positions of one direction and state. Arrays go by position, `tokens` and `weights` start at the first.
+template <bool kOneOrder, typename acc, int kVector>
+struct BackwardSteps {
+  using Wide = Pack<acc, kVector>;
+  const acc (&dt)[kTokens][kVector];
+  const acc (&rate)[kVector];
+  const Weights<acc>* weights;
+  const int* tokens;
+  const Wide *u, *grad_y;
+  Wide* grad_u;
+  int base, lane;
+
+  __device__ __forceinline__ int row(int position) const {
+    return (kOneOrder ? base + position : max(tokens[position], 0)) * kLanes + lane;
+  }
+
+  // What these steps do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
+  template <bool kReversed>
+  __device__ __forceinline__ void summarise(acc (&h)[kVector], acc (&mu)[kVector]) const {
+    acc reach[kVector];
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) reach[v] = acc(1);
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      const Wide x = u[row(position)], gy = grad_y[row(position)];
+      const Weights<acc> w = weights[position];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc step = dt[position][v], factor = exponential_scaled(step * rate[v]);
+        h[v] = factor * h[v] + step * x.value[v] * w.B;
+        reach[v] *= factor;
+        mu[v] += reach[v] * (gy.value[v] * w.C);
+      }
+    }
+  }
+
+  // h before each step; `h` ends as the state after the last.
+  template <bool kReversed>
+  __device__ __forceinline__ void states(acc (&before)[kTokens][kVector], acc (&h)[kVector]) const {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      const Wide x = u[row(position)];
+      const acc B = weights[position].B;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc step = dt[position][v];
+        before[position][v] = h[v];
+        h[v] = exponential_scaled(step * rate[v]) * h[v] + step * x.value[v] * B;
+      }
+    }
+  }
+
+  // The walk back. `before` becomes the gradient of Δ; B's and C's gradients go to `to_B` and `to_C`, rows of N.
+  template <bool kReversed>
+  __device__ __forceinline__ void gradients(acc (&before)[kTokens][kVector], acc (&h)[kVector], acc (&mu)[kVector],
+      acc (&grad_A)[kVector], acc (&grad_D)[kVector], const acc (&skip)[kVector], bool first, acc* to_B, acc* to_C,
+      int states) const {
+#pragma unroll
+    for (int i = kTokens - 1; i >= 0; --i) {
+      const int position = walked<kReversed>(i);
+      const int token = tokens[position];
+      const Wide x = u[row(position)], gy = grad_y[row(position)];
+      const Weights<acc> w = weights[position];
+      acc for_B = 0, for_C = 0;
+      Wide out = {};
+      if (!first) out = grad_u[row(position)];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc step = dt[position][v];
+        const acc lambda = w.C * gy.value[v] + mu[v];
+        const acc drive = lambda * step;
+        mu[v] = exponential_scaled(step * rate[v]) * lambda;
+        const acc exponent = mu[v] * before[position][v];
+        for_B += drive * x.value[v];
+        for_C += gy.value[v] * h[v];
+        out.value[v] += drive * w.B + skip[v] * gy.value[v];
+        if (kOneOrder || token >= 0) grad_D[v] += gy.value[v] * x.value[v];
+        grad_A[v] += exponent * step;
+        h[v] = before[position][v];
+        before[position][v] = exponent * (rate[v] * (acc(1) / exponent_scale(acc(0)))) + lambda * w.B * x.value[v];
+      }
+      const acc sum = sum_two_of_row(for_B, for_C);
+      if (token < 0) continue;
+      grad_u[row(position)] = out;
+      // Lane 0 has the sum for B, lane 1 the sum for C.
+      if (lane < 2) (lane == 0 ? to_B : to_C)[static_cast<int64_t>(token) * states] = sum;
+    }
+  }
+};
+
+template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
+__global__ void __launch_bounds__(kMaxThreads, kSingle ? kBackwardBlocks : kBackwardBlocks / 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
@@ -141,149 +255,83 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 2 : 1)
   int* all_tokens = reinterpret_cast<int*>(grad_u_tile + tile_size);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states);
 
-  stage_tokens(a, place, all_tokens);
-  __syncthreads();
-  const int64_t k0 = place.direction(a, 0);
-  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
+  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
+  const int k0 = place.direction(a, 0);
+  Weights<acc> next[kOwnPositions];
+  load_weights<scalar_t>(next, a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
-  load_delta(raw, a, place, all_tokens, k0, Walk(is_reversed(a, k0), place.sub, place.positions));
-  load_tile<scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
+  load_delta(raw, a, place, all_tokens, k0);
+  load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
       a.p.u_stride.token, all_tokens);
   const Strides contiguous{a.p.groups * a.p.length * a.p.channels, a.p.length * a.p.channels, a.p.channels, 1};
-  load_tile<scalar_t>(a, place, grad_y_tile, thread_row<scalar_t>(g.grad_y, contiguous, place, place.group),
-      a.p.channels, all_tokens);
-  if (static_cast<int>(threadIdx.x) < place.positions) shared.weights[0][threadIdx.x] = next;
-  sync_start(a);
+  load_tile<kOneOrder, scalar_t>(a, place, grad_y_tile,
+      thread_row<scalar_t>(g.grad_y, contiguous, place, place.group), a.p.channels, all_tokens);
+  store_weights(shared.weights[0], next, place);
+  start_exchanges(a, shared.exchange);
 
-  int parity = 0, turn = 0;
+  int turn = 0, buffer = 0;
   for (int j = 0; j < a.count; ++j) {
-    const int64_t k = place.direction(a, j);
+    const int k = place.direction(a, j);
     const bool reversed = is_reversed(a, k), last_direction = j + 1 == a.count;
-    const int* tokens = all_tokens + (a.one_order ? 0 : j * place.positions);
-    const int* next_tokens = all_tokens + (a.one_order ? 0 : (j + 1) * place.positions);
-    const Walk walk(reversed, place.sub, place.positions);
-    acc dt[kTokens][kVector], total[kVector], grad_dt[kTokens][kVector] = {};
-    time_steps(dt, total, raw, a, place, tokens, k, walk);
-    if (!last_direction) {
-      load_delta(raw, a, place, next_tokens, k + 1, Walk(is_reversed(a, k + 1), place.sub, place.positions));
-    }
-    const auto row = [&](int i) { return (a.one_order ? walk[i] : max(tokens[walk[i]], 0)) * kLanes + place.lane; };
+    const int base = place.base(reversed);
+    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
+    const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
+    acc dt[kTokens][kVector], total[kVector], grad_dt[kTokens][kVector];
+    time_steps(dt, total, raw, a, place, tokens + base, k, full);
+    if (!last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
-    for (int n = 0; n < states; ++n, parity ^= 1, turn = turn == 2 ? 0 : turn + 1) {
-      const bool last_state = n + 1 == states;
-      if (!last_state) {
-        next = load_weights<scalar_t>(a, place, tokens, k, n + 1);
-      } else if (!last_direction) {
-        next = load_weights<scalar_t>(a, place, next_tokens, k + 1, 0);
-      }
-      const Weights<acc>* weights = shared.weights[turn];
-      acc rate[kVector], decay[kVector], h[kVector] = {}, mu[kVector] = {};
+    for (int n = 0; n < states; ++n, ++turn) {
+      const bool last_state = n + 1 == states, last = last_state && last_direction;
+      if (!last) load_weights<scalar_t>(next, a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k,
+          last_state ? 0 : n + 1);
+      acc rate[kVector], skip[kVector] = {}, h[kVector] = {}, mu[kVector] = {};
+      Pair<acc> left[kVector], right[kVector];
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        const acc* A = static_cast<const acc*>(a.p.A) + (k * a.p.channels + place.channel + v) * states;
-        rate[v] = place.inside ? A[n] * exponent_scale(acc(0)) : acc(0);
-        decay[v] = exponential_scaled(rate[v] * total[v]);
+        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
+        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
+        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
       }
-      // What this thread's steps do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
-      acc reach[kVector];
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) reach[v] = acc(1);
-#pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
-        const Wide u = reinterpret_cast<const Wide*>(u_tile)[row(i)];
-        const Wide gy = reinterpret_cast<const Wide*>(grad_y_tile)[row(i)];
-        const Weights<acc> w = weights[walk[i]];
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          const acc factor = exponential_scaled(dt[i][v] * rate[v]);
-          h[v] = factor * h[v] + dt[i][v] * u.value[v] * w.B;
-          reach[v] *= factor;
-          mu[v] += reach[v] * gy.value[v] * w.C;
-        }
+      const BackwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
+          reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<const Wide*>(grad_y_tile),
+          reinterpret_cast<Wide*>(grad_u_tile), base, place.lane};
+      if (reversed) {
+        steps.template summarise<true>(h, mu);
+      } else {
+        steps.template summarise<false>(h, mu);
       }
-      if (!(last_state && last_direction) && static_cast<int>(threadIdx.x) < place.positions) {
-        shared.weights[turn == 2 ? 0 : turn + 1][threadIdx.x] = next;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc decay = exponential_scaled(rate[v] * total[v]);
+        left[v] = {decay, h[v]};
+        right[v] = {decay, mu[v]};
       }
+      buffer = buffer == 2 ? 0 : buffer + 1;
+      if (!last) store_weights(shared.weights[buffer], next, place);
       const acc* grad_last_state = static_cast<const acc*>(g.grad_last_state);
-      if (!incoming_pair(a, place, shared.exchange, parity, k, n, reversed, grad_last_state, decay, h, mu)) continue;
+      if (!incoming_pair(a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) continue;
 
-      acc before[kTokens][kVector];  // h before each step
+      acc before[kTokens][kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {};
+      const int64_t first_row = (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner +
+          place.sequence(a, k)) * a.p.length * states + n;
+      acc* to_B = static_cast<acc*>(g.grad_B) + first_row;
+      acc* to_C = static_cast<acc*>(g.grad_C) + first_row;
+      if (reversed) {
+        steps.template states<true>(before, h);
+        steps.template gradients<true>(
+            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_B, to_C, states);
+      } else {
+        steps.template states<false>(before, h);
+        steps.template gradients<false>(
+            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_B, to_C, states);
+      }
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
-        const Wide u = reinterpret_cast<const Wide*>(u_tile)[row(i)];
-        const acc B = weights[walk[i]].B;
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          before[i][v] = h[v];
-          h[v] = exponential_scaled(dt[i][v] * rate[v]) * h[v] + dt[i][v] * u.value[v] * B;
-        }
+        for (int v = 0; v < kVector; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
       }
-
-      acc skip[kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {}, A[kVector];
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const bool has_skip = n == 0 && a.p.D != nullptr && place.inside;
-        skip[v] = has_skip ? static_cast<const acc*>(a.p.D)[k * a.p.channels + place.channel + v] : acc(0);
-        A[v] = rate[v] * (acc(1) / exponent_scale(acc(0)));
-      }
-#pragma unroll
-      for (int i = kTokens - 1; i >= 0; --i) {
-        const int token = tokens[walk[i]];
-        const Wide u = reinterpret_cast<const Wide*>(u_tile)[row(i)];
-        const Wide gy = reinterpret_cast<const Wide*>(grad_y_tile)[row(i)];
-        const Weights<acc> w = weights[walk[i]];
-        acc to_B[kVector], to_C[kVector];
-        Wide grad_u;
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          const acc step = dt[i][v], factor = exponential_scaled(step * rate[v]);
-          const acc lambda = w.C * gy.value[v] + mu[v];
-          mu[v] = factor * lambda;
-          const acc exponent = mu[v] * before[i][v];
-          const acc drive = lambda * step;
-          grad_A[v] += exponent * step;
-          grad_dt[i][v] += exponent * A[v] + lambda * w.B * u.value[v];
-          to_B[v] = drive * u.value[v];
-          to_C[v] = gy.value[v] * h[v];
-          grad_u.value[v] = drive * w.B + skip[v] * gy.value[v];
-          h[v] = before[i][v];
-          if (n == 0 && token >= 0) grad_D[v] += gy.value[v] * u.value[v];
-        }
-        const acc sum_B = sum_of_row(to_B), sum_C = sum_of_row(to_C);
-        if (token < 0) continue;
-        Wide& sum = reinterpret_cast<Wide*>(grad_u_tile)[row(i)];
-        if (j > 0 || n > 0) {
-          const Wide so_far = sum;
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) grad_u.value[v] += so_far.value[v];
-        }
-        sum = grad_u;
-        const int64_t sequence = place.tile * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k);
-        const int64_t at = (sequence * a.p.length + token) * states + n;
-        if (place.lane == 0) static_cast<acc*>(g.grad_B)[at] = sum_B;
-        if (place.lane == 1) static_cast<acc*>(g.grad_C)[at] = sum_C;
-      }
-
-      if (last_state) {
-        char* grad_delta = reinterpret_cast<char*>(static_cast<scalar_t*>(g.grad_delta) +
-            place.sequence(a, k) * a.p.length * a.p.channels + place.channel);
-#pragma unroll
-        for (int i = 0; i < kTokens; ++i) {
-          const int token = tokens[walk[i]];
-          Pack<scalar_t, kVector> narrow;
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) {
-            acc gradient = grad_dt[i][v];
-            if (a.p.delta_softplus) gradient *= softplus_slope(dt[i][v]);
-            if (token >= 0) grad_bias[v] += gradient;
-            narrow.value[v] = static_cast<scalar_t>(gradient);
-          }
-          if (token < 0 || !place.inside) continue;
-          const int64_t offset = token * a.p.channels * static_cast<int64_t>(sizeof(scalar_t));
-          *reinterpret_cast<Pack<scalar_t, kVector>*>(grad_delta + offset) = narrow;
-        }
-      }
-      auto sums = shared.parameters[parity];
+      if (last_state) write_grad_delta<scalar_t>(a, g, place, grad_dt, dt, grad_bias, tokens + base, k);
+      auto& sums = shared.parameters[turn & 1];
       sum_over_warp(grad_A, sums[kGradA], place);
       sum_over_warp(grad_D, sums[kGradD], place);
       sum_over_warp(grad_bias, sums[kGradBias], place);
@@ -292,25 +340,27 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 2 : 1)
     }
   }
   if (a.phase == Phase::kSummarise) return;
-  write_result<scalar_t>(a, place, grad_u_tile, all_tokens, g.grad_u);
+  write_result<kOneOrder, scalar_t>(a, place, grad_u_tile, all_tokens, g.grad_u);
 }
 
-template <typename scalar_t, int kVector>
+template <bool kOneOrder, typename scalar_t, int kVector>
 void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
   const size_t bytes = BackwardShared<acc_t<scalar_t>, kVector>::bytes(a);
   if (a.p.states == 1) {
-    launch_blocks(backward_kernel<scalar_t, kVector, true>, a, bytes, g);
+    launch_blocks(backward_kernel<kOneOrder, true, scalar_t, kVector>, a, bytes, g);
   } else {
-    launch_blocks(backward_kernel<scalar_t, kVector, false>, a, bytes, g);
+    launch_blocks(backward_kernel<kOneOrder, false, scalar_t, kVector>, a, bytes, g);
   }
 }
 
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
   if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 2) return launch_backward_as<scalar_t, 2>(a, g);
+    if (a.vector == 2) {
+      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g) : launch_backward_as<false, scalar_t, 2>(a, g);
+    }
   }
-  launch_backward_as<scalar_t, 1>(a, g);
+  a.one_order ? launch_backward_as<true, scalar_t, 1>(a, g) : launch_backward_as<false, scalar_t, 1>(a, g);
 }
 
 }  // namespace ssm

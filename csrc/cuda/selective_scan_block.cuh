@@ -9,49 +9,48 @@ namespace ssm {
 // One thread: channels `channel` … of one sample and group, row `sub` of the block, block `chunk` of the sequence.
 template <int kVector>
 struct Place {
-  int64_t batch, group, tile, channel;
-  int chunk, lane, sub, warp, positions;
+  int64_t batch;
+  int group, tile, channel, chunk, lane, sub, warp, positions;
   bool inside;  // whether its channels exist
 
   __device__ explicit Place(const ScanLaunch& a) {
-    int64_t index = blockIdx.x;
-    const int64_t tiles = channel_tiles_of(a.p);
-    chunk = static_cast<int>(index % a.chunks);
-    index /= a.chunks;
-    tile = index % tiles;
+    const unsigned tiles = (static_cast<unsigned>(a.p.channels) + kLanes * kVector - 1) / (kLanes * kVector);
+    const unsigned groups = static_cast<unsigned>(a.p.groups), chunks = static_cast<unsigned>(a.chunks);
+    unsigned index = blockIdx.x / chunks;
+    chunk = static_cast<int>(blockIdx.x - index * chunks);
+    tile = static_cast<int>(index % tiles);
     index /= tiles;
-    group = index % a.p.groups;
-    batch = index / a.p.groups;
+    group = static_cast<int>(index % groups);
+    batch = index / groups;
     lane = threadIdx.x % kLanes;
     sub = threadIdx.x / kLanes;
     warp = threadIdx.x / 32;
     positions = a.subchunks * kTokens;
     channel = (tile * kLanes + lane) * kVector;
     inside = channel < a.p.channels;
+    // The others repeat a channel that exists, and write nothing.
+    if (!inside) channel = 0;
   }
 
-  __device__ static int64_t channel_tiles_of(const SelectiveScanParams& p) {
-    return (p.channels + kLanes * kVector - 1) / (kLanes * kVector);
+  __device__ int direction(const ScanLaunch& a, int j) const {
+    return group * static_cast<int>(a.p.inner) + a.first + j;
   }
-  __device__ int64_t direction(const ScanLaunch& a, int j) const { return group * a.p.inner + a.first + j; }
-  __device__ int64_t sequence(const ScanLaunch& a, int64_t k) const { return batch * a.p.groups * a.p.inner + k; }
+  __device__ int64_t sequence(const ScanLaunch& a, int k) const { return batch * a.p.groups * a.p.inner + k; }
   // Index of [batch, K, N, chunks, D].
-  __device__ int64_t in_workspace(const ScanLaunch& a, int64_t k, int64_t n) const {
+  __device__ int64_t in_workspace(const ScanLaunch& a, int k, int n) const {
     return ((sequence(a, k) * a.p.states + n) * a.chunks + chunk) * a.p.channels + channel;
   }
+  // The first of the kTokens positions that this thread walks. In a reversed direction it walks them downwards, and the
+  // threads divide the block from its end: the next thread always walks on where this one stops.
+  __device__ int base(bool reversed) const { return reversed ? positions - (sub + 1) * kTokens : sub * kTokens; }
 };
 
-__device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int64_t k) {
-  return a.reverse[k >> 5] >> (k & 31) & 1;
+__device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int k) { return a.reverse[k >> 5] >> (k & 31) & 1; }
+
+template <bool kReversed>
+__device__ __forceinline__ constexpr int walked(int i) {
+  return kReversed ? kTokens - 1 - i : i;
 }
-
-// Where step i of a thread's walk lies in the block: steps go up along the order, or down where it is reversed.
-struct Walk {
-  int base, step;
-  __device__ Walk(bool reversed, int sub, int positions)
-      : base(reversed ? positions - 1 - sub * kTokens : sub * kTokens), step(reversed ? -1 : 1) {}
-  __device__ __forceinline__ int operator[](int i) const { return base + i * step; }
-};
 
 template <typename acc>
 struct alignas(2 * sizeof(acc)) Weights {
@@ -60,130 +59,147 @@ struct alignas(2 * sizeof(acc)) Weights {
 
 // The token at each position of this block, for each order that the launch follows; -1 where there is none. A value out
 // of range is treated as no token: there is no way to report it without a synchronisation, but it must not be followed.
+// Returns whether this thread's positions all have one.
 template <int kVector>
-__device__ void stage_tokens(const ScanLaunch& a, const Place<kVector>& place, int* tokens) {
-  const int orders = a.one_order ? 1 : a.count;
-  const int own = threadIdx.x;
-  if (own >= place.positions) return;
-  const int64_t position = static_cast<int64_t>(place.chunk) * place.positions + own;
-  for (int j = 0; j < orders; ++j) {
-    int64_t token = position;
-    if (a.p.order != nullptr && position < a.p.length) {
-      const Strides& s = a.p.order_stride;
-      token = a.p.order[place.batch * s.batch + place.direction(a, j) * s.group + position * s.token];
+__device__ bool stage_tokens(const ScanLaunch& a, const Place<kVector>& place, int* tokens, int orders) {
+  bool full = true;
+  for (int own = threadIdx.x; own < place.positions; own += blockDim.x) {
+    const int64_t position = static_cast<int64_t>(place.chunk) * place.positions + own;
+    for (int j = 0; j < orders; ++j) {
+      int64_t token = position;
+      if (a.p.order != nullptr && position < a.p.length) {
+        const Strides& s = a.p.order_stride;
+        token = a.p.order[place.batch * s.batch + place.direction(a, j) * s.group + position * s.token];
+      }
+      const bool exists = token >= 0 && token < a.p.length;
+      tokens[j * place.positions + own] = exists ? static_cast<int>(token) : -1;
+      full = full && exists;
     }
-    tokens[j * place.positions + own] = token >= 0 && token < a.p.length ? static_cast<int>(token) : -1;
   }
+  return full;
 }
 
-// B and C of this thread's own position; each thread has at most one.
+// B and C of the positions that this thread fetches for the block.
 template <typename scalar_t, int kVector>
-__device__ __forceinline__ Weights<acc_t<scalar_t>> load_weights(
-    const ScanLaunch& a, const Place<kVector>& place, const int* tokens, int64_t k, int64_t n) {
+__device__ __forceinline__ void load_weights(Weights<acc_t<scalar_t>> (&weights)[kOwnPositions], const ScanLaunch& a,
+    const Place<kVector>& place, const int* tokens, int k, int n) {
   using acc = acc_t<scalar_t>;
-  Weights<acc> w{acc(0), acc(0)};
-  const int token = static_cast<int>(threadIdx.x) < place.positions ? tokens[threadIdx.x] : -1;
-  if (token >= 0) {
-    const Strides &b = a.p.B_stride, &c = a.p.C_stride;
-    w.B = static_cast<acc>(static_cast<const scalar_t*>(
-        a.p.B)[place.batch * b.batch + k * b.group + token * b.token + n * b.last]);
-    w.C = static_cast<acc>(static_cast<const scalar_t*>(
-        a.p.C)[place.batch * c.batch + k * c.group + token * c.token + n * c.last]);
+  const Strides &b = a.p.B_stride, &c = a.p.C_stride;
+  const auto* B = static_cast<const scalar_t*>(a.p.B) + place.batch * b.batch + k * b.group + n * b.last;
+  const auto* C = static_cast<const scalar_t*>(a.p.C) + place.batch * c.batch + k * c.group + n * c.last;
+#pragma unroll
+  for (int i = 0; i < kOwnPositions; ++i) {
+    const int position = threadIdx.x + i * blockDim.x;
+    const int token = position < place.positions ? tokens[position] : -1;
+    weights[i] = {acc(0), acc(0)};
+    if (token >= 0) weights[i] = {static_cast<acc>(B[token * b.token]), static_cast<acc>(C[token * c.token])};
   }
-  return w;
 }
 
-// The vector of one token's row; `row` points at the thread's channels of token 0. Strides fit 31 bits of bytes.
-template <typename scalar_t, int kVector>
-__device__ __forceinline__ Pack<scalar_t, kVector> load_vector(const char* row, int token, int stride) {
-  Pack<scalar_t, kVector> pack;
-  if (token >= 0) {
-    pack = *reinterpret_cast<const Pack<scalar_t, kVector>*>(row + static_cast<int64_t>(token) * stride);
-  } else {
+template <typename acc, int kVector>
+__device__ __forceinline__ void store_weights(
+    Weights<acc>* shared, const Weights<acc> (&weights)[kOwnPositions], const Place<kVector>& place) {
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) pack.value[v] = scalar_t(0);
+  for (int i = 0; i < kOwnPositions; ++i) {
+    const int position = threadIdx.x + i * blockDim.x;
+    if (position < place.positions) shared[position] = weights[i];
   }
-  return pack;
 }
 
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ const char* thread_row(
-    const void* base, const Strides& s, const Place<kVector>& place, int64_t group) {
+    const void* base, const Strides& s, const Place<kVector>& place, int group) {
   return reinterpret_cast<const char*>(
       static_cast<const scalar_t*>(base) + place.batch * s.batch + group * s.group + place.channel);
 }
 
-// The token of row `slot` of the tiles: its position's where all directions follow one order; and else, where one block
-// holds the whole sequence, the tiles are in the tokens' own order.
-__device__ __forceinline__ int slot_token(const ScanLaunch& a, const int* tokens, int slot) {
-  return a.one_order ? tokens[slot] : (slot < a.p.length ? slot : -1);
+// The thread's channels of a token; `row` points at those of token 0, strides fit 31 bits of bytes. A position without
+// a token reads the first one's.
+template <typename scalar_t, int kVector>
+__device__ __forceinline__ Pack<scalar_t, kVector> load_vector(const char* row, int token, int stride) {
+  return *reinterpret_cast<const Pack<scalar_t, kVector>*>(row + static_cast<int64_t>(max(token, 0)) * stride);
 }
 
-// The thread's own rows of a [batch, groups, L, D] into a tile of acc.
-template <typename scalar_t, int kVector>
+// The token of row `slot` of the tiles: its position's where all directions follow one order; and else, where one block
+// holds the whole sequence, the tiles are in the tokens' own order.
+template <bool kOneOrder>
+__device__ __forceinline__ int slot_token(const ScanLaunch& a, const int* tokens, int slot) {
+  return kOneOrder ? tokens[slot] : (slot < a.p.length ? slot : -1);
+}
+
+// The thread's own rows of a [batch, groups, L, D] into a tile of acc; 0 where there is no token or no channel.
+template <bool kOneOrder, typename scalar_t, int kVector>
 __device__ __forceinline__ void load_tile(const ScanLaunch& a, const Place<kVector>& place, acc_t<scalar_t>* tile,
     const char* row, int64_t stride, const int* tokens) {
   using acc = acc_t<scalar_t>;
   Pack<scalar_t, kVector> raw[kTokens];
+  auto* rows = reinterpret_cast<Pack<acc, kVector>*>(tile) + place.sub * kTokens * kLanes + place.lane;
 #pragma unroll
   for (int i = 0; i < kTokens; ++i) {
-    const int token = place.inside ? slot_token(a, tokens, place.sub * kTokens + i) : -1;
+    const int token = slot_token<kOneOrder>(a, tokens, place.sub * kTokens + i);
     raw[i] = load_vector<scalar_t, kVector>(row, token, static_cast<int>(stride * sizeof(scalar_t)));
+    if (token < 0 || !place.inside) raw[i] = {};
   }
 #pragma unroll
   for (int i = 0; i < kTokens; ++i) {
     Pack<acc, kVector> wide;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) wide.value[v] = static_cast<acc>(raw[i].value[v]);
-    reinterpret_cast<Pack<acc, kVector>*>(tile)[(place.sub * kTokens + i) * kLanes + place.lane] = wide;
+    rows[i * kLanes] = wide;
   }
 }
 
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ void load_delta(Pack<scalar_t, kVector> (&raw)[kTokens], const ScanLaunch& a,
-    const Place<kVector>& place, const int* tokens, int64_t k, const Walk& walk) {
+    const Place<kVector>& place, const int* tokens, int k) {
   const char* row = thread_row<scalar_t>(a.p.delta, a.p.delta_stride, place, k);
   const int stride = static_cast<int>(a.p.delta_stride.token * sizeof(scalar_t));
+  tokens += place.base(is_reversed(a, k));
 #pragma unroll
-  for (int i = 0; i < kTokens; ++i) {
-    raw[i] = load_vector<scalar_t, kVector>(row, place.inside ? tokens[walk[i]] : -1, stride);
-  }
+  for (int i = 0; i < kTokens; ++i) raw[i] = load_vector<scalar_t, kVector>(row, tokens[i], stride);
 }
 
-// Δ of the thread's steps; 0, which neither decays nor drives, where there is no token. Returns their sum.
+// Δ at the thread's positions, `tokens` being theirs; 0, which neither decays nor drives, where there is no token. Also
+// returns the sum.
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVector], acc_t<scalar_t> (&total)[kVector],
     const Pack<scalar_t, kVector> (&raw)[kTokens], const ScanLaunch& a, const Place<kVector>& place, const int* tokens,
-    int64_t k, const Walk& walk) {
+    int k, bool full) {
   using acc = acc_t<scalar_t>;
+  const acc* biases = static_cast<const acc*>(a.p.delta_bias);
 #pragma unroll
   for (int v = 0; v < kVector; ++v) {
-    const acc* biases = static_cast<const acc*>(a.p.delta_bias);
-    const acc bias = biases != nullptr && place.inside ? biases[k * a.p.channels + place.channel + v] : acc(0);
+    const acc bias = biases != nullptr ? biases[k * a.p.channels + place.channel + v] : acc(0);
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) dt[i][v] = static_cast<acc>(raw[i].value[v]) + bias;
+    if (a.p.delta_softplus) {
+#pragma unroll
+      for (int i = 0; i < kTokens; ++i) dt[i][v] = softplus<scalar_t>(dt[i][v]);
+    }
+    if (!full) {
+#pragma unroll
+      for (int i = 0; i < kTokens; ++i) dt[i][v] = tokens[i] >= 0 ? dt[i][v] : acc(0);
+    }
     total[v] = acc(0);
 #pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const acc x = static_cast<acc>(raw[i].value[v]) + bias;
-      const acc step = a.p.delta_softplus ? softplus<scalar_t>(x) : x;
-      dt[i][v] = tokens[walk[i]] >= 0 ? step : acc(0);
-      total[v] += dt[i][v];
-    }
+    for (int i = 0; i < kTokens; ++i) total[v] += dt[i][v];
   }
 }
 
 // A tile of sums to memory.
-template <typename scalar_t, int kVector>
+template <bool kOneOrder, typename scalar_t, int kVector>
 __device__ __forceinline__ void write_result(const ScanLaunch& a, const Place<kVector>& place,
     const acc_t<scalar_t>* tile, const int* tokens, void* result) {
   using acc = acc_t<scalar_t>;
   if (!place.inside) return;
   const int64_t first = (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels + place.channel;
+  const auto* rows = reinterpret_cast<const Pack<acc, kVector>*>(tile) + place.sub * kTokens * kLanes + place.lane;
 #pragma unroll
   for (int i = 0; i < kTokens; ++i) {
-    const int token = slot_token(a, tokens, place.sub * kTokens + i);
+    const int token = slot_token<kOneOrder>(a, tokens, place.sub * kTokens + i);
     if (token < 0) continue;
-    const int64_t at = first + token * a.p.channels;
-    auto value = reinterpret_cast<const Pack<acc, kVector>*>(tile)[(place.sub * kTokens + i) * kLanes + place.lane];
+    const int64_t at = first + static_cast<int64_t>(token) * static_cast<int>(a.p.channels);
+    auto value = rows[i * kLanes];
     if (a.add) {
       const auto before = *reinterpret_cast<const Pack<acc, kVector>*>(static_cast<const acc*>(a.sum) + at);
 #pragma unroll

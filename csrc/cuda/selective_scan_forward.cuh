@@ -8,7 +8,7 @@ namespace ssm {
 
 template <typename acc, int kVector>
 struct ForwardShared {
-  ExchangeBuffers<acc, kVector, 2> exchange;
+  ExchangeBuffers<acc, kVector, 1> exchange;
   Weights<acc> weights[3][kMaxPositions];  // of this exchange, the next, and one that slow threads may still read
   // Followed by acc u[positions][kLanes * kVector], y[the same], int tokens[orders][positions].
 
@@ -19,50 +19,98 @@ struct ForwardShared {
   }
 };
 
-// The state as it comes in at this thread's first step; a summary only, and false, where the launch summarises.
+// One thread's positions of one direction and state. Arrays go by position, `tokens` and `weights` start at the first.
+template <bool kOneOrder, typename acc, int kVector>
+struct ForwardSteps {
+  using Wide = Pack<acc, kVector>;
+  const acc (&dt)[kTokens][kVector];
+  const acc (&rate)[kVector];
+  const Weights<acc>* weights;
+  const int* tokens;
+  const Wide* u;
+  Wide* y;
+  int base, lane;
+
+  __device__ __forceinline__ int row(int position) const {
+    return (kOneOrder ? base + position : max(tokens[position], 0)) * kLanes + lane;
+  }
+
+  // h ← exp(Δ·A)·h + Δ·B·u at one position.
+  __device__ __forceinline__ void advance(acc (&h)[kVector], int position, const Wide& x, acc B) const {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      const acc step = dt[position][v];
+      h[v] = exponential_scaled(step * rate[v]) * h[v] + step * x.value[v] * B;
+    }
+  }
+
+  template <bool kReversed>
+  __device__ __forceinline__ void summarise(acc (&h)[kVector]) const {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      advance(h, position, u[row(position)], weights[position].B);
+    }
+  }
+
+  template <bool kReversed>
+  __device__ __forceinline__ void apply(acc (&h)[kVector], const acc (&skip)[kVector], bool first) const {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      if (!kOneOrder && tokens[position] < 0) continue;
+      const Wide x = u[row(position)];
+      const Weights<acc> w = weights[position];
+      advance(h, position, x, w.B);
+      Wide sum = {};
+      if (!first) sum = y[row(position)];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) sum.value[v] += skip[v] * x.value[v] + w.C * h[v];
+      y[row(position)] = sum;
+    }
+  }
+};
+
+// Turns the thread's summary into the state as it comes in at its first step; false where the launch summarises.
 template <int kVector, typename acc>
 __device__ __forceinline__ bool incoming_state(const ScanLaunch& a, const Place<kVector>& place,
-    ExchangeBuffers<acc, kVector, 2>& buffers, int parity, int64_t k, int64_t n, bool reversed, acc (&decay)[kVector],
-    acc (&state)[kVector], acc (&h)[kVector]) {
-  acc block_decay[kVector], block_state[kVector];
-  auto warp = buffers.warp[parity];
-  scan_warp<false>(decay, state, warp[0], warp[1], place);
+    ExchangeBuffers<acc, kVector, 1>& buffers, int turn, int k, int n, bool reversed, Pair<acc> (&pair)[kVector],
+    acc (&h)[kVector]) {
+  auto& warp = buffers.warp[turn & 1][0];
+  auto& block = buffers.block[turn & 1][0];
+  const bool in_cluster = a.phase == Phase::kWhole && a.chunks > 1;
+  Pair<acc> total[kVector];
+  scan_warp<false>(pair, warp, place);
+  if (in_cluster && threadIdx.x == 0) expect_from_cluster(a, buffers, turn);
   __syncthreads();
-  scan_block<false>(decay, state, block_decay, block_state, warp[0], warp[1], place);
-  const int64_t at = place.in_workspace(a, k, n);
-  if (a.phase == Phase::kSummarise) {
-    for (int v = 0; v < kVector; ++v) {
-      if (place.sub != 0 || !place.inside) break;
-      static_cast<acc*>(a.chunk_decay)[at + v] = block_decay[v];
-      static_cast<acc*>(a.chunk_state)[at + v] = block_state[v];
-    }
-    return false;
-  }
+  const bool has_total = scan_block<false>(pair, total, warp, place);
   acc carried[kVector] = {};
-  if (a.phase == Phase::kApply) {
+  if (a.phase != Phase::kWhole) {
+    const int64_t at = place.in_workspace(a, k, n);
+    if (a.phase == Phase::kSummarise) {
+      if (has_total && place.inside && threadIdx.x % 32 < kLanes) {
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      if (place.inside) carried[v] = static_cast<const acc*>(a.state_before)[at + v];
-    }
-  } else if (a.chunks > 1) {
-    auto block = buffers.block[parity];
-    if (place.sub == 0) {
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        write_to_cluster(&block[0][place.chunk][place.lane * kVector + v], block_decay[v], a.chunks);
-        write_to_cluster(&block[1][place.chunk][place.lane * kVector + v], block_state[v], a.chunks);
+        for (int v = 0; v < kVector; ++v) {
+          static_cast<acc*>(a.chunk_decay)[at + v] = total[v].decay;
+          static_cast<acc*>(a.chunk_state)[at + v] = total[v].state;
+        }
       }
+      return false;
     }
-    sync_cluster();
-    scan_cluster<false>(carried, block[0], block[1], a.chunks, reversed, place);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) carried[v] = static_cast<const acc*>(a.state_before)[at + v];
+  } else if (in_cluster) {
+    if (has_total) send_to_cluster(a, place, block, &buffers.arrived[turn & 1], total);
+    wait_for_cluster(buffers, turn);
+    scan_cluster<false>(carried, block, a, reversed, place);
   }
 #pragma unroll
-  for (int v = 0; v < kVector; ++v) h[v] = decay[v] * carried[v] + state[v];
+  for (int v = 0; v < kVector; ++v) h[v] = pair[v].decay * carried[v] + pair[v].state;
   return true;
 }
 
-template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, 2) forward_kernel(const __grid_constant__ ScanLaunch a) {
+template <bool kOneOrder, typename scalar_t, int kVector>
+__global__ void __launch_bounds__(kMaxThreads, kForwardBlocks) forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
   extern __shared__ __align__(16) char memory[];
@@ -73,111 +121,89 @@ __global__ void __launch_bounds__(kMaxThreads, 2) forward_kernel(const __grid_co
   int* all_tokens = reinterpret_cast<int*>(y_tile + place.positions * kLanes * kVector);
   const int states = static_cast<int>(a.p.states);
 
-  stage_tokens(a, place, all_tokens);
-  __syncthreads();
-  const int64_t k0 = place.direction(a, 0);
-  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
+  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
+  const int k0 = place.direction(a, 0);
+  Weights<acc> next[kOwnPositions];
+  load_weights<scalar_t>(next, a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
-  load_delta(raw, a, place, all_tokens, k0, Walk(is_reversed(a, k0), place.sub, place.positions));
-  load_tile<scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
+  load_delta(raw, a, place, all_tokens, k0);
+  load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
       a.p.u_stride.token, all_tokens);
-  if (static_cast<int>(threadIdx.x) < place.positions) shared.weights[0][threadIdx.x] = next;
-  sync_start(a);
+  store_weights(shared.weights[0], next, place);
+  start_exchanges(a, shared.exchange);
 
-  int parity = 0, turn = 0;
+  int turn = 0, buffer = 0;
   for (int j = 0; j < a.count; ++j) {
-    const int64_t k = place.direction(a, j);
+    const int k = place.direction(a, j);
     const bool reversed = is_reversed(a, k), last_direction = j + 1 == a.count;
-    const int* tokens = all_tokens + (a.one_order ? 0 : j * place.positions);
-    const int* next_tokens = all_tokens + (a.one_order ? 0 : (j + 1) * place.positions);
-    const Walk walk(reversed, place.sub, place.positions);
+    const int base = place.base(reversed);
+    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
+    const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
     acc dt[kTokens][kVector], total[kVector];
-    time_steps(dt, total, raw, a, place, tokens, k, walk);
-    if (!last_direction) {
-      load_delta(raw, a, place, next_tokens, k + 1, Walk(is_reversed(a, k + 1), place.sub, place.positions));
-    }
-    // Row of the tiles of step i.
-    const auto row = [&](int i) { return (a.one_order ? walk[i] : max(tokens[walk[i]], 0)) * kLanes + place.lane; };
+    time_steps(dt, total, raw, a, place, tokens + base, k, full);
+    if (!last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
-    for (int n = 0; n < states; ++n, parity ^= 1, turn = turn == 2 ? 0 : turn + 1) {
-      const bool last_state = n + 1 == states;
-      if (!last_state) {
-        next = load_weights<scalar_t>(a, place, tokens, k, n + 1);
-      } else if (!last_direction) {
-        next = load_weights<scalar_t>(a, place, next_tokens, k + 1, 0);
-      }
-      const Weights<acc>* weights = shared.weights[turn];
-      acc rate[kVector], decay[kVector], state[kVector] = {}, h[kVector];
+    for (int n = 0; n < states; ++n, ++turn) {
+      const bool last_state = n + 1 == states, last = last_state && last_direction;
+      if (!last) load_weights<scalar_t>(next, a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k,
+          last_state ? 0 : n + 1);
+      acc rate[kVector], skip[kVector] = {}, h[kVector] = {};
+      Pair<acc> pair[kVector];
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        const acc* A = static_cast<const acc*>(a.p.A) + (k * a.p.channels + place.channel + v) * states;
-        rate[v] = place.inside ? A[n] * exponent_scale(acc(0)) : acc(0);
-        decay[v] = exponential_scaled(rate[v] * total[v]);
+        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
+        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
+        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
+      }
+      const ForwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
+          reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<Wide*>(y_tile), base, place.lane};
+      if (reversed) {
+        steps.template summarise<true>(h);
+      } else {
+        steps.template summarise<false>(h);
       }
 #pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
-        const Wide u = reinterpret_cast<const Wide*>(u_tile)[row(i)];
-        const acc B = weights[walk[i]].B;
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          state[v] = exponential_scaled(dt[i][v] * rate[v]) * state[v] + dt[i][v] * u.value[v] * B;
-        }
-      }
-      if (!(last_state && last_direction) && static_cast<int>(threadIdx.x) < place.positions) {
-        shared.weights[turn == 2 ? 0 : turn + 1][threadIdx.x] = next;
-      }
-      if (!incoming_state(a, place, shared.exchange, parity, k, n, reversed, decay, state, h)) continue;
+      for (int v = 0; v < kVector; ++v) pair[v] = {exponential_scaled(rate[v] * total[v]), h[v]};
+      buffer = buffer == 2 ? 0 : buffer + 1;
+      if (!last) store_weights(shared.weights[buffer], next, place);
+      if (!incoming_state(a, place, shared.exchange, turn, k, n, reversed, pair, h)) continue;
 
-      acc skip[kVector];
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const bool has_skip = n == 0 && a.p.D != nullptr && place.inside;
-        skip[v] = has_skip ? static_cast<const acc*>(a.p.D)[k * a.p.channels + place.channel + v] : acc(0);
-      }
-#pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
-        if (!a.one_order && tokens[walk[i]] < 0) continue;
-        const Wide u = reinterpret_cast<const Wide*>(u_tile)[row(i)];
-        Wide& y = reinterpret_cast<Wide*>(y_tile)[row(i)];
-        const Weights<acc> w = weights[walk[i]];
-        Wide out;
-        if (j == 0 && n == 0) {
-          for (int v = 0; v < kVector; ++v) out.value[v] = acc(0);
-        } else {
-          out = y;
-        }
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          h[v] = exponential_scaled(dt[i][v] * rate[v]) * h[v] + dt[i][v] * u.value[v] * w.B;
-          out.value[v] += skip[v] * u.value[v] + w.C * h[v];
-        }
-        y = out;
+      if (reversed) {
+        steps.template apply<true>(h, skip, j == 0 && n == 0);
+      } else {
+        steps.template apply<false>(h, skip, j == 0 && n == 0);
       }
       // The last thread of the walk has the last state.
-      const int end = reversed ? 0 : a.chunks - 1;
-      if (place.chunk == end && place.sub == a.subchunks - 1 && place.inside) {
-        acc* last = static_cast<acc*>(a.p.last_state);
+      if (place.sub == a.subchunks - 1 && place.chunk == (reversed ? 0 : a.chunks - 1) && place.inside) {
+        acc* last_row = static_cast<acc*>(a.p.last_state);
 #pragma unroll
         for (int v = 0; v < kVector; ++v) {
-          last[(place.sequence(a, k) * a.p.channels + place.channel + v) * states + n] = h[v];
+          last_row[(place.sequence(a, k) * a.p.channels + place.channel + v) * states + n] = h[v];
         }
       }
     }
   }
   if (a.phase == Phase::kSummarise) return;
   __syncthreads();
-  write_result<scalar_t>(a, place, y_tile, all_tokens, a.p.y);
+  write_result<kOneOrder, scalar_t>(a, place, y_tile, all_tokens, a.p.y);
+}
+
+template <typename scalar_t, int kVector>
+void launch_forward_as(const ScanLaunch& a) {
+  const size_t bytes = ForwardShared<acc_t<scalar_t>, kVector>::bytes(a);
+  if (a.one_order) {
+    launch_blocks(forward_kernel<true, scalar_t, kVector>, a, bytes);
+  } else {
+    launch_blocks(forward_kernel<false, scalar_t, kVector>, a, bytes);
+  }
 }
 
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& a) {
-  using acc = acc_t<scalar_t>;
   if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 2) {
-      return launch_blocks(forward_kernel<scalar_t, 2>, a, ForwardShared<acc, 2>::bytes(a));
-    }
+    if (a.vector == 2) return launch_forward_as<scalar_t, 2>(a);
   }
-  launch_blocks(forward_kernel<scalar_t, 1>, a, ForwardShared<acc, 1>::bytes(a));
+  launch_forward_as<scalar_t, 1>(a);
 }
 
 }  // namespace ssm

@@ -9,14 +9,26 @@
 
 namespace ssm {
 
-// A thread walks kTokens positions of kVector neighbouring channels; kLanes threads side by side make one row of a tile,
-// and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
-constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave no thread idle
+// A thread walks kTokens positions of one or two neighbouring channels; kLanes threads side by side make one row of a
+// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
+#ifndef SSM_TOKENS
+#define SSM_TOKENS 7
+#endif
+constexpr int kTokens = SSM_TOKENS;  // multiples of 7: 49, 196, 784 and 3136 positions leave few threads idle
 constexpr int kLanes = 8;
-constexpr int kMaxSubchunks = 56;
+constexpr int kMaxPositions = 392;
+constexpr int kMaxSubchunks = kMaxPositions / kTokens;
 constexpr int kMaxThreads = kLanes * kMaxSubchunks;
 constexpr int kMaxWarps = kMaxThreads / 32;
-constexpr int kMaxPositions = kTokens * kMaxSubchunks;
+constexpr int kOwnPositions = (kTokens + kLanes - 1) / kLanes;  // positions whose B and C one thread fetches
+#ifndef SSM_FORWARD_BLOCKS
+#define SSM_FORWARD_BLOCKS (2 * kTokens / 7)
+#endif
+#ifndef SSM_BACKWARD_BLOCKS
+#define SSM_BACKWARD_BLOCKS (2 * kTokens / 7)
+#endif
+constexpr int kForwardBlocks = SSM_FORWARD_BLOCKS;    // full-size blocks that share a multiprocessor
+constexpr int kBackwardBlocks = SSM_BACKWARD_BLOCKS;  // with one state
 constexpr int kMaxCluster = 8;
 // Orders that one block keeps at hand; above it each direction gets a launch of its own.
 constexpr int kMaxOrders = 16;

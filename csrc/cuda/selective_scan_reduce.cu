@@ -10,7 +10,7 @@ namespace ssm {
 namespace {
 
 constexpr int kCarryThreads = 128;
-constexpr int kAhead = 8;  // chunks whose summaries are in flight at once
+constexpr int kAhead = 32;  // chunks whose summaries are in flight at once
 
 // Walks the chunks of one channel and state from the first to the last (or back), and leaves at each what comes in.
 template <typename acc>
