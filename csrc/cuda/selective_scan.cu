@@ -16,16 +16,16 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Whether two channels can be read and written at once.
-bool allows_pairs(const SelectiveScanParams& p, const void* grad_y, int64_t item) {
-  bool pairs = p.channels % 2 == 0 && item <= 4;
+// Whether `width` channels can be read and written at once.
+bool allows_vectors(const SelectiveScanParams& p, const void* grad_y, int64_t item, int width) {
+  bool fits = p.channels % width == 0 && item <= 4;
   for (const Strides& s : {p.u_stride, p.delta_stride}) {
-    pairs = pairs && s.batch % 2 == 0 && s.group % 2 == 0 && s.token % 2 == 0;
+    fits = fits && s.batch % width == 0 && s.group % width == 0 && s.token % width == 0;
   }
   for (const void* data : {p.u, p.delta, grad_y}) {
-    pairs = pairs && reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(2 * item) == 0;
+    fits = fits && reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(width * item) == 0;
   }
-  return pairs;
+  return fits;
 }
 
 // Everything of a launch but the outputs, the workspace and which directions it takes.
@@ -36,16 +36,18 @@ class Plan {
     TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
         " directions on the GPU, got ", directions);
     TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
-    for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.channels}) {
+    for (int64_t stride :
+        {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
       TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
-          "selective_scan: u and delta must have at most 2^31 bytes from token to token");
+          "selective_scan: there must be at most 2^31 bytes from token to token");
     }
     launch_.p = p;
     launch_.p.reverse = nullptr;
     for (int64_t k = 0; k < directions; ++k) {
       if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
     }
-    launch_.vector = allows_pairs(p, grad_y, u.element_size()) ? 2 : 1;
+    const int width = grad_y == nullptr ? kForwardVector : kBackwardVector;
+    launch_.vector = allows_vectors(p, grad_y, u.element_size(), width) ? width : 1;
     launch_.stream = at::cuda::getCurrentCUDAStream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();
@@ -96,17 +98,17 @@ class Plan {
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
-    const bool clusters = device->major >= 9;
+    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
     const bool many_orders = !one_order_;
     int64_t chunks = ceil_div(p.length, kMaxPositions);
-    in_cluster_ = clusters && chunks <= kMaxCluster;
+    in_cluster_ = chunks <= max_cluster;
     if (in_cluster_ && chunks > 1) {
       // Powers of two fill the groups of multiprocessors that clusters live in.
       while (chunks & (chunks - 1)) ++chunks;
     }
     const int64_t blocks = p.batch * p.groups * channel_tiles(p, launch_.vector);
     // Few samples: more and smaller blocks for one sequence, down to one warp's worth of positions.
-    while (in_cluster_ && !(many_orders && chunks == 1) && chunks < kMaxCluster &&
+    while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
            2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
     }

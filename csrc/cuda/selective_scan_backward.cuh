@@ -215,7 +215,7 @@ struct BackwardSteps {
       const Weights<acc> w = weights[position];
       acc for_B = 0, for_C = 0;
       Wide out = {};
-      if (!first) out = grad_u[row(position)];
+      if (!first && (kOneOrder || token >= 0)) out = grad_u[row(position)];
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         const acc step = dt[position][v];
@@ -241,13 +241,14 @@ struct BackwardSteps {
 };
 
 template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? kBackwardBlocks : kBackwardBlocks / 2)
+__global__ void __launch_bounds__(kMaxThreads, kSingle ? SSM_BACKWARD_BLOCKS : 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<BackwardShared<acc, kVector>*>(memory);
   const Place<kVector> place(a);
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
   const int tile_size = place.positions * kLanes * kVector;
   acc* u_tile = reinterpret_cast<acc*>(memory + sizeof(shared));
   acc* grad_y_tile = u_tile + tile_size;
@@ -257,15 +258,14 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? kBackwardBlocks : kBack
 
   const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   const int k0 = place.direction(a, 0);
-  Weights<acc> next[kOwnPositions];
-  load_weights<scalar_t>(next, a, place, all_tokens, k0, 0);
+  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
   load_delta(raw, a, place, all_tokens, k0);
   load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
-      a.p.u_stride.token, all_tokens);
+      a.p.u_stride.token, all_tokens, full);
   const Strides contiguous{a.p.groups * a.p.length * a.p.channels, a.p.length * a.p.channels, a.p.channels, 1};
   load_tile<kOneOrder, scalar_t>(a, place, grad_y_tile,
-      thread_row<scalar_t>(g.grad_y, contiguous, place, place.group), a.p.channels, all_tokens);
+      thread_row<scalar_t>(g.grad_y, contiguous, place, place.group), a.p.channels, all_tokens, full);
   store_weights(shared.weights[0], next, place);
   start_exchanges(a, shared.exchange);
 
@@ -282,8 +282,10 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? kBackwardBlocks : kBack
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
-      if (!last) load_weights<scalar_t>(next, a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k,
-          last_state ? 0 : n + 1);
+      if (!last) {
+        next = load_weights<scalar_t>(
+            a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k, last_state ? 0 : n + 1);
+      }
       acc rate[kVector], skip[kVector] = {}, h[kVector] = {}, mu[kVector] = {};
       Pair<acc> left[kVector], right[kVector];
 #pragma unroll
@@ -356,8 +358,10 @@ void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
   if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 2) {
-      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g) : launch_backward_as<false, scalar_t, 2>(a, g);
+    constexpr int kPair = kBackwardVector;
+    if (a.vector == kPair) {
+      return a.one_order ? launch_backward_as<true, scalar_t, kPair>(a, g)
+                         : launch_backward_as<false, scalar_t, kPair>(a, g);
     }
   }
   a.one_order ? launch_backward_as<true, scalar_t, 1>(a, g) : launch_backward_as<false, scalar_t, 1>(a, g);

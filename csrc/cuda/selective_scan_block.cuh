@@ -14,14 +14,11 @@ struct Place {
   bool inside;  // whether its channels exist
 
   __device__ explicit Place(const ScanLaunch& a) {
-    const unsigned tiles = (static_cast<unsigned>(a.p.channels) + kLanes * kVector - 1) / (kLanes * kVector);
-    const unsigned groups = static_cast<unsigned>(a.p.groups), chunks = static_cast<unsigned>(a.chunks);
-    unsigned index = blockIdx.x / chunks;
-    chunk = static_cast<int>(blockIdx.x - index * chunks);
-    tile = static_cast<int>(index % tiles);
-    index /= tiles;
-    group = static_cast<int>(index % groups);
-    batch = index / groups;
+    tile = static_cast<int>(blockIdx.x / a.chunks);
+    chunk = static_cast<int>(blockIdx.x) - tile * a.chunks;
+    const unsigned row = blockIdx.y + blockIdx.z * kMaxRowsY, groups = static_cast<unsigned>(a.p.groups);
+    batch = groups == 1 ? row : row / groups;
+    group = static_cast<int>(row - static_cast<unsigned>(batch) * groups);
     lane = threadIdx.x % kLanes;
     sub = threadIdx.x / kLanes;
     warp = threadIdx.x / 32;
@@ -63,7 +60,8 @@ struct alignas(2 * sizeof(acc)) Weights {
 template <int kVector>
 __device__ bool stage_tokens(const ScanLaunch& a, const Place<kVector>& place, int* tokens, int orders) {
   bool full = true;
-  for (int own = threadIdx.x; own < place.positions; own += blockDim.x) {
+  const int own = threadIdx.x;
+  if (own < place.positions) {
     const int64_t position = static_cast<int64_t>(place.chunk) * place.positions + own;
     for (int j = 0; j < orders; ++j) {
       int64_t token = position;
@@ -79,31 +77,24 @@ __device__ bool stage_tokens(const ScanLaunch& a, const Place<kVector>& place, i
   return full;
 }
 
-// B and C of the positions that this thread fetches for the block.
+// B and C of the position that this thread fetches for the block: there are at least as many threads as positions.
 template <typename scalar_t, int kVector>
-__device__ __forceinline__ void load_weights(Weights<acc_t<scalar_t>> (&weights)[kOwnPositions], const ScanLaunch& a,
-    const Place<kVector>& place, const int* tokens, int k, int n) {
+__device__ __forceinline__ Weights<acc_t<scalar_t>> load_weights(
+    const ScanLaunch& a, const Place<kVector>& place, const int* tokens, int k, int n) {
   using acc = acc_t<scalar_t>;
   const Strides &b = a.p.B_stride, &c = a.p.C_stride;
   const auto* B = static_cast<const scalar_t*>(a.p.B) + place.batch * b.batch + k * b.group + n * b.last;
   const auto* C = static_cast<const scalar_t*>(a.p.C) + place.batch * c.batch + k * c.group + n * c.last;
-#pragma unroll
-  for (int i = 0; i < kOwnPositions; ++i) {
-    const int position = threadIdx.x + i * blockDim.x;
-    const int token = position < place.positions ? tokens[position] : -1;
-    weights[i] = {acc(0), acc(0)};
-    if (token >= 0) weights[i] = {static_cast<acc>(B[token * b.token]), static_cast<acc>(C[token * c.token])};
-  }
+  const int token = static_cast<int>(threadIdx.x) < place.positions ? tokens[threadIdx.x] : -1;
+  if (token < 0) return {acc(0), acc(0)};
+  return {static_cast<acc>(B[static_cast<int64_t>(token) * static_cast<int>(b.token)]),
+      static_cast<acc>(C[static_cast<int64_t>(token) * static_cast<int>(c.token)])};
 }
 
 template <typename acc, int kVector>
 __device__ __forceinline__ void store_weights(
-    Weights<acc>* shared, const Weights<acc> (&weights)[kOwnPositions], const Place<kVector>& place) {
-#pragma unroll
-  for (int i = 0; i < kOwnPositions; ++i) {
-    const int position = threadIdx.x + i * blockDim.x;
-    if (position < place.positions) shared[position] = weights[i];
-  }
+    Weights<acc>* shared, const Weights<acc>& weights, const Place<kVector>& place) {
+  if (static_cast<int>(threadIdx.x) < place.positions) shared[threadIdx.x] = weights;
 }
 
 template <typename scalar_t, int kVector>
@@ -130,15 +121,16 @@ __device__ __forceinline__ int slot_token(const ScanLaunch& a, const int* tokens
 // The thread's own rows of a [batch, groups, L, D] into a tile of acc; 0 where there is no token or no channel.
 template <bool kOneOrder, typename scalar_t, int kVector>
 __device__ __forceinline__ void load_tile(const ScanLaunch& a, const Place<kVector>& place, acc_t<scalar_t>* tile,
-    const char* row, int64_t stride, const int* tokens) {
+    const char* row, int64_t stride, const int* tokens, bool full) {
   using acc = acc_t<scalar_t>;
+  const bool all = full && place.inside;
   Pack<scalar_t, kVector> raw[kTokens];
   auto* rows = reinterpret_cast<Pack<acc, kVector>*>(tile) + place.sub * kTokens * kLanes + place.lane;
 #pragma unroll
   for (int i = 0; i < kTokens; ++i) {
     const int token = slot_token<kOneOrder>(a, tokens, place.sub * kTokens + i);
     raw[i] = load_vector<scalar_t, kVector>(row, token, static_cast<int>(stride * sizeof(scalar_t)));
-    if (token < 0 || !place.inside) raw[i] = {};
+    if (!all && (token < 0 || !place.inside)) raw[i] = {};
   }
 #pragma unroll
   for (int i = 0; i < kTokens; ++i) {
@@ -186,6 +178,14 @@ __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVecto
   }
 }
 
+template <typename scalar_t, typename acc, int kVector>
+__device__ __forceinline__ Pack<scalar_t, kVector> narrowed(const Pack<acc, kVector>& wide) {
+  Pack<scalar_t, kVector> narrow;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) narrow.value[v] = static_cast<scalar_t>(wide.value[v]);
+  return narrow;
+}
+
 // A tile of sums to memory.
 template <bool kOneOrder, typename scalar_t, int kVector>
 __device__ __forceinline__ void write_result(const ScanLaunch& a, const Place<kVector>& place,
@@ -194,7 +194,19 @@ __device__ __forceinline__ void write_result(const ScanLaunch& a, const Place<kV
   if (!place.inside) return;
   const int64_t first = (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels + place.channel;
   const auto* rows = reinterpret_cast<const Pack<acc, kVector>*>(tile) + place.sub * kTokens * kLanes + place.lane;
+  if (a.sum == nullptr) {
+    char* first_row = reinterpret_cast<char*>(static_cast<scalar_t*>(result) + first);
+    const int stride = static_cast<int>(a.p.channels * sizeof(scalar_t));
 #pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int token = slot_token<kOneOrder>(a, tokens, place.sub * kTokens + i);
+      const auto narrow = narrowed<scalar_t>(rows[i * kLanes]);
+      if (token < 0) continue;
+      *reinterpret_cast<Pack<scalar_t, kVector>*>(first_row + static_cast<int64_t>(token) * stride) = narrow;
+    }
+    return;
+  }
+#pragma unroll 1
   for (int i = 0; i < kTokens; ++i) {
     const int token = slot_token<kOneOrder>(a, tokens, place.sub * kTokens + i);
     if (token < 0) continue;
@@ -209,10 +221,7 @@ __device__ __forceinline__ void write_result(const ScanLaunch& a, const Place<kV
       *reinterpret_cast<Pack<acc, kVector>*>(static_cast<acc*>(a.sum) + at) = value;
       continue;
     }
-    Pack<scalar_t, kVector> narrow;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) narrow.value[v] = static_cast<scalar_t>(value.value[v]);
-    *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(result) + at) = narrow;
+    *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(result) + at) = narrowed<scalar_t>(value);
   }
 }
 

@@ -110,12 +110,13 @@ __device__ __forceinline__ bool incoming_state(const ScanLaunch& a, const Place<
 }
 
 template <bool kOneOrder, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kForwardBlocks) forward_kernel(const __grid_constant__ ScanLaunch a) {
+__global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? SSM_FORWARD_BLOCKS : 4) forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<ForwardShared<acc, kVector>*>(memory);
   const Place<kVector> place(a);
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
   acc* u_tile = reinterpret_cast<acc*>(memory + sizeof(shared));
   acc* y_tile = u_tile + place.positions * kLanes * kVector;
   int* all_tokens = reinterpret_cast<int*>(y_tile + place.positions * kLanes * kVector);
@@ -123,12 +124,11 @@ __global__ void __launch_bounds__(kMaxThreads, kForwardBlocks) forward_kernel(co
 
   const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   const int k0 = place.direction(a, 0);
-  Weights<acc> next[kOwnPositions];
-  load_weights<scalar_t>(next, a, place, all_tokens, k0, 0);
+  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
   load_delta(raw, a, place, all_tokens, k0);
   load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
-      a.p.u_stride.token, all_tokens);
+      a.p.u_stride.token, all_tokens, full);
   store_weights(shared.weights[0], next, place);
   start_exchanges(a, shared.exchange);
 
@@ -145,8 +145,10 @@ __global__ void __launch_bounds__(kMaxThreads, kForwardBlocks) forward_kernel(co
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
-      if (!last) load_weights<scalar_t>(next, a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k,
-          last_state ? 0 : n + 1);
+      if (!last) {
+        next = load_weights<scalar_t>(
+            a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k, last_state ? 0 : n + 1);
+      }
       acc rate[kVector], skip[kVector] = {}, h[kVector] = {};
       Pair<acc> pair[kVector];
 #pragma unroll
@@ -201,7 +203,7 @@ void launch_forward_as(const ScanLaunch& a) {
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& a) {
   if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 2) return launch_forward_as<scalar_t, 2>(a);
+    if (a.vector == kForwardVector) return launch_forward_as<scalar_t, kForwardVector>(a);
   }
   launch_forward_as<scalar_t, 1>(a);
 }

@@ -9,30 +9,34 @@
 
 namespace ssm {
 
-// A thread walks kTokens positions of one or two neighbouring channels; kLanes threads side by side make one row of a
-// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
-#ifndef SSM_TOKENS
-#define SSM_TOKENS 7
-#endif
-constexpr int kTokens = SSM_TOKENS;  // multiples of 7: 49, 196, 784 and 3136 positions leave few threads idle
+// A thread walks kTokens positions of one, two or four neighbouring channels; kLanes threads side by side make one row of
+// a tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
+constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
 constexpr int kLanes = 8;
-constexpr int kMaxPositions = 392;
+constexpr int kMaxPositions = 196;
 constexpr int kMaxSubchunks = kMaxPositions / kTokens;
 constexpr int kMaxThreads = kLanes * kMaxSubchunks;
 constexpr int kMaxWarps = kMaxThreads / 32;
-constexpr int kOwnPositions = (kTokens + kLanes - 1) / kLanes;  // positions whose B and C one thread fetches
-#ifndef SSM_FORWARD_BLOCKS
-#define SSM_FORWARD_BLOCKS (2 * kTokens / 7)
-#endif
+constexpr int kMaxCluster = 16;  // Hopper; 8 is what every device with clusters has
+constexpr int kMaxRowsY = 65535;  // of a grid
 #ifndef SSM_BACKWARD_BLOCKS
-#define SSM_BACKWARD_BLOCKS (2 * kTokens / 7)
+#define SSM_BACKWARD_BLOCKS 4
 #endif
-constexpr int kForwardBlocks = SSM_FORWARD_BLOCKS;    // full-size blocks that share a multiprocessor
-constexpr int kBackwardBlocks = SSM_BACKWARD_BLOCKS;  // with one state
-constexpr int kMaxCluster = 8;
+#ifndef SSM_FORWARD_BLOCKS
+#define SSM_FORWARD_BLOCKS 3
+#endif
+#ifndef SSM_FORWARD_VECTOR
+#define SSM_FORWARD_VECTOR 4
+#endif
+#ifndef SSM_BACKWARD_VECTOR
+#define SSM_BACKWARD_VECTOR 2
+#endif
 // Orders that one block keeps at hand; above it each direction gets a launch of its own.
 constexpr int kMaxOrders = 16;
 constexpr int kMaxDirections = 8192;
+// Channels of one thread where they and their addresses allow it; else one.
+constexpr int kForwardVector = SSM_FORWARD_VECTOR;
+constexpr int kBackwardVector = SSM_BACKWARD_VECTOR;
 
 enum class Phase : int {
   kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write

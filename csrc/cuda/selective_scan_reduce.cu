@@ -28,9 +28,10 @@ __device__ acc walk_chunks(const acc* __restrict__ decay, const acc* __restrict_
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int c = first + i;
-      if (c >= chunks) break;
-      incoming[(downwards ? chunks - 1 - c : c) * stride] = value;
-      value = d[i] * value + s[i];
+      if (c < chunks) {
+        incoming[(downwards ? chunks - 1 - c : c) * stride] = value;
+        value = d[i] * value + s[i];
+      }
     }
   }
   return value;

@@ -55,8 +55,8 @@ def assert_equals_cpu(inputs, order=None, reverse=None, tolerance=None):
 @pytest.mark.parametrize("one_order", [True, False], ids=["one order", "an order each"])
 @pytest.mark.parametrize("channels", [1, 16, 17, 70])
 @pytest.mark.parametrize("states", [1, 3])
-# One thread, one warp, one block, and clusters of two, four and eight blocks.
-@pytest.mark.parametrize("length", [1, 2, 49, 63, 392, 393, 1000, 3136])
+# One thread, one warp, one block, and clusters of two to sixteen blocks.
+@pytest.mark.parametrize("length", [1, 2, 49, 63, 196, 197, 1000, 3136])
 def test_equals_the_cpu_kernel_with_every_gradient(length, states, channels, one_order):
     inputs = make_inputs(2, length, channels, 3, states)
     assert_equals_cpu(inputs, make_order(2, 3, length, one_order), (False, True, False))
@@ -203,7 +203,10 @@ def test_float_exponential_and_softplus_over_their_whole_range():
     one = torch.ones(1, 1, 1, len(x), device="cuda")
     y = directional_scan(one[:, 0], x.view(1, 1, 1, -1), -one[0].transpose(1, 2), one[..., :1], one[..., :1])
     expected = torch.nn.functional.softplus(x.double(), threshold=1000)
-    assert torch.allclose(y.flatten().double(), expected, rtol=1e-6, atol=2e-38)
+    # The argument of exp is rounded to float32, so that the relative error grows with |x| where softplus is exp.
+    assert torch.allclose(y.flatten().double(), expected, rtol=4e-6, atol=2e-38)
+    models_range = x.abs() < 20
+    assert torch.allclose(y.flatten()[models_range].double(), expected[models_range], rtol=1e-6, atol=0)
     # Two steps of which the second drives nothing: h = exp(Δ·A)·1, Δ = 1.
     rates = torch.linspace(0, 87, 3001, device="cuda")
     delta = torch.full((1, 2, len(rates)), float(torch.tensor(1.0).double().expm1().log()), device="cuda")[:, None]
