@@ -113,6 +113,8 @@ template <bool kOneOrder, typename scalar_t, int kVector>
 __global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? SSM_FORWARD_BLOCKS : 4) forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
+  // Whether registers allow to fetch the next direction's Δ while this one is worked on.
+  constexpr bool kPrefetch = sizeof(scalar_t) * kVector <= 8;
   extern __shared__ __align__(16) char memory[];
   auto& shared = *reinterpret_cast<ForwardShared<acc, kVector>*>(memory);
   const Place<kVector> place(a);
@@ -140,8 +142,9 @@ __global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? SSM_FORWARD_BLOCKS
     const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
     const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
     acc dt[kTokens][kVector], total[kVector];
+    if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
     time_steps(dt, total, raw, a, place, tokens + base, k, full);
-    if (!last_direction) load_delta(raw, a, place, next_tokens, k + 1);
+    if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
