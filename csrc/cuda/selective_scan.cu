@@ -46,8 +46,10 @@ class Plan {
     for (int64_t k = 0; k < directions; ++k) {
       if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
     }
-    const int width = grad_y == nullptr ? kForwardVector : kBackwardVector;
-    launch_.vector = allows_vectors(p, grad_y, u.element_size(), width) ? width : 1;
+    launch_.vector = allows_vectors(p, grad_y, u.element_size(), 2) ? 2 : 1;
+    // Four channels a thread need fewer instructions, and too many registers for the backward pass or for waiting.
+    const bool wide = grad_y == nullptr && p.length <= kMaxPositions;
+    if (wide && allows_vectors(p, grad_y, u.element_size(), 4)) launch_.vector = 4;
     launch_.stream = at::cuda::getCurrentCUDAStream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();

@@ -202,10 +202,11 @@ struct BackwardSteps {
     }
   }
 
-  // The walk back. `before` becomes the gradient of Δ; B's and C's gradients go to `to_B` and `to_C`, rows of N.
+  // The walk back. `before` becomes the gradient of Δ; B's and C's gradients go to `to_weights`, rows of N: lane 0
+  // has B's, lane 1 C's.
   template <bool kReversed>
   __device__ __forceinline__ void gradients(acc (&before)[kTokens][kVector], acc (&h)[kVector], acc (&mu)[kVector],
-      acc (&grad_A)[kVector], acc (&grad_D)[kVector], const acc (&skip)[kVector], bool first, acc* to_B, acc* to_C,
+      acc (&grad_A)[kVector], acc (&grad_D)[kVector], const acc (&skip)[kVector], bool first, acc* to_weights,
       int states) const {
 #pragma unroll
     for (int i = kTokens - 1; i >= 0; --i) {
@@ -234,14 +235,13 @@ struct BackwardSteps {
       const acc sum = sum_two_of_row(for_B, for_C);
       if (token < 0) continue;
       grad_u[row(position)] = out;
-      // Lane 0 has the sum for B, lane 1 the sum for C.
-      if (lane < 2) (lane == 0 ? to_B : to_C)[static_cast<int64_t>(token) * states] = sum;
+      if (lane < 2) to_weights[static_cast<int64_t>(token) * states] = sum;
     }
   }
 };
 
 template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? SSM_BACKWARD_BLOCKS : 2)
+__global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
@@ -258,8 +258,10 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? SSM_BACKWARD_BLOCKS : 2
   int* all_tokens = reinterpret_cast<int*>(grad_u_tile + tile_size);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states);
 
-  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   const int k0 = place.direction(a, 0);
+  Parameters<acc, kVector> next_parameters;
+  next_parameters.load(a, place, k0, 0);
+  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
   load_delta(raw, a, place, all_tokens, k0);
@@ -280,23 +282,20 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? SSM_BACKWARD_BLOCKS : 2
     const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
     acc dt[kTokens][kVector], total[kVector], grad_dt[kTokens][kVector];
     if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
-    time_steps(dt, total, raw, a, place, tokens + base, k, full);
+    time_steps<scalar_t>(dt, total, raw, next_parameters.bias, a, tokens + base, full);
     if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
+      const Parameters<acc, kVector> parameters = next_parameters;
+      const auto& [rate, skip, bias] = parameters;
       if (!last) {
-        next = load_weights<scalar_t>(
-            a, place, last_state ? next_tokens : tokens, last_state ? k + 1 : k, last_state ? 0 : n + 1);
+        const int next_k = last_state ? k + 1 : k, next_n = last_state ? 0 : n + 1;
+        next = load_weights<scalar_t>(a, place, last_state ? next_tokens : tokens, next_k, next_n);
+        next_parameters.load(a, place, next_k, next_n);
       }
-      acc rate[kVector], skip[kVector] = {}, h[kVector] = {}, mu[kVector] = {};
+      acc h[kVector] = {}, mu[kVector] = {};
       Pair<acc> left[kVector], right[kVector];
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
-        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
-        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
-      }
       const BackwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
           reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<const Wide*>(grad_y_tile),
           reinterpret_cast<Wide*>(grad_u_tile), base, place.lane};
@@ -319,16 +318,15 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? SSM_BACKWARD_BLOCKS : 2
       acc before[kTokens][kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {};
       const int64_t first_row = (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner +
           place.sequence(a, k)) * a.p.length * states + n;
-      acc* to_B = static_cast<acc*>(g.grad_B) + first_row;
-      acc* to_C = static_cast<acc*>(g.grad_C) + first_row;
+      acc* to_weights = static_cast<acc*>(place.lane == 0 ? g.grad_B : g.grad_C) + first_row;
       if (reversed) {
         steps.template states<true>(before, h);
         steps.template gradients<true>(
-            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_B, to_C, states);
+            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
       } else {
         steps.template states<false>(before, h);
         steps.template gradients<false>(
-            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_B, to_C, states);
+            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
       }
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
@@ -361,10 +359,9 @@ void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
   if constexpr (sizeof(scalar_t) <= 4) {
-    constexpr int kPair = kBackwardVector;
-    if (a.vector == kPair) {
-      return a.one_order ? launch_backward_as<true, scalar_t, kPair>(a, g)
-                         : launch_backward_as<false, scalar_t, kPair>(a, g);
+    if (a.vector == 2) {
+      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g)
+                         : launch_backward_as<false, scalar_t, 2>(a, g);
     }
   }
   a.one_order ? launch_backward_as<true, scalar_t, 1>(a, g) : launch_backward_as<false, scalar_t, 1>(a, g);

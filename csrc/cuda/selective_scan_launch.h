@@ -19,24 +19,9 @@ constexpr int kMaxThreads = kLanes * kMaxSubchunks;
 constexpr int kMaxWarps = kMaxThreads / 32;
 constexpr int kMaxCluster = 16;  // Hopper; 8 is what every device with clusters has
 constexpr int kMaxRowsY = 65535;  // of a grid
-#ifndef SSM_BACKWARD_BLOCKS
-#define SSM_BACKWARD_BLOCKS 4
-#endif
-#ifndef SSM_FORWARD_BLOCKS
-#define SSM_FORWARD_BLOCKS 3
-#endif
-#ifndef SSM_FORWARD_VECTOR
-#define SSM_FORWARD_VECTOR 4
-#endif
-#ifndef SSM_BACKWARD_VECTOR
-#define SSM_BACKWARD_VECTOR 2
-#endif
 // Orders that one block keeps at hand; above it each direction gets a launch of its own.
 constexpr int kMaxOrders = 16;
 constexpr int kMaxDirections = 8192;
-// Channels of one thread where they and their addresses allow it; else one.
-constexpr int kForwardVector = SSM_FORWARD_VECTOR;
-constexpr int kBackwardVector = SSM_BACKWARD_VECTOR;
 
 enum class Phase : int {
   kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write

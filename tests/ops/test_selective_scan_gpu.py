@@ -317,6 +317,10 @@ def test_order_out_of_range_reads_and_writes_nothing_else():
     assert_close(y[:, :5], directional_scan(*short))
 
 
+def test_more_sequences_than_one_dimension_of_a_grid_holds():
+    assert_equals_cpu(make_inputs(70_000, 2, 1, 1, 1))
+
+
 def test_empty_batch():
     inputs = make_inputs(0, 6, 4, 2, 1)
     results = run_with_gradients(inputs)
