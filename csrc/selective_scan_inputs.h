@@ -20,7 +20,8 @@ struct SelectiveScanInputs {
   SelectiveScanParams params;
   std::vector<char> reverse;
 
-  SelectiveScanInputs(c10::DeviceType device, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+  SelectiveScanInputs(c10::DeviceType device, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
+      const at::Tensor& B, const at::Tensor& C,
       const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
       const std::optional<at::Tensor>& order, const c10::List<bool>& reverse_flags, bool delta_softplus) {
     TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3, "u and delta must be 4-D and A 3-D");

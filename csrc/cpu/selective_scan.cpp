@@ -332,7 +332,8 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   at::Tensor grad_A = at::empty({p.batch, K, p.channels, p.states}, options);
   at::Tensor grad_D = at::empty({p.batch, K, p.channels}, options);
   at::Tensor grad_bias = at::empty_like(grad_D);
-  SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(), grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(),
+  SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
+      grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(),
       grad_D.data_ptr(), grad_bias.data_ptr()};
   SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
     at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
