@@ -13,7 +13,7 @@ template <typename acc, int kVector>
 struct BackwardShared {
   ExchangeBuffers<acc, kVector, 2> exchange;
   Weights<acc> weights[3][kMaxPositions];
-  acc parameters[2][kParameterGradients][kMaxWarps][kLanes * kVector];
+  acc parameters[kParameterGradients][kMaxWarps][kLanes * kVector];  // read before, written after an exchange's barrier
   // Followed by acc u[positions][kLanes * kVector], grad_y[the same], grad_u[the same], int tokens[orders][positions].
 
   static size_t bytes(const ScanLaunch& a) {
@@ -241,7 +241,7 @@ struct BackwardSteps {
 };
 
 template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
+__global__ void __launch_bounds__(kMaxThreads, kSingle ? 4 : 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
@@ -259,8 +259,6 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
   const int states = kSingle ? 1 : static_cast<int>(a.p.states);
 
   const int k0 = place.direction(a, 0);
-  Parameters<acc, kVector> next_parameters;
-  next_parameters.load(a, place, k0, 0);
   const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
@@ -282,20 +280,23 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
     const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
     acc dt[kTokens][kVector], total[kVector], grad_dt[kTokens][kVector];
     if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
-    time_steps<scalar_t>(dt, total, raw, next_parameters.bias, a, tokens + base, full);
+    time_steps(dt, total, raw, a, place, tokens + base, k, full);
     if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
-      const Parameters<acc, kVector> parameters = next_parameters;
-      const auto& [rate, skip, bias] = parameters;
       if (!last) {
         const int next_k = last_state ? k + 1 : k, next_n = last_state ? 0 : n + 1;
         next = load_weights<scalar_t>(a, place, last_state ? next_tokens : tokens, next_k, next_n);
-        next_parameters.load(a, place, next_k, next_n);
       }
-      acc h[kVector] = {}, mu[kVector] = {};
+      acc rate[kVector], skip[kVector] = {}, h[kVector] = {}, mu[kVector] = {};
       Pair<acc> left[kVector], right[kVector];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
+        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
+        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
+      }
       const BackwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
           reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<const Wide*>(grad_y_tile),
           reinterpret_cast<Wide*>(grad_u_tile), base, place.lane};
@@ -313,7 +314,10 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
       buffer = buffer == 2 ? 0 : buffer + 1;
       if (!last) store_weights(shared.weights[buffer], next, place);
       const acc* grad_last_state = static_cast<const acc*>(g.grad_last_state);
-      if (!incoming_pair(a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) continue;
+      if (!incoming_pair(
+              a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) {
+        continue;
+      }
 
       acc before[kTokens][kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {};
       const int64_t first_row = (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner +
@@ -334,7 +338,7 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
         for (int v = 0; v < kVector; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
       }
       if (last_state) write_grad_delta<scalar_t>(a, g, place, grad_dt, dt, grad_bias, tokens + base, k);
-      auto& sums = shared.parameters[turn & 1];
+      auto& sums = shared.parameters;
       sum_over_warp(grad_A, sums[kGradA], place);
       sum_over_warp(grad_D, sums[kGradD], place);
       sum_over_warp(grad_bias, sums[kGradBias], place);

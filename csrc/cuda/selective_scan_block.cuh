@@ -141,24 +141,6 @@ __device__ __forceinline__ void load_tile(const ScanLaunch& a, const Place<kVect
   }
 }
 
-// The parameters of the thread's channels for one direction and state: A in the exponential's unit, and D and delta's
-// bias with the direction's first state.
-template <typename acc, int kVector>
-struct Parameters {
-  acc rate[kVector], skip[kVector], bias[kVector];
-
-  __device__ __forceinline__ void load(const ScanLaunch& a, const Place<kVector>& place, int k, int n) {
-    const int64_t row = static_cast<int64_t>(k) * static_cast<int>(a.p.channels) + place.channel;
-    const int states = static_cast<int>(a.p.states);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      rate[v] = static_cast<const acc*>(a.p.A)[(row + v) * states + n] * exponent_scale(acc(0));
-      skip[v] = n == 0 && a.p.D != nullptr ? static_cast<const acc*>(a.p.D)[row + v] : acc(0);
-      bias[v] = n == 0 && a.p.delta_bias != nullptr ? static_cast<const acc*>(a.p.delta_bias)[row + v] : acc(0);
-    }
-  }
-};
-
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ void load_delta(Pack<scalar_t, kVector> (&raw)[kTokens], const ScanLaunch& a,
     const Place<kVector>& place, const int* tokens, int k) {
@@ -173,13 +155,15 @@ __device__ __forceinline__ void load_delta(Pack<scalar_t, kVector> (&raw)[kToken
 // returns the sum.
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVector], acc_t<scalar_t> (&total)[kVector],
-    const Pack<scalar_t, kVector> (&raw)[kTokens], const acc_t<scalar_t> (&bias)[kVector], const ScanLaunch& a,
-    const int* tokens, bool full) {
+    const Pack<scalar_t, kVector> (&raw)[kTokens], const ScanLaunch& a, const Place<kVector>& place, const int* tokens,
+    int k, bool full) {
   using acc = acc_t<scalar_t>;
+  const acc* biases = static_cast<const acc*>(a.p.delta_bias);
 #pragma unroll
   for (int v = 0; v < kVector; ++v) {
+    const acc bias = biases != nullptr ? biases[k * a.p.channels + place.channel + v] : acc(0);
 #pragma unroll
-    for (int i = 0; i < kTokens; ++i) dt[i][v] = static_cast<acc>(raw[i].value[v]) + bias[v];
+    for (int i = 0; i < kTokens; ++i) dt[i][v] = static_cast<acc>(raw[i].value[v]) + bias;
     if (a.p.delta_softplus) {
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) dt[i][v] = softplus<scalar_t>(dt[i][v]);

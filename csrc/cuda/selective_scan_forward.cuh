@@ -110,7 +110,8 @@ __device__ __forceinline__ bool incoming_state(const ScanLaunch& a, const Place<
 }
 
 template <bool kOneOrder, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? 2 : 4) forward_kernel(const __grid_constant__ ScanLaunch a) {
+__global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? 2 : 4)
+    forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
   // Whether registers allow to fetch the next direction's Δ while this one is worked on.
@@ -125,8 +126,6 @@ __global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? 2 : 4) forward_ker
   const int states = static_cast<int>(a.p.states);
 
   const int k0 = place.direction(a, 0);
-  Parameters<acc, kVector> next_parameters;
-  next_parameters.load(a, place, k0, 0);
   const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
   Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
   Pack<scalar_t, kVector> raw[kTokens];
@@ -145,20 +144,23 @@ __global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? 2 : 4) forward_ker
     const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
     acc dt[kTokens][kVector], total[kVector];
     if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
-    time_steps<scalar_t>(dt, total, raw, next_parameters.bias, a, tokens + base, full);
+    time_steps(dt, total, raw, a, place, tokens + base, k, full);
     if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
 
     for (int n = 0; n < states; ++n, ++turn) {
       const bool last_state = n + 1 == states, last = last_state && last_direction;
-      const Parameters<acc, kVector> parameters = next_parameters;
-      const auto& [rate, skip, bias] = parameters;
       if (!last) {
         const int next_k = last_state ? k + 1 : k, next_n = last_state ? 0 : n + 1;
         next = load_weights<scalar_t>(a, place, last_state ? next_tokens : tokens, next_k, next_n);
-        next_parameters.load(a, place, next_k, next_n);
       }
-      acc h[kVector] = {};
+      acc rate[kVector], skip[kVector] = {}, h[kVector] = {};
       Pair<acc> pair[kVector];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
+        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
+        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
+      }
       const ForwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
           reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<Wide*>(y_tile), base, place.lane};
       if (reversed) {

@@ -9,15 +9,15 @@
 
 namespace ssm {
 
-// A thread walks kTokens positions of one, two or four neighbouring channels; kLanes threads side by side make one row of
-// a tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
+// A thread walks kTokens positions of one, two or four neighbouring channels; kLanes threads side by side make one row
+// of a tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
 constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
 constexpr int kLanes = 8;
 constexpr int kMaxPositions = 196;
 constexpr int kMaxSubchunks = kMaxPositions / kTokens;
 constexpr int kMaxThreads = kLanes * kMaxSubchunks;
 constexpr int kMaxWarps = kMaxThreads / 32;
-constexpr int kMaxCluster = 16;  // Hopper; 8 is what every device with clusters has
+constexpr int kMaxCluster = 16;   // Hopper; 8 is what every device with clusters has
 constexpr int kMaxRowsY = 65535;  // of a grid
 // Orders that one block keeps at hand; above it each direction gets a launch of its own.
 constexpr int kMaxOrders = 16;
