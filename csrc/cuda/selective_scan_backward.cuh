@@ -241,7 +241,7 @@ struct BackwardSteps {
 };
 
 template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? 4 : 2)
+__global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Wide = Pack<acc, kVector>;
