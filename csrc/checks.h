@@ -10,6 +10,13 @@ inline void check_cpu(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.device().is_cpu(), name, " must be a CPU tensor, got ", tensor.device());
 }
 
+// On the kernel's kind of device, and on the same one as `first`.
+inline void check_device(
+    const at::Tensor& tensor, c10::DeviceType type, const at::Tensor& first, const char* name) {
+  TORCH_CHECK(tensor.device().type() == type && tensor.device() == first.device(), name, " must be on one ", type,
+      " device, got ", tensor.device(), " beside ", first.device());
+}
+
 inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, const char* name) {
   TORCH_CHECK(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
 }

@@ -1,26 +1,13 @@
-// Scalar types: what a kernel reads and writes, and what it computes in.
+// Scalar types and vector widths of the host's kernels.
 #pragma once
 
 #include <ATen/Dispatch.h>
 
+#include "scalar.h"
+
 // Half types are read and written as they are and computed in float; double stays double so that gradcheck runs on the
 // kernel itself.
 #define SSM_DISPATCH(TYPE, NAME, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, NAME, __VA_ARGS__)
-
-namespace ssm {
-
-template <typename scalar_t>
-struct AccumulateType {
-  using type = float;
-};
-template <>
-struct AccumulateType<double> {
-  using type = double;
-};
-template <typename scalar_t>
-using acc_t = typename AccumulateType<scalar_t>::type;
-
-}  // namespace ssm
 
 // One source, one binary, the widest vectors the machine has: GCC on x86-64 compiles the function three times and picks
 // at load time. Elsewhere the baseline is used.

@@ -50,7 +50,7 @@ struct Map {
 };
 
 void check_choice(const at::Tensor& choice) {
-  check_cpu(choice, "choice");
+  check_device(choice, at::kCPU, choice, "choice");
   check_dtype(choice, at::kLong, "choice");
   TORCH_CHECK(choice.dim() == 1, "choice must be a vector, got ", choice.sizes());
   if (choice.numel() == 0) return;
@@ -115,7 +115,7 @@ at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Ten
   TORCH_CHECK(a.dim() == 3, "a must be 3-D");
   const int64_t channels = a.size(2);
   for (const auto& t : {a, b}) {
-    check_cpu(t, "a and b");
+    check_device(t, at::kCPU, choice, "a and b");
     check_shape(t, {batch, length, channels}, "a and b");
     check_dtype(t, a.scalar_type(), "a and b");
     check_contiguous(t, "a and b");

@@ -1,14 +1,13 @@
 // Selective scan on the CPU. One task is one sample, one group and one block of WIDTH channels; it walks the tokens of
 // each of the group's directions in that direction's order, all channels of the block at once.
-#include "../selective_scan.h"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <vector>
 
-#include "../checks.h"
+#include "../dispatch.h"
+#include "../selective_scan_inputs.h"
 #include "vector_math.h"
 
 namespace ssm {
@@ -283,99 +282,30 @@ SSM_MULTIVERSION void backward_task(
   }
 }
 
-Strides strides_of(const at::Tensor& t) {
-  return {t.stride(0), t.stride(1), t.stride(2), t.dim() > 3 ? t.stride(3) : 1};
+// The kernels index with these values, so a bad one must stop here; that they are a permutation is the caller's word.
+void check_permutation_range(const std::optional<at::Tensor>& order, int64_t length) {
+  if (!order.has_value() || order->numel() == 0) return;
+  const auto [low, high] = at::aminmax(*order);
+  TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < length,
+      "order must hold token indices from 0 to ", length - 1);
 }
 
-// Checks the canonical shapes and fills everything but the outputs. `reverse` is copied: bool[] arrives without storage
-// that a kernel can point to.
-struct Inputs {
-  SelectiveScanParams params;
-  std::vector<char> reverse;
-
-  Inputs(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-      const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
-      const std::optional<at::Tensor>& order, const c10::List<bool>& reverse_flags, bool delta_softplus) {
-    TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3, "u and delta must be 4-D and A 3-D");
-    const int64_t batch = u.size(0), groups = u.size(1), length = u.size(2), channels = u.size(3);
-    const int64_t K = delta.size(1), states = A.size(2);
-    TORCH_CHECK(groups > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
-    TORCH_CHECK(length > 0, "the sequence must not be empty");
-    const auto compute = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    for (const auto& t : {u, delta, A, B, C}) check_cpu(t, "every argument");
-    check_shape(delta, {batch, K, length, channels}, "delta");
-    check_shape(A, {K, channels, states}, "A");
-    check_shape(B, {batch, K, length, states}, "B");
-    check_shape(C, {batch, K, length, states}, "C");
-    for (const auto& t : {delta, B, C}) check_dtype(t, u.scalar_type(), "delta, B and C");
-    TORCH_CHECK(channels == 1 || (u.stride(3) == 1 && delta.stride(3) == 1),
-        "u and delta must be contiguous in their channels");
-    check_dtype(A, compute, "A");
-    check_contiguous(A, "A");
-    for (const auto& t : {D, delta_bias}) {
-      if (!t.has_value()) continue;
-      check_cpu(*t, "D and delta_bias");
-      check_shape(*t, {K, channels}, "D and delta_bias");
-      check_dtype(*t, compute, "D and delta_bias");
-      check_contiguous(*t, "D and delta_bias");
-    }
-    TORCH_CHECK(static_cast<int64_t>(reverse_flags.size()) == K, "reverse must have one flag for each direction");
-    for (bool flag : reverse_flags) reverse.push_back(flag);
-
-    params = {};
-    params.batch = batch;
-    params.groups = groups;
-    params.inner = K / groups;
-    params.length = length;
-    params.channels = channels;
-    params.states = states;
-    params.delta_softplus = delta_softplus;
-    params.u = u.const_data_ptr();
-    params.delta = delta.const_data_ptr();
-    params.B = B.const_data_ptr();
-    params.C = C.const_data_ptr();
-    params.A = A.const_data_ptr();
-    params.D = D.has_value() ? D->const_data_ptr() : nullptr;
-    params.delta_bias = delta_bias.has_value() ? delta_bias->const_data_ptr() : nullptr;
-    params.u_stride = strides_of(u);
-    params.delta_stride = strides_of(delta);
-    params.B_stride = strides_of(B);
-    params.C_stride = strides_of(C);
-    params.reverse = reinterpret_cast<const bool*>(reverse.data());
-    if (order.has_value()) {
-      check_cpu(*order, "order");
-      check_shape(*order, {batch, K, length}, "order");
-      check_dtype(*order, at::kLong, "order");
-      check_permutation_range(*order, length);
-      params.order = order->const_data_ptr<int64_t>();
-      params.order_stride = strides_of(*order);
-    }
-  }
-
-  // The kernels index with these values, so a bad one must stop here; that they are a permutation is the caller's word.
-  static void check_permutation_range(const at::Tensor& order, int64_t length) {
-    if (order.numel() == 0) return;
-    const auto [low, high] = at::aminmax(order);
-    TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < length,
-        "order must hold token indices from 0 to ", length - 1);
-  }
-
-  int64_t blocks() const { return (params.channels + kWidth - 1) / kWidth; }
-  int64_t tasks() const { return params.batch * params.groups * blocks(); }
-};
+int64_t channel_blocks(const SelectiveScanParams& p) { return (p.channels + kWidth - 1) / kWidth; }
+int64_t tasks(const SelectiveScanParams& p) { return p.batch * p.groups * channel_blocks(p); }
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
     const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
     const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
     bool delta_softplus) {
-  Inputs inputs(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   SelectiveScanParams& p = inputs.params;
+  check_permutation_range(order, p.length);
   at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
   at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
-    at::parallel_for(0, inputs.tasks(), 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       std::vector<acc_t<scalar_t>> sum(p.length * kWidth);
       for (int64_t index = begin; index < end; ++index) forward_task<scalar_t>(p, index, sum);
     });
@@ -389,30 +319,24 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
     const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
     const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
     const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
-  Inputs inputs(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   const SelectiveScanParams& p = inputs.params;
+  check_permutation_range(order, p.length);
   const int64_t K = p.groups * p.inner;
-  check_shape(grad_y, {p.batch, p.groups, p.length, p.channels}, "grad_y");
-  check_dtype(grad_y, u.scalar_type(), "grad_y");
-  const at::Tensor grad_y_rows = grad_y.contiguous();
-  const at::Tensor grad_last = grad_last_state.has_value() ? grad_last_state->contiguous() : at::Tensor();
-  if (grad_last.defined()) {
-    check_shape(grad_last, {p.batch, K, p.channels, p.states}, "grad_last_state");
-    check_dtype(grad_last, A.scalar_type(), "grad_last_state");
-  }
+  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
   const auto options = A.options();
   at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
   at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
-  at::Tensor grad_B = at::empty({inputs.blocks(), p.batch, K, p.length, p.states}, options);
+  at::Tensor grad_B = at::empty({channel_blocks(p), p.batch, K, p.length, p.states}, options);
   at::Tensor grad_C = at::empty_like(grad_B);
   at::Tensor grad_A = at::empty({p.batch, K, p.channels, p.states}, options);
   at::Tensor grad_D = at::empty({p.batch, K, p.channels}, options);
   at::Tensor grad_bias = at::empty_like(grad_D);
-  SelectiveScanGradients g{grad_y_rows.const_data_ptr(), grad_last.defined() ? grad_last.const_data_ptr() : nullptr,
-      grad_u.data_ptr(), grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(),
+  SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
+      grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(),
       grad_D.data_ptr(), grad_bias.data_ptr()};
   SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
-    at::parallel_for(0, inputs.tasks(), 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       BackwardScratch<acc_t<scalar_t>> scratch(p);
       for (int64_t index = begin; index < end; ++index) backward_task<scalar_t>(p, g, index, scratch);
     });

@@ -1,0 +1,220 @@
+// Selective scan on the GPU, the host's side: how a call is cut into launches. The kernels are in
+// selective_scan_forward.cuh and selective_scan_backward.cuh.
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <limits>
+
+#include "../dispatch.h"
+#include "../selective_scan_inputs.h"
+#include "selective_scan_launch.h"
+
+namespace ssm {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Whether `width` channels can be read and written at once.
+bool allows_vectors(const SelectiveScanParams& p, const void* grad_y, int64_t item, int width) {
+  bool fits = p.channels % width == 0 && item <= 4;
+  for (const Strides& s : {p.u_stride, p.delta_stride}) {
+    fits = fits && s.batch % width == 0 && s.group % width == 0 && s.token % width == 0;
+  }
+  for (const void* data : {p.u, p.delta, grad_y}) {
+    fits = fits && reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(width * item) == 0;
+  }
+  return fits;
+}
+
+// Everything of a launch but the outputs, the workspace and which directions it takes.
+class Plan {
+ public:
+  Plan(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y) : options_(u.options()) {
+    const int64_t directions = p.groups * p.inner;
+    TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
+        " directions on the GPU, got ", directions);
+    TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
+    for (int64_t stride :
+        {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
+      TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
+          "selective_scan: there must be at most 2^31 bytes from token to token");
+    }
+    launch_.p = p;
+    launch_.p.reverse = nullptr;
+    for (int64_t k = 0; k < directions; ++k) {
+      if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
+    }
+    launch_.vector = allows_vectors(p, grad_y, u.element_size(), 2) ? 2 : 1;
+    // Four channels a thread need fewer instructions, and too many registers for the backward pass or for waiting.
+    const bool wide = grad_y == nullptr && p.length <= kMaxPositions;
+    if (wide && allows_vectors(p, grad_y, u.element_size(), 4)) launch_.vector = 4;
+    launch_.stream = at::cuda::getCurrentCUDAStream();
+    one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
+    cut_sequence();
+  }
+
+  const ScanLaunch& launch() const { return launch_; }
+
+  // Calls `run` for each launch of `directions` that fits the blocks: all inner directions at once, or one by one with
+  // the sums over them in between.
+  template <typename Run>
+  void for_each_pass(const Run& run) {
+    const SelectiveScanParams& p = launch_.p;
+    const bool at_once = one_order_ || (launch_.chunks == 1 && p.inner <= kMaxOrders);
+    const int64_t passes = at_once ? 1 : p.inner;
+    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
+    if (passes > 1) {
+      sum_ = at::empty({p.batch, p.groups, p.length, p.channels}, options_.dtype(dtype));
+      launch_.sum = sum_.data_ptr();
+    }
+    launch_.count = static_cast<int>(at_once ? p.inner : 1);
+    launch_.one_order = one_order_ || !at_once;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      launch_.first = static_cast<int>(pass);
+      launch_.add = pass > 0;
+      launch_.finish = pass + 1 == passes;
+      run(launch_);
+    }
+  }
+
+  // Room for the chunks' summaries, where blocks of a sequence cannot exchange them directly.
+  bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
+  void make_workspace(bool backward) {
+    const SelectiveScanParams& p = launch_.p;
+    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
+    workspace_ = at::empty({backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels},
+        options_.dtype(dtype));
+    launch_.chunk_decay = workspace_[0].data_ptr();
+    launch_.chunk_state = workspace_[1].data_ptr();
+    launch_.state_before = workspace_[2].data_ptr();
+    if (!backward) return;
+    launch_.chunk_gradient = workspace_[3].data_ptr();
+    launch_.gradient_after = workspace_[4].data_ptr();
+  }
+
+ private:
+  // One block if the sequence fits, a cluster of blocks up to kMaxCluster times that, and beyond (or before sm_90)
+  // independent blocks that read their inputs twice.
+  void cut_sequence() {
+    const SelectiveScanParams& p = launch_.p;
+    const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
+    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
+    const bool many_orders = !one_order_;
+    int64_t chunks = ceil_div(p.length, kMaxPositions);
+    in_cluster_ = chunks <= max_cluster;
+    if (in_cluster_ && chunks > 1) {
+      // Powers of two fill the groups of multiprocessors that clusters live in.
+      while (chunks & (chunks - 1)) ++chunks;
+    }
+    const int64_t blocks = p.batch * p.groups * channel_tiles(p, launch_.vector);
+    // Few samples: more and smaller blocks for one sequence, down to one warp's worth of positions.
+    while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
+           2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
+      chunks *= 2;
+    }
+    const int64_t rows_of_warp = 32 / kLanes;
+    launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), rows_of_warp) * rows_of_warp);
+    launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
+  }
+
+  at::TensorOptions options_;
+  ScanLaunch launch_ = {};
+  bool one_order_ = true, in_cluster_ = true;
+  at::Tensor workspace_, sum_;
+};
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
+    const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
+    const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
+    bool delta_softplus) {
+  const c10::cuda::CUDAGuard guard(u.device());
+  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  SelectiveScanParams& p = inputs.params;
+  at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
+  p.y = y.data_ptr();
+  p.last_state = last_state.data_ptr();
+  Plan plan(p, u, nullptr);
+  if (plan.needs_workspace()) plan.make_workspace(false);
+  SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
+    plan.for_each_pass([&](ScanLaunch launch) {
+      launch.phase = Phase::kWhole;
+      if (plan.needs_workspace()) {
+        launch.phase = Phase::kSummarise;
+        launch_forward<scalar_t>(launch);
+        launch_carry<acc_t<scalar_t>>(launch, nullptr, false);
+        launch.phase = Phase::kApply;
+      }
+      launch_forward<scalar_t>(launch);
+    });
+  });
+  return {y, last_state};
+}
+
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
+    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
+    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
+  const c10::cuda::CUDAGuard guard(u.device());
+  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  const SelectiveScanParams& p = inputs.params;
+  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
+  const int64_t K = p.groups * p.inner;
+  Plan plan(p, u, upstream.grad_y_data());
+  if (plan.needs_workspace()) plan.make_workspace(true);
+
+  // Sums over blocks of channels, and over samples and chunks, go through one partial sum each: no atomics.
+  const int64_t tiles = channel_tiles(p, plan.launch().vector), chunks = plan.launch().chunks;
+  at::Tensor partial_B = at::empty({tiles, p.batch, K, p.length, p.states}, A.options());
+  at::Tensor partial_C = at::empty_like(partial_B);
+  at::Tensor partial_A = at::empty({chunks * p.batch, K, p.channels, p.states}, A.options());
+  at::Tensor partial_D = at::empty({chunks * p.batch, K, p.channels}, A.options());
+  at::Tensor partial_bias = at::empty_like(partial_D);
+  at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
+  at::Tensor grad_B = at::empty({p.batch, K, p.length, p.states}, u.options());
+  at::Tensor grad_C = at::empty_like(grad_B);
+  at::Tensor grad_A = at::empty({K, p.channels, p.states}, A.options());
+  at::Tensor grad_D = at::empty({K, p.channels}, A.options());
+  at::Tensor grad_bias = at::empty_like(grad_D);
+  const SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
+      grad_delta.data_ptr(), partial_B.data_ptr(), partial_C.data_ptr(), partial_A.data_ptr(), partial_D.data_ptr(),
+      partial_bias.data_ptr()};
+
+  SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
+    using acc = acc_t<scalar_t>;
+    plan.for_each_pass([&](ScanLaunch launch) {
+      launch.phase = Phase::kWhole;
+      if (plan.needs_workspace()) {
+        launch.phase = Phase::kSummarise;
+        launch_backward<scalar_t>(launch, g);
+        launch_carry<acc>(launch, g.grad_last_state, true);
+        launch.phase = Phase::kApply;
+      }
+      launch_backward<scalar_t>(launch, g);
+    });
+    const auto sum = [&](auto zero, const at::Tensor& partial, const at::Tensor& total) {
+      launch_sum_rows<decltype(zero)>(
+          partial.const_data_ptr(), total.data_ptr(), partial.size(0), total.numel(), plan.launch().stream);
+    };
+    sum(scalar_t(0), partial_B, grad_B);
+    sum(scalar_t(0), partial_C, grad_C);
+    sum(acc(0), partial_A, grad_A);
+    sum(acc(0), partial_D, grad_D);
+    sum(acc(0), partial_bias, grad_bias);
+  });
+  return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
+  m.impl("selective_scan", &forward);
+  m.impl("selective_scan_backward", &backward);
+}
+
+}  // namespace ssm

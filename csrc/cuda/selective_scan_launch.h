@@ -1,0 +1,71 @@
+// What the host hands to the selective scan's CUDA kernels by value, and the launchers, one translation unit a type.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "../selective_scan.h"
+
+namespace ssm {
+
+// A thread walks kTokens positions of one, two or four neighbouring channels; kLanes threads side by side make one row
+// of a tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
+constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
+constexpr int kLanes = 8;
+constexpr int kMaxPositions = 196;
+constexpr int kMaxSubchunks = kMaxPositions / kTokens;
+constexpr int kMaxThreads = kLanes * kMaxSubchunks;
+constexpr int kMaxWarps = kMaxThreads / 32;
+constexpr int kMaxCluster = 16;   // Hopper; 8 is what every device with clusters has
+constexpr int kMaxRowsY = 65535;  // of a grid
+// Orders that one block keeps at hand; above it each direction gets a launch of its own.
+constexpr int kMaxOrders = 16;
+constexpr int kMaxDirections = 8192;
+
+enum class Phase : int {
+  kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write
+  kSummarise,  // leave each chunk's decay and state in the workspace
+  kApply,      // start each chunk from the state in the workspace
+};
+
+struct ScanLaunch {
+  SelectiveScanParams p;  // `reverse` points to host memory: kernels read the bits below
+  uint32_t reverse[kMaxDirections / 32];
+
+  int first, count;     // inner directions of this launch
+  bool one_order;       // whether they all follow the order of the first
+  int chunks;           // blocks along the sequence
+  int subchunks;        // threads along the sequence in a block
+  int vector;           // channels of one thread
+  Phase phase;
+  cudaStream_t stream;
+
+  // acc_t [batch, groups, L, D]: sums over the directions of earlier and later launches (y, or the gradient of u); null
+  // where one launch has them all.
+  void* sum;
+  bool add, finish;  // whether to start from `sum`; whether to write the result rather than `sum`
+
+  // acc_t [batch, K, N, chunks, D] each: what a chunk does to the state (forward) and to its gradient (backward), and
+  // the state that comes in from the left, the gradient that comes in from the right.
+  void *chunk_decay, *chunk_state, *chunk_gradient;
+  void *state_before, *gradient_after;
+};
+
+inline int64_t channel_tiles(const SelectiveScanParams& p, int vector) {
+  return (p.channels + kLanes * vector - 1) / (kLanes * vector);
+}
+
+// kWhole, kSummarise or kApply of one launch.
+template <typename scalar_t>
+void launch_forward(const ScanLaunch& launch);
+template <typename scalar_t>
+void launch_backward(const ScanLaunch& launch, const SelectiveScanGradients& gradients);
+// Between kSummarise and kApply: turns the chunks' summaries into what comes in from the left (and the right).
+template <typename acc>
+void launch_carry(const ScanLaunch& launch, const void* grad_last_state, bool backward);
+// out[m] = Σ_r in[r, m] in a fixed order.
+template <typename scalar_t>
+void launch_sum_rows(const void* in, void* out, int64_t rows, int64_t columns, cudaStream_t stream);
+
+}  // namespace ssm

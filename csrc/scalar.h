@@ -1,0 +1,17 @@
+// What a kernel computes in, for what it reads and writes.
+#pragma once
+
+namespace ssm {
+
+template <typename scalar_t>
+struct AccumulateType {
+  using type = float;
+};
+template <>
+struct AccumulateType<double> {
+  using type = double;
+};
+template <typename scalar_t>
+using acc_t = typename AccumulateType<scalar_t>::type;
+
+}  // namespace ssm
