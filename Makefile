@@ -16,7 +16,7 @@ quickstart: setup
 	$(BIN)/python tools/quickstart.py --work-dir work_dirs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 setup: $(VENV)/.built
 

@@ -1,6 +1,13 @@
-"""Deselects the tests that need a GPU where there is none."""
+"""One thread a test process, and no GPU tests where there is no GPU."""
+
+import os
 
 import torch
+
+# Two processes of one thread each (see Makefile) beat one of two: small operators spend their time at thread barriers,
+# and on a busy machine they wait there for each other. Processes that tests start take it from the environment.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -249,13 +249,12 @@ def test_nan_and_huge_inputs_stay_in_their_own_channel():
 
 def test_same_bits_for_any_number_of_threads():
     inputs = make_inputs(3, 40, 70, 2, 2, dtype=torch.float32)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = run_with_gradients(inputs, backend="cpu")
-    finally:
+    runs, before = [], torch.get_num_threads()
+    for threads in (1, 3):
         torch.set_num_threads(threads)
-    for a, e in zip(run_with_gradients(inputs, backend="cpu"), one, strict=True):
+        runs.append(run_with_gradients(inputs, backend="cpu"))
+    torch.set_num_threads(before)
+    for a, e in zip(*runs, strict=True):
         assert torch.equal(a, e)
 
 
