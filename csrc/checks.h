@@ -10,6 +10,11 @@ inline void check_cpu(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.device().is_cpu(), name, " must be a CPU tensor, got ", tensor.device());
 }
 
+inline void check_cuda(const at::Tensor& tensor, const at::Tensor& first, const char* name) {
+  TORCH_CHECK(tensor.is_cuda() && tensor.device() == first.device(), name, " must be on one CUDA device, got ",
+      tensor.device(), " beside ", first.device());
+}
+
 inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, const char* name) {
   TORCH_CHECK(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
 }
