@@ -73,10 +73,11 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   return a;
 }
 
-// Where paths hand on their sums: in the output if it has the type of sums.
-at::Tensor state_in(const at::Tensor& output) {
+// What is kept between the passes is kept in the output if that has the type.
+at::Tensor state_in(const at::Tensor& output, const Arguments& a) {
+  const bool as_is = ScheduleLayout{a.l.length}.walks() && !a.l.wide_weight;
   const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
-  return is_sum ? output : at::empty(output.sizes(), output.options().dtype(at::kFloat));
+  return as_is || is_sum ? output : at::empty(output.sizes(), output.options().dtype(at::kFloat));
 }
 
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
@@ -85,7 +86,7 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
   Arguments a = check_arguments(u, weight, parent, order, both, schedule);
   at::Tensor h = at::empty(u.sizes(), u.options());
   if (h.numel() == 0) return h;
-  const at::Tensor state = state_in(h);
+  const at::Tensor state = state_in(h, a);
   a.l.state = state.data_ptr();
   a.l.output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] { launch_tree_scan<scalar_t>(a.l); });
@@ -104,7 +105,7 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
   if (grad_u.numel() == 0) return {grad_u, grad_weight};
   const at::Tensor upstream = with_adjacent_channels(grad_h);
-  const at::Tensor state = state_in(grad_weight), grad_state = state_in(grad_u);
+  const at::Tensor state = state_in(grad_weight, a), grad_state = state_in(grad_u, a);
   a.l.backward = true;
   a.l.grad_h = upstream.const_data_ptr();
   a.l.grad_h_stride = strides_of(upstream);

@@ -1,4 +1,4 @@
-#include "tree_scan_kernel.cuh"
+#include "tree_scan_types.cuh"
 
 namespace ssm {
 

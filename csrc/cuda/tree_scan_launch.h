@@ -22,8 +22,9 @@ struct TreeScanLaunch {
   const void *u, *weight, *grad_h;
   VertexStrides u_stride, weight_stride, grad_h_stride;
 
-  // acc_t [batch, L, D], rows by vertex: what a path hands to the path that it hangs from and back, and what the segments
-  // of a chain hand to each other. May be the outputs themselves: every row is written last by the segment it belongs to.
+  // [batch, L, D], rows by vertex; may be the outputs themselves. A walk keeps ξ and η there between its passes: scalar_t
+  // if that is the type of the weights too, else acc_t. In rounds, acc_t: what a path hands to the path that it hangs from and back, and what the segments
+  // of a chain hand to each other; every row is written last by the segment it belongs to.
   void *state, *grad_state;
   void* output;       // h, or the gradient of u; scalar_t, contiguous [batch, L, D]
   void* grad_weight;  // weight_t, contiguous [batch, L, D]

@@ -34,12 +34,12 @@ __device__ uint32_t low(Pair p) { return static_cast<uint32_t>(p); }
 // Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links.
 struct Work {
   Pair *a, *b;
-  int *parent, *heavy, *children, *place, *head;
+  int *parent, *size, *heavy, *children, *place, *head, *begin;
 
-  static constexpr int kWords = 9;
+  static constexpr int kWords = 11;
   __device__ Work(int* base, int64_t n)
-      : a(reinterpret_cast<Pair*>(base)), b(a + n), parent(base + 4 * n), heavy(parent + n), children(heavy + n),
-        place(children + n), head(place + n) {}
+      : a(reinterpret_cast<Pair*>(base)), b(a + n), parent(base + 4 * n), size(parent + n), heavy(size + n),
+        children(heavy + n), place(children + n), head(place + n), begin(head + n) {}
 };
 
 struct Builder {
@@ -60,12 +60,11 @@ struct Builder {
     each([&](int v) {
       w.parent[v] = static_cast<int>(min(max(parent[v], int64_t(0)), int64_t(length - 1)));
       w.children[v] = 0;
-      w.heavy[v] = 0;  // counts descendants first
     });
     team.sync();
   }
 
-  // heavy[v] = size of the subtree of v. After k steps the count covers depths below 2^k and `ancestor` is 2^k above.
+  // size[v]: vertices of the subtree of v. After k steps the count covers depths below 2^k and `ancestor` is 2^k above.
   __device__ void count_descendants() {
     int *ancestor = reinterpret_cast<int*>(w.a), *next = ancestor + length;
     int *size = reinterpret_cast<int*>(w.b), *sum = size + length;
@@ -91,7 +90,7 @@ struct Builder {
       ancestor = next;
       next = swap;
     }
-    each([&](int v) { w.heavy[v] = size[v]; });
+    each([&](int v) { w.size[v] = size[v]; });
     team.sync();
   }
 
@@ -100,7 +99,7 @@ struct Builder {
     each([&](int v) { w.a[v] = 0; });
     team.sync();
     each([&](int v) {
-      if (!is_root(v)) atomicMax(w.a + w.parent[v], pair(w.heavy[v], ~static_cast<uint32_t>(v)));
+      if (!is_root(v)) atomicMax(w.a + w.parent[v], pair(w.size[v], ~static_cast<uint32_t>(v)));
     });
     team.sync();
     each([&](int v) { w.heavy[v] = w.a[v] == 0 ? -1 : static_cast<int>(~low(w.a[v])); });
@@ -203,44 +202,86 @@ struct Builder {
 
   __device__ int lights_of(int v) const { return w.children[v] - (w.heavy[v] >= 0); }
 
-  // The records, and where each vertex's light children are listed: by the vertices' numbers. place[v] becomes the
-  // beginning of its list, low(a[v]) a cursor in it.
-  __device__ void write_records() {
-    VertexRecord* const records = reinterpret_cast<VertexRecord*>(schedule + layout().records());
+  // The light children of every vertex in a list from begin[v] on, in any order: what is done with them does not show it.
+  // Uses head and place.
+  __device__ const int* list_lights() {
     const int share = (length + team.stride() - 1) / team.stride();
-    const int begin = min(length, team.first() * share), end = min(length, begin + share);
+    const int first = min(length, team.first() * share), end = min(length, first + share);
     int3 own = make_int3(0, 0, 0), total;
-    for (int v = begin; v < end; ++v) own.x += lights_of(v);
-    int list = team.prefix(own, total).x;
-    for (int v = begin; v < end; ++v) {
-      const int at = static_cast<int>(high(w.b[w.head[v]])) + w.place[v], lights = lights_of(v);
-      if (at < length) records[at] = {v, -1, list, lights};
-      w.a[v] = pair(static_cast<uint32_t>(at), 0);
-      w.place[v] = list;
-      list += lights;
+    for (int v = first; v < end; ++v) own.x += lights_of(v);
+    int begin = team.prefix(own, total).x;
+    int *found = w.head, *cursor = w.place;
+    for (int v = first; v < end; ++v) {
+      w.begin[v] = begin;
+      begin += lights_of(v);
+      cursor[v] = 0;
     }
     team.sync();
-  }
-
-  // Threads find the light children in any order; a child's place in the list is the number of smaller ones.
-  __device__ void list_lights() {
-    int *found = reinterpret_cast<int*>(w.b), *cursor = found + length;
-    int* const lights = schedule + layout().lights();
-    VertexRecord* const records = reinterpret_cast<VertexRecord*>(schedule + layout().records());
-    each([&](int v) { cursor[v] = 0; });
-    team.sync();
     each([&](int v) {
-      if (is_head(v) && !is_root(v)) found[w.place[w.parent[v]] + atomicAdd(cursor + w.parent[v], 1)] = v;
+      if (is_head(v) && !is_root(v)) found[w.begin[w.parent[v]] + atomicAdd(cursor + w.parent[v], 1)] = v;
     });
     team.sync();
+    return found;
+  }
+
+  // Light children with smaller numbers than v, and the vertices of their subtrees.
+  __device__ int2 lights_before(const int* found, int v) const {
+    const int above = w.parent[v];
+    int2 before = make_int2(0, 0);
+    for (int k = w.begin[above]; k < w.begin[above] + lights_of(above); ++k) {
+      if (found[k] >= v) continue;
+      ++before.x;
+      before.y += w.size[found[k]];
+    }
+    return before;
+  }
+
+  // high(a[v]) = place of every vertex in the rounds' order.
+  __device__ void write_records() {
+    each([&](int v) {
+      w.a[v] = pair(high(w.b[w.head[v]]) + static_cast<uint32_t>(w.place[v]), 0);
+    });
+    team.sync();
+    const int* const found = list_lights();
+    VertexRecord* const records = reinterpret_cast<VertexRecord*>(schedule + layout().records());
+    each([&](int v) {
+      const uint32_t at = high(w.a[v]);
+      if (at < static_cast<uint32_t>(length)) records[at] = {v, -1, w.begin[v], lights_of(v)};
+    });
+    team.sync();
+    int* const lights = schedule + layout().lights();
     each([&](int v) {
       if (!is_head(v) || is_root(v)) return;
-      const int above = w.parent[v], begin = w.place[above], count = lights_of(above);
-      int smaller = 0;
-      for (int k = begin; k < begin + count; ++k) smaller += found[k] < v;
-      lights[begin + smaller] = v;
-      const int at = static_cast<int>(high(w.a[above]));
-      if (smaller == 0 && at < length) records[at].first_light = v;
+      const int rank = lights_before(found, v).x;
+      const uint32_t at = high(w.a[w.parent[v]]);
+      lights[w.begin[w.parent[v]] + rank] = v;
+      if (rank == 0 && at < static_cast<uint32_t>(length)) records[at].first_light = v;
+    });
+  }
+
+  // Depth first, the heavy child last: the place of a vertex is the sum of steps from the root down to it.
+  __device__ void write_walk() {
+    const int* const found = list_lights();
+    Pair *from = w.a, *to = w.b;
+    each([&](int v) {
+      const int above = w.parent[v];
+      uint32_t step = 0, flags = w.children[v] == 0 ? kLeaf : w.children[v] > 1 ? kFork : 0;
+      if (!is_root(v) && is_head(v)) {
+        const int2 before = lights_before(found, v);
+        step = 1 + before.y;
+        if (before.x > 0) flags |= kMiddleChild;
+      } else if (!is_root(v)) {
+        step = w.size[above] - w.size[v];
+        if (w.children[above] > 1) flags |= kLastChild;
+      }
+      from[v] = pair(step, above);
+      w.place[v] = static_cast<int>(flags);
+    });
+    team.sync();
+    follow(from, to);
+    each([&](int v) {
+      const uint32_t at = high(from[v]);
+      if (at < static_cast<uint32_t>(length)) schedule[at] = v | w.place[v];
     });
   }
 };
@@ -256,10 +297,13 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
   builder.read_parents(l.parent + sample * l.length);
   builder.count_descendants();
   builder.choose_heavy_children();
-  builder.find_paths();
-  builder.place_paths();
-  builder.write_records();
-  builder.list_lights();
+  if (layout.walks()) {
+    builder.write_walk();
+  } else {
+    builder.find_paths();
+    builder.place_paths();
+    builder.write_records();
+  }
   team.leave();
 }
 

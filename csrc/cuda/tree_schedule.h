@@ -1,6 +1,9 @@
-// How the tree scan walks a tree: heavy paths, cut into segments, in rounds.
+// How the tree scan goes through a tree: one of two ways, by the number of vertices.
 //
-// Every vertex continues into the child with the largest subtree, so that the tree falls into paths, and a path hangs from
+// A walk: depth first, for one warp and a few channels. The child with the largest subtree, the heavy one, comes last, so
+// that what waits on the stack is less than log2(L) deep. Backwards the walk meets children before their parents.
+//
+// Rounds, where one warp would walk for too long: every vertex continues into the child with the largest subtree, so that the tree falls into paths, and a path hangs from
 // a vertex of another path. A path's round is the number of paths above it: at most log2(L), since a subtree is less than
 // half its parent's where a path ends. Within a round all paths are independent. A path is cut into segments of at most
 // kSegment vertices; a path of several segments is a chain.
@@ -9,6 +12,14 @@
 #include <cstdint>
 
 namespace ssm {
+
+constexpr int64_t kLongestWalk = 20000;
+
+// A step of a walk is a vertex and these.
+constexpr uint32_t kLeaf = 1u << 28, kFork = 1u << 29;  // without children; with several
+constexpr uint32_t kMiddleChild = 1u << 30;             // neither first nor last of several children
+constexpr uint32_t kLastChild = 1u << 31;               // last of several
+constexpr uint32_t kVertexMask = kLeaf - 1;
 
 constexpr int kSegment = 8;
 constexpr int kMaxRounds = 32;
@@ -30,17 +41,20 @@ struct alignas(8) Chain {
   int first_segment, segments;  // from the top down
 };
 
-// One sample's schedule as int32: rounds, segments_begin and chains_begin of every round, then the arrays.
+// One sample's schedule as int32: the steps of a walk, or rounds, segments_begin and chains_begin of every round, then the arrays.
 struct ScheduleLayout {
   int64_t length;
 
+  constexpr bool walks() const { return length <= kLongestWalk; }
   static constexpr int64_t kSegmentsBegin = 1, kChainsBegin = kSegmentsBegin + kMaxRounds + 1;
   static constexpr int64_t kHeader = (kChainsBegin + kMaxRounds + 1 + 3) / 4 * 4;
   constexpr int64_t records() const { return kHeader; }
   constexpr int64_t lights() const { return records() + 4 * length; }
   constexpr int64_t segments() const { return lights() + (length + 1) / 2 * 2; }
   constexpr int64_t chains() const { return segments() + 2 * length; }
-  constexpr int64_t words() const { return (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4; }
+  constexpr int64_t words() const {
+    return walks() ? (length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
+  }
 };
 
 }  // namespace ssm

@@ -104,7 +104,6 @@ def test_non_finite_weights_neither_hang_nor_break_the_tree(shape):
         weight[2] = bad
         weight[3, count // 2] = bad
         # What the definition says: the order of (weight, index) with NaN after infinity.
-        place = torch.where(weight.isnan(), INF, weight).sort(1, stable=True).indices
         both = torch.stack([weight.isnan().float(), torch.nan_to_num(weight, 0.0, INF, -INF)])
         order = torch.stack(
             [torch.tensor(sorted(range(count), key=lambda e, b=b: tuple(both[:, b, e].tolist()))) for b in range(4)]

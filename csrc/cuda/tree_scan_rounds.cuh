@@ -10,37 +10,11 @@
 // telescopes to 1 - A². So chains are gone through without reading u and w, and then every segment knows its h_in.
 #pragma once
 
-#include <c10/cuda/CUDAException.h>
-
-#include "../dispatch.h"
-#include "team.cuh"
-#include "tree_scan_launch.h"
-#include "tree_schedule.h"
+#include "tree_scan_rows.cuh"
 
 namespace ssm {
 
 constexpr int kScanThreads = 256;
-
-template <typename T, int N>
-struct alignas(sizeof(T) * N) Pack {
-  T value[N];
-};
-
-template <typename acc, int N>
-struct Channels {
-  acc value[N];
-  __device__ acc& operator[](int c) { return value[c]; }
-  __device__ const acc& operator[](int c) const { return value[c]; }
-};
-
-template <typename scalar, typename weight, int kVector, bool kIsBoth, bool kIsBackward>
-struct ScanKind {
-  using scalar_t = scalar;
-  using weight_t = weight;
-  using acc = acc_t<scalar>;
-  static constexpr int kWidth = kVector;
-  static constexpr bool kBoth = kIsBoth, kBackward = kIsBackward;
-};
 
 // One worker on one slice of one sample.
 template <typename Kind>
@@ -63,7 +37,6 @@ struct Walker {
   acc *state, *grad_state;
   scalar_t* output;
   weight_t* grad_weight;
-  unsigned mask;  // the worker's threads in the warp
   int lane;
   bool live;  // whether this thread has channels
 
@@ -77,22 +50,17 @@ struct Walker {
     Row xi[kSegment], eta[kBackward ? kSegment : 1], w[kSegment];
   };
 
-  __device__ int share(int value, int from) const { return __shfl_sync(mask, value, from, kLanes); }
+  // The workers of a warp stay together: all of its threads call what shares or votes.
+  __device__ static int share(int value, int from) { return __shfl_sync(~0u, value, from, kLanes); }
+  __device__ static bool any(bool condition) { return __any_sync(~0u, condition) != 0; }
 
   template <typename T>
   __device__ static Row read(const T* from) {
-    const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
-    Row row;
-#pragma unroll
-    for (int c = 0; c < N; ++c) row[c] = static_cast<acc>(pack.value[c]);
-    return row;
+    return read_row<acc, N>(from);
   }
   template <typename T>
   __device__ static void write(T* to, const Row& row) {
-    Pack<T, N> pack;
-#pragma unroll
-    for (int c = 0; c < N; ++c) pack.value[c] = static_cast<T>(row[c]);
-    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+    write_row(to, row);
   }
   __device__ static Row constant(acc value) {
     Row row;
@@ -109,57 +77,54 @@ struct Walker {
     return run;
   }
 
-  // What all light children but the first hand on or get.
-  template <typename Visit>
-  __device__ void each_further_light(const Run& run, int j, const Visit& visit) const {
-    const int begin = share(run.record.lights_begin, j), count = share(run.record.lights, j);
-    for (int k = 1; k < count; ++k) visit(lights[begin + k]);
-  }
-
   __device__ static void add(Row& to, const Row& other) {
 #pragma unroll
     for (int c = 0; c < N; ++c) to[c] += other[c];
   }
 
-  // u, g and w of a segment, and the messages of the light children in u and g.
-  __device__ void load(const Run& run, Values& v) const {
-    const int length = live ? run.segment.length() : 0;
+  // u, g and w of a segment, and the messages of the light children in u and g. Where the segment ends early, u = g = 0
+  // and w = 1 let through what comes.
+  __device__ void load(const Run& run, int length, Values& v) const {
 #pragma unroll
     for (int j = 0; j < kSegment; ++j) {
       const int64_t vertex = share(run.record.vertex, j);
+      v.xi[j] = constant(0);
+      v.w[j] = constant(1);
+      if constexpr (kBackward) v.eta[j] = constant(0);
       if (j >= length) continue;
       v.xi[j] = read(u + vertex * u_stride);
       v.w[j] = read(weight + vertex * weight_stride);
       if constexpr (kBackward) v.eta[j] = read(grad_h + vertex * grad_h_stride);
     }
-    if (run.segment.begin == 0) v.w[0] = constant(0);  // the root
+    if (run.segment.begin == 0 && length > 0) v.w[0] = constant(0);  // the root
 #pragma unroll
     for (int j = 0; j < kSegment; ++j) {
       const int light = share(run.record.first_light, j);
-      if (j >= length || light < 0) continue;
-      add(v.xi[j], read(at(state, light)));
-      if constexpr (kBackward && kBoth) add(v.eta[j], read(at(grad_state, light)));
+      if (j < length && light >= 0) add_message(v, j, light);
     }
-    if (!__any_sync(mask, run.record.lights > 1)) return;
+    if (!any(run.record.lights > 1)) return;
 #pragma unroll
     for (int j = 0; j < kSegment; ++j) {
-      each_further_light(run, j, [&](int light) {
-        if (j >= length) return;
-        add(v.xi[j], read(at(state, light)));
-        if constexpr (kBackward && kBoth) add(v.eta[j], read(at(grad_state, light)));
-      });
+      const int begin = share(run.record.lights_begin, j), count = share(run.record.lights, j);
+      if (j >= length) continue;
+      for (int k = 1; k < count; ++k) add_message(v, j, lights[begin + k]);
     }
+  }
+
+  __device__ void add_message(Values& v, int j, int light) const {
+    add(v.xi[j], read(at(state, light)));
+    if constexpr (kBackward && kBoth) add(v.eta[j], read(at(grad_state, light)));
   }
 
   // First step of the up pass: what a segment does to what comes in at its bottom.
   __device__ void summarise(const Run& run) const {
-    Values v;
-    load(run, v);
     const int length = live ? run.segment.length() : 0;
+    Values v;
+    load(run, length, v);
     Row a = constant(1), x = constant(0), q = constant(0), y = constant(0), p = constant(0);
 #pragma unroll
     for (int j = kSegment - 1; j >= 0; --j) {
-      if (j >= length) continue;
+      if (!any(j < length)) continue;
 #pragma unroll
       for (int c = 0; c < N; ++c) {
         const acc w = v.w[j][c], xi = v.xi[j][c] + x[c], through = a[c] * (1 - w * w);
@@ -197,7 +162,7 @@ struct Walker {
   // Second step of the up pass, one chain from its bottom to its top: x of every segment in the place of B.
   __device__ void climb(const Chain& chain) const {
     Row x = constant(0), y = constant(0);
-    for (int k = chain.segments - 1; k >= 0; k -= kBatch) {
+    for (int k = chain.segments - 1; any(k >= 0); k -= kBatch) {
       const bool exists = lane < kBatch && lane <= k;
       const int second = vertex_of(chain.first_segment + k - lane, exists, 1);
       const int third = vertex_of(chain.first_segment + k - lane, exists, 2);
@@ -224,8 +189,8 @@ struct Walker {
         }
       }
     }
+    if (!live || chain.segments == 0) return;
     const int top = records[segments[chain.first_segment].begin].vertex;
-    if (!live) return;
     write(at(state, top), x);
     if constexpr (kBackward && kBoth) write(at(grad_state, top), y);
   }
@@ -233,12 +198,12 @@ struct Walker {
   // First step of the down pass, one chain from its top to its bottom: h_in of every segment at its first vertex.
   __device__ void descend_chain(const Chain& chain) const {
     Row h = constant(0), g = constant(0);
-    const Segment top = segments[chain.first_segment];
-    if (live && top.begin != 0) {
-      if constexpr (kBoth) h = read(at(state, records[top.begin].vertex));
-      if constexpr (kBackward) g = read(at(grad_state, records[top.begin].vertex));
+    const int top = chain.segments > 0 ? segments[chain.first_segment].begin : 0;
+    if (live && top != 0) {
+      if constexpr (kBoth) h = read(at(state, records[top].vertex));
+      if constexpr (kBackward) g = read(at(grad_state, records[top].vertex));
     }
-    for (int k = 0; k < chain.segments; k += kBatch) {
+    for (int k = 0; any(k < chain.segments); k += kBatch) {
       const bool exists = lane < kBatch && k + lane < chain.segments;
       int vertex[4];
 #pragma unroll
@@ -291,10 +256,10 @@ struct Walker {
       x = read(at(state, third));
       if constexpr (kBackward && kBoth) y = read(at(grad_state, third));
     }
-    load(run, v);
+    load(run, length, v);
 #pragma unroll
     for (int j = kSegment - 1; j >= 0; --j) {
-      if (j >= length) continue;
+      if (!any(j < length)) continue;
 #pragma unroll
       for (int c = 0; c < N; ++c) {
         v.xi[j][c] += x[c];
@@ -305,14 +270,20 @@ struct Walker {
         }
       }
     }
+    const bool many = any(run.record.lights > 1);
 #pragma unroll
     for (int j = 0; j < kSegment; ++j) {
+      if (!any(j < length)) continue;
       const int64_t vertex = share(run.record.vertex, j);
       const int light = share(run.record.first_light, j);
       if (j < length) {
         step_down(v, j, has_root && j == 0, h, g, vertex);
         if (light >= 0) hand_down(light, h, g);
       }
+      if (!many) continue;
+      const int begin = share(run.record.lights_begin, j), count = share(run.record.lights, j);
+      if (j >= length) continue;
+      for (int k = 1; k < count; ++k) hand_down(lights[begin + k], h, g);
     }
   }
 
@@ -371,14 +342,13 @@ __device__ Walker<Kind> make_walker(const TreeScanLaunch& l) {
   w.grad_state = static_cast<acc*>(l.grad_state) + own;
   w.output = static_cast<scalar_t*>(l.output) + own;
   w.grad_weight = static_cast<weight_t*>(l.grad_weight) + own;
-  w.mask = 0xffu << (threadIdx.x % 32 / kLanes * kLanes);
   w.lane = lane;
   w.live = channel < l.channels;
   return w;
 }
 
 template <typename Kind>
-__global__ void __launch_bounds__(kScanThreads, 2) tree_scan_kernel(TreeScanLaunch l) {
+__global__ void __launch_bounds__(kScanThreads, Kind::kWidth == 1 ? 3 : 2) tree_scan_kernel(TreeScanLaunch l) {
   __shared__ TeamShared team_shared;
   Team team(l.team, &team_shared);
   const Walker<Kind> walker = make_walker<Kind>(l);
@@ -399,7 +369,10 @@ __global__ void __launch_bounds__(kScanThreads, 2) tree_scan_kernel(TreeScanLaun
   const auto each_chain = [&](int round, const auto& visit) {
     const int* const begins = schedule + ScheduleLayout::kChainsBegin + round;
     const int begin = begins[0], end = begins[1];
-    for (int i = begin + first; i < end; i += workers) visit(walker.chains[i]);
+    const int offset = first % 4;
+    for (int i = begin + first / 4 * 4; i < end; i += workers) {
+      visit(i + offset < end ? walker.chains[i + offset] : Chain{0, 0});
+    }
     return begin != end;
   };
   for (int round = rounds - 1; round >= 0; --round) {
@@ -417,30 +390,15 @@ __global__ void __launch_bounds__(kScanThreads, 2) tree_scan_kernel(TreeScanLaun
 }
 
 template <typename Kind>
-void launch_kind(TreeScanLaunch l) {
+void launch_rounds(TreeScanLaunch l) {
   constexpr int kSlice = kLanes * Kind::kWidth;
   l.slices = static_cast<int>((l.channels + kSlice - 1) / kSlice);
-  // A worker for every fourth vertex keeps the block busy; larger trees that are few share several blocks.
+  // Larger trees that are few share several blocks.
   const int threads = l.length <= 64 ? 64 : l.length <= 256 ? 128 : kScanThreads;
-  const int64_t fill = 2 * at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  const int64_t fill = 2 * multiprocessors();
   l.team = 1;
   while (l.team < largest_team() && l.batch * l.slices * l.team < fill && l.length >= 1024 * l.team) l.team *= 2;
   launch_teams(tree_scan_kernel<Kind>, l.batch * l.slices, l.team, threads, 0, l);
-}
-
-template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth>
-void launch_types(const TreeScanLaunch& l) {
-  const auto pick = [&](auto both) {
-    constexpr bool kBoth = decltype(both)::value;
-    if (l.backward) {
-      l.vectors ? launch_kind<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
-                : launch_kind<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
-    } else {
-      l.vectors ? launch_kind<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
-                : launch_kind<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
-    }
-  };
-  l.both ? pick(std::true_type()) : pick(std::false_type());
 }
 
 }  // namespace ssm

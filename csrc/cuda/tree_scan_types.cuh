@@ -1,0 +1,34 @@
+// Picks the kernel of one pair of types.
+#pragma once
+
+#include "tree_scan_rounds.cuh"
+#include "tree_scan_walk.cuh"
+
+namespace ssm {
+
+// The widths are channels of a thread where rows allow vectors; a narrow walk makes more warps.
+template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth, int kWalkWidth = 2>
+void launch_types(const TreeScanLaunch& l) {
+  const auto pick = [&](auto both) {
+    constexpr bool kBoth = decltype(both)::value;
+    if (ScheduleLayout{l.length}.walks()) {
+      const bool wide = l.vectors && l.batch * l.channels / (32 * kWalkWidth) >= 8 * multiprocessors();
+      if (l.backward) {
+        return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, true>>(l)
+                    : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
+      }
+      return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, false>>(l)
+                  : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
+    }
+    if (l.backward) {
+      l.vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
+                : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
+    } else {
+      l.vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
+                : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
+    }
+  };
+  l.both ? pick(std::true_type()) : pick(std::false_type());
+}
+
+}  // namespace ssm
