@@ -14,8 +14,10 @@ namespace {
 
 constexpr int64_t kWidest = 4;  // channels of one vector access
 
+// The kernels count the bytes from a vertex to the next in 32 bits.
 at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
+  const bool adjacent = x.stride(2) == 1 || x.size(2) == 1;
+  return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
 }
 
 VertexStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1)}; }
@@ -35,7 +37,8 @@ struct Arguments {
 Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent,
     const at::Tensor& order, bool both, const std::optional<at::Tensor>& schedule) {
   TORCH_CHECK(u.dim() == 3 && u.size(1) >= 1, "u must be [B, L, D] with L at least 1, got ", u.sizes());
-  TORCH_CHECK(u.size(1) <= int64_t(1) << 28, "u has more than 2^28 vertices");
+  constexpr int64_t kMost = int64_t(1) << 28;
+  TORCH_CHECK(u.size(1) <= kMost && u.size(2) < kMost, "u has more than 2^28 vertices or channels");
   check_shape(weight, u.sizes(), "weight");
   const bool is_half = u.scalar_type() == at::kHalf || u.scalar_type() == at::kBFloat16;
   if (!(is_half && weight.scalar_type() == at::kFloat)) check_dtype(weight, u.scalar_type(), "weight");

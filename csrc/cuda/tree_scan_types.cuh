@@ -12,7 +12,7 @@ void launch_types(const TreeScanLaunch& l) {
   const auto pick = [&](auto both) {
     constexpr bool kBoth = decltype(both)::value;
     if (ScheduleLayout{l.length}.walks()) {
-      const bool wide = l.vectors && l.batch * l.channels / (32 * kWalkWidth) >= 8 * multiprocessors();
+      const bool wide = l.vectors && l.batch * l.channels / (32 * kWalkWidth) >= 4 * multiprocessors();
       if (l.backward) {
         return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, true>>(l)
                     : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
@@ -20,11 +20,13 @@ void launch_types(const TreeScanLaunch& l) {
       return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, false>>(l)
                   : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
     }
+    // Narrow slices where wide ones would leave much of the GPU without work.
+    const bool vectors = l.vectors && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors();
     if (l.backward) {
-      l.vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
+      vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
                 : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
     } else {
-      l.vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
+      vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
                 : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
     }
   };

@@ -10,6 +10,45 @@ namespace ssm {
 
 constexpr int kWalkStack = 16;  // more than log2(kLongestWalk)
 
+// What waits at forks. The newest entry is in registers, so that taking it waits for nothing; the others are this thread's
+// column of shared memory.
+template <typename Row>
+struct WaitingRows {
+  uint32_t column;  // its address in shared memory; entries are 32 rows apart
+  Row top{};
+  int depth = 0;
+
+  __device__ explicit WaitingRows(const Row* stack) : column(static_cast<uint32_t>(__cvta_generic_to_shared(stack))) {
+    asm volatile("" : "+r"(column));  // computed once, not at every access
+  }
+  __device__ Row& below() const {
+    const uint32_t entry = column + (depth & (kWalkStack - 1)) * 32 * static_cast<uint32_t>(sizeof(Row));
+    return *static_cast<Row*>(__cvta_shared_to_generic(entry));
+  }
+  __device__ void push(const Row& row) {
+    below() = top;
+    top = row;
+    ++depth;
+  }
+  __device__ Row pop() {
+    const Row row = top;
+    --depth;
+    top = below();
+    return row;
+  }
+};
+
+// The rows of a tensor by vertex. The distance in bytes has 32 bits, so that an address is one multiplication.
+template <typename T>
+struct VertexRows {
+  T* base;
+  uint32_t bytes;
+  __device__ T* operator[](uint32_t vertex) const {
+    using byte_t = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<byte_t*>(base) + static_cast<uint64_t>(vertex) * bytes);
+  }
+};
+
 template <typename Kind>
 struct Walk {
   using scalar_t = typename Kind::scalar_t;
@@ -18,158 +57,173 @@ struct Walk {
   using kept_t = std::conditional_t<std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
   static constexpr bool kBoth = Kind::kBoth, kBackward = Kind::kBackward;
-  static constexpr int kBatch = N == 1 ? 16 : 8;  // rows of each tensor in flight at once
+  // Rows of each tensor in flight at any time.
+  static constexpr int kAhead = sizeof(Pack<weight_t, N>) <= 4 ? 32 : sizeof(Pack<weight_t, N>) <= 8 ? 16 : 8;
   using Row = Channels<acc, N>;
 
   const uint32_t* steps;
   int length;
-  const scalar_t *u, *grad_h;
-  const weight_t* weight;
-  int64_t u_stride, grad_h_stride, weight_stride, channels;
-  kept_t *state, *grad_state;
-  scalar_t* output;
-  weight_t* grad_weight;
-  Row *stack, *grad_stack;  // this thread's, 32 apart
+  VertexRows<const scalar_t> u, grad_h;
+  VertexRows<const weight_t> weight;
+  VertexRows<kept_t> state, grad_state;
+  VertexRows<scalar_t> output;
+  VertexRows<weight_t> grad_weight;
+  Row *stack, *grad_stack;  // this thread's columns
   int lane;
   bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
 
-  struct Batch {
-    uint32_t step;  // of one row, a thread each
-    Row a[kBatch], w[kBatch], b[kBackward ? kBatch : 1];
+  // The rows of one step, as they are in memory: to convert them would be to wait for them. Up: u, w and g. Down: ξ, w and,
+  // backward, η, or g where there was no up pass for it.
+  template <bool kUp>
+  struct Rows {
+    std::conditional_t<kUp, Pack<scalar_t, N>, Pack<kept_t, N>> own;
+    Pack<weight_t, N> weight;
+    std::conditional_t<kUp || !kBoth, Pack<scalar_t, N>, Pack<kept_t, N>> grad;
   };
 
-  // Steps from `first` on, backwards or forwards; past the end the last one again.
+  template <typename T>
+  __device__ static Pack<T, N> read(const T* from) {
+    return *reinterpret_cast<const Pack<T, N>*>(from);
+  }
+  template <typename T>
+  __device__ static Row row_of(const Pack<T, N>& pack) {
+    Row row;
+#pragma unroll
+    for (int c = 0; c < N; ++c) row[c] = static_cast<acc>(pack.value[c]);
+    return row;
+  }
+
+  template <bool kUp>
+  __device__ Rows<kUp> load(uint32_t step) const {
+    const uint32_t vertex = step & kVertexMask;
+    Rows<kUp> rows;
+    rows.weight = read(weight[vertex]);
+    if constexpr (kUp) {
+      rows.own = read(u[vertex]);
+      if constexpr (kBackward && kBoth) rows.grad = read(grad_h[vertex]);
+    } else {
+      rows.own = read<kept_t>(state[vertex]);
+      if constexpr (kBackward && kBoth) rows.grad = read<kept_t>(grad_state[vertex]);
+      if constexpr (kBackward && !kBoth) rows.grad = read(grad_h[vertex]);
+    }
+    return rows;
+  }
+
+  // kAhead steps from `first` on, a thread each, backwards or forwards; past the end the last one again.
   template <bool kBackwards>
   __device__ uint32_t steps_from(int first) const {
-    const int i = min(first + lane % kBatch, length - 1);
+    const int i = min(first + lane % kAhead, length - 1);
     return steps[kBackwards ? length - 1 - i : i];
   }
   __device__ static uint32_t share(uint32_t step, int j) { return __shfl_sync(~0u, step, j); }
 
-  // Up: u, w and g. Down: ξ, w and, backward, η (or g where there was no up pass for it).
-  template <bool kUp>
-  __device__ void load(Batch& batch, uint32_t step) const {
-    batch.step = step;
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int64_t vertex = share(step, j) & kVertexMask;
-      batch.w[j] = read_row<acc, N>(weight + vertex * weight_stride);
-      if constexpr (kUp) {
-        batch.a[j] = read_row<acc, N>(u + vertex * u_stride);
-        if constexpr (kBackward && kBoth) batch.b[j] = read_row<acc, N>(grad_h + vertex * grad_h_stride);
-      } else {
-        batch.a[j] = read_row<acc, N>(state + vertex * channels);
-        if constexpr (kBackward && kBoth) batch.b[j] = read_row<acc, N>(grad_state + vertex * channels);
-        if constexpr (kBackward && !kBoth) batch.b[j] = read_row<acc, N>(grad_h + vertex * grad_h_stride);
-      }
-    }
-  }
-
+  // Each step's rows are asked for kAhead steps before its turn.
   template <bool kUp, typename Visit>
   __device__ void each_step(const Visit& visit) const {
-    Batch batch;
-    load<kUp>(batch, steps_from<kUp>(0));
-    uint32_t next_steps = steps_from<kUp>(kBatch);
-    for (int first = 0; first < length; first += kBatch) {
-      Batch next;
-      load<kUp>(next, next_steps);
-      next_steps = steps_from<kUp>(first + 2 * kBatch);
+    uint32_t now = steps_from<kUp>(0), next = steps_from<kUp>(kAhead);
+    Rows<kUp> rows[kAhead];
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const uint32_t step = share(batch.step, j);
-        if (first + j < length) visit(step, batch.a[j], batch.w[j], batch.b[kBackward ? j : 0]);
+    for (int j = 0; j < kAhead; ++j) rows[j] = load<kUp>(share(now, j));
+    for (int first = 0; first < length; first += kAhead) {
+      const uint32_t after = steps_from<kUp>(first + 2 * kAhead);
+      uint32_t step = share(now, 0), coming = share(next, 0);
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const uint32_t step_after = share(now, (j + 1) % kAhead), coming_after = share(next, (j + 1) % kAhead);
+        if (first + j < length) visit(step, rows[j]);
+        rows[j] = load<kUp>(coming);  // into the registers that are free now
+        step = step_after;
+        coming = coming_after;
       }
-      batch = next;
-    }
-  }
-
-  // One sum on its way up: what comes in from the children, ξ = own + that, and what goes on.
-  __device__ void arrive(uint32_t step, Row& x, const Row& waiting) const {
-#pragma unroll
-    for (int c = 0; c < N; ++c) {
-      if (step & kLeaf) x[c] = 0;
-      if (step & kFork) x[c] += waiting[c];
+      now = next;
+      next = after;
     }
   }
 
   __device__ void ascend() {
     Row x{}, y{};
-    int depth = 0;
-    each_step<true>([&](uint32_t step, const Row& own, const Row& w, const Row& grad) {
+    WaitingRows<Row> waiting(stack), grad_waiting(grad_stack);
+    each_step<true>([&](uint32_t step, const Rows<true>& rows) {
+      const Row w = row_of(rows.weight);
+      if (step & kLeaf) x = y = Row{};
       if (step & kFork) {
-        --depth;
-        arrive(step, x, stack[slot(depth)]);
-        if constexpr (kBackward && kBoth) arrive(step, y, grad_stack[slot(depth)]);
-      } else {
-        arrive(step, x, x);
-        if constexpr (kBackward && kBoth) arrive(step, y, y);
+        add(x, waiting.pop());
+        if constexpr (kBackward && kBoth) add(y, grad_waiting.pop());
       }
-      const int64_t row = (step & kVertexMask) * channels;
+      const uint32_t vertex = step & kVertexMask;
       if constexpr (kBoth || kBackward) {
-        pass_on(state + row, own, w, x);
+        pass_on(state[vertex], row_of(rows.own), w, x);
       } else {
-        pass_on(output + row, own, w, x);
+        pass_on(output[vertex], row_of(rows.own), w, x);
       }
-      if constexpr (kBackward && kBoth) pass_on(grad_state + row, grad, w, y);
+      if constexpr (kBackward && kBoth) pass_on(grad_state[vertex], row_of(rows.grad), w, y);
       if (step & (kLastChild | kMiddleChild)) {
-        if (step & kLastChild) ++depth;
-        park(step, stack[slot(depth - 1)], x);
-        if constexpr (kBackward && kBoth) park(step, grad_stack[slot(depth - 1)], y);
+        park(step, waiting, x);
+        if constexpr (kBackward && kBoth) park(step, grad_waiting, y);
       }
     });
   }
 
-  __device__ static int slot(int depth) { return (depth & (kWalkStack - 1)) * 32; }
+  __device__ static void add(Row& to, const Row& other) {
+#pragma unroll
+    for (int c = 0; c < N; ++c) to[c] += other[c];
+  }
 
-  // ξ = own + x is kept and w ξ becomes x.
+  // x from the children becomes ξ = own + x, which is kept, and then w ξ.
   template <typename T>
   __device__ void pass_on(T* keep, const Row& own, const Row& w, Row& x) const {
-#pragma unroll
-    for (int c = 0; c < N; ++c) x[c] += own[c];
+    add(x, own);
     if (live) write_row(keep, x);
 #pragma unroll
     for (int c = 0; c < N; ++c) x[c] *= w[c];
   }
 
   // The last child of several comes first on the way up.
-  __device__ static void park(uint32_t step, Row& waiting, const Row& x) {
-#pragma unroll
-    for (int c = 0; c < N; ++c) waiting[c] = step & kLastChild ? x[c] : waiting[c] + x[c];
+  __device__ static void park(uint32_t step, WaitingRows<Row>& waiting, const Row& x) {
+    if (step & kLastChild) {
+      waiting.push(x);
+    } else {
+      add(waiting.top, x);
+    }
   }
 
   __device__ void descend() {
     Row h{}, g{};
-    int depth = 0;
+    WaitingRows<Row> waiting(stack), grad_waiting(grad_stack);
     bool is_root = true;
-    each_step<false>([&](uint32_t step, const Row& xi, const Row& w, const Row& eta) {
+    each_step<false>([&](uint32_t step, const Rows<false>& rows) {
       if (step & (kLastChild | kMiddleChild)) {
-        if constexpr (kBoth) h = stack[slot(depth - 1)];
-        if constexpr (kBackward) g = grad_stack[slot(depth - 1)];
-        if (step & kLastChild) --depth;
+        if constexpr (kBoth) h = step & kLastChild ? waiting.pop() : waiting.top;
+        if constexpr (kBackward) g = step & kLastChild ? grad_waiting.pop() : grad_waiting.top;
       }
-      const int64_t row = (step & kVertexMask) * channels;
-      Row weight_gradient{};
-#pragma unroll
-      for (int c = 0; c < N; ++c) {
-        const acc rest = h[c] - w[c] * xi[c];
-        if constexpr (kBackward) {
-          const acc grad_rest = kBoth ? g[c] - w[c] * eta[c] : g[c];
-          if (!is_root) weight_gradient[c] = (kBoth ? eta[c] * rest : acc(0)) + xi[c] * grad_rest;
-          g[c] = is_root ? eta[c] : eta[c] + w[c] * grad_rest;
-        }
-        h[c] = is_root ? xi[c] : xi[c] + w[c] * rest;
-      }
+      step_down(step, rows, is_root, h, g);
       is_root = false;
-      if (live) {
-        write_row(output + row, kBackward ? g : h);
-        if constexpr (kBackward) write_row(grad_weight + row, weight_gradient);
-      }
       if (step & kFork) {
-        if constexpr (kBoth) stack[slot(depth)] = h;
-        if constexpr (kBackward) grad_stack[slot(depth)] = g;
-        ++depth;
+        if constexpr (kBoth) waiting.push(h);
+        if constexpr (kBackward) grad_waiting.push(g);
       }
     });
+  }
+
+  // The results of one vertex from h and G of its parent, which become its own.
+  __device__ void step_down(uint32_t step, const Rows<false>& rows, bool is_root, Row& h, Row& g) const {
+    const uint32_t vertex = step & kVertexMask;
+    const Row xi = row_of(rows.own), w = row_of(rows.weight);
+    Row weight_gradient{}, eta{};
+    if constexpr (kBackward) eta = row_of(rows.grad);
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      const acc rest = h[c] - w[c] * xi[c];
+      if constexpr (kBackward) {
+        const acc grad_rest = kBoth ? g[c] - w[c] * eta[c] : g[c];
+        weight_gradient[c] = is_root ? acc(0) : (kBoth ? eta[c] * rest : acc(0)) + xi[c] * grad_rest;
+        g[c] = is_root ? eta[c] : eta[c] + w[c] * grad_rest;
+      }
+      h[c] = is_root ? xi[c] : xi[c] + w[c] * rest;
+    }
+    if (!live) return;
+    write_row(output[vertex], kBackward ? g : h);
+    if constexpr (kBackward) write_row(grad_weight[vertex], weight_gradient);
   }
 };
 
@@ -182,16 +236,23 @@ __global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
   const int64_t own_channel = (blockIdx.x % l.slices * 32 + lane) * Kind::kWidth;
   const bool live = own_channel < l.channels;
   const int64_t channel = live ? own_channel : 0, own = sample * l.length * l.channels + channel;
-  const auto input = [&](const auto* base, const VertexStrides& stride) { return base + sample * stride.batch + channel; };
+  const auto input = [&](const auto* base, const VertexStrides& stride) {
+    return VertexRows<std::remove_pointer_t<decltype(base)>>{
+        base + sample * stride.batch + channel, static_cast<uint32_t>(stride.vertex * sizeof(*base))};
+  };
+  const auto kept = [&](auto* base) {
+    return VertexRows<std::remove_pointer_t<decltype(base)>>{
+        base + own, static_cast<uint32_t>(l.channels * sizeof(*base))};
+  };
+  using scalar_t = typename W::scalar_t;
+  using weight_t = typename W::weight_t;
+  using kept_t = typename W::kept_t;
   W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * ScheduleLayout{l.length}.words(),
-      static_cast<int>(l.length),
-      input(static_cast<const typename W::scalar_t*>(l.u), l.u_stride),
-      input(static_cast<const typename W::scalar_t*>(l.grad_h), l.grad_h_stride),
-      input(static_cast<const typename W::weight_t*>(l.weight), l.weight_stride),
-      l.u_stride.vertex, l.grad_h_stride.vertex, l.weight_stride.vertex, l.channels,
-      static_cast<typename W::kept_t*>(l.state) + own, static_cast<typename W::kept_t*>(l.grad_state) + own,
-      static_cast<typename W::scalar_t*>(l.output) + own, static_cast<typename W::weight_t*>(l.grad_weight) + own,
-      stack + lane, grad_stack + (Kind::kBackward ? lane : 0), lane, live};
+      static_cast<int>(l.length), input(static_cast<const scalar_t*>(l.u), l.u_stride),
+      input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
+      input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<kept_t*>(l.state)),
+      kept(static_cast<kept_t*>(l.grad_state)), kept(static_cast<scalar_t*>(l.output)),
+      kept(static_cast<weight_t*>(l.grad_weight)), stack + lane, grad_stack + (Kind::kBackward ? lane : 0), lane, live};
   walk.ascend();
   if constexpr (Kind::kBoth || Kind::kBackward) walk.descend();
 }
