@@ -50,7 +50,8 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   check_cuda(u, u, "u");
   check_cuda(weight, u, "weight");
   Arguments a{with_adjacent_channels(u), with_adjacent_channels(weight), {}, {}};
-  const int64_t words = ScheduleLayout{u.size(1)}.words();
+  a.l.walk = prefers_walk(u.size(0), u.size(1));
+  const int64_t words = ScheduleLayout{u.size(1), a.l.walk}.words();
   if (schedule.has_value()) {
     check_cuda(*schedule, u, "schedule");
     check_dtype(*schedule, at::kInt, "schedule");
@@ -78,7 +79,7 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
 
 // What is kept between the passes is kept in the output if that has the type.
 at::Tensor state_in(const at::Tensor& output, const Arguments& a) {
-  const bool as_is = ScheduleLayout{a.l.length}.walks() && !a.l.wide_weight;
+  const bool as_is = a.l.walk && !a.l.wide_weight;
   const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
   return as_is || is_sum ? output : at::empty(output.sizes(), output.options().dtype(at::kFloat));
 }

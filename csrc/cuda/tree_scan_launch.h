@@ -18,6 +18,7 @@ struct TreeScanLaunch {
   bool vectors;           // whether every row begins where vectors of channels may be read and written
   bool wide_weight;       // whether weight_t is acc_t<scalar_t>, not scalar_t
   int slices, team;       // blocks of channels; blocks to a slice of a sample
+  bool walk;              // which of the two ways the schedule is for
   const int* schedule;    // [batch, ScheduleLayout::words()]
   const void *u, *weight, *grad_h;
   VertexStrides u_stride, weight_stride, grad_h_stride;

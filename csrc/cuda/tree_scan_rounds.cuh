@@ -322,7 +322,7 @@ __device__ Walker<Kind> make_walker(const TreeScanLaunch& l) {
   const int64_t slice = blockIdx.x / l.team, sample = slice / l.slices;
   const int lane = threadIdx.x % kLanes;
   const int64_t channel = (slice % l.slices * kLanes + lane) * Kind::kWidth;
-  const ScheduleLayout layout{l.length};
+  const ScheduleLayout layout{l.length, false};
   const int* schedule = l.schedule + sample * layout.words();
   const auto input = [&](const VertexStrides& stride) { return sample * stride.batch + channel; };
   const int64_t own = sample * l.length * l.channels + channel;
@@ -352,7 +352,7 @@ __global__ void __launch_bounds__(kScanThreads, Kind::kWidth == 1 ? 3 : 2) tree_
   __shared__ TeamShared team_shared;
   Team team(l.team, &team_shared);
   const Walker<Kind> walker = make_walker<Kind>(l);
-  const int* const schedule = l.schedule + blockIdx.x / l.team / l.slices * ScheduleLayout{l.length}.words();
+  const int* const schedule = l.schedule + blockIdx.x / l.team / l.slices * ScheduleLayout{l.length, false}.words();
   const int rounds = schedule[0], first = team.first() / kLanes, workers = team.stride() / kLanes;
   // All workers of a warp take as many turns; a turn without a segment has length 0.
   const auto each_segment = [&](int round, const auto& visit) {

@@ -6,12 +6,13 @@
 
 namespace ssm {
 
-// The widths are channels of a thread where rows allow vectors; a narrow walk makes more warps.
+// The widths are channels of a thread where rows allow vectors. Narrow walks are more warps, wide ones fewer steps in all:
+// with few of either, every warp is as long on its way and the narrow ones have the bandwidth.
 template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth, int kWalkWidth = 2>
 void launch_types(const TreeScanLaunch& l) {
   const auto pick = [&](auto both) {
     constexpr bool kBoth = decltype(both)::value;
-    if (ScheduleLayout{l.length}.walks()) {
+    if (l.walk) {
       const bool wide = l.vectors && l.batch * l.channels / (32 * kWalkWidth) >= 4 * multiprocessors();
       if (l.backward) {
         return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, true>>(l)

@@ -57,8 +57,9 @@ struct Walk {
   using kept_t = std::conditional_t<std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
   static constexpr bool kBoth = Kind::kBoth, kBackward = Kind::kBackward;
-  // Rows of each tensor in flight at any time.
-  static constexpr int kAhead = sizeof(Pack<weight_t, N>) <= 4 ? 32 : sizeof(Pack<weight_t, N>) <= 8 ? 16 : 8;
+  // Rows of each tensor in flight at any time: as many as registers hold, fewer where many warps share a multiprocessor.
+  static constexpr int kBytes = sizeof(Pack<weight_t, N>);
+  static constexpr int kAhead = kBytes > 8 ? 8 : kBytes > 4 || (kBackward && N > 1) ? 16 : 32;
   using Row = Channels<acc, N>;
 
   const uint32_t* steps;
@@ -232,7 +233,7 @@ __global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
   using W = Walk<Kind>;
   __shared__ typename W::Row stack[kWalkStack * 32], grad_stack[Kind::kBackward ? kWalkStack * 32 : 1];
   const int lane = threadIdx.x;
-  const int64_t sample = blockIdx.x / l.slices;
+  const int64_t sample = blockIdx.x / l.slices, words = ScheduleLayout{l.length, true}.words();
   const int64_t own_channel = (blockIdx.x % l.slices * 32 + lane) * Kind::kWidth;
   const bool live = own_channel < l.channels;
   const int64_t channel = live ? own_channel : 0, own = sample * l.length * l.channels + channel;
@@ -247,7 +248,7 @@ __global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
   using scalar_t = typename W::scalar_t;
   using weight_t = typename W::weight_t;
   using kept_t = typename W::kept_t;
-  W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * ScheduleLayout{l.length}.words(),
+  W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * words,
       static_cast<int>(l.length), input(static_cast<const scalar_t*>(l.u), l.u_stride),
       input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
       input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<kept_t*>(l.state)),

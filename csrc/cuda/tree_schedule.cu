@@ -24,6 +24,7 @@ struct Launch {
   int* scratch;  // null where it fits shared memory
   int64_t scratch_stride;
   int length, team;
+  bool walk;
 };
 
 using Pair = unsigned long long;
@@ -47,12 +48,13 @@ struct Builder {
   Work w;
   int length;
   int* schedule;
+  bool walk;
 
   template <typename Visit>
   __device__ void each(const Visit& visit) const {
     for (int v = team.first(); v < length; v += team.stride()) visit(v);
   }
-  __device__ ScheduleLayout layout() const { return {length}; }
+  __device__ ScheduleLayout layout() const { return {length, walk}; }
   __device__ bool is_root(int v) const { return w.parent[v] == v; }
   __device__ bool is_head(int v) const { return is_root(v) || w.heavy[w.parent[v]] != v; }
 
@@ -291,13 +293,13 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x / l.team;
   Team team(l.team, &team_shared);
-  const ScheduleLayout layout{l.length};
+  const ScheduleLayout layout{l.length, l.walk};
   int* const scratch = l.scratch == nullptr ? reinterpret_cast<int*>(memory) : l.scratch + sample * l.scratch_stride;
-  Builder builder{team, Work(scratch, l.length), l.length, l.schedule + sample * layout.words()};
+  Builder builder{team, Work(scratch, l.length), l.length, l.schedule + sample * layout.words(), l.walk};
   builder.read_parents(l.parent + sample * l.length);
   builder.count_descendants();
   builder.choose_heavy_children();
-  if (layout.walks()) {
+  if (l.walk) {
     builder.write_walk();
   } else {
     builder.find_paths();
@@ -314,12 +316,13 @@ at::Tensor tree_schedule(const at::Tensor& parent) {
   check_dtype(parent, at::kLong, "parent");
   const c10::cuda::CUDAGuard guard(parent.device());
   const int64_t batch = parent.size(0), length = parent.size(1);
-  const ScheduleLayout layout{length};
+  const ScheduleLayout layout{length, prefers_walk(batch, length)};
   // Zeros, so that even what is no tree leads nowhere outside the tensors.
   at::Tensor schedule = at::zeros({batch, layout.words()}, parent.options().dtype(at::kInt));
   if (batch == 0) return schedule;
   const at::Tensor parents = parent.contiguous();
-  Launch l{parents.const_data_ptr<int64_t>(), schedule.data_ptr<int>(), nullptr, 0, static_cast<int>(length), 1};
+  Launch l{parents.const_data_ptr<int64_t>(), schedule.data_ptr<int>(), nullptr, 0, static_cast<int>(length), 1,
+      layout.walk};
   const int threads = static_cast<int>(std::clamp<int64_t>((length + 31) / 32 * 32, 32, kThreads));
   const int64_t words = (Work::kWords * length + 1) / 2 * 2;
   if (4 * words <= kMaxShared) {

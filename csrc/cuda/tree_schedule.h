@@ -15,6 +15,11 @@ namespace ssm {
 
 constexpr int64_t kLongestWalk = 20000;
 
+// A walk takes its time whatever the batch, rounds share the GPU: which is faster was measured (docs/ops).
+constexpr bool prefers_walk(int64_t batch, int64_t length) {
+  return length <= 4096 || (length <= kLongestWalk && batch >= 32);
+}
+
 // A step of a walk is a vertex and these.
 constexpr uint32_t kLeaf = 1u << 28, kFork = 1u << 29;  // without children; with several
 constexpr uint32_t kMiddleChild = 1u << 30;             // neither first nor last of several children
@@ -44,8 +49,8 @@ struct alignas(8) Chain {
 // One sample's schedule as int32: the steps of a walk, or rounds, segments_begin and chains_begin of every round, then the arrays.
 struct ScheduleLayout {
   int64_t length;
+  bool walk;
 
-  constexpr bool walks() const { return length <= kLongestWalk; }
   static constexpr int64_t kSegmentsBegin = 1, kChainsBegin = kSegmentsBegin + kMaxRounds + 1;
   static constexpr int64_t kHeader = (kChainsBegin + kMaxRounds + 1 + 3) / 4 * 4;
   constexpr int64_t records() const { return kHeader; }
@@ -53,7 +58,7 @@ struct ScheduleLayout {
   constexpr int64_t segments() const { return lights() + (length + 1) / 2 * 2; }
   constexpr int64_t chains() const { return segments() + 2 * length; }
   constexpr int64_t words() const {
-    return walks() ? (length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
+    return walk ? (length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
   }
 };
 

@@ -187,7 +187,9 @@ def test_opcheck_and_compile():
     tree = to_cuda(TREES["grid"])
     u, weight, _ = (x.cuda().requires_grad_() for x in inputs(tree, 8, torch.float32))
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
-    opcheck(torch.ops.tree_ssm.tree_schedule.default, (tree.parent,))
+    for batch, length in ((3, 221), (1, 5000), (32, 5000), (32, 20001)):  # both kinds of schedule
+        parent = torch.zeros(batch, length, dtype=torch.int64, device="cuda")
+        opcheck(torch.ops.tree_ssm.tree_schedule.default, (parent,))
     for last in ((), (schedule,)):
         opcheck(torch.ops.tree_ssm.tree_scan.default, (u, weight, *tree, True, *last))
 

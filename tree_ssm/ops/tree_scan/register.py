@@ -9,9 +9,11 @@ _library = torch.library.Library("tree_ssm", "IMPL")
 
 
 def _fake_schedule(parent):
-    # ScheduleLayout::words() of csrc/cuda/tree_schedule.h: a walk, or header, records, lights, segments, chains.
+    # prefers_walk() and ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records,
+    # lights, segments and chains.
     batch, length = parent.shape
-    words = length if length <= 20000 else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
+    walk = length <= 4096 or (length <= 20000 and batch >= 32)
+    words = length if walk else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
     return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
 
 
