@@ -24,9 +24,9 @@ TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
 }
 
 TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
-  // edge_weight [B, E], edges [E, 2] or [B, E, 2] or none for the height × width grid, root [B] -> parent, order [B, L].
-  // spanning_tree raises nothing about values: fault [B, 2] says what is wrong and where. minimum_spanning_tree is made of
-  // it in Python, and raises.
+  // edge_weight [B, E], edges [E, 2] or [B, E, 2] or none for the height × width grid, root [B] -> parent, order [B,
+  // L]. spanning_tree raises nothing about values: fault [B, 2] says what is wrong and where. minimum_spanning_tree is
+  // made of it in Python, and raises.
   m.def(
       "spanning_tree(Tensor edge_weight, Tensor? edges, SymInt height, SymInt width, Tensor root) -> "
       "(Tensor parent, Tensor order, Tensor fault)");

@@ -1,11 +1,13 @@
 """The names of the released QuadMamba checkpoints (github.com/VISION-SJTU/QuadMamba) and what they are called here."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from quadtree_ssm.modules import ReleasedQuadtreeScan
 from ssm_core.checkpoint import ReleasedFormat, Source, count, filter_released, replaced, size_of
 
 _TOP = {
@@ -82,13 +84,20 @@ RELEASED = ReleasedFormat(
 )
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """For timm: the released QuadMamba checkpoints under our names; other state dicts as they are.
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The released QuadMamba weights under our names, other weights as they are: timm's filter function.
 
-    The model should have been made with ``token_order="released"`` to compute what the checkpoint was trained for.
+    Warns when the model orders tokens in another way than the released one, so that its outputs will differ.
 
     Args:
-        state_dict: what the file holds.
+        state_dict: names and tensors.
         model: the model to load it into.
     """
-    return filter_released(state_dict, model, RELEASED)
+    renamed = filter_released(state_dict, model, RELEASED)
+    if renamed is not state_dict and not any(isinstance(m, ReleasedQuadtreeScan) for m in model.modules()):
+        warnings.warn(
+            "these weights are of the released QuadMamba, which orders tokens differently: make the model with "
+            "token_order='released' for what they were trained for, or train on",
+            stacklevel=2,
+        )
+    return renamed

@@ -1,8 +1,8 @@
 """QuadMamba: quadtree-based selective scan (Xie et al., NeurIPS 2024), written from the paper and its released code."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from timm.layers import LayerNorm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -129,6 +129,16 @@ class QuadMamba(Backbone):
             num_classes=num_classes,
             out_indices=out_indices,
         )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:
+        """As ``nn.Module``'s; weights under the names of the released QuadMamba are taken too.
+
+        Args:
+            state_dict: names and tensors.
+            strict: whether both sides must have the same names.
+            assign: whether to take the tensors themselves instead of copying their values.
+        """
+        return super().load_state_dict(checkpoint_filter_fn(state_dict, self), strict, assign)
 
 
 default_cfgs = generate_default_cfgs({f"quadmamba_{arch}": imagenet_cfg(crop_pct=0.875) for arch in ARCHITECTURES})

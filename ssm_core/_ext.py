@@ -15,6 +15,18 @@ _HOW_TO_BUILD = (
     "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler"
 )
 
+# What this version of the Python code calls; a library without them was built from older sources.
+OPERATORS = (
+    "ssm_core::selective_scan",
+    "ssm_core::selective_scan_backward",
+    "quadtree_ssm::quadtree_order",
+    "quadtree_ssm::mask_gradient",
+    "tree_ssm::spanning_tree",
+    "tree_ssm::minimum_spanning_tree",
+    "tree_ssm::tree_scan",
+    "tree_ssm::tree_scan_backward",
+)
+
 
 @functools.cache
 def load() -> bool:
@@ -32,7 +44,14 @@ def load() -> bool:
             stacklevel=2,
         )
         return False
-    return True
+    known = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    if missing := [name for name in OPERATORS if name not in known]:
+        warnings.warn(
+            f"{candidates[0].name} is older than the Python code: it lacks {', '.join(missing)}. Using the slow "
+            f"PyTorch references; {_HOW_TO_BUILD}.",
+            stacklevel=2,
+        )
+    return not missing
 
 
 # torch.compile evaluates this once while tracing: files and dispatch tables are nothing a graph can hold.

@@ -194,7 +194,7 @@ class Backbone(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone: norms, biases, layer scales, dynamics of the scans.
 
-        The released training code decayed all of the latter; Mamba and this code do not.
+        The released training code decays the dynamics too; Mamba's does not.
         """
         return {
             name

@@ -3,6 +3,7 @@
 import re
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 CONTAINERS = ("model", "state_dict", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
 
+# Both families' training scripts save their yacs config beside the weights. It is a dictionary and is read as one, so
+# that neither yacs nor trust in the file is needed.
+AUTHORS_CONFIG = (OrderedDict, "yacs.config.CfgNode")
 
 # What the unpickler stumbles over in files that are damaged or something else; nothing of theirs is ever executed.
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
@@ -131,9 +135,9 @@ def read_state_dict(path: str | Path, entry: str | None = None, prefix: str = ""
     elif not isinstance(content.get(entry), Mapping):
         raise ConversionError(f"{path} has no state dict {entry!r}: its entries are {listed(list(map(str, content)))}")
     weights = content[entry] if entry else content
-    other = [str(name) for name, value in weights.items() if not isinstance(value, Tensor)]
+    other = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if other or not weights:
-        what = f"values that are no tensors: {listed(other)}" if other else "nothing"
+        what = f"other things than named tensors: {listed(other)}" if other else "nothing"
         raise ConversionError(f"{path} is not a state dict: {f'its entry {entry!r}' if entry else 'it'} holds {what}")
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
@@ -149,7 +153,8 @@ def _load(path: Path) -> Any:
     try:
         # torch does not look at the checksums.
         bad = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
-        content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
+        with torch.serialization.safe_globals([AUTHORS_CONFIG]):
+            content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
@@ -263,19 +268,20 @@ def convert(
     return Converted(renaming.tensors, arguments, renaming.lines)
 
 
-def filter_released(state_dict: Mapping[str, Any], model: nn.Module, released: ReleasedFormat) -> Mapping[str, Any]:
-    """For timm's ``pretrained_filter_fn``: a released checkpoint under the model's names, anything else as it is.
+def filter_released(
+    state_dict: Mapping[str, Tensor], model: nn.Module, released: ReleasedFormat
+) -> Mapping[str, Tensor]:
+    """A released state dict under the model's names; any other one as it is.
 
     What the model has no use for keeps its released name, so that a strict load names it.
 
     Args:
-        state_dict: a state dict, or the dictionary of a released file.
+        state_dict: what is going to be loaded.
         model: the model that will load it.
         released: the format to look for.
     """
-    inner = next((state_dict[key] for key in CONTAINERS if isinstance(state_dict.get(key), Mapping)), state_dict)
-    if not released.recognises(inner):
-        return inner
+    if not released.recognises(state_dict):
+        return state_dict
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    renaming = rename(inner, shapes, released.source_of)
-    return renaming.tensors | {name: inner[name] for name in renaming.left_over}
+    renaming = rename(state_dict, shapes, released.source_of)
+    return renaming.tensors | {name: state_dict[name] for name in renaming.left_over}

@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Test and print the metrics."""
     args = parse_arguments(arguments)
     # Later than the command line, so that --help is quick.
+    from mmengine.dist import is_main_process
+
     from ssm_core.engine.config import load_config
     from ssm_core.engine.run import test
 
@@ -29,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     metrics = test(cfg, args.checkpoint)
-    print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+    if is_main_process():
+        print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
 
 
 if __name__ == "__main__":

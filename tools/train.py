@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and print the final figures."""
     args = parse_arguments(arguments)
     # Later than the command line, so that --help is quick.
+    from mmengine.dist import is_main_process
+
     from ssm_core.engine.config import load_config
     from ssm_core.engine.run import train
 
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
         cfg.optim_wrapper.dtype = "bfloat16"
     result = train(cfg, resume=args.resume)
+    if not is_main_process():
+        return
     if (best := result.best()) is not None:
         print(f"top-1 {result.last():.2f} %, best {best[0]:.2f} % after epoch {best[1]}, in {result.work_dir}")
     else:

@@ -85,11 +85,11 @@ RELEASED = ReleasedFormat(
 )
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """For timm: the released MambaTree checkpoints under our names; other state dicts as they are.
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """The released MambaTree weights under our names, other weights as they are: timm's filter function.
 
     Args:
-        state_dict: what the file holds.
+        state_dict: names and tensors.
         model: the model to load it into.
     """
     return filter_released(state_dict, model, RELEASED)

@@ -154,14 +154,15 @@ class TreeScan(SelectiveSSM):
         dtype = accumulate_dtype(x.dtype)
         delta = F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype))
         B, C, wide = B.to(dtype).unsqueeze(-1), C.to(dtype).unsqueeze(-1), x.to(dtype)
-        weight = torch.exp(delta.unsqueeze(2) * self.decay()[0].t())  # [B, L, N, D]
+        weight = (delta.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
         source = (delta * wide).unsqueeze(2) * B
         h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
         norm = self.h_norm
         h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        h = h * C
-        h = h.squeeze(2) if self.d_state == 1 else h.sum(2)
-        return (h + wide * self.D[0].to(dtype)).to(x.dtype)
+        skip = wide * self.D[0].to(dtype)
+        if self.d_state == 1:
+            return torch.addcmul(skip, h.squeeze(2), C.squeeze(2)).to(x.dtype)
+        return ((h * C).sum(2) + skip).to(x.dtype)
 
 
 class ConvHead(ConvNormAct):

@@ -43,9 +43,17 @@ struct Workspace {
   std::vector<uint8_t> sides;                      // [L], the same for a grid
 
   Workspace(int64_t vertices, int64_t num_edges, bool grid)
-      : edges(num_edges), weight(num_edges), lightest(vertices), hook(vertices), label(vertices), tree(vertices),
-        first(grid ? 0 : vertices + 1), ends(grid ? 0 : 2 * vertices), sorted(grid ? 0 : 2 * vertices),
-        fill(grid ? 0 : vertices), sides(grid ? vertices : 0) {}
+      : edges(num_edges),
+        weight(num_edges),
+        lightest(vertices),
+        hook(vertices),
+        label(vertices),
+        tree(vertices),
+        first(grid ? 0 : vertices + 1),
+        ends(grid ? 0 : 2 * vertices),
+        sorted(grid ? 0 : 2 * vertices),
+        fill(grid ? 0 : vertices),
+        sides(grid ? vertices : 0) {}
 };
 
 // Unsigned integers in the order of the weights; equal where they are, -0 and 0 included.
@@ -72,8 +80,9 @@ int64_t first_non_finite(const scalar_t* weight, int64_t count) {
   bool finite = true;
   for (int64_t e = 0; e < count; ++e) finite &= std::isfinite(static_cast<acc_t<scalar_t>>(weight[e]));
   if (finite) return -1;
-  return std::find_if(weight, weight + count,
-             [](scalar_t w) { return !std::isfinite(static_cast<acc_t<scalar_t>>(w)); }) - weight;
+  return std::find_if(weight, weight + count, [](scalar_t w) {
+    return !std::isfinite(static_cast<acc_t<scalar_t>>(w));
+  }) - weight;
 }
 
 void append_edge(EdgeList& list, int64_t from, int64_t to, int64_t index, const std::vector<uint32_t>& weight) {
@@ -120,9 +129,9 @@ void find_lightest(Workspace& w, int64_t components) {
   }
 }
 
-// Points every component at the other end of its lightest edge and takes that edge. The ranks differ, so the only cycles
-// are pairs that chose the same edge; the smaller of the two becomes a root and gets the next label. Returns the number
-// of roots, or -1 if a component has no way out.
+// Points every component at the other end of its lightest edge and takes that edge. The ranks differ, so the only
+// cycles are pairs that chose the same edge; the smaller of the two becomes a root and gets the next label. Returns the
+// number of roots, or -1 if a component has no way out.
 int64_t hook_components(Workspace& w, int64_t components, int64_t& taken) {
   int64_t roots = 0;
   for (int64_t c = 0; c < components; ++c) {

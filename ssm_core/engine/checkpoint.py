@@ -91,14 +91,13 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
         raise CheckpointError(f"cannot read the checkpoint {path}: {problem}")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds pickled Python objects, which could run any code when loaded; convert it with "
-            "`python tools/convert_checkpoint.py` or save its state_dict alone"
-        ) from None
-    except (RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is empty"
-        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint: {reason}") from None
+    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        if "Unsupported global" in str(error):
+            raise CheckpointError(
+                f"{path} holds pickled Python objects, which could run any code when loaded: if you trust it, load it "
+                "yourself and save its state_dict alone"
+            ) from None
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from error
 
 
 def _candidates(folder: Path) -> Iterator[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
-from ssm_core.engine.config_check import TOP_LEVEL_KEYS, accepted_arguments, check_config, find_type
+from ssm_core.engine.config_check import check_config, possible_keys
 from ssm_core.engine.errors import ConfigError, nearest
 
 # What running a faulty config file, or merging it with its bases, raises.
@@ -41,7 +41,6 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
         cfg = Config.fromfile(path)
     except _FAULTS as error:
         raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error
-    cfg._format_python_code = False  # formatting the text that every checkpoint and log quotes takes a second
     apply_options(cfg, options or [])
     check_config(cfg)
     return cfg
@@ -94,21 +93,12 @@ def _check_key(cfg: Config, key: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--cfg-options {key}: {'.'.join(parts[:depth])} is a value and has no {part!r}")
         if part not in node:
-            known = set(node) | _possible_keys(cfg, node, parts[:depth])
-            if part not in known:
+            known = possible_keys(node, parts[:depth], cfg.get("default_scope"))
+            if known is not None and part not in known:
                 place = ".".join(parts[:depth]) or "the config"
-                raise ConfigError(f"--cfg-options {key}: {place} has no {part!r}{nearest(part, known)}")
+                raise ConfigError(f"--cfg-options {key}: {place} has no {part!r}{nearest(part, known | set(node))}")
             return
         node = node[part]
-
-
-def _possible_keys(cfg: Config, node: dict, place: list[str]) -> set[str]:
-    if not place:
-        return TOP_LEVEL_KEYS
-    if isinstance(node.get("type"), str):
-        found = find_type(node["type"], cfg.get("default_scope"))
-        return accepted_arguments(found) or set() if found is not None else set()
-    return set()
 
 
 def _configs_around(path: Path) -> list[str]:

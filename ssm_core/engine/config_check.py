@@ -83,18 +83,31 @@ def check_config(cfg: Config) -> None:
             _check_object(place, node, registry, scope, extra)
 
 
-def find_type(name: str, scope: str | None, registry: Registry | None = None) -> Callable | None:
-    """The class or function that a config's ``type`` names, looked for in one registry or in all; None if unknown."""
-    registries = [registry] if registry is not None else [r for r in vars(root).values() if isinstance(r, Registry)]
-    for candidate in registries:
-        with candidate.switch_scope_and_registry(scope) as scoped:
-            try:
-                found = scoped.get(name)
-            except RuntimeError:  # mmengine's way to say that a name is neither registered nor importable
-                continue
-        if found is not None:
-            return found
-    return None
+def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] | None:
+    """Keys that a dict in a config could have, going by its place and its type; None if it could have any."""
+    top = place[0] if place else None
+    if top is None:
+        return TOP_LEVEL_KEYS
+    if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
+        return _PLAIN.get(top, _LOADER_KEYS)
+    if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
+        return _loop_keys(top, node)
+    kind = node.get("type")
+    target = find_type(kind, scope, _registry_at(place)) if isinstance(kind, str) else kind
+    if target is None:
+        return set()
+    accepted = accepted_arguments(target)
+    return None if accepted is None else accepted | next((keys for key, _, keys in _BUILT if key == top), set())
+
+
+def find_type(name: str, scope: str | None, registry: Registry) -> Callable | None:
+    """The class or function that a config's ``type`` names; None if there is none."""
+    with registry.switch_scope_and_registry(scope) as scoped:
+        try:
+            found = scoped.get(name)
+        except RuntimeError:  # mmengine's way to say that a name is neither registered nor importable
+            return None
+    return found if callable(found) else None  # the name of a module is importable too
 
 
 def accepted_arguments(target: Callable) -> set[str] | None:
@@ -111,6 +124,14 @@ def accepted_arguments(target: Callable) -> set[str] | None:
         if not _is_open(parameters):
             return names - {"self"}
     return None
+
+
+def _registry_at(place: list[str]) -> Registry:
+    """The registry that builds the dict at a place: by its argument's name, else by its top-level key."""
+    names = [part for part in place if not part.isdigit()]
+    if names[-1] in _ARGUMENTS:
+        return _ARGUMENTS[names[-1]]
+    return next((registry for key, registry, _ in _BUILT if key == names[0]), root.LOOPS)
 
 
 def _is_open(parameters: Any) -> bool:
@@ -166,8 +187,12 @@ def _check_loop(place: str, node: dict | None, scope: str | None) -> None:
     if "type" in node:
         _check_object(place, node, root.LOOPS, scope, set())
         return
+    _check_keys(place, node, _loop_keys(place, node))
+
+
+def _loop_keys(place: str, node: dict) -> set[str]:
     loop = _LOOPS.get(place) or (EpochBasedTrainLoop if node.get("by_epoch", True) else IterBasedTrainLoop)
-    _check_keys(place, node, (accepted_arguments(loop) or set()) | {"by_epoch"})
+    return (accepted_arguments(loop) or set()) | {"by_epoch"}
 
 
 def _unknown_type(name: str, registry: Registry, scope: str | None) -> str:

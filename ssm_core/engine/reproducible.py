@@ -116,7 +116,7 @@ def make_reproducible(loader: DataLoader, seed: int) -> DataLoader:
         batch_sampler=ResumableBatchSampler(loader.batch_sampler),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
+        pin_memory=loader.pin_memory and torch.accelerator.is_available(),
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,

@@ -1,15 +1,13 @@
 """Training and testing from Python, on the path that the command-line tools take."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
-from ssm_core.engine.errors import ConfigError, MissingPackageError, UserError
+from ssm_core.engine.errors import ConfigError
 from ssm_core.engine.hooks import CurvesHook
-from ssm_core.engine.runner import Runner
+from ssm_core.engine.runner import Runner, building_from_config
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,12 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
         UserError: something outside the code is wrong; the message says what.
     """
     cfg.resume = bool(resume)
-    if isinstance(resume, str | Path):
-        cfg.load_from = str(resume)
-    with _building():
+    start_from = cfg.get("load_from")
+    if resume:
+        cfg.load_from = None if resume is True else str(resume)
+    with building_from_config():
         runner = Runner.from_cfg(cfg)
+        runner.start_from = start_from
         if runner.train_loop is None:
             raise ConfigError(
                 "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"
@@ -69,7 +69,7 @@ def test(cfg: Config, checkpoint: str | Path) -> dict[str, float]:
         UserError: something outside the code is wrong; the message says what.
     """
     cfg.load_from, cfg.resume = str(checkpoint), False
-    with _building():
+    with building_from_config():
         runner = Runner.from_cfg(cfg)
         if runner.test_loop is None:
             raise ConfigError(
@@ -79,23 +79,3 @@ def test(cfg: Config, checkpoint: str | Path) -> dict[str, float]:
 
 
 test.__test__ = False  # pytest would collect it
-
-
-@contextmanager
-def _building() -> Iterator[None]:
-    """Constructors complain in many ways about arguments that came from a config; make all of them one."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
-    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
-
-
-def _extra_of(package: str | None) -> str:
-    """The extra of this project that has a package."""
-    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
-    return extras.get((package or "").split(".")[0], "train")

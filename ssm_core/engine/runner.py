@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
-from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError
+from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
@@ -29,6 +31,11 @@ class Runner(mmengine_runner.Runner):
     are atomic plain data (:mod:`.checkpoint`), a NaN stops training before it reaches the parameters, the console shows
     progress only (the log file has everything), and processes without GPUs communicate by gloo.
     """
+
+    # Iterations completed and file of the last checkpoint that can be resumed.
+    last_saved: tuple[int, Path] | None = None
+    # Weights to start from when there is nothing to resume.
+    start_from: str | None = None
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
@@ -70,6 +77,11 @@ class Runner(mmengine_runner.Runner):
             return dataloader
         return make_reproducible(mmengine_runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
 
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's; it runs within :meth:`train`, where a faulty config would end in a traceback."""
+        with building_from_config():
+            return super().build_param_scheduler(scheduler)
+
     @property
     def bare_model(self) -> nn.Module:
         """The model without its data-parallel wrapper."""
@@ -92,7 +104,7 @@ class Runner(mmengine_runner.Runner):
             broadcast_object_list(found)
             if found[0] is None:
                 self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
-                self._resume = False
+                self._resume, self._load_from = False, self.start_from
             else:
                 self._load_from = str(found[0])
         super().load_or_resume()
@@ -122,6 +134,8 @@ class Runner(mmengine_runner.Runner):
         checkpoint = ckpt.load(filename, map_location)
         if "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
+        # mmengine would run this text as Python when resuming; older versions of it wrote the config there.
+        checkpoint.get("meta", {}).pop("config", None)
         if "state_dict" not in checkpoint:
             checkpoint = {"state_dict": checkpoint.get("model", checkpoint)}
         if self._resume and "optimizer" not in checkpoint:
@@ -145,7 +159,7 @@ class Runner(mmengine_runner.Runner):
             self.logger.warning(f"{len(names)} tensors of {filename} do not fit and start afresh: {', '.join(names)}")
             return
         meta = checkpoint.get("meta", {})
-        source = f" holds {describe_model(meta['model'])} (config {meta['config']})," if "model" in meta else ""
+        source = f" holds {describe_model(meta['model'])} (config {meta['config_file']})," if "model" in meta else ""
         built = describe_model(self.cfg.get("model", {}))
         raise CheckpointError(
             f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
@@ -165,7 +179,7 @@ class Runner(mmengine_runner.Runner):
                 **meta,
                 "seed": self.seed,
                 "experiment_name": self.experiment_name,
-                "config": Path(self.cfg.filename or "").name,
+                "config_file": Path(self.cfg.filename or "").name,
                 "model": ckpt.plain(self.cfg.get("model", {})),
                 "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
             },
@@ -205,7 +219,30 @@ class Runner(mmengine_runner.Runner):
             meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
         state = self.checkpoint_state(meta, save_optimizer, save_param_scheduler)
         check_finite(state)
-        ckpt.save(state, Path(out_dir) / filename)
+        path = Path(out_dir) / filename
+        ckpt.save(state, path)
+        if save_optimizer:
+            self.last_saved = (meta["iter"], path)
+
+
+@contextmanager
+def building_from_config() -> Iterator[None]:
+    """Constructors complain in many ways about arguments that came from a config; make all of them one."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
+    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
+
+
+def _extra_of(package: str | None) -> str:
+    """The extra of this project that has a package."""
+    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
+    return extras.get((package or "").split(".")[0], "train")
 
 
 def check_finite(state: dict) -> None:

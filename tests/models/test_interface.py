@@ -121,6 +121,13 @@ def test_seeds_reproduce_training_and_evaluation_needs_none(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_stochastic_depth_rises_linearly(name):
+    blocks = [block for stage in small(name, drop_path_rate=0.5).stages for block in stage.blocks]
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
+    assert rates == pytest.approx([0.5 * i / 5 for i in range(6)])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_feature_maps(name):
     x = images(64, 48)
     model = small(name, out_indices=(0, -1))

@@ -1,7 +1,10 @@
 import importlib.util
+import io
 import os
 import subprocess
 import sys
+import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,7 @@ def convert(tmp_path, capsys):
 
     def run(content, *options):
         source, destination = tmp_path / "source.pth", tmp_path / "converted.pth"
-        torch.save(content, source)
+        source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
         status = tool.main([str(source), str(destination), *options])
         written = torch.load(destination, weights_only=True) if destination.exists() else None
         output = capsys.readouterr()
@@ -185,10 +188,11 @@ def test_a_tensor_of_another_shape_is_named(convert, weights):
         ({"model": {"stem.conv1.weight": torch.ones(1)}}, "our own format already"),
         ({"model": {f"backbone.{n}": torch.ones(1) for n in QUADMAMBA_SHAPES}}, "give --prefix backbone."),
         ({"model": {}}, "holds nothing"),
-        ({"epoch": 3, "lr": 0.1}, "values that are no tensors: epoch, lr"),
+        ({"epoch": 3, "lr": 0.1}, "other things than named tensors: epoch, lr"),
+        ({"model": {0: torch.ones(1)}}, "other things than named tensors: 0"),
         ([torch.ones(1)], "holds a list, not a dictionary"),
     ],
-    ids=["VMamba", "ours", "prefix", "empty", "no weights", "list"],
+    ids=["VMamba", "ours", "prefix", "empty", "no weights", "numbered", "list"],
 )
 def test_other_files_are_told_apart(convert, content, says):
     status, written, message = convert(content)
@@ -217,6 +221,27 @@ def test_a_file_that_needs_pickle_is_refused_and_not_run(convert, weights, tmp_p
     assert not (tmp_path / "exploded").exists()
     assert "holds Python objects (" in message
     assert "mkdir" in message
+
+
+def test_the_authors_training_files_are_read_with_their_yacs_config(convert, weights, monkeypatch):
+    """CfgNode is a dict with attributes; yacs is there when the file is written, not when it is read."""
+
+    class CfgNode(dict):
+        def __init__(self, items):
+            super().__init__(items)
+            self.__dict__["__immutable__"] = True
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    with monkeypatch.context() as patch:
+        for name in ("yacs", "yacs.config"):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules["yacs.config"].CfgNode = CfgNode
+        buffer = io.BytesIO()
+        config = CfgNode({"MODEL": CfgNode({"DEPTHS": [2, 2], "RESUME": None}), "TAG": "default"})
+        torch.save({"model": weights, "config": config, "epoch": 299, "max_accuracy": 82.2}, buffer)
+    status, written, _ = convert(buffer.getvalue())
+    assert status == 0
+    assert written is not None
 
 
 def with_a_flipped_bit(data):
@@ -291,31 +316,45 @@ def test_command_line(tmp_path):
     assert usage.value.code == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "shapes", "arguments"),
-    [
-        (
-            "quadmamba_lite",
-            QUADMAMBA_SHAPES,
-            {"depths": (1, 2, 1, 1), "dims": (16, 16, 24, 32), "d_state": 2, "ssm_ratio": 2.0},
-        ),
-        ("mambatree_tiny", MAMBATREE_SHAPES, {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128), "layer_scale": 1.0}),
-    ],
-)
-def test_timm_loads_released_files(tmp_path, name, shapes, arguments):
+TIMM = {
+    "quadmamba_lite": (QUADMAMBA, {"depths": (1, 2, 1, 1), "dims": (16, 16, 24, 32), "d_state": 2, "ssm_ratio": 2.0}),
+    "mambatree_tiny": (MAMBATREE, {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128), "layer_scale": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.filterwarnings("ignore:these weights are of the released QuadMamba")
+def test_timm_loads_released_files(tmp_path, name):
+    family, arguments = TIMM[name]
     file = tmp_path / "released.pth"
-    weights = float_weights(shapes)
+    weights = float_weights(SHAPES[family.released.title])
     torch.save({"model": weights}, file)
-    family = QUADMAMBA if name.startswith("quadmamba") else MAMBATREE
     overlay = {"file": str(file), "num_classes": 10}
-    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=10, **arguments)
-    expected = rename(weights, {n: t.shape for n, t in model.state_dict().items()}, family.released.source_of)
-    for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, expected.tensors[key]), key
+    ways = (
+        {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": 10},
+        {"checkpoint_path": str(file), "num_classes": 10},
+    )
+    for way in ways:
+        model = timm.create_model(name, **way, **arguments)
+        expected = rename(weights, {n: t.shape for n, t in model.state_dict().items()}, family.released.source_of)
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(tensor, expected.tensors[key]), key
     # Another number of classes keeps the new classifier and takes the rest.
     tuned = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3, **arguments)
     assert tuned.get_classifier().weight.shape[0] == 3
     assert torch.equal(tuned.stem.conv1.weight, model.stem.conv1.weight)
+    # What a model has no use for is named by the names of the file.
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*(layers|levels)"):
+        timm.create_model(name, checkpoint_path=str(file), **arguments | {"depths": (1, 1, 1, 1)}, num_classes=10)
+
+
+def test_another_token_order_is_pointed_out(weights):
+    arguments = TIMM["quadmamba_lite"][1]
+    with pytest.warns(UserWarning, match="token_order='released'"):
+        QuadMamba(**arguments, num_classes=10).load_state_dict(weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        QuadMamba(**arguments, num_classes=10, token_order="released").load_state_dict(weights)
 
 
 @both_families

@@ -1,5 +1,4 @@
 # scikit-learn's digits, one channel, 8x8 enlarged to 32x32: 1,438 images to train on, 359 to test.
-_normal = dict(mean=(0.305,), std=(0.376,))
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,
@@ -10,7 +9,9 @@ train_dataloader = dict(
         type="Digits",
         split="train",
         size=32,
-        transform=dict(type="TrainTransform", size=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), hflip=0.0, **_normal),
+        transform=dict(
+            type="TrainTransform", size=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), hflip=0.0, mean=(0.31,), std=(0.35,)
+        ),
     ),
 )
 val_dataloader = dict(
@@ -19,7 +20,10 @@ val_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type="Digits", split="test", size=32, transform=dict(type="TestTransform", size=32, crop_ratio=1.0, **_normal)
+        type="Digits",
+        split="test",
+        size=32,
+        transform=dict(type="TestTransform", size=32, crop_ratio=1.0, mean=(0.31,), std=(0.35,)),
     ),
 )
 test_dataloader = val_dataloader

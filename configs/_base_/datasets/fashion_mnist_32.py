@@ -1,5 +1,4 @@
 # Fashion-MNIST, one channel, 28x28 enlarged to 32x32: 60,000 images to train on, 10,000 to test.
-_normal = dict(mean=(0.2860,), std=(0.3530,))
 train_dataloader = dict(
     batch_size=128,
     num_workers=2,
@@ -13,7 +12,13 @@ train_dataloader = dict(
         root="data/fashion-mnist",
         split="train",
         transform=dict(
-            type="TrainTransform", size=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), random_erasing=0.1, **_normal
+            type="TrainTransform",
+            size=32,
+            scale=(0.7, 1.0),
+            ratio=(0.9, 1.1),
+            random_erasing=0.1,
+            mean=(0.2860,),
+            std=(0.3530,),
         ),
     ),
 )
@@ -28,7 +33,7 @@ val_dataloader = dict(
         type="FashionMNIST",
         root="data/fashion-mnist",
         split="test",
-        transform=dict(type="TestTransform", size=32, crop_ratio=1.0, **_normal),
+        transform=dict(type="TestTransform", size=32, crop_ratio=1.0, mean=(0.2860,), std=(0.3530,)),
     ),
 )
 test_dataloader = val_dataloader

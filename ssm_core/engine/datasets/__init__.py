@@ -1,4 +1,7 @@
-"""Image classification datasets; a sample is ``{"inputs": [C, H, W], "data_samples": {"label", "index", "unreadable"}}``."""
+"""Image classification datasets.
+
+A sample is ``{"inputs": Tensor [C, H, W], "data_samples": {"label": int, "index": int, "unreadable": str}}``.
+"""
 
 from ssm_core.engine.datasets.base import ImageDataset
 from ssm_core.engine.datasets.digits import Digits

@@ -16,11 +16,39 @@ from ssm_core.registry import HOOKS
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's hook with its arguments: ``interval`` counts epochs, or iterations with ``by_epoch=False``.
+    """mmengine's hook, whose pointer to the last checkpoint is written atomically too.
 
-    Over mmengine's: the pointer to the last checkpoint is written atomically too, and an old checkpoint is deleted
-    after the new one is on the disk, not before.
+    An old checkpoint is deleted after the new one is on the disk, not before.
+
+    Args:
+        interval: epochs from one checkpoint to the next, or iterations with ``by_epoch=False``; -1 for none.
+        by_epoch: what ``interval`` counts, and what the files are named after.
+        max_keep_ckpts: how many to keep; -1 for all.
+        save_best: metrics whose best checkpoint is kept besides, without the optimizer's state.
+        rule: ``"greater"`` or ``"less"`` is better, for each of them; guessed from their names if left out.
+        save_last: save at the end of training in any case.
+        save_begin: the first epoch or iteration to save after.
     """
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        max_keep_ckpts: int = -1,
+        save_best: str | list[str] | None = None,
+        rule: str | list[str] | None = None,
+        save_last: bool = True,
+        save_begin: int = 0,
+    ):
+        super().__init__(
+            interval,
+            by_epoch,
+            max_keep_ckpts=max_keep_ckpts,
+            save_best=save_best,
+            rule=rule,
+            save_last=save_last,
+            save_begin=save_begin,
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Check the interval and clear what a killed run left half-written."""
@@ -30,7 +58,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 f"default_hooks.checkpoint.interval={self.interval} would save between the {counts} iterations whose "
                 f"gradients make one update: take a multiple of {counts}"
             )
-        self.out_dir = str(self.out_dir or runner.work_dir)
+        self.out_dir = runner.work_dir
         self.file_backend = LocalBackend()
         known = runner.message_hub.runtime_info
         if self.save_best is not None and len(self.key_indicators) == 1:

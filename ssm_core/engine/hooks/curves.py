@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmengine.dist import is_main_process
+import torch
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -16,9 +17,9 @@ from ssm_core.registry import HOOKS
 class CurvesHook(Hook):
     """Writes ``curves.json``, and a picture ``curves.png`` at the end, into the work folder.
 
-    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``; losses
-    are means over ``interval`` iterations. It is brought up to date at every validation and every checkpoint. A resumed
-    run drops what comes after its checkpoint and goes on from there.
+    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``, where a
+    loss is the mean over ``interval`` iterations and all processes. It is brought up to date at every validation and
+    every checkpoint. A resumed run drops what comes after its checkpoint and goes on from there.
 
     Args:
         interval: iterations a point of the training curve stands for.
@@ -46,7 +47,9 @@ class CurvesHook(Hook):
         self._losses.append(float(runner.message_hub.get_scalar("train/loss").current()))
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
             point = {"iter": runner.iter + 1, "epoch": runner.epoch + 1, "lr": runner.optim_wrapper.get_lr()["lr"][0]}
-            self.curves["train"].append({**point, "loss": sum(self._losses) / len(self._losses)})
+            loss = torch.tensor(sum(self._losses) / len(self._losses), dtype=torch.float64)
+            all_reduce(loss, op="mean")
+            self.curves["train"].append({**point, "loss": loss.item()})
             self._losses.clear()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -53,7 +53,8 @@ class NonFiniteHook(Hook):
         Raises:
             DivergedError: always.
         """
-        place = f"training stopped at iteration {runner.iter + 1} (epoch {runner.epoch + 1})"
+        number = min(runner.iter + 1, runner.max_iters)  # when an epoch's end is being saved, all have run
+        place = f"training stopped at iteration {number} (epoch {runner.epoch + 1})"
         rate = max(runner.optim_wrapper.get_lr()["lr"])
         cause = f"{error}; {self._blame(runner)}"
         saved = self._save(runner) if is_main_process() else "the main process saves the state"
@@ -73,6 +74,8 @@ class NonFiniteHook(Hook):
             state = self._good
         if state is None:
             return "there was no good state to save"
+        if runner.last_saved is not None and runner.last_saved[0] >= state["meta"]["iter"]:
+            return f"the last good state is in {runner.last_saved[1]}"
         path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
         ckpt.save(state, path)
         write_text_atomically(path.with_name(ckpt.POINTER), str(path))
@@ -85,7 +88,7 @@ class NonFiniteHook(Hook):
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         bad = ckpt.first_non_finite(gradients)
         words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
-        return f"{words}; the batch was {self._describe_batch(runner)}"
+        return f"{words}; the batch {self._describe_batch(runner)}"
 
     def _describe_batch(self, runner: Runner) -> str:
         batch = self._batch if isinstance(self._batch, dict) else {}
@@ -101,4 +104,4 @@ class NonFiniteHook(Hook):
             if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
                 names = [dataset.name(int(samples["index"][i])) for i in chosen[:3]]
                 described.append(", ".join(names) + (" …" if len(chosen) > 3 else ""))
-        return ": ".join(described) or "of another kind"
+        return "has " + ": ".join(described) if described else "is of another kind"

@@ -95,21 +95,22 @@ def breadth_first(
     num_vertices: int,
 ) -> tuple[Tensor, Tensor]:
     """Parent of every vertex of a forest, and its vertices level by level, children of one vertex by their number."""
-    both_ways = torch.cat([tree, tree.flip(1)])
-    source, target = both_ways[torch.argsort(both_ways @ both_ways.new_tensor([num_vertices, 1]))].unbind(-1)
+    source, target = torch.cat([tree, tree.flip(1)]).unbind(-1)
+    by_source_then_target = torch.argsort(source * num_vertices + target)
+    source, target = source[by_source_then_target], target[by_source_then_target]
     degree = torch.bincount(source, minlength=num_vertices)
     first_edge = degree.cumsum(0) - degree
     parent = torch.empty(num_vertices, dtype=torch.int64, device=tree.device)
     parent[roots] = roots
-    level, levels = roots, []
+    level, levels = roots, [roots]
     while len(level):
-        levels.append(level)
         above = level.repeat_interleave(degree[level])
         skipped = (degree[level].cumsum(0) - degree[level]).repeat_interleave(degree[level])
         below = target[first_edge[above] + torch.arange(len(above), device=tree.device) - skipped]
         is_child = below != parent[above]
         level = below[is_child]
         parent[level] = above[is_child]
+        levels.append(level)
     return parent, torch.cat(levels)
 
 

@@ -24,10 +24,10 @@ def tree_scan_reference(
     parent = (parent + first_vertex).flatten()
     depth = depths(parent)
     by_depth = torch.argsort(depth, stable=True)
-    sizes = torch.bincount(depth).tolist()
-    place = torch.empty_like(by_depth).scatter(0, by_depth, torch.arange(len(by_depth), device=parent.device))
-    place = place - (depth.bincount().cumsum(0) - depth.bincount())[depth]  # within the level
-    parents = place[parent][by_depth].split(sizes)
+    size = torch.bincount(depth, minlength=1)
+    sizes = size.tolist()
+    place = torch.argsort(by_depth) - (size.cumsum(0) - size)[depth]  # of each vertex within its level
+    parents = place[parent[by_depth]].split(sizes)
 
     dtype = accumulate_dtype(u.dtype)
     w = weight.to(dtype).flatten(0, 1)[by_depth].split(sizes)
@@ -38,8 +38,7 @@ def tree_scan_reference(
     if both:
         for d in range(1, len(sizes)):
             h[d] = xi[d] + w[d] * (h[d - 1][parents[d]] - w[d] * xi[d])
-    by_vertex = torch.argsort(by_depth)
-    return torch.cat(h)[by_vertex].view(batch, length, channels).to(u.dtype)
+    return torch.cat(h)[torch.argsort(by_depth)].view(batch, length, channels).to(u.dtype)
 
 
 def depths(

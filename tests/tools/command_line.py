@@ -1,0 +1,26 @@
+"""Runs the command-line tools within the test's process."""
+
+import importlib.util
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+
+
+def run(tool, *arguments):
+    """Exit status of ``tools/<tool>.py`` with these arguments."""
+    spec = importlib.util.spec_from_file_location(f"tool_{tool}", ROOT / "tools" / f"{tool}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return cli.run(lambda: module.main([str(a) for a in arguments]))
+
+
+def error_of(capsys, tool, *arguments):
+    """The one line on stderr of a tool that has to fail."""
+    capsys.readouterr()
+    assert run(tool, *arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]

@@ -1,0 +1,149 @@
+"""Trains a small QuadMamba and a small MambaTreeV on handwritten digits on the CPU, and draws what their scans saw.
+
+    python tools/quickstart.py [--work-dir work_dirs/quickstart]
+
+Under the work folder it writes a run folder for each model (log, checkpoints, curves.json), curves.png, and scans.png:
+test images with the quadrants that each QuadMamba block chose and the spanning tree that each MambaTreeV block grew.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+CONFIGS = {
+    "QuadMamba": "configs/quadmamba/quadmamba-nano_digits.py",
+    "MambaTreeV": "configs/mambatree/mambatree-nano_digits.py",
+}
+ROOT = Path(__file__).resolve().parents[1]
+PICTURED_CLASSES = (0, 3, 4, 7)
+
+
+def train_one(config: str, work_dir: Path):
+    """Train a config into a folder of its own; return the result and the seconds it took."""
+    from ssm_core.engine.config import load_config
+    from ssm_core.engine.run import train
+
+    cfg = load_config(ROOT / config)
+    cfg.work_dir = str(work_dir)
+    start = time.perf_counter()
+    result = train(cfg)
+    return result, time.perf_counter() - start
+
+
+def draw_curves_of(results: dict, path: Path) -> None:
+    """Training loss and test accuracy of all runs."""
+    from matplotlib.figure import Figure
+
+    from ssm_core.engine.pictures import draw_curves
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, part, metric, label in (
+        (left, "train", "loss", "training loss"),
+        (right, "val", "top1", "test top-1, %"),
+    ):
+        points = {name: [p for p in result.curves[part] if metric in p] for name, result in results.items()}
+        runs = {name: ([p["iter"] for p in ps], [p[metric] for p in ps]) for name, ps in points.items()}
+        draw_curves(axes, runs, "iteration", label)
+    figure.savefig(path, dpi=120)
+
+
+def draw_scans(results: dict, path: Path) -> None:
+    """The first test digit of a few classes, with what the trained blocks chose on it."""
+    import torch
+    from matplotlib.figure import Figure
+
+    from ssm_core.engine.pictures import show_image
+
+    rows = []
+    for name, result in results.items():
+        model, dataset = trained(CONFIGS[name], result)
+        indices = [dataset.labels.index(c) for c in PICTURED_CLASSES]
+        images = torch.stack([dataset[i]["inputs"] for i in indices])
+        pictures = [torch.tensor(list(dataset.load(i).getdata())).view(images.shape[2:]) / 255 for i in indices]
+        rows.append((name, [p.numpy() for p in pictures], scans_of(model, images)))
+
+    columns = 1 + sum(len(scans) for _, _, scans in rows)
+    figure = Figure(figsize=(1.7 * columns, 1.9 * len(PICTURED_CLASSES)), layout="constrained")
+    grid = figure.subplots(len(PICTURED_CLASSES), columns, squeeze=False)
+    column = 1
+    for name, pictures, scans in rows:
+        for block, chosen in scans.items():
+            for row, axes in enumerate(grid[:, column]):
+                title = f"{name}\n{caption(block)}" if row == 0 else ""
+                draw_choice(axes, pictures[row], chosen, row, title)
+            column += 1
+    for row, axes in enumerate(grid[:, 0]):
+        show_image(axes, rows[0][1][row], "image" if row == 0 else "")
+    figure.savefig(path, dpi=130)
+
+
+def trained(config: str, result):
+    """The model of a run with its last weights, in evaluation mode, and its test set."""
+    import torch
+    from mmengine.logging import MMLogger
+
+    from ssm_core.engine.checkpoint import load, newest_good
+    from ssm_core.engine.config import load_config
+    from ssm_core.registry import DATASETS, MODELS
+
+    cfg = load_config(ROOT / config)
+    model = MODELS.build(cfg.model)
+    checkpoint = newest_good(result.work_dir, MMLogger.get_current_instance())
+    model.load_state_dict(load(checkpoint, torch.device("cpu"))["state_dict"])
+    return model.eval(), DATASETS.build(cfg.test_dataloader.dataset)
+
+
+def scans_of(model, images) -> dict:
+    """What every block with more than one row of tokens chose, by the block's name."""
+    import torch
+
+    from ssm_core.layers import record_scans
+
+    with record_scans(model) as record, torch.no_grad():
+        model(images)
+    return {name: chosen for name, chosen in record.items() if chosen.height > 2}
+
+
+def caption(block: str) -> str:
+    """``stages.1.blocks.0.mixer.scan`` as ``stage 2, block 1``."""
+    parts = block.split(".")
+    stage, index = (int(parts[parts.index(key) + 1]) + 1 for key in ("stages", "blocks"))
+    return f"stage {stage}, block {index}"
+
+
+def draw_choice(axes, picture, chosen, sample: int, title: str) -> None:
+    """Draw a quadtree scan's partition, or a tree scan's tree, over one image."""
+    from ssm_core.engine.pictures import draw_quadrants, draw_tree
+
+    if hasattr(chosen, "tree"):
+        draw_tree(axes, picture, chosen.tree.parent[sample].numpy(), chosen.height, chosen.width, title)
+        return
+    score = None if chosen.score is None else chosen.score[sample].numpy()
+    choice = int(chosen.choice[sample]) if chosen.levels == 2 else None
+    draw_quadrants(axes, picture, chosen.height, chosen.width, choice, chosen.shift, score, title)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train both, draw, and print the two figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/quickstart"))
+    work_dir = parser.parse_args(arguments).work_dir
+
+    results, seconds = {}, {}
+    for name, config in CONFIGS.items():
+        print(f"\n{name}: {config}", flush=True)
+        results[name], seconds[name] = train_one(config, work_dir / name.lower())
+    draw_curves_of(results, work_dir / "curves.png")
+    draw_scans(results, work_dir / "scans.png")
+    print()
+    for name, result in results.items():
+        print(f"{name:10}  held-out top-1 {result.last():.2f} %  ({seconds[name]:.0f} s)")
+    print(f"curves: {work_dir / 'curves.png'}\nwhat the scans saw: {work_dir / 'scans.png'}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
