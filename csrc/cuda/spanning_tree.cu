@@ -1,7 +1,8 @@
-// Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks in
-// global memory where a sample does not fit; then breadth-first order by one warp a sample. Nothing waits for the device,
-// so faults are reported in a tensor that nobody has to read: a NaN weighs more than infinity, an edge with an end that is
-// no vertex does not exist, a root that is no vertex is vertex 0, and what the root does not reach hangs from it.
+// Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks
+// in global memory where a sample does not fit; then breadth-first order by one warp a sample. Nothing waits for the
+// device, so faults are reported in a tensor that nobody has to read: a NaN weighs more than infinity, an edge with an
+// end that is no vertex does not exist, a root that is no vertex is vertex 0, and what the root does not reach hangs
+// from it.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
@@ -135,9 +136,8 @@ __global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
   const Components components(scratch, vertices);
   uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices);
   Team team(l.team, &team_shared);
-  with_weights<scalar_t>(l, sample, [&](const auto& weight) {
-    boruvka(team, graph, weight, vertices, edges, components, tree);
-  });
+  with_weights<scalar_t>(
+      l, sample, [&](const auto& weight) { boruvka(team, graph, weight, vertices, edges, components, tree); });
   bool apart = false;
   for (int v = team.first(); v < vertices; v += team.stride()) apart |= components.label[v] != components.label[0];
   apart = team.any(apart);
@@ -181,7 +181,9 @@ __global__ void __launch_bounds__(kThreads) root_list_kernel(Launch l) {
   if (reached < vertices) hang_unreached(team, scratch, vertices, root, reached, parent, order);
 }
 
-int threads_for(int64_t count) { return static_cast<int>(std::clamp<int64_t>((count + 31) / 32 * 32, 32, kThreads)); }
+int threads_for(int64_t count) {
+  return static_cast<int>(std::clamp<int64_t>((count + 31) / 32 * 32, 32, kThreads));
+}
 
 // A team of as many blocks as have work, where the samples alone do not fill the GPU.
 int team_for(const SpanningTreeParams& p) {

@@ -32,8 +32,12 @@ __device__ inline uint32_t ordered<int64_t>(int64_t place) {
 enum Side : int { kUp = 0, kLeft = 1, kRight = 2, kDown = 3, kNowhere = 4 };
 
 // Four bits a vertex, eight vertices a word.
-inline __host__ __device__ int64_t side_words(int64_t vertices) { return (vertices + 7) / 8; }
-__device__ inline uint32_t sides_of(const uint32_t* sides, uint32_t v) { return sides[v / 8] >> (v % 8 * 4) & 15u; }
+inline __host__ __device__ int64_t side_words(int64_t vertices) {
+  return (vertices + 7) / 8;
+}
+__device__ inline uint32_t sides_of(const uint32_t* sides, uint32_t v) {
+  return sides[v / 8] >> (v % 8 * 4) & 15u;
+}
 __device__ inline void add_side(uint32_t* sides, uint32_t v, Side side) {
   atomicOr(sides + v / 8, 1u << (v % 8 * 4 + side));
 }
@@ -86,13 +90,17 @@ struct Components {
 
   static constexpr int kArrays = 4;
   __device__ Components(uint32_t* base, int64_t vertices)
-      : label(base), hook(base + vertices), weight(base + 2 * vertices), edge(base + 3 * vertices) {}
+      : label(base),
+        hook(base + vertices),
+        weight(base + 2 * vertices),
+        edge(base + 3 * vertices) {}
 };
 
 // The lightest edge that leaves each component, first by weight and then by index: every step is an integer minimum, so
 // that the order of the threads does not matter.
 template <typename Graph, typename Weight>
-__device__ void find_lightest(Team& team, const Graph& graph, const Weight& weight, int num_edges, const Components& c) {
+__device__ void find_lightest(
+    Team& team, const Graph& graph, const Weight& weight, int num_edges, const Components& c) {
   const auto each_crossing = [&](const auto& visit) {
     for (int e = team.first(); e < num_edges; e += team.stride()) {
       int a, b;
@@ -115,8 +123,9 @@ __device__ void find_lightest(Team& team, const Graph& graph, const Weight& weig
   team.sync();
 }
 
-// Hooks every component to the other end of its lightest edge and takes that edge. The (weight, index) differ, so the only
-// cycles are pairs that chose one edge; the smaller of the two becomes the root. Whether there was any edge to take.
+// Hooks every component to the other end of its lightest edge and takes that edge. The (weight, index) differ, so the
+// only cycles are pairs that chose one edge; the smaller of the two becomes the root. Whether there was any edge to
+// take.
 template <typename Graph>
 __device__ bool hook_components(Team& team, const Graph& graph, int vertices, const Components& c, uint32_t* tree) {
   bool hooked = false;
@@ -167,8 +176,9 @@ __device__ void boruvka(Team& team, const Graph& graph, const Weight& weight, in
   }
 }
 
-// Breadth first on a grid, by one warp: 32 vertices of the queue at a time, the queue being the order itself. `recent` is
-// its newest part, kept near: `capacity` entries, a power of two, a vertex and the side that it was reached from each.
+// Breadth first on a grid, by one warp: 32 vertices of the queue at a time, the queue being the order itself. `recent`
+// is its newest part, kept near: `capacity` entries, a power of two, a vertex and the side that it was reached from
+// each.
 __device__ inline void root_grid_tree(const GridGraph& graph, const uint32_t* sides, int root, uint32_t* recent,
     uint32_t capacity, int64_t* parent, int64_t* order) {
   const uint32_t lane = threadIdx.x % 32, before = (1u << lane) - 1u;

@@ -11,7 +11,10 @@ struct Neighbours {
 
   static __host__ __device__ int64_t words(int64_t vertices) { return 6 * vertices + 1; }
   __device__ Neighbours(uint32_t* base, int64_t vertices)
-      : first(base), fill(base + vertices + 1), found(fill + vertices), sorted(found + 2 * vertices) {}
+      : first(base),
+        fill(base + vertices + 1),
+        found(fill + vertices),
+        sorted(found + 2 * vertices) {}
 };
 
 template <typename Visit>
@@ -98,8 +101,8 @@ __device__ inline int root_list_tree(const Neighbours& n, int root, int64_t* par
 }
 
 // Vertices that the root does not reach follow in the order of their numbers and hang from the root. By one block.
-__device__ inline void hang_unreached(Team& team, const uint32_t* label, int vertices, int root, int reached,
-    int64_t* parent, int64_t* order) {
+__device__ inline void hang_unreached(
+    Team& team, const uint32_t* label, int vertices, int root, int reached, int64_t* parent, int64_t* order) {
   const int share = (vertices + blockDim.x - 1) / blockDim.x;
   const int begin = min(vertices, static_cast<int>(threadIdx.x) * share), end = min(vertices, begin + share);
   int count = 0;

@@ -21,7 +21,10 @@ struct TeamShared {
 
 class Team {
  public:
-  __device__ Team(int size, TeamShared* shared) : size_(size), rank_(size > 1 ? blockIdx.x % size : 0), shared_(shared) {
+  __device__ Team(int size, TeamShared* shared)
+      : size_(size),
+        rank_(size > 1 ? blockIdx.x % size : 0),
+        shared_(shared) {
     if (threadIdx.x < 3) shared->flag[threadIdx.x] = 0;
     sync();
   }
@@ -99,8 +102,8 @@ class Team {
   static __device__ int3 minus(int3 a, int3 b) { return make_int3(a.x - b.x, a.y - b.y, a.z - b.z); }
   static __device__ int3 warp_prefix(int3 own, int lane) {
     for (int offset = 1; offset < 32; offset *= 2) {
-      const int3 before = make_int3(__shfl_up_sync(~0u, own.x, offset), __shfl_up_sync(~0u, own.y, offset),
-          __shfl_up_sync(~0u, own.z, offset));
+      const int3 before = make_int3(
+          __shfl_up_sync(~0u, own.x, offset), __shfl_up_sync(~0u, own.y, offset), __shfl_up_sync(~0u, own.z, offset));
       if (lane >= offset) own = plus(own, before);
     }
     return own;
@@ -112,15 +115,17 @@ class Team {
 };
 
 // A cluster needs sm_90; elsewhere a team is one block.
-inline int largest_team() { return at::cuda::getCurrentDeviceProperties()->major >= 9 ? kMaxTeam : 1; }
+inline int largest_team() {
+  return at::cuda::getCurrentDeviceProperties()->major >= 9 ? kMaxTeam : 1;
+}
 
 // Launches `teams` teams of `size` blocks each.
 template <typename... Parameters, typename... Arguments>
-void launch_teams(void (*kernel)(Parameters...), int64_t teams, int size, int threads, size_t shared_bytes,
-    Arguments... arguments) {
+void launch_teams(
+    void (*kernel)(Parameters...), int64_t teams, int size, int threads, size_t shared_bytes, Arguments... arguments) {
   if (shared_bytes > 48 * 1024) {
-    C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-        static_cast<int>(shared_bytes)));
+    C10_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(teams * size));

@@ -1,5 +1,5 @@
-// Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked: what is
-// no tree gives results without meaning, but reads and writes nothing outside the tensors and ends.
+// Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked: what
+// is no tree gives results without meaning, but reads and writes nothing outside the tensors and ends.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
@@ -20,7 +20,9 @@ at::Tensor with_adjacent_channels(const at::Tensor& x) {
   return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
 }
 
-VertexStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1)}; }
+VertexStrides strides_of(const at::Tensor& x) {
+  return {x.stride(0), x.stride(1)};
+}
 
 bool has_vectors(const at::Tensor& x) {
   const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());

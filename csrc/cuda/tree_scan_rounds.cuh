@@ -1,6 +1,6 @@
 // The tree scan along heavy paths. A worker, kLanes threads side by side along the channels, takes a segment: up to
-// kSegment vertices of a path, all of whose loads are in flight at once. Both passes read u and w again rather than keep ξ:
-// the up pass leaves no more than what each path hands on.
+// kSegment vertices of a path, all of whose loads are in flight at once. Both passes read u and w again rather than
+// keep ξ: the up pass leaves no more than what each path hands on.
 //
 // Up, rounds from the last to the first. With x what comes in at the bottom of a segment, ξ = u + Σ messages, and each
 // vertex hands w ξ on: the segment hands on B + A x, A = ∏ w. A chain's segments first find A and B, then one worker

@@ -48,6 +48,8 @@ __device__ void write_row(T* to, const Channels<acc, N>& row) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
-inline int64_t multiprocessors() { return at::cuda::getCurrentDeviceProperties()->multiProcessorCount; }
+inline int64_t multiprocessors() {
+  return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+}
 
 }  // namespace ssm

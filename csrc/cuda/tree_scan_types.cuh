@@ -6,8 +6,8 @@
 
 namespace ssm {
 
-// The widths are channels of a thread where rows allow vectors. Narrow walks are more warps, wide ones fewer steps in all:
-// with few of either, every warp is as long on its way and the narrow ones have the bandwidth.
+// The widths are channels of a thread where rows allow vectors. Narrow walks are more warps, wide ones fewer steps in
+// all: with few of either, every warp is as long on its way and the narrow ones have the bandwidth.
 template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth, int kWalkWidth = 2>
 void launch_types(const TreeScanLaunch& l) {
   const auto pick = [&](auto both) {
@@ -25,10 +25,10 @@ void launch_types(const TreeScanLaunch& l) {
     const bool vectors = l.vectors && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors();
     if (l.backward) {
       vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
-                : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
+              : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
     } else {
       vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
-                : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
+              : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
     }
   };
   l.both ? pick(std::true_type()) : pick(std::false_type());

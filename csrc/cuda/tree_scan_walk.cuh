@@ -1,7 +1,7 @@
-// The tree scan as a walk: one warp has some channels of one sample and goes through the tree depth first, backwards for
-// the up pass and forwards for the down pass. The sum along a path stays in registers, sums that wait at forks on a stack
-// in shared memory, and since the steps are known, the rows of the next steps are on their way while one batch is worked
-// on. ξ (and η) are kept in memory between the passes.
+// The tree scan as a walk: one warp has some channels of one sample and goes through the tree depth first, backwards
+// for the up pass and forwards for the down pass. The sum along a path stays in registers, sums that wait at forks on a
+// stack in shared memory, and since the steps are known, the rows of the next steps are on their way while one batch is
+// worked on. ξ (and η) are kept in memory between the passes.
 #pragma once
 
 #include "tree_scan_rows.cuh"
@@ -10,8 +10,8 @@ namespace ssm {
 
 constexpr int kWalkStack = 16;  // more than log2(kLongestWalk)
 
-// What waits at forks. The newest entry is in registers, so that taking it waits for nothing; the others are this thread's
-// column of shared memory.
+// What waits at forks. The newest entry is in registers, so that taking it waits for nothing; the others are this
+// thread's column of shared memory.
 template <typename Row>
 struct WaitingRows {
   uint32_t column;  // its address in shared memory; entries are 32 rows apart
@@ -57,7 +57,8 @@ struct Walk {
   using kept_t = std::conditional_t<std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
   static constexpr bool kBoth = Kind::kBoth, kBackward = Kind::kBackward;
-  // Rows of each tensor in flight at any time: as many as registers hold, fewer where many warps share a multiprocessor.
+  // Rows of each tensor in flight at any time: as many as registers hold, fewer where many warps share a
+  // multiprocessor.
   static constexpr int kBytes = sizeof(Pack<weight_t, N>);
   static constexpr int kAhead = kBytes > 8 ? 8 : kBytes > 4 || (kBackward && N > 1) ? 16 : 32;
   using Row = Channels<acc, N>;
@@ -73,8 +74,8 @@ struct Walk {
   int lane;
   bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
 
-  // The rows of one step, as they are in memory: to convert them would be to wait for them. Up: u, w and g. Down: ξ, w and,
-  // backward, η, or g where there was no up pass for it.
+  // The rows of one step, as they are in memory: to convert them would be to wait for them. Up: u, w and g. Down: ξ, w
+  // and, backward, η, or g where there was no up pass for it.
   template <bool kUp>
   struct Rows {
     std::conditional_t<kUp, Pack<scalar_t, N>, Pack<kept_t, N>> own;
@@ -248,8 +249,8 @@ __global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
   using scalar_t = typename W::scalar_t;
   using weight_t = typename W::weight_t;
   using kept_t = typename W::kept_t;
-  W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * words,
-      static_cast<int>(l.length), input(static_cast<const scalar_t*>(l.u), l.u_stride),
+  W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * words, static_cast<int>(l.length),
+      input(static_cast<const scalar_t*>(l.u), l.u_stride),
       input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
       input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<kept_t*>(l.state)),
       kept(static_cast<kept_t*>(l.grad_state)), kept(static_cast<scalar_t*>(l.output)),

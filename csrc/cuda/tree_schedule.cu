@@ -1,5 +1,5 @@
-// Schedule of the tree scan from the parents alone, one team a sample: subtree sizes, paths and rounds by pointer jumping,
-// places by prefix sums. Integer atomics only where the order of the threads does not show.
+// Schedule of the tree scan from the parents alone, one team a sample: subtree sizes, paths and rounds by pointer
+// jumping, places by prefix sums. Integer atomics only where the order of the threads does not show.
 #include "tree_schedule.h"
 
 #include <ATen/ATen.h>
@@ -28,9 +28,15 @@ struct Launch {
 };
 
 using Pair = unsigned long long;
-__device__ Pair pair(uint32_t high, uint32_t low) { return static_cast<Pair>(high) << 32 | low; }
-__device__ uint32_t high(Pair p) { return static_cast<uint32_t>(p >> 32); }
-__device__ uint32_t low(Pair p) { return static_cast<uint32_t>(p); }
+__device__ Pair pair(uint32_t high, uint32_t low) {
+  return static_cast<Pair>(high) << 32 | low;
+}
+__device__ uint32_t high(Pair p) {
+  return static_cast<uint32_t>(p >> 32);
+}
+__device__ uint32_t low(Pair p) {
+  return static_cast<uint32_t>(p);
+}
 
 // Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links.
 struct Work {
@@ -39,8 +45,15 @@ struct Work {
 
   static constexpr int kWords = 11;
   __device__ Work(int* base, int64_t n)
-      : a(reinterpret_cast<Pair*>(base)), b(a + n), parent(base + 4 * n), size(parent + n), heavy(size + n),
-        children(heavy + n), place(children + n), head(place + n), begin(head + n) {}
+      : a(reinterpret_cast<Pair*>(base)),
+        b(a + n),
+        parent(base + 4 * n),
+        size(parent + n),
+        heavy(size + n),
+        children(heavy + n),
+        place(children + n),
+        head(place + n),
+        begin(head + n) {}
 };
 
 struct Builder {
@@ -204,8 +217,8 @@ struct Builder {
 
   __device__ int lights_of(int v) const { return w.children[v] - (w.heavy[v] >= 0); }
 
-  // The light children of every vertex in a list from begin[v] on, in any order: what is done with them does not show it.
-  // Uses head and place.
+  // The light children of every vertex in a list from begin[v] on, in any order: what is done with them does not show
+  // it. Uses head and place.
   __device__ const int* list_lights() {
     const int share = (length + team.stride() - 1) / team.stride();
     const int first = min(length, team.first() * share), end = min(length, first + share);
@@ -240,9 +253,7 @@ struct Builder {
 
   // high(a[v]) = place of every vertex in the rounds' order.
   __device__ void write_records() {
-    each([&](int v) {
-      w.a[v] = pair(high(w.b[w.head[v]]) + static_cast<uint32_t>(w.place[v]), 0);
-    });
+    each([&](int v) { w.a[v] = pair(high(w.b[w.head[v]]) + static_cast<uint32_t>(w.place[v]), 0); });
     team.sync();
     const int* const found = list_lights();
     VertexRecord* const records = reinterpret_cast<VertexRecord*>(schedule + layout().records());
@@ -310,7 +321,8 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
 }
 
 at::Tensor tree_schedule(const at::Tensor& parent) {
-  TORCH_CHECK(parent.dim() == 2 && parent.size(1) >= 1, "parent must be [B, L] with L at least 1, got ", parent.sizes());
+  TORCH_CHECK(
+      parent.dim() == 2 && parent.size(1) >= 1, "parent must be [B, L] with L at least 1, got ", parent.sizes());
   TORCH_CHECK(parent.size(1) <= int64_t(1) << 28, "the tree has more than 2^28 vertices");
   check_cuda(parent, parent, "parent");
   check_dtype(parent, at::kLong, "parent");

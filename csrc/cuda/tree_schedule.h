@@ -1,12 +1,12 @@
 // How the tree scan goes through a tree: one of two ways, by the number of vertices.
 //
-// A walk: depth first, for one warp and a few channels. The child with the largest subtree, the heavy one, comes last, so
-// that what waits on the stack is less than log2(L) deep. Backwards the walk meets children before their parents.
+// A walk: depth first, for one warp and a few channels. The child with the largest subtree, the heavy one, comes last,
+// so that what waits on the stack is less than log2(L) deep. Backwards the walk meets children before their parents.
 //
-// Rounds, where one warp would walk for too long: every vertex continues into the child with the largest subtree, so that the tree falls into paths, and a path hangs from
-// a vertex of another path. A path's round is the number of paths above it: at most log2(L), since a subtree is less than
-// half its parent's where a path ends. Within a round all paths are independent. A path is cut into segments of at most
-// kSegment vertices; a path of several segments is a chain.
+// Rounds, where one warp would walk for too long: every vertex continues into the child with the largest subtree, so
+// that the tree falls into paths, and a path hangs from a vertex of another path. A path's round is the number of paths
+// above it: at most log2(L), since a subtree is less than half its parent's where a path ends. Within a round all paths
+// are independent. A path is cut into segments of at most kSegment vertices; a path of several segments is a chain.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,8 @@ struct alignas(8) Chain {
   int first_segment, segments;  // from the top down
 };
 
-// One sample's schedule as int32: the steps of a walk, or rounds, segments_begin and chains_begin of every round, then the arrays.
+// One sample's schedule as int32: the steps of a walk, or rounds, segments_begin and chains_begin of every round, then
+// the arrays.
 struct ScheduleLayout {
   int64_t length;
   bool walk;
