@@ -11,8 +11,7 @@ inline void check_cpu(const at::Tensor& tensor, const char* name) {
 }
 
 // On the kernel's kind of device, and on the same one as `first`.
-inline void check_device(
-    const at::Tensor& tensor, c10::DeviceType type, const at::Tensor& first, const char* name) {
+inline void check_device(const at::Tensor& tensor, c10::DeviceType type, const at::Tensor& first, const char* name) {
   TORCH_CHECK(tensor.device().type() == type && tensor.device() == first.device(), name, " must be on one ", type,
       " device, got ", tensor.device(), " beside ", first.device());
 }

@@ -33,11 +33,14 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   m.def(
       "minimum_spanning_tree(Tensor edge_weight, Tensor? edges, SymInt height, SymInt width, Tensor root) -> "
       "(Tensor parent, Tensor order)");
-  // u, weight [B, L, D]; parent, order [B, L]
-  m.def("tree_scan(Tensor u, Tensor weight, Tensor parent, Tensor order, bool both) -> Tensor h");
+  // parent [B, L] -> what the GPU's tree scan wants to know of a tree, for its forward and backward; int32.
+  m.def("tree_schedule(Tensor parent) -> Tensor");
+  // u, weight [B, L, D]; parent, order [B, L]; schedule: of the same parents, or none
   m.def(
-      "tree_scan_backward(Tensor grad_h, Tensor u, Tensor weight, Tensor parent, Tensor order, bool both) -> "
-      "(Tensor grad_u, Tensor grad_weight)");
+      "tree_scan(Tensor u, Tensor weight, Tensor parent, Tensor order, bool both, Tensor? schedule=None) -> Tensor h");
+  m.def(
+      "tree_scan_backward(Tensor grad_h, Tensor u, Tensor weight, Tensor parent, Tensor order, bool both, "
+      "Tensor? schedule=None) -> (Tensor grad_u, Tensor grad_weight)");
 }
 
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.

@@ -21,9 +21,9 @@ struct SelectiveScanInputs {
   std::vector<char> reverse;
 
   SelectiveScanInputs(c10::DeviceType device, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
-      const at::Tensor& B, const at::Tensor& C,
-      const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
-      const std::optional<at::Tensor>& order, const c10::List<bool>& reverse_flags, bool delta_softplus) {
+      const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
+      const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order,
+      const c10::List<bool>& reverse_flags, bool delta_softplus) {
     TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3, "u and delta must be 4-D and A 3-D");
     const int64_t batch = u.size(0), groups = u.size(1), length = u.size(2), channels = u.size(3);
     const int64_t K = delta.size(1), states = A.size(2);

@@ -21,7 +21,7 @@ struct SpanningTreeParams {
   int64_t* order;   // contiguous [batch, height * width]
   int64_t* fault;   // contiguous [batch, 2]: GraphFault, and the edge or root at fault
 
-  int64_t num_vertices() const { return height * width; }
+  constexpr int64_t num_vertices() const { return height * width; }
 };
 
 }  // namespace ssm

@@ -23,6 +23,7 @@ OPERATORS = (
     "quadtree_ssm::mask_gradient",
     "tree_ssm::spanning_tree",
     "tree_ssm::minimum_spanning_tree",
+    "tree_ssm::tree_schedule",
     "tree_ssm::tree_scan",
     "tree_ssm::tree_scan_backward",
 )

@@ -290,8 +290,12 @@ void check_permutation_range(const std::optional<at::Tensor>& order, int64_t len
       "order must hold token indices from 0 to ", length - 1);
 }
 
-int64_t channel_blocks(const SelectiveScanParams& p) { return (p.channels + kWidth - 1) / kWidth; }
-int64_t tasks(const SelectiveScanParams& p) { return p.batch * p.groups * channel_blocks(p); }
+int64_t channel_blocks(const SelectiveScanParams& p) {
+  return (p.channels + kWidth - 1) / kWidth;
+}
+int64_t tasks(const SelectiveScanParams& p) {
+  return p.batch * p.groups * channel_blocks(p);
+}
 
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
     const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
@@ -333,8 +337,8 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   at::Tensor grad_D = at::empty({p.batch, K, p.channels}, options);
   at::Tensor grad_bias = at::empty_like(grad_D);
   SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
-      grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(),
-      grad_D.data_ptr(), grad_bias.data_ptr()};
+      grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(), grad_D.data_ptr(),
+      grad_bias.data_ptr()};
   SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
     at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       BackwardScratch<acc_t<scalar_t>> scratch(p);

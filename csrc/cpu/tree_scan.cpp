@@ -302,8 +302,8 @@ Arguments check_arguments(
   return a;
 }
 
-at::Tensor tree_scan(
-    const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both) {
+at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
+    bool both, const std::optional<at::Tensor>& /*schedule*/) {
   const Arguments a = check_arguments(u, weight, parent, order, both);
   const Schedule schedule = make_schedule(a.p);
   at::Tensor h = at::empty(u.sizes(), u.options());
@@ -320,7 +320,8 @@ at::Tensor tree_scan(
 }
 
 std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, const at::Tensor& u,
-    const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both) {
+    const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
+    const std::optional<at::Tensor>& /*schedule*/) {
   const Arguments a = check_arguments(u, weight, parent, order, both);
   check_cpu(grad_h, "grad_h");
   check_shape(grad_h, u.sizes(), "grad_h");

@@ -96,9 +96,9 @@ at::Tensor quadtree_order(
   const Map map = make_map(height, width, shift_y, shift_x);
   at::Tensor order = at::empty({choice.size(0), height * width}, choice.options());
   if (order.numel() == 0) return order;
-  order_kernel<<<grid_size((order.numel() + kThreads - 1) / kThreads), kThreads, 0,
-      at::cuda::getCurrentCUDAStream()>>>(choice.const_data_ptr<int64_t>(), choice.stride(0),
-      order.data_ptr<int64_t>(), choice.size(0), map, static_cast<int>(levels));
+  order_kernel<<<grid_size((order.numel() + kThreads - 1) / kThreads), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
+      choice.const_data_ptr<int64_t>(), choice.stride(0), order.data_ptr<int64_t>(), choice.size(0), map,
+      static_cast<int>(levels));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return order;
 }
@@ -167,14 +167,14 @@ __global__ void __launch_bounds__(kThreads) sum_splits_kernel(const acc* partial
 }
 
 template <typename scalar_t>
-void launch_mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice,
-    const at::Tensor& partial, const Map& map, int splits) {
+void launch_mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice, const at::Tensor& partial,
+    const Map& map, int splits) {
   using acc = acc_t<scalar_t>;
   constexpr int kWide = 16 / sizeof(scalar_t);
   const auto run = [&](auto kernel, int width) {
-    kernel<<<grid_size(partial.numel()), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
-        a.const_data_ptr<scalar_t>(), b.const_data_ptr<scalar_t>(), choice.const_data_ptr<int64_t>(),
-        choice.stride(0), partial.data_ptr<acc>(), map, static_cast<int>(a.size(2) / width), splits);
+    kernel<<<grid_size(partial.numel()), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(a.const_data_ptr<scalar_t>(),
+        b.const_data_ptr<scalar_t>(), choice.const_data_ptr<int64_t>(), choice.stride(0), partial.data_ptr<acc>(), map,
+        static_cast<int>(a.size(2) / width), splits);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   };
   const auto aligned = [](const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0; };
@@ -208,9 +208,9 @@ at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Ten
     launch_mask_gradient<scalar_t>(a, b, choice, partial, map, splits);
     if (splits > 1) {
       using acc = acc_t<scalar_t>;
-      sum_splits_kernel<acc><<<grid_size((gradient.numel() + kThreads - 1) / kThreads), kThreads, 0,
-          at::cuda::getCurrentCUDAStream()>>>(
-          partial.const_data_ptr<acc>(), gradient.data_ptr<acc>(), gradient.numel(), splits);
+      sum_splits_kernel<acc>
+          <<<grid_size((gradient.numel() + kThreads - 1) / kThreads), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
+              partial.const_data_ptr<acc>(), gradient.data_ptr<acc>(), gradient.numel(), splits);
       C10_CUDA_KERNEL_LAUNCH_CHECK();
     }
   });

@@ -14,7 +14,9 @@
 namespace ssm {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // Whether `width` channels can be read and written at once.
 bool allows_vectors(const SelectiveScanParams& p, const void* grad_y, int64_t item, int width) {
@@ -36,8 +38,7 @@ class Plan {
     TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
         " directions on the GPU, got ", directions);
     TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
-    for (int64_t stride :
-        {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
+    for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
       TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
           "selective_scan: there must be at most 2^31 bytes from token to token");
     }
@@ -84,8 +85,8 @@ class Plan {
   void make_workspace(bool backward) {
     const SelectiveScanParams& p = launch_.p;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
-    workspace_ = at::empty({backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels},
-        options_.dtype(dtype));
+    workspace_ = at::empty(
+        {backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
     launch_.chunk_decay = workspace_[0].data_ptr();
     launch_.chunk_state = workspace_[1].data_ptr();
     launch_.state_before = workspace_[2].data_ptr();

@@ -266,8 +266,8 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
   load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
       a.p.u_stride.token, all_tokens, full);
   const Strides contiguous{a.p.groups * a.p.length * a.p.channels, a.p.length * a.p.channels, a.p.channels, 1};
-  load_tile<kOneOrder, scalar_t>(a, place, grad_y_tile,
-      thread_row<scalar_t>(g.grad_y, contiguous, place, place.group), a.p.channels, all_tokens, full);
+  load_tile<kOneOrder, scalar_t>(a, place, grad_y_tile, thread_row<scalar_t>(g.grad_y, contiguous, place, place.group),
+      a.p.channels, all_tokens, full);
   store_weights(shared.weights[0], next, place);
   start_exchanges(a, shared.exchange);
 
@@ -314,23 +314,22 @@ __global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
       buffer = buffer == 2 ? 0 : buffer + 1;
       if (!last) store_weights(shared.weights[buffer], next, place);
       const acc* grad_last_state = static_cast<const acc*>(g.grad_last_state);
-      if (!incoming_pair(
-              a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) {
+      if (!incoming_pair(a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) {
         continue;
       }
 
       acc before[kTokens][kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {};
-      const int64_t first_row = (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner +
-          place.sequence(a, k)) * a.p.length * states + n;
+      const int64_t first_row =
+          (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k)) * a.p.length *
+              states +
+          n;
       acc* to_weights = static_cast<acc*>(place.lane == 0 ? g.grad_B : g.grad_C) + first_row;
       if (reversed) {
         steps.template states<true>(before, h);
-        steps.template gradients<true>(
-            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
+        steps.template gradients<true>(before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
       } else {
         steps.template states<false>(before, h);
-        steps.template gradients<false>(
-            before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
+        steps.template gradients<false>(before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
       }
 #pragma unroll
       for (int i = 0; i < kTokens; ++i) {
@@ -364,8 +363,7 @@ template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
   if constexpr (sizeof(scalar_t) <= 4) {
     if (a.vector == 2) {
-      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g)
-                         : launch_backward_as<false, scalar_t, 2>(a, g);
+      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g) : launch_backward_as<false, scalar_t, 2>(a, g);
     }
   }
   a.one_order ? launch_backward_as<true, scalar_t, 1>(a, g) : launch_backward_as<false, scalar_t, 1>(a, g);

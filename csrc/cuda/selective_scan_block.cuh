@@ -42,7 +42,9 @@ struct Place {
   __device__ int base(bool reversed) const { return reversed ? positions - (sub + 1) * kTokens : sub * kTokens; }
 };
 
-__device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int k) { return a.reverse[k >> 5] >> (k & 31) & 1; }
+__device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int k) {
+  return a.reverse[k >> 5] >> (k & 31) & 1;
+}
 
 template <bool kReversed>
 __device__ __forceinline__ constexpr int walked(int i) {
@@ -188,8 +190,8 @@ __device__ __forceinline__ Pack<scalar_t, kVector> narrowed(const Pack<acc, kVec
 
 // A tile of sums to memory.
 template <bool kOneOrder, typename scalar_t, int kVector>
-__device__ __forceinline__ void write_result(const ScanLaunch& a, const Place<kVector>& place,
-    const acc_t<scalar_t>* tile, const int* tokens, void* result) {
+__device__ __forceinline__ void write_result(
+    const ScanLaunch& a, const Place<kVector>& place, const acc_t<scalar_t>* tile, const int* tokens, void* result) {
   using acc = acc_t<scalar_t>;
   if (!place.inside) return;
   const int64_t first = (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels + place.channel;

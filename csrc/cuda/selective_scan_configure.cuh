@@ -8,16 +8,16 @@
 namespace ssm {
 
 template <typename... Arguments>
-void launch_blocks(void (*kernel)(ScanLaunch, Arguments...), const ScanLaunch& a, size_t shared_bytes,
-    const Arguments&... arguments) {
+void launch_blocks(
+    void (*kernel)(ScanLaunch, Arguments...), const ScanLaunch& a, size_t shared_bytes, const Arguments&... arguments) {
   const int64_t columns = channel_tiles(a.p, a.vector) * a.chunks, rows = a.p.batch * a.p.groups;
   if (columns == 0 || rows == 0) return;
   // Rows beyond what one dimension of a grid holds go to the next; blocks past the end leave at once.
   const int64_t layers = (rows + kMaxRowsY - 1) / kMaxRowsY;
   TORCH_CHECK(columns < (int64_t(1) << 31) && (layers == 1 || layers < kMaxRowsY),
       "selective_scan: the input is too large for one launch");
-  C10_CUDA_CHECK(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+  C10_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(layers == 1 ? rows : kMaxRowsY),
       static_cast<unsigned>(layers));

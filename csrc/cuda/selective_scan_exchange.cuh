@@ -35,13 +35,13 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 
 __device__ __forceinline__ void send(unsigned to, unsigned barrier, const Pair<float>& value) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to),
-               "f"(value.decay), "f"(value.state), "r"(barrier)
-               : "memory");
+      "f"(value.decay), "f"(value.state), "r"(barrier)
+      : "memory");
 }
 __device__ __forceinline__ void send(unsigned to, unsigned barrier, const Pair<double>& value) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f64 [%0], {%1, %2}, [%3];" ::"r"(to),
-               "d"(value.decay), "d"(value.state), "r"(barrier)
-               : "memory");
+      "d"(value.decay), "d"(value.state), "r"(barrier)
+      : "memory");
 }
 __device__ __forceinline__ unsigned in_block(unsigned address, int rank) {
   unsigned mapped;
@@ -119,9 +119,8 @@ __device__ __forceinline__ bool scan_block(Pair<acc> (&pair)[kVector], Pair<acc>
 
 // Called by all threads of one warp: the block's total to every block of the cluster, a row of the warp for each.
 template <int kVector, typename acc>
-__device__ __forceinline__ void send_to_cluster(
-    const ScanLaunch& a, const Place<kVector>& place, Pair<acc> (*block)[kLanes * kVector], uint64_t* arrived,
-    const Pair<acc> (&total)[kVector]) {
+__device__ __forceinline__ void send_to_cluster(const ScanLaunch& a, const Place<kVector>& place,
+    Pair<acc> (*block)[kLanes * kVector], uint64_t* arrived, const Pair<acc> (&total)[kVector]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   for (int r = threadIdx.x % 32 / kLanes; r < a.chunks; r += 32 / kLanes) {
     const unsigned barrier = in_block(shared_address(arrived), r);
@@ -138,10 +137,10 @@ template <typename Buffers>
 __device__ __forceinline__ void expect_from_cluster(const ScanLaunch& a, Buffers& buffers, int turn) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const unsigned bytes = static_cast<unsigned>(sizeof(buffers.block[0]) / kMaxCluster * a.chunks);
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(&buffers.arrived[turn & 1])),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&buffers.arrived[turn & 1])),
+      "r"(bytes)
+      : "memory");
 #endif
 }
 

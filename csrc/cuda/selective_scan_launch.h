@@ -33,11 +33,11 @@ struct ScanLaunch {
   SelectiveScanParams p;  // `reverse` points to host memory: kernels read the bits below
   uint32_t reverse[kMaxDirections / 32];
 
-  int first, count;     // inner directions of this launch
-  bool one_order;       // whether they all follow the order of the first
-  int chunks;           // blocks along the sequence
-  int subchunks;        // threads along the sequence in a block
-  int vector;           // channels of one thread
+  int first, count;  // inner directions of this launch
+  bool one_order;    // whether they all follow the order of the first
+  int chunks;        // blocks along the sequence
+  int subchunks;     // threads along the sequence in a block
+  int vector;        // channels of one thread
   Phase phase;
   cudaStream_t stream;
 

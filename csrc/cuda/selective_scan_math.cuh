@@ -14,15 +14,21 @@ struct alignas(sizeof(scalar_t) * kVector) Pack {
 };
 
 // exp(x · y) with x scaled once by `scale`.
-__device__ __forceinline__ float exponent_scale(float) { return 1.4426950408889634f; }
-__device__ __forceinline__ double exponent_scale(double) { return 1.0; }
+__device__ __forceinline__ float exponent_scale(float) {
+  return 1.4426950408889634f;
+}
+__device__ __forceinline__ double exponent_scale(double) {
+  return 1.0;
+}
 
 __device__ __forceinline__ float exponential_scaled(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
-__device__ __forceinline__ double exponential_scaled(double x) { return exp(x); }
+__device__ __forceinline__ double exponential_scaled(double x) {
+  return exp(x);
+}
 
 // log(1 + e) / e for e in [0, 1]: minimax polynomials with relative error 3e-8 for float, and 9e-6 where inputs
 // are half types anyway. The hardware's log2(1 + e) would lose the small steps that models start with.
@@ -63,11 +69,12 @@ __device__ __forceinline__ double softplus(double x) {
 
 // Derivative of softplus in terms of its value: 1 - exp(-softplus(x)), without cancellation for small steps.
 __device__ __forceinline__ float softplus_slope(float dt) {
-  const float series =
-      dt * fmaf(dt, fmaf(dt, fmaf(dt, fmaf(dt, 1.f / 120, -1.f / 24), 1.f / 6), -0.5f), 1.f);
+  const float series = dt * fmaf(dt, fmaf(dt, fmaf(dt, fmaf(dt, 1.f / 120, -1.f / 24), 1.f / 6), -0.5f), 1.f);
   const float direct = 1.f - exponential_scaled(-dt * exponent_scale(0.f));
   return dt < 0.125f ? series : direct;
 }
-__device__ __forceinline__ double softplus_slope(double dt) { return -expm1(-dt); }
+__device__ __forceinline__ double softplus_slope(double dt) {
+  return -expm1(-dt);
+}
 
 }  // namespace ssm

@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kCarryThreads)
   const int64_t first = (sequence * p.states + n) * a.chunks * p.channels + channel;
   const bool reversed = a.reverse[k >> 5] >> (k & 31) & 1;
   const acc* decay = static_cast<const acc*>(a.chunk_decay) + first;
-  walk_chunks(decay, static_cast<const acc*>(a.chunk_state) + first, static_cast<acc*>(a.state_before) + first,
-      acc(0), a.chunks, p.channels, reversed);
+  walk_chunks(decay, static_cast<const acc*>(a.chunk_state) + first, static_cast<acc*>(a.state_before) + first, acc(0),
+      a.chunks, p.channels, reversed);
   if (!backward) return;
   const acc given = grad_last_state != nullptr ? grad_last_state[(sequence * p.channels + channel) * p.states + n] : 0;
   walk_chunks(decay, static_cast<const acc*>(a.chunk_gradient) + first, static_cast<acc*>(a.gradient_after) + first,
@@ -64,7 +64,7 @@ constexpr int kSumColumns = 32;
 constexpr int kSumRows = 8;
 
 template <typename scalar_t>
-__global__ void __launch_bounds__(kSumColumns * kSumRows)
+__global__ void __launch_bounds__(kSumColumns* kSumRows)
     sum_rows_kernel(const acc_t<scalar_t>* in, scalar_t* out, int64_t rows, int64_t columns) {
   using acc = acc_t<scalar_t>;
   __shared__ acc sums[kSumRows][kSumColumns];

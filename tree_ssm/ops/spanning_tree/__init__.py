@@ -64,8 +64,12 @@ def minimum_spanning_tree(
     Raises:
         ValueError: an argument does not fit, a graph is not connected, or an edge or root is no vertex; the message
             names the argument or the sample.
-        ssm_core.errors.NonFiniteError: a weight is NaN or infinite; the message names the sample and the edge. Where
-            the kernel runs on a GPU it is not raised, since that would wait for the device.
+        ssm_core.errors.NonFiniteError: a weight is NaN or infinite; the message names the sample and the edge.
+
+    Nothing about values is raised where the kernel runs on a GPU, since that would wait for the device. There an
+    infinite weight counts as it stands and a NaN as more than infinity, an edge with an end that is no vertex does not
+    exist, a root that is no vertex is vertex 0, and vertices that the root does not reach hang from it, last in the
+    order.
     """
     if edges is None:
         num_edges = _check_grid(height, width, num_vertices)

@@ -47,13 +47,17 @@ def tree_scan(
         h ``[B, L, D]`` in the dtype of ``u``.
 
     Raises:
-        ValueError: an argument does not fit, or ``tree`` is not one; the message says which.
+        ValueError: an argument does not fit, or ``tree`` is not one; the message says which. The kernel for GPUs does
+            not look whether the tree is one, since to raise it would have to wait for the device; its results are then
+            without meaning.
     """
     _check(u, weight, tree, direction)
     both = direction == "both"
-    if choose_backend("tree_scan", "tree_ssm::tree_scan", backend, u.device) == "reference":
+    chosen = choose_backend("tree_scan", "tree_ssm::tree_scan", backend, u.device)
+    if chosen == "reference":
         return tree_scan_reference(u, weight, tree.parent, tree.order, both)
-    return torch.ops.tree_ssm.tree_scan(u, weight, tree.parent, tree.order, both)
+    schedule = torch.ops.tree_ssm.tree_schedule(tree.parent) if chosen == "cuda" else None
+    return torch.ops.tree_ssm.tree_scan(u, weight, tree.parent, tree.order, both, schedule)
 
 
 def _check(u: Tensor, weight: Tensor, tree: Tree, direction: str) -> None:

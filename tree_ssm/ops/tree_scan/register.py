@@ -8,24 +8,34 @@ from ssm_core import _ext
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
-def _fake(u, weight, parent, order, both):
+def _fake_schedule(parent):
+    # prefers_walk() and ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records,
+    # lights, segments and chains.
+    batch, length = parent.shape
+    walk = length <= 4096 or (length <= 20000 and batch >= 32)
+    words = length if walk else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
+    return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
+
+
+def _fake(u, weight, parent, order, both, schedule=None):
     return torch.empty_like(u, memory_format=torch.contiguous_format)
 
 
-def _fake_backward(grad_h, u, weight, parent, order, both):
+def _fake_backward(grad_h, u, weight, parent, order, both, schedule=None):
     grad_u = torch.empty_like(u, memory_format=torch.contiguous_format)
     return grad_u, torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
 def _setup_context(ctx, inputs, output):
     # Inputs only: ξ and h are cheaper to compute again than to keep.
-    *tensors, ctx.both = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.both, schedule = inputs
+    ctx.save_for_backward(*tensors, schedule)
 
 
 def _backward(ctx, grad_h):
-    gradients = torch.ops.tree_ssm.tree_scan_backward(grad_h, *ctx.saved_tensors, ctx.both)
-    return *gradients, None, None, None
+    *tensors, schedule = ctx.saved_tensors
+    gradients = torch.ops.tree_ssm.tree_scan_backward(grad_h, *tensors, ctx.both, schedule)
+    return *gradients, None, None, None, None
 
 
 def _no_double_backward(ctx, *grads):
@@ -34,13 +44,15 @@ def _no_double_backward(ctx, *grads):
     )
 
 
-def _flops(u_shape, weight_shape, parent_shape, order_shape, both, *, out_shape=None) -> int:
+def _flops(u_shape, weight_shape, parent_shape, order_shape, both, schedule_shape=None, *, out_shape=None) -> int:
     """An edge and channel costs one multiply-add up and two more down; a multiply-add is two FLOPs."""
     batch, length, channels = u_shape
     return (6 if both else 2) * batch * (length - 1) * channels
 
 
-def _flops_backward(grad_shape, u_shape, weight_shape, parent_shape, order_shape, both, *, out_shape=None) -> int:
+def _flops_backward(
+    grad_shape, u_shape, weight_shape, parent_shape, order_shape, both, schedule_shape=None, *, out_shape=None
+) -> int:
     """As computed, ξ and h again included: 15 FLOPs an edge and channel, 5 for the up pass alone.
 
     Both: the forward pass twice, for (ξ, h) and for (η, G), and ∂w = η·s + ξ·t, which shares its differences s and t
@@ -51,6 +63,7 @@ def _flops_backward(grad_shape, u_shape, weight_shape, parent_shape, order_shape
 
 
 if _ext.load():
+    torch.library.register_fake("tree_ssm::tree_schedule", _fake_schedule)
     torch.library.register_fake("tree_ssm::tree_scan", _fake)
     torch.library.register_fake("tree_ssm::tree_scan_backward", _fake_backward)
     torch.library.register_autograd("tree_ssm::tree_scan", _backward, setup_context=_setup_context)

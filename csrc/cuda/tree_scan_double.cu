@@ -1,0 +1,10 @@
+#include "tree_scan_types.cuh"
+
+namespace ssm {
+
+template <>
+void launch_tree_scan<double>(const TreeScanLaunch& launch) {
+  launch_types<double, double, 2, 1>(launch);
+}
+
+}  // namespace ssm

@@ -1,0 +1,10 @@
+#include "tree_scan_types.cuh"
+
+namespace ssm {
+
+template <>
+void launch_tree_scan<float>(const TreeScanLaunch& launch) {
+  launch_types<float, float, 4, 2>(launch);
+}
+
+}  // namespace ssm

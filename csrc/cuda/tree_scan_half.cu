@@ -1,0 +1,14 @@
+#include "tree_scan_types.cuh"
+
+namespace ssm {
+
+template <>
+void launch_tree_scan<c10::Half>(const TreeScanLaunch& launch) {
+  if (launch.wide_weight) {
+    launch_types<c10::Half, float, 4, 2>(launch);
+  } else {
+    launch_types<c10::Half, c10::Half, 4, 2>(launch);
+  }
+}
+
+}  // namespace ssm

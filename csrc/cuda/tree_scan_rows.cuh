@@ -1,0 +1,55 @@
+// Rows of a [B, L, D] tensor: the channels of one vertex that one thread has.
+#pragma once
+
+#include <type_traits>
+
+#include "../dispatch.h"
+#include "team.cuh"
+#include "tree_scan_launch.h"
+#include "tree_schedule.h"
+
+namespace ssm {
+
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T value[N];
+};
+
+template <typename acc, int N>
+struct Channels {
+  acc value[N];
+  __device__ acc& operator[](int c) { return value[c]; }
+  __device__ const acc& operator[](int c) const { return value[c]; }
+};
+
+template <typename scalar, typename weight, int kVector, bool kIsBoth, bool kIsBackward>
+struct ScanKind {
+  using scalar_t = scalar;
+  using weight_t = weight;
+  using acc = acc_t<scalar>;
+  static constexpr int kWidth = kVector;
+  static constexpr bool kBoth = kIsBoth, kBackward = kIsBackward;
+};
+
+template <typename acc, int N, typename T>
+__device__ Channels<acc, N> read_row(const T* from) {
+  const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
+  Channels<acc, N> row;
+#pragma unroll
+  for (int c = 0; c < N; ++c) row[c] = static_cast<acc>(pack.value[c]);
+  return row;
+}
+
+template <typename T, typename acc, int N>
+__device__ void write_row(T* to, const Channels<acc, N>& row) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int c = 0; c < N; ++c) pack.value[c] = static_cast<T>(row[c]);
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+inline int64_t multiprocessors() {
+  return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+}
+
+}  // namespace ssm
