@@ -76,16 +76,17 @@ def extension_modules() -> tuple[list, dict]:
     # No -std: torch's own default follows its version.
     # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result.
     cxx_flags = ["-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
-    macros = []
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
-    options = {"define_macros": macros, "py_limited_api": True, "extra_compile_args": {"cxx": cxx_flags}}
+    options = {"py_limited_api": True, "extra_compile_args": {"cxx": cxx_flags}}
     if cuda_home is None:
         extension = cpp_extension.CppExtension("ssm_core._C", sources, **options)
     else:
-        macros.append(("SSM_WITH_CUDA", None))
-        options["extra_compile_args"]["nvcc"] = ["-O3", "--expt-relaxed-constexpr", "-lineinfo"]
-        options["include_dirs"] = cuda_include_dirs()
+        # After the toolkit's own headers: those of the wheels can be of another release than its compiler.
+        late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
+        cxx_flags += late
+        nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "-lineinfo", *(f"-Xcompiler={flag}" for flag in late)]
+        options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
     return [extension], {"build_ext": cpp_extension.BuildExtension}
