@@ -10,7 +10,7 @@ from ssm_core.engine import cli
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train the model of a config.", allow_abbrev=False)
-    parser.add_argument("config", help="config file, such as configs/quadmamba/quadmamba-lite_digits.py")
+    parser.add_argument("config", help="config file, such as configs/quadmamba/quadmamba-nano_digits.py")
     parser.add_argument("--work-dir", help="where checkpoints and logs go (default: work_dirs/NAME_OF_THE_CONFIG)")
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config: train_cfg.max_epochs=5"

@@ -23,6 +23,8 @@ from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, 
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
+_FOREIGN = "; a file released by the models' authors has to go through tools/convert_checkpoint.py first"
+
 
 class Runner(mmengine_runner.Runner):
     """Runs a training or a test from a config; see mmengine for the config's keys.
@@ -163,7 +165,7 @@ class Runner(mmengine_runner.Runner):
         built = describe_model(self.cfg.get("model", {}))
         raise CheckpointError(
             f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
-            f"{len(names)} tensors differ, the first: {words}"
+            f"{len(names)} tensors differ, the first: {words}{'' if source else _FOREIGN}"
         )
 
     def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:

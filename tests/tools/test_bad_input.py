@@ -178,6 +178,7 @@ def test_checkpoint_of_another_variant_names_the_first_difference(fails, other_c
     torch.save(state, tmp_path / "bare.pth")
     line = fails(DIGITS, "model.backbone.name=test_efficientnet", tool=("test", tmp_path / "bare.pth"))
     assert "backbone.conv_stem.weight is not in the file (did you mean 'backbone.conv_stemm.weight'?)" in line
+    assert "has to go through tools/convert_checkpoint.py first" in line
 
 
 class Harmful:
