@@ -53,6 +53,7 @@ def draw_curves_of(results: dict, path: Path) -> None:
 
 def draw_scans(results: dict, path: Path) -> None:
     """The first test digit of a few classes, with what the trained blocks chose on it."""
+    import numpy as np
     import torch
     from matplotlib.figure import Figure
 
@@ -63,8 +64,7 @@ def draw_scans(results: dict, path: Path) -> None:
         model, dataset = trained(CONFIGS[name], result)
         indices = [dataset.labels.index(c) for c in PICTURED_CLASSES]
         images = torch.stack([dataset[i]["inputs"] for i in indices])
-        pictures = [torch.tensor(list(dataset.load(i).getdata())).view(images.shape[2:]) / 255 for i in indices]
-        rows.append((name, [p.numpy() for p in pictures], scans_of(model, images)))
+        rows.append((name, [np.asarray(dataset.load(i)) / 255 for i in indices], scans_of(model, images)))
 
     columns = 1 + sum(len(scans) for _, _, scans in rows)
     figure = Figure(figsize=(1.7 * columns, 1.9 * len(PICTURED_CLASSES)), layout="constrained")
