@@ -88,38 +88,25 @@ def mask_gradient(
     return torch.ops.quadtree_ssm.mask_gradient(a.contiguous(), b.contiguous(), choice, height, width, *shift)
 
 
-class _MaskAtInput(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
+    """The identity on the tokens; backward, the mask's gradient at the scan's input or at its output."""
+
     @staticmethod
-    def forward(ctx, x, mask, choice, height, width, shift):
-        ctx.save_for_backward(x, choice)
+    def forward(ctx, tokens, mask, choice, height, width, shift, at_input):
+        ctx.save_for_backward(tokens, choice)
         ctx.geometry = (height, width, shift)
         ctx.mask_dtype = mask.dtype
-        return x.view_as(x)
+        ctx.at_input = at_input
+        return tokens.view_as(tokens)
 
     @staticmethod
     def backward(ctx, grad):
-        x, choice = ctx.saved_tensors
-        grad_mask = (
-            mask_gradient(x, grad, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
-        )
-        return grad, grad_mask, None, None, None, None
-
-
-class _MaskAtOutput(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, y, mask, choice, height, width, shift):
-        ctx.save_for_backward(y, choice)
-        ctx.geometry = (height, width, shift)
-        ctx.mask_dtype = mask.dtype
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx, grad):
-        y, choice = ctx.saved_tensors
-        grad_mask = (
-            mask_gradient(grad, y, choice, *ctx.geometry).to(ctx.mask_dtype) if ctx.needs_input_grad[1] else None
-        )
-        return grad, grad_mask, None, None, None, None
+        grad_mask = None
+        if ctx.needs_input_grad[1]:
+            tokens, choice = ctx.saved_tensors
+            a, b = (tokens, grad) if ctx.at_input else (grad, tokens)
+            grad_mask = mask_gradient(a, b, choice, *ctx.geometry).to(ctx.mask_dtype)
+        return grad, grad_mask, None, None, None, None, None
 
 
 def straight_through_input(
@@ -146,7 +133,7 @@ def straight_through_input(
         ValueError: an argument does not fit; the message says which.
     """
     _check_mask("straight_through_input", x, mask, choice, height, width)
-    return _MaskAtInput.apply(x, mask, choice, height, width, shift)
+    return _StraightThrough.apply(x, mask, choice, height, width, shift, True)
 
 
 def straight_through_output(
@@ -162,7 +149,7 @@ def straight_through_output(
     Arguments and errors as for :func:`straight_through_input`, with ``y`` the output of the scan.
     """
     _check_mask("straight_through_output", y, mask, choice, height, width)
-    return _MaskAtOutput.apply(y, mask, choice, height, width, shift)
+    return _StraightThrough.apply(y, mask, choice, height, width, shift, False)
 
 
 def _check_geometry(op: str, choice: Tensor, height: int, width: int) -> None:
