@@ -157,10 +157,10 @@ def test_any_root_and_any_order_give_the_same_sum(backend):
 
 def sorted_depth_first(parent):
     root = next(v for v, p in enumerate(parent) if v == p)
-    todo, order = [root], []
-    while todo:
-        order.append(todo.pop())
-        todo += [c for c in range(len(parent)) if parent[c] == order[-1] and c != root]
+    waiting, order = [root], []
+    while waiting:
+        order.append(waiting.pop())
+        waiting += [c for c in range(len(parent)) if parent[c] == order[-1] and c != root]
     return order
 
 
