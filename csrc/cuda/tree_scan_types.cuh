@@ -6,32 +6,27 @@
 
 namespace ssm {
 
-// The widths are channels of a thread where rows allow vectors. Narrow walks are more warps, wide ones fewer steps in
-// all: with few of either, every warp is as long on its way and the narrow ones have the bandwidth.
-template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth, int kWalkWidth = 2>
+// The widths are channels of a thread where rows allow vectors. A walk's rows of a half type are copied in pairs.
+template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth>
 void launch_types(const TreeScanLaunch& l) {
-  const auto pick = [&](auto both) {
-    constexpr bool kBoth = decltype(both)::value;
+  constexpr int kWalkWidth = sizeof(scalar_t) == 2 ? 2 : 1;
+  const auto pick = [&](auto both, auto backward) {
+    constexpr bool kBoth = decltype(both)::value, kBackward = decltype(backward)::value;
     if (l.walk) {
-      const bool wide = l.vectors && l.batch * l.channels / (32 * kWalkWidth) >= 4 * multiprocessors();
-      if (l.backward) {
-        return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, true>>(l)
-                    : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
-      }
-      return wide ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, false>>(l)
-                  : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
+      l.vectors ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, kBackward>>(l)
+                : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, kBackward>>(l);
+      return;
     }
     // Narrow slices where wide ones would leave much of the GPU without work.
-    const bool vectors = l.vectors && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors();
-    if (l.backward) {
-      vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kBackwardWidth, kBoth, true>>(l)
-              : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, true>>(l);
-    } else {
-      vectors ? launch_rounds<ScanKind<scalar_t, weight_t, kForwardWidth, kBoth, false>>(l)
-              : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, false>>(l);
-    }
+    constexpr int kWidth = kBackward ? kBackwardWidth : kForwardWidth;
+    l.vectors && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors()
+        ? launch_rounds<ScanKind<scalar_t, weight_t, kWidth, kBoth, kBackward>>(l)
+        : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, kBackward>>(l);
   };
-  l.both ? pick(std::true_type()) : pick(std::false_type());
+  const auto pick_both = [&](auto both) {
+    l.backward ? pick(both, std::true_type()) : pick(both, std::false_type());
+  };
+  l.both ? pick_both(std::true_type()) : pick_both(std::false_type());
 }
 
 }  // namespace ssm

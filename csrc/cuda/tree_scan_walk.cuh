@@ -1,241 +1,193 @@
-// The tree scan as a walk: one warp has some channels of one sample and goes through the tree depth first, backwards
-// for the up pass and forwards for the down pass. The sum along a path stays in registers, sums that wait at forks on a
-// stack in shared memory, and since the steps are known, the rows of the next steps are on their way while one batch is
-// worked on. ξ (and η) are kept in memory between the passes.
+// The tree scan as a walk, for one warp and one slice of the channels: up, ξ (and η) of every vertex, kept in memory,
+// then down from them to the results.
 #pragma once
 
-#include "tree_scan_rows.cuh"
+#include "tree_walk.cuh"
 
 namespace ssm {
 
-constexpr int kWalkStack = 16;  // more than log2(kLongestWalk)
-
-// What waits at forks. The newest entry is in registers, so that taking it waits for nothing; the others are this
-// thread's column of shared memory.
-template <typename Row>
-struct WaitingRows {
-  uint32_t column;  // its address in shared memory; entries are 32 rows apart
-  Row top{};
-  int depth = 0;
-
-  __device__ explicit WaitingRows(const Row* stack) : column(static_cast<uint32_t>(__cvta_generic_to_shared(stack))) {
-    asm volatile("" : "+r"(column));  // computed once, not at every access
-  }
-  __device__ Row& below() const {
-    const uint32_t entry = column + (depth & (kWalkStack - 1)) * 32 * static_cast<uint32_t>(sizeof(Row));
-    return *static_cast<Row*>(__cvta_shared_to_generic(entry));
-  }
-  __device__ void push(const Row& row) {
-    below() = top;
-    top = row;
-    ++depth;
-  }
-  __device__ Row pop() {
-    const Row row = top;
-    --depth;
-    top = below();
-    return row;
-  }
+// Weighted sums of own values: what a step up reads.
+template <typename acc, int N, int kSums>
+struct UpValue {
+  Channels<acc, N * kSums> own;
+  Channels<acc, N> weight;
 };
 
-// The rows of a tensor by vertex. The distance in bytes has 32 bits, so that an address is one multiplication.
-template <typename T>
-struct VertexRows {
-  T* base;
-  uint32_t bytes;
-  __device__ T* operator[](uint32_t vertex) const {
-    using byte_t = std::conditional_t<std::is_const_v<T>, const char, char>;
-    return reinterpret_cast<T*>(reinterpret_cast<byte_t*>(base) + static_cast<uint64_t>(vertex) * bytes);
-  }
-};
+template <typename T, typename acc, int N, int kSize>
+__device__ void put_part(Channels<acc, kSize>& row, int from, const Pack<T, N>& pack) {
+#pragma unroll
+  for (int c = 0; c < N; ++c) row[from + c] = static_cast<acc>(pack.value[c]);
+}
 
+template <typename T, int N, typename acc, int kSize>
+__device__ void write_part(T* to, const Channels<acc, kSize>& row, int from) {
+  Channels<acc, N> part;
+#pragma unroll
+  for (int c = 0; c < N; ++c) part[c] = row[from + c];
+  write_row(to, part);
+}
+
+// One thread's channels of all tensors.
 template <typename Kind>
-struct Walk {
+struct ScanRows {
   using scalar_t = typename Kind::scalar_t;
   using weight_t = typename Kind::weight_t;
   using acc = typename Kind::acc;
   using kept_t = std::conditional_t<std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
-  static constexpr bool kBoth = Kind::kBoth, kBackward = Kind::kBackward;
-  // Rows of each tensor in flight at any time: as many as registers hold, fewer where many warps share a
-  // multiprocessor.
-  static constexpr int kBytes = sizeof(Pack<weight_t, N>);
-  static constexpr int kAhead = kBytes > 8 ? 8 : kBytes > 4 || (kBackward && N > 1) ? 16 : 32;
-  using Row = Channels<acc, N>;
+  // Sums that go up: ξ and, backward, η; and that come down: h and G, of which "up" alone has G.
+  static constexpr int kSums = Kind::kBackward && Kind::kBoth ? 2 : 1;
 
-  const uint32_t* steps;
-  int length;
   VertexRows<const scalar_t> u, grad_h;
   VertexRows<const weight_t> weight;
   VertexRows<kept_t> state, grad_state;
   VertexRows<scalar_t> output;
   VertexRows<weight_t> grad_weight;
-  Row *stack, *grad_stack;  // this thread's columns
   int lane;
   bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
+};
 
-  // The rows of one step, as they are in memory: to convert them would be to wait for them. Up: u, w and g. Down: ξ, w
-  // and, backward, η, or g where there was no up pass for it.
-  template <bool kUp>
-  struct Rows {
-    std::conditional_t<kUp, Pack<scalar_t, N>, Pack<kept_t, N>> own;
-    Pack<weight_t, N> weight;
-    std::conditional_t<kUp || !kBoth, Pack<scalar_t, N>, Pack<kept_t, N>> grad;
-  };
+// What both directions of a walk share.
+template <typename Kind>
+struct ScanPass {
+  using Tensors = ScanRows<Kind>;
+  using scalar_t = typename Tensors::scalar_t;
+  using weight_t = typename Tensors::weight_t;
+  using kept_t = typename Tensors::kept_t;
+  using acc = typename Tensors::acc;
+  static constexpr int N = Tensors::N, kWidth = N, kSums = Tensors::kSums;
+  static constexpr bool kBoth = Kind::kBoth, kBackward = Kind::kBackward;
+  using Row = Channels<acc, N * kSums>;
 
-  template <typename T>
-  __device__ static Pack<T, N> read(const T* from) {
-    return *reinterpret_cast<const Pack<T, N>*>(from);
-  }
-  template <typename T>
-  __device__ static Row row_of(const Pack<T, N>& pack) {
-    Row row;
-#pragma unroll
-    for (int c = 0; c < N; ++c) row[c] = static_cast<acc>(pack.value[c]);
-    return row;
-  }
+  const Tensors& t;
+  WaitingRows<Row> waiting;
+  Row row{}, popped{};
 
-  template <bool kUp>
-  __device__ Rows<kUp> load(uint32_t step) const {
-    const uint32_t vertex = step & kVertexMask;
-    Rows<kUp> rows;
-    rows.weight = read(weight[vertex]);
-    if constexpr (kUp) {
-      rows.own = read(u[vertex]);
-      if constexpr (kBackward && kBoth) rows.grad = read(grad_h[vertex]);
-    } else {
-      rows.own = read<kept_t>(state[vertex]);
-      if constexpr (kBackward && kBoth) rows.grad = read<kept_t>(grad_state[vertex]);
-      if constexpr (kBackward && !kBoth) rows.grad = read(grad_h[vertex]);
-    }
-    return rows;
-  }
-
-  // kAhead steps from `first` on, a thread each, backwards or forwards; past the end the last one again.
-  template <bool kBackwards>
-  __device__ uint32_t steps_from(int first) const {
-    const int i = min(first + lane % kAhead, length - 1);
-    return steps[kBackwards ? length - 1 - i : i];
-  }
-  __device__ static uint32_t share(uint32_t step, int j) { return __shfl_sync(~0u, step, j); }
-
-  // Each step's rows are asked for kAhead steps before its turn.
-  template <bool kUp, typename Visit>
-  __device__ void each_step(const Visit& visit) const {
-    uint32_t now = steps_from<kUp>(0), next = steps_from<kUp>(kAhead);
-    Rows<kUp> rows[kAhead];
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) rows[j] = load<kUp>(share(now, j));
-    for (int first = 0; first < length; first += kAhead) {
-      const uint32_t after = steps_from<kUp>(first + 2 * kAhead);
-      uint32_t step = share(now, 0), coming = share(next, 0);
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        const uint32_t step_after = share(now, (j + 1) % kAhead), coming_after = share(next, (j + 1) % kAhead);
-        if (first + j < length) visit(step, rows[j]);
-        rows[j] = load<kUp>(coming);  // into the registers that are free now
-        step = step_after;
-        coming = coming_after;
-      }
-      now = next;
-      next = after;
-    }
-  }
-
-  __device__ void ascend() {
-    Row x{}, y{};
-    WaitingRows<Row> waiting(stack), grad_waiting(grad_stack);
-    each_step<true>([&](uint32_t step, const Rows<true>& rows) {
-      const Row w = row_of(rows.weight);
-      if (step & kLeaf) x = y = Row{};
-      if (step & kFork) {
-        add(x, waiting.pop());
-        if constexpr (kBackward && kBoth) add(y, grad_waiting.pop());
-      }
-      const uint32_t vertex = step & kVertexMask;
-      if constexpr (kBoth || kBackward) {
-        pass_on(state[vertex], row_of(rows.own), w, x);
-      } else {
-        pass_on(output[vertex], row_of(rows.own), w, x);
-      }
-      if constexpr (kBackward && kBoth) pass_on(grad_state[vertex], row_of(rows.grad), w, y);
-      if (step & (kLastChild | kMiddleChild)) {
-        park(step, waiting, x);
-        if constexpr (kBackward && kBoth) park(step, grad_waiting, y);
-      }
-    });
-  }
-
-  __device__ static void add(Row& to, const Row& other) {
-#pragma unroll
-    for (int c = 0; c < N; ++c) to[c] += other[c];
-  }
-
-  // x from the children becomes ξ = own + x, which is kept, and then w ξ.
-  template <typename T>
-  __device__ void pass_on(T* keep, const Row& own, const Row& w, Row& x) const {
-    add(x, own);
-    if (live) write_row(keep, x);
-#pragma unroll
-    for (int c = 0; c < N; ++c) x[c] *= w[c];
-  }
-
-  // The last child of several comes first on the way up.
-  __device__ static void park(uint32_t step, WaitingRows<Row>& waiting, const Row& x) {
-    if (step & kLastChild) {
-      waiting.push(x);
-    } else {
-      add(waiting.top, x);
-    }
-  }
-
-  __device__ void descend() {
-    Row h{}, g{};
-    WaitingRows<Row> waiting(stack), grad_waiting(grad_stack);
-    bool is_root = true;
-    each_step<false>([&](uint32_t step, const Rows<false>& rows) {
-      if (step & (kLastChild | kMiddleChild)) {
-        if constexpr (kBoth) h = step & kLastChild ? waiting.pop() : waiting.top;
-        if constexpr (kBackward) g = step & kLastChild ? grad_waiting.pop() : grad_waiting.top;
-      }
-      step_down(step, rows, is_root, h, g);
-      is_root = false;
-      if (step & kFork) {
-        if constexpr (kBoth) waiting.push(h);
-        if constexpr (kBackward) grad_waiting.push(g);
-      }
-    });
-  }
-
-  // The results of one vertex from h and G of its parent, which become its own.
-  __device__ void step_down(uint32_t step, const Rows<false>& rows, bool is_root, Row& h, Row& g) const {
-    const uint32_t vertex = step & kVertexMask;
-    const Row xi = row_of(rows.own), w = row_of(rows.weight);
-    Row weight_gradient{}, eta{};
-    if constexpr (kBackward) eta = row_of(rows.grad);
-#pragma unroll
-    for (int c = 0; c < N; ++c) {
-      const acc rest = h[c] - w[c] * xi[c];
-      if constexpr (kBackward) {
-        const acc grad_rest = kBoth ? g[c] - w[c] * eta[c] : g[c];
-        weight_gradient[c] = is_root ? acc(0) : (kBoth ? eta[c] * rest : acc(0)) + xi[c] * grad_rest;
-        g[c] = is_root ? eta[c] : eta[c] + w[c] * grad_rest;
-      }
-      h[c] = is_root ? xi[c] : xi[c] + w[c] * rest;
-    }
-    if (!live) return;
-    write_row(output[vertex], kBackward ? g : h);
-    if constexpr (kBackward) write_row(grad_weight[vertex], weight_gradient);
-  }
+  __device__ ScanPass(const Tensors& tensors, char* column) : t(tensors), waiting{column} {}
+  __device__ acc scalar(uint32_t) const { return acc(0); }
 };
 
 template <typename Kind>
-__global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
-  using W = Walk<Kind>;
-  __shared__ typename W::Row stack[kWalkStack * 32], grad_stack[Kind::kBackward ? kWalkStack * 32 : 1];
+struct ScanUp : ScanPass<Kind> {
+  using Base = ScanPass<Kind>;
+  using Base::kBackward, Base::kBoth, Base::kSums, Base::N, Base::popped, Base::row, Base::t;
+  using typename Base::acc, typename Base::kept_t, typename Base::Row, typename Base::scalar_t, typename Base::weight_t;
+  using Value = UpValue<acc, N, kSums>;
+  using OwnPack = Pack<scalar_t, N>;
+  using WeightPack = Pack<weight_t, N>;
+  using Layout = std::conditional_t<kSums == 2, ChunkLayout<OwnPack, WeightPack, OwnPack>,
+      ChunkLayout<OwnPack, WeightPack>>;
+  using Base::Base;
+
+  __device__ void request(char* chunk, int j, uint32_t vertex) const {
+    Layout::template request<0>(chunk, j, t.lane, t.u[vertex]);
+    Layout::template request<1>(chunk, j, t.lane, t.weight[vertex]);
+    if constexpr (kSums == 2) Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+  }
+  __device__ Value read(char* chunk, int j, acc) const {
+    Value value;
+    put_part(value.own, 0, *Layout::template at<0>(chunk, j, t.lane));
+    put_part(value.weight, 0, *Layout::template at<1>(chunk, j, t.lane));
+    if constexpr (kSums == 2) put_part(value.own, N, *Layout::template at<2>(chunk, j, t.lane));
+    return value;
+  }
+  __device__ void keep(uint32_t vertex, const Row& x) const {
+    if (!t.live) return;
+    if constexpr (kBoth || kBackward) {
+      write_part<kept_t, N>(t.state[vertex], x, 0);
+      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_state[vertex], x, N);
+    } else {
+      write_part<scalar_t, N>(t.output[vertex], x, 0);
+    }
+  }
+  __device__ void work(const ChunkSteps& steps, const acc* scalars, char* chunk, int, int left) {
+    ascend(*this, steps, scalars, chunk, left, row, popped);
+  }
+};
+
+// ξ and w, and η, or g where there was no up pass for it.
+template <typename Kind>
+struct ScanDown : ScanPass<Kind> {
+  using Base = ScanPass<Kind>;
+  using Base::kBackward, Base::kBoth, Base::kSums, Base::N, Base::popped, Base::row, Base::t;
+  using typename Base::acc, typename Base::kept_t, typename Base::Row, typename Base::scalar_t, typename Base::weight_t;
+  struct Value {
+    Channels<acc, N> xi, weight, grad;
+    __device__ void forget_parent() { weight = Channels<acc, N>{}; }
+  };
+  using KeptPack = Pack<kept_t, N>;
+  using WeightPack = Pack<weight_t, N>;
+  using GradPack = std::conditional_t<kBoth, KeptPack, Pack<scalar_t, N>>;
+  using Layout = std::conditional_t<kBackward, ChunkLayout<KeptPack, WeightPack, GradPack>,
+      ChunkLayout<KeptPack, WeightPack>>;
+  using Base::Base;
+
+  __device__ void request(char* chunk, int j, uint32_t vertex) const {
+    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
+    Layout::template request<1>(chunk, j, t.lane, t.weight[vertex]);
+    if constexpr (kSums == 2) {
+      Layout::template request<2>(chunk, j, t.lane, t.grad_state[vertex]);
+    } else if constexpr (kBackward) {
+      Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+    }
+  }
+  __device__ Value read(char* chunk, int j, acc) const {
+    Value value;
+    put_part(value.xi, 0, *Layout::template at<0>(chunk, j, t.lane));
+    put_part(value.weight, 0, *Layout::template at<1>(chunk, j, t.lane));
+    if constexpr (kBackward) put_part(value.grad, 0, *Layout::template at<2>(chunk, j, t.lane));
+    return value;
+  }
+
+  // The results of one vertex from h and G of its parent, which become its own. At the root the weight is 0, and so are
+  // h and G.
+  __device__ void descend(uint32_t vertex, int, const Value& v, Row& hg, bool exists) const {
+    Channels<acc, N> weight_gradient{};
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      const acc w = v.weight[c], xi = v.xi[c];
+      if constexpr (!kBackward) {
+        hg[c] = xi + w * (hg[c] - w * xi);
+      } else if constexpr (kBoth) {
+        const acc eta = v.grad[c], rest = hg[c] - w * xi, grad_rest = hg[N + c] - w * eta;
+        weight_gradient[c] = eta * rest + xi * grad_rest;
+        hg[c] = xi + w * rest;
+        hg[N + c] = eta + w * grad_rest;
+      } else {
+        weight_gradient[c] = xi * hg[c];
+        hg[c] = v.grad[c] + w * hg[c];
+      }
+    }
+    if (!t.live || !exists) return;
+    write_part<scalar_t, N>(t.output[vertex], hg, kSums == 2 ? N : 0);
+    if constexpr (kBackward) write_row(t.grad_weight[vertex], weight_gradient);
+  }
+  __device__ void work(const ChunkSteps& steps, const acc* scalars, char* chunk, int first, int left) {
+    ssm::descend(*this, steps, scalars, chunk, first, left, row, popped);
+  }
+};
+
+// Bytes of shared memory: the ring, then the stack.
+template <typename Kind, int kDepth>
+constexpr int ring_bytes() {
+  constexpr int kUp = ScanUp<Kind>::Layout::kBytes, kDown = ScanDown<Kind>::Layout::kBytes;
+  return kDepth * (kUp > kDown ? kUp : kDown);
+}
+
+template <typename Kind, int kDepth>
+__global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
+  using Tensors = ScanRows<Kind>;
+  using scalar_t = typename Tensors::scalar_t;
+  using weight_t = typename Tensors::weight_t;
+  using kept_t = typename Tensors::kept_t;
+  using acc = typename Tensors::acc;
+  using Row = typename ScanUp<Kind>::Row;
+  extern __shared__ int4 memory[];
+  __shared__ HeldSteps<acc> held;
+  char* const ring = reinterpret_cast<char*>(memory);
   const int lane = threadIdx.x;
   const int64_t sample = blockIdx.x / l.slices, words = ScheduleLayout{l.length, true}.words();
-  const int64_t own_channel = (blockIdx.x % l.slices * 32 + lane) * Kind::kWidth;
+  const int64_t own_channel = (blockIdx.x % l.slices * kWarp + lane) * Kind::kWidth;
   const bool live = own_channel < l.channels;
   const int64_t channel = live ? own_channel : 0, own = sample * l.length * l.channels + channel;
   const auto input = [&](const auto* base, const VertexStrides& stride) {
@@ -246,24 +198,40 @@ __global__ void __launch_bounds__(32) tree_walk_kernel(TreeScanLaunch l) {
     return VertexRows<std::remove_pointer_t<decltype(base)>>{
         base + own, static_cast<uint32_t>(l.channels * sizeof(*base))};
   };
-  using scalar_t = typename W::scalar_t;
-  using weight_t = typename W::weight_t;
-  using kept_t = typename W::kept_t;
-  W walk{reinterpret_cast<const uint32_t*>(l.schedule) + sample * words, static_cast<int>(l.length),
-      input(static_cast<const scalar_t*>(l.u), l.u_stride),
+  const Tensors tensors{input(static_cast<const scalar_t*>(l.u), l.u_stride),
       input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
       input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<kept_t*>(l.state)),
       kept(static_cast<kept_t*>(l.grad_state)), kept(static_cast<scalar_t*>(l.output)),
-      kept(static_cast<weight_t*>(l.grad_weight)), stack + lane, grad_stack + (Kind::kBackward ? lane : 0), lane, live};
-  walk.ascend();
-  if constexpr (Kind::kBoth || Kind::kBackward) walk.descend();
+      kept(static_cast<weight_t*>(l.grad_weight)), lane, live};
+  const WalkStep* const steps = reinterpret_cast<const WalkStep*>(l.schedule + sample * words);
+  const int length = static_cast<int>(l.length);
+  char* const column = ring + ring_bytes<Kind, kDepth>() + lane * sizeof(Row);
+  ScanUp<Kind> up(tensors, column);
+  up.waiting[WalkStep::kZeroSlot] = Row{};
+  walk<true, kDepth>(steps, length, held, ring, up);
+  if constexpr (Kind::kBoth || Kind::kBackward) {
+    __threadfence_block();  // ξ is read again, by copies
+    ScanDown<Kind> down(tensors, column);
+    walk<false, kDepth>(steps, length, held, ring, down);
+  }
 }
 
+template <typename Kind, int kDepth>
+void launch_walk_of_depth(const TreeScanLaunch& l) {
+  constexpr size_t kBytes = ring_bytes<Kind, kDepth>() + WaitingRows<typename ScanUp<Kind>::Row>::kBytes;
+  launch_teams(tree_walk_kernel<Kind, kDepth>, l.batch * l.slices, 1, kWarp, kBytes, l);
+}
+
+// With few warps on a multiprocessor, each has more rows on their way.
 template <typename Kind>
 void launch_walk(TreeScanLaunch l) {
-  constexpr int kSlice = 32 * Kind::kWidth;
+  constexpr int kSlice = kWarp * Kind::kWidth;
   l.slices = static_cast<int>((l.channels + kSlice - 1) / kSlice);
-  launch_teams(tree_walk_kernel<Kind>, l.batch * l.slices, 1, 32, 0, l);
+  if (l.batch * l.slices <= 8 * multiprocessors()) {
+    launch_walk_of_depth<Kind, 8>(l);
+  } else {
+    launch_walk_of_depth<Kind, 4>(l);
+  }
 }
 
 }  // namespace ssm

@@ -272,29 +272,40 @@ struct Builder {
     });
   }
 
-  // Depth first, the heavy child last: the place of a vertex is the sum of steps from the root down to it.
+  // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number of
+  // forks that wait for it the sum of edges to other than last children.
   __device__ void write_walk() {
+    constexpr uint32_t kOneFork = 1u << 27;  // above the sum of steps, which is less than kLongestWalk
+    static_assert(kLongestWalk < kOneFork);
     const int* const found = list_lights();
     Pair *from = w.a, *to = w.b;
     each([&](int v) {
       const int above = w.parent[v];
-      uint32_t step = 0, flags = w.children[v] == 0 ? kLeaf : w.children[v] > 1 ? kFork : 0;
+      uint32_t step = 0, flags = w.children[v] == 0 ? WalkStep::kLeaf : 0;
       if (!is_root(v) && is_head(v)) {
         const int2 before = lights_before(found, v);
-        step = 1 + before.y;
-        if (before.x > 0) flags |= kMiddleChild;
+        step = (1 + before.y) | kOneFork;
+        flags |= before.x > 0 ? WalkStep::kMiddleChild : WalkStep::kFirstChild;
       } else if (!is_root(v)) {
         step = w.size[above] - w.size[v];
-        if (w.children[above] > 1) flags |= kLastChild;
       }
+      if (is_root(v) || w.children[above] == 1) flags |= WalkStep::kFirstChild;
       from[v] = pair(step, above);
       w.place[v] = static_cast<int>(flags);
     });
     team.sync();
     follow(from, to);
+    WalkStep* const steps = reinterpret_cast<WalkStep*>(schedule);
     each([&](int v) {
-      const uint32_t at = high(from[v]);
-      if (at < static_cast<uint32_t>(length)) schedule[at] = v | w.place[v];
+      const uint32_t at = high(from[v]) % kOneFork, flags = static_cast<uint32_t>(w.place[v]);
+      const uint32_t slot = WalkStep::kFirstSlot + min(high(from[v]) / kOneFork, kWalkForks - 1);
+      const uint32_t own = w.children[v] > 1 ? slot : WalkStep::kZeroSlot;
+      const uint32_t parent = flags & WalkStep::kFirstChild    ? WalkStep::kUnreadSlot
+                              : flags & WalkStep::kMiddleChild ? max(slot - 1, WalkStep::kFirstSlot)
+                                                               : slot;
+      if (at < static_cast<uint32_t>(length)) {
+        steps[at] = {static_cast<uint32_t>(v), WalkStep::slots(own, parent) | flags};
+      }
     });
   }
 };

@@ -20,11 +20,26 @@ constexpr bool prefers_walk(int64_t batch, int64_t length) {
   return length <= 4096 || (length <= kLongestWalk && batch >= 32);
 }
 
-// A step of a walk is a vertex and these.
-constexpr uint32_t kLeaf = 1u << 28, kFork = 1u << 29;  // without children; with several
-constexpr uint32_t kMiddleChild = 1u << 30;             // neither first nor last of several children
-constexpr uint32_t kLastChild = 1u << 31;               // last of several
-constexpr uint32_t kVertexMask = kLeaf - 1;
+// A step of a walk. Where the walk forks, it leaves something for the other children (or, backwards, for the parent) in
+// a slot of its stack: the one for the vertex, if it has several children, and the one for its parent, if the vertex
+// is not the parent's first child, which needs none. The slots are known beforehand: the number of edges above that
+// lead to other than last children, less than log2(L) since the last child is the heavy one.
+struct alignas(8) WalkStep {
+  uint32_t vertex, links;
+
+  static constexpr uint32_t kLeaf = 1, kMiddleChild = 2, kFirstChild = 4;  // kMiddleChild: neither first nor last
+  static constexpr uint32_t kSlotSize = 128;                               // slots are counted in this unit
+  // Read where the vertex has one child or none, so that it holds zeros, and written where the parent needs nothing.
+  static constexpr uint32_t kZeroSlot = 0, kUnreadSlot = 1, kFirstSlot = 2;
+
+  constexpr uint32_t own_slot() const { return links & 0xff80; }
+  constexpr uint32_t parent_slot() const { return links >> 16; }
+  static constexpr uint32_t slots(uint32_t own, uint32_t parent) {
+    return own * kSlotSize | parent * kSlotSize << 16;
+  }
+};
+constexpr uint32_t kWalkForks = 16;  // more than log2(kLongestWalk)
+constexpr uint32_t kWalkSlots = WalkStep::kFirstSlot + kWalkForks;
 
 constexpr int kSegment = 8;
 constexpr int kMaxRounds = 32;
@@ -59,7 +74,7 @@ struct ScheduleLayout {
   constexpr int64_t segments() const { return lights() + (length + 1) / 2 * 2; }
   constexpr int64_t chains() const { return segments() + 2 * length; }
   constexpr int64_t words() const {
-    return walk ? (length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
+    return walk ? (2 * length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
   }
 };
 

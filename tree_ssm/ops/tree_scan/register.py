@@ -13,7 +13,7 @@ def _fake_schedule(parent):
     # lights, segments and chains.
     batch, length = parent.shape
     walk = length <= 4096 or (length <= 20000 and batch >= 32)
-    words = length if walk else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
+    words = 2 * length if walk else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
     return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
 
 

@@ -1,0 +1,223 @@
+// How one warp walks a tree for 32 threads' channels: step by step in depth-first order, forwards or backwards. The rows
+// of coming steps are copied into a ring in shared memory while the warp works on the present ones, kChunk at once, so
+// that a step is few instructions and the loop fits the instruction cache.
+#pragma once
+
+#include <tuple>
+#include <type_traits>
+
+#include "tree_scan_rows.cuh"
+
+namespace ssm {
+
+constexpr int kWarp = 32;
+constexpr int kChunk = 8;       // steps whose rows are copied, and worked on, together
+constexpr int kStepBlocks = 4;  // kWarp steps each: those that the warp works on or asks rows for, and a spare one
+constexpr int kHeldSteps = kStepBlocks * kWarp;
+
+// Asks for a row; old GPUs, and rows too narrow for it, wait for it.
+template <typename Row>
+__device__ __forceinline__ void request_row(Row* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(Row) == 4 || sizeof(Row) == 8 || sizeof(Row) == 16) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+        "l"(from), "n"(static_cast<int>(sizeof(Row))));
+    return;
+  }
+#endif
+  *to = *static_cast<const Row*>(from);
+}
+
+__device__ __forceinline__ void close_request() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// All but the last kOpen requests of this thread are there.
+template <int kOpen>
+__device__ __forceinline__ void await_requests() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
+#endif
+}
+
+// Rows of a chunk in the ring: tensor by tensor, step by step, thread by thread.
+template <typename... Rows>
+struct ChunkLayout {
+  static constexpr int kBytes = kChunk * kWarp * (static_cast<int>(sizeof(Rows)) + ...);
+  template <int kTensor>
+  using row_t = std::tuple_element_t<kTensor, std::tuple<Rows...>>;
+
+  template <int kTensor>
+  static constexpr int begin() {
+    constexpr int kSizes[] = {static_cast<int>(sizeof(Rows))...};
+    int bytes = 0;
+    for (int t = 0; t < kTensor; ++t) bytes += kSizes[t];
+    return kChunk * kWarp * bytes;
+  }
+  template <int kTensor>
+  __device__ static row_t<kTensor>* at(char* chunk, int j, int lane) {
+    return reinterpret_cast<row_t<kTensor>*>(chunk + begin<kTensor>()) + j * kWarp + lane;
+  }
+  template <int kTensor>
+  __device__ static void request(char* chunk, int j, int lane, const void* from) {
+    request_row(at<kTensor>(chunk, j, lane), from);
+  }
+};
+
+// The rows of a tensor by vertex, from this thread's first channel on. The distance in bytes has 32 bits, so that an
+// address is one multiplication.
+template <typename T>
+struct VertexRows {
+  T* base;
+  uint32_t bytes;
+  __device__ T* operator[](uint32_t vertex) const {
+    using byte_t = std::conditional_t<std::is_const_v<T>, const char, char>;
+    return reinterpret_cast<T*>(reinterpret_cast<byte_t*>(base) + static_cast<uint64_t>(vertex) * bytes);
+  }
+};
+
+// What waits at forks: this thread's column of shared memory, in which entries are kWarp rows apart.
+template <typename Row>
+struct WaitingRows {
+  char* column;
+  __device__ Row& operator[](uint32_t slot) const {
+    constexpr uint32_t kUnit = WalkStep::kSlotSize / kWarp;
+    return *reinterpret_cast<Row*>(column + slot / kUnit * static_cast<uint32_t>(sizeof(Row)));
+  }
+  static constexpr size_t kBytes = kWalkSlots * kWarp * sizeof(Row);
+};
+
+// The steps of a walk as the warp holds them, and a number beside each.
+template <typename acc>
+struct HeldSteps {
+  alignas(16) WalkStep step[kHeldSteps];
+  acc scalar[kHeldSteps];
+};
+
+// The steps of one chunk and the first of the next.
+struct ChunkSteps {
+  WalkStep step[kChunk + 1];
+
+  __device__ ChunkSteps(const WalkStep* held, int chunk) {
+    const uint4* const pairs = reinterpret_cast<const uint4*>(held + chunk * kChunk % kHeldSteps);
+#pragma unroll
+    for (int j = 0; j < kChunk; j += 2) {
+      const uint4 pair = pairs[j / 2];
+      step[j] = {pair.x, pair.y};
+      step[j + 1] = {pair.z, pair.w};
+    }
+    step[kChunk] = held[(chunk + 1) * kChunk % kHeldSteps];
+  }
+};
+
+// Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, j, vertex), which
+// asks for the rows of one step; scalar(vertex), which reads the number beside it; and work(steps, scalars, chunk,
+// first, left), which takes a chunk whose rows are there, `left` steps before the end.
+template <bool kUp, int kDepth, typename acc, typename Pass>
+__device__ __forceinline__ void walk(
+    const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
+  const int lane = threadIdx.x;
+  const auto fetch = [&](int block) {
+    const int i = block * kWarp + lane;
+    const uint2 none = make_uint2(0, 0);
+    const uint2 words = i < length ? reinterpret_cast<const uint2*>(steps)[kUp ? length - 1 - i : i] : none;
+    return WalkStep{words.x, words.y};
+  };
+  const auto place = [&](int block) { return block % kStepBlocks * kWarp + lane; };
+  const int chunks = (length + kChunk - 1) / kChunk;
+  const auto request = [&](int chunk) {
+    if (chunk < chunks) {
+      const WalkStep* const first = held.step + chunk * kChunk % kHeldSteps;
+      char* const to = ring + chunk % kDepth * Pass::Layout::kBytes;
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) pass.request(to, j, first[j].vertex);
+    }
+    close_request();
+  };
+  acc scalar{};
+#pragma unroll
+  for (int block = 0; block < 2; ++block) {
+    const WalkStep step = fetch(block);
+    held.step[place(block)] = step;
+    held.scalar[place(block)] = pass.scalar(step.vertex);
+  }
+  WalkStep coming = fetch(2);
+  __syncwarp();
+  static_assert(kDepth * kChunk <= 2 * kWarp);
+#pragma unroll 1
+  for (int chunk = 0; chunk < kDepth - 1; ++chunk) request(chunk);
+#pragma unroll 1
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    if (chunk % (kWarp / kChunk) == 0) {
+      const int block = chunk * kChunk / kWarp;
+      if (block > 0) held.scalar[place(block + 1)] = scalar;
+      held.step[place(block + 2)] = coming;
+      scalar = pass.scalar(coming.vertex);
+      coming = fetch(block + 3);
+    }
+    __syncwarp();
+    request(chunk + kDepth - 1);
+    await_requests<kDepth - 1>();
+    pass.work(ChunkSteps(held.step, chunk), held.scalar + chunk * kChunk % kHeldSteps,
+        ring + chunk % kDepth * Pass::Layout::kBytes, chunk * kChunk, length - chunk * kChunk);
+  }
+  await_requests<0>();
+  __syncwarp();
+}
+
+// Up, a chunk: x from the children becomes ξ = own + x, which is kept, and then w ξ for the parent. `pass` has read(),
+// the values own and w of a step, and keep(). A row may hold two such sums side by side, for the same weights.
+template <typename Pass, typename Row>
+__device__ __forceinline__ void ascend(
+    Pass& pass, const ChunkSteps& steps, const typename Pass::acc* scalars, char* chunk, int left, Row& x, Row& popped) {
+  constexpr int N = Pass::kWidth, kRow = sizeof(Row) / sizeof(typename Pass::acc);
+  typename Pass::Value values[kChunk];
+#pragma unroll
+  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, scalars[j]);
+#pragma unroll
+  for (int j = 0; j < kChunk; ++j) {
+    const WalkStep step = steps.step[j];
+    // What the next step takes was left before this one: between a parent and its second child there is its first.
+    const Row next = pass.waiting[steps.step[j + 1].own_slot()];
+#pragma unroll
+    for (int c = 0; c < kRow; ++c) {
+      x[c] = (step.links & WalkStep::kLeaf ? 0 : x[c]) + popped[c] + values[j].own[c];
+    }
+    if (j < left) pass.keep(step.vertex, x);
+#pragma unroll
+    for (int c = 0; c < kRow; ++c) x[c] *= values[j].weight[c % N];
+    if (step.links & WalkStep::kMiddleChild) {
+      const Row others = pass.waiting[step.parent_slot()];
+#pragma unroll
+      for (int c = 0; c < kRow; ++c) x[c] += others[c];  // the next step is a leaf, which does not look at x
+    }
+    pass.waiting[step.parent_slot()] = x;
+    popped = next;
+  }
+}
+
+// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read() and descend(), which writes the results.
+template <typename Pass, typename Row>
+__device__ __forceinline__ void descend(Pass& pass, const ChunkSteps& steps, const typename Pass::acc* scalars,
+    char* chunk, int first, int left, Row& h, Row& popped) {
+  constexpr int kRow = sizeof(Row) / sizeof(typename Pass::acc);
+  typename Pass::Value values[kChunk];
+#pragma unroll
+  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, scalars[j]);
+#pragma unroll
+  for (int j = 0; j < kChunk; ++j) {
+    const WalkStep step = steps.step[j];
+    const Row next = pass.waiting[steps.step[j + 1].parent_slot()];
+#pragma unroll
+    for (int c = 0; c < kRow; ++c) h[c] = step.links & WalkStep::kFirstChild ? h[c] : popped[c];
+    if (j == 0 && first == 0) values[j].forget_parent();
+    pass.descend(step.vertex, j, values[j], h, j < left);
+    pass.waiting[step.own_slot()] = h;
+    popped = next;
+  }
+}
+
+}  // namespace ssm
