@@ -41,6 +41,14 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   m.def(
       "tree_scan_backward(Tensor grad_h, Tensor u, Tensor weight, Tensor parent, Tensor order, bool both, "
       "Tensor? schedule=None) -> (Tensor grad_u, Tensor grad_weight)");
+  // x, delta [B, L, D]; A, delta_bias [D]; B [B, L]; schedule: a walk. For GPUs only: elsewhere it is made of
+  // tree_scan.
+  m.def(
+      "selective_tree_scan(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor delta_bias, Tensor schedule) -> "
+      "Tensor h");
+  m.def(
+      "selective_tree_scan_backward(Tensor grad_h, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor delta_bias, "
+      "Tensor schedule) -> (Tensor grad_x, Tensor grad_delta, Tensor grad_A, Tensor grad_B, Tensor grad_delta_bias)");
 }
 
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.

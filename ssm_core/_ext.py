@@ -26,6 +26,8 @@ OPERATORS = (
     "tree_ssm::tree_schedule",
     "tree_ssm::tree_scan",
     "tree_ssm::tree_scan_backward",
+    "tree_ssm::selective_tree_scan",
+    "tree_ssm::selective_tree_scan_backward",
 )
 
 

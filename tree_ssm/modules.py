@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssm_core.layers import SelectiveSSM, to_channels_first, to_channels_last
 from ssm_core.ops.checks import accumulate_dtype
-from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
+from tree_ssm.ops import Tree, minimum_spanning_tree, selective_tree_scan, tree_scan
 
 GuideDistance = Literal["cosine", "euclidean", "manhattan"]
 TreeKind = Literal["minimum", "maximum", "random"]
@@ -151,18 +151,21 @@ class TreeScan(SelectiveSSM):
     ) -> Tensor:  # [B, L, D]
         """The scan along a given tree, computed in float32 at least and returned in the dtype of ``x``."""
         delta, B, C = (part.squeeze(1) for part in self.project(x))
-        dtype = accumulate_dtype(x.dtype)
-        delta = F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype))
-        B, C, wide = B.to(dtype).unsqueeze(-1), C.to(dtype).unsqueeze(-1), x.to(dtype)
-        weight = (delta.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
-        source = (delta * wide).unsqueeze(2) * B
-        h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
-        norm = self.h_norm
-        h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        skip = wide * self.D[0].to(dtype)
+        dtype, norm = accumulate_dtype(x.dtype), self.h_norm
+        bias = self.dt_bias[0].to(dtype)
         if self.d_state == 1:
-            return torch.addcmul(skip, h.squeeze(2), C.squeeze(2)).to(x.dtype)
-        return ((h * C).sum(2) + skip).to(x.dtype)
+            A, B = self.decay()[0, :, 0].to(dtype), B.squeeze(-1).to(x.dtype)
+            h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree).to(dtype)
+        else:
+            step = F.softplus(delta.to(dtype) + bias)
+            weight = (step.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
+            source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
+            h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
+        h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        skip, C = x.to(dtype) * self.D[0].to(dtype), C.to(dtype)
+        if self.d_state == 1:
+            return torch.addcmul(skip, h, C).to(x.dtype)
+        return ((h * C.unsqueeze(-1)).sum(2) + skip).to(x.dtype)
 
 
 class ConvHead(ConvNormAct):

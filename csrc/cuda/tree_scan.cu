@@ -6,6 +6,7 @@
 
 #include "../checks.h"
 #include "../dispatch.h"
+#include "tree_scan_inputs.h"
 #include "tree_scan_launch.h"
 #include "tree_schedule.h"
 
@@ -13,22 +14,6 @@ namespace ssm {
 namespace {
 
 constexpr int64_t kWidest = 4;  // channels of one vector access
-
-// The kernels count the bytes from a vertex to the next in 32 bits.
-at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  const bool adjacent = x.stride(2) == 1 || x.size(2) == 1;
-  return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
-}
-
-VertexStrides strides_of(const at::Tensor& x) {
-  return {x.stride(0), x.stride(1)};
-}
-
-bool has_vectors(const at::Tensor& x) {
-  const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
-  return address % (kWidest * x.element_size()) == 0 && x.stride(0) % kWidest == 0 && x.stride(1) % kWidest == 0 &&
-         x.size(2) % kWidest == 0;
-}
 
 // The launch and the tensors that it points into.
 struct Arguments {
@@ -75,7 +60,7 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   a.l.weight = a.weight.const_data_ptr();
   a.l.u_stride = strides_of(a.u);
   a.l.weight_stride = strides_of(a.weight);
-  a.l.vectors = has_vectors(a.u) && has_vectors(a.weight);
+  a.l.vectors = has_vectors(a.u, kWidest) && has_vectors(a.weight, kWidest);
   return a;
 }
 
@@ -115,7 +100,7 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   a.l.backward = true;
   a.l.grad_h = upstream.const_data_ptr();
   a.l.grad_h_stride = strides_of(upstream);
-  a.l.vectors = a.l.vectors && has_vectors(upstream);
+  a.l.vectors = a.l.vectors && has_vectors(upstream, kWidest);
   a.l.state = state.data_ptr();
   a.l.grad_state = grad_state.data_ptr();
   a.l.output = grad_u.data_ptr();

@@ -4,16 +4,12 @@
 #include <type_traits>
 
 #include "../dispatch.h"
+#include "selective_scan_math.cuh"
 #include "team.cuh"
 #include "tree_scan_launch.h"
 #include "tree_schedule.h"
 
 namespace ssm {
-
-template <typename T, int N>
-struct alignas(sizeof(T) * N) Pack {
-  T value[N];
-};
 
 template <typename acc, int N>
 struct Channels {

@@ -6,27 +6,6 @@
 
 namespace ssm {
 
-// Weighted sums of own values: what a step up reads.
-template <typename acc, int N, int kSums>
-struct UpValue {
-  Channels<acc, N * kSums> own;
-  Channels<acc, N> weight;
-};
-
-template <typename T, typename acc, int N, int kSize>
-__device__ void put_part(Channels<acc, kSize>& row, int from, const Pack<T, N>& pack) {
-#pragma unroll
-  for (int c = 0; c < N; ++c) row[from + c] = static_cast<acc>(pack.value[c]);
-}
-
-template <typename T, int N, typename acc, int kSize>
-__device__ void write_part(T* to, const Channels<acc, kSize>& row, int from) {
-  Channels<acc, N> part;
-#pragma unroll
-  for (int c = 0; c < N; ++c) part[c] = row[from + c];
-  write_row(to, part);
-}
-
 // One thread's channels of all tensors.
 template <typename Kind>
 struct ScanRows {
@@ -100,8 +79,8 @@ struct ScanUp : ScanPass<Kind> {
       write_part<scalar_t, N>(t.output[vertex], x, 0);
     }
   }
-  __device__ void work(const ChunkSteps& steps, const acc* scalars, char* chunk, int, int left) {
-    ascend(*this, steps, scalars, chunk, left, row, popped);
+  __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    ascend(*this, held, first, left, chunk, row, popped);
   }
 };
 
@@ -162,8 +141,8 @@ struct ScanDown : ScanPass<Kind> {
     write_part<scalar_t, N>(t.output[vertex], hg, kSums == 2 ? N : 0);
     if constexpr (kBackward) write_row(t.grad_weight[vertex], weight_gradient);
   }
-  __device__ void work(const ChunkSteps& steps, const acc* scalars, char* chunk, int first, int left) {
-    ssm::descend(*this, steps, scalars, chunk, first, left, row, popped);
+  __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    ssm::descend(*this, held, first, left, chunk, row, popped);
   }
 };
 
@@ -192,11 +171,10 @@ __global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
   const int64_t channel = live ? own_channel : 0, own = sample * l.length * l.channels + channel;
   const auto input = [&](const auto* base, const VertexStrides& stride) {
     return VertexRows<std::remove_pointer_t<decltype(base)>>{
-        base + sample * stride.batch + channel, static_cast<uint32_t>(stride.vertex * sizeof(*base))};
+        base + sample * stride.batch + channel, stride.vertex};
   };
   const auto kept = [&](auto* base) {
-    return VertexRows<std::remove_pointer_t<decltype(base)>>{
-        base + own, static_cast<uint32_t>(l.channels * sizeof(*base))};
+    return VertexRows<std::remove_pointer_t<decltype(base)>>{base + own, l.channels};
   };
   const Tensors tensors{input(static_cast<const scalar_t*>(l.u), l.u_stride),
       input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
@@ -216,21 +194,17 @@ __global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
   }
 }
 
-template <typename Kind, int kDepth>
-void launch_walk_of_depth(const TreeScanLaunch& l) {
-  constexpr size_t kBytes = ring_bytes<Kind, kDepth>() + WaitingRows<typename ScanUp<Kind>::Row>::kBytes;
-  launch_teams(tree_walk_kernel<Kind, kDepth>, l.batch * l.slices, 1, kWarp, kBytes, l);
-}
-
-// With few warps on a multiprocessor, each has more rows on their way.
 template <typename Kind>
 void launch_walk(TreeScanLaunch l) {
   constexpr int kSlice = kWarp * Kind::kWidth;
   l.slices = static_cast<int>((l.channels + kSlice - 1) / kSlice);
-  if (l.batch * l.slices <= 8 * multiprocessors()) {
-    launch_walk_of_depth<Kind, 8>(l);
+  const int64_t blocks = l.batch * l.slices;
+  const size_t stack = WaitingRows<typename ScanUp<Kind>::Row>::bytes(l.length);
+  const size_t deep = ring_bytes<Kind, kDeepRing>() + stack, shallow = ring_bytes<Kind, kShallowRing>() + stack;
+  if (has_room(blocks, deep)) {
+    launch_teams(tree_walk_kernel<Kind, kDeepRing>, blocks, 1, kWarp, deep, l);
   } else {
-    launch_walk_of_depth<Kind, 4>(l);
+    launch_teams(tree_walk_kernel<Kind, kShallowRing>, blocks, 1, kWarp, shallow, l);
   }
 }
 

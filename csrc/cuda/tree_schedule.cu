@@ -277,6 +277,7 @@ struct Builder {
   __device__ void write_walk() {
     constexpr uint32_t kOneFork = 1u << 27;  // above the sum of steps, which is less than kLongestWalk
     static_assert(kLongestWalk < kOneFork);
+    const uint32_t forks = walk_forks(length);
     const int* const found = list_lights();
     Pair *from = w.a, *to = w.b;
     each([&](int v) {
@@ -298,7 +299,7 @@ struct Builder {
     WalkStep* const steps = reinterpret_cast<WalkStep*>(schedule);
     each([&](int v) {
       const uint32_t at = high(from[v]) % kOneFork, flags = static_cast<uint32_t>(w.place[v]);
-      const uint32_t slot = WalkStep::kFirstSlot + min(high(from[v]) / kOneFork, kWalkForks - 1);
+      const uint32_t slot = WalkStep::kFirstSlot + min(high(from[v]) / kOneFork, forks - 1);
       const uint32_t own = w.children[v] > 1 ? slot : WalkStep::kZeroSlot;
       const uint32_t parent = flags & WalkStep::kFirstChild    ? WalkStep::kUnreadSlot
                               : flags & WalkStep::kMiddleChild ? max(slot - 1, WalkStep::kFirstSlot)

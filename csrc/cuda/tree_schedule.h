@@ -23,7 +23,7 @@ constexpr bool prefers_walk(int64_t batch, int64_t length) {
 // A step of a walk. Where the walk forks, it leaves something for the other children (or, backwards, for the parent) in
 // a slot of its stack: the one for the vertex, if it has several children, and the one for its parent, if the vertex
 // is not the parent's first child, which needs none. The slots are known beforehand: the number of edges above that
-// lead to other than last children, less than log2(L) since the last child is the heavy one.
+// lead to other than last children, at most log2(L) since the last child is the heavy one.
 struct alignas(8) WalkStep {
   uint32_t vertex, links;
 
@@ -38,8 +38,15 @@ struct alignas(8) WalkStep {
     return own * kSlotSize | parent * kSlotSize << 16;
   }
 };
-constexpr uint32_t kWalkForks = 16;  // more than log2(kLongestWalk)
-constexpr uint32_t kWalkSlots = WalkStep::kFirstSlot + kWalkForks;
+// Forks that can wait for one vertex, and the stack's slots.
+constexpr uint32_t walk_forks(int64_t length) {
+  uint32_t forks = 0;
+  for (; length > 0; length /= 2) ++forks;
+  return forks;
+}
+constexpr uint32_t walk_slots(int64_t length) {
+  return WalkStep::kFirstSlot + walk_forks(length);
+}
 
 constexpr int kSegment = 8;
 constexpr int kMaxRounds = 32;

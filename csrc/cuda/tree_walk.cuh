@@ -73,6 +73,10 @@ template <typename T>
 struct VertexRows {
   T* base;
   uint32_t bytes;
+
+  __device__ VertexRows(T* first, int64_t stride) : base(first), bytes(static_cast<uint32_t>(stride * sizeof(T))) {
+    asm("" : "+r"(bytes));  // else nvcc multiplies by all 64 bits of the stride
+  }
   __device__ T* operator[](uint32_t vertex) const {
     using byte_t = std::conditional_t<std::is_const_v<T>, const char, char>;
     return reinterpret_cast<T*>(reinterpret_cast<byte_t*>(base) + static_cast<uint64_t>(vertex) * bytes);
@@ -87,7 +91,7 @@ struct WaitingRows {
     constexpr uint32_t kUnit = WalkStep::kSlotSize / kWarp;
     return *reinterpret_cast<Row*>(column + slot / kUnit * static_cast<uint32_t>(sizeof(Row)));
   }
-  static constexpr size_t kBytes = kWalkSlots * kWarp * sizeof(Row);
+  static size_t bytes(int64_t length) { return walk_slots(length) * kWarp * sizeof(Row); }
 };
 
 // The steps of a walk as the warp holds them, and a number beside each.
@@ -97,25 +101,27 @@ struct HeldSteps {
   acc scalar[kHeldSteps];
 };
 
-// The steps of one chunk and the first of the next.
+// The steps of one chunk.
 struct ChunkSteps {
-  WalkStep step[kChunk + 1];
+  WalkStep step[kChunk];
+  WalkStep next;  // the first of the next chunk
 
-  __device__ ChunkSteps(const WalkStep* held, int chunk) {
-    const uint4* const pairs = reinterpret_cast<const uint4*>(held + chunk * kChunk % kHeldSteps);
+  __device__ ChunkSteps(const WalkStep* held, int first) {
+    const uint4* const pairs = reinterpret_cast<const uint4*>(held + first % kHeldSteps);
 #pragma unroll
     for (int j = 0; j < kChunk; j += 2) {
       const uint4 pair = pairs[j / 2];
       step[j] = {pair.x, pair.y};
       step[j + 1] = {pair.z, pair.w};
     }
-    step[kChunk] = held[(chunk + 1) * kChunk % kHeldSteps];
+    next = held[(first + kChunk) % kHeldSteps];
   }
+  __device__ const WalkStep& after(int j) const { return j + 1 < kChunk ? step[j + 1] : next; }
 };
 
 // Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, j, vertex), which
-// asks for the rows of one step; scalar(vertex), which reads the number beside it; and work(steps, scalars, chunk,
-// first, left), which takes a chunk whose rows are there, `left` steps before the end.
+// asks for the rows of one step; scalar(vertex), which reads the number beside it; and work(held, first, left, chunk),
+// which takes the chunk of step `first`, whose rows are there, `left` steps before the end.
 template <bool kUp, int kDepth, typename acc, typename Pass>
 __device__ __forceinline__ void walk(
     const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
@@ -130,10 +136,10 @@ __device__ __forceinline__ void walk(
   const int chunks = (length + kChunk - 1) / kChunk;
   const auto request = [&](int chunk) {
     if (chunk < chunks) {
-      const WalkStep* const first = held.step + chunk * kChunk % kHeldSteps;
+      const ChunkSteps steps(held.step, chunk * kChunk);
       char* const to = ring + chunk % kDepth * Pass::Layout::kBytes;
 #pragma unroll
-      for (int j = 0; j < kChunk; ++j) pass.request(to, j, first[j].vertex);
+      for (int j = 0; j < kChunk; ++j) pass.request(to, j, steps.step[j].vertex);
     }
     close_request();
   };
@@ -161,30 +167,52 @@ __device__ __forceinline__ void walk(
     __syncwarp();
     request(chunk + kDepth - 1);
     await_requests<kDepth - 1>();
-    pass.work(ChunkSteps(held.step, chunk), held.scalar + chunk * kChunk % kHeldSteps,
-        ring + chunk % kDepth * Pass::Layout::kBytes, chunk * kChunk, length - chunk * kChunk);
+    const int first = chunk * kChunk;
+    pass.work(held, first, length - first, ring + chunk % kDepth * Pass::Layout::kBytes);
   }
   await_requests<0>();
   __syncwarp();
 }
 
+// Weighted sums of own values: what a step up reads.
+template <typename acc, int N, int kSums>
+struct UpValue {
+  Channels<acc, N * kSums> own;
+  Channels<acc, N> weight;
+};
+
+template <typename T, typename acc, int N, int kSize>
+__device__ void put_part(Channels<acc, kSize>& row, int from, const Pack<T, N>& pack) {
+#pragma unroll
+  for (int c = 0; c < N; ++c) row[from + c] = static_cast<acc>(pack.value[c]);
+}
+
+template <typename T, int N, typename acc, int kSize>
+__device__ void write_part(T* to, const Channels<acc, kSize>& row, int from) {
+  Channels<acc, N> part;
+#pragma unroll
+  for (int c = 0; c < N; ++c) part[c] = row[from + c];
+  write_row(to, part);
+}
+
 // Up, a chunk: x from the children becomes ξ = own + x, which is kept, and then w ξ for the parent. `pass` has read(),
 // the values own and w of a step, and keep(). A row may hold two such sums side by side, for the same weights.
-template <typename Pass, typename Row>
+template <typename Pass, typename acc, typename Row>
 __device__ __forceinline__ void ascend(
-    Pass& pass, const ChunkSteps& steps, const typename Pass::acc* scalars, char* chunk, int left, Row& x, Row& popped) {
-  constexpr int N = Pass::kWidth, kRow = sizeof(Row) / sizeof(typename Pass::acc);
+    Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& x, Row& popped) {
+  constexpr int N = Pass::kWidth, kRow = sizeof(Row) / sizeof(acc);
+  const ChunkSteps steps(held.step, first);
   typename Pass::Value values[kChunk];
 #pragma unroll
-  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, scalars[j]);
+  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, held.scalar[first % kHeldSteps + j]);
 #pragma unroll
   for (int j = 0; j < kChunk; ++j) {
     const WalkStep step = steps.step[j];
     // What the next step takes was left before this one: between a parent and its second child there is its first.
-    const Row next = pass.waiting[steps.step[j + 1].own_slot()];
+    const Row next = pass.waiting[steps.after(j).own_slot()];
 #pragma unroll
     for (int c = 0; c < kRow; ++c) {
-      x[c] = (step.links & WalkStep::kLeaf ? 0 : x[c]) + popped[c] + values[j].own[c];
+      x[c] = (step.links & WalkStep::kLeaf ? 0 : x[c]) + (popped[c] + values[j].own[c]);
     }
     if (j < left) pass.keep(step.vertex, x);
 #pragma unroll
@@ -200,17 +228,18 @@ __device__ __forceinline__ void ascend(
 }
 
 // Down, a chunk: h of the parent becomes that of the vertex. `pass` has read() and descend(), which writes the results.
-template <typename Pass, typename Row>
-__device__ __forceinline__ void descend(Pass& pass, const ChunkSteps& steps, const typename Pass::acc* scalars,
-    char* chunk, int first, int left, Row& h, Row& popped) {
-  constexpr int kRow = sizeof(Row) / sizeof(typename Pass::acc);
+template <typename Pass, typename acc, typename Row>
+__device__ __forceinline__ void descend(
+    Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& h, Row& popped) {
+  constexpr int kRow = sizeof(Row) / sizeof(acc);
+  const ChunkSteps steps(held.step, first);
   typename Pass::Value values[kChunk];
 #pragma unroll
-  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, scalars[j]);
+  for (int j = 0; j < kChunk; ++j) values[j] = pass.read(chunk, j, held.scalar[first % kHeldSteps + j]);
 #pragma unroll
   for (int j = 0; j < kChunk; ++j) {
     const WalkStep step = steps.step[j];
-    const Row next = pass.waiting[steps.step[j + 1].parent_slot()];
+    const Row next = pass.waiting[steps.after(j).parent_slot()];
 #pragma unroll
     for (int c = 0; c < kRow; ++c) h[c] = step.links & WalkStep::kFirstChild ? h[c] : popped[c];
     if (j == 0 && first == 0) values[j].forget_parent();
@@ -218,6 +247,14 @@ __device__ __forceinline__ void descend(Pass& pass, const ChunkSteps& steps, con
     pass.waiting[step.own_slot()] = h;
     popped = next;
   }
+}
+
+// Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
+constexpr int kDeepRing = 8, kShallowRing = 3;
+constexpr int64_t kSharedBytes = 200 * 1024;  // of a multiprocessor, for all its blocks
+
+inline bool has_room(int64_t blocks, size_t bytes) {
+  return blocks * static_cast<int64_t>(bytes) <= multiprocessors() * kSharedBytes;
 }
 
 }  // namespace ssm

@@ -8,12 +8,25 @@ from ssm_core import _ext
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
+def prefers_walk(batch: int, length: int) -> bool:
+    """Whether the GPU walks a tree of this size rather than going through it in rounds, as csrc/cuda/tree_schedule.h.
+
+    Args:
+        batch: number of trees B.
+        length: number of vertices L.
+    """
+    return length <= 4096 or (length <= 20000 and batch >= 32)
+
+
 def _fake_schedule(parent):
-    # prefers_walk() and ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records,
-    # lights, segments and chains.
+    # ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records, lights, segments
+    # and chains.
     batch, length = parent.shape
-    walk = length <= 4096 or (length <= 20000 and batch >= 32)
-    words = 2 * length if walk else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
+    words = (
+        2 * length
+        if prefers_walk(batch, length)
+        else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
+    )
     return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
 
 

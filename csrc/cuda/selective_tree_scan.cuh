@@ -1,0 +1,326 @@
+// The tree scan of a selective state space model as a walk: source Δ·B·x and weight exp(Δ·A), Δ = softplus(delta + bias),
+// are made of the rows as they are read, in both directions and in the backward pass, and never written.
+#pragma once
+
+#include "selective_tree_scan_launch.h"
+#include "tree_walk.cuh"
+
+namespace ssm {
+
+template <typename scalar, int kVector, bool kIsBackward>
+struct SelectiveKind {
+  using scalar_t = scalar;
+  using acc = acc_t<scalar>;
+  static constexpr int kWidth = kVector;
+  static constexpr bool kBackward = kIsBackward;
+};
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+__device__ __forceinline__ double reciprocal(double x) {
+  return 1 / x;
+}
+
+// Derivative of softplus.
+template <typename acc>
+__device__ __forceinline__ acc sigmoid(acc x) {
+  const acc e = exponential_scaled(-(x < 0 ? -x : x) * exponent_scale(x)), r = reciprocal(1 + e);
+  return x < 0 ? e * r : r;
+}
+
+// One thread's channels of all tensors.
+template <typename Kind>
+struct SelectiveRows {
+  using scalar_t = typename Kind::scalar_t;
+  using acc = typename Kind::acc;
+  static constexpr int N = Kind::kWidth;
+
+  VertexRows<const scalar_t> x, delta, grad_h, B;
+  VertexRows<scalar_t> state, grad_state, output, grad_delta;
+  acc* grad_B;  // of this sample and slice
+  Channels<acc, N> rate, bias;  // A and the bias of delta
+  int lane;
+  bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
+
+  // delta + bias, softplus of it, and the weight.
+  struct Gate {
+    acc z, step, weight;
+  };
+  __device__ Gate gate(int c, scalar_t value) const {
+    const acc z = static_cast<acc>(value) + bias[c], step = softplus<scalar_t>(z);
+    return {z, step, exponential_scaled(step * (rate[c] * exponent_scale(rate[c])))};
+  }
+};
+
+template <typename Kind>
+struct SelectivePass {
+  using Tensors = SelectiveRows<Kind>;
+  using scalar_t = typename Kind::scalar_t;
+  using acc = typename Kind::acc;
+  static constexpr int N = Kind::kWidth, kWidth = N, kSums = Kind::kBackward ? 2 : 1;
+  using Row = Channels<acc, N * kSums>;
+  using RowPack = Pack<scalar_t, N>;
+
+  const Tensors& t;
+  WaitingRows<Row> waiting;
+  Row row{}, popped{};
+
+  __device__ SelectivePass(const Tensors& tensors, char* column) : t(tensors), waiting{column} {}
+};
+
+template <typename Kind>
+struct SelectiveUp : SelectivePass<Kind> {
+  using Base = SelectivePass<Kind>;
+  using Base::kSums, Base::N, Base::popped, Base::row, Base::t;
+  using typename Base::acc, typename Base::Row, typename Base::RowPack, typename Base::scalar_t;
+  using Value = UpValue<acc, N, kSums>;
+  using Layout = std::conditional_t<kSums == 2, ChunkLayout<RowPack, RowPack, RowPack>, ChunkLayout<RowPack, RowPack>>;
+  using Base::Base;
+
+  __device__ acc scalar(uint32_t vertex) const { return static_cast<acc>(*t.B[vertex]); }
+  __device__ void request(char* chunk, int j, uint32_t vertex) const {
+    Layout::template request<0>(chunk, j, t.lane, t.x[vertex]);
+    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
+    if constexpr (kSums == 2) Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+  }
+  __device__ Value read(char* chunk, int j, acc B) const {
+    const RowPack x = *Layout::template at<0>(chunk, j, t.lane), delta = *Layout::template at<1>(chunk, j, t.lane);
+    Value value;
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      const auto gate = t.gate(c, delta.value[c]);
+      value.weight[c] = gate.weight;
+      value.own[c] = gate.step * B * static_cast<acc>(x.value[c]);
+    }
+    if constexpr (kSums == 2) put_part(value.own, N, *Layout::template at<2>(chunk, j, t.lane));
+    return value;
+  }
+  __device__ void keep(uint32_t vertex, const Row& x) const {
+    if (!t.live) return;
+    write_part<scalar_t, N>(t.state[vertex], x, 0);
+    if constexpr (kSums == 2) write_part<scalar_t, N>(t.grad_state[vertex], x, N);
+  }
+  __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    ascend(*this, held, first, left, chunk, row, popped);
+  }
+};
+
+template <typename Kind>
+struct SelectiveDown : SelectivePass<Kind> {
+  using Base = SelectivePass<Kind>;
+  using Base::N, Base::popped, Base::row, Base::t;
+  using typename Base::acc, typename Base::Row, typename Base::RowPack, typename Base::scalar_t;
+  struct Value {
+    Channels<acc, N> xi, weight;
+    __device__ void forget_parent() { weight = Channels<acc, N>{}; }
+  };
+  using Layout = ChunkLayout<RowPack, RowPack>;
+  using Base::Base;
+
+  __device__ acc scalar(uint32_t) const { return acc(0); }
+  __device__ void request(char* chunk, int j, uint32_t vertex) const {
+    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
+    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
+  }
+  __device__ Value read(char* chunk, int j, acc) const {
+    const RowPack delta = *Layout::template at<1>(chunk, j, t.lane);
+    Value value;
+    put_part(value.xi, 0, *Layout::template at<0>(chunk, j, t.lane));
+#pragma unroll
+    for (int c = 0; c < N; ++c) value.weight[c] = t.gate(c, delta.value[c]).weight;
+    return value;
+  }
+  __device__ void descend(uint32_t vertex, int, const Value& v, Row& h, bool exists) const {
+#pragma unroll
+    for (int c = 0; c < N; ++c) h[c] = v.xi[c] + v.weight[c] * (h[c] - v.weight[c] * v.xi[c]);
+    if (t.live && exists) write_row(t.output[vertex], h);
+  }
+  __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    ssm::descend(*this, held, first, left, chunk, row, popped);
+  }
+};
+
+// Down with h and G to every gradient. With u = Δ B x and w = exp(Δ A): ∂Δ = A w ∂w + B x G, ∂x = Δ B G,
+// ∂B = Σ_channels Δ x G, ∂A = Σ_vertices Δ w ∂w, and ∂delta = sigmoid(delta + bias) ∂Δ, whose sum is the bias's.
+template <typename Kind>
+struct SelectiveGradients : SelectivePass<Kind> {
+  using Base = SelectivePass<Kind>;
+  using Base::N, Base::popped, Base::row, Base::t;
+  using typename Base::acc, typename Base::Row, typename Base::RowPack, typename Base::scalar_t;
+  struct Value {
+    Channels<acc, N> xi, eta, z, step, weight;
+    RowPack x;
+    acc B;
+    __device__ void forget_parent() { weight = Channels<acc, N>{}; }
+  };
+  using Layout = ChunkLayout<RowPack, RowPack, RowPack, RowPack>;
+  using Base::Base;
+
+  Channels<acc, N> grad_rate{}, grad_bias{};
+  acc grad_B[kChunk];  // this thread's part of the chunk's
+
+  __device__ acc scalar(uint32_t vertex) const { return static_cast<acc>(*t.B[vertex]); }
+  __device__ void request(char* chunk, int j, uint32_t vertex) const {
+    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
+    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
+    Layout::template request<2>(chunk, j, t.lane, t.grad_state[vertex]);
+    Layout::template request<3>(chunk, j, t.lane, t.x[vertex]);
+  }
+  __device__ Value read(char* chunk, int j, acc B) const {
+    const RowPack delta = *Layout::template at<1>(chunk, j, t.lane);
+    Value value;
+    put_part(value.xi, 0, *Layout::template at<0>(chunk, j, t.lane));
+    put_part(value.eta, 0, *Layout::template at<2>(chunk, j, t.lane));
+    value.x = *Layout::template at<3>(chunk, j, t.lane);
+    value.B = B;
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      const auto gate = t.gate(c, delta.value[c]);
+      value.z[c] = gate.z;
+      value.step[c] = gate.step;
+      value.weight[c] = gate.weight;
+    }
+    return value;
+  }
+  __device__ void descend(uint32_t vertex, int j, const Value& v, Row& hg, bool exists) {
+    Channels<acc, N> grad_x, grad_delta;
+    acc dot = 0;
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      const acc w = v.weight[c], xi = v.xi[c], eta = v.eta[c], step = v.step[c], x = static_cast<acc>(v.x.value[c]);
+      const acc rest = hg[c] - w * xi, grad_rest = hg[N + c] - w * eta;
+      hg[c] = xi + w * rest;
+      const acc g = hg[N + c] = eta + w * grad_rest;
+      const acc exponent = w * (eta * rest + xi * grad_rest);  // gradient of Δ A
+      grad_x[c] = step * v.B * g;
+      dot += step * x * g;
+      grad_delta[c] = sigmoid(v.z[c]) * (t.rate[c] * exponent + v.B * x * g);
+      if (!exists) continue;
+      grad_rate[c] += step * exponent;
+      grad_bias[c] += grad_delta[c];
+    }
+    const bool counts = t.live && exists;
+    grad_B[j] = counts ? dot : 0;
+    if (!counts) return;
+    write_row(t.output[vertex], grad_x);
+    write_row(t.grad_delta[vertex], grad_delta);
+  }
+  __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    ssm::descend(*this, held, first, left, chunk, row, popped);
+    const acc sum = sum_threads();
+    if (t.lane < kChunk && t.lane < left) t.grad_B[held.step[first % kHeldSteps + t.lane].vertex] = sum;
+  }
+
+  // For every step of the chunk the sum over the warp; that of step `lane` % kChunk. Each exchange halves the steps that
+  // a thread has, until it has one.
+  __device__ acc sum_threads() const {
+    acc part[kChunk];
+#pragma unroll
+    for (int j = 0; j < kChunk; ++j) part[j] = grad_B[j];
+#pragma unroll
+    for (int half = kChunk / 2; half > 0; half /= 2) {
+      const bool upper = (t.lane & half) != 0;
+#pragma unroll
+      for (int j = 0; j < half; ++j) {
+        const acc given = upper ? part[j] : part[j + half];
+        part[j] = (upper ? part[j + half] : part[j]) + __shfl_xor_sync(~0u, given, half);
+      }
+    }
+    acc sum = part[0];
+#pragma unroll
+    for (int offset = kChunk; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    return sum;
+  }
+};
+
+template <typename Kind>
+using SelectiveDescent = std::conditional_t<Kind::kBackward, SelectiveGradients<Kind>, SelectiveDown<Kind>>;
+
+template <typename Kind, int kDepth>
+constexpr int selective_ring_bytes() {
+  constexpr int kUp = SelectiveUp<Kind>::Layout::kBytes, kDown = SelectiveDescent<Kind>::Layout::kBytes;
+  return kDepth * (kUp > kDown ? kUp : kDown);
+}
+
+// This thread's channels from `channel` on, of tensors that belong to the block's sample.
+template <typename Kind>
+__device__ SelectiveRows<Kind> make_selective_rows(
+    const SelectiveTreeScanLaunch& l, int64_t sample, int64_t slice, int64_t channel, bool live) {
+  using scalar_t = typename Kind::scalar_t;
+  using acc = typename Kind::acc;
+  const auto input = [&](const void* base, const VertexStrides& stride, int64_t first) {
+    return VertexRows<const scalar_t>{
+        static_cast<const scalar_t*>(base) + sample * stride.batch + first, stride.vertex};
+  };
+  const auto own = [&](void* base) {
+    return VertexRows<scalar_t>{static_cast<scalar_t*>(base) + sample * l.length * l.channels + channel, l.channels};
+  };
+  Channels<acc, Kind::kWidth> rate, bias;
+#pragma unroll
+  for (int c = 0; c < Kind::kWidth; ++c) {
+    rate[c] = static_cast<const acc*>(l.A)[channel + c];
+    bias[c] = static_cast<const acc*>(l.delta_bias)[channel + c];
+  }
+  return {input(l.x, l.x_stride, channel), input(l.delta, l.delta_stride, channel),
+      input(l.grad_h, l.grad_h_stride, channel), input(l.B, l.B_stride, 0), own(l.state), own(l.grad_state),
+      own(l.output), own(l.grad_delta), static_cast<acc*>(l.grad_B) + (slice * l.batch + sample) * l.length, rate, bias,
+      static_cast<int>(threadIdx.x), live};
+}
+
+template <typename Kind, int kDepth>
+__global__ void __launch_bounds__(kWarp) selective_tree_scan_kernel(SelectiveTreeScanLaunch l) {
+  using acc = typename Kind::acc;
+  using Row = typename SelectiveUp<Kind>::Row;
+  extern __shared__ int4 memory[];
+  __shared__ HeldSteps<acc> held;
+  char* const ring = reinterpret_cast<char*>(memory);
+  const int64_t sample = blockIdx.x / l.slices, slice = blockIdx.x % l.slices;
+  const int64_t own_channel = (slice * kWarp + threadIdx.x) * Kind::kWidth;
+  const bool live = own_channel < l.channels;
+  const auto rows = make_selective_rows<Kind>(l, sample, slice, live ? own_channel : 0, live);
+  const WalkStep* const steps =
+      reinterpret_cast<const WalkStep*>(l.schedule + sample * ScheduleLayout{l.length, true}.words());
+  const int length = static_cast<int>(l.length);
+  char* const column = ring + selective_ring_bytes<Kind, kDepth>() + threadIdx.x * sizeof(Row);
+  SelectiveUp<Kind> up(rows, column);
+  up.waiting[WalkStep::kZeroSlot] = Row{};
+  walk<true, kDepth>(steps, length, held, ring, up);
+  __threadfence_block();  // ξ is read again, by copies
+  SelectiveDescent<Kind> down(rows, column);
+  walk<false, kDepth>(steps, length, held, ring, down);
+  if constexpr (Kind::kBackward) {
+    if (!live) return;
+    write_row(static_cast<acc*>(l.grad_A) + sample * l.channels + own_channel, down.grad_rate);
+    write_row(static_cast<acc*>(l.grad_delta_bias) + sample * l.channels + own_channel, down.grad_bias);
+  }
+}
+
+template <typename Kind>
+void launch_selective(const SelectiveTreeScanLaunch& l) {
+  const int64_t blocks = l.batch * l.slices;
+  const size_t stack = WaitingRows<typename SelectiveUp<Kind>::Row>::bytes(l.length);
+  const size_t deep = selective_ring_bytes<Kind, kDeepRing>() + stack;
+  const size_t shallow = selective_ring_bytes<Kind, kShallowRing>() + stack;
+  if (has_room(blocks, deep)) {
+    launch_teams(selective_tree_scan_kernel<Kind, kDeepRing>, blocks, 1, kWarp, deep, l);
+  } else {
+    launch_teams(selective_tree_scan_kernel<Kind, kShallowRing>, blocks, 1, kWarp, shallow, l);
+  }
+}
+
+template <typename scalar_t>
+void launch_selective_types(const SelectiveTreeScanLaunch& l) {
+  const auto pick = [&](auto backward) {
+    constexpr bool kBackward = decltype(backward)::value;
+    if constexpr (sizeof(scalar_t) == 2) {
+      if (l.vectors) return launch_selective<SelectiveKind<scalar_t, 2, kBackward>>(l);
+    }
+    launch_selective<SelectiveKind<scalar_t, 1, kBackward>>(l);
+  };
+  l.backward ? pick(std::true_type()) : pick(std::false_type());
+}
+
+}  // namespace ssm

@@ -1,0 +1,39 @@
+// What the host hands to the kernels of the selective tree scan by value, and the launchers, one translation unit a
+// type.
+#pragma once
+
+#include <cstdint>
+
+#include "../tree_scan.h"
+
+namespace ssm {
+
+// scalar_t is the type of x, delta, B, h and their gradients; acc is acc_t<scalar_t>.
+struct SelectiveTreeScanLaunch {
+  int64_t batch, length, channels;
+  bool backward;
+  bool vectors;         // whether every row begins where pairs of channels may be read and written
+  int slices;           // blocks of channels
+  const int* schedule;  // [batch, ScheduleLayout::words()] of a walk
+  const void *x, *delta, *grad_h;
+  VertexStrides x_stride, delta_stride, grad_h_stride;
+  const void* B;  // [batch, L]
+  VertexStrides B_stride;
+  const void *A, *delta_bias;  // acc [D]
+
+  void *state, *grad_state;        // scalar_t [batch, L, D]: ξ and η between the passes; may be outputs
+  void *output, *grad_delta;       // h or the gradient of x; scalar_t [batch, L, D]
+  void* grad_B;                    // acc [slices, batch, L], to be summed over the slices
+  void *grad_A, *grad_delta_bias;  // acc [batch, D], to be summed over the batch
+};
+
+// Channels of one block, of which there are `slices`.
+template <typename scalar_t>
+constexpr int64_t selective_slice(bool vectors) {
+  return sizeof(scalar_t) == 2 && vectors ? 64 : 32;
+}
+
+template <typename scalar_t>
+void launch_selective_tree_scan(const SelectiveTreeScanLaunch& launch);
+
+}  // namespace ssm

@@ -1,0 +1,27 @@
+// What the host wrappers of the tree scans ask of their tensors.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include "../tree_scan.h"
+
+namespace ssm {
+
+// The kernels count the bytes from a vertex to the next in 32 bits.
+inline at::Tensor with_adjacent_channels(const at::Tensor& x) {
+  const bool adjacent = x.stride(2) == 1 || x.size(2) == 1;
+  return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
+}
+
+inline VertexStrides strides_of(const at::Tensor& x) {
+  return {x.stride(0), x.stride(1)};
+}
+
+// Whether `width` channels can be read and written at once, wherever a row begins.
+inline bool has_vectors(const at::Tensor& x, int64_t width) {
+  const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
+  return address % (width * x.element_size()) == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 &&
+         x.size(2) % width == 0;
+}
+
+}  // namespace ssm
