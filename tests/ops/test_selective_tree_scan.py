@@ -54,11 +54,11 @@ def test_errors_name_the_argument():
             selective_tree_scan(**{**values, name: values[name].float()}, tree=tree)
         with pytest.raises(ValueError, match=f"selective_tree_scan: {name} must be"):
             selective_tree_scan(**{**values, name: values[name][:1]}, tree=tree)
-    with pytest.raises(ValueError, match="x must be \\[B, L, D\\]"):
+    with pytest.raises(ValueError, match=r"x must be \[B, L, D\]"):
         selective_tree_scan(**{**values, "x": values["x"][0]}, tree=tree)
     with pytest.raises(ValueError, match="x must be a real floating-point tensor"):
         selective_tree_scan(**{**values, "x": values["x"].long()}, tree=tree)
-    with pytest.raises(ValueError, match="tree.order must be"):
+    with pytest.raises(ValueError, match=r"tree\.order must be"):
         selective_tree_scan(**values, tree=Tree(tree.parent, tree.order.int()))
     with pytest.raises(ValueError, match="backend 'cuda' was asked for"):
         selective_tree_scan(**values, tree=tree, backend="cuda")
