@@ -1,5 +1,7 @@
 """The tree scan against dense sums over the paths of a tree grown by hand, and every ablation switch."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -232,17 +234,19 @@ def test_layer_scale():
     assert MambaTreeV(layer_scale=1e-5, **SIZES).stages[0].blocks[0].scale1.gamma.unique() == torch.tensor(1e-5)
 
 
-def test_scan_is_float32_under_autocast(monkeypatch):
+@pytest.mark.parametrize("d_state", [1, 2])
+def test_scan_is_float32_under_autocast(monkeypatch, d_state):
+    caller = importlib.import_module("tree_ssm.ops.selective_tree_scan") if d_state == 1 else modules
     dtypes = []
-    original = modules.tree_scan
+    original = caller.tree_scan
 
-    def spying(u, weight, tree):
+    def spying(u, weight, *others, **options):
         dtypes.append((u.dtype, weight.dtype))
-        return original(u, weight, tree)
+        return original(u, weight, *others, **options)
 
-    monkeypatch.setattr(modules, "tree_scan", spying)
+    monkeypatch.setattr(caller, "tree_scan", spying)
     with torch.autocast("cpu", torch.bfloat16):
-        build()(picture())
+        build(d_state=d_state)(picture())
     assert set(dtypes) == {(torch.float32, torch.float32)}
 
 
