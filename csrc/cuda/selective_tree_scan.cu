@@ -12,8 +12,6 @@
 namespace ssm {
 namespace {
 
-constexpr int64_t kPair = 2;
-
 // The launch and the tensors that it points into.
 struct Arguments {
   at::Tensor x, delta, A, B, delta_bias, schedule;
@@ -45,7 +43,7 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
   a.l.batch = batch;
   a.l.length = length;
   a.l.channels = channels;
-  a.l.vectors = has_vectors(a.x, kPair) && has_vectors(a.delta, kPair);
+  a.l.aligned = is_aligned(a.x) && is_aligned(a.delta);
   a.l.schedule = a.schedule.const_data_ptr<int>();
   a.l.x = a.x.const_data_ptr();
   a.l.delta = a.delta.const_data_ptr();
@@ -60,7 +58,7 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
 
 template <typename scalar_t>
 int count_slices(const SelectiveTreeScanLaunch& l) {
-  const int64_t slice = selective_slice<scalar_t>(l.vectors);
+  const int64_t slice = selective_slice<scalar_t>(l.aligned);
   return static_cast<int>((l.channels + slice - 1) / slice);
 }
 
@@ -94,7 +92,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
   a.l.backward = true;
   a.l.grad_h = upstream.const_data_ptr();
   a.l.grad_h_stride = strides_of(upstream);
-  a.l.vectors = a.l.vectors && has_vectors(upstream, kPair);
+  a.l.aligned = a.l.aligned && is_aligned(upstream);
   a.l.state = a.l.grad_delta = grad_delta.data_ptr();
   a.l.grad_state = a.l.output = grad_x.data_ptr();
   at::Tensor grad_parameters = at::empty({2, a.l.batch, a.l.channels}, A.options()), grad_B;

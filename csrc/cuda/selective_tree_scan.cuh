@@ -7,12 +7,13 @@
 
 namespace ssm {
 
-template <typename scalar, int kVector, bool kIsBackward>
+// kIsAligned: whether every row begins at a multiple of 16 bytes.
+template <typename scalar, int kVector, bool kIsAligned, bool kIsBackward>
 struct SelectiveKind {
   using scalar_t = scalar;
   using acc = acc_t<scalar>;
   static constexpr int kWidth = kVector;
-  static constexpr bool kBackward = kIsBackward;
+  static constexpr bool kAligned = kIsAligned, kBackward = kIsBackward;
 };
 
 __device__ __forceinline__ float reciprocal(float x) {
@@ -38,12 +39,15 @@ struct SelectiveRows {
   using acc = typename Kind::acc;
   static constexpr int N = Kind::kWidth;
 
-  VertexRows<const scalar_t> x, delta, grad_h, B;
-  VertexRows<scalar_t> state, grad_state, output, grad_delta;
+  using Copied = CopiedRows<scalar_t, N, Kind::kAligned>;
+
+  Copied x, delta, grad_h, state, grad_state;
+  VertexRows<const scalar_t> B;
+  VertexRows<scalar_t> kept, grad_kept, output, grad_delta;  // to write; the first two are state and grad_state
   acc* grad_B;  // of this sample and slice
   Channels<acc, N> rate, bias;  // A and the bias of delta
   int lane;
-  bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
+  bool live;  // whether this thread has channels; else what it computes is not written
 
   // delta + bias, softplus of it, and the weight.
   struct Gate {
@@ -81,10 +85,10 @@ struct SelectiveUp : SelectivePass<Kind> {
   using Base::Base;
 
   __device__ acc scalar(uint32_t vertex) const { return static_cast<acc>(*t.B[vertex]); }
-  __device__ void request(char* chunk, int j, uint32_t vertex) const {
-    Layout::template request<0>(chunk, j, t.lane, t.x[vertex]);
-    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
-    if constexpr (kSums == 2) Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+  __device__ void request(char* chunk, const WalkStep* steps) const {
+    Layout::template request<0>(chunk, steps, t.x);
+    Layout::template request<1>(chunk, steps, t.delta);
+    if constexpr (kSums == 2) Layout::template request<2>(chunk, steps, t.grad_h);
   }
   __device__ Value read(char* chunk, int j, acc B) const {
     const RowPack x = *Layout::template at<0>(chunk, j, t.lane), delta = *Layout::template at<1>(chunk, j, t.lane);
@@ -100,8 +104,8 @@ struct SelectiveUp : SelectivePass<Kind> {
   }
   __device__ void keep(uint32_t vertex, const Row& x) const {
     if (!t.live) return;
-    write_part<scalar_t, N>(t.state[vertex], x, 0);
-    if constexpr (kSums == 2) write_part<scalar_t, N>(t.grad_state[vertex], x, N);
+    write_part<scalar_t, N>(t.kept[vertex], x, 0);
+    if constexpr (kSums == 2) write_part<scalar_t, N>(t.grad_kept[vertex], x, N);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     ascend(*this, held, first, left, chunk, row, popped);
@@ -121,9 +125,9 @@ struct SelectiveDown : SelectivePass<Kind> {
   using Base::Base;
 
   __device__ acc scalar(uint32_t) const { return acc(0); }
-  __device__ void request(char* chunk, int j, uint32_t vertex) const {
-    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
-    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
+  __device__ void request(char* chunk, const WalkStep* steps) const {
+    Layout::template request<0>(chunk, steps, t.state);
+    Layout::template request<1>(chunk, steps, t.delta);
   }
   __device__ Value read(char* chunk, int j, acc) const {
     const RowPack delta = *Layout::template at<1>(chunk, j, t.lane);
@@ -159,15 +163,15 @@ struct SelectiveGradients : SelectivePass<Kind> {
   using Layout = ChunkLayout<RowPack, RowPack, RowPack, RowPack>;
   using Base::Base;
 
-  Channels<acc, N> grad_rate{}, grad_bias{};
+  Channels<acc, N> grad_rate{}, grad_bias{}, chunk_rate, chunk_bias;  // sums of all steps and of the chunk's
   acc grad_B[kChunk];  // this thread's part of the chunk's
 
   __device__ acc scalar(uint32_t vertex) const { return static_cast<acc>(*t.B[vertex]); }
-  __device__ void request(char* chunk, int j, uint32_t vertex) const {
-    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
-    Layout::template request<1>(chunk, j, t.lane, t.delta[vertex]);
-    Layout::template request<2>(chunk, j, t.lane, t.grad_state[vertex]);
-    Layout::template request<3>(chunk, j, t.lane, t.x[vertex]);
+  __device__ void request(char* chunk, const WalkStep* steps) const {
+    Layout::template request<0>(chunk, steps, t.state);
+    Layout::template request<1>(chunk, steps, t.delta);
+    Layout::template request<2>(chunk, steps, t.grad_state);
+    Layout::template request<3>(chunk, steps, t.x);
   }
   __device__ Value read(char* chunk, int j, acc B) const {
     const RowPack delta = *Layout::template at<1>(chunk, j, t.lane);
@@ -198,9 +202,8 @@ struct SelectiveGradients : SelectivePass<Kind> {
       grad_x[c] = step * v.B * g;
       dot += step * x * g;
       grad_delta[c] = sigmoid(v.z[c]) * (t.rate[c] * exponent + v.B * x * g);
-      if (!exists) continue;
-      grad_rate[c] += step * exponent;
-      grad_bias[c] += grad_delta[c];
+      chunk_rate[c] += exists ? step * exponent : 0;
+      chunk_bias[c] += exists ? grad_delta[c] : 0;
     }
     const bool counts = t.live && exists;
     grad_B[j] = counts ? dot : 0;
@@ -209,7 +212,13 @@ struct SelectiveGradients : SelectivePass<Kind> {
     write_row(t.grad_delta[vertex], grad_delta);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
+    chunk_rate = chunk_bias = Channels<acc, N>{};
     ssm::descend(*this, held, first, left, chunk, row, popped);
+#pragma unroll
+    for (int c = 0; c < N; ++c) {
+      grad_rate[c] += chunk_rate[c];
+      grad_bias[c] += chunk_bias[c];
+    }
     const acc sum = sum_threads();
     if (t.lane < kChunk && t.lane < left) t.grad_B[held.step[first % kHeldSteps + t.lane].vertex] = sum;
   }
@@ -245,18 +254,22 @@ constexpr int selective_ring_bytes() {
   return kDepth * (kUp > kDown ? kUp : kDown);
 }
 
-// This thread's channels from `channel` on, of tensors that belong to the block's sample.
+// The rows of one sample, from a slice's first channel on.
 template <typename Kind>
-__device__ SelectiveRows<Kind> make_selective_rows(
-    const SelectiveTreeScanLaunch& l, int64_t sample, int64_t slice, int64_t channel, bool live) {
+__device__ SelectiveRows<Kind> make_selective_rows(const SelectiveTreeScanLaunch& l, int64_t sample, int64_t slice) {
+  using Rows = SelectiveRows<Kind>;
   using scalar_t = typename Kind::scalar_t;
   using acc = typename Kind::acc;
-  const auto input = [&](const void* base, const VertexStrides& stride, int64_t first) {
-    return VertexRows<const scalar_t>{
-        static_cast<const scalar_t*>(base) + sample * stride.batch + first, stride.vertex};
+  const int64_t first = slice * kWarp * Kind::kWidth, own_channel = first + threadIdx.x * Kind::kWidth;
+  const bool live = own_channel < l.channels;
+  const int64_t channel = live ? own_channel : 0, rows = sample * l.length * l.channels;
+  const auto input = [&](const void* base, const VertexStrides& stride) {
+    return typename Rows::Copied(
+        static_cast<const scalar_t*>(base) + sample * stride.batch, stride.vertex, first, l.channels);
   };
-  const auto own = [&](void* base) {
-    return VertexRows<scalar_t>{static_cast<scalar_t*>(base) + sample * l.length * l.channels + channel, l.channels};
+  const VertexStrides contiguous{l.length * l.channels, l.channels};
+  const auto written = [&](void* base) {
+    return VertexRows<scalar_t>{static_cast<scalar_t*>(base) + rows + channel, l.channels};
   };
   Channels<acc, Kind::kWidth> rate, bias;
 #pragma unroll
@@ -264,10 +277,12 @@ __device__ SelectiveRows<Kind> make_selective_rows(
     rate[c] = static_cast<const acc*>(l.A)[channel + c];
     bias[c] = static_cast<const acc*>(l.delta_bias)[channel + c];
   }
-  return {input(l.x, l.x_stride, channel), input(l.delta, l.delta_stride, channel),
-      input(l.grad_h, l.grad_h_stride, channel), input(l.B, l.B_stride, 0), own(l.state), own(l.grad_state),
-      own(l.output), own(l.grad_delta), static_cast<acc*>(l.grad_B) + (slice * l.batch + sample) * l.length, rate, bias,
-      static_cast<int>(threadIdx.x), live};
+  return {input(l.x, l.x_stride), input(l.delta, l.delta_stride), input(l.grad_h, l.grad_h_stride),
+      input(l.state, contiguous), input(l.grad_state, contiguous),
+      {static_cast<const scalar_t*>(l.B) + sample * l.B_stride.batch, l.B_stride.vertex}, written(l.state),
+      written(l.grad_state), written(l.output), written(l.grad_delta),
+      static_cast<acc*>(l.grad_B) + (slice * l.batch + sample) * l.length, rate, bias, static_cast<int>(threadIdx.x),
+      live};
 }
 
 template <typename Kind, int kDepth>
@@ -278,9 +293,7 @@ __global__ void __launch_bounds__(kWarp) selective_tree_scan_kernel(SelectiveTre
   __shared__ HeldSteps<acc> held;
   char* const ring = reinterpret_cast<char*>(memory);
   const int64_t sample = blockIdx.x / l.slices, slice = blockIdx.x % l.slices;
-  const int64_t own_channel = (slice * kWarp + threadIdx.x) * Kind::kWidth;
-  const bool live = own_channel < l.channels;
-  const auto rows = make_selective_rows<Kind>(l, sample, slice, live ? own_channel : 0, live);
+  const auto rows = make_selective_rows<Kind>(l, sample, slice);
   const WalkStep* const steps =
       reinterpret_cast<const WalkStep*>(l.schedule + sample * ScheduleLayout{l.length, true}.words());
   const int length = static_cast<int>(l.length);
@@ -288,13 +301,15 @@ __global__ void __launch_bounds__(kWarp) selective_tree_scan_kernel(SelectiveTre
   SelectiveUp<Kind> up(rows, column);
   up.waiting[WalkStep::kZeroSlot] = Row{};
   walk<true, kDepth>(steps, length, held, ring, up);
-  __threadfence_block();  // ξ is read again, by copies
+  __threadfence();  // ξ is read again, by copies
+  __syncwarp();
   SelectiveDescent<Kind> down(rows, column);
   walk<false, kDepth>(steps, length, held, ring, down);
   if constexpr (Kind::kBackward) {
-    if (!live) return;
-    write_row(static_cast<acc*>(l.grad_A) + sample * l.channels + own_channel, down.grad_rate);
-    write_row(static_cast<acc*>(l.grad_delta_bias) + sample * l.channels + own_channel, down.grad_bias);
+    if (!rows.live) return;
+    const int64_t own = sample * l.channels + (slice * kWarp + threadIdx.x) * Kind::kWidth;
+    write_row(static_cast<acc*>(l.grad_A) + own, down.grad_rate);
+    write_row(static_cast<acc*>(l.grad_delta_bias) + own, down.grad_bias);
   }
 }
 
@@ -315,10 +330,9 @@ template <typename scalar_t>
 void launch_selective_types(const SelectiveTreeScanLaunch& l) {
   const auto pick = [&](auto backward) {
     constexpr bool kBackward = decltype(backward)::value;
-    if constexpr (sizeof(scalar_t) == 2) {
-      if (l.vectors) return launch_selective<SelectiveKind<scalar_t, 2, kBackward>>(l);
-    }
-    launch_selective<SelectiveKind<scalar_t, 1, kBackward>>(l);
+    constexpr int kWidth = sizeof(scalar_t) == 2 ? 2 : 1;
+    l.aligned ? launch_selective<SelectiveKind<scalar_t, kWidth, true, kBackward>>(l)
+              : launch_selective<SelectiveKind<scalar_t, 1, false, kBackward>>(l);
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());
 }

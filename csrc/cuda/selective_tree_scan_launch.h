@@ -12,7 +12,7 @@ namespace ssm {
 struct SelectiveTreeScanLaunch {
   int64_t batch, length, channels;
   bool backward;
-  bool vectors;         // whether every row begins where pairs of channels may be read and written
+  bool aligned;         // whether every row begins at a multiple of 16 bytes
   int slices;           // blocks of channels
   const int* schedule;  // [batch, ScheduleLayout::words()] of a walk
   const void *x, *delta, *grad_h;
@@ -29,8 +29,8 @@ struct SelectiveTreeScanLaunch {
 
 // Channels of one block, of which there are `slices`.
 template <typename scalar_t>
-constexpr int64_t selective_slice(bool vectors) {
-  return sizeof(scalar_t) == 2 && vectors ? 64 : 32;
+constexpr int64_t selective_slice(bool aligned) {
+  return sizeof(scalar_t) == 2 && aligned ? 64 : 32;
 }
 
 template <typename scalar_t>

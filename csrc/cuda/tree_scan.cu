@@ -13,8 +13,6 @@
 namespace ssm {
 namespace {
 
-constexpr int64_t kWidest = 4;  // channels of one vector access
-
 // The launch and the tensors that it points into.
 struct Arguments {
   at::Tensor u, weight, schedule;
@@ -60,7 +58,7 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   a.l.weight = a.weight.const_data_ptr();
   a.l.u_stride = strides_of(a.u);
   a.l.weight_stride = strides_of(a.weight);
-  a.l.vectors = has_vectors(a.u, kWidest) && has_vectors(a.weight, kWidest);
+  a.l.aligned = is_aligned(a.u) && is_aligned(a.weight);
   return a;
 }
 
@@ -100,7 +98,7 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   a.l.backward = true;
   a.l.grad_h = upstream.const_data_ptr();
   a.l.grad_h_stride = strides_of(upstream);
-  a.l.vectors = a.l.vectors && has_vectors(upstream, kWidest);
+  a.l.aligned = a.l.aligned && is_aligned(upstream);
   a.l.state = state.data_ptr();
   a.l.grad_state = grad_state.data_ptr();
   a.l.output = grad_u.data_ptr();

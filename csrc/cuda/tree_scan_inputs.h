@@ -17,11 +17,11 @@ inline VertexStrides strides_of(const at::Tensor& x) {
   return {x.stride(0), x.stride(1)};
 }
 
-// Whether `width` channels can be read and written at once, wherever a row begins.
-inline bool has_vectors(const at::Tensor& x, int64_t width) {
+// Whether every row begins at a multiple of 16 bytes.
+inline bool is_aligned(const at::Tensor& x) {
+  const int64_t width = 16 / x.element_size();
   const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
-  return address % (width * x.element_size()) == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 &&
-         x.size(2) % width == 0;
+  return address % 16 == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 && x.size(2) % width == 0;
 }
 
 }  // namespace ssm

@@ -15,7 +15,7 @@ constexpr int kLanes = 8;  // threads side by side along the channels; they walk
 struct TreeScanLaunch {
   int64_t batch, length, channels;
   bool both, backward;
-  bool vectors;         // whether every row begins where vectors of channels may be read and written
+  bool aligned;         // whether every row begins at a multiple of 16 bytes
   bool wide_weight;     // whether weight_t is acc_t<scalar_t>, not scalar_t
   int slices, team;     // blocks of channels; blocks to a slice of a sample
   bool walk;            // which of the two ways the schedule is for

@@ -18,13 +18,14 @@ struct Channels {
   __device__ const acc& operator[](int c) const { return value[c]; }
 };
 
-template <typename scalar, typename weight, int kVector, bool kIsBoth, bool kIsBackward>
+// kIsAligned: whether every row begins at a multiple of 16 bytes.
+template <typename scalar, typename weight, int kVector, bool kIsAligned, bool kIsBoth, bool kIsBackward>
 struct ScanKind {
   using scalar_t = scalar;
   using weight_t = weight;
   using acc = acc_t<scalar>;
   static constexpr int kWidth = kVector;
-  static constexpr bool kBoth = kIsBoth, kBackward = kIsBackward;
+  static constexpr bool kAligned = kIsAligned, kBoth = kIsBoth, kBackward = kIsBackward;
 };
 
 template <typename acc, int N, typename T>

@@ -6,22 +6,22 @@
 
 namespace ssm {
 
-// The widths are channels of a thread where rows allow vectors. A walk's rows of a half type are copied in pairs.
+// The widths are channels of a thread where rows allow vectors. A walk's threads have 4 bytes of channels.
 template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth>
 void launch_types(const TreeScanLaunch& l) {
   constexpr int kWalkWidth = sizeof(scalar_t) == 2 ? 2 : 1;
   const auto pick = [&](auto both, auto backward) {
     constexpr bool kBoth = decltype(both)::value, kBackward = decltype(backward)::value;
     if (l.walk) {
-      l.vectors ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, kBoth, kBackward>>(l)
-                : launch_walk<ScanKind<scalar_t, weight_t, 1, kBoth, kBackward>>(l);
+      l.aligned ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, true, kBoth, kBackward>>(l)
+                : launch_walk<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
       return;
     }
     // Narrow slices where wide ones would leave much of the GPU without work.
     constexpr int kWidth = kBackward ? kBackwardWidth : kForwardWidth;
-    l.vectors && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors()
-        ? launch_rounds<ScanKind<scalar_t, weight_t, kWidth, kBoth, kBackward>>(l)
-        : launch_rounds<ScanKind<scalar_t, weight_t, 1, kBoth, kBackward>>(l);
+    l.aligned && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors()
+        ? launch_rounds<ScanKind<scalar_t, weight_t, kWidth, true, kBoth, kBackward>>(l)
+        : launch_rounds<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
   };
   const auto pick_both = [&](auto both) {
     l.backward ? pick(both, std::true_type()) : pick(both, std::false_type());

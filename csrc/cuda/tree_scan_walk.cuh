@@ -17,13 +17,17 @@ struct ScanRows {
   // Sums that go up: ξ and, backward, η; and that come down: h and G, of which "up" alone has G.
   static constexpr int kSums = Kind::kBackward && Kind::kBoth ? 2 : 1;
 
-  VertexRows<const scalar_t> u, grad_h;
-  VertexRows<const weight_t> weight;
-  VertexRows<kept_t> state, grad_state;
+  template <typename T>
+  using Copied = CopiedRows<T, N, Kind::kAligned>;
+
+  Copied<scalar_t> u, grad_h;
+  Copied<weight_t> weight;
+  Copied<kept_t> state, grad_state;
+  VertexRows<kept_t> kept, grad_kept;  // the same, to write
   VertexRows<scalar_t> output;
   VertexRows<weight_t> grad_weight;
   int lane;
-  bool live;  // whether this thread has channels; else it reads the first ones and writes nothing
+  bool live;  // whether this thread has channels; else what it computes is not written
 };
 
 // What both directions of a walk share.
@@ -58,10 +62,10 @@ struct ScanUp : ScanPass<Kind> {
       ChunkLayout<OwnPack, WeightPack>>;
   using Base::Base;
 
-  __device__ void request(char* chunk, int j, uint32_t vertex) const {
-    Layout::template request<0>(chunk, j, t.lane, t.u[vertex]);
-    Layout::template request<1>(chunk, j, t.lane, t.weight[vertex]);
-    if constexpr (kSums == 2) Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+  __device__ void request(char* chunk, const WalkStep* steps) const {
+    Layout::template request<0>(chunk, steps, t.u);
+    Layout::template request<1>(chunk, steps, t.weight);
+    if constexpr (kSums == 2) Layout::template request<2>(chunk, steps, t.grad_h);
   }
   __device__ Value read(char* chunk, int j, acc) const {
     Value value;
@@ -73,8 +77,8 @@ struct ScanUp : ScanPass<Kind> {
   __device__ void keep(uint32_t vertex, const Row& x) const {
     if (!t.live) return;
     if constexpr (kBoth || kBackward) {
-      write_part<kept_t, N>(t.state[vertex], x, 0);
-      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_state[vertex], x, N);
+      write_part<kept_t, N>(t.kept[vertex], x, 0);
+      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_kept[vertex], x, N);
     } else {
       write_part<scalar_t, N>(t.output[vertex], x, 0);
     }
@@ -101,13 +105,13 @@ struct ScanDown : ScanPass<Kind> {
       ChunkLayout<KeptPack, WeightPack>>;
   using Base::Base;
 
-  __device__ void request(char* chunk, int j, uint32_t vertex) const {
-    Layout::template request<0>(chunk, j, t.lane, t.state[vertex]);
-    Layout::template request<1>(chunk, j, t.lane, t.weight[vertex]);
+  __device__ void request(char* chunk, const WalkStep* steps) const {
+    Layout::template request<0>(chunk, steps, t.state);
+    Layout::template request<1>(chunk, steps, t.weight);
     if constexpr (kSums == 2) {
-      Layout::template request<2>(chunk, j, t.lane, t.grad_state[vertex]);
+      Layout::template request<2>(chunk, steps, t.grad_state);
     } else if constexpr (kBackward) {
-      Layout::template request<2>(chunk, j, t.lane, t.grad_h[vertex]);
+      Layout::template request<2>(chunk, steps, t.grad_h);
     }
   }
   __device__ Value read(char* chunk, int j, acc) const {
@@ -166,21 +170,23 @@ __global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
   char* const ring = reinterpret_cast<char*>(memory);
   const int lane = threadIdx.x;
   const int64_t sample = blockIdx.x / l.slices, words = ScheduleLayout{l.length, true}.words();
-  const int64_t own_channel = (blockIdx.x % l.slices * kWarp + lane) * Kind::kWidth;
+  const int64_t first = blockIdx.x % l.slices * kWarp * Kind::kWidth, own_channel = first + lane * Kind::kWidth;
   const bool live = own_channel < l.channels;
-  const int64_t channel = live ? own_channel : 0, own = sample * l.length * l.channels + channel;
+  const int64_t rows = sample * l.length * l.channels, own = rows + (live ? own_channel : 0);
   const auto input = [&](const auto* base, const VertexStrides& stride) {
-    return VertexRows<std::remove_pointer_t<decltype(base)>>{
-        base + sample * stride.batch + channel, stride.vertex};
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(base)>>;
+    return typename Tensors::template Copied<T>(base + sample * stride.batch, stride.vertex, first, l.channels);
   };
-  const auto kept = [&](auto* base) {
+  const auto kept = [&](const auto* base) { return input(base + rows, {0, l.channels}); };
+  const auto written = [&](auto* base) {
     return VertexRows<std::remove_pointer_t<decltype(base)>>{base + own, l.channels};
   };
   const Tensors tensors{input(static_cast<const scalar_t*>(l.u), l.u_stride),
       input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
-      input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<kept_t*>(l.state)),
-      kept(static_cast<kept_t*>(l.grad_state)), kept(static_cast<scalar_t*>(l.output)),
-      kept(static_cast<weight_t*>(l.grad_weight)), lane, live};
+      input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<const kept_t*>(l.state)),
+      kept(static_cast<const kept_t*>(l.grad_state)), written(static_cast<kept_t*>(l.state)),
+      written(static_cast<kept_t*>(l.grad_state)), written(static_cast<scalar_t*>(l.output)),
+      written(static_cast<weight_t*>(l.grad_weight)), lane, live};
   const WalkStep* const steps = reinterpret_cast<const WalkStep*>(l.schedule + sample * words);
   const int length = static_cast<int>(l.length);
   char* const column = ring + ring_bytes<Kind, kDepth>() + lane * sizeof(Row);
@@ -188,7 +194,8 @@ __global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
   up.waiting[WalkStep::kZeroSlot] = Row{};
   walk<true, kDepth>(steps, length, held, ring, up);
   if constexpr (Kind::kBoth || Kind::kBackward) {
-    __threadfence_block();  // ξ is read again, by copies
+    __threadfence();  // ξ is read again, by copies
+    __syncwarp();
     ScanDown<Kind> down(tensors, column);
     walk<false, kDepth>(steps, length, held, ring, down);
   }

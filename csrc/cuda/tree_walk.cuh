@@ -15,18 +15,21 @@ constexpr int kChunk = 8;       // steps whose rows are copied, and worked on, t
 constexpr int kStepBlocks = 4;  // kWarp steps each: those that the warp works on or asks rows for, and a spare one
 constexpr int kHeldSteps = kStepBlocks * kWarp;
 
-// Asks for a row; old GPUs, and rows too narrow for it, wait for it.
-template <typename Row>
-__device__ __forceinline__ void request_row(Row* to, const void* from) {
+// Asks for a few bytes; old GPUs, and copies too narrow for it, wait for them.
+template <typename Bytes>
+__device__ __forceinline__ void request_copy(Bytes* to, const void* from) {
 #if __CUDA_ARCH__ >= 800
-  if constexpr (sizeof(Row) == 4 || sizeof(Row) == 8 || sizeof(Row) == 16) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-        "l"(from), "n"(static_cast<int>(sizeof(Row))));
+  const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  constexpr int kSize = sizeof(Bytes);
+  if constexpr (kSize == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from));
+    return;
+  } else if constexpr (kSize == 4 || kSize == 8) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(from), "n"(kSize));
     return;
   }
 #endif
-  *to = *static_cast<const Row*>(from);
+  *to = *static_cast<const Bytes*>(from);
 }
 
 __device__ __forceinline__ void close_request() {
@@ -61,9 +64,9 @@ struct ChunkLayout {
   __device__ static row_t<kTensor>* at(char* chunk, int j, int lane) {
     return reinterpret_cast<row_t<kTensor>*>(chunk + begin<kTensor>()) + j * kWarp + lane;
   }
-  template <int kTensor>
-  __device__ static void request(char* chunk, int j, int lane, const void* from) {
-    request_row(at<kTensor>(chunk, j, lane), from);
+  template <int kTensor, typename Source>
+  __device__ static void request(char* chunk, const WalkStep* steps, const Source& source) {
+    source.request(chunk + begin<kTensor>(), steps);
   }
 };
 
@@ -83,13 +86,55 @@ struct VertexRows {
   }
 };
 
+// The same rows as a warp copies them: where they lie well (kAligned), 16 bytes a thread, so that one copy is several
+// rows; else every thread copies its own channels.
+template <typename T, int N, bool kAligned>
+struct CopiedRows {
+  using Row = Pack<T, N>;
+  static constexpr int kPiece = 16, kPieces = kWarp * static_cast<int>(sizeof(Row)) / kPiece;  // threads to a row
+  static constexpr int kRows = kAligned ? kWarp / kPieces : 1;                                 // rows of one copy
+  static_assert(!kAligned || (kPieces <= kWarp && kRows <= kChunk));
+
+  VertexRows<const T> rows;
+  bool live;
+
+  // `base` is the first channel of the first vertex, `first` the warp's first channel of `channels`.
+  __device__ CopiedRows(const T* base, int64_t stride, int64_t first, int64_t channels)
+      : CopiedRows(base, stride, channel_of(first), channels, 0) {}
+
+  __device__ void request(char* to, const WalkStep* steps) const {
+    if (!live) return;
+    const int lane = threadIdx.x;
+    if constexpr (kAligned) {
+#pragma unroll
+      for (int j = 0; j < kChunk; j += kRows) {
+        const uint32_t vertex = steps[j + lane / kPieces].vertex;
+        request_copy(reinterpret_cast<int4*>(to) + j * kPieces + lane, rows[vertex]);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) {
+        request_copy(reinterpret_cast<Row*>(to) + j * kWarp + lane, rows[steps[j].vertex]);
+      }
+    }
+  }
+
+ private:
+  __device__ CopiedRows(const T* base, int64_t stride, int64_t channel, int64_t channels, int)
+      : rows(base + (channel < channels ? channel : 0), stride), live(channel < channels) {}
+  __device__ static int64_t channel_of(int64_t first) {
+    if constexpr (kAligned) return first + threadIdx.x % kPieces * (kPiece / static_cast<int>(sizeof(T)));
+    return first + static_cast<int64_t>(threadIdx.x) * N;
+  }
+};
+
 // What waits at forks: this thread's column of shared memory, in which entries are kWarp rows apart.
 template <typename Row>
 struct WaitingRows {
   char* column;
   __device__ Row& operator[](uint32_t slot) const {
-    constexpr uint32_t kUnit = WalkStep::kSlotSize / kWarp;
-    return *reinterpret_cast<Row*>(column + slot / kUnit * static_cast<uint32_t>(sizeof(Row)));
+    static_assert(sizeof(Row) * kWarp % WalkStep::kSlotSize == 0);
+    return *reinterpret_cast<Row*>(column + slot * static_cast<uint32_t>(sizeof(Row) * kWarp / WalkStep::kSlotSize));
   }
   static size_t bytes(int64_t length) { return walk_slots(length) * kWarp * sizeof(Row); }
 };
@@ -119,8 +164,8 @@ struct ChunkSteps {
   __device__ const WalkStep& after(int j) const { return j + 1 < kChunk ? step[j + 1] : next; }
 };
 
-// Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, j, vertex), which
-// asks for the rows of one step; scalar(vertex), which reads the number beside it; and work(held, first, left, chunk),
+// Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, steps), which
+// asks for the rows of kChunk steps; scalar(vertex), which reads the number beside it; and work(held, first, left, chunk),
 // which takes the chunk of step `first`, whose rows are there, `left` steps before the end.
 template <bool kUp, int kDepth, typename acc, typename Pass>
 __device__ __forceinline__ void walk(
@@ -136,10 +181,7 @@ __device__ __forceinline__ void walk(
   const int chunks = (length + kChunk - 1) / kChunk;
   const auto request = [&](int chunk) {
     if (chunk < chunks) {
-      const ChunkSteps steps(held.step, chunk * kChunk);
-      char* const to = ring + chunk % kDepth * Pass::Layout::kBytes;
-#pragma unroll
-      for (int j = 0; j < kChunk; ++j) pass.request(to, j, steps.step[j].vertex);
+      pass.request(ring + chunk % kDepth * Pass::Layout::kBytes, held.step + chunk * kChunk % kHeldSteps);
     }
     close_request();
   };
@@ -164,13 +206,12 @@ __device__ __forceinline__ void walk(
       scalar = pass.scalar(coming.vertex);
       coming = fetch(block + 3);
     }
-    __syncwarp();
+    await_requests<kDepth - 2>();
+    __syncwarp();  // the chunk is there, from all threads, and all have done with the one before
     request(chunk + kDepth - 1);
-    await_requests<kDepth - 1>();
     const int first = chunk * kChunk;
     pass.work(held, first, length - first, ring + chunk % kDepth * Pass::Layout::kBytes);
   }
-  await_requests<0>();
   __syncwarp();
 }
 
