@@ -56,12 +56,6 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
   return a;
 }
 
-template <typename scalar_t>
-int count_slices(const SelectiveTreeScanLaunch& l) {
-  const int64_t slice = selective_slice<scalar_t>(l.aligned);
-  return static_cast<int>((l.channels + slice - 1) / slice);
-}
-
 at::Tensor selective_tree_scan(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
     const at::Tensor& delta_bias, const at::Tensor& schedule) {
   const c10::cuda::CUDAGuard guard(x.device());
@@ -70,7 +64,7 @@ at::Tensor selective_tree_scan(const at::Tensor& x, const at::Tensor& delta, con
   if (h.numel() == 0) return h;
   a.l.state = a.l.output = h.data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan", [&] {
-    a.l.slices = count_slices<scalar_t>(a.l);
+    a.l.slices = selective_slices<scalar_t>(a.l);
     launch_selective_tree_scan<scalar_t>(a.l);
   });
   return h;
@@ -99,7 +93,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
   a.l.grad_A = grad_parameters.data_ptr();
   a.l.grad_delta_bias = grad_parameters[1].data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] {
-    a.l.slices = count_slices<scalar_t>(a.l);
+    a.l.slices = selective_slices<scalar_t>(a.l);
     grad_B = at::empty({a.l.slices, a.l.batch, a.l.length}, A.options());
     a.l.grad_B = grad_B.data_ptr();
     launch_selective_tree_scan<scalar_t>(a.l);

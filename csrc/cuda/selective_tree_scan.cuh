@@ -102,10 +102,10 @@ struct SelectiveUp : SelectivePass<Kind> {
     if constexpr (kSums == 2) put_part(value.own, N, *Layout::template at<2>(chunk, j, t.lane));
     return value;
   }
-  __device__ void keep(uint32_t vertex, const Row& x) const {
-    if (!t.live) return;
-    write_part<scalar_t, N>(t.kept[vertex], x, 0);
-    if constexpr (kSums == 2) write_part<scalar_t, N>(t.grad_kept[vertex], x, N);
+  __device__ void keep(uint32_t vertex, const Row& x, bool exists) const {
+    const bool counts = t.live && exists;
+    write_part<scalar_t, N>(t.kept[vertex], x, 0, counts);
+    if constexpr (kSums == 2) write_part<scalar_t, N>(t.grad_kept[vertex], x, N, counts);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     ascend(*this, held, first, left, chunk, row, popped);
@@ -140,7 +140,7 @@ struct SelectiveDown : SelectivePass<Kind> {
   __device__ void descend(uint32_t vertex, int, const Value& v, Row& h, bool exists) const {
 #pragma unroll
     for (int c = 0; c < N; ++c) h[c] = v.xi[c] + v.weight[c] * (h[c] - v.weight[c] * v.xi[c]);
-    if (t.live && exists) write_row(t.output[vertex], h);
+    write_row(t.output[vertex], h, t.live && exists);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     ssm::descend(*this, held, first, left, chunk, row, popped);
@@ -207,9 +207,8 @@ struct SelectiveGradients : SelectivePass<Kind> {
     }
     const bool counts = t.live && exists;
     grad_B[j] = counts ? dot : 0;
-    if (!counts) return;
-    write_row(t.output[vertex], grad_x);
-    write_row(t.grad_delta[vertex], grad_delta);
+    write_row(t.output[vertex], grad_x, counts);
+    write_row(t.grad_delta[vertex], grad_delta, counts);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     chunk_rate = chunk_bias = Channels<acc, N>{};
@@ -330,8 +329,10 @@ template <typename scalar_t>
 void launch_selective_types(const SelectiveTreeScanLaunch& l) {
   const auto pick = [&](auto backward) {
     constexpr bool kBackward = decltype(backward)::value;
-    constexpr int kWidth = sizeof(scalar_t) == 2 ? 2 : 1;
-    l.aligned ? launch_selective<SelectiveKind<scalar_t, kWidth, true, kBackward>>(l)
+    if constexpr (sizeof(scalar_t) == 2) {
+      if (selective_width<scalar_t>(l) == 2) return launch_selective<SelectiveKind<scalar_t, 2, true, kBackward>>(l);
+    }
+    l.aligned ? launch_selective<SelectiveKind<scalar_t, 1, true, kBackward>>(l)
               : launch_selective<SelectiveKind<scalar_t, 1, false, kBackward>>(l);
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());

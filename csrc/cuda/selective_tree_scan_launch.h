@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../tree_scan.h"
+#include "tree_scan_inputs.h"
 
 namespace ssm {
 
@@ -27,10 +28,15 @@ struct SelectiveTreeScanLaunch {
   void *grad_A, *grad_delta_bias;  // acc [batch, D], to be summed over the batch
 };
 
-// Channels of one block, of which there are `slices`.
+// Channels of one thread, and the blocks of them.
 template <typename scalar_t>
-constexpr int64_t selective_slice(bool aligned) {
-  return sizeof(scalar_t) == 2 && aligned ? 64 : 32;
+int selective_width(const SelectiveTreeScanLaunch& launch) {
+  return sizeof(scalar_t) == 2 && launch.aligned && !prefers_narrow(launch.batch, launch.channels) ? 2 : 1;
+}
+template <typename scalar_t>
+int selective_slices(const SelectiveTreeScanLaunch& launch) {
+  const int64_t slice = 32 * selective_width<scalar_t>(launch);
+  return static_cast<int>((launch.channels + slice - 1) / slice);
 }
 
 template <typename scalar_t>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
 
 #include "../tree_scan.h"
 
@@ -22,6 +23,16 @@ inline bool is_aligned(const at::Tensor& x) {
   const int64_t width = 16 / x.element_size();
   const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
   return address % 16 == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 && x.size(2) % width == 0;
+}
+
+inline int64_t multiprocessors() {
+  return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+}
+
+// A warp takes its time for a step, whatever else the multiprocessor does; with few warps there, half types too are
+// better off with one channel a thread.
+inline bool prefers_narrow(int64_t batch, int64_t channels) {
+  return batch * ((channels + 31) / 32) <= 8 * multiprocessors();
 }
 
 }  // namespace ssm

@@ -6,6 +6,7 @@
 #include "../dispatch.h"
 #include "selective_scan_math.cuh"
 #include "team.cuh"
+#include "tree_scan_inputs.h"
 #include "tree_scan_launch.h"
 #include "tree_schedule.h"
 
@@ -38,15 +39,11 @@ __device__ Channels<acc, N> read_row(const T* from) {
 }
 
 template <typename T, typename acc, int N>
-__device__ void write_row(T* to, const Channels<acc, N>& row) {
+__device__ void write_row(T* to, const Channels<acc, N>& row, bool really = true) {
   Pack<T, N> pack;
 #pragma unroll
   for (int c = 0; c < N; ++c) pack.value[c] = static_cast<T>(row[c]);
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
-}
-
-inline int64_t multiprocessors() {
-  return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  if (really) *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
 }  // namespace ssm

@@ -6,16 +6,19 @@
 
 namespace ssm {
 
-// The widths are channels of a thread where rows allow vectors. A walk's threads have 4 bytes of channels.
+// The widths are channels of a thread where rows allow vectors.
 template <typename scalar_t, typename weight_t, int kForwardWidth, int kBackwardWidth>
 void launch_types(const TreeScanLaunch& l) {
-  constexpr int kWalkWidth = sizeof(scalar_t) == 2 ? 2 : 1;
   const auto pick = [&](auto both, auto backward) {
     constexpr bool kBoth = decltype(both)::value, kBackward = decltype(backward)::value;
     if (l.walk) {
-      l.aligned ? launch_walk<ScanKind<scalar_t, weight_t, kWalkWidth, true, kBoth, kBackward>>(l)
-                : launch_walk<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
-      return;
+      if constexpr (sizeof(scalar_t) == 2) {
+        if (l.aligned && !prefers_narrow(l.batch, l.channels)) {
+          return launch_walk<ScanKind<scalar_t, weight_t, 2, true, kBoth, kBackward>>(l);
+        }
+      }
+      return l.aligned ? launch_walk<ScanKind<scalar_t, weight_t, 1, true, kBoth, kBackward>>(l)
+                       : launch_walk<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
     }
     // Narrow slices where wide ones would leave much of the GPU without work.
     constexpr int kWidth = kBackward ? kBackwardWidth : kForwardWidth;

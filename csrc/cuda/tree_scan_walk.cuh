@@ -74,13 +74,13 @@ struct ScanUp : ScanPass<Kind> {
     if constexpr (kSums == 2) put_part(value.own, N, *Layout::template at<2>(chunk, j, t.lane));
     return value;
   }
-  __device__ void keep(uint32_t vertex, const Row& x) const {
-    if (!t.live) return;
+  __device__ void keep(uint32_t vertex, const Row& x, bool exists) const {
+    const bool counts = t.live && exists;
     if constexpr (kBoth || kBackward) {
-      write_part<kept_t, N>(t.kept[vertex], x, 0);
-      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_kept[vertex], x, N);
+      write_part<kept_t, N>(t.kept[vertex], x, 0, counts);
+      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_kept[vertex], x, N, counts);
     } else {
-      write_part<scalar_t, N>(t.output[vertex], x, 0);
+      write_part<scalar_t, N>(t.output[vertex], x, 0, counts);
     }
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
@@ -141,9 +141,9 @@ struct ScanDown : ScanPass<Kind> {
         hg[c] = v.grad[c] + w * hg[c];
       }
     }
-    if (!t.live || !exists) return;
-    write_part<scalar_t, N>(t.output[vertex], hg, kSums == 2 ? N : 0);
-    if constexpr (kBackward) write_row(t.grad_weight[vertex], weight_gradient);
+    const bool counts = t.live && exists;
+    write_part<scalar_t, N>(t.output[vertex], hg, kSums == 2 ? N : 0, counts);
+    if constexpr (kBackward) write_row(t.grad_weight[vertex], weight_gradient, counts);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     ssm::descend(*this, held, first, left, chunk, row, popped);

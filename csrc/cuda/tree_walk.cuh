@@ -229,11 +229,11 @@ __device__ void put_part(Channels<acc, kSize>& row, int from, const Pack<T, N>& 
 }
 
 template <typename T, int N, typename acc, int kSize>
-__device__ void write_part(T* to, const Channels<acc, kSize>& row, int from) {
+__device__ void write_part(T* to, const Channels<acc, kSize>& row, int from, bool really) {
   Channels<acc, N> part;
 #pragma unroll
   for (int c = 0; c < N; ++c) part[c] = row[from + c];
-  write_row(to, part);
+  write_row(to, part, really);
 }
 
 // Up, a chunk: x from the children becomes ξ = own + x, which is kept, and then w ξ for the parent. `pass` has read(),
@@ -255,7 +255,7 @@ __device__ __forceinline__ void ascend(
     for (int c = 0; c < kRow; ++c) {
       x[c] = (step.links & WalkStep::kLeaf ? 0 : x[c]) + (popped[c] + values[j].own[c]);
     }
-    if (j < left) pass.keep(step.vertex, x);
+    pass.keep(step.vertex, x, j < left);
 #pragma unroll
     for (int c = 0; c < kRow; ++c) x[c] *= values[j].weight[c % N];
     if (step.links & WalkStep::kMiddleChild) {
