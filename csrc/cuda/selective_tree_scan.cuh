@@ -1,5 +1,5 @@
-// The tree scan of a selective state space model as a walk: source Δ·B·x and weight exp(Δ·A), Δ = softplus(delta + bias),
-// are made of the rows as they are read, in both directions and in the backward pass, and never written.
+// The tree scan of a selective state space model as a walk: source Δ·B·x and weight exp(Δ·A), Δ = softplus(delta +
+// bias), are made of the rows as they are read, in both directions and in the backward pass, and never written.
 #pragma once
 
 #include "selective_tree_scan_launch.h"
@@ -44,8 +44,8 @@ struct SelectiveRows {
   Copied x, delta, grad_h, state, grad_state;
   VertexRows<const scalar_t> B;
   VertexRows<scalar_t> kept, grad_kept, output, grad_delta;  // to write; the first two are state and grad_state
-  acc* grad_B;  // of this sample and slice
-  Channels<acc, N> rate, bias;  // A and the bias of delta
+  acc* grad_B;                                               // of this sample and slice
+  Channels<acc, N> rate, bias;                               // A and the bias of delta
   int lane;
   bool live;  // whether this thread has channels; else what it computes is not written
 
@@ -164,7 +164,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
   using Base::Base;
 
   Channels<acc, N> grad_rate{}, grad_bias{}, chunk_rate, chunk_bias;  // sums of all steps and of the chunk's
-  acc grad_B[kChunk];  // this thread's part of the chunk's
+  acc grad_B[kChunk];                                                 // this thread's part of the chunk's
 
   __device__ acc scalar(uint32_t vertex) const { return static_cast<acc>(*t.B[vertex]); }
   __device__ void request(char* chunk, const WalkStep* steps) const {
@@ -222,8 +222,8 @@ struct SelectiveGradients : SelectivePass<Kind> {
     if (t.lane < kChunk && t.lane < left) t.grad_B[held.step[first % kHeldSteps + t.lane].vertex] = sum;
   }
 
-  // For every step of the chunk the sum over the warp; that of step `lane` % kChunk. Each exchange halves the steps that
-  // a thread has, until it has one.
+  // For every step of the chunk the sum over the warp; that of step `lane` % kChunk. Each exchange halves the steps
+  // that a thread has, until it has one.
   __device__ acc sum_threads() const {
     acc part[kChunk];
 #pragma unroll

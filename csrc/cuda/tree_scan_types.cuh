@@ -22,13 +22,11 @@ void launch_types(const TreeScanLaunch& l) {
     }
     // Narrow slices where wide ones would leave much of the GPU without work.
     constexpr int kWidth = kBackward ? kBackwardWidth : kForwardWidth;
-    l.aligned && l.batch * l.channels * largest_team() / 32 >= 2 * multiprocessors()
+    l.aligned&& l.batch* l.channels* largest_team() / 32 >= 2 * multiprocessors()
         ? launch_rounds<ScanKind<scalar_t, weight_t, kWidth, true, kBoth, kBackward>>(l)
         : launch_rounds<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
   };
-  const auto pick_both = [&](auto both) {
-    l.backward ? pick(both, std::true_type()) : pick(both, std::false_type());
-  };
+  const auto pick_both = [&](auto both) { l.backward ? pick(both, std::true_type()) : pick(both, std::false_type()); };
   l.both ? pick_both(std::true_type()) : pick_both(std::false_type());
 }
 

@@ -58,8 +58,8 @@ struct ScanUp : ScanPass<Kind> {
   using Value = UpValue<acc, N, kSums>;
   using OwnPack = Pack<scalar_t, N>;
   using WeightPack = Pack<weight_t, N>;
-  using Layout = std::conditional_t<kSums == 2, ChunkLayout<OwnPack, WeightPack, OwnPack>,
-      ChunkLayout<OwnPack, WeightPack>>;
+  using Layout =
+      std::conditional_t<kSums == 2, ChunkLayout<OwnPack, WeightPack, OwnPack>, ChunkLayout<OwnPack, WeightPack>>;
   using Base::Base;
 
   __device__ void request(char* chunk, const WalkStep* steps) const {
@@ -101,8 +101,8 @@ struct ScanDown : ScanPass<Kind> {
   using KeptPack = Pack<kept_t, N>;
   using WeightPack = Pack<weight_t, N>;
   using GradPack = std::conditional_t<kBoth, KeptPack, Pack<scalar_t, N>>;
-  using Layout = std::conditional_t<kBackward, ChunkLayout<KeptPack, WeightPack, GradPack>,
-      ChunkLayout<KeptPack, WeightPack>>;
+  using Layout =
+      std::conditional_t<kBackward, ChunkLayout<KeptPack, WeightPack, GradPack>, ChunkLayout<KeptPack, WeightPack>>;
   using Base::Base;
 
   __device__ void request(char* chunk, const WalkStep* steps) const {

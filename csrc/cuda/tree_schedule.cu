@@ -272,8 +272,8 @@ struct Builder {
     });
   }
 
-  // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number of
-  // forks that wait for it the sum of edges to other than last children.
+  // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number
+  // of forks that wait for it the sum of edges to other than last children.
   __device__ void write_walk() {
     constexpr uint32_t kOneFork = 1u << 27;  // above the sum of steps, which is less than kLongestWalk
     static_assert(kLongestWalk < kOneFork);

@@ -34,9 +34,7 @@ struct alignas(8) WalkStep {
 
   constexpr uint32_t own_slot() const { return links & 0xff80; }
   constexpr uint32_t parent_slot() const { return links >> 16; }
-  static constexpr uint32_t slots(uint32_t own, uint32_t parent) {
-    return own * kSlotSize | parent * kSlotSize << 16;
-  }
+  static constexpr uint32_t slots(uint32_t own, uint32_t parent) { return own * kSlotSize | parent * kSlotSize << 16; }
 };
 // Forks that can wait for one vertex, and the stack's slots.
 constexpr uint32_t walk_forks(int64_t length) {

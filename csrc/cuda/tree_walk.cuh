@@ -1,6 +1,6 @@
-// How one warp walks a tree for 32 threads' channels: step by step in depth-first order, forwards or backwards. The rows
-// of coming steps are copied into a ring in shared memory while the warp works on the present ones, kChunk at once, so
-// that a step is few instructions and the loop fits the instruction cache.
+// How one warp walks a tree for 32 threads' channels: step by step in depth-first order, forwards or backwards. The
+// rows of coming steps are copied into a ring in shared memory while the warp works on the present ones, kChunk at
+// once. A warp is nearly alone on its scheduler, so what counts is instructions to a step and how long each waits.
 #pragma once
 
 #include <tuple>
@@ -121,7 +121,8 @@ struct CopiedRows {
 
  private:
   __device__ CopiedRows(const T* base, int64_t stride, int64_t channel, int64_t channels, int)
-      : rows(base + (channel < channels ? channel : 0), stride), live(channel < channels) {}
+      : rows(base + (channel < channels ? channel : 0), stride),
+        live(channel < channels) {}
   __device__ static int64_t channel_of(int64_t first) {
     if constexpr (kAligned) return first + threadIdx.x % kPieces * (kPiece / static_cast<int>(sizeof(T)));
     return first + static_cast<int64_t>(threadIdx.x) * N;
@@ -165,11 +166,10 @@ struct ChunkSteps {
 };
 
 // Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, steps), which
-// asks for the rows of kChunk steps; scalar(vertex), which reads the number beside it; and work(held, first, left, chunk),
-// which takes the chunk of step `first`, whose rows are there, `left` steps before the end.
+// asks for the rows of kChunk steps; scalar(vertex), which reads the number beside it; and work(held, first, left,
+// chunk), which takes the chunk of step `first`, whose rows are there, `left` steps before the end.
 template <bool kUp, int kDepth, typename acc, typename Pass>
-__device__ __forceinline__ void walk(
-    const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
+__device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
   const int lane = threadIdx.x;
   const auto fetch = [&](int block) {
     const int i = block * kWarp + lane;

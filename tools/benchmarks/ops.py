@@ -24,7 +24,7 @@ from torch import Tensor
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import directional_scan
-from tree_ssm.ops import minimum_spanning_tree, tree_scan
+from tree_ssm.ops import minimum_spanning_tree, selective_tree_scan, tree_scan
 
 DEFAULT_SHAPES = ("4x56x56x160", "4x14x14x640")
 
@@ -108,6 +108,22 @@ def tree_scan_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(run, (u, weight, *tree), (u, weight))
 
 
+def selective_tree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The same of a selective model of one state, from its inputs."""
+    _, tree = tree_of(shape, device)
+    length, channels = shape.height * shape.width, shape.channels
+    x = torch.randn(shape.batch, length, channels, dtype=dtype, device=device)
+    delta = torch.randn(shape.batch, length, channels, dtype=dtype, device=device) - 2
+    A, bias = -torch.rand(channels, device=device) - 0.1, torch.zeros(channels, device=device)
+    B = torch.randn(shape.batch, length, dtype=dtype, device=device)
+    leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, bias))
+
+    def run(backend: str) -> Tensor:
+        return selective_tree_scan(*leaves, tree, backend=backend)
+
+    return Case(run, (*leaves, *tree), leaves)
+
+
 def order_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     """The quadtree order of every sample."""
     choice = torch.arange(shape.batch, device=device) % 4
@@ -136,6 +152,7 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "mask_gradient": mask_case,
     "spanning_tree": spanning_tree_case,
     "tree_scan": tree_scan_case,
+    "selective_tree_scan": selective_tree_case,
 }
 
 
