@@ -292,10 +292,11 @@ __device__ __forceinline__ void descend(
 
 // Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
 constexpr int kDeepRing = 8, kShallowRing = 3;
-constexpr int64_t kSharedBytes = 200 * 1024;  // of a multiprocessor, for all its blocks
 
 inline bool has_room(int64_t blocks, size_t bytes) {
-  return blocks * static_cast<int64_t>(bytes) <= multiprocessors() * kSharedBytes;
+  const cudaDeviceProp* const device = at::cuda::getCurrentDeviceProperties();
+  const auto all = static_cast<int64_t>(device->sharedMemPerMultiprocessor / 8 * 7);  // some is the blocks' own
+  return bytes <= device->sharedMemPerBlockOptin && blocks * static_cast<int64_t>(bytes) <= multiprocessors() * all;
 }
 
 }  // namespace ssm
