@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from ssm_core.layers import SelectiveSSM, to_channels_first, to_channels_last
 from ssm_core.ops.checks import accumulate_dtype
-from tree_ssm.ops import Tree, minimum_spanning_tree, selective_tree_scan, tree_scan
+from tree_ssm.ops import (
+    GuideDistance,
+    Tree,
+    grid_distances,
+    minimum_spanning_tree,
+    selective_tree_scan,
+    state_readout,
+    tree_scan,
+)
 
-GuideDistance = Literal["cosine", "euclidean", "manhattan"]
 TreeKind = Literal["minimum", "maximum", "random"]
 TreeRoot = Literal["first", "center", "last"]
 TreeSharing = Literal["block", "stage"]
@@ -24,34 +31,6 @@ class GrownTree(NamedTuple):
     tree: Tree  # vertices are the tokens of the map, row by row
     height: int
     width: int
-
-
-def grid_distances(
-    x: Tensor,  # [B, H, W, D]
-    distance: GuideDistance,
-) -> Tensor:  # [B, E], vertical edges first, then horizontal ones, both row by row
-    """How different the two ends of every edge of the 4-connected grid are.
-
-    Cosine is exp(-cosine), the paper's; Euclidean and Manhattan are the distances themselves, since a spanning tree
-    asks for nothing but their order.
-
-    Args:
-        x: features.
-        distance: the measure.
-    """
-    if distance == "cosine":
-        scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8).reciprocal()
-
-    def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
-        a, b = x[lower], x[upper]
-        if distance == "cosine":
-            return torch.exp(-(a * b).sum(-1) * scale[lower] * scale[upper])
-        return torch.linalg.vector_norm(a - b, ord=2 if distance == "euclidean" else 1, dim=-1)
-
-    every, but_last, but_first = slice(None), slice(None, -1), slice(1, None)
-    vertical = measure((every, but_last), (every, but_first))
-    horizontal = measure((every, every, but_last), (every, every, but_first))
-    return torch.cat([vertical.flatten(1), horizontal.flatten(1)], dim=1)
 
 
 def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
@@ -123,7 +102,7 @@ class TreeScan(SelectiveSSM):
             else:
                 weight = scattered_weights(edges, x.device).expand(batch, -1).contiguous()
         else:
-            weight = grid_distances(x.to(accumulate_dtype(x.dtype)), self.guide_distance)
+            weight = grid_distances(x, self.guide_distance)
             if self.tree_kind == "maximum":
                 weight = -weight
         last = height * width - 1
@@ -151,21 +130,18 @@ class TreeScan(SelectiveSSM):
     ) -> Tensor:  # [B, L, D]
         """The scan along a given tree, computed in float32 at least and returned in the dtype of ``x``."""
         delta, B, C = (part.squeeze(1) for part in self.project(x))
-        dtype, norm = accumulate_dtype(x.dtype), self.h_norm
+        dtype, norm, D = accumulate_dtype(x.dtype), self.h_norm, self.D[0]
         bias = self.dt_bias[0].to(dtype)
         if self.d_state == 1:
             A, B = self.decay()[0, :, 0].to(dtype), B.squeeze(-1).to(x.dtype)
-            h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree).to(dtype)
-        else:
-            step = F.softplus(delta.to(dtype) + bias)
-            weight = (step.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
-            source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
-            h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
+            h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree)
+            return state_readout(h, x, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
+        step = F.softplus(delta.to(dtype) + bias)
+        weight = (step.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
+        source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
+        h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
         h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        skip, C = x.to(dtype) * self.D[0].to(dtype), C.to(dtype)
-        if self.d_state == 1:
-            return torch.addcmul(skip, h, C).to(x.dtype)
-        return ((h * C.unsqueeze(-1)).sum(2) + skip).to(x.dtype)
+        return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + x.to(dtype) * D.to(dtype)).to(x.dtype)
 
 
 class ConvHead(ConvNormAct):

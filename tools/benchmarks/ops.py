@@ -2,17 +2,16 @@
 
     python tools/benchmarks/ops.py               # all operators, the default shapes, CUDA if there is a GPU
     python tools/benchmarks/ops.py --ops tree_scan --shapes 4x56x56x160 128x56x56x160 --device cuda --dtype bfloat16
+    python tools/benchmarks/ops.py --shapes 8x{14x14,28x28,56x56,128x128,256x256}x96 --no-reference --plot growth.svg
 
 The floor is the time in which the machine copies the bytes that the operator must move at least: each input read once,
 each output written once, at the copy rate measured in the same run. Times are medians; the spread (±) is the distance
-between the quartiles. `--json FILE` writes every figure with the machine and the versions.
+between the quartiles. `--json FILE` writes every figure with the machine and the versions; `--plot FILE` draws the
+times over the number of tokens, to show how cost grows.
 """
 
 import argparse
 import json
-import platform
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -23,8 +22,10 @@ from torch import Tensor
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
+from ssm_core.benchmark import copy_rate, machine, milliseconds
 from ssm_core.ops import directional_scan
-from tree_ssm.ops import minimum_spanning_tree, selective_tree_scan, tree_scan
+from ssm_core.ops.checks import accumulate_dtype
+from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, tree_scan
 
 DEFAULT_SHAPES = ("4x56x56x160", "4x14x14x640")
 
@@ -145,14 +146,33 @@ def mask_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(run, (a, b, choice))
 
 
+def distance_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """Cosine distances along the edges of the grid."""
+    x = torch.randn(shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
+    return Case(lambda backend: grid_distances(x, backend=backend), (x,))
+
+
+def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The normed state weighted, beside the skip; the state is float32 at least, as the tree scan leaves it."""
+    size = (shape.batch, shape.height * shape.width, shape.channels)
+    x = torch.randn(size, dtype=dtype, device=device)
+    h = torch.randn(size, dtype=accumulate_dtype(dtype), device=device)
+    C = torch.randn(size[:2], dtype=dtype, device=device)
+    D, weight, bias = torch.randn(3, shape.channels, dtype=h.dtype, device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (h, x, C, D, weight, bias))
+    return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
+
+
 OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "scan_2_directions": lambda *a: scan_case(*a, directions=2),
     "scan_4_directions": lambda *a: scan_case(*a, directions=4),
     "quadtree_order": order_case,
     "mask_gradient": mask_case,
+    "grid_distances": distance_case,
     "spanning_tree": spanning_tree_case,
     "tree_scan": tree_scan_case,
     "selective_tree_scan": selective_tree_case,
+    "state_readout": readout_case,
 }
 
 
@@ -170,32 +190,6 @@ class Row:
     share_of_copy_rate: float
     reference_ms: float | None
     speedup: float | None
-
-
-def milliseconds(run: Callable[[], object], device: str, seconds: float) -> tuple[float, float]:
-    """Median and interquartile range over as many calls as fit the time, at least three after one warm-up."""
-
-    def once() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start)
-
-    first = once()
-    times = [once() for _ in range(max(3, min(200, int(1e3 * seconds / max(first, 1e-3)))))]
-    low, middle, high = statistics.quantiles(times, n=4)
-    return middle, high - low
-
-
-def copy_rate(device: str, seconds: float) -> float:
-    """Bytes read and written in a second by a copy much larger than the caches."""
-    source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
-    target = torch.empty_like(source)
-    median, _ = milliseconds(lambda: target.copy_(source), device, seconds)
-    return 2 * source.nbytes / (median * 1e-3)
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
@@ -235,27 +229,24 @@ def measure(
         yield Row(op, str(shape), str(dtype)[6:], step, kernel, spread, floor, floor / kernel, reference, speedup)
 
 
-def machine(device: str) -> dict[str, str]:
-    """What the figures were measured on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return {
-        "device": name,
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
+    """Draw the time of every operator over the tokens of a map, beside the slope of a cost that grows as they do."""
+    from matplotlib.figure import Figure
 
-
-def processor_name() -> str:
-    """The processor's name where the kernel tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens of a map, H·W", ylabel="kernel time, ms")
+    for op, step in dict.fromkeys((row.op, row.step) for row in rows):
+        points = [(Shape.parse(row.shape), row.kernel_ms) for row in rows if (row.op, row.step) == (op, step)]
+        tokens = [shape.height * shape.width for shape, _ in points]
+        style = "o-" if step == "forward" else "s--"
+        axes.plot(tokens, [ms for _, ms in points], style, label=f"{op}, {step}", markersize=4)
+    low, high = axes.get_xlim()
+    middle = (axes.get_ylim()[0] * axes.get_ylim()[1]) ** 0.5
+    linear = [middle * x / (low * high) ** 0.5 for x in (low, high)]
+    axes.plot((low, high), linear, color="0.7", linewidth=6, zorder=0, label="linear in the tokens")
+    axes.set_title(f"{rows[0].dtype}, {about['device']}", fontsize="medium")
+    axes.legend(fontsize="x-small")
+    figure.savefig(path)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -268,6 +259,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure")
     parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw time over tokens into this file (.png or .svg)")
     return parser.parse_args(argv)
 
 
@@ -298,6 +290,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
     if options.json:
         report = {"machine": about, "copy_bytes_per_second": rate, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(report, indent=2))
+    if options.plot:
+        plot_growth(rows, about, options.plot)
     return rows
 
 

@@ -1,7 +1,18 @@
-"""Operators of the tree family: the discrete choice of a spanning tree, and the scans along it."""
+"""Operators of the tree family: distances on the grid, the spanning tree, the scans along it, and their readout."""
 
+from .grid_distance import GuideDistance, grid_distances
 from .selective_tree_scan import selective_tree_scan
 from .spanning_tree import Tree, grid_edges, minimum_spanning_tree
+from .state_readout import state_readout
 from .tree_scan import tree_scan
 
-__all__ = ["Tree", "grid_edges", "minimum_spanning_tree", "selective_tree_scan", "tree_scan"]
+__all__ = [
+    "GuideDistance",
+    "Tree",
+    "grid_distances",
+    "grid_edges",
+    "minimum_spanning_tree",
+    "selective_tree_scan",
+    "state_readout",
+    "tree_scan",
+]
