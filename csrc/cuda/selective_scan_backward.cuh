@@ -3,6 +3,7 @@
 #pragma once
 
 #include "selective_scan_configure.cuh"
+#include "selective_scan_copy.cuh"
 #include "selective_scan_exchange.cuh"
 
 namespace ssm {
@@ -211,29 +212,8 @@ __device__ __forceinline__ void through_softplus(const ScanLaunch& a, const Thre
   }
 }
 
-// Starts the copies of one step (a tile and a direction); with a tile's first direction u and the gradient of y come too.
 template <bool kOneOrder, bool kSingle, typename scalar_t>
-__device__ __forceinline__ void stage_backward(const ScanLaunch& a, const Place& place,
-    const Copier<kOneOrder, scalar_t>& copier, const BackwardMemory<kSingle, scalar_t>& m, const void* grad_y, int tile,
-    int j, int slot) {
-  if (tile >= place.end_tile(a)) return;
-  const int k = place.direction(a, j), first_channel = tile * kColumns<scalar_t>;
-  const Strides &d = a.p.delta_stride, &u = a.p.u_stride;
-  copier.copy(a, m.delta, static_cast<const scalar_t*>(a.p.delta) + place.batch * d.batch + k * d.group, d.token,
-      first_channel);
-  if (j == 0) {
-    const int at = (tile & 1) * tile_size<scalar_t>(place.positions);
-    copier.copy(a, m.u + at, static_cast<const scalar_t*>(a.p.u) + place.batch * u.batch + place.group * u.group,
-        u.token, first_channel);
-    const int64_t sequence = place.batch * a.p.groups + place.group;
-    copier.copy(a, m.grad_y + at, static_cast<const scalar_t*>(grad_y) + sequence * a.p.length * a.p.channels,
-        a.p.channels, first_channel);
-  }
-  Parameters<scalar_t>::copy(a, m.parameters[slot], k, first_channel);
-}
-
-template <bool kOneOrder, bool kSingle, typename scalar_t, int kVar>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSingle && kVar == 0 ? 3 : 2)
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
@@ -253,16 +233,19 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSing
     copier.fill_missing(place, m.grad_y + i * tile_size<scalar_t>(place.positions), scalar_t(0));
   }
   for (int i = threadIdx.x; i < tile_size<scalar_t>(place.positions); i += blockDim.x) m.grad_u[i] = acc(0);
-  stage_backward(a, place, copier, m, g.grad_y, place.first_tile(a), 0, 0);
+  Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
+  stream.advance(a, place, 0, 0);
   for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
     const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
     const int k = place.direction(a, j);
     store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
   }
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, 2>> slots(a, place);
   wait_for_copies();
   start_exchanges(a, *m.exchange);
 
-  int turn = 0, step = 0;
+  int turn = 0, step = 0, scanning_warp = 0;
   for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
     const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
     const int tile_at = (tile & 1) * tile_size<scalar_t>(place.positions);
@@ -279,17 +262,15 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSing
       for (int n = 0; n < states; ++n, ++turn) {
         const bool last_state = n + 1 == states;
         Weights<acc> next_weights;
-        auto next_A = A;
         if constexpr (!kSingle) {
           // B and C of the next state, or the next direction's first, or the next tile's.
           const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
           next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
               place.direction(a, next_direction), last_state ? 0 : n + 1);
-#pragma unroll
-          for (int v = 0; v < kWidth; ++v) {
-            const int64_t row = static_cast<int64_t>(k) * a.p.channels + min(channel + v, static_cast<int>(a.p.channels) - 1);
-            next_A.value[v] = static_cast<const acc*>(a.p.A)[row * states + (last_state ? n : n + 1)];
-          }
+        }
+        if (n > 0) {
+          skip = {};
+          A = load_decay_rates<scalar_t>(a, k, n, channel);
         }
         Wide<scalar_t> rate, decays, h, mu, grad_A = {}, grad_D = {}, grad_bias = {};
 #pragma unroll
@@ -303,22 +284,19 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSing
         } else {
           positions.template summarise<false>(decays, h, mu);
         }
-        reinterpret_cast<Wide<scalar_t>*>(m.exchange->decay[place.sub])[place.lane] = decays;
-        reinterpret_cast<Wide<scalar_t>*>(m.exchange->state[0][place.sub])[place.lane] = h;
-        reinterpret_cast<Wide<scalar_t>*>(m.exchange->state[1][place.sub])[place.lane] = mu;
+        m.exchange->put(0, slots.of(reversed), place.lane, decays, h);
+        m.exchange->put(1, slots.of(!reversed), place.lane, decays, mu);
         __syncthreads();
-        if (last_state) {
-          const bool last = j + 1 == a.count;
-          stage_backward(a, place, copier, m, g.grad_y, last ? tile + 1 : tile, last ? 0 : j + 1, step + 1 & 1);
+        if (place.warp == scanning_warp) {
+          scan_rows<true>(a, place, *m.exchange, turn, k, n, first_channel, g.grad_last_state);
         }
+        if (last_state) stream.advance(a, place, step + 1 & 1, 0);
         if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
-        if (place.warp == turn % warps) {
-          scan_rows(a, place, *m.exchange, turn, k, n, first_channel, g.grad_last_state);
-        }
         __syncthreads();
+        scanning_warp = scanning_warp + 1 == warps ? 0 : scanning_warp + 1;
         if (a.phase != Phase::kSummarise) {
-          h = load_pack<acc, kWidth>(m.exchange->state[0][place.sub], place.lane);
-          mu = load_pack<acc, kWidth>(m.exchange->state[1][place.sub], place.lane);
+          h = m.exchange->get(0, slots.of(reversed), place.lane);
+          mu = m.exchange->get(1, slots.of(!reversed), place.lane);
           // Decays are computed again: kept, they would cost a third of the blocks that fit.
 #pragma unroll
           for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
@@ -355,11 +333,9 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSing
         }
         wait_for_copies();
         __syncthreads();
-        if (a.phase != Phase::kSummarise && place.warp == (turn + 3) % warps) {
+        if (a.phase != Phase::kSummarise && place.warp == warps - 1 - scanning_warp) {
           write_parameters<scalar_t>(a, g, place, m.sums, k, n, first_channel);
         }
-        A = next_A;
-        skip = {};
       }
     }
   }
@@ -367,8 +343,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : kSing
 
 template <bool kOneOrder, bool kSingle, typename scalar_t>
 void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  if (kSingle && sizeof(scalar_t) <= 4 && getenv("SCAN_BWD2")) return launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t, 1>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
-  launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t, 0>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
+  launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
 }
 
 template <typename scalar_t>

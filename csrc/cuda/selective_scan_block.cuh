@@ -17,6 +17,13 @@ using Wide = Pack<acc_t<scalar_t>, kVector<scalar_t>>;
 template <typename scalar_t>
 using Narrow = Pack<scalar_t, kVector<scalar_t>>;
 
+// base + token · row_bytes in one instruction.
+__device__ __forceinline__ const char* row_address(const void* base, int token, int row_bytes) {
+  int64_t address;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(address) : "r"(token), "r"(row_bytes), "l"(reinterpret_cast<int64_t>(base)));
+  return reinterpret_cast<const char*>(address);
+}
+
 // Elements of a tile in shared memory, with one row that stands for no token.
 template <typename scalar_t>
 __host__ __device__ constexpr int tile_size(int positions) {
@@ -144,119 +151,6 @@ class Carver {
   size_t bytes_ = 0;
 };
 
-// Copies kBytes without passing through registers, or writes zeros; `wait_for_copies` before a barrier.
-template <int kBytes>
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool exists) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(exists ? 16 : 0)
-        : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes),
-        "r"(exists ? kBytes : 0)
-        : "memory");
-  }
-#else
-  struct alignas(kBytes) Piece {
-    int word[kBytes / 4];
-  };
-  *static_cast<Piece*>(to) = exists ? *static_cast<const Piece*>(from) : Piece{};
-#endif
-}
-
-__device__ __forceinline__ void wait_for_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-
-// The pieces of a tile that one thread copies, always the same.
-template <bool kOneOrder, typename scalar_t>
-class Copier {
- public:
-  __device__ Copier(const ScanLaunch& a, const Place& place, const int* tokens) {
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int row = threadIdx.x / kPieces + i * rows_at_once();
-      if (row >= place.positions) {
-        token_[i] = kOutside;
-      } else {
-        token_[i] = kOneOrder ? tokens[row] : (row < a.p.length ? row : -1);
-      }
-    }
-  }
-
-  // Once, what rows without a token hold ever after.
-  __device__ void fill_missing(const Place& place, scalar_t* tile, scalar_t value) const {
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      if (token_[i] == -1) fill(piece(tile, i), value);
-    }
-    if (threadIdx.x < kPieces) fill(tile + place.positions * kColumns<scalar_t> + threadIdx.x * kWidth, value);
-  }
-
-  // `rows` points at channel 0 of token 0; channels that do not exist become 0.
-  __device__ __forceinline__ void copy(
-      const ScanLaunch& a, scalar_t* tile, const scalar_t* rows, int64_t stride, int first_channel) const {
-    const int channel = first_channel + threadIdx.x % kPieces * kWidth;
-    const int left = static_cast<int>(a.p.channels) - channel;
-    const char* from = reinterpret_cast<const char*>(rows + (left > 0 ? channel : 0));
-    const int row_bytes = static_cast<int>(stride * sizeof(scalar_t));
-#pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      if (token_[i] < 0) continue;
-      const char* source = from + static_cast<int64_t>(token_[i]) * row_bytes;
-      if (a.aligned) {
-        copy_async<16>(piece(tile, i), source, left > 0);
-        continue;
-      }
-#pragma unroll 1
-      for (int c = 0; c < kWidth; ++c) {
-        piece(tile, i)[c] = c < left ? reinterpret_cast<const scalar_t*>(source)[c] : scalar_t(0);
-      }
-    }
-  }
-
- private:
-  static constexpr int kWidth = 16 / sizeof(scalar_t);           // channels of a piece
-  static constexpr int kPieces = kColumns<scalar_t> / kWidth;    // of a row
-  static constexpr int kCopies = (kTokens * kPieces + kLanes - 1) / kLanes;
-  static constexpr int kOutside = -2;
-
-  static __device__ __forceinline__ int rows_at_once() { return blockDim.x / kPieces; }
-  static __device__ __forceinline__ scalar_t* piece(scalar_t* tile, int i) {
-    return tile + threadIdx.x * kWidth + i * rows_at_once() * kColumns<scalar_t>;
-  }
-  static __device__ void fill(scalar_t* to, scalar_t value) {
-    for (int c = 0; c < kWidth; ++c) to[c] = value;
-  }
-
-  int token_[kCopies];
-};
-
-// A tile's A (of the first state), D and bias of one direction.
-template <typename scalar_t>
-struct Parameters {
-  acc_t<scalar_t> A[kColumns<scalar_t>], D[kColumns<scalar_t>], bias[kColumns<scalar_t>];
-
-  __device__ static void copy(const ScanLaunch& a, Parameters& to, int k, int first_channel) {
-    using acc = acc_t<scalar_t>;
-    const acc* from[3] = {static_cast<const acc*>(a.p.A), static_cast<const acc*>(a.p.D),
-        static_cast<const acc*>(a.p.delta_bias)};
-    const int64_t row = static_cast<int64_t>(k) * a.p.channels;
-#pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const int column = threadIdx.x;
-      if (column >= kColumns<scalar_t>) break;
-      const int channel = first_channel + column;
-      const bool exists = from[i] != nullptr && channel < a.p.channels;
-      const int64_t at = (row + channel) * (i == 0 ? a.p.states : 1);
-      copy_async<sizeof(acc)>(&(i == 0 ? to.A : i == 1 ? to.D : to.bias)[column], exists ? from[i] + at : from[0], exists);
-    }
-  }
-};
-
 template <typename scalar_t>
 __device__ __forceinline__ Wide<scalar_t> widened(const scalar_t* tile, int row, int lane) {
   Wide<scalar_t> wide;
@@ -317,12 +211,24 @@ __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVecto
   }
 }
 
+// A of the thread's channels; beyond the last, the last one's.
+template <typename scalar_t>
+__device__ __forceinline__ Wide<scalar_t> load_decay_rates(const ScanLaunch& a, int k, int n, int channel) {
+  Wide<scalar_t> A;
+#pragma unroll
+  for (int v = 0; v < kVector<scalar_t>; ++v) {
+    const int64_t last = a.p.channels - 1, row = k * a.p.channels + (channel + v < last ? channel + v : last);
+    A.value[v] = static_cast<const acc_t<scalar_t>*>(a.p.A)[row * a.p.states + n];
+  }
+  return A;
+}
+
 // The thread's channels of a token to memory; `row` points at those of token 0.
 template <bool kAligned, typename scalar_t>
 __device__ __forceinline__ void store_token(
     const ScanLaunch& a, scalar_t* row, int token, int channel, const acc_t<scalar_t> (&value)[kVector<scalar_t>]) {
   const int row_bytes = static_cast<int>(a.p.channels * sizeof(scalar_t));
-  char* to = reinterpret_cast<char*>(row) + static_cast<int64_t>(token) * row_bytes;
+  char* to = const_cast<char*>(row_address(row, token, row_bytes));
   if constexpr (kAligned) {
     Narrow<scalar_t> narrow;
 #pragma unroll

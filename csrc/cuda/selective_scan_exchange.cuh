@@ -21,15 +21,57 @@ __device__ __forceinline__ Pair<acc> compose(const Pair<acc>& first, const Pair<
   return {first.decay * second.decay, second.decay * first.state + second.state};
 }
 
-// Side 0 is the state, which follows the walk; side 1 the state's gradient, which goes against it and decays alike.
-// The blocks' pairs have two sets: another block may be one exchange ahead.
+// Two sides may share an exchange: two directions, or the state, which follows the walk, and its gradient, which goes
+// against it. Rows and blocks are kept in the order of each side's walk. The blocks' pairs have two sets: another block
+// may be one exchange ahead.
 template <typename scalar_t, int kSides>
 struct Exchange {
   using acc = acc_t<scalar_t>;
   uint64_t arrived[2];  // mbarriers: the blocks' summaries are here
-  acc decay[kMaxSubchunks][kColumns<scalar_t>];
-  acc state[kSides][kMaxSubchunks][kColumns<scalar_t>];
+  Pair<acc> rows[kSides][kMaxSubchunks][kColumns<scalar_t>];
   Pair<acc> block[2][kSides][kMaxCluster][kColumns<scalar_t>];
+
+  // Lanes that walk different rows of one column.
+  static constexpr int kSegments = 32 / (kColumns<scalar_t> * kSides);
+
+  // Rows that do not exist change nothing.
+  __device__ void clear() {
+    Pair<acc>* all = &rows[0][0][0];
+    for (int i = threadIdx.x; i < kSides * kMaxSubchunks * kColumns<scalar_t>; i += blockDim.x) all[i] = {acc(1), acc(0)};
+  }
+  // Of one segment, rounded up to those that are in flight at once.
+  __device__ static int padded_rows(const ScanLaunch& a) {
+    return (a.subchunks / kSegments + kTogether - 1) / kTogether * kTogether;
+  }
+  // Where the row that a walk comes to as its `rank`-th is kept.
+  __device__ static int slot(const ScanLaunch& a, int rank) {
+    const int each = a.subchunks / kSegments;
+    return rank / each * padded_rows(a) + rank % each;
+  }
+
+  __device__ __forceinline__ void put(int side, int slot, int lane, const Wide<scalar_t>& decay, const Wide<scalar_t>& state) {
+    Pack<Pair<acc>, kVector<scalar_t>> pairs;
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) pairs.value[v] = {decay.value[v], state.value[v]};
+    reinterpret_cast<decltype(pairs)*>(rows[side][slot])[lane] = pairs;
+  }
+  // What comes in, once the rows have been walked.
+  __device__ __forceinline__ Wide<scalar_t> get(int side, int slot, int lane) const {
+    const auto pairs = reinterpret_cast<const Pack<Pair<acc>, kVector<scalar_t>>*>(rows[side][slot])[lane];
+    Wide<scalar_t> incoming;
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) incoming.value[v] = pairs.value[v].state;
+    return incoming;
+  }
+};
+
+// The slots of a thread's row in a walk from the left and in one from the right.
+template <typename Buffers>
+struct Slots {
+  int from_left, from_right;
+  __device__ Slots(const ScanLaunch& a, const Place& place)
+      : from_left(Buffers::slot(a, place.sub)), from_right(Buffers::slot(a, a.subchunks - 1 - place.sub)) {}
+  __device__ __forceinline__ int of(bool reversed) const { return reversed ? from_right : from_left; }
 };
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -74,10 +116,10 @@ __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Buffers& bu
 }
 
 // Called by one warp of each block of a cluster: sends the block's `total` (every lane has its column's and side's) to
-// all, and waits for theirs.
+// all, as the `rank`-th of the walk, and waits for theirs.
 template <typename scalar_t, int kSides>
-__device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, const Place& place,
-    Exchange<scalar_t, kSides>& buffers, int turn, const Pair<acc_t<scalar_t>>& total) {
+__device__ __forceinline__ void exchange_blocks(
+    const ScanLaunch& a, Exchange<scalar_t, kSides>& buffers, int turn, int rank, const Pair<acc_t<scalar_t>>& total) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   constexpr int kOneBlock = kColumns<scalar_t> * kSides, kSegments = 32 / kOneBlock;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, side = lane / kColumns<scalar_t> % kSides;
@@ -88,7 +130,7 @@ __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, const Place
         "r"(static_cast<unsigned>(kOneBlock * sizeof(total)) * a.chunks)
         : "memory");
   }
-  const unsigned slot = shared_address(&buffers.block[turn & 1][side][place.chunk][column]);
+  const unsigned slot = shared_address(&buffers.block[turn & 1][side][rank][column]);
   for (int r = lane / kOneBlock; r < a.chunks; r += kSegments) send(in_block(slot, r), in_block(own_barrier, r), total);
   unsigned done = 0;
   while (!done) {
@@ -103,25 +145,25 @@ __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, const Place
 #endif
 }
 
-// Called by one warp between two barriers of the block: turns buffers.state from what each row of the block adds into
-// what comes in at it. In the first walk of a launch that only summarises, the block's total goes to the workspace.
-// `given` are the gradients of the last state, or null.
-template <typename scalar_t, int kSides>
+// Called by one warp between two barriers of the block: turns what each row of the block adds to the state into what
+// comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null), or
+// direction k + 1. In a launch that only summarises, the block's total goes to the workspace.
+template <bool kGradient, typename scalar_t, int kSides>
 __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& place, Exchange<scalar_t, kSides>& buffers,
-    int turn, int k, int n, int first_channel, const void* given) {
+    int turn, int first_direction, int n, int first_channel, const void* given) {
   using acc = acc_t<scalar_t>;
   constexpr int kOneBlock = kColumns<scalar_t> * kSides, kSegments = 32 / kOneBlock;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, side = lane / kColumns<scalar_t> % kSides;
-  const int segment = lane / kOneBlock, rows = a.subchunks / kSegments, channel = first_channel + column;
-  const bool from_right = is_reversed(a, k) != (side == 1), inside = channel < a.p.channels;
-  const int first_row = from_right ? a.subchunks - 1 - segment * rows : segment * rows;
-  const int step = from_right ? -kColumns<scalar_t> : kColumns<scalar_t>;
-  const acc* decays = &buffers.decay[first_row][column];
-  acc* states = &buffers.state[side][first_row][column];
+  const int segment = lane / kOneBlock, count = a.subchunks / kSegments, channel = first_channel + column;
+  const int k = kGradient ? first_direction : first_direction + side;
+  const bool from_right = is_reversed(a, k) != (kGradient && side == 1), inside = channel < a.p.channels;
+  Pair<acc>* rows = &buffers.rows[side][segment * buffers.padded_rows(a)][column];
 
   Pair<acc> own{acc(1), acc(0)}, before = own, total = own;
-#pragma unroll kTogether
-  for (int r = 0; r < rows; ++r) own = compose(own, Pair<acc>{decays[r * step], states[r * step]});
+  for (int first = 0; first < count; first += kTogether) {
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) own = compose(own, rows[(first + i) * kColumns<scalar_t>]);
+  }
 #pragma unroll
   for (int s = 0; s < kSegments; ++s) {
     const int from = s * kOneBlock + lane % kOneBlock;
@@ -130,47 +172,46 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
     total = compose(total, part);
   }
 
-  const int64_t row = (place.sequence(a, k) * a.p.channels + channel) * a.p.states + n;
   acc carried = 0;
+  const int rank = from_right ? a.chunks - 1 - place.chunk : place.chunk;
   if (a.phase == Phase::kWhole) {
-    if (side == 1 && given != nullptr && inside) carried = static_cast<const acc*>(given)[row];
+    if (kGradient && side == 1 && given != nullptr && inside) {
+      carried = static_cast<const acc*>(given)[(place.sequence(a, k) * a.p.channels + channel) * a.p.states + n];
+    }
     if (a.chunks > 1) {
-      exchange_blocks(a, place, buffers, turn, total);
-      const int passed = from_right ? a.chunks - 1 - place.chunk : place.chunk;
+      exchange_blocks(a, buffers, turn, rank, total);
+      const Pair<acc>* others = &buffers.block[turn & 1][side][0][column];
 #pragma unroll 4
       for (int c = 0; c < a.chunks; ++c) {
-        const Pair<acc> other = buffers.block[turn & 1][side][from_right ? a.chunks - 1 - c : c][column];
-        if (c < passed) carried = other.decay * carried + other.state;
+        const Pair<acc> other = others[c * kColumns<scalar_t>];
+        if (c < rank) carried = other.decay * carried + other.state;
       }
     }
   } else if (inside) {
     const int64_t at = place.in_workspace(a, k, n, channel);
+    const bool is_gradient = kGradient && side == 1;
     if (a.phase == Phase::kApply) {
-      carried = static_cast<const acc*>(side == 0 ? a.state_before : a.gradient_after)[at];
+      carried = static_cast<const acc*>(is_gradient ? a.gradient_after : a.state_before)[at];
     } else if (segment == 0) {
-      if (side == 0) static_cast<acc*>(a.chunk_decay)[at] = total.decay;
-      static_cast<acc*>(side == 0 ? a.chunk_state : a.chunk_gradient)[at] = total.state;
+      if (!is_gradient) static_cast<acc*>(a.chunk_decay)[at] = total.decay;
+      static_cast<acc*>(is_gradient ? a.chunk_gradient : a.chunk_state)[at] = total.state;
     }
   }
   if (a.phase == Phase::kSummarise) return;
 
   acc h = before.decay * carried + before.state;
-  for (int first = 0; first < rows; first += kTogether) {
+  for (int first = 0; first < count; first += kTogether) {
     Pair<acc> next[kTogether];
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      const int r = min(first + i, rows - 1);
-      next[i] = {decays[r * step], states[r * step]};
-    }
+    for (int i = 0; i < kTogether; ++i) next[i] = rows[(first + i) * kColumns<scalar_t>];
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
-      if (first + i >= rows) break;
-      states[(first + i) * step] = h;
+      if (first + i < count) rows[(first + i) * kColumns<scalar_t>].state = h;
       h = next[i].decay * h + next[i].state;
     }
   }
-  if (kSides == 1 && segment == kSegments - 1 && place.chunk == (from_right ? 0 : a.chunks - 1) && inside) {
-    static_cast<acc*>(a.p.last_state)[row] = h;
+  if (!kGradient && segment == kSegments - 1 && rank == a.chunks - 1 && inside) {
+    static_cast<acc*>(a.p.last_state)[(place.sequence(a, k) * a.p.channels + channel) * a.p.states + n] = h;
   }
 }
 

@@ -2,16 +2,17 @@
 #pragma once
 
 #include "selective_scan_configure.cuh"
+#include "selective_scan_copy.cuh"
 #include "selective_scan_exchange.cuh"
 
 namespace ssm {
 
-template <bool kSingle, typename scalar_t>
+template <bool kSingle, int kJoint, typename scalar_t>
 struct ForwardMemory {
   using acc = acc_t<scalar_t>;
-  Exchange<scalar_t, 1>* exchange;
-  Parameters<scalar_t>* parameters;    // [2]: of this step, of the next
-  scalar_t *delta, *u;                 // [2][positions + 1][columns]: of this step, of the next; this tile, the next
+  Exchange<scalar_t, kJoint>* exchange;
+  Parameters<scalar_t>* parameters;    // [2][joint]: of this step, of the next
+  scalar_t *delta, *u;                 // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
   acc* y;                              // [positions][columns], by token, where each direction has its order
   Weights<acc>* weights;               // [directions][positions]; with many states [2][positions]: this one's, the next's
   int* tokens;                         // [orders][positions]
@@ -20,9 +21,9 @@ struct ForwardMemory {
   __host__ __device__ ForwardMemory(const ScanLaunch& a, char* memory) {
     Carver carver(memory);
     const int positions = a.subchunks * kTokens;
-    exchange = carver.take<Exchange<scalar_t, 1>>(1);
-    parameters = carver.take<Parameters<scalar_t>>(2);
-    delta = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    exchange = carver.take<Exchange<scalar_t, kJoint>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
+    delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
     u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
     y = carver.take<acc>(a.one_order ? 0 : positions * kColumns<scalar_t>);
     weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
@@ -32,15 +33,15 @@ struct ForwardMemory {
 };
 
 // What a thread keeps of its positions between its walk and the state that comes in: the output without it, and what
-// the output gets of it.
-template <typename scalar_t>
+// the output gets of it, for each of the directions that share an exchange.
+template <int kJoint, typename scalar_t>
 struct Outputs {
   using acc = acc_t<scalar_t>;
-  acc own[kTokens][kVector<scalar_t>], share[kTokens][kVector<scalar_t>];
+  acc own[kTokens][kVector<scalar_t>], share[kJoint][kTokens][kVector<scalar_t>];
 
   // Walks one direction and state from a state of 0, adds to `own`, and returns what the positions do to the state.
   template <bool kReversed, bool kOneOrder>
-  __device__ __forceinline__ void walk(const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& rate,
+  __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>], const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A,
       const Wide<scalar_t>& skip, const scalar_t* u, const Weights<acc>* weights, const ThreadRows<kOneOrder>& rows,
       const Place& place, Wide<scalar_t>& decays, Wide<scalar_t>& h) {
 #pragma unroll
@@ -56,7 +57,7 @@ struct Outputs {
       const Weights<acc> w = weights[position];
 #pragma unroll
       for (int v = 0; v < kVector<scalar_t>; ++v) {
-        const acc step = dt[position][v], factor = decay(step * rate.value[v]);
+        const acc step = dt[position][v], factor = decay(step * decay_rate<scalar_t>(A.value[v]));
         h.value[v] = factor * h.value[v] + step * x.value[v] * w.B;
         decays.value[v] *= factor;
         own[position][v] += skip.value[v] * x.value[v];
@@ -66,7 +67,7 @@ struct Outputs {
     }
   }
 
-  __device__ __forceinline__ void add(const Wide<scalar_t>& incoming) {
+  __device__ __forceinline__ void add(const acc (&share)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& incoming) {
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
 #pragma unroll
@@ -102,127 +103,117 @@ struct Outputs {
   }
 };
 
-// Starts the copies of one step (a tile and a direction); with a tile's first direction u comes too.
-template <bool kOneOrder, bool kSingle, typename scalar_t>
-__device__ __forceinline__ void stage_forward(const ScanLaunch& a, const Place& place,
-    const Copier<kOneOrder, scalar_t>& copier, const ForwardMemory<kSingle, scalar_t>& m, int tile, int j, int slot) {
-  if (tile >= place.end_tile(a)) return;
-  const int k = place.direction(a, j), first_channel = tile * kColumns<scalar_t>;
-  const Strides &d = a.p.delta_stride, &u = a.p.u_stride;
-  copier.copy(a, m.delta + slot * tile_size<scalar_t>(place.positions), static_cast<const scalar_t*>(a.p.delta) + place.batch * d.batch + k * d.group, d.token,
-      first_channel);
-  if (j == 0) {
-    copier.copy(a, m.u + (tile & 1) * tile_size<scalar_t>(place.positions), static_cast<const scalar_t*>(a.p.u) + place.batch * u.batch + place.group * u.group,
-        u.token, first_channel);
-  }
-  Parameters<scalar_t>::copy(a, m.parameters[slot], k, first_channel);
-}
-
-template <bool kOneOrder, bool kSingle, typename scalar_t>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSingle ? 4 : 3)
+// Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSingle && kJoint == 1 ? 4 : 3)
     forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
-  const ForwardMemory<kSingle, scalar_t> m(a, memory);
+  const ForwardMemory<kSingle, kJoint, scalar_t> m(a, memory);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
+  const int tile_elements = tile_size<scalar_t>(place.positions);
 
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
   __syncthreads();
   const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
-  for (int i = 0; i < 2; ++i) {
-    copier.fill_missing(place, m.delta + i * tile_size<scalar_t>(place.positions), static_cast<scalar_t>(-INFINITY));
-    copier.fill_missing(place, m.u + i * tile_size<scalar_t>(place.positions), scalar_t(0));
-  }
-  int next_tile = place.first_tile(a), next_j = 0;
-  const auto stage_next = [&](int slot) {
-    stage_forward<kOneOrder>(a, place, copier, m, next_tile, next_j, slot);
-    if (++next_j == a.count) next_j = 0, ++next_tile;
-  };
-  stage_next(0);
+  for (int i = 0; i < 2 * kJoint; ++i) copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
+  for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
+  Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
+  stream.advance(a, place, 0, 0);
   for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
     const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
     const int k = place.direction(a, j);
     store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
   }
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
   wait_for_copies();
   start_exchanges(a, *m.exchange);
-  stage_next(1);
+  stream.advance(a, place, 1, 1);
 
-  int turn = 0, step = 0;
+  int turn = 0, step = 0, scanning_warp = 0;
   for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
     const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
-    Outputs<scalar_t> y;
+    const scalar_t* u = m.u + (tile & 1) * tile_elements;
+    Outputs<kJoint, scalar_t> y;
     y.clear();
-    for (int j = 0; j < a.count; ++j, ++step) {
+    for (int j = 0; j < a.count; j += kJoint, ++step) {
       const int k = place.direction(a, j);
       const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
       const ThreadRows<kOneOrder> rows(place, tokens);
-      const Parameters<scalar_t>& parameters = m.parameters[step & 1];
-      acc dt[kTokens][kWidth];
-      time_steps(dt, a, place, m.delta + (step & 1) * tile_size<scalar_t>(place.positions), rows, parameters.bias);
-      auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
-      auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
       if (!kOneOrder) y.clear();
-
+      acc dt[kTokens][kWidth];
+      Wide<scalar_t> skip, A;
       for (int n = 0; n < states; ++n, ++turn) {
         const bool last_state = n + 1 == states;
-        const Weights<acc>* weights = m.weights + (kSingle ? j : turn & 1) * place.positions;
         Weights<acc> next_weights;
-        auto next_A = A;
         if constexpr (!kSingle) {
           // B and C of the next state, or the next direction's first, or the next tile's.
           const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
           next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
               place.direction(a, next_direction), last_state ? 0 : n + 1);
+        }
 #pragma unroll
-          for (int v = 0; v < kWidth; ++v) {
-            const int64_t row = static_cast<int64_t>(k) * a.p.channels + min(channel + v, static_cast<int>(a.p.channels) - 1);
-            next_A.value[v] = static_cast<const acc*>(a.p.A)[row * states + (last_state ? n : n + 1)];
+        for (int i = 0; i < kJoint; ++i) {
+          const int slot = (step & 1) * kJoint + i;
+          const Parameters<scalar_t>& parameters = m.parameters[slot];
+          if (n == 0) {
+            time_steps(dt, a, place, m.delta + slot * tile_elements, rows, parameters.bias);
+            skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+            A = load_pack<acc, kWidth>(parameters.A, place.lane);
+          } else {
+            skip = {};
+            A = load_decay_rates<scalar_t>(a, k, n, channel);
           }
+          const Weights<acc>* weights = m.weights + (kSingle ? j + i : turn & 1) * place.positions;
+          const bool reversed = is_reversed(a, k + i);
+          Wide<scalar_t> decays, h;
+          if (reversed) {
+            y.template walk<true>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          } else {
+            y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          }
+          m.exchange->put(i, slots.of(reversed), place.lane, decays, h);
         }
-        Wide<scalar_t> rate, decays, h;
-#pragma unroll
-        for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
-        if (is_reversed(a, k)) {
-          y.template walk<true>(dt, rate, skip, m.u + (tile & 1) * tile_size<scalar_t>(place.positions), weights, rows, place, decays, h);
-        } else {
-          y.template walk<false>(dt, rate, skip, m.u + (tile & 1) * tile_size<scalar_t>(place.positions), weights, rows, place, decays, h);
-        }
-        reinterpret_cast<Wide<scalar_t>*>(m.exchange->decay[place.sub])[place.lane] = decays;
-        reinterpret_cast<Wide<scalar_t>*>(m.exchange->state[0][place.sub])[place.lane] = h;
         wait_for_copies();
         __syncthreads();
-        if (last_state) stage_next(step & 1);
+        if (place.warp == scanning_warp) scan_rows<false>(a, place, *m.exchange, turn, k, n, first_channel, nullptr);
+        if (last_state) stream.advance(a, place, step & 1, step & 1);
         if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
-        if (place.warp == turn % warps) scan_rows(a, place, *m.exchange, turn, k, n, first_channel, nullptr);
         __syncthreads();
-        y.add(load_pack<acc, kWidth>(m.exchange->state[0][place.sub], place.lane));
-        A = next_A;
-        skip = {};
+        scanning_warp = scanning_warp + 1 == warps ? 0 : scanning_warp + 1;
+#pragma unroll
+        for (int i = 0; i < kJoint; ++i) {
+          y.add(y.share[i], m.exchange->get(i, slots.of(is_reversed(a, k + i)), place.lane));
+        }
       }
       if constexpr (!kOneOrder) {
         y.sum_over_directions(m.y, rows, place.lane, j == 0, j + 1 == a.count);
       }
-      if (a.phase == Phase::kSummarise || j + 1 < a.count) continue;
-store_result(a, place, static_cast<scalar_t*>(a.p.y), channel, rows, [&](int i) { return as_wide<scalar_t>(y.own[i]); });
+      if (a.phase == Phase::kSummarise || j + kJoint < a.count) continue;
+      store_result(a, place, static_cast<scalar_t*>(a.p.y), channel, rows,
+          [&](int i) { return as_wide<scalar_t>(y.own[i]); });
     }
   }
 }
 
-template <bool kOneOrder, bool kSingle, typename scalar_t>
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
 void launch_forward_as(const ScanLaunch& a) {
-  launch_blocks(forward_kernel<kOneOrder, kSingle, scalar_t>, a, ForwardMemory<kSingle, scalar_t>(a, nullptr).bytes);
+  launch_blocks(forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a,
+      ForwardMemory<kSingle, kJoint, scalar_t>(a, nullptr).bytes);
 }
 
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& a) {
-  if (a.p.states == 1) {
-    a.one_order ? launch_forward_as<true, true, scalar_t>(a) : launch_forward_as<false, true, scalar_t>(a);
+  if (a.p.states > 1) {
+    a.one_order ? launch_forward_as<true, false, 1, scalar_t>(a) : launch_forward_as<false, false, 1, scalar_t>(a);
+  } else if (!a.one_order) {
+    launch_forward_as<false, true, 1, scalar_t>(a);
   } else {
-    a.one_order ? launch_forward_as<true, false, scalar_t>(a) : launch_forward_as<false, false, scalar_t>(a);
+    a.count % 2 == 0 ? launch_forward_as<true, true, 2, scalar_t>(a) : launch_forward_as<true, true, 1, scalar_t>(a);
   }
 }
 

@@ -24,7 +24,7 @@ constexpr int kMaxAtOnce = 4;
 constexpr int kMaxDirections = 8192;
 // Warps that a multiprocessor holds at a time, as far as registers and shared memory go.
 constexpr int kForwardWarps = 28;
-constexpr int kBackwardWarps = 21;
+constexpr int kBackwardWarps = 14;
 constexpr int kMaxBlocks = 32;
 
 // Channels of one thread, and of a tile.
