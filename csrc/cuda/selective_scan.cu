@@ -52,7 +52,7 @@ class Plan {
     launch_.stream = at::cuda::getCurrentCUDAStream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();
-    share_tiles(grad_y != nullptr ? kBackwardWarps : kForwardWarps);
+    share_tiles();
   }
 
   const ScanLaunch& launch() const { return launch_; }
@@ -121,11 +121,11 @@ class Plan {
 
   // How many tiles of channels a block takes one after another: as few waves of blocks as possible, and few starts,
   // each of which costs about as much as a tile.
-  void share_tiles(int resident_warps) {
+  void share_tiles() {
     const SelectiveScanParams& p = launch_.p;
     const int64_t warps = kLanes * launch_.subchunks / 32;
     const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
-        std::min<int64_t>(std::max<int64_t>(resident_warps / warps, 1), kMaxBlocks);
+        std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
     int64_t best = std::numeric_limits<int64_t>::max();
     launch_.tiles_each = 1;
     for (int64_t each = 1; each <= launch_.tiles; ++each) {

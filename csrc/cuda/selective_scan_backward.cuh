@@ -10,35 +10,6 @@ namespace ssm {
 
 enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
 
-template <bool kSingle, typename scalar_t>
-struct BackwardMemory {
-  using acc = acc_t<scalar_t>;
-  using Row = acc[kColumns<scalar_t>];
-  Exchange<scalar_t, 2>* exchange;
-  Parameters<scalar_t>* parameters;  // [2]: of this step, of the next
-  scalar_t *delta, *u, *grad_y;      // tiles; of u and the gradient of y two, this one's and the next's
-  acc* grad_u;                       // a tile: the sum over directions so far
-  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
-  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
-  int* tokens;                       // [orders][positions]
-  size_t bytes;
-
-  __host__ __device__ BackwardMemory(const ScanLaunch& a, char* memory) {
-    Carver carver(memory);
-    const int positions = a.subchunks * kTokens;
-    exchange = carver.take<Exchange<scalar_t, 2>>(1);
-    parameters = carver.take<Parameters<scalar_t>>(2);
-    delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
-    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
-    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
-    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
-    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
-    bytes = carver.bytes();
-  }
-};
-
 // Sums over the lanes of a row of B's and C's gradients, for every position of the thread. Each step halves what a lane
 // holds: it gives the other half to its neighbour, and gets the neighbour's of its own.
 struct RowSum {
@@ -65,6 +36,37 @@ struct RowSum {
   }
 };
 
+template <bool kSingle, typename scalar_t>
+struct BackwardMemory {
+  using acc = acc_t<scalar_t>;
+  using Row = acc[kColumns<scalar_t>];
+  Exchange<scalar_t, 2>* exchange;
+  Parameters<scalar_t>* parameters;  // [2]: of this step, of the next
+  scalar_t *delta, *u, *grad_y;      // tiles; of u and the gradient of y two, this one's and the next's
+  acc* grad_u;                       // a tile: the sum over directions so far
+  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
+  acc* weight_sums;                  // [directions][RowSum::kEach][threads]: over the tiles so far; with one state
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
+  size_t bytes;
+
+  __host__ __device__ BackwardMemory(const ScanLaunch& a, char* memory) {
+    Carver carver(memory);
+    const int positions = a.subchunks * kTokens;
+    exchange = carver.take<Exchange<scalar_t, 2>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2);
+    delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
+    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
+    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
+    weight_sums = carver.take<acc>(kSingle ? a.count * RowSum::kEach * kLanes * a.subchunks : 0);
+    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
+    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
+    bytes = carver.bytes();
+  }
+};
+
 // What a lane has the sums of, to its block's row of the partial gradients. No other thread touches them there.
 template <typename scalar_t>
 __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
@@ -85,33 +87,26 @@ __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const Select
   }
 }
 
-// Called by one warp after a barrier: the sums over the block's rows, to the block's row of the partial gradients.
+// Called by a warp after a barrier: one parameter's sums over the block's rows, to the block's row of the partial
+// gradients.
 template <typename scalar_t>
-__device__ __forceinline__ void write_parameters(const ScanLaunch& a, const SelectiveScanGradients& g,
-    const Place& place, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
+__device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
+    int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
   using acc = acc_t<scalar_t>;
   constexpr int kSegments = 32 / kColumns<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
-  acc total[kParameterGradients] = {};
-#pragma unroll 4
-  for (int r = segment; r < a.subchunks; r += kSegments) {
+  acc total = 0;
+#pragma unroll kTogether
+  for (int r = segment; r < a.subchunks; r += kSegments) total += sums[which * kMaxSubchunks + r][column];
 #pragma unroll
-    for (int i = 0; i < kParameterGradients; ++i) total[i] += sums[i * kMaxSubchunks + r][column];
-  }
-#pragma unroll
-  for (int i = 0; i < kParameterGradients; ++i) {
-#pragma unroll
-    for (int offset = kColumns<scalar_t>; offset < 32; offset *= 2) {
-      total[i] += __shfl_xor_sync(kFullWarp, total[i], offset);
-    }
-  }
+  for (int offset = kColumns<scalar_t>; offset < 32; offset *= 2) total += __shfl_xor_sync(kFullWarp, total, offset);
   const int channel = first_channel + column;
   if (segment > 0 || channel >= a.p.channels) return;
   const int64_t K = a.p.groups * a.p.inner;
   const int64_t row = ((place.chunk * a.p.batch + place.batch) * K + k) * a.p.channels + channel;
-  static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total[kGradA] * kUnit<scalar_t>;
-  if (n == 0) static_cast<acc*>(g.grad_D)[row] = total[kGradD];
-  if (n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total[kGradBias];
+  if (which == kGradA) static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total * kUnit<scalar_t>;
+  if (which == kGradD && n == 0) static_cast<acc*>(g.grad_D)[row] = total;
+  if (which == kGradBias && n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total;
 }
 
 // One thread's positions of one direction and state: what it keeps between its two walks.
@@ -326,15 +321,27 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
             }
           }
           RowSum{place.lane}.finish(weight_sums, sum);
-          add_to_weights<scalar_t>(a, g, place, tokens, k, n, tile > place.first_tile(a), sum);
+          const bool first_tile = tile == place.first_tile(a);
+          if constexpr (kSingle) {
+            acc* kept = m.weight_sums + j * RowSum::kEach * blockDim.x + threadIdx.x;
+#pragma unroll
+            for (int i = 0; i < RowSum::kEach; ++i) {
+              if (!first_tile) sum[i] += kept[i * blockDim.x];
+              kept[i * blockDim.x] = sum[i];
+            }
+          }
+          if (!kSingle || tile + 1 == place.end_tile(a)) {
+            add_to_weights<scalar_t>(a, g, place, tokens, k, n, !kSingle && !first_tile, sum);
+          }
           reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxSubchunks + place.sub])[place.lane] = grad_A;
           reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxSubchunks + place.sub])[place.lane] = grad_D;
           reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxSubchunks + place.sub])[place.lane] = grad_bias;
         }
         wait_for_copies();
         __syncthreads();
-        if (a.phase != Phase::kSummarise && place.warp == warps - 1 - scanning_warp) {
-          write_parameters<scalar_t>(a, g, place, m.sums, k, n, first_channel);
+        if (a.phase == Phase::kSummarise) continue;
+        for (int i = place.warp; i < kParameterGradients; i += warps) {
+          write_parameter<scalar_t>(a, g, place, i, m.sums, k, n, first_channel);
         }
       }
     }

@@ -13,7 +13,7 @@ struct ForwardMemory {
   Exchange<scalar_t, kJoint>* exchange;
   Parameters<scalar_t>* parameters;    // [2][joint]: of this step, of the next
   scalar_t *delta, *u;                 // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
-  acc* y;                              // [positions][columns], by token, where each direction has its order
+  acc* y;                              // a tile, where each direction has its order: the sum so far
   Weights<acc>* weights;               // [directions][positions]; with many states [2][positions]: this one's, the next's
   int* tokens;                         // [orders][positions]
   size_t bytes;
@@ -25,7 +25,7 @@ struct ForwardMemory {
     parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
     delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
     u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    y = carver.take<acc>(a.one_order ? 0 : positions * kColumns<scalar_t>);
+    y = carver.take<acc>(a.one_order ? 0 : tile_size<scalar_t>(positions));
     weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
     tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
     bytes = carver.bytes();
@@ -83,22 +83,21 @@ struct Outputs {
     }
   }
 
-  // With an order for each direction, the sum over directions goes through shared memory, by token.
-  __device__ __forceinline__ void sum_over_directions(
-      acc* tile, const ThreadRows<false>& rows, int lane, bool first, bool last) {
+  // With an order for each direction, the sum over directions goes through shared memory, by token: zeros before the
+  // first and after the last, which gets it all.
+  __device__ __forceinline__ void sum_over_directions(acc* tile, const ThreadRows<false>& rows, int lane, bool last) {
     auto* sums = reinterpret_cast<Wide<scalar_t>*>(tile);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
-      const int token = rows.token(i);
-      if (token < 0) continue;
-      Wide<scalar_t> sum = {};
-      if (!first) sum = sums[token * kLanes + lane];
+      const bool exists = rows.token(i) >= 0;
+      Wide<scalar_t>& sum = sums[rows[i] * kLanes + lane];
+      Wide<scalar_t> next = sum;
 #pragma unroll
-      for (int v = 0; v < kVector<scalar_t>; ++v) own[i][v] += sum.value[v];
-      if (last) continue;
-#pragma unroll
-      for (int v = 0; v < kVector<scalar_t>; ++v) sum.value[v] = own[i][v];
-      sums[token * kLanes + lane] = sum;
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        own[i][v] += next.value[v];
+        next.value[v] = last ? acc(0) : own[i][v];
+      }
+      if (exists) sum = next;
     }
   }
 };
@@ -128,6 +127,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
     const int k = place.direction(a, j);
     store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
   }
+  for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
   m.exchange->clear();
   const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
   wait_for_copies();
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
         }
       }
       if constexpr (!kOneOrder) {
-        y.sum_over_directions(m.y, rows, place.lane, j == 0, j + 1 == a.count);
+        y.sum_over_directions(m.y, rows, place.lane, j + 1 == a.count);
       }
       if (a.phase == Phase::kSummarise || j + kJoint < a.count) continue;
       store_result(a, place, static_cast<scalar_t*>(a.p.y), channel, rows,

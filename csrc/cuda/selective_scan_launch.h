@@ -22,9 +22,8 @@ constexpr int kMaxRowsY = 65535;  // of a grid
 // Directions that one block keeps the weights and the orders of; above it each direction gets a launch of its own.
 constexpr int kMaxAtOnce = 4;
 constexpr int kMaxDirections = 8192;
-// Warps that a multiprocessor holds at a time, as far as registers and shared memory go.
-constexpr int kForwardWarps = 28;
-constexpr int kBackwardWarps = 14;
+// Warps to have for each multiprocessor, as far as there is work for them: those it holds at a time, or twice as many.
+constexpr int kResidentWarps = 28;
 constexpr int kMaxBlocks = 32;
 
 // Channels of one thread, and of a tile.
