@@ -282,13 +282,16 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
         m.exchange->put(0, slots.of(reversed), place.lane, decays, h);
         m.exchange->put(1, slots.of(!reversed), place.lane, decays, mu);
         __syncthreads();
-        if (place.warp == scanning_warp) {
-          scan_rows<true>(a, place, *m.exchange, turn, k, n, first_channel, g.grad_last_state);
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) {
+            scan_rows<true>(a, place, *m.exchange, turn, side, k, n, first_channel, g.grad_last_state);
+          }
         }
         if (last_state) stream.advance(a, place, step + 1 & 1, 0);
         if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
         __syncthreads();
-        scanning_warp = scanning_warp + 1 == warps ? 0 : scanning_warp + 1;
+        scanning_warp = next_warp(scanning_warp);
         if (a.phase != Phase::kSummarise) {
           h = m.exchange->get(0, slots.of(reversed), place.lane);
           mu = m.exchange->get(1, slots.of(!reversed), place.lane);

@@ -59,6 +59,11 @@ struct Place {
   }
 };
 
+// Of the block, and after the last the first.
+__device__ __forceinline__ int next_warp(int warp) {
+  return (warp + 1) * 32 == static_cast<int>(blockDim.x) ? 0 : warp + 1;
+}
+
 __device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int k) {
   return a.reverse[k >> 5] >> (k & 31) & 1;
 }

@@ -137,13 +137,10 @@ class Stream {
   // `grad_y` is contiguous, and null in the forward pass.
   __device__ Stream(const ScanLaunch& a, const Place& place, const Copier<kOneOrder, scalar_t>& copier,
       const Destinations<scalar_t>& to, const void* grad_y)
-      : copier_(copier), to_(to), tile_(place.first_tile(a)), j_(0) {
-    const Strides &d = a.p.delta_stride, &s = a.p.u_stride;
-    const int channel = tile_ * kColumns<scalar_t>;
-    const int64_t sequence = place.batch * a.p.groups + place.group;
-    delta_ = static_cast<const scalar_t*>(a.p.delta) + place.batch * d.batch + place.direction(a, 0) * d.group + channel;
-    u_ = static_cast<const scalar_t*>(a.p.u) + place.batch * s.batch + place.group * s.group + channel;
-    grad_y_ = static_cast<const scalar_t*>(grad_y) + sequence * a.p.length * a.p.channels + channel;
+      : copier_(copier), to_(to), grad_y_(static_cast<const scalar_t*>(grad_y)), tile_(place.first_tile(a)), j_(0) {
+    const Strides& s = a.p.delta_stride;
+    delta_ = static_cast<const scalar_t*>(a.p.delta) + place.batch * s.batch + place.direction(a, 0) * s.group +
+        tile_ * kColumns<scalar_t>;
   }
 
   // Starts the next step's copies; with a tile's first direction u comes too, and the gradient of y.
@@ -151,9 +148,12 @@ class Stream {
     if (tile_ >= place.end_tile(a)) return;
     const int first_channel = tile_ * kColumns<scalar_t>, size = tile_size<scalar_t>(place.positions);
     if (j_ == 0) {
-      copier_.copy(a, to_.u + (tile_ & 1) * size, u_, a.p.u_stride.token, first_channel);
+      const Strides& s = a.p.u_stride;
+      const auto* u = static_cast<const scalar_t*>(a.p.u) + place.batch * s.batch + place.group * s.group;
+      copier_.copy(a, to_.u + (tile_ & 1) * size, u + first_channel, s.token, first_channel);
       if (to_.grad_y != nullptr) {
-        copier_.copy(a, to_.grad_y + (tile_ & 1) * size, grad_y_, a.p.channels, first_channel);
+        const auto* grad_y = grad_y_ + (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels;
+        copier_.copy(a, to_.grad_y + (tile_ & 1) * size, grad_y + first_channel, a.p.channels, first_channel);
       }
     }
 #pragma unroll
@@ -166,15 +166,14 @@ class Stream {
     if (j_ < a.count) return;
     j_ = 0;
     ++tile_;
-    u_ += kColumns<scalar_t>;
-    grad_y_ += kColumns<scalar_t>;
     delta_ += kColumns<scalar_t> - a.count * a.p.delta_stride.group;
   }
 
  private:
   const Copier<kOneOrder, scalar_t>& copier_;
   const Destinations<scalar_t> to_;
-  const scalar_t *delta_, *u_, *grad_y_;  // of the next step
+  const scalar_t* grad_y_;
+  const scalar_t* delta_;  // of the next step
   int tile_, j_;
 };
 

@@ -27,12 +27,12 @@ __device__ __forceinline__ Pair<acc> compose(const Pair<acc>& first, const Pair<
 template <typename scalar_t, int kSides>
 struct Exchange {
   using acc = acc_t<scalar_t>;
-  uint64_t arrived[2];  // mbarriers: the blocks' summaries are here
+  uint64_t arrived[2][kSides];  // mbarriers: the blocks' summaries are here
   Pair<acc> rows[kSides][kMaxSubchunks][kColumns<scalar_t>];
   Pair<acc> block[2][kSides][kMaxCluster][kColumns<scalar_t>];
 
   // Lanes that walk different rows of one column.
-  static constexpr int kSegments = 32 / (kColumns<scalar_t> * kSides);
+  static constexpr int kSegments = 32 / kColumns<scalar_t>;
 
   // Rows that do not exist change nothing.
   __device__ void clear() {
@@ -103,8 +103,9 @@ __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Buffers& bu
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   if (a.phase == Phase::kWhole && a.chunks > 1) {
     if (threadIdx.x == 0) {
-      for (int i = 0; i < 2; ++i) {
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&buffers.arrived[i])));
+      uint64_t* barriers = &buffers.arrived[0][0];
+      for (unsigned i = 0; i < sizeof(buffers.arrived) / sizeof(uint64_t); ++i) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers + i)));
       }
       asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -115,23 +116,24 @@ __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Buffers& bu
 #endif
 }
 
-// Called by one warp of each block of a cluster: sends the block's `total` (every lane has its column's and side's) to
+// Called by one warp of each block of a cluster: sends the block's `total` (every lane has its column's) of one side to
 // all, as the `rank`-th of the walk, and waits for theirs.
 template <typename scalar_t, int kSides>
-__device__ __forceinline__ void exchange_blocks(
-    const ScanLaunch& a, Exchange<scalar_t, kSides>& buffers, int turn, int rank, const Pair<acc_t<scalar_t>>& total) {
+__device__ __forceinline__ void exchange_blocks(const ScanLaunch& a,
+    Exchange<scalar_t, kSides>& buffers, int turn, int side, int rank, const Pair<acc_t<scalar_t>>& total) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  constexpr int kOneBlock = kColumns<scalar_t> * kSides, kSegments = 32 / kOneBlock;
-  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, side = lane / kColumns<scalar_t> % kSides;
-  const unsigned own_barrier = shared_address(&buffers.arrived[turn & 1]);
+  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
+  const unsigned own_barrier = shared_address(&buffers.arrived[turn & 1][side]);
   const unsigned phase = turn >> 1 & 1;
   if (lane == 0) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(own_barrier),
-        "r"(static_cast<unsigned>(kOneBlock * sizeof(total)) * a.chunks)
+        "r"(static_cast<unsigned>(kColumns<scalar_t> * sizeof(total)) * a.chunks)
         : "memory");
   }
   const unsigned slot = shared_address(&buffers.block[turn & 1][side][rank][column]);
-  for (int r = lane / kOneBlock; r < a.chunks; r += kSegments) send(in_block(slot, r), in_block(own_barrier, r), total);
+  for (int r = segment; r < a.chunks; r += buffers.kSegments) {
+    send(in_block(slot, r), in_block(own_barrier, r), total);
+  }
   unsigned done = 0;
   while (!done) {
     asm volatile(
@@ -145,16 +147,16 @@ __device__ __forceinline__ void exchange_blocks(
 #endif
 }
 
-// Called by one warp between two barriers of the block: turns what each row of the block adds to the state into what
-// comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null), or
+// Called by one warp a side, between two barriers of the block: turns what each row of the block adds to the state into
+// what comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null), or
 // direction k + 1. In a launch that only summarises, the block's total goes to the workspace.
 template <bool kGradient, typename scalar_t, int kSides>
 __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& place, Exchange<scalar_t, kSides>& buffers,
-    int turn, int first_direction, int n, int first_channel, const void* given) {
+    int turn, int side, int first_direction, int n, int first_channel, const void* given) {
   using acc = acc_t<scalar_t>;
-  constexpr int kOneBlock = kColumns<scalar_t> * kSides, kSegments = 32 / kOneBlock;
-  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, side = lane / kColumns<scalar_t> % kSides;
-  const int segment = lane / kOneBlock, count = a.subchunks / kSegments, channel = first_channel + column;
+  constexpr int kSegments = Exchange<scalar_t, kSides>::kSegments;
+  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
+  const int count = a.subchunks / kSegments, channel = first_channel + column;
   const int k = kGradient ? first_direction : first_direction + side;
   const bool from_right = is_reversed(a, k) != (kGradient && side == 1), inside = channel < a.p.channels;
   Pair<acc>* rows = &buffers.rows[side][segment * buffers.padded_rows(a)][column];
@@ -166,7 +168,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
   }
 #pragma unroll
   for (int s = 0; s < kSegments; ++s) {
-    const int from = s * kOneBlock + lane % kOneBlock;
+    const int from = s * kColumns<scalar_t> + column;
     const Pair<acc> part{__shfl_sync(kFullWarp, own.decay, from), __shfl_sync(kFullWarp, own.state, from)};
     if (s < segment) before = compose(before, part);
     total = compose(total, part);
@@ -179,7 +181,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
       carried = static_cast<const acc*>(given)[(place.sequence(a, k) * a.p.channels + channel) * a.p.states + n];
     }
     if (a.chunks > 1) {
-      exchange_blocks(a, buffers, turn, rank, total);
+      exchange_blocks(a, buffers, turn, side, rank, total);
       const Pair<acc>* others = &buffers.block[turn & 1][side][0][column];
 #pragma unroll 4
       for (int c = 0; c < a.chunks; ++c) {

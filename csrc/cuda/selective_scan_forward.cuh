@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
   const ForwardMemory<kSingle, kJoint, scalar_t> m(a, memory);
-  const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
+  const int states = kSingle ? 1 : static_cast<int>(a.p.states);
   const int tile_elements = tile_size<scalar_t>(place.positions);
 
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
@@ -180,11 +180,14 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
         }
         wait_for_copies();
         __syncthreads();
-        if (place.warp == scanning_warp) scan_rows<false>(a, place, *m.exchange, turn, k, n, first_channel, nullptr);
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < kJoint; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) scan_rows<false>(a, place, *m.exchange, turn, side, k, n, first_channel, nullptr);
+        }
         if (last_state) stream.advance(a, place, step & 1, step & 1);
         if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
         __syncthreads();
-        scanning_warp = scanning_warp + 1 == warps ? 0 : scanning_warp + 1;
+        scanning_warp = next_warp(scanning_warp);
 #pragma unroll
         for (int i = 0; i < kJoint; ++i) {
           y.add(y.share[i], m.exchange->get(i, slots.of(is_reversed(a, k + i)), place.lane));
