@@ -125,7 +125,7 @@ class Plan {
     const SelectiveScanParams& p = launch_.p;
     const int64_t warps = kLanes * launch_.subchunks / 32;
     const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
-        std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
+                             std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
     int64_t best = std::numeric_limits<int64_t>::max();
     launch_.tiles_each = 1;
     for (int64_t each = 1; each <= launch_.tiles; ++each) {

@@ -90,8 +90,8 @@ __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const Select
 // Called by a warp after a barrier: one parameter's sums over the block's rows, to the block's row of the partial
 // gradients.
 template <typename scalar_t>
-__device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
-    int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
+__device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
+    const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
   using acc = acc_t<scalar_t>;
   constexpr int kSegments = 32 / kColumns<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
@@ -171,7 +171,7 @@ struct Positions {
         out.value[v] += weighted * step;
         grad_D.value[v] += g * x.value[v];
         grad_A.value[v] += exponent * step;
-        before[position][v] = exponent * (A.value[v] * kUnit<scalar_t>) + weighted * x.value[v];
+        before[position][v] = exponent * (A.value[v] * kUnit<scalar_t>)+weighted * x.value[v];
       }
       weight_sums[position] = RowSum{place.lane}.halve(1, for_B, for_C);
       if (kOneOrder || rows.token(position) >= 0) to_u = out;
@@ -311,7 +311,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
             for (int v = 0; v < kWidth; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
           }
           if (last_state) {
-            scalar_t* row = static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
+            scalar_t* row =
+                static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
             through_softplus<kOneOrder, scalar_t>(a, rows, grad_dt, dt, grad_bias);
             store_tokens(a, row, channel, rows, [&](int i) { return as_wide<scalar_t>(grad_dt[i]); });
             if (j + 1 == a.count) {
@@ -353,7 +354,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
 
 template <bool kOneOrder, bool kSingle, typename scalar_t>
 void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
+  launch_blocks(
+      backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
 }
 
 template <typename scalar_t>

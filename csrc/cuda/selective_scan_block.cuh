@@ -20,7 +20,9 @@ using Narrow = Pack<scalar_t, kVector<scalar_t>>;
 // base + token · row_bytes in one instruction.
 __device__ __forceinline__ const char* row_address(const void* base, int token, int row_bytes) {
   int64_t address;
-  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(address) : "r"(token), "r"(row_bytes), "l"(reinterpret_cast<int64_t>(base)));
+  asm("mad.wide.s32 %0, %1, %2, %3;"
+      : "=l"(address)
+      : "r"(token), "r"(row_bytes), "l"(reinterpret_cast<int64_t>(base)));
   return reinterpret_cast<const char*>(address);
 }
 
@@ -127,12 +129,12 @@ class ThreadRows {
  public:
   // `tokens` are those of the block's positions.
   __device__ __forceinline__ ThreadRows(const Place& place, const int* tokens)
-      : first_(place.sub * kTokens), positions_(place.positions), tokens_(tokens + first_) {}
+      : first_(place.sub * kTokens),
+        positions_(place.positions),
+        tokens_(tokens + first_) {}
   __device__ __forceinline__ int operator[](int i) const { return kOneOrder ? first_ + i : tokens_[i]; }
   // -1 where there is none.
-  __device__ __forceinline__ int token(int i) const {
-    return kOneOrder || tokens_[i] < positions_ ? tokens_[i] : -1;
-  }
+  __device__ __forceinline__ int token(int i) const { return kOneOrder || tokens_[i] < positions_ ? tokens_[i] : -1; }
 
  private:
   int first_, positions_;
@@ -189,8 +191,7 @@ __device__ __forceinline__ Wide<scalar_t> as_wide(const acc_t<scalar_t> (&values
 // is what such rows hold.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>], const ScanLaunch& a,
-    const Place& place, const scalar_t* tile, const ThreadRows<kOneOrder>& rows,
-    const acc_t<scalar_t>* biases) {
+    const Place& place, const scalar_t* tile, const ThreadRows<kOneOrder>& rows, const acc_t<scalar_t>* biases) {
   using acc = acc_t<scalar_t>;
   auto bias = load_pack<acc, kVector<scalar_t>>(biases, place.lane);
 #pragma unroll

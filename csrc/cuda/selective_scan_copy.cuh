@@ -88,8 +88,8 @@ class Copier {
   }
 
  private:
-  static constexpr int kWidth = 16 / sizeof(scalar_t);           // channels of a piece
-  static constexpr int kPieces = kColumns<scalar_t> / kWidth;    // of a row
+  static constexpr int kWidth = 16 / sizeof(scalar_t);         // channels of a piece
+  static constexpr int kPieces = kColumns<scalar_t> / kWidth;  // of a row
   static constexpr int kCopies = (kTokens * kPieces + kLanes - 1) / kLanes;
   static constexpr int kOutside = -2;
 
@@ -126,7 +126,7 @@ struct Parameters {
 template <typename scalar_t>
 struct Destinations {
   Parameters<scalar_t>* parameters;  // by slot and direction of a step
-  scalar_t *delta;                   // likewise
+  scalar_t* delta;                   // likewise
   scalar_t *u, *grad_y;              // two each, of alternate tiles; no gradient in the forward pass
 };
 
@@ -137,10 +137,14 @@ class Stream {
   // `grad_y` is contiguous, and null in the forward pass.
   __device__ Stream(const ScanLaunch& a, const Place& place, const Copier<kOneOrder, scalar_t>& copier,
       const Destinations<scalar_t>& to, const void* grad_y)
-      : copier_(copier), to_(to), grad_y_(static_cast<const scalar_t*>(grad_y)), tile_(place.first_tile(a)), j_(0) {
+      : copier_(copier),
+        to_(to),
+        grad_y_(static_cast<const scalar_t*>(grad_y)),
+        tile_(place.first_tile(a)),
+        j_(0) {
     const Strides& s = a.p.delta_stride;
     delta_ = static_cast<const scalar_t*>(a.p.delta) + place.batch * s.batch + place.direction(a, 0) * s.group +
-        tile_ * kColumns<scalar_t>;
+             tile_ * kColumns<scalar_t>;
   }
 
   // Starts the next step's copies; with a tile's first direction u comes too, and the gradient of y.
@@ -159,7 +163,8 @@ class Stream {
 #pragma unroll
     for (int i = 0; i < kJoint; ++i) {
       copier_.copy(a, to_.delta + (delta_slot * kJoint + i) * size, delta_, a.p.delta_stride.token, first_channel);
-      Parameters<scalar_t>::copy(a, to_.parameters[parameter_slot * kJoint + i], place.direction(a, j_ + i), first_channel);
+      Parameters<scalar_t>::copy(
+          a, to_.parameters[parameter_slot * kJoint + i], place.direction(a, j_ + i), first_channel);
       delta_ += a.p.delta_stride.group;
     }
     j_ += kJoint;

@@ -37,7 +37,8 @@ struct Exchange {
   // Rows that do not exist change nothing.
   __device__ void clear() {
     Pair<acc>* all = &rows[0][0][0];
-    for (int i = threadIdx.x; i < kSides * kMaxSubchunks * kColumns<scalar_t>; i += blockDim.x) all[i] = {acc(1), acc(0)};
+    for (int i = threadIdx.x; i < kSides * kMaxSubchunks * kColumns<scalar_t>; i += blockDim.x)
+      all[i] = {acc(1), acc(0)};
   }
   // Of one segment, rounded up to those that are in flight at once.
   __device__ static int padded_rows(const ScanLaunch& a) {
@@ -49,7 +50,8 @@ struct Exchange {
     return rank / each * padded_rows(a) + rank % each;
   }
 
-  __device__ __forceinline__ void put(int side, int slot, int lane, const Wide<scalar_t>& decay, const Wide<scalar_t>& state) {
+  __device__ __forceinline__ void put(
+      int side, int slot, int lane, const Wide<scalar_t>& decay, const Wide<scalar_t>& state) {
     Pack<Pair<acc>, kVector<scalar_t>> pairs;
 #pragma unroll
     for (int v = 0; v < kVector<scalar_t>; ++v) pairs.value[v] = {decay.value[v], state.value[v]};
@@ -70,7 +72,8 @@ template <typename Buffers>
 struct Slots {
   int from_left, from_right;
   __device__ Slots(const ScanLaunch& a, const Place& place)
-      : from_left(Buffers::slot(a, place.sub)), from_right(Buffers::slot(a, a.subchunks - 1 - place.sub)) {}
+      : from_left(Buffers::slot(a, place.sub)),
+        from_right(Buffers::slot(a, a.subchunks - 1 - place.sub)) {}
   __device__ __forceinline__ int of(bool reversed) const { return reversed ? from_right : from_left; }
 };
 
@@ -96,7 +99,8 @@ __device__ __forceinline__ unsigned in_block(unsigned address, int rank) {
 }
 #endif
 
-// Before the first exchange; a barrier of the block too. Blocks before sm_90 are never in a cluster: the host sees to it.
+// Before the first exchange; a barrier of the block too. Blocks before sm_90 are never in a cluster: the host sees to
+// it.
 template <typename Buffers>
 __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Buffers& buffers) {
   __syncthreads();
@@ -119,8 +123,8 @@ __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Buffers& bu
 // Called by one warp of each block of a cluster: sends the block's `total` (every lane has its column's) of one side to
 // all, as the `rank`-th of the walk, and waits for theirs.
 template <typename scalar_t, int kSides>
-__device__ __forceinline__ void exchange_blocks(const ScanLaunch& a,
-    Exchange<scalar_t, kSides>& buffers, int turn, int side, int rank, const Pair<acc_t<scalar_t>>& total) {
+__device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, Exchange<scalar_t, kSides>& buffers, int turn,
+    int side, int rank, const Pair<acc_t<scalar_t>>& total) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
   const unsigned own_barrier = shared_address(&buffers.arrived[turn & 1][side]);
@@ -148,8 +152,8 @@ __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a,
 }
 
 // Called by one warp a side, between two barriers of the block: turns what each row of the block adds to the state into
-// what comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null), or
-// direction k + 1. In a launch that only summarises, the block's total goes to the workspace.
+// what comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null),
+// or direction k + 1. In a launch that only summarises, the block's total goes to the workspace.
 template <bool kGradient, typename scalar_t, int kSides>
 __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& place, Exchange<scalar_t, kSides>& buffers,
     int turn, int side, int first_direction, int n, int first_channel, const void* given) {

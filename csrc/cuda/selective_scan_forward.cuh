@@ -11,11 +11,11 @@ template <bool kSingle, int kJoint, typename scalar_t>
 struct ForwardMemory {
   using acc = acc_t<scalar_t>;
   Exchange<scalar_t, kJoint>* exchange;
-  Parameters<scalar_t>* parameters;    // [2][joint]: of this step, of the next
-  scalar_t *delta, *u;                 // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
-  acc* y;                              // a tile, where each direction has its order: the sum so far
-  Weights<acc>* weights;               // [directions][positions]; with many states [2][positions]: this one's, the next's
-  int* tokens;                         // [orders][positions]
+  Parameters<scalar_t>* parameters;  // [2][joint]: of this step, of the next
+  scalar_t *delta, *u;               // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
+  acc* y;                            // a tile, where each direction has its order: the sum so far
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
   size_t bytes;
 
   __host__ __device__ ForwardMemory(const ScanLaunch& a, char* memory) {
@@ -41,9 +41,10 @@ struct Outputs {
 
   // Walks one direction and state from a state of 0, adds to `own`, and returns what the positions do to the state.
   template <bool kReversed, bool kOneOrder>
-  __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>], const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A,
-      const Wide<scalar_t>& skip, const scalar_t* u, const Weights<acc>* weights, const ThreadRows<kOneOrder>& rows,
-      const Place& place, Wide<scalar_t>& decays, Wide<scalar_t>& h) {
+  __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>],
+      const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
+      const scalar_t* u, const Weights<acc>* weights, const ThreadRows<kOneOrder>& rows, const Place& place,
+      Wide<scalar_t>& decays, Wide<scalar_t>& h) {
 #pragma unroll
     for (int v = 0; v < kVector<scalar_t>; ++v) {
       decays.value[v] = acc(1);
@@ -104,7 +105,9 @@ struct Outputs {
 
 // Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
 template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSingle && kJoint == 1 ? 4 : 3)
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
+                                               : kSingle && kJoint == 1 ? 4
+                                                                        : 3)
     forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
@@ -118,7 +121,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
   __syncthreads();
   const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
-  for (int i = 0; i < 2 * kJoint; ++i) copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
+  for (int i = 0; i < 2 * kJoint; ++i)
+    copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
   for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
   Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
   stream.advance(a, place, 0, 0);
@@ -197,8 +201,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 2 : kSing
         y.sum_over_directions(m.y, rows, place.lane, j + 1 == a.count);
       }
       if (a.phase == Phase::kSummarise || j + kJoint < a.count) continue;
-      store_result(a, place, static_cast<scalar_t*>(a.p.y), channel, rows,
-          [&](int i) { return as_wide<scalar_t>(y.own[i]); });
+      store_result(
+          a, place, static_cast<scalar_t*>(a.p.y), channel, rows, [&](int i) { return as_wide<scalar_t>(y.own[i]); });
     }
   }
 }

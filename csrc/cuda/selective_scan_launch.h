@@ -10,8 +10,8 @@
 namespace ssm {
 
 // A thread walks kTokens positions of one or two neighbouring channels; kLanes threads side by side make one row of a
-// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block. A block takes the tiles of
-// one stretch of the sequence one by one.
+// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block. A block takes the tiles
+// of one stretch of the sequence one by one.
 constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
 constexpr int kLanes = 8;
 constexpr int kMaxPositions = 196;

@@ -69,7 +69,8 @@ template <typename scalar_t>
 __global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const __grid_constant__ RowSums sums) {
   using acc = acc_t<scalar_t>;
   __shared__ acc parts[kSumRows][kSumColumns];
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x, columns = sums.columns[blockIdx.y];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x,
+                columns = sums.columns[blockIdx.y];
   const acc* in = static_cast<const acc*>(sums.in[blockIdx.y]);
   acc sum = 0;
   if (column < columns) {
