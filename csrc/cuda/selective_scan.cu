@@ -30,6 +30,18 @@ bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) 
   return fits;
 }
 
+// Positions of a block whose tiles fit its shared memory: kMaxPositions from Ampere's data centre cards on, fewer
+// before. Counted generously: six tiles, a tile of sums, what each direction keeps of its tokens, and what does not
+// grow.
+int64_t positions_that_fit(const SelectiveScanParams& p, int64_t item, int64_t shared_bytes) {
+  constexpr int64_t kFixed = 24 << 10, kRowsOfWarp = 32 / kLanes;
+  const int64_t columns = tile_channels(item), acc = item == 8 ? 8 : 4;
+  const int64_t directions = std::min<int64_t>(p.inner, kMaxAtOnce);
+  const int64_t each = columns * (6 * item + acc) + directions * (5 * acc + static_cast<int64_t>(sizeof(int)));
+  const int64_t step = kTokens * kRowsOfWarp;
+  return std::min<int64_t>(std::max<int64_t>((shared_bytes - kFixed) / each / step, 1) * step, kMaxPositions);
+}
+
 // Everything of a launch but the outputs, the workspace and which directions it takes.
 class Plan {
  public:
@@ -102,7 +114,9 @@ class Plan {
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
     const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
     const bool many_orders = !one_order_;
-    int64_t chunks = ceil_div(p.length, kMaxPositions);
+    const int64_t item = options_.dtype().itemsize();
+    const int64_t positions = positions_that_fit(p, item, static_cast<int64_t>(device->sharedMemPerBlockOptin));
+    int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;
     if (in_cluster_ && chunks > 1) {
       // Powers of two fill the groups of multiprocessors that clusters live in.
