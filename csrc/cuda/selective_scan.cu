@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "../dispatch.h"
@@ -18,16 +19,27 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Whether `width` channels can be read and written at once.
-bool allows_vectors(const SelectiveScanParams& p, const void* grad_y, int64_t item, int width) {
-  bool fits = p.channels % width == 0 && item <= 4;
+// Whether rows of channels start at multiples of 16 bytes, and are as long.
+bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) {
+  const int64_t width = 16 / item;
+  bool fits = p.channels % width == 0;
   for (const Strides& s : {p.u_stride, p.delta_stride}) {
     fits = fits && s.batch % width == 0 && s.group % width == 0 && s.token % width == 0;
   }
-  for (const void* data : {p.u, p.delta, grad_y}) {
-    fits = fits && reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(width * item) == 0;
-  }
+  for (const void* data : {p.u, p.delta, grad_y}) fits = fits && reinterpret_cast<uintptr_t>(data) % 16 == 0;
   return fits;
+}
+
+// Positions of a block whose tiles fit its shared memory: kMaxPositions from Ampere's data centre cards on, fewer
+// before. Counted generously: six tiles, a tile of sums, what each direction keeps of its tokens, and what does not
+// grow.
+int64_t positions_that_fit(const SelectiveScanParams& p, int64_t item, int64_t shared_bytes) {
+  constexpr int64_t kFixed = 24 << 10, kRowsOfWarp = 32 / kLanes;
+  const int64_t columns = tile_channels(item), acc = item == 8 ? 8 : 4;
+  const int64_t directions = std::min<int64_t>(p.inner, kMaxAtOnce);
+  const int64_t each = columns * (6 * item + acc) + directions * (5 * acc + static_cast<int64_t>(sizeof(int)));
+  const int64_t step = kTokens * kRowsOfWarp;
+  return std::min<int64_t>(std::max<int64_t>((shared_bytes - kFixed) / each / step, 1) * step, kMaxPositions);
 }
 
 // Everything of a launch but the outputs, the workspace and which directions it takes.
@@ -47,13 +59,12 @@ class Plan {
     for (int64_t k = 0; k < directions; ++k) {
       if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
     }
-    launch_.vector = allows_vectors(p, grad_y, u.element_size(), 2) ? 2 : 1;
-    // Four channels a thread need fewer instructions, and too many registers for the backward pass or for waiting.
-    const bool wide = grad_y == nullptr && p.length <= kMaxPositions;
-    if (wide && allows_vectors(p, grad_y, u.element_size(), 4)) launch_.vector = 4;
+    launch_.aligned = is_aligned(p, grad_y, u.element_size());
+    launch_.tiles = static_cast<int>(ceil_div(p.channels, tile_channels(u.element_size())));
     launch_.stream = at::cuda::getCurrentCUDAStream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();
+    share_tiles();
   }
 
   const ScanLaunch& launch() const { return launch_; }
@@ -63,7 +74,7 @@ class Plan {
   template <typename Run>
   void for_each_pass(const Run& run) {
     const SelectiveScanParams& p = launch_.p;
-    const bool at_once = one_order_ || (launch_.chunks == 1 && p.inner <= kMaxOrders);
+    const bool at_once = p.inner <= kMaxAtOnce && (one_order_ || launch_.chunks == 1);
     const int64_t passes = at_once ? 1 : p.inner;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     if (passes > 1) {
@@ -103,13 +114,15 @@ class Plan {
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
     const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
     const bool many_orders = !one_order_;
-    int64_t chunks = ceil_div(p.length, kMaxPositions);
+    const int64_t item = options_.dtype().itemsize();
+    const int64_t positions = positions_that_fit(p, item, static_cast<int64_t>(device->sharedMemPerBlockOptin));
+    int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;
     if (in_cluster_ && chunks > 1) {
       // Powers of two fill the groups of multiprocessors that clusters live in.
       while (chunks & (chunks - 1)) ++chunks;
     }
-    const int64_t blocks = p.batch * p.groups * channel_tiles(p, launch_.vector);
+    const int64_t blocks = p.batch * p.groups * launch_.tiles;
     // Few samples: more and smaller blocks for one sequence, down to one warp's worth of positions.
     while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
            2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
@@ -118,6 +131,24 @@ class Plan {
     const int64_t rows_of_warp = 32 / kLanes;
     launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), rows_of_warp) * rows_of_warp);
     launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
+  }
+
+  // How many tiles of channels a block takes one after another: as few waves of blocks as possible, and few starts,
+  // each of which costs about as much as a tile.
+  void share_tiles() {
+    const SelectiveScanParams& p = launch_.p;
+    const int64_t warps = kLanes * launch_.subchunks / 32;
+    const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
+                             std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
+    int64_t best = std::numeric_limits<int64_t>::max();
+    launch_.tiles_each = 1;
+    for (int64_t each = 1; each <= launch_.tiles; ++each) {
+      const int64_t blocks = p.batch * p.groups * launch_.chunks * ceil_div(launch_.tiles, each);
+      const int64_t cost = ceil_div(blocks, resident) * (each + 1);
+      if (cost > best) continue;
+      best = cost;
+      launch_.tiles_each = static_cast<int>(each);
+    }
   }
 
   at::TensorOptions options_;
@@ -169,8 +200,8 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   if (plan.needs_workspace()) plan.make_workspace(true);
 
   // Sums over blocks of channels, and over samples and chunks, go through one partial sum each: no atomics.
-  const int64_t tiles = channel_tiles(p, plan.launch().vector), chunks = plan.launch().chunks;
-  at::Tensor partial_B = at::empty({tiles, p.batch, K, p.length, p.states}, A.options());
+  const int64_t splits = channel_splits(plan.launch()), chunks = plan.launch().chunks;
+  at::Tensor partial_B = at::empty({splits, p.batch, K, p.length, p.states}, A.options());
   at::Tensor partial_C = at::empty_like(partial_B);
   at::Tensor partial_A = at::empty({chunks * p.batch, K, p.channels, p.states}, A.options());
   at::Tensor partial_D = at::empty({chunks * p.batch, K, p.channels}, A.options());
@@ -198,15 +229,14 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
       }
       launch_backward<scalar_t>(launch, g);
     });
-    const auto sum = [&](auto zero, const at::Tensor& partial, const at::Tensor& total) {
-      launch_sum_rows<decltype(zero)>(
-          partial.const_data_ptr(), total.data_ptr(), partial.size(0), total.numel(), plan.launch().stream);
-    };
-    sum(scalar_t(0), partial_B, grad_B);
-    sum(scalar_t(0), partial_C, grad_C);
-    sum(acc(0), partial_A, grad_A);
-    sum(acc(0), partial_D, grad_D);
-    sum(acc(0), partial_bias, grad_bias);
+    const int64_t weights = grad_B.numel(), channels = grad_D.numel();
+    const RowSums over_channels{{partial_B.const_data_ptr(), partial_C.const_data_ptr()},
+        {grad_B.data_ptr(), grad_C.data_ptr()}, {weights, weights}, 2, splits};
+    const RowSums over_samples{{partial_A.const_data_ptr(), partial_D.const_data_ptr(), partial_bias.const_data_ptr()},
+        {grad_A.data_ptr(), grad_D.data_ptr(), grad_bias.data_ptr()}, {grad_A.numel(), channels, channels}, 3,
+        chunks * p.batch};
+    launch_sum_rows<scalar_t>(over_channels, plan.launch().stream);
+    launch_sum_rows<acc>(over_samples, plan.launch().stream);
   });
   return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
 }

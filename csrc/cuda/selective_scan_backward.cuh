@@ -3,370 +3,368 @@
 #pragma once
 
 #include "selective_scan_configure.cuh"
+#include "selective_scan_copy.cuh"
 #include "selective_scan_exchange.cuh"
 
 namespace ssm {
 
 enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
 
-template <typename acc, int kVector>
-struct BackwardShared {
-  ExchangeBuffers<acc, kVector, 2> exchange;
-  Weights<acc> weights[3][kMaxPositions];
-  acc parameters[kParameterGradients][kMaxWarps][kLanes * kVector];  // read before, written after an exchange's barrier
-  // Followed by acc u[positions][kLanes * kVector], grad_y[the same], grad_u[the same], int tokens[orders][positions].
+// Sums over the lanes of a row of B's and C's gradients, for every position of the thread. Each step halves what a lane
+// holds: it gives the other half to its neighbour, and gets the neighbour's of its own.
+struct RowSum {
+  static constexpr int kEach = 2;  // positions that one lane ends up with the sums of
+  static_assert(kLanes == 8 && kTokens <= 8, "three halvings, of two times eight sums");
+  int lane;
 
-  static size_t bytes(const ScanLaunch& a) {
-    const size_t positions = static_cast<size_t>(a.subchunks) * kTokens;
-    const size_t orders = a.one_order ? 1 : a.count;
-    return sizeof(BackwardShared) + positions * (3 * kLanes * kVector * sizeof(acc) + orders * sizeof(int));
+  __device__ bool of_C() const { return lane & 1; }
+  __device__ int first_position() const { return (lane & 2) * 2 + (lane & 4) / 2; }
+
+  template <typename acc>
+  __device__ __forceinline__ acc halve(int offset, acc low, acc high) const {
+    const bool upper = lane & offset;
+    return (upper ? high : low) + __shfl_xor_sync(kFullWarp, upper ? low : high, offset);
+  }
+  // From one[position] = halve(1, B's, C's).
+  template <typename acc>
+  __device__ __forceinline__ void finish(const acc (&one)[kTokens], acc (&sum)[kEach]) const {
+    acc two[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) two[i] = halve(2, one[i], i + 4 < kTokens ? one[i + 4] : acc(0));
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) sum[i] = halve(4, two[i], two[i + 2]);
   }
 };
 
-// Turns the thread's summaries into h as it comes in at its first step, and μ as it comes in at its last; false where
-// the launch summarises.
-template <int kVector, typename acc>
-__device__ __forceinline__ bool incoming_pair(const ScanLaunch& a, const Place<kVector>& place,
-    ExchangeBuffers<acc, kVector, 2>& buffers, int turn, int k, int n, bool reversed, const acc* grad_last_state,
-    Pair<acc> (&left)[kVector], Pair<acc> (&right)[kVector], acc (&h)[kVector], acc (&mu)[kVector]) {
-  auto& warp = buffers.warp[turn & 1];
-  auto& block = buffers.block[turn & 1];
-  const bool in_cluster = a.phase == Phase::kWhole && a.chunks > 1;
-  Pair<acc> total[kVector];
-  scan_warp<false>(left, warp[0], place);
-  scan_warp<true>(right, warp[1], place);
-  if (in_cluster && threadIdx.x == 0) expect_from_cluster(a, buffers, turn);
-  __syncthreads();
-  const int64_t at = place.in_workspace(a, k, n);
-  const bool writes_summary = a.phase == Phase::kSummarise && place.inside && threadIdx.x % 32 < kLanes;
-  if (scan_block<false>(left, total, warp[0], place)) {
-    if (in_cluster) send_to_cluster(a, place, block[0], &buffers.arrived[turn & 1], total);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      if (!writes_summary) break;
-      static_cast<acc*>(a.chunk_decay)[at + v] = total[v].decay;
-      static_cast<acc*>(a.chunk_state)[at + v] = total[v].state;
-    }
-  }
-  if (scan_block<true>(right, total, warp[1], place)) {
-    if (in_cluster) send_to_cluster(a, place, block[1], &buffers.arrived[turn & 1], total);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      if (writes_summary) static_cast<acc*>(a.chunk_gradient)[at + v] = total[v].state;
-    }
-  }
-  if (a.phase == Phase::kSummarise) return false;
-  acc from_left[kVector] = {}, from_right[kVector] = {};
-  if (a.phase == Phase::kApply) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      from_left[v] = static_cast<const acc*>(a.state_before)[at + v];
-      from_right[v] = static_cast<const acc*>(a.gradient_after)[at + v];
-    }
-  } else {
-    if (grad_last_state != nullptr) {
-      const int64_t row = place.sequence(a, k) * a.p.channels + place.channel;
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) from_right[v] = grad_last_state[(row + v) * a.p.states + n];
-    }
-    if (in_cluster) {
-      wait_for_cluster(buffers, turn);
-      scan_cluster<false>(from_left, block[0], a, reversed, place);
-      scan_cluster<true>(from_right, block[1], a, reversed, place);
-    }
-  }
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) {
-    h[v] = left[v].decay * from_left[v] + left[v].state;
-    mu[v] = right[v].decay * from_right[v] + right[v].state;
-  }
-  return true;
-}
+template <bool kSingle, typename scalar_t>
+struct BackwardMemory {
+  using acc = acc_t<scalar_t>;
+  using Row = acc[kColumns<scalar_t>];
+  Exchange<scalar_t, 2>* exchange;
+  Parameters<scalar_t>* parameters;  // [2]: of this step, of the next
+  scalar_t *delta, *u, *grad_y;      // tiles; of u and the gradient of y two, this one's and the next's
+  acc* grad_u;                       // a tile: the sum over directions so far
+  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
+  acc* weight_sums;                  // [directions][RowSum::kEach][threads]: over the tiles so far; with one state
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
+  size_t bytes;
 
-// Sums over the lanes of a row: even lanes return that of `first`, odd ones that of `second`.
-template <typename acc>
-__device__ __forceinline__ acc sum_two_of_row(acc first, acc second) {
-  const bool odd = threadIdx.x % 2 == 1;
-  acc sum = (odd ? second : first) + __shfl_xor_sync(kFullWarp, odd ? first : second, 1);
-#pragma unroll
-  for (int offset = 2; offset < kLanes; offset *= 2) sum += __shfl_xor_sync(kFullWarp, sum, offset);
-  return sum;
-}
+  __host__ __device__ BackwardMemory(const ScanLaunch& a, char* memory) {
+    Carver carver(memory);
+    const int positions = a.subchunks * kTokens;
+    exchange = carver.take<Exchange<scalar_t, 2>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2);
+    delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
+    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
+    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
+    weight_sums = carver.take<acc>(kSingle ? a.count * RowSum::kEach * kLanes * a.subchunks : 0);
+    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
+    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
+    bytes = carver.bytes();
+  }
+};
 
-// A warp's sum of a parameter's gradient into shared memory.
-template <int kVector, typename acc>
-__device__ __forceinline__ void sum_over_warp(
-    acc (&value)[kVector], acc (*sums)[kLanes * kVector], const Place<kVector>& place) {
+// What a lane has the sums of, to its block's row of the partial gradients. No other thread touches them there.
+template <typename scalar_t>
+__device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
+    const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[RowSum::kEach]) {
+  using acc = acc_t<scalar_t>;
+  const RowSum own{place.lane};
+  const int64_t row = static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k);
+  acc* to = static_cast<acc*>(own.of_C() ? g.grad_C : g.grad_B) + row * a.p.length * a.p.states + n;
 #pragma unroll
-  for (int v = 0; v < kVector; ++v) {
-#pragma unroll
-    for (int offset = kLanes; offset < 32; offset *= 2) value[v] += __shfl_xor_sync(kFullWarp, value[v], offset);
-    if (threadIdx.x % 32 < kLanes) sums[place.warp][place.lane * kVector + v] = value[v];
+  for (int i = 0; i < RowSum::kEach; ++i) {
+    const int position = own.first_position() + i;
+    if (position >= kTokens) continue;
+    const int token = tokens[place.sub * kTokens + position];
+    if (!is_token(a, token)) continue;
+    acc* at = to + token * a.p.states;
+    const acc value = sum[i] * (own.of_C() ? acc(1) : kUnit<scalar_t>);
+    *at = add ? *at + value : value;
   }
 }
 
-template <int kVector, typename acc>
-__device__ __forceinline__ void write_parameters(const ScanLaunch& a, const SelectiveScanGradients& g,
-    const Place<kVector>& place, const acc (*sums)[kMaxWarps][kLanes * kVector], int k, int n) {
-  const int column = threadIdx.x;
-  const int64_t channel = static_cast<int64_t>(place.tile) * kLanes * kVector + column;
-  if (column >= kLanes * kVector || channel >= a.p.channels) return;
-  acc total[kParameterGradients] = {};
-  for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) {
+// Called by a warp after a barrier: one parameter's sums over the block's rows, to the block's row of the partial
+// gradients.
+template <typename scalar_t>
+__device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
+    const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kSegments = 32 / kColumns<scalar_t>;
+  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
+  acc total = 0;
+#pragma unroll kTogether
+  for (int r = segment; r < a.subchunks; r += kSegments) total += sums[which * kMaxSubchunks + r][column];
 #pragma unroll
-    for (int i = 0; i < kParameterGradients; ++i) total[i] += sums[i][w][column];
-  }
+  for (int offset = kColumns<scalar_t>; offset < 32; offset *= 2) total += __shfl_xor_sync(kFullWarp, total, offset);
+  const int channel = first_channel + column;
+  if (segment > 0 || channel >= a.p.channels) return;
   const int64_t K = a.p.groups * a.p.inner;
   const int64_t row = ((place.chunk * a.p.batch + place.batch) * K + k) * a.p.channels + channel;
-  static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total[kGradA];
-  if (n == 0) static_cast<acc*>(g.grad_D)[row] = total[kGradD];
-  if (n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total[kGradBias];
+  if (which == kGradA) static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total * kUnit<scalar_t>;
+  if (which == kGradD && n == 0) static_cast<acc*>(g.grad_D)[row] = total;
+  if (which == kGradBias && n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total;
 }
 
-// The gradient of delta, through softplus, and its sum over the tokens.
-template <typename scalar_t, int kVector>
-__device__ __forceinline__ void write_grad_delta(const ScanLaunch& a, const SelectiveScanGradients& g,
-    const Place<kVector>& place, const acc_t<scalar_t> (&grad_dt)[kTokens][kVector],
-    const acc_t<scalar_t> (&dt)[kTokens][kVector], acc_t<scalar_t> (&grad_bias)[kVector], const int* tokens, int k) {
+// One thread's positions of one direction and state: what it keeps between its two walks.
+template <bool kOneOrder, typename scalar_t>
+struct Positions {
   using acc = acc_t<scalar_t>;
-  char* rows = reinterpret_cast<char*>(
-      static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * a.p.length * a.p.channels + place.channel);
-  const int stride = static_cast<int>(a.p.channels * sizeof(scalar_t));
-#pragma unroll
-  for (int i = 0; i < kTokens; ++i) {
-    Pack<scalar_t, kVector> narrow;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      // Where there is no token, Δ was set to 0, and so is its slope.
-      const acc slope = a.p.delta_softplus ? softplus_slope(dt[i][v]) : acc(tokens[i] >= 0);
-      const acc gradient = grad_dt[i][v] * slope;
-      grad_bias[v] += gradient;
-      narrow.value[v] = static_cast<scalar_t>(gradient);
-    }
-    if (tokens[i] < 0 || !place.inside) continue;
-    *reinterpret_cast<Pack<scalar_t, kVector>*>(rows + static_cast<int64_t>(tokens[i]) * stride) = narrow;
-  }
-}
-
-// One thread's positions of one direction and state. Arrays go by position, `tokens` and `weights` start at the first.
-template <bool kOneOrder, typename acc, int kVector>
-struct BackwardSteps {
-  using Wide = Pack<acc, kVector>;
-  const acc (&dt)[kTokens][kVector];
-  const acc (&rate)[kVector];
+  using Tile = acc[kTokens][kVector<scalar_t>];
+  const Place& place;
+  const ThreadRows<kOneOrder>& rows;
+  const scalar_t *u, *grad_y;
   const Weights<acc>* weights;
-  const int* tokens;
-  const Wide *u, *grad_y;
-  Wide* grad_u;
-  int base, lane;
+  const Wide<scalar_t>& rate;
+  Tile &dt, &before, &reach;  // Δ; a step's decayed state, had it come in as 0; what is left of what comes in after it
 
-  __device__ __forceinline__ int row(int position) const {
-    return (kOneOrder ? base + position : max(tokens[position], 0)) * kLanes + lane;
-  }
-
-  // What these steps do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
+  // What the positions do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
   template <bool kReversed>
-  __device__ __forceinline__ void summarise(acc (&h)[kVector], acc (&mu)[kVector]) const {
-    acc reach[kVector];
+  __device__ __forceinline__ void summarise(Wide<scalar_t>& decays, Wide<scalar_t>& h, Wide<scalar_t>& mu) const {
+    decays = h = mu = {};
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) reach[v] = acc(1);
+    for (int v = 0; v < kVector<scalar_t>; ++v) decays.value[v] = acc(1);
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       const int position = walked<kReversed>(i);
-      const Wide x = u[row(position)], gy = grad_y[row(position)];
-      const Weights<acc> w = weights[position];
+      const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
+      const Weights<acc> w = weights[place.sub * kTokens + position];
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const acc step = dt[position][v], factor = exponential_scaled(step * rate[v]);
-        h[v] = factor * h[v] + step * x.value[v] * w.B;
-        reach[v] *= factor;
-        mu[v] += reach[v] * (gy.value[v] * w.C);
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], factor = decay(step * rate.value[v]);
+        before[position][v] = factor * h.value[v];
+        h.value[v] = before[position][v] + step * x.value[v] * w.B;
+        decays.value[v] *= factor;
+        reach[position][v] = decays.value[v];
+        mu.value[v] += decays.value[v] * (gy.value[v] * w.C);
       }
     }
   }
 
-  // h before each step; `h` ends as the state after the last.
+  // The walk back, from μ as it comes in; `h` is the state as it came in. `before` becomes the gradient of Δ.
+  // B's and C's go to `weight_sums`, u's are added to the tile `grad_u`.
   template <bool kReversed>
-  __device__ __forceinline__ void states(acc (&before)[kTokens][kVector], acc (&h)[kVector]) const {
-#pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const int position = walked<kReversed>(i);
-      const Wide x = u[row(position)];
-      const acc B = weights[position].B;
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const acc step = dt[position][v];
-        before[position][v] = h[v];
-        h[v] = exponential_scaled(step * rate[v]) * h[v] + step * x.value[v] * B;
-      }
-    }
-  }
-
-  // The walk back. `before` becomes the gradient of Δ; B's and C's gradients go to `to_weights`, rows of N: lane 0
-  // has B's, lane 1 C's.
-  template <bool kReversed>
-  __device__ __forceinline__ void gradients(acc (&before)[kTokens][kVector], acc (&h)[kVector], acc (&mu)[kVector],
-      acc (&grad_A)[kVector], acc (&grad_D)[kVector], const acc (&skip)[kVector], bool first, acc* to_weights,
-      int states) const {
+  __device__ __forceinline__ void differentiate(const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
+      const Wide<scalar_t>& h, Wide<scalar_t>& mu, Wide<scalar_t>& grad_A, Wide<scalar_t>& grad_D,
+      acc (&weight_sums)[kTokens], Wide<scalar_t>* grad_u) const {
 #pragma unroll
     for (int i = kTokens - 1; i >= 0; --i) {
       const int position = walked<kReversed>(i);
-      const int token = tokens[position];
-      const Wide x = u[row(position)], gy = grad_y[row(position)];
-      const Weights<acc> w = weights[position];
+      const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
+      const Weights<acc> w = weights[place.sub * kTokens + position];
       acc for_B = 0, for_C = 0;
-      Wide out = {};
-      if (!first && (kOneOrder || token >= 0)) out = grad_u[row(position)];
+      Wide<scalar_t>& to_u = grad_u[rows[position] * kLanes + place.lane];
+      Wide<scalar_t> out = to_u;
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const acc step = dt[position][v];
-        const acc lambda = w.C * gy.value[v] + mu[v];
-        const acc drive = lambda * step;
-        mu[v] = exponential_scaled(step * rate[v]) * lambda;
-        const acc exponent = mu[v] * before[position][v];
-        for_B += drive * x.value[v];
-        for_C += gy.value[v] * h[v];
-        out.value[v] += drive * w.B + skip[v] * gy.value[v];
-        if (kOneOrder || token >= 0) grad_D[v] += gy.value[v] * x.value[v];
-        grad_A[v] += exponent * step;
-        h[v] = before[position][v];
-        before[position][v] = exponent * (rate[v] * (acc(1) / exponent_scale(acc(0)))) + lambda * w.B * x.value[v];
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], g = gy.value[v];
+        const acc lambda = w.C * g + mu.value[v];
+        const acc decayed = reach[position][v] * h.value[v] + before[position][v];
+        const acc exponent = lambda * decayed, drive = step * x.value[v], weighted = lambda * w.B;
+        mu.value[v] = decay(step * rate.value[v]) * lambda;
+        for_B += lambda * drive;
+        for_C += g * (drive * w.B + decayed);
+        out.value[v] += skip.value[v] * g;
+        out.value[v] += weighted * step;
+        grad_D.value[v] += g * x.value[v];
+        grad_A.value[v] += exponent * step;
+        before[position][v] = exponent * (A.value[v] * kUnit<scalar_t>)+weighted * x.value[v];
       }
-      const acc sum = sum_two_of_row(for_B, for_C);
-      if (token < 0) continue;
-      grad_u[row(position)] = out;
-      if (lane < 2) to_weights[static_cast<int64_t>(token) * states] = sum;
+      weight_sums[position] = RowSum{place.lane}.halve(1, for_B, for_C);
+      if (kOneOrder || rows.token(position) >= 0) to_u = out;
     }
   }
 };
 
-template <bool kOneOrder, bool kSingle, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kSingle ? 3 : 2)
-    backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
+// From the gradient of Δ to that of delta, through softplus, and its sum over the tokens.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ void through_softplus(const ScanLaunch& a, const ThreadRows<kOneOrder>& rows,
+    acc_t<scalar_t> (&gradient)[kTokens][kVector<scalar_t>], const acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>],
+    Wide<scalar_t>& sum) {
   using acc = acc_t<scalar_t>;
-  using Wide = Pack<acc, kVector>;
-  // Whether registers allow to fetch the next direction's Δ while this one is worked on.
-  constexpr bool kPrefetch = sizeof(scalar_t) * kVector <= 8;
-  extern __shared__ __align__(16) char memory[];
-  auto& shared = *reinterpret_cast<BackwardShared<acc, kVector>*>(memory);
-  const Place<kVector> place(a);
-  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
-  const int tile_size = place.positions * kLanes * kVector;
-  acc* u_tile = reinterpret_cast<acc*>(memory + sizeof(shared));
-  acc* grad_y_tile = u_tile + tile_size;
-  acc* grad_u_tile = grad_y_tile + tile_size;
-  int* all_tokens = reinterpret_cast<int*>(grad_u_tile + tile_size);
-  const int states = kSingle ? 1 : static_cast<int>(a.p.states);
-
-  const int k0 = place.direction(a, 0);
-  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
-  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
-  Pack<scalar_t, kVector> raw[kTokens];
-  load_delta(raw, a, place, all_tokens, k0);
-  load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
-      a.p.u_stride.token, all_tokens, full);
-  const Strides contiguous{a.p.groups * a.p.length * a.p.channels, a.p.length * a.p.channels, a.p.channels, 1};
-  load_tile<kOneOrder, scalar_t>(a, place, grad_y_tile, thread_row<scalar_t>(g.grad_y, contiguous, place, place.group),
-      a.p.channels, all_tokens, full);
-  store_weights(shared.weights[0], next, place);
-  start_exchanges(a, shared.exchange);
-
-  int turn = 0, buffer = 0;
-  for (int j = 0; j < a.count; ++j) {
-    const int k = place.direction(a, j);
-    const bool reversed = is_reversed(a, k), last_direction = j + 1 == a.count;
-    const int base = place.base(reversed);
-    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
-    const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
-    acc dt[kTokens][kVector], total[kVector], grad_dt[kTokens][kVector];
-    if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
-    time_steps(dt, total, raw, a, place, tokens + base, k, full);
-    if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
-
-    for (int n = 0; n < states; ++n, ++turn) {
-      const bool last_state = n + 1 == states, last = last_state && last_direction;
-      if (!last) {
-        const int next_k = last_state ? k + 1 : k, next_n = last_state ? 0 : n + 1;
-        next = load_weights<scalar_t>(a, place, last_state ? next_tokens : tokens, next_k, next_n);
-      }
-      acc rate[kVector], skip[kVector] = {}, h[kVector] = {}, mu[kVector] = {};
-      Pair<acc> left[kVector], right[kVector];
+  // Where there is no token, Δ was set to 0, and so is its slope.
+  if (a.p.delta_softplus) {
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
-        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
-        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
-      }
-      const BackwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
-          reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<const Wide*>(grad_y_tile),
-          reinterpret_cast<Wide*>(grad_u_tile), base, place.lane};
-      if (reversed) {
-        steps.template summarise<true>(h, mu);
-      } else {
-        steps.template summarise<false>(h, mu);
-      }
+    for (int i = 0; i < kTokens; ++i) {
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const acc decay = exponential_scaled(rate[v] * total[v]);
-        left[v] = {decay, h[v]};
-        right[v] = {decay, mu[v]};
-      }
-      buffer = buffer == 2 ? 0 : buffer + 1;
-      if (!last) store_weights(shared.weights[buffer], next, place);
-      const acc* grad_last_state = static_cast<const acc*>(g.grad_last_state);
-      if (!incoming_pair(a, place, shared.exchange, turn, k, n, reversed, grad_last_state, left, right, h, mu)) {
-        continue;
-      }
-
-      acc before[kTokens][kVector], grad_A[kVector] = {}, grad_D[kVector] = {}, grad_bias[kVector] = {};
-      const int64_t first_row =
-          (static_cast<int64_t>(place.tile) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k)) * a.p.length *
-              states +
-          n;
-      acc* to_weights = static_cast<acc*>(place.lane == 0 ? g.grad_B : g.grad_C) + first_row;
-      if (reversed) {
-        steps.template states<true>(before, h);
-        steps.template gradients<true>(before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
-      } else {
-        steps.template states<false>(before, h);
-        steps.template gradients<false>(before, h, mu, grad_A, grad_D, skip, j == 0 && n == 0, to_weights, states);
-      }
+      for (int v = 0; v < kVector<scalar_t>; ++v) gradient[i][v] *= softplus_slope<scalar_t>(dt[i][v]);
+    }
+  } else {
 #pragma unroll
-      for (int i = 0; i < kTokens; ++i) {
+    for (int i = 0; i < kTokens; ++i) {
+      const acc slope = rows.token(i) >= 0 ? acc(1) / kUnit<scalar_t> : acc(0);
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
-      }
-      if (last_state) write_grad_delta<scalar_t>(a, g, place, grad_dt, dt, grad_bias, tokens + base, k);
-      auto& sums = shared.parameters;
-      sum_over_warp(grad_A, sums[kGradA], place);
-      sum_over_warp(grad_D, sums[kGradD], place);
-      sum_over_warp(grad_bias, sums[kGradBias], place);
-      __syncthreads();
-      write_parameters(a, g, place, sums, k, n);
+      for (int v = 0; v < kVector<scalar_t>; ++v) gradient[i][v] *= slope;
     }
   }
-  if (a.phase == Phase::kSummarise) return;
-  write_result<kOneOrder, scalar_t>(a, place, grad_u_tile, all_tokens, g.grad_u);
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) sum.value[v] += gradient[i][v];
+  }
 }
 
-template <bool kOneOrder, typename scalar_t, int kVector>
-void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  const size_t bytes = BackwardShared<acc_t<scalar_t>, kVector>::bytes(a);
-  if (a.p.states == 1) {
-    launch_blocks(backward_kernel<kOneOrder, true, scalar_t, kVector>, a, bytes, g);
-  } else {
-    launch_blocks(backward_kernel<kOneOrder, false, scalar_t, kVector>, a, bytes, g);
+template <bool kOneOrder, bool kSingle, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
+    backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kWidth = kVector<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  const Place place(a);
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
+  const BackwardMemory<kSingle, scalar_t> m(a, memory);
+  const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
+  const int64_t length = a.p.length;
+
+  stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
+  __syncthreads();
+  const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
+  copier.fill_missing(place, m.delta, static_cast<scalar_t>(-INFINITY));
+  for (int i = 0; i < 2; ++i) {
+    copier.fill_missing(place, m.u + i * tile_size<scalar_t>(place.positions), scalar_t(0));
+    copier.fill_missing(place, m.grad_y + i * tile_size<scalar_t>(place.positions), scalar_t(0));
   }
+  for (int i = threadIdx.x; i < tile_size<scalar_t>(place.positions); i += blockDim.x) m.grad_u[i] = acc(0);
+  Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
+  stream.advance(a, place, 0, 0);
+  for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
+    const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
+    const int k = place.direction(a, j);
+    store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
+  }
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, 2>> slots(a, place);
+  wait_for_copies();
+  start_exchanges(a, *m.exchange);
+
+  int turn = 0, step = 0, scanning_warp = 0;
+  for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
+    const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
+    const int tile_at = (tile & 1) * tile_size<scalar_t>(place.positions);
+    for (int j = 0; j < a.count; ++j, ++step) {
+      const int k = place.direction(a, j);
+      const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
+      const ThreadRows<kOneOrder> rows(place, tokens);
+      const Parameters<scalar_t>& parameters = m.parameters[step & 1];
+      acc dt[kTokens][kWidth], grad_dt[kTokens][kWidth];
+      time_steps(dt, a, place, m.delta, rows, parameters.bias);
+      auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+      auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
+
+      for (int n = 0; n < states; ++n, ++turn) {
+        const bool last_state = n + 1 == states;
+        Weights<acc> next_weights;
+        if constexpr (!kSingle) {
+          // B and C of the next state, or the next direction's first, or the next tile's.
+          const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
+          next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
+              place.direction(a, next_direction), last_state ? 0 : n + 1);
+        }
+        if (n > 0) {
+          skip = {};
+          A = load_decay_rates<scalar_t>(a, k, n, channel);
+        }
+        Wide<scalar_t> rate, decays, h, mu, grad_A = {}, grad_D = {}, grad_bias = {};
+#pragma unroll
+        for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
+        acc before[kTokens][kWidth], reach[kTokens][kWidth];
+        const Positions<kOneOrder, scalar_t> positions{place, rows, m.u + tile_at, m.grad_y + tile_at,
+            m.weights + (kSingle ? j : turn & 1) * place.positions, rate, dt, before, reach};
+        const bool reversed = is_reversed(a, k);
+        if (reversed) {
+          positions.template summarise<true>(decays, h, mu);
+        } else {
+          positions.template summarise<false>(decays, h, mu);
+        }
+        m.exchange->put(0, slots.of(reversed), place.lane, decays, h);
+        m.exchange->put(1, slots.of(!reversed), place.lane, decays, mu);
+        __syncthreads();
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) {
+            scan_rows<true>(a, place, *m.exchange, turn, side, k, n, first_channel, g.grad_last_state);
+          }
+        }
+        if (last_state) stream.advance(a, place, step + 1 & 1, 0);
+        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
+        __syncthreads();
+        scanning_warp = next_warp(scanning_warp);
+        if (a.phase != Phase::kSummarise) {
+          h = m.exchange->get(0, slots.of(reversed), place.lane);
+          mu = m.exchange->get(1, slots.of(!reversed), place.lane);
+          // Decays are computed again: kept, they would cost a third of the blocks that fit.
+#pragma unroll
+          for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
+          acc weight_sums[kTokens], sum[RowSum::kEach];
+          auto* grad_u = reinterpret_cast<Wide<scalar_t>*>(m.grad_u);
+          if (reversed) {
+            positions.template differentiate<true>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
+          } else {
+            positions.template differentiate<false>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
+          }
+#pragma unroll
+          for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+            for (int v = 0; v < kWidth; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
+          }
+          if (last_state) {
+            scalar_t* row =
+                static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
+            through_softplus<kOneOrder, scalar_t>(a, rows, grad_dt, dt, grad_bias);
+            store_tokens(a, row, channel, rows, [&](int i) { return as_wide<scalar_t>(grad_dt[i]); });
+            if (j + 1 == a.count) {
+              store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
+                auto& sum = grad_u[rows[i] * kLanes + place.lane];
+                const Wide<scalar_t> total = sum;
+                sum = {};  // for the next tile
+                return total;
+              });
+            }
+          }
+          RowSum{place.lane}.finish(weight_sums, sum);
+          const bool first_tile = tile == place.first_tile(a);
+          if constexpr (kSingle) {
+            acc* kept = m.weight_sums + j * RowSum::kEach * blockDim.x + threadIdx.x;
+#pragma unroll
+            for (int i = 0; i < RowSum::kEach; ++i) {
+              if (!first_tile) sum[i] += kept[i * blockDim.x];
+              kept[i * blockDim.x] = sum[i];
+            }
+          }
+          if (!kSingle || tile + 1 == place.end_tile(a)) {
+            add_to_weights<scalar_t>(a, g, place, tokens, k, n, !kSingle && !first_tile, sum);
+          }
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxSubchunks + place.sub])[place.lane] = grad_A;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxSubchunks + place.sub])[place.lane] = grad_D;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxSubchunks + place.sub])[place.lane] = grad_bias;
+        }
+        wait_for_copies();
+        __syncthreads();
+        if (a.phase == Phase::kSummarise) continue;
+        for (int i = place.warp; i < kParameterGradients; i += warps) {
+          write_parameter<scalar_t>(a, g, place, i, m.sums, k, n, first_channel);
+        }
+      }
+    }
+  }
+}
+
+template <bool kOneOrder, bool kSingle, typename scalar_t>
+void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
+  launch_blocks(
+      backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
 }
 
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 2) {
-      return a.one_order ? launch_backward_as<true, scalar_t, 2>(a, g) : launch_backward_as<false, scalar_t, 2>(a, g);
-    }
+  if (a.p.states == 1) {
+    a.one_order ? launch_backward_as<true, true, scalar_t>(a, g) : launch_backward_as<false, true, scalar_t>(a, g);
+  } else {
+    a.one_order ? launch_backward_as<true, false, scalar_t>(a, g) : launch_backward_as<false, false, scalar_t>(a, g);
   }
-  a.one_order ? launch_backward_as<true, scalar_t, 1>(a, g) : launch_backward_as<false, scalar_t, 1>(a, g);
 }
 
 }  // namespace ssm

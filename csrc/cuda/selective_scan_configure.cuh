@@ -10,7 +10,7 @@ namespace ssm {
 template <typename... Arguments>
 void launch_blocks(
     void (*kernel)(ScanLaunch, Arguments...), const ScanLaunch& a, size_t shared_bytes, const Arguments&... arguments) {
-  const int64_t columns = channel_tiles(a.p, a.vector) * a.chunks, rows = a.p.batch * a.p.groups;
+  const int64_t columns = channel_splits(a) * a.chunks, rows = a.p.batch * a.p.groups;
   if (columns == 0 || rows == 0) return;
   // Rows beyond what one dimension of a grid holds go to the next; blocks past the end leave at once.
   const int64_t layers = (rows + kMaxRowsY - 1) / kMaxRowsY;

@@ -2,215 +2,226 @@
 #pragma once
 
 #include "selective_scan_configure.cuh"
+#include "selective_scan_copy.cuh"
 #include "selective_scan_exchange.cuh"
 
 namespace ssm {
 
-template <typename acc, int kVector>
-struct ForwardShared {
-  ExchangeBuffers<acc, kVector, 1> exchange;
-  Weights<acc> weights[3][kMaxPositions];  // of this exchange, the next, and one that slow threads may still read
-  // Followed by acc u[positions][kLanes * kVector], y[the same], int tokens[orders][positions].
+template <bool kSingle, int kJoint, typename scalar_t>
+struct ForwardMemory {
+  using acc = acc_t<scalar_t>;
+  Exchange<scalar_t, kJoint>* exchange;
+  Parameters<scalar_t>* parameters;  // [2][joint]: of this step, of the next
+  scalar_t *delta, *u;               // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
+  acc* y;                            // a tile, where each direction has its order: the sum so far
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
+  size_t bytes;
 
-  static size_t bytes(const ScanLaunch& a) {
-    const size_t positions = static_cast<size_t>(a.subchunks) * kTokens;
-    const size_t orders = a.one_order ? 1 : a.count;
-    return sizeof(ForwardShared) + positions * (2 * kLanes * kVector * sizeof(acc) + orders * sizeof(int));
+  __host__ __device__ ForwardMemory(const ScanLaunch& a, char* memory) {
+    Carver carver(memory);
+    const int positions = a.subchunks * kTokens;
+    exchange = carver.take<Exchange<scalar_t, kJoint>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
+    delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
+    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    y = carver.take<acc>(a.one_order ? 0 : tile_size<scalar_t>(positions));
+    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
+    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
+    bytes = carver.bytes();
   }
 };
 
-// One thread's positions of one direction and state. Arrays go by position, `tokens` and `weights` start at the first.
-template <bool kOneOrder, typename acc, int kVector>
-struct ForwardSteps {
-  using Wide = Pack<acc, kVector>;
-  const acc (&dt)[kTokens][kVector];
-  const acc (&rate)[kVector];
-  const Weights<acc>* weights;
-  const int* tokens;
-  const Wide* u;
-  Wide* y;
-  int base, lane;
+// What a thread keeps of its positions between its walk and the state that comes in: the output without it, and what
+// the output gets of it, for each of the directions that share an exchange.
+template <int kJoint, typename scalar_t>
+struct Outputs {
+  using acc = acc_t<scalar_t>;
+  acc own[kTokens][kVector<scalar_t>], share[kJoint][kTokens][kVector<scalar_t>];
 
-  __device__ __forceinline__ int row(int position) const {
-    return (kOneOrder ? base + position : max(tokens[position], 0)) * kLanes + lane;
-  }
-
-  // h ← exp(Δ·A)·h + Δ·B·u at one position.
-  __device__ __forceinline__ void advance(acc (&h)[kVector], int position, const Wide& x, acc B) const {
+  // Walks one direction and state from a state of 0, adds to `own`, and returns what the positions do to the state.
+  template <bool kReversed, bool kOneOrder>
+  __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>],
+      const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
+      const scalar_t* u, const Weights<acc>* weights, const ThreadRows<kOneOrder>& rows, const Place& place,
+      Wide<scalar_t>& decays, Wide<scalar_t>& h) {
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const acc step = dt[position][v];
-      h[v] = exponential_scaled(step * rate[v]) * h[v] + step * x.value[v] * B;
+    for (int v = 0; v < kVector<scalar_t>; ++v) {
+      decays.value[v] = acc(1);
+      h.value[v] = acc(0);
     }
-  }
-
-  template <bool kReversed>
-  __device__ __forceinline__ void summarise(acc (&h)[kVector]) const {
+    weights += place.sub * kTokens;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       const int position = walked<kReversed>(i);
-      advance(h, position, u[row(position)], weights[position].B);
-    }
-  }
-
-  template <bool kReversed>
-  __device__ __forceinline__ void apply(acc (&h)[kVector], const acc (&skip)[kVector], bool first) const {
-#pragma unroll
-    for (int i = 0; i < kTokens; ++i) {
-      const int position = walked<kReversed>(i);
-      if (!kOneOrder && tokens[position] < 0) continue;
-      const Wide x = u[row(position)];
+      const Wide<scalar_t> x = widened(u, rows[position], place.lane);
       const Weights<acc> w = weights[position];
-      advance(h, position, x, w.B);
-      Wide sum = {};
-      if (!first) sum = y[row(position)];
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) sum.value[v] += skip[v] * x.value[v] + w.C * h[v];
-      y[row(position)] = sum;
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], factor = decay(step * decay_rate<scalar_t>(A.value[v]));
+        h.value[v] = factor * h.value[v] + step * x.value[v] * w.B;
+        decays.value[v] *= factor;
+        own[position][v] += skip.value[v] * x.value[v];
+        own[position][v] += w.C * h.value[v];
+        share[position][v] = w.C * decays.value[v];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add(const acc (&share)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& incoming) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) own[i][v] += share[i][v] * incoming.value[v];
+    }
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) own[i][v] = acc(0);
+    }
+  }
+
+  // With an order for each direction, the sum over directions goes through shared memory, by token: zeros before the
+  // first and after the last, which gets it all.
+  __device__ __forceinline__ void sum_over_directions(acc* tile, const ThreadRows<false>& rows, int lane, bool last) {
+    auto* sums = reinterpret_cast<Wide<scalar_t>*>(tile);
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const bool exists = rows.token(i) >= 0;
+      Wide<scalar_t>& sum = sums[rows[i] * kLanes + lane];
+      Wide<scalar_t> next = sum;
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        own[i][v] += next.value[v];
+        next.value[v] = last ? acc(0) : own[i][v];
+      }
+      if (exists) sum = next;
     }
   }
 };
 
-// Turns the thread's summary into the state as it comes in at its first step; false where the launch summarises.
-template <int kVector, typename acc>
-__device__ __forceinline__ bool incoming_state(const ScanLaunch& a, const Place<kVector>& place,
-    ExchangeBuffers<acc, kVector, 1>& buffers, int turn, int k, int n, bool reversed, Pair<acc> (&pair)[kVector],
-    acc (&h)[kVector]) {
-  auto& warp = buffers.warp[turn & 1][0];
-  auto& block = buffers.block[turn & 1][0];
-  const bool in_cluster = a.phase == Phase::kWhole && a.chunks > 1;
-  Pair<acc> total[kVector];
-  scan_warp<false>(pair, warp, place);
-  if (in_cluster && threadIdx.x == 0) expect_from_cluster(a, buffers, turn);
-  __syncthreads();
-  const bool has_total = scan_block<false>(pair, total, warp, place);
-  acc carried[kVector] = {};
-  if (a.phase != Phase::kWhole) {
-    const int64_t at = place.in_workspace(a, k, n);
-    if (a.phase == Phase::kSummarise) {
-      if (has_total && place.inside && threadIdx.x % 32 < kLanes) {
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          static_cast<acc*>(a.chunk_decay)[at + v] = total[v].decay;
-          static_cast<acc*>(a.chunk_state)[at + v] = total[v].state;
-        }
-      }
-      return false;
-    }
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) carried[v] = static_cast<const acc*>(a.state_before)[at + v];
-  } else if (in_cluster) {
-    if (has_total) send_to_cluster(a, place, block, &buffers.arrived[turn & 1], total);
-    wait_for_cluster(buffers, turn);
-    scan_cluster<false>(carried, block, a, reversed, place);
-  }
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) h[v] = pair[v].decay * carried[v] + pair[v].state;
-  return true;
-}
-
-template <bool kOneOrder, typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kMaxThreads, kVector == 4 ? 2 : 4)
+// Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
+                                               : kSingle && kJoint == 1 ? 4
+                                                                        : 3)
     forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
-  using Wide = Pack<acc, kVector>;
-  // Whether registers allow to fetch the next direction's Δ while this one is worked on.
-  constexpr bool kPrefetch = sizeof(scalar_t) * kVector <= 8;
+  constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
-  auto& shared = *reinterpret_cast<ForwardShared<acc, kVector>*>(memory);
-  const Place<kVector> place(a);
+  const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
-  acc* u_tile = reinterpret_cast<acc*>(memory + sizeof(shared));
-  acc* y_tile = u_tile + place.positions * kLanes * kVector;
-  int* all_tokens = reinterpret_cast<int*>(y_tile + place.positions * kLanes * kVector);
-  const int states = static_cast<int>(a.p.states);
+  const ForwardMemory<kSingle, kJoint, scalar_t> m(a, memory);
+  const int states = kSingle ? 1 : static_cast<int>(a.p.states);
+  const int tile_elements = tile_size<scalar_t>(place.positions);
 
-  const int k0 = place.direction(a, 0);
-  const bool full = __syncthreads_and(stage_tokens(a, place, all_tokens, kOneOrder ? 1 : a.count));
-  Weights<acc> next = load_weights<scalar_t>(a, place, all_tokens, k0, 0);
-  Pack<scalar_t, kVector> raw[kTokens];
-  load_delta(raw, a, place, all_tokens, k0);
-  load_tile<kOneOrder, scalar_t>(a, place, u_tile, thread_row<scalar_t>(a.p.u, a.p.u_stride, place, place.group),
-      a.p.u_stride.token, all_tokens, full);
-  store_weights(shared.weights[0], next, place);
-  start_exchanges(a, shared.exchange);
-
-  int turn = 0, buffer = 0;
-  for (int j = 0; j < a.count; ++j) {
+  stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
+  __syncthreads();
+  const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
+  for (int i = 0; i < 2 * kJoint; ++i)
+    copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
+  for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
+  Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
+  stream.advance(a, place, 0, 0);
+  for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
+    const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
     const int k = place.direction(a, j);
-    const bool reversed = is_reversed(a, k), last_direction = j + 1 == a.count;
-    const int base = place.base(reversed);
-    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
-    const int* next_tokens = kOneOrder ? tokens : tokens + place.positions;
-    acc dt[kTokens][kVector], total[kVector];
-    if (!kPrefetch && j > 0) load_delta(raw, a, place, tokens, k);
-    time_steps(dt, total, raw, a, place, tokens + base, k, full);
-    if (kPrefetch && !last_direction) load_delta(raw, a, place, next_tokens, k + 1);
+    store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
+  }
+  for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
+  wait_for_copies();
+  start_exchanges(a, *m.exchange);
+  stream.advance(a, place, 1, 1);
 
-    for (int n = 0; n < states; ++n, ++turn) {
-      const bool last_state = n + 1 == states, last = last_state && last_direction;
-      if (!last) {
-        const int next_k = last_state ? k + 1 : k, next_n = last_state ? 0 : n + 1;
-        next = load_weights<scalar_t>(a, place, last_state ? next_tokens : tokens, next_k, next_n);
-      }
-      acc rate[kVector], skip[kVector] = {}, h[kVector] = {};
-      Pair<acc> pair[kVector];
+  int turn = 0, step = 0, scanning_warp = 0;
+  for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
+    const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
+    const scalar_t* u = m.u + (tile & 1) * tile_elements;
+    Outputs<kJoint, scalar_t> y;
+    y.clear();
+    for (int j = 0; j < a.count; j += kJoint, ++step) {
+      const int k = place.direction(a, j);
+      const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
+      const ThreadRows<kOneOrder> rows(place, tokens);
+      if (!kOneOrder) y.clear();
+      acc dt[kTokens][kWidth];
+      Wide<scalar_t> skip, A;
+      for (int n = 0; n < states; ++n, ++turn) {
+        const bool last_state = n + 1 == states;
+        Weights<acc> next_weights;
+        if constexpr (!kSingle) {
+          // B and C of the next state, or the next direction's first, or the next tile's.
+          const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
+          next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
+              place.direction(a, next_direction), last_state ? 0 : n + 1);
+        }
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        const int64_t row = static_cast<int64_t>(k) * a.p.channels + place.channel + v;
-        rate[v] = static_cast<const acc*>(a.p.A)[row * states + n] * exponent_scale(acc(0));
-        if (n == 0 && a.p.D != nullptr) skip[v] = static_cast<const acc*>(a.p.D)[row];
-      }
-      const ForwardSteps<kOneOrder, acc, kVector> steps{dt, rate, shared.weights[buffer] + base, tokens + base,
-          reinterpret_cast<const Wide*>(u_tile), reinterpret_cast<Wide*>(y_tile), base, place.lane};
-      if (reversed) {
-        steps.template summarise<true>(h);
-      } else {
-        steps.template summarise<false>(h);
-      }
+        for (int i = 0; i < kJoint; ++i) {
+          const int slot = (step & 1) * kJoint + i;
+          const Parameters<scalar_t>& parameters = m.parameters[slot];
+          if (n == 0) {
+            time_steps(dt, a, place, m.delta + slot * tile_elements, rows, parameters.bias);
+            skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+            A = load_pack<acc, kWidth>(parameters.A, place.lane);
+          } else {
+            skip = {};
+            A = load_decay_rates<scalar_t>(a, k, n, channel);
+          }
+          const Weights<acc>* weights = m.weights + (kSingle ? j + i : turn & 1) * place.positions;
+          const bool reversed = is_reversed(a, k + i);
+          Wide<scalar_t> decays, h;
+          if (reversed) {
+            y.template walk<true>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          } else {
+            y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          }
+          m.exchange->put(i, slots.of(reversed), place.lane, decays, h);
+        }
+        wait_for_copies();
+        __syncthreads();
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < kJoint; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) scan_rows<false>(a, place, *m.exchange, turn, side, k, n, first_channel, nullptr);
+        }
+        if (last_state) stream.advance(a, place, step & 1, step & 1);
+        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
+        __syncthreads();
+        scanning_warp = next_warp(scanning_warp);
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) pair[v] = {exponential_scaled(rate[v] * total[v]), h[v]};
-      buffer = buffer == 2 ? 0 : buffer + 1;
-      if (!last) store_weights(shared.weights[buffer], next, place);
-      if (!incoming_state(a, place, shared.exchange, turn, k, n, reversed, pair, h)) continue;
-
-      if (reversed) {
-        steps.template apply<true>(h, skip, j == 0 && n == 0);
-      } else {
-        steps.template apply<false>(h, skip, j == 0 && n == 0);
-      }
-      // The last thread of the walk has the last state.
-      if (place.sub == a.subchunks - 1 && place.chunk == (reversed ? 0 : a.chunks - 1) && place.inside) {
-        acc* last_row = static_cast<acc*>(a.p.last_state);
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          last_row[(place.sequence(a, k) * a.p.channels + place.channel + v) * states + n] = h[v];
+        for (int i = 0; i < kJoint; ++i) {
+          y.add(y.share[i], m.exchange->get(i, slots.of(is_reversed(a, k + i)), place.lane));
         }
       }
+      if constexpr (!kOneOrder) {
+        y.sum_over_directions(m.y, rows, place.lane, j + 1 == a.count);
+      }
+      if (a.phase == Phase::kSummarise || j + kJoint < a.count) continue;
+      store_result(
+          a, place, static_cast<scalar_t*>(a.p.y), channel, rows, [&](int i) { return as_wide<scalar_t>(y.own[i]); });
     }
   }
-  if (a.phase == Phase::kSummarise) return;
-  __syncthreads();
-  write_result<kOneOrder, scalar_t>(a, place, y_tile, all_tokens, a.p.y);
 }
 
-template <typename scalar_t, int kVector>
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
 void launch_forward_as(const ScanLaunch& a) {
-  const size_t bytes = ForwardShared<acc_t<scalar_t>, kVector>::bytes(a);
-  if (a.one_order) {
-    launch_blocks(forward_kernel<true, scalar_t, kVector>, a, bytes);
-  } else {
-    launch_blocks(forward_kernel<false, scalar_t, kVector>, a, bytes);
-  }
+  launch_blocks(forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a,
+      ForwardMemory<kSingle, kJoint, scalar_t>(a, nullptr).bytes);
 }
 
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& a) {
-  if constexpr (sizeof(scalar_t) <= 4) {
-    if (a.vector == 4) return launch_forward_as<scalar_t, 4>(a);
-    if (a.vector == 2) return launch_forward_as<scalar_t, 2>(a);
+  if (a.p.states > 1) {
+    a.one_order ? launch_forward_as<true, false, 1, scalar_t>(a) : launch_forward_as<false, false, 1, scalar_t>(a);
+  } else if (!a.one_order) {
+    launch_forward_as<false, true, 1, scalar_t>(a);
+  } else {
+    a.count % 2 == 0 ? launch_forward_as<true, true, 2, scalar_t>(a) : launch_forward_as<true, true, 1, scalar_t>(a);
   }
-  launch_forward_as<scalar_t, 1>(a);
 }
 
 }  // namespace ssm

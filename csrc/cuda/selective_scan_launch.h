@@ -9,19 +9,30 @@
 
 namespace ssm {
 
-// A thread walks kTokens positions of one, two or four neighbouring channels; kLanes threads side by side make one row
-// of a tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block.
+// A thread walks kTokens positions of one or two neighbouring channels; kLanes threads side by side make one row of a
+// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block. A block takes the tiles
+// of one stretch of the sequence one by one.
 constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
 constexpr int kLanes = 8;
 constexpr int kMaxPositions = 196;
 constexpr int kMaxSubchunks = kMaxPositions / kTokens;
 constexpr int kMaxThreads = kLanes * kMaxSubchunks;
-constexpr int kMaxWarps = kMaxThreads / 32;
 constexpr int kMaxCluster = 16;   // Hopper; 8 is what every device with clusters has
 constexpr int kMaxRowsY = 65535;  // of a grid
-// Orders that one block keeps at hand; above it each direction gets a launch of its own.
-constexpr int kMaxOrders = 16;
+// Directions that one block keeps the weights and the orders of; above it each direction gets a launch of its own.
+constexpr int kMaxAtOnce = 4;
 constexpr int kMaxDirections = 8192;
+// Warps to have for each multiprocessor, as far as there is work for them: those it holds at a time, or twice as many.
+constexpr int kResidentWarps = 28;
+constexpr int kMaxBlocks = 32;
+
+// Channels of one thread, and of a tile.
+constexpr int vector_width(int64_t item) {
+  return item <= 4 ? 2 : 1;
+}
+constexpr int tile_channels(int64_t item) {
+  return kLanes * vector_width(item);
+}
 
 enum class Phase : int {
   kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write
@@ -37,7 +48,9 @@ struct ScanLaunch {
   bool one_order;    // whether they all follow the order of the first
   int chunks;        // blocks along the sequence
   int subchunks;     // threads along the sequence in a block
-  int vector;        // channels of one thread
+  int tiles;         // tiles of channels
+  int tiles_each;    // of one block
+  bool aligned;      // whether rows of channels can be copied 16 bytes at a time
   Phase phase;
   cudaStream_t stream;
 
@@ -52,8 +65,9 @@ struct ScanLaunch {
   void *state_before, *gradient_after;
 };
 
-inline int64_t channel_tiles(const SelectiveScanParams& p, int vector) {
-  return (p.channels + kLanes * vector - 1) / (kLanes * vector);
+// Groups of tiles that share a stretch of the sequence.
+inline int64_t channel_splits(const ScanLaunch& a) {
+  return (a.tiles + a.tiles_each - 1) / a.tiles_each;
 }
 
 // kWhole, kSummarise or kApply of one launch.
@@ -64,8 +78,16 @@ void launch_backward(const ScanLaunch& launch, const SelectiveScanGradients& gra
 // Between kSummarise and kApply: turns the chunks' summaries into what comes in from the left (and the right).
 template <typename acc>
 void launch_carry(const ScanLaunch& launch, const void* grad_last_state, bool backward);
-// out[m] = Σ_r in[r, m] in a fixed order.
+// out[i][m] = Σ_r in[i][r, m] in a fixed order, for `count` arrays.
+constexpr int kMaxSums = 3;
+struct RowSums {
+  const void* in[kMaxSums];
+  void* out[kMaxSums];
+  int64_t columns[kMaxSums];
+  int count;
+  int64_t rows;
+};
 template <typename scalar_t>
-void launch_sum_rows(const void* in, void* out, int64_t rows, int64_t columns, cudaStream_t stream);
+void launch_sum_rows(const RowSums& sums, cudaStream_t stream);
 
 }  // namespace ssm

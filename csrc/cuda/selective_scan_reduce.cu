@@ -3,6 +3,8 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include <algorithm>
+
 #include "../scalar.h"
 #include "selective_scan_launch.h"
 
@@ -61,24 +63,25 @@ __global__ void __launch_bounds__(kCarryThreads)
 }
 
 constexpr int kSumColumns = 32;
-constexpr int kSumRows = 8;
+constexpr int kSumRows = 32;
 
 template <typename scalar_t>
-__global__ void __launch_bounds__(kSumColumns* kSumRows)
-    sum_rows_kernel(const acc_t<scalar_t>* in, scalar_t* out, int64_t rows, int64_t columns) {
+__global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const __grid_constant__ RowSums sums) {
   using acc = acc_t<scalar_t>;
-  __shared__ acc sums[kSumRows][kSumColumns];
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
+  __shared__ acc parts[kSumRows][kSumColumns];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x,
+                columns = sums.columns[blockIdx.y];
+  const acc* in = static_cast<const acc*>(sums.in[blockIdx.y]);
   acc sum = 0;
   if (column < columns) {
-#pragma unroll 4
-    for (int64_t r = threadIdx.y; r < rows; r += kSumRows) sum += in[r * columns + column];
+#pragma unroll 8
+    for (int64_t r = threadIdx.y; r < sums.rows; r += blockDim.y) sum += in[r * columns + column];
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
+  parts[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y > 0 || column >= columns) return;
-  for (int r = 1; r < kSumRows; ++r) sum += sums[r][threadIdx.x];
-  out[column] = static_cast<scalar_t>(sum);
+  for (int r = 1; r < static_cast<int>(blockDim.y); ++r) sum += parts[r][threadIdx.x];
+  static_cast<scalar_t*>(sums.out[blockIdx.y])[column] = static_cast<scalar_t>(sum);
 }
 
 unsigned blocks_for(int64_t items, int per_block) {
@@ -99,18 +102,21 @@ void launch_carry(const ScanLaunch& a, const void* grad_last_state, bool backwar
 }
 
 template <typename scalar_t>
-void launch_sum_rows(const void* in, void* out, int64_t rows, int64_t columns, cudaStream_t stream) {
+void launch_sum_rows(const RowSums& sums, cudaStream_t stream) {
+  int64_t columns = 0;
+  for (int i = 0; i < sums.count; ++i) columns = std::max(columns, sums.columns[i]);
   if (columns == 0) return;
-  sum_rows_kernel<scalar_t><<<blocks_for(columns, kSumColumns), dim3(kSumColumns, kSumRows), 0, stream>>>(
-      static_cast<const acc_t<scalar_t>*>(in), static_cast<scalar_t*>(out), rows, columns);
+  const unsigned rows = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(sums.rows, 1), kSumRows));
+  const dim3 grid(blocks_for(columns, kSumColumns), static_cast<unsigned>(sums.count));
+  sum_rows_kernel<scalar_t><<<grid, dim3(kSumColumns, rows), 0, stream>>>(sums);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template void launch_carry<float>(const ScanLaunch&, const void*, bool);
 template void launch_carry<double>(const ScanLaunch&, const void*, bool);
-template void launch_sum_rows<float>(const void*, void*, int64_t, int64_t, cudaStream_t);
-template void launch_sum_rows<double>(const void*, void*, int64_t, int64_t, cudaStream_t);
-template void launch_sum_rows<c10::Half>(const void*, void*, int64_t, int64_t, cudaStream_t);
-template void launch_sum_rows<c10::BFloat16>(const void*, void*, int64_t, int64_t, cudaStream_t);
+template void launch_sum_rows<float>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<double>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<c10::Half>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<c10::BFloat16>(const RowSums&, cudaStream_t);
 
 }  // namespace ssm
