@@ -22,8 +22,7 @@ inline void check_readout(const ReadoutInputs& in, c10::DeviceType device) {
   check_device(in.h, device, x, "h");
   check_shape(in.h, x.sizes(), "h");
   check_contiguous(in.h, "h");
-  TORCH_CHECK(in.h.scalar_type() == x.scalar_type() || in.h.scalar_type() == wide, "h must be ", x.scalar_type(),
-      " as x, or ", wide, "; got ", in.h.scalar_type());
+  check_dtype(in.h, x.scalar_type(), "h");
   check_device(in.C, device, x, "C");
   check_shape(in.C, {x.size(0), x.size(1)}, "C");
   check_dtype(in.C, x.scalar_type(), "C");

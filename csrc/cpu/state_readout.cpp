@@ -31,8 +31,8 @@ SSM_INLINE acc sum_of(const acc* value, int64_t count) {
 }
 
 // n = (h - mean) / deviation; `scratch` has the row's length. Returns 1 / deviation.
-template <typename state_t, typename acc>
-SSM_INLINE acc normalize(const state_t* h, acc* n, acc* scratch, int64_t channels, acc eps) {
+template <typename scalar_t, typename acc>
+SSM_INLINE acc normalize(const scalar_t* h, acc* n, acc* scratch, int64_t channels, acc eps) {
   for (int64_t c = 0; c < channels; ++c) n[c] = static_cast<acc>(h[c]);
   const acc mean = sum_of(n, channels) / channels;
   for (int64_t c = 0; c < channels; ++c) {
@@ -49,8 +49,8 @@ struct Parameters {
   const acc *weight, *bias, *D;
 };
 
-template <typename scalar_t, typename state_t, typename acc>
-SSM_MULTIVERSION void readout_row(const state_t* h, const scalar_t* x, acc C, Parameters<acc> of, scalar_t* y, acc* n,
+template <typename scalar_t, typename acc>
+SSM_MULTIVERSION void readout_row(const scalar_t* h, const scalar_t* x, acc C, Parameters<acc> of, scalar_t* y, acc* n,
     acc* scratch, int64_t channels, acc eps) {
   normalize(h, n, scratch, channels, eps);
   for (int64_t c = 0; c < channels; ++c) {
@@ -59,9 +59,9 @@ SSM_MULTIVERSION void readout_row(const state_t* h, const scalar_t* x, acc C, Pa
 }
 
 // Adds what the row gives ∂weight, ∂bias, ∂D to `sums` (three rows); returns ∂C.
-template <typename scalar_t, typename state_t, typename acc>
-SSM_MULTIVERSION acc readout_backward_row(const scalar_t* grad_y, const state_t* h, const scalar_t* x, acc C,
-    Parameters<acc> of, state_t* grad_h, scalar_t* grad_x, acc* sums, acc* work, int64_t channels, acc eps) {
+template <typename scalar_t, typename acc>
+SSM_MULTIVERSION acc readout_backward_row(const scalar_t* grad_y, const scalar_t* h, const scalar_t* x, acc C,
+    Parameters<acc> of, scalar_t* grad_h, scalar_t* grad_x, acc* sums, acc* work, int64_t channels, acc eps) {
   acc *n = work, *scratch = work + channels, *weighted = work + 2 * channels;
   const acc scale = normalize(h, n, scratch, channels, eps);
   for (int64_t c = 0; c < channels; ++c) {
@@ -78,7 +78,7 @@ SSM_MULTIVERSION acc readout_backward_row(const scalar_t* grad_y, const state_t*
   const acc along = sum_of(scratch, channels);
   const acc mean = total / channels, slope = along / channels, factor = C * scale;
   for (int64_t c = 0; c < channels; ++c) {
-    grad_h[c] = static_cast<state_t>(factor * (weighted[c] - mean - n[c] * slope));
+    grad_h[c] = static_cast<scalar_t>(factor * (weighted[c] - mean - n[c] * slope));
   }
   return through_bias + along;
 }
@@ -88,18 +88,6 @@ Parameters<acc> parameters(const ReadoutInputs& in) {
   return {in.weight.const_data_ptr<acc>(), in.bias.const_data_ptr<acc>(), in.D.const_data_ptr<acc>()};
 }
 
-// The state is of the dtype of x, or of what it is computed in.
-template <typename Run>
-void with_types(const ReadoutInputs& in, Run run) {
-  SSM_DISPATCH(in.x.scalar_type(), "state_readout", [&] {
-    if (in.h.scalar_type() == in.x.scalar_type()) {
-      run(scalar_t(), scalar_t());
-    } else {
-      run(scalar_t(), acc_t<scalar_t>());
-    }
-  });
-}
-
 at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
     const at::Tensor& weight, const at::Tensor& bias, double eps) {
   const ReadoutInputs in{h, x, C, D, weight, bias, eps};
@@ -107,10 +95,9 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
   at::Tensor y = at::empty_like(x);
   const at::Tensor weights = C.contiguous();
   const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
-  with_types(in, [&](auto scalar, auto state) {
-    using scalar_t = decltype(scalar);
+  SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
     using acc = acc_t<scalar_t>;
-    const auto* states = h.const_data_ptr<decltype(state)>();
+    const auto* states = h.const_data_ptr<scalar_t>();
     const auto of = parameters<acc>(in);
     at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
       std::vector<acc> work(2 * channels);
@@ -135,9 +122,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   at::Tensor grad_h = at::empty_like(h), grad_x = at::empty_like(x), grad_C = at::empty(C.sizes(), C.options());
   const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
   at::Tensor sums = at::zeros({kPieces, 3, channels}, D.options());
-  with_types(in, [&](auto scalar, auto state) {
-    using scalar_t = decltype(scalar);
-    using state_t = decltype(state);
+  SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(in);
     at::parallel_for(0, kPieces, 1, [&](int64_t begin, int64_t end) {
@@ -145,9 +130,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       for (int64_t piece = begin; piece < end; ++piece) {
         for (int64_t row = rows * piece / kPieces; row < rows * (piece + 1) / kPieces; ++row) {
           const int64_t at = row * channels;
-          const acc grad = readout_backward_row(g.const_data_ptr<scalar_t>() + at, h.const_data_ptr<state_t>() + at,
+          const acc grad = readout_backward_row(g.const_data_ptr<scalar_t>() + at, h.const_data_ptr<scalar_t>() + at,
               x.const_data_ptr<scalar_t>() + at, static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of,
-              grad_h.mutable_data_ptr<state_t>() + at, grad_x.mutable_data_ptr<scalar_t>() + at,
+              grad_h.mutable_data_ptr<scalar_t>() + at, grad_x.mutable_data_ptr<scalar_t>() + at,
               sums.mutable_data_ptr<acc>() + piece * 3 * channels, work.data(), channels, static_cast<acc>(eps));
           grad_C.mutable_data_ptr<scalar_t>()[row] = static_cast<scalar_t>(grad);
         }

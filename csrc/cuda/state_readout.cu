@@ -88,14 +88,14 @@ __device__ void share_parameters(const RowLaunch& p, acc* shared) {
 }
 
 // One row of h: its values, less the mean, times the inverse standard deviation.
-template <typename state_t, int kVector, int kItems, typename acc>
+template <typename scalar_t, int kVector, int kItems, typename acc>
 __device__ acc normalized_row(
     const RowLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
   acc sum[1] = {0};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const int channel = (i * p.team + lane) * kVector;
-    if (live && channel < p.channels) load<acc, state_t>(p.h, row * p.channels + channel, h[i]);
+    if (live && channel < p.channels) load<acc, scalar_t>(p.h, row * p.channels + channel, h[i]);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
       if (!live || channel >= p.channels) h[i][v] = 0;
@@ -130,7 +130,7 @@ __device__ acc output_weight(const RowLaunch& p, int64_t row) {
   return static_cast<acc>(static_cast<const scalar_t*>(p.C)[at]);
 }
 
-template <typename scalar_t, typename state_t, int kVector, int kItems>
+template <typename scalar_t, int kVector, int kItems>
 __global__ void __launch_bounds__(kThreads) readout_kernel(RowLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(RowLaunch p) {
     const int64_t row = first + threadIdx.x / p.team;
     const bool live = row < p.rows;
     acc h[kItems][kVector];
-    normalized_row<state_t>(p, row, live, lane, h, scratch);
+    normalized_row<scalar_t>(p, row, live, lane, h, scratch);
     if (!live) continue;
     const acc C = output_weight<scalar_t, acc>(p, row);
 #pragma unroll
@@ -190,7 +190,7 @@ __device__ void write_partial(const RowLaunch& p, const acc (&sums)[kParameters]
 
 // With n = LN(h) before its weight w and bias b: ∂C = Σ g (n w + b), ∂x = D g, and ∂h as for a layer norm whose output
 // has the gradient C g; the parameters get ∂w = Σ C g n, ∂b = Σ C g, ∂D = Σ g x over the rows.
-template <typename scalar_t, typename state_t, int kVector, int kItems>
+template <typename scalar_t, int kVector, int kItems>
 __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(RowLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(RowLaunch
       inputs[i] = load_packed<scalar_t, kVector>(p.x, row * p.channels + channel);
     }
     acc n[kItems][kVector], g[kItems][kVector];
-    const acc scale = normalized_row<state_t>(p, row, live, lane, n, scratch);
+    const acc scale = normalized_row<scalar_t>(p, row, live, lane, n, scratch);
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
     acc of_row[3] = {0, 0, 0};  // ∂C, Σ w g, Σ w g n
 #pragma unroll
@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(RowLaunch
       if (channel >= p.channels) continue;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) g[i][v] = factor * (g[i][v] - mean - n[i][v] * slope);
-      store<acc, state_t>(p.grad_h, row * p.channels + channel, g[i]);
+      store<acc, scalar_t>(p.grad_h, row * p.channels + channel, g[i]);
     }
   }
   write_partial(p, sums, parameters);
@@ -299,18 +299,6 @@ void with_row_shape(bool wide, int64_t channels, Run run) {
   }
 }
 
-// The state is of the dtype of x, or of what it is computed in.
-template <typename Run>
-void with_types(at::ScalarType input, at::ScalarType state, Run run) {
-  SSM_DISPATCH(input, "state_readout", [&] {
-    if (state == input) {
-      run(scalar_t(), scalar_t());
-    } else {
-      run(scalar_t(), acc_t<scalar_t>());
-    }
-  });
-}
-
 RowLaunch describe(const ReadoutInputs& in) {
   RowLaunch p{};
   p.h = in.h.const_data_ptr();
@@ -337,13 +325,11 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
   if (x.numel() == 0) return y;
   RowLaunch p = describe(in);
   p.y = y.mutable_data_ptr();
-  with_types(x.scalar_type(), h.scalar_type(), [&](auto scalar, auto state) {
-    using scalar_t = decltype(scalar);
-    using state_t = decltype(state);
-    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(state_t)) && aligned(x, 4 * sizeof(scalar_t));
+  SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
+    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(scalar_t)) && aligned(x, 4 * sizeof(scalar_t));
     with_row_shape(wide, p.channels, [&](auto vector, auto items) {
       p.team = team_size(p.channels, vector, items);
-      launch(readout_kernel<scalar_t, state_t, vector, items>, p, blocks_for(p.rows, p.team, 4096),
+      launch(readout_kernel<scalar_t, vector, items>, p, blocks_for(p.rows, p.team, 4096),
           shared_bytes<scalar_t>(p.channels, kWarps));
     });
   });
@@ -367,10 +353,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   p.grad_x = grad_x.mutable_data_ptr();
   p.grad_C = grad_C.mutable_data_ptr();
   at::Tensor partial;
-  with_types(x.scalar_type(), h.scalar_type(), [&](auto scalar, auto state) {
-    using scalar_t = decltype(scalar);
-    using state_t = decltype(state);
-    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(state_t)) && aligned(x, 4 * sizeof(scalar_t)) &&
+  SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
+    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(scalar_t)) && aligned(x, 4 * sizeof(scalar_t)) &&
                       aligned(g, 4 * sizeof(scalar_t));
     with_row_shape(wide, p.channels, [&](auto vector, auto items) {
       p.team = team_size(p.channels, vector, items);
@@ -378,7 +362,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       const int64_t blocks = blocks_for(p.rows, p.team, 528);
       partial = at::empty({blocks, kParameters, p.channels}, D.options());
       p.partial = partial.mutable_data_ptr();
-      launch(readout_backward_kernel<scalar_t, state_t, vector, items>, p, blocks,
+      launch(readout_backward_kernel<scalar_t, vector, items>, p, blocks,
           shared_bytes<scalar_t>(p.channels, kParameters * kWarps));
     });
   });

@@ -153,12 +153,11 @@ def distance_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
 
 
 def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
-    """The normed state weighted, beside the skip; the state is float32 at least, as the tree scan leaves it."""
+    """The normed state weighted, beside the skip."""
     size = (shape.batch, shape.height * shape.width, shape.channels)
-    x = torch.randn(size, dtype=dtype, device=device)
-    h = torch.randn(size, dtype=accumulate_dtype(dtype), device=device)
+    h, x = torch.randn(2, *size, dtype=dtype, device=device)
     C = torch.randn(size[:2], dtype=dtype, device=device)
-    D, weight, bias = torch.randn(3, shape.channels, dtype=h.dtype, device=device)
+    D, weight, bias = torch.randn(3, shape.channels, dtype=accumulate_dtype(dtype), device=device)
     leaves = tuple(t.detach().requires_grad_() for t in (h, x, C, D, weight, bias))
     return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
 

@@ -29,7 +29,7 @@ def state_readout(
     """y = C ⊙ LN(h) + D ⊙ x (the output of MambaTree's scan), one state a channel.
 
     Args:
-        h: state after the tree scan, in the dtype of ``x`` or in float32.
+        h: state after the tree scan, in the dtype of ``x``.
         x: input of the state space model.
         C: output weight of each token.
         D: weight of the skip.
@@ -54,7 +54,7 @@ def state_readout(
         require(value.shape == (channels,), op, f"{name} must be [D] with D = {channels}, got {shape_of(value)}")
     require_same_device(op, x=x, h=h, C=C, D=D, weight=weight, bias=bias)
     dtype = accumulate_dtype(x.dtype)
-    require(h.dtype in (x.dtype, dtype), op, f"h must be {x.dtype} as x, or {dtype}, got {h.dtype}")
+    require(h.dtype == x.dtype, op, f"h must be {x.dtype} as x, got {h.dtype}")
     too_wide = channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS)
     if backend == "auto" and x.device.type == "cuda" and too_wide:
         backend = "reference"
