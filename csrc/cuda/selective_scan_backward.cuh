@@ -230,11 +230,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
   for (int i = threadIdx.x; i < tile_size<scalar_t>(place.positions); i += blockDim.x) m.grad_u[i] = acc(0);
   Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
   stream.advance(a, place, 0, 0);
-  for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
-    const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
-    const int k = place.direction(a, j);
-    store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
-  }
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
   m.exchange->clear();
   const Slots<Exchange<scalar_t, 2>> slots(a, place);
   wait_for_copies();
@@ -257,12 +253,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
       for (int n = 0; n < states; ++n, ++turn) {
         const bool last_state = n + 1 == states;
         Weights<acc> next_weights;
-        if constexpr (!kSingle) {
-          // B and C of the next state, or the next direction's first, or the next tile's.
-          const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
-          next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
-              place.direction(a, next_direction), last_state ? 0 : n + 1);
-        }
+        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
         if (n > 0) {
           skip = {};
           A = load_decay_rates<scalar_t>(a, k, n, channel);

@@ -122,6 +122,27 @@ __device__ __forceinline__ void store_weights(Weights<acc>* shared, const Weight
   if (static_cast<int>(threadIdx.x) < place.positions) shared[threadIdx.x] = weights;
 }
 
+// B and C of all directions (or, with many states, of the first direction's first one) to shared memory.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ void stage_weights(
+    const ScanLaunch& a, const Place& place, Weights<acc_t<scalar_t>>* weights, const int* all_tokens, int directions) {
+  for (int j = 0; j < directions; ++j) {
+    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
+    store_weights(
+        weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, place.direction(a, j), 0), place);
+  }
+}
+
+// With many states: B and C of the next state, or the next direction's first, or the next tile's.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ Weights<acc_t<scalar_t>> load_next_weights(
+    const ScanLaunch& a, const Place& place, const int* all_tokens, int j, int n) {
+  const bool last_state = n + 1 == a.p.states;
+  const int next = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
+  const int* tokens = all_tokens + (kOneOrder ? 0 : next * place.positions);
+  return load_weights<scalar_t>(a, place, tokens, place.direction(a, next), last_state ? 0 : n + 1);
+}
+
 // Rows of the tiles at the thread's positions. Tiles are kept by position where all directions follow one order, and by
 // token where each has its own: there one block holds the whole sequence. Row `positions` stands for no token.
 template <bool kOneOrder>

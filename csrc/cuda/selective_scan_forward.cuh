@@ -121,16 +121,13 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
   __syncthreads();
   const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
-  for (int i = 0; i < 2 * kJoint; ++i)
+  for (int i = 0; i < 2 * kJoint; ++i) {
     copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
+  }
   for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
   Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
   stream.advance(a, place, 0, 0);
-  for (int j = 0; j < (kSingle ? a.count : 1); ++j) {
-    const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
-    const int k = place.direction(a, j);
-    store_weights(m.weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, k, 0), place);
-  }
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
   for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
   m.exchange->clear();
   const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
@@ -154,12 +151,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
       for (int n = 0; n < states; ++n, ++turn) {
         const bool last_state = n + 1 == states;
         Weights<acc> next_weights;
-        if constexpr (!kSingle) {
-          // B and C of the next state, or the next direction's first, or the next tile's.
-          const int next_direction = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
-          next_weights = load_weights<scalar_t>(a, place, m.tokens + (kOneOrder ? 0 : next_direction * place.positions),
-              place.direction(a, next_direction), last_state ? 0 : n + 1);
-        }
+        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
 #pragma unroll
         for (int i = 0; i < kJoint; ++i) {
           const int slot = (step & 1) * kJoint + i;

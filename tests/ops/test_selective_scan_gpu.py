@@ -69,6 +69,25 @@ def test_sequences_longer_than_a_cluster_holds(states, one_order):
     assert_equals_cpu(inputs, make_order(2, 2, 4001, one_order), (True, False))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "length", "directions", "states", "one_order"),
+    [(600, 50, 2, 2, True), (600, 196, 4, 1, False), (150, 784, 2, 1, True), (36, 3136, 2, 1, True)],
+)
+def test_blocks_that_take_several_tiles_of_channels(batch, length, directions, states, one_order, dtype):
+    """With more sequences than the device holds blocks, a block takes its stretch's channels tile after tile."""
+    inputs = make_inputs(batch, length, 72, directions, states, dtype=dtype)
+    options = {
+        "order": make_order(batch, directions, length, one_order),
+        "reverse": [k % 2 == 1 for k in range(directions)],
+    }
+    actual = run_with_gradients(inputs, **options, backend="cuda")
+    exact = [x.detach().double().cpu().requires_grad_() for x in inputs]
+    options["order"] = options["order"].cpu()
+    for name, a, e in zip(("y", *NAMES), actual, run_with_gradients(exact, **options, backend="cpu"), strict=True):
+        assert_close(a, e, name)
+
+
 def test_many_states():
     assert_equals_cpu(make_inputs(1, 100, 20, 2, 64), make_order(1, 2, 100), (False, True))
 
