@@ -25,10 +25,11 @@ __device__ __forceinline__ double reciprocal(double x) {
   return 1 / x;
 }
 
-// Derivative of softplus.
-template <typename acc>
-__device__ __forceinline__ acc sigmoid(acc x) {
-  const acc e = exponential_scaled(-(x < 0 ? -x : x) * exponent_scale(x)), r = reciprocal(1 + e);
+// Derivative of softplus; x in units of Δ.
+template <typename scalar_t>
+__device__ __forceinline__ acc_t<scalar_t> sigmoid(acc_t<scalar_t> x) {
+  using acc = acc_t<scalar_t>;
+  const acc e = decay(-(x < 0 ? -x : x) * decay_rate<scalar_t>(acc(1))), r = reciprocal(1 + e);
   return x < 0 ? e * r : r;
 }
 
@@ -45,17 +46,17 @@ struct SelectiveRows {
   VertexRows<const scalar_t> B;
   VertexRows<scalar_t> kept, grad_kept, output, grad_delta;  // to write; the first two are state and grad_state
   acc* grad_B;                                               // of this sample and slice
-  Channels<acc, N> rate, bias;                               // A and the bias of delta
+  Channels<acc, N> rate, bias;                               // A, and the bias of delta in units of Δ
   int lane;
   bool live;  // whether this thread has channels; else what it computes is not written
 
-  // delta + bias, softplus of it, and the weight.
+  // delta + bias in units of Δ, softplus of it, and the weight.
   struct Gate {
     acc z, step, weight;
   };
   __device__ Gate gate(int c, scalar_t value) const {
-    const acc z = static_cast<acc>(value) + bias[c], step = softplus<scalar_t>(z);
-    return {z, step, exponential_scaled(step * (rate[c] * exponent_scale(rate[c])))};
+    const acc z = biased<scalar_t>(static_cast<acc>(value), bias[c]), step = softplus<scalar_t>(z);
+    return {z, step * kUnit<scalar_t>, decay(step * decay_rate<scalar_t>(rate[c]))};
   }
 };
 
@@ -201,7 +202,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
       const acc exponent = w * (eta * rest + xi * grad_rest);  // gradient of Δ A
       grad_x[c] = step * v.B * g;
       dot += step * x * g;
-      grad_delta[c] = sigmoid(v.z[c]) * (t.rate[c] * exponent + v.B * x * g);
+      grad_delta[c] = sigmoid<scalar_t>(v.z[c]) * (t.rate[c] * exponent + v.B * x * g);
       chunk_rate[c] += exists ? step * exponent : 0;
       chunk_bias[c] += exists ? grad_delta[c] : 0;
     }
@@ -274,7 +275,7 @@ __device__ SelectiveRows<Kind> make_selective_rows(const SelectiveTreeScanLaunch
 #pragma unroll
   for (int c = 0; c < Kind::kWidth; ++c) {
     rate[c] = static_cast<const acc*>(l.A)[channel + c];
-    bias[c] = static_cast<const acc*>(l.delta_bias)[channel + c];
+    bias[c] = static_cast<const acc*>(l.delta_bias)[channel + c] / kUnit<scalar_t>;
   }
   return {input(l.x, l.x_stride), input(l.delta, l.delta_stride), input(l.grad_h, l.grad_h_stride),
       input(l.state, contiguous), input(l.grad_state, contiguous),
