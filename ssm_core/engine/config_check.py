@@ -40,6 +40,7 @@ _ARGUMENTS = {
     "data_preprocessor": root.MODELS,
     "dataset": root.DATASETS,
     "transform": root.TRANSFORMS,
+    "tokenizer": root.TASK_UTILS,
     "sampler": root.DATA_SAMPLERS,
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
