@@ -124,7 +124,7 @@ class MambaTreeMixer(MambaMixer):
         delta, A = self._step_size(dt), self._decay()
         wide = delta.dtype
         x_wide, B, C = x.to(wide), B.to(wide), C.to(wide)
-        chain, tree = cache.get_recurrent_state(self.layer_idx).to(wide).chunk(2, dim=-1)
+        chain, tree = cache.layers[self.layer_idx].recurrent_states[0].to(wide).chunk(2, dim=-1)
         outputs = []
         for t in range(length):
             decay = torch.exp(delta[:, t].unsqueeze(-1) * A)  # [B, D, N]
