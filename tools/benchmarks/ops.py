@@ -10,9 +10,6 @@ between the quartiles. `--json FILE` writes every figure with the machine and th
 
 import argparse
 import json
-import platform
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -23,6 +20,7 @@ from torch import Tensor
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
+from ssm_core.benchmark import copy_rate, machine, milliseconds
 from ssm_core.ops import directional_scan
 from tree_ssm.ops import minimum_spanning_tree, tree_scan
 
@@ -155,32 +153,6 @@ class Row:
     speedup: float | None
 
 
-def milliseconds(run: Callable[[], object], device: str, seconds: float) -> tuple[float, float]:
-    """Median and interquartile range over as many calls as fit the time, at least three after one warm-up."""
-
-    def once() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start)
-
-    first = once()
-    times = [once() for _ in range(max(3, min(200, int(1e3 * seconds / max(first, 1e-3)))))]
-    low, middle, high = statistics.quantiles(times, n=4)
-    return middle, high - low
-
-
-def copy_rate(device: str, seconds: float) -> float:
-    """Bytes read and written in a second by a copy much larger than the caches."""
-    source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
-    target = torch.empty_like(source)
-    median, _ = milliseconds(lambda: target.copy_(source), device, seconds)
-    return 2 * source.nbytes / (median * 1e-3)
-
-
 def total_bytes(tensors: Iterable[Tensor]) -> int:
     """Size of all elements; an expanded tensor counts what it holds, not what it shows."""
     return sum(t.untyped_storage().nbytes() if 0 in t.stride() else t.nbytes for t in tensors)
@@ -216,29 +188,6 @@ def measure(
         floor = 1e3 * size / rate
         speedup = None if reference is None else reference / kernel
         yield Row(op, str(shape), str(dtype)[6:], step, kernel, spread, floor, floor / kernel, reference, speedup)
-
-
-def machine(device: str) -> dict[str, str]:
-    """What the figures were measured on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return {
-        "device": name,
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def processor_name() -> str:
-    """The processor's name where the kernel tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

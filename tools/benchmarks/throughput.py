@@ -1,0 +1,211 @@
+"""Images a second of whole models, ours beside timm's, all in one run.
+
+    python tools/benchmarks/throughput.py --mode infer --dtype bfloat16 --compile
+    python tools/benchmarks/throughput.py --models quadmamba_small swin_tiny_patch4_window7_224 --mode train --batch 64
+
+A model is any name that timm knows; ours are among them. Half types run under autocast with float32 weights, as in
+training; `--cast` casts the weights too (inference alone). A training step is forward, cross entropy, backward and a
+fused AdamW update. Models take turns, round by round, so that a slow minute of the machine hits all of them; the rate
+is that of the median round, the spread (±) the distance between its quartiles. `--json FILE` writes every figure with
+the machine and the versions; `--profile FILE` writes where the time of each model goes.
+"""
+
+import argparse
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import quadtree_ssm  # noqa: F401  registers the models with timm
+import tree_ssm  # noqa: F401
+from ssm_core.benchmark import machine, summarize, timed
+
+DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
+WARM_UP_STEPS = 5
+CLASSES = 1000
+
+
+@dataclass
+class Row:
+    """One model's measurement."""
+
+    model: str
+    parameters_millions: float
+    images_per_second: float
+    spread_images_per_second: float
+    milliseconds_per_step: float
+    peak_memory_gib: float | None  # of this model alone: weights, optimizer, activations; None on the CPU
+    to_last: float  # rate over that of the run's last model
+
+
+def images_of(options: argparse.Namespace) -> Tensor:
+    """The random batch that every step takes."""
+    images = torch.randn(options.batch, 3, options.size, options.size, device=options.device)
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    return images.to(dtype=options.dtype if options.cast else torch.float32, memory_format=layout)
+
+
+def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Autocast where the arithmetic is to be lower than the weights."""
+    if options.cast or options.dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(options.device, options.dtype)
+
+
+def inference_step(model: nn.Module, options: argparse.Namespace) -> Callable[[], None]:
+    """A call that runs the model on one batch."""
+    model.eval()
+    if options.cast:
+        model.to(options.dtype)
+    images = images_of(options)
+    forward = torch.compile(model, fullgraph=True) if options.compile else model
+
+    @torch.inference_mode()
+    def step() -> None:
+        with autocast(options):
+            forward(images)
+
+    return step
+
+
+def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[], None]:
+    """A call that makes one step of training."""
+    model.train()
+    images = images_of(options)
+    labels = torch.randint(CLASSES, (options.batch,), device=options.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=options.device == "cuda")
+    # float16 needs its loss scaled, as in training; on other types the scaler does nothing.
+    scaler = torch.amp.GradScaler(options.device, enabled=options.dtype == torch.float16)
+    forward = torch.compile(model, fullgraph=True) if options.compile else model
+
+    def step() -> None:
+        with autocast(options):
+            loss = F.cross_entropy(forward(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def build(name: str, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
+    """A model's step, already warm, its parameters in millions, and its peak memory in GiB."""
+    cuda = options.device == "cuda"
+    before = torch.cuda.memory_allocated() if cuda else 0
+    model = timm.create_model(name, num_classes=CLASSES).to(options.device)
+    if options.channels_last:
+        model.to(memory_format=torch.channels_last)
+    step = (training_step if options.mode == "train" else inference_step)(model, options)
+    step()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(WARM_UP_STEPS):
+        step()
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else None
+    return step, sum(p.numel() for p in model.parameters()) / 1e6, peak
+
+
+def where_time_goes(step: Callable[[], None], device: str) -> str:
+    """The profiler's table of the kernels of three steps."""
+    cuda = device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+        for _ in range(3):
+            timed(step, device)
+    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    return profiler.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=110)
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Build all models, then time them in turns."""
+    built = {name: build(name, options) for name in options.models}
+    times: dict[str, list[float]] = {name: [] for name in built}
+    for _ in range(options.rounds):
+        for name, (step, _, _) in built.items():
+
+            def several(step: Callable[[], None] = step) -> None:
+                for _ in range(options.steps):
+                    step()
+
+            times[name].append(timed(several, options.device) / options.steps)
+    rows = []
+    last = summarize(times[options.models[-1]]).median
+    for name, (_, parameters, peak) in built.items():
+        median, spread = summarize(times[name])
+        rate = 1e3 * options.batch / median
+        rows.append(Row(name, parameters, rate, rate * spread / median, median, peak, last / median))
+    if options.profile:
+        tables = [f"{name}\n{where_time_goes(step, options.device)}" for name, (step, _, _) in built.items()]
+        options.profile.write_text("\n\n".join(tables))
+    return rows
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cuda = torch.cuda.is_available()
+    add = parser.add_argument
+    add("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="NAME", help="names that timm knows")
+    add("--mode", choices=["infer", "train"], default="infer")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
+    add("--cast", action="store_true", help="cast the weights to the dtype (inference alone)")
+    add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
+    add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
+    add("--batch", type=int, default=128 if cuda else 8, help="images a step")
+    add("--size", type=int, default=224, help="height and width of the images")
+    add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    add("--rounds", type=int, default=7, help="turns of each model, two at least")
+    add("--steps", type=int, default=10 if cuda else 1, help="steps in a turn")
+    add("--json", type=Path, help="write all figures to this file")
+    add("--profile", type=Path, help="write a table of each model's kernels to this file")
+    options = parser.parse_args(argv)
+    unknown = [name for name in options.models if not timm.is_model(name)]
+    if unknown:
+        parser.error(f"timm knows no model {unknown[0]!r}; see timm.list_models('*{unknown[0][:4]}*')")
+    if options.cast and options.mode == "train":
+        parser.error("--cast is for inference; training keeps float32 weights and runs under autocast")
+    if options.rounds < 2:
+        parser.error("--rounds must be 2 at least, for the spread")
+    options.dtype = getattr(torch, options.dtype)
+    return options
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    """Measure, print a table, and return the rows."""
+    options = parse(argv)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    settings = {
+        "mode": options.mode,
+        "dtype": str(options.dtype)[6:] + (" weights" if options.cast else ""),
+        "compile": options.compile,
+        "channels_last": options.channels_last,
+        "batch": options.batch,
+        "size": options.size,
+    }
+    about = machine(options.device) | {"timm": timm.__version__}
+    print(", ".join(f"{k} {v}" for k, v in (about | settings).items()), flush=True)
+    rows = measure(options)
+    print(f"{'model':32} {'M params':>9} {'img/s':>9} {'±':>7} {'ms/step':>9} {'GiB':>6} {'to last':>8}")
+    for row in rows:
+        memory = "" if row.peak_memory_gib is None else f"{row.peak_memory_gib:.1f}"
+        print(
+            f"{row.model:32} {row.parameters_millions:9.2f} {row.images_per_second:9.1f} "
+            f"{row.spread_images_per_second:7.1f} {row.milliseconds_per_step:9.2f} {memory:>6} {row.to_last:8.2f}"
+        )
+    if options.json:
+        report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(report, indent=2))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
