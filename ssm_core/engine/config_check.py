@@ -41,6 +41,7 @@ _ARGUMENTS = {
     "dataset": root.DATASETS,
     "transform": root.TRANSFORMS,
     "tokenizer": root.TASK_UTILS,
+    "evaluate": root.TASK_UTILS,
     "sampler": root.DATA_SAMPLERS,
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,

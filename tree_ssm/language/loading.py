@@ -1,7 +1,8 @@
 """Networks and tokenizers from folders, from hub names or from sizes, with or without LoRA; and back into folders."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ssm_core.engine.errors import ConfigError
 
@@ -49,8 +51,8 @@ def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokeniz
 
 def load_network(
     path: str,
-    tree_scale: float = 0.3,
-    tree_decay: EdgeDecay = "next",
+    tree_scale: float | None = None,
+    tree_decay: EdgeDecay | None = None,
     lora: dict[str, Any] | None = None,
     gradient_checkpointing: bool = False,
 ) -> nn.Module:
@@ -58,8 +60,8 @@ def load_network(
 
     Args:
         path: a folder of ``save_pretrained``, or a hub name such as ``"state-spaces/mamba-130m-hf"``.
-        tree_scale: factor of the tree; 0 is plain Mamba.
-        tree_decay: see :class:`MambaTreeConfig`.
+        tree_scale: factor of the tree; 0 is plain Mamba. By default what the model was saved with, 0.3 for a Mamba.
+        tree_decay: see :class:`MambaTreeConfig`; by default what the model was saved with.
         lora: arguments of :func:`add_lora`; None for none.
         gradient_checkpointing: keep only the inputs of the layers and compute the rest again in the backward pass.
 
@@ -70,8 +72,12 @@ def load_network(
         config, _ = MambaTreeConfig.get_config_dict(path)
         if config.get("model_type") not in ("mamba", "mambatree"):
             raise ConfigError(f"{path} is a {config.get('model_type')}, not a Mamba of transformers")
-        config = MambaTreeConfig.from_dict({**config, "tree_scale": tree_scale, "tree_decay": tree_decay})
-        network = MambaTreeForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
+        chosen = {"tree_scale": tree_scale, "tree_decay": tree_decay}
+        config |= {key: value for key, value in chosen.items() if value is not None}
+        with _no_progress_bars():
+            network = MambaTreeForCausalLM.from_pretrained(
+                path, config=MambaTreeConfig.from_dict(config), dtype=torch.float32
+            )
     except OSError as error:
         raise ConfigError(f"there is no pretrained model {path}: {_first_line(error)}") from error
     return _prepare(network, lora, gradient_checkpointing)
@@ -157,16 +163,31 @@ def save_network(network: nn.Module, folder: str | Path, tokenizer: PreTrainedTo
         folder: where to.
         tokenizer: its tokenizer.
     """
-    merge_adapters(network).save_pretrained(os.fspath(folder))
+    with _no_progress_bars():
+        merge_adapters(network).save_pretrained(os.fspath(folder))
     tokenizer.save_pretrained(os.fspath(folder))
 
 
 def _prepare(network: MambaTreeForCausalLM, lora: dict[str, Any] | None, gradient_checkpointing: bool) -> nn.Module:
     if gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Its name before transformers 5.23 is the second.
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if lora is None:
         return network
     return add_lora(network, **lora)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws one for every file, also of an eye's blink."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:
