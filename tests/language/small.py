@@ -21,3 +21,18 @@ def small_model(dtype=torch.float64, **values):
 
 def rows(batch, length, seed=1):
     return torch.randint(2, SIZE["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def text_and_rows(count=40):
+    """Some words of text, and as many rows of instruction, input and output about them."""
+    words = "one two three four five six seven eight nine ten".split()
+    text = "".join(f"{a} and {b} are {c}.\n" for a in words for b in words for c in words[:3])
+    rows = [
+        {
+            "instruction": f"Say {words[i % 10]} and {words[i // 10 % 10]}",
+            "input": f"after {words[i % 7]}" if i % 3 == 0 else "",
+            "output": f"{words[i % 10]} and {words[i // 10 % 10]}.",
+        }
+        for i in range(count)
+    ]
+    return text, rows
