@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -11,6 +10,7 @@ from ssm_core.engine.errors import ConfigError, MissingPackageError
 
 # Tasks of our own, which need no download.
 TASKS = Path(__file__).parent / "tasks"
+LOCAL = {"response_choice"}
 
 
 class Harness:
@@ -23,7 +23,7 @@ class Harness:
         max_length: tokens of a request; a longer prompt loses its beginning.
         limit: documents of each task; None for all.
         num_fewshot: examples in each prompt; None for the task's own number.
-        metadata: what tasks take as arguments, such as ``dict(path="data/alpaca.json")`` for ``response_choice``.
+        path: the file of ``response_choice``.
     """
 
     def __init__(
@@ -33,24 +33,26 @@ class Harness:
         max_length: int = 2048,
         limit: int | None = None,
         num_fewshot: int | None = None,
-        metadata: dict[str, Any] | None = None,
+        path: str | None = None,
     ) -> None:
         self.tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         self.batch_size = batch_size
         self.max_length = max_length
         self.limit = limit
         self.num_fewshot = num_fewshot
-        self.metadata = metadata
+        self.path = path
 
     def __call__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
         """Figures as ``task/metric``.
 
         Raises:
             MissingPackageError: lm-evaluation-harness is not installed.
-            ConfigError: a task is unknown.
+            ConfigError: a task is unknown, or ``response_choice`` has no file.
         """
         if not self.tasks:
             return {}
+        if "response_choice" in self.tasks and not Path(self.path or "").is_file():
+            raise ConfigError(f"the task response_choice reads a local file of rows: path={self.path!r} is none")
         try:
             from lm_eval import simple_evaluate
             from lm_eval.tasks import TaskManager
@@ -58,7 +60,12 @@ class Harness:
             from .harness import MambaTreeLM
         except ModuleNotFoundError as error:
             raise MissingPackageError(str(error.name), "a task of lm-evaluation-harness", "lm") from error
-        manager = TaskManager(include_path=str(TASKS), metadata=self.metadata or {})
+        # To list the harness's own tasks takes it longer than to run a small one.
+        manager = TaskManager(
+            include_path=str(TASKS),
+            include_defaults=not set(self.tasks) <= LOCAL,
+            metadata={} if self.path is None else {"path": self.path},
+        )
         if unknown := [task for task in self.tasks if not manager.match_tasks([task])]:
             raise ConfigError(f"lm-evaluation-harness has no task {unknown[0]!r}; `lm_eval ls tasks` lists them")
         model = MambaTreeLM(network, tokenizer, batch_size=self.batch_size, max_length=self.max_length)
