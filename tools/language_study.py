@@ -1,11 +1,11 @@
-"""Does the tree help? A small Mamba pretrained on a text, then fine-tuned with and without the tree, several seeds each.
+"""Does the tree help? A small Mamba pretrained on a text, then fine-tuned with and without the tree, over some seeds.
 
     python tools/language_study.py --text data/text/wiki_demo.txt --rows data/text/alpaca_en_demo.json
 
 Learns a tokenizer, pretrains configs/mambatree_l/wiki/mamba-4m_wiki.py, evaluates it on the held-out rows as it is, and
-fine-tunes it by LoRA alone and as MambaTree-L under each seed. Prints the held-out perplexity of the responses, mean and
-standard deviation over the seeds, and writes every figure to results.json in the work folder. What is there already is
-kept, so that a stopped study goes on where it was.
+fine-tunes it by LoRA alone and as MambaTree-L under each seed. Prints the held-out perplexity of the responses, mean
+and standard deviation over the seeds, and writes every figure to results.json in the work folder. What is there already
+is kept, so that a stopped study goes on where it was.
 """
 
 import argparse

@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     texts = [_read(path) for path in args.files]
     try:
-        tokenizer = train_tokenizer((line for text in texts for line in text.splitlines(keepends=True)), args.vocab_size)
+        tokenizer = train_tokenizer(
+            (line for text in texts for line in text.splitlines(keepends=True)), args.vocab_size
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     tokenizer.save_pretrained(args.folder)

@@ -59,7 +59,4 @@ class LanguageModel(BaseModel):
             F.cross_entropy(row[:-1].float(), target, ignore_index=IGNORED, reduction="sum")
             for row, target in zip(logits, targets, strict=True)
         ]
-        return [
-            {"nll": nll, "tokens": tokens}
-            for nll, tokens in zip(losses, (targets != IGNORED).sum(1), strict=True)
-        ]
+        return [{"nll": nll, "tokens": tokens} for nll, tokens in zip(losses, (targets != IGNORED).sum(1), strict=True)]

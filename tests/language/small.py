@@ -25,7 +25,7 @@ def rows(batch, length, seed=1):
 
 def text_and_rows(count=40):
     """Some words of text, and as many rows of instruction, input and output about them."""
-    words = "one two three four five six seven eight nine ten".split()
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     text = "".join(f"{a} and {b} are {c}.\n" for a in words for b in words for c in words[:3])
     rows = [
         {

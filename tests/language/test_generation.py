@@ -43,7 +43,9 @@ def test_rows_generate_as_they_would_alone():
 
 def test_the_tree_matters_to_what_is_generated():
     model = small_model(tree_scale=1.0)
-    assert not torch.equal(generate(model, rows(3, 14)), generate(model, rows(3, 14), context_len=torch.zeros(3).long()))
+    assert not torch.equal(
+        generate(model, rows(3, 14)), generate(model, rows(3, 14), context_len=torch.zeros(3).long())
+    )
 
 
 @pytest.mark.parametrize("rule", ["next", "own"])

@@ -58,9 +58,7 @@ def test_long_responses_are_cut(folder, tokenizer):
 def test_json_lines(folder, tokenizer, tmp_path):
     rows = json.loads((folder / "rows.json").read_text())
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = [
-        InstructionRows(str(path), tokenizer, TEMPLATE) for path in (folder / "rows.json", tmp_path / "rows.jsonl")
-    ]
+    data = [InstructionRows(str(path), tokenizer, TEMPLATE) for path in (folder / "rows.json", tmp_path / "rows.jsonl")]
     assert data[0].rows == data[1].rows
 
 
@@ -110,7 +108,9 @@ def test_faulty_files_and_arguments(folder, tokenizer, tmp_path):
 
 
 def test_blocks_are_the_text(folder, tokenizer):
-    parts = [TextBlocks(str(folder / "text.txt"), tokenizer, length=32, part=p, held_out=0.2) for p in ("train", "held_out")]
+    parts = [
+        TextBlocks(str(folder / "text.txt"), tokenizer, length=32, part=p, held_out=0.2) for p in ("train", "held_out")
+    ]
     ids = [t for part in parts for sample in part for t in sample["inputs"].tolist()]
     text = (folder / "text.txt").read_text()
     assert text.startswith(parts[0].tokenizer.decode(ids))

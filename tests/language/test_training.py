@@ -143,12 +143,17 @@ def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
     assert run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", *options) == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert printed.startswith("perplexity ")
-    assert run("merge_adapters", config, tmp_path / "run" / "epoch_2.pth", tmp_path / "out", "--cfg-options", *options) == 0
+    assert (
+        run("merge_adapters", config, tmp_path / "run" / "epoch_2.pth", tmp_path / "out", "--cfg-options", *options)
+        == 0
+    )
     network = load_network(str(tmp_path / "out"))
     assert network.config.tree_scale == 0.0
     weights = state(tmp_path / "run")["state_dict"]
     assert all(torch.equal(weights[f"backbone.{name}"], value) for name, value in network.state_dict().items())
-    assert load_tokenizer(str(tmp_path / "out")).decode(load_tokenizer(str(tmp_path / "out")).encode("ten äß")) == "ten äß"
+    assert (
+        load_tokenizer(str(tmp_path / "out")).decode(load_tokenizer(str(tmp_path / "out")).encode("ten äß")) == "ten äß"
+    )
 
 
 def test_bad_input_is_one_line(folder, tmp_path, capsys):
@@ -163,7 +168,9 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     line = fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
     assert line == f"error: row 7 of {tmp_path / 'rows.json'} has no response; faulty='skip' leaves such rows out"
     options = tuning(folder, "model.backbone.path=nowhere/model")
-    assert "there is no pretrained model nowhere/model" in fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
+    assert "there is no pretrained model nowhere/model" in fails(
+        "train", "--work-dir", tmp_path, "--cfg-options", *options
+    )
     base = WIKI / "mamba-4m_alpaca-demo.py"
     options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={folder / 'pretrained'}", *QUIET]
     options += data_options(folder, "val", "test")

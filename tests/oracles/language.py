@@ -1,7 +1,7 @@
 """MambaTree-L's mixer as the specification reads, by dense sums over trees; one row, float64, no tensor tricks.
 
-Written from the paper (section 3.3, Algorithm 2) and from the recurrences alone: Kruskal's algorithm on explicit inputs of
-D·N channels, and h_i = Σ_j (∏ decays on the way up from j to i) u_j over all pairs.
+Written from the paper (section 3.3, Algorithm 2) and from the recurrences alone: Kruskal's algorithm on explicit inputs
+of D·N channels, and h_i = Σ_j (∏ decays on the way up from j to i) u_j over all pairs.
 """
 
 import itertools

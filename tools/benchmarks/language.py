@@ -5,11 +5,11 @@
 
 Models are of Mamba-130M's size with random weights. `mambatree-l` has the tree, over the share of each row that
 `--prompt` says (all of it in a prefill); `chain` is the same without the tree, through our selective scan; `mamba-ssm`
-is the chain through that package's kernel, where it is installed; `transformers` is transformers' own model, whose scan is
-sequential without that package. A training step is forward, loss on the responses (on all tokens for the others),
-backward and a fused AdamW update of all weights, under autocast; a prefill is one forward pass that leaves a cache and the
-last token's logits. Models take turns, round by round; the rate is that of the median round, the spread (±) the distance
-between its quartiles. One that runs out of memory is said to, and left out of the rounds.
+is the chain through that package's kernel, where it is installed; `transformers` is transformers' own model, whose scan
+is sequential without that package. A training step is forward, loss on the responses (on all tokens for transformers),
+backward and a fused AdamW update of all weights, under autocast; a prefill is one forward pass that leaves a cache and
+the last token's logits. Models take turns, round by round; the rate is that of the median round, the spread (±) the
+distance between its quartiles. A model that runs out of memory is said to, and left out of the rounds.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def build(name: str, options: argparse.Namespace) -> nn.Module:
     with torch.device(options.device):
         if name == "transformers":
             return MambaForCausalLM(MambaConfig(**size))
-        own = {"chain": "auto" if not installed(MAMBA_SSM) else options.device, "mamba-ssm": "mamba_ssm"}
-        backend = own.get(name, own["chain"])
+        ours = options.device if installed(MAMBA_SSM) else "auto"
+        backend = "mamba_ssm" if name == "mamba-ssm" else ours
         scale = 0.3 if name == "mambatree-l" else 0.0
         return MambaTreeForCausalLM(MambaTreeConfig(**size, tree_scale=scale, chain_backend=backend))
 

@@ -213,7 +213,9 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
             )
         return super().generate(inputs, generation_config, **options)
 
-    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **options: Any):
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **options: Any
+    ):
         # Without a cache every step gives whole rows: what was the prompt in the first has to stay it.
         if model_kwargs.get("context_len") is None:
             mask = model_kwargs.get("attention_mask")

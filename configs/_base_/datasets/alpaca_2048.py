@@ -1,5 +1,5 @@
-# Alpaca's 52,002 rows (a JSON list of instruction, input, output), one in fifty held out, in Alpaca's own prompt. Rows are
-# not packed: each is a sample with a tree of its own. 28 of them have no response.
+# Alpaca's 52,002 rows (a JSON list of instruction, input, output), one in fifty held out, in Alpaca's own prompt. Rows
+# are not packed: each is a sample with a tree of its own. Some have no response, and are left out and counted.
 tokenizer = dict(type="tree_ssm.language.load_tokenizer", path="state-spaces/mamba-130m-hf")
 intro = "Below is an instruction that describes a task"
 request = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"

@@ -1,5 +1,5 @@
-# One epoch at a constant rate behind 20 updates of warm-up, bf16, 16 rows an update. Rates are set by iteration, of which
-# an update has as many as it accumulates.
+# One epoch at a constant rate behind 20 updates of warm-up, bf16, 16 rows an update. Rates are set by iteration, of
+# which an update has as many as it accumulates.
 accumulation = 4
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

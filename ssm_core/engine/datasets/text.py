@@ -1,7 +1,7 @@
 """Text for language models: rows of instruction and response, and plain text cut into blocks.
 
-A sample is ``{"inputs": Tensor [L], "data_samples": {"context_len": int, "index": int}}``, with the tokens of prompt and
-response, and the number of the prompt's.
+A sample is ``{"inputs": Tensor [L], "data_samples": {"context_len": int, "index": int}}``: the tokens of prompt and
+response, and how many are the prompt's.
 """
 
 import json
@@ -118,7 +118,7 @@ class InstructionRows(TokenRows):
             return "has no response"
         # Apart: where the prompt ends has to be an end of a token.
         prompt = self.tokenizer.encode(self.prompt(row), add_special_tokens=False)
-        response = self.tokenizer.encode(row["output"], add_special_tokens=False) + [self.tokenizer.eos_token_id]
+        response = [*self.tokenizer.encode(row["output"], add_special_tokens=False), self.tokenizer.eos_token_id]
         if len(prompt) >= self.max_length:
             return f"has a prompt longer than max_length={self.max_length} leaves room for ({len(prompt)} tokens)"
         return (prompt + response)[: self.max_length], len(prompt)
