@@ -26,7 +26,7 @@ def test_cached_equals_uncached(mode, rule):
     ids, mask = rows(3, 14), torch.ones(3, 14, dtype=torch.int64)
     for row, padding in enumerate((0, 3, 9)):
         ids[row, :padding], mask[row, :padding] = 0, 0
-    for prompt in ({}, {"context_len": torch.tensor([14, 4, 0])}):
+    for prompt in ({}, {"context_len": torch.tensor([14, 4, 0])}, {"context_len": torch.tensor([9, 5, 0])}):
         cached = generate(model, ids, attention_mask=mask, **MODES[mode], **prompt)
         plain = generate(model, ids, attention_mask=mask, use_cache=False, **MODES[mode], **prompt)
         assert cached.shape == (3, 26)

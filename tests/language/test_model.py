@@ -16,20 +16,21 @@ def plain_mamba(model):
     return mamba
 
 
-def candidates(hidden, context):
-    prompts = find_prompts(hidden.shape[:2], hidden.device, None, torch.tensor(context), None)
-    return prompt_edges(prompts, hidden.shape[1], 3)
+def candidates(hidden, contexts, rule="next"):
+    prompts = find_prompts(hidden.shape[:2], hidden.device, None, torch.tensor(contexts), None)
+    return prompt_edges(prompts, max(contexts) if rule == "next" else hidden.shape[1], 3)
 
 
 @pytest.mark.parametrize("rule", ["next", "own"])
 @pytest.mark.parametrize("elements", [2**28, 200], ids=["at-once", "in-blocks"])
 def test_mixer_is_the_dense_sum_over_the_tree(rule, elements):
     mixer = small_model(tree_decay=rule, tree_elements=elements).backbone.layers[0].mixer
-    contexts = [11, 7, 1, 0]
     hidden = torch.randn(4, 11, 16, dtype=torch.float64)
-    actual = mixer(hidden, candidates=candidates(hidden, contexts))
-    for row, context in enumerate(contexts):
-        assert_close(actual[row], mixer_output(mixer, hidden[row], context, 0.3, rule), f"context {context}")
+    # The tree is followed to the end of the longest prompt: to the row's, in the middle, not at all.
+    for contexts in ([11, 7, 1, 0], [6, 3, 1, 0], [2, 2, 1, 0]):
+        actual = mixer(hidden, candidates=candidates(hidden, contexts, rule))
+        for row, context in enumerate(contexts):
+            assert_close(actual[row], mixer_output(mixer, hidden[row], context, 0.3, rule), f"context {context}")
 
 
 def test_gradients_are_those_of_the_dense_sum():
@@ -50,7 +51,7 @@ def test_trees_are_kruskals():
     for row, context in enumerate(contexts):
         x, _, delta, _, B, _ = projections(mixer, hidden[row])
         u = (delta * x).unsqueeze(-1) * B.unsqueeze(1)
-        tree = grow_tree((delta * x)[None], B[None], candidates(hidden[:1], [context]), 3)
+        tree = grow_tree((delta * x)[None], B[None], candidates(hidden[:1], [context], rule="own"), 3)
         assert tree.parent[0].tolist() == parents(u, context)
         if context <= 2:
             assert tree.parent[0].tolist() == [*range(1, 23), 22]

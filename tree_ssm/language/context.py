@@ -17,10 +17,12 @@ class PromptEdges(NamedTuple):
     """The edges that the trees of a batch may have, the same for every layer.
 
     Attributes:
+        columns: so many columns of the batch are in trees; behind them every row is a chain. At most 2: all of it is.
         edges: ``[E, 2]``; all pairs of neighbouring tokens, then all at distance 2, and so on, each from left to right.
         within: ``[B, E]``; whether both ends are prompt tokens.
     """
 
+    columns: int
     edges: Tensor  # [E, 2]
     within: Tensor  # [B, E]
 
@@ -87,12 +89,12 @@ def find_prompts(
 
 
 def prompt_edges(prompts: Prompts, length: int, reach: int) -> PromptEdges:
-    """The candidate edges of rows of ``length`` tokens: prompt tokens up to ``reach`` apart, and the chain."""
+    """The candidate edges of the first ``length`` columns: prompt tokens up to ``reach`` apart, and the chain."""
     token = torch.arange(length, device=prompts.start.device)
     ends = [torch.stack([token[:-k], token[k:]], dim=1) for k in range(1, min(reach, length - 1) + 1)]
     edges = torch.cat(ends) if ends else token.new_empty(0, 2)
     begin, end = prompts.start.unsqueeze(1), prompts.end.unsqueeze(1)
-    return PromptEdges(edges, (edges[:, 0] >= begin) & (edges[:, 1] < end))
+    return PromptEdges(length, edges, (edges[:, 0] >= begin) & (edges[:, 1] < end))
 
 
 @torch.no_grad()
@@ -111,7 +113,7 @@ def grow_tree(
     Args:
         v: Δ·x.
         B: input weights.
-        candidates: the edges; the rows' own length.
+        candidates: the edges, for rows of this length.
         reach: what ``candidates`` was made with.
     """
     length = v.shape[1]

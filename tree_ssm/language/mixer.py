@@ -12,7 +12,7 @@ from ssm_core.ops.checks import accumulate_dtype
 from .configuration import MambaTreeConfig
 from .context import PromptEdges, grow_tree
 from .kernels import causal_convolution, continued_convolution, resolve_chain_backend
-from .scan import selective_tree_scan
+from .scan import chain_from, selective_tree_scan
 
 
 class MambaTreeMixer(MambaMixer):
@@ -87,7 +87,7 @@ class MambaTreeMixer(MambaMixer):
         if self.config.tree_scale == 0:
             tree_state = torch.zeros_like(chain)
         else:
-            of_tree, tree_state = self._scan_tree(x, delta, A, B, C, candidates)
+            of_tree, tree_state = self._scan_tree(x, delta, A, B, C, candidates, (y, chain))
             y = y + self.config.tree_scale * of_tree.to(y.dtype)
         if cache is not None:
             state = self._for_next(tree_state.to(chain.dtype), delta[:, -1], A)
@@ -102,13 +102,29 @@ class MambaTreeMixer(MambaMixer):
         B: Tensor,  # [B, L, N]
         C: Tensor,  # [B, L, N]
         candidates: PromptEdges,
+        chain: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Output ``[B, L, D]`` and last state ``[B, D, N]`` along the tree, which is grown first."""
-        config = self.config
+        """Output ``[B, L, D]`` and last state ``[B, D, N]`` along the tree, which is grown first.
+
+        The tree is followed through the columns that hold prompts; the rest is a chain that begins with its state.
+        ``chain`` is the chain's output, D·x in it, and last state.
+        """
+        config, columns = self.config, candidates.columns
+        if columns <= 2 and config.tree_decay == "next":
+            return chain[0] - (self.D * x).to(chain[0].dtype), chain[1]
+        prompt, response = slice(None, columns), slice(columns, None)
         # Autocast would round what is float32 here for the sake of accuracy.
         with torch.autocast(x.device.type, enabled=False):
-            tree = grow_tree(delta.detach() * x.detach().to(delta.dtype), B.detach(), candidates, config.tree_reach)
-            return selective_tree_scan(x, delta, A, B, C, tree, config.tree_decay, config.tree_elements)
+            v = delta[:, prompt].detach() * x[:, prompt].detach().to(delta.dtype)
+            tree = grow_tree(v, B[:, prompt].detach(), candidates, config.tree_reach)
+            of_prompt = (x[:, prompt], delta[:, prompt], A, B[:, prompt], C[:, prompt])
+            y, state = selective_tree_scan(*of_prompt, tree, config.tree_decay, config.tree_elements)
+            if columns == x.shape[1]:
+                return y, state
+            rest, state = chain_from(
+                state, x[:, response], delta[:, response], A, B[:, response], C[:, response], config.chain_backend
+            )
+            return torch.cat([y, rest.to(y.dtype)], dim=1), state
 
     def _continue(
         self,

@@ -99,7 +99,10 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
             if cache is not None:
                 _refuse_padding_at_the_end(attention_mask)
             prompts = find_prompts(hidden.shape[:2], hidden.device, attention_mask, context_len, None)
-            candidates = prompt_edges(prompts, hidden.shape[1], config.tree_reach)
+            columns = hidden.shape[1]
+            if config.tree_decay == "next":
+                columns = int(prompts.end.max())  # the one wait for the device in a forward pass
+            candidates = prompt_edges(prompts, columns, config.tree_reach)
         states = [hidden]
         for layer in self.layers:
             hidden = layer(

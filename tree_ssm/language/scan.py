@@ -4,10 +4,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ssm_core.ops import selective_scan
 from ssm_core.ops.checks import accumulate_dtype
 from tree_ssm.ops import Tree, tree_scan
 
-from .configuration import EdgeDecay
+from .configuration import ChainBackend, EdgeDecay
+from .kernels import resolve_chain_backend
+
+_SHORT = 2.0**-50
 
 
 def selective_tree_scan(
@@ -56,6 +60,48 @@ def selective_tree_scan(
         outputs.append(y)
         last.append(state)
     return torch.cat(outputs, dim=-1), torch.cat(last, dim=1)
+
+
+def chain_from(
+    state: Tensor,  # [B, D, N]
+    x: Tensor,  # [B, L, D]
+    delta: Tensor,  # [B, L, D]
+    A: Tensor,  # [D, N]
+    B: Tensor,  # [B, L, N]
+    C: Tensor,  # [B, L, N]
+    backend: ChainBackend,
+) -> tuple[Tensor, Tensor]:
+    """The chain h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t x_t that begins with a state, y_t = C_t·h_t.
+
+    No kernel for the chain takes a state, so it comes as N tokens before the others: the n-th brings the states n of
+    all channels, in a step so short that nothing decays: Δ = ε, B = e_n / ε, x = state. ε is a power of two, hence
+    Δ·B·x exact, and exp(ε·A) is 1 but for the last bit of float64.
+
+    Args:
+        state: h before the first token.
+        x: input.
+        delta: step size, after softplus, in float32 at least.
+        A: decay.
+        B: input weights.
+        C: output weights.
+        backend: see :class:`MambaTreeConfig`.
+
+    Returns:
+        y ``[B, L, D]`` in the dtype of ``delta``, and the last state ``[B, D, N]``.
+    """
+    batch, states, wide = x.shape[0], A.shape[1], delta.dtype
+    brought = state.to(wide).transpose(1, 2)  # [B, N, D]
+    weights = torch.eye(states, dtype=wide, device=x.device).div(_SHORT).expand(batch, -1, -1)
+    y, last = selective_scan(
+        torch.cat([brought, x.to(wide)], dim=1).transpose(1, 2),
+        torch.cat([torch.full_like(brought, _SHORT), delta], dim=1).transpose(1, 2),
+        A,
+        torch.cat([weights, B.to(wide)], dim=1).transpose(1, 2),
+        torch.cat([torch.zeros_like(weights), C.to(wide)], dim=1).transpose(1, 2),
+        return_last_state=True,
+        backend=resolve_chain_backend(backend, x.device),
+    )
+    return y.transpose(1, 2)[:, states:], last
 
 
 def _scan_block(
