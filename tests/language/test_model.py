@@ -190,6 +190,20 @@ def test_checkpointing_changes_nothing():
         assert torch.equal(gradient, gradients[1][name]), name
 
 
+def test_a_layer_compiles_without_a_break():
+    layer = small_model().backbone.layers[0].train()
+    hidden = torch.randn(2, 13, 16, dtype=torch.float64)
+    results = []
+    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        layer.zero_grad()
+        y = run(hidden, candidates=candidates(hidden, [9, 4]))
+        y.square().sum().backward()
+        results.append((y, [p.grad.clone() for p in layer.parameters()]))
+    assert_close(results[1][0], results[0][0])
+    for actual, expected in zip(results[1][1], results[0][1], strict=True):
+        assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision(dtype):
     model = small_model(torch.float32)

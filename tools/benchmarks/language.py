@@ -51,11 +51,20 @@ def build(name: str, options: argparse.Namespace) -> nn.Module:
     size = {"vocab_size": VOCABULARY, "hidden_size": options.width, "num_hidden_layers": options.layers}
     with torch.device(options.device):
         if name == "transformers":
-            return MambaForCausalLM(MambaConfig(**size))
+            model = MambaForCausalLM(MambaConfig(**size))
+            return compiled(model, options)
         ours = options.device if installed(MAMBA_SSM) else "auto"
         backend = "mamba_ssm" if name == "mamba-ssm" else ours
         scale = 0.3 if name == "mambatree-l" else 0.0
-        return MambaTreeForCausalLM(MambaTreeConfig(**size, tree_scale=scale, chain_backend=backend))
+        model = MambaTreeForCausalLM(MambaTreeConfig(**size, tree_scale=scale, chain_backend=backend))
+        return compiled(model, options)
+
+
+def compiled(model: nn.Module, options: argparse.Namespace) -> nn.Module:
+    """The model with each layer given to torch.compile, if the run asks for it."""
+    for layer in model.backbone.layers if options.compile else ():
+        layer.compile()
+    return model
 
 
 def training_step(model: nn.Module, length: int, options: argparse.Namespace) -> Callable[[], None]:
@@ -147,6 +156,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--lengths", nargs="+", type=int, default=[512, 2048], help="tokens a row")
     add("--batch", type=int, default=8 if cuda else 1, help="rows a step")
     add("--prompt", type=float, default=0.5, help="share of each row that is its prompt, in training")
+    add("--compile", action="store_true", help="torch.compile every layer (transformers then scans in parallel)")
     add("--checkpointing", action="store_true", help="recompute the layers in the backward pass")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
     add("--width", type=int, default=768)
@@ -168,7 +178,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     options = parse(argv)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     settings = {
-        key: getattr(options, key) for key in ("mode", "batch", "prompt", "checkpointing", "width", "layers")
+        key: getattr(options, key) for key in ("mode", "batch", "prompt", "compile", "checkpointing", "width", "layers")
     } | {"dtype": str(options.dtype)[6:]}
     about = machine(options.device) | {"transformers": transformers.__version__}
     print(", ".join(f"{k} {v}" for k, v in (about | settings).items()), flush=True)

@@ -55,6 +55,7 @@ def load_network(
     tree_decay: EdgeDecay | None = None,
     lora: dict[str, Any] | None = None,
     gradient_checkpointing: bool = False,
+    compile_layers: bool = False,
 ) -> nn.Module:
     """A pretrained Mamba or MambaTree-L, its tree switched on or off, and with LoRA all else frozen.
 
@@ -64,6 +65,7 @@ def load_network(
         tree_decay: see :class:`MambaTreeConfig`; by default what the model was saved with.
         lora: arguments of :func:`add_lora`; None for none.
         gradient_checkpointing: keep only the inputs of the layers and compute the rest again in the backward pass.
+        compile_layers: let torch.compile fuse what is elementwise in each layer, much of it around the tree's states.
 
     Raises:
         ConfigError: there is no such model.
@@ -80,7 +82,7 @@ def load_network(
             )
     except OSError as error:
         raise ConfigError(f"there is no pretrained model {path}: {_first_line(error)}") from error
-    return _prepare(network, lora, gradient_checkpointing)
+    return _prepare(network, lora, gradient_checkpointing, compile_layers)
 
 
 def create_network(
@@ -90,6 +92,7 @@ def create_network(
     state_size: int = 16,
     tree_scale: float = 0.0,
     gradient_checkpointing: bool = False,
+    compile_layers: bool = False,
 ) -> nn.Module:
     """A network with fresh weights, as the authors of Mamba initialise theirs.
 
@@ -100,6 +103,7 @@ def create_network(
         state_size: states N of a channel.
         tree_scale: factor of the tree; on text without prompts the tree is the chain.
         gradient_checkpointing: see :func:`load_network`.
+        compile_layers: see :func:`load_network`.
     """
     text = load_tokenizer(tokenizer)
     config = MambaTreeConfig(
@@ -114,7 +118,7 @@ def create_network(
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
     )
-    return _prepare(MambaTreeForCausalLM(config), None, gradient_checkpointing)
+    return _prepare(MambaTreeForCausalLM(config), None, gradient_checkpointing, compile_layers)
 
 
 def add_lora(
@@ -168,11 +172,16 @@ def save_network(network: nn.Module, folder: str | Path, tokenizer: PreTrainedTo
     tokenizer.save_pretrained(os.fspath(folder))
 
 
-def _prepare(network: MambaTreeForCausalLM, lora: dict[str, Any] | None, gradient_checkpointing: bool) -> nn.Module:
+def _prepare(
+    network: MambaTreeForCausalLM, lora: dict[str, Any] | None, gradient_checkpointing: bool, compile_layers: bool
+) -> nn.Module:
     if gradient_checkpointing:
         # Its name before transformers 5.23 is the second.
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    if compile_layers:
+        for layer in network.backbone.layers:
+            layer.compile(dynamic=True)  # rows differ in length from batch to batch
     if lora is None:
         return network
     return add_lora(network, **lora)
