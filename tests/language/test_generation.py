@@ -60,6 +60,14 @@ def test_a_cache_can_be_continued_by_any_number_of_tokens(pieces, rule):
     assert_close(torch.cat(logits, 1), model(ids, context_len=7).logits, tolerance=1e-6)
 
 
+def test_a_given_cache_is_not_ignored():
+    model = small_model()
+    ids = rows(2, 9)
+    cache = model(ids[:, :8]).cache_params
+    last = model(ids[:, 8:], cache_params=cache, use_cache=False).logits
+    assert_close(last, model(ids, context_len=8).logits[:, 8:], tolerance=1e-6)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_prompts_shorter_than_the_convolution(length):
     model = small_model()
@@ -71,3 +79,5 @@ def test_padding_on_the_right_is_refused():
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     with pytest.raises(ValueError, match="pad on the left"):
         generate(model, rows(2, 3), attention_mask=mask)
+    assert model(rows(2, 3), mask).cache_params is None
+    assert model(rows(2, 3)).cache_params is not None

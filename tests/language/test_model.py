@@ -151,7 +151,7 @@ def test_padded_rows_are_those_alone(side):
         padded[row, places[-1]] = alone[row][0]
         mask[row, places[-1]] = 1
     logits = model(padded, mask, torch.tensor(contexts), use_cache=False).logits
-    whole = model(padded, mask, use_cache=False).logits
+    whole = model(padded, mask).logits
     for row, place in enumerate(places):
         assert_close(logits[row, place], model(alone[row], context_len=contexts[row]).logits[0], f"row {row}", 1e-6)
         assert_close(whole[row, place], model(alone[row]).logits[0], f"row {row}, all prompt", 1e-6)
@@ -168,6 +168,16 @@ def test_losses_are_taken_on_responses_only():
     log_p = expected.logits.log_softmax(-1)
     nll = [-log_p[r, t - 1, ids[r, t]] for r, start in enumerate((5, 3)) for t in range(start, 12)]
     assert_close(expected.loss, torch.stack(nll).mean().float(), tolerance=1e-6)
+
+
+def test_hidden_states_are_mambas():
+    model = small_model(tree_scale=0.0)
+    ids = rows(2, 9)
+    actual = model(ids, output_hidden_states=True).hidden_states
+    expected = plain_mamba(model)(ids, output_hidden_states=True).hidden_states
+    assert len(actual) == len(expected) == 3
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, tolerance=2e-6)
 
 
 def test_pretraining_labels_make_it_causal():

@@ -84,26 +84,30 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
+        fresh = cache_params is None or not cache_params.has_previous_state()
         if use_cache is None:
-            use_cache = config.use_cache and not self.training
+            use_cache = config.use_cache and not self.training and not (fresh and _ends_in_padding(attention_mask))
+        elif use_cache and fresh and _ends_in_padding(attention_mask):
+            raise ValueError(
+                "the cache keeps the state after the last column, which is padding in some rows: pad on the left "
+                "(tokenizer.padding_side='left') or use use_cache=False"
+            )
         use_cache = use_cache and not (self.gradient_checkpointing and self.training)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and cache_params is None:
             cache_params = DynamicCache(config=config)
-        cache = cache_params if use_cache else None
-        continues = cache is not None and cache.has_previous_state()
+        cache = cache_params if use_cache or not fresh else None
+        continues = not fresh
         candidates = None
         if not continues:
-            if cache is not None:
-                _refuse_padding_at_the_end(attention_mask)
             prompts = find_prompts(hidden.shape[:2], hidden.device, attention_mask, context_len, None)
             columns = hidden.shape[1]
             if config.tree_decay == "next":
                 columns = int(prompts.end.max())  # the one wait for the device in a forward pass
             candidates = prompt_edges(prompts, columns, config.tree_reach)
-        states = [hidden]
+        every = []
         for layer in self.layers:
             hidden = layer(
                 hidden,
@@ -111,9 +115,10 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
                 attention_mask=None if continues else attention_mask,
                 candidates=candidates,
             )
-            states.append(hidden)
+            if output_hidden_states:
+                every.append(hidden)
         hidden = self.norm_f(hidden)
-        every = (*states, hidden)[1:] if output_hidden_states else None
+        every = (*every, hidden) if output_hidden_states else None
         if not (config.return_dict if return_dict is None else return_dict):
             return tuple(part for part in (hidden, cache, every) if part is not None)
         return MambaOutput(last_hidden_state=hidden, cache_params=cache, hidden_states=every)
@@ -162,7 +167,8 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
                 tree has seen them.
             inputs_embeds: embeddings in place of the tokens.
             cache_params: states of the rows that these tokens continue.
-            use_cache: return such states; by default the config's in evaluation and never in training.
+            use_cache: return such states. By default the config's in evaluation, and never in training or where rows
+                end in padding, whose state is not that of their last token.
             output_hidden_states: return the hidden states of all layers.
             return_dict: return an object instead of a tuple.
             logits_to_keep: compute the logits of that many last tokens only, or of these; 0 for all.
@@ -238,9 +244,5 @@ def _labels_of_responses(
     return labels.masked_fill(place < prompts.end.unsqueeze(1), IGNORED)
 
 
-def _refuse_padding_at_the_end(mask: Tensor | None) -> None:
-    if mask is not None and not bool(mask[:, -1].all()):
-        raise ValueError(
-            "the cache keeps the state after the last column, which is padding in some rows: pad on the left "
-            "(tokenizer.padding_side='left') or use use_cache=False"
-        )
+def _ends_in_padding(mask: Tensor | None) -> bool:
+    return mask is not None and not bool(mask[:, -1].all())
