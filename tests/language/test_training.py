@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import CONFIGS, error_of, run
 
+import tree_ssm
 from ssm_core.engine import checkpoint
 from ssm_core.engine.config import load_config
 from ssm_core.engine.run import train
@@ -156,6 +158,19 @@ def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
     )
 
 
+def test_a_missing_package_is_one_line(folder, tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("tree_ssm.language", "transformers"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(tree_ssm, "language", None, raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    words = "which is not installed: run `pip install 'tree-ssm-train[lm]'`"
+    line = error_of(capsys, "train", TREE, "--work-dir", tmp_path)
+    assert line.startswith("error: tree_ssm.language.load_")
+    assert line.endswith(f" needs transformers, {words}")
+    line = error_of(capsys, "train_tokenizer", tmp_path / "t", folder / "text.txt")
+    assert line == f"error: this tool needs transformers, {words}"
+
+
 def test_bad_input_is_one_line(folder, tmp_path, capsys):
     def fails(tool, *arguments, config=TREE):
         return error_of(capsys, tool, config, *arguments)
@@ -167,8 +182,8 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     options += [f"train_dataloader.dataset.path={tmp_path / 'rows.json'}"]
     line = fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
     assert line == f"error: row 7 of {tmp_path / 'rows.json'} has no response; faulty='skip' leaves such rows out"
-    options = tuning(folder, "model.backbone.path=nowhere/model")
-    assert "there is no pretrained model nowhere/model" in fails(
+    options = tuning(folder, f"model.backbone.path={tmp_path / 'nothing'}")
+    assert f"there is no pretrained model {tmp_path / 'nothing'}" in fails(
         "train", "--work-dir", tmp_path, "--cfg-options", *options
     )
     base = WIKI / "mamba-4m_alpaca-demo.py"
