@@ -33,6 +33,8 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   m.def(
       "minimum_spanning_tree(Tensor edge_weight, Tensor? edges, SymInt height, SymInt width, Tensor root) -> "
       "(Tensor parent, Tensor order)");
+  // x [B, H, W, D] -> exp(-cosine) of the ends of the grid's edges [B, E]
+  m.def("grid_cosine_distance(Tensor x) -> Tensor");
   // parent [B, L] -> what the GPU's tree scan wants to know of a tree, for its forward and backward; int32.
   m.def("tree_schedule(Tensor parent) -> Tensor");
   // u, weight [B, L, D]; parent, order [B, L]; schedule: of the same parents, or none
@@ -41,6 +43,12 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   m.def(
       "tree_scan_backward(Tensor grad_h, Tensor u, Tensor weight, Tensor parent, Tensor order, bool both, "
       "Tensor? schedule=None) -> (Tensor grad_u, Tensor grad_weight)");
+  // h, x [B, L, D]; C [B, L]; D, weight, bias [D] -> C · LN(h) + D · x
+  m.def("state_readout(Tensor h, Tensor x, Tensor C, Tensor D, Tensor weight, Tensor bias, float eps) -> Tensor y");
+  m.def(
+      "state_readout_backward(Tensor grad_y, Tensor h, Tensor x, Tensor C, Tensor D, Tensor weight, Tensor bias, "
+      "float eps) -> (Tensor grad_h, Tensor grad_x, Tensor grad_C, Tensor grad_D, Tensor grad_weight, "
+      "Tensor grad_bias)");
 }
 
 // Importing the library as a Python module is enough to load it; the operators live in torch.ops.

@@ -23,9 +23,12 @@ OPERATORS = (
     "quadtree_ssm::mask_gradient",
     "tree_ssm::spanning_tree",
     "tree_ssm::minimum_spanning_tree",
+    "tree_ssm::grid_cosine_distance",
     "tree_ssm::tree_schedule",
     "tree_ssm::tree_scan",
     "tree_ssm::tree_scan_backward",
+    "tree_ssm::state_readout",
+    "tree_ssm::state_readout_backward",
 )
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ssm_core.layers import SelectiveSSM, to_channels_first, to_channels_last
 from ssm_core.ops.checks import accumulate_dtype
-from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
+from tree_ssm.ops import GuideDistance, Tree, grid_distances, minimum_spanning_tree, state_readout, tree_scan
 
-GuideDistance = Literal["cosine", "euclidean", "manhattan"]
 TreeKind = Literal["minimum", "maximum", "random"]
 TreeRoot = Literal["first", "center", "last"]
 TreeSharing = Literal["block", "stage"]
@@ -24,34 +23,6 @@ class GrownTree(NamedTuple):
     tree: Tree  # vertices are the tokens of the map, row by row
     height: int
     width: int
-
-
-def grid_distances(
-    x: Tensor,  # [B, H, W, D]
-    distance: GuideDistance,
-) -> Tensor:  # [B, E], vertical edges first, then horizontal ones, both row by row
-    """How different the two ends of every edge of the 4-connected grid are.
-
-    Cosine is exp(-cosine), the paper's; Euclidean and Manhattan are the distances themselves, since a spanning tree
-    asks for nothing but their order.
-
-    Args:
-        x: features.
-        distance: the measure.
-    """
-    if distance == "cosine":
-        scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8).reciprocal()
-
-    def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
-        a, b = x[lower], x[upper]
-        if distance == "cosine":
-            return torch.exp(-(a * b).sum(-1) * scale[lower] * scale[upper])
-        return torch.linalg.vector_norm(a - b, ord=2 if distance == "euclidean" else 1, dim=-1)
-
-    every, but_last, but_first = slice(None), slice(None, -1), slice(1, None)
-    vertical = measure((every, but_last), (every, but_first))
-    horizontal = measure((every, every, but_last), (every, every, but_first))
-    return torch.cat([vertical.flatten(1), horizontal.flatten(1)], dim=1)
 
 
 def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
@@ -123,7 +94,7 @@ class TreeScan(SelectiveSSM):
             else:
                 weight = scattered_weights(edges, x.device).expand(batch, -1).contiguous()
         else:
-            weight = grid_distances(x.to(accumulate_dtype(x.dtype)), self.guide_distance)
+            weight = grid_distances(x, self.guide_distance)
             if self.tree_kind == "maximum":
                 weight = -weight
         last = height * width - 1
@@ -153,16 +124,15 @@ class TreeScan(SelectiveSSM):
         delta, B, C = (part.squeeze(1) for part in self.project(x))
         dtype = accumulate_dtype(x.dtype)
         delta = F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype))
-        B, C, wide = B.to(dtype).unsqueeze(-1), C.to(dtype).unsqueeze(-1), x.to(dtype)
         weight = (delta.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
-        source = (delta * wide).unsqueeze(2) * B
-        h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
-        norm = self.h_norm
-        h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        skip = wide * self.D[0].to(dtype)
+        source = (delta * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
+        h = tree_scan(source.flatten(2), weight.flatten(2), tree)
+        norm, D = self.h_norm, self.D[0]
         if self.d_state == 1:
-            return torch.addcmul(skip, h.squeeze(2), C.squeeze(2)).to(x.dtype)
-        return ((h * C).sum(2) + skip).to(x.dtype)
+            return state_readout(h, x, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
+        h = h.unflatten(2, (self.d_state, self.inner_dim))
+        h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + x.to(dtype) * D.to(dtype)).to(x.dtype)
 
 
 class ConvHead(ConvNormAct):

@@ -50,7 +50,7 @@ def parameters(model):
 def test_loads_and_builds(name):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
-    classes = 10 if cfg.train_dataloader.dataset.type != "ImageNet" else 1000
+    classes = 1000 if cfg.train_dataloader.dataset.type in ("ImageNet", "SyntheticImages") else 10
     assert model.num_classes == classes
     for part in ("train", "val", "test"):
         assert f"{part}_dataloader" in cfg

@@ -3,26 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles.grid import DISTANCES, grid
 
 from ssm_core.layers import record_scans
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV, modules
-from tree_ssm.modules import TreeScan, grid_distances, scattered_weights
+from tree_ssm.modules import TreeScan, scattered_weights
 
 SIZES = {"depths": (2, 2, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 5}
-DISTANCES = {
-    "cosine": lambda a, b: torch.exp(-F.cosine_similarity(a, b, dim=0)),
-    "euclidean": lambda a, b: (a - b).square().sum().sqrt(),
-    "manhattan": lambda a, b: (a - b).abs().sum(),
-}
-
-
-def grid(height, width):
-    """Edges of the grid: all vertical ones, then all horizontal ones."""
-    number = torch.arange(height * width).view(height, width)
-    vertical = torch.stack([number[:-1], number[1:]], -1).view(-1, 2)
-    horizontal = torch.stack([number[:, :-1], number[:, 1:]], -1).view(-1, 2)
-    return torch.cat([vertical, horizontal]).tolist()
 
 
 def grow(weights, edges, root):
@@ -98,20 +86,6 @@ def test_tree_scan_equals_dense_path_products(d_state, distance, root):
     for name, a, b in zip(names, actual, torch.autograd.grad((expected * probe).sum(), leaves), strict=True):
         assert b.abs().max() > 0, f"the test is blind to {name}"
         assert_close(a, b, name, 1e-10)
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("size", [(4, 3), (1, 5), (5, 1), (1, 1)], ids=str)
-def test_grid_distances(distance, size):
-    x = torch.randn(2, *size, 7, dtype=torch.float64)
-    tokens = x.flatten(1, 2)
-    expected = [[float(DISTANCES[distance](t[a], t[b])) for a, b in grid(*size)] for t in tokens]
-    assert_close(grid_distances(x, distance), torch.tensor(expected, dtype=torch.float64).view(2, -1))
-
-
-def test_distances_of_zero_vectors_are_finite():
-    x = torch.zeros(1, 3, 3, 4)
-    assert torch.equal(grid_distances(x, "cosine"), torch.ones(1, 12))
 
 
 def test_scattered_weights_look_random_and_never_change():

@@ -2,10 +2,12 @@
 
     python tools/benchmarks/ops.py               # all operators, the default shapes, CUDA if there is a GPU
     python tools/benchmarks/ops.py --ops tree_scan --shapes 4x56x56x160 128x56x56x160 --device cuda --dtype bfloat16
+    python tools/benchmarks/ops.py --shapes 8x{14x14,28x28,56x56,128x128,256x256}x96 --no-reference --plot growth.svg
 
 The floor is the time in which the machine copies the bytes that the operator must move at least: each input read once,
 each output written once, at the copy rate measured in the same run. Times are medians; the spread (±) is the distance
-between the quartiles. `--json FILE` writes every figure with the machine and the versions.
+between the quartiles. `--json FILE` writes every figure with the machine and the versions; `--plot FILE` draws the
+times over the number of tokens, to show how cost grows.
 """
 
 import argparse
@@ -22,7 +24,8 @@ from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.benchmark import copy_rate, machine, milliseconds
 from ssm_core.ops import directional_scan
-from tree_ssm.ops import minimum_spanning_tree, tree_scan
+from ssm_core.ops.checks import accumulate_dtype
+from tree_ssm.ops import grid_distances, minimum_spanning_tree, state_readout, tree_scan
 
 DEFAULT_SHAPES = ("4x56x56x160", "4x14x14x640")
 
@@ -127,13 +130,32 @@ def mask_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(run, (a, b, choice))
 
 
+def distance_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """Cosine distances along the edges of the grid."""
+    x = torch.randn(shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
+    return Case(lambda backend: grid_distances(x, backend=backend), (x,))
+
+
+def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The normed state weighted, beside the skip; the state is float32 at least, as the tree scan leaves it."""
+    size = (shape.batch, shape.height * shape.width, shape.channels)
+    x = torch.randn(size, dtype=dtype, device=device)
+    h = torch.randn(size, dtype=accumulate_dtype(dtype), device=device)
+    C = torch.randn(size[:2], dtype=dtype, device=device)
+    D, weight, bias = torch.randn(3, shape.channels, dtype=h.dtype, device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (h, x, C, D, weight, bias))
+    return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
+
+
 OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "scan_2_directions": lambda *a: scan_case(*a, directions=2),
     "scan_4_directions": lambda *a: scan_case(*a, directions=4),
     "quadtree_order": order_case,
     "mask_gradient": mask_case,
+    "grid_distances": distance_case,
     "spanning_tree": spanning_tree_case,
     "tree_scan": tree_scan_case,
+    "state_readout": readout_case,
 }
 
 
@@ -190,6 +212,26 @@ def measure(
         yield Row(op, str(shape), str(dtype)[6:], step, kernel, spread, floor, floor / kernel, reference, speedup)
 
 
+def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
+    """Draw the time of every operator over the tokens of a map, beside the slope of a cost that grows as they do."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens of a map, H·W", ylabel="kernel time, ms")
+    for op, step in dict.fromkeys((row.op, row.step) for row in rows):
+        points = [(Shape.parse(row.shape), row.kernel_ms) for row in rows if (row.op, row.step) == (op, step)]
+        tokens = [shape.height * shape.width for shape, _ in points]
+        style = "o-" if step == "forward" else "s--"
+        axes.plot(tokens, [ms for _, ms in points], style, label=f"{op}, {step}", markersize=4)
+    low, high = axes.get_xlim()
+    middle = (axes.get_ylim()[0] * axes.get_ylim()[1]) ** 0.5
+    linear = [middle * x / (low * high) ** 0.5 for x in (low, high)]
+    axes.plot((low, high), linear, color="0.7", linewidth=6, zorder=0, label="linear in the tokens")
+    axes.set_title(f"{rows[0].dtype}, {about['device']}", fontsize="medium")
+    axes.legend(fontsize="x-small")
+    figure.savefig(path)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,6 +242,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure")
     parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw time over tokens into this file (.png or .svg)")
     return parser.parse_args(argv)
 
 
@@ -230,6 +273,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
     if options.json:
         report = {"machine": about, "copy_bytes_per_second": rate, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(report, indent=2))
+    if options.plot:
+        plot_growth(rows, about, options.plot)
     return rows
 
 

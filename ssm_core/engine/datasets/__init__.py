@@ -7,5 +7,6 @@ from ssm_core.engine.datasets.base import ImageDataset
 from ssm_core.engine.datasets.digits import Digits
 from ssm_core.engine.datasets.fashion_mnist import FashionMNIST
 from ssm_core.engine.datasets.image_folder import ImageFolder, ImageNet
+from ssm_core.engine.datasets.synthetic import SyntheticImages
 
-__all__ = ["Digits", "FashionMNIST", "ImageDataset", "ImageFolder", "ImageNet"]
+__all__ = ["Digits", "FashionMNIST", "ImageDataset", "ImageFolder", "ImageNet", "SyntheticImages"]

@@ -1,0 +1,8 @@
+# The speed of training alone: 100 iterations on noise in bfloat16, see tools/benchmarks/distributed.py.
+_base_ = [
+    "../_base_/models/mambatree.py",
+    "../_base_/datasets/synthetic_224.py",
+    "../_base_/schedules/synthetic_100i.py",
+    "../_base_/classification_runtime.py",
+]
+model = dict(backbone=dict(arch="tiny"), label_smoothing=0.1)

@@ -1,0 +1,97 @@
+// exp(-cosine) of the two ends of every edge of the 4-connected grid, on the GPU.
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include "../dispatch.h"
+#include "../grid_distance.h"
+
+namespace ssm {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kSums = 5;
+
+template <typename scalar_t, int kVector>
+struct alignas(sizeof(scalar_t) * kVector) Packed {
+  scalar_t value[kVector];
+};
+
+// A team of threads takes one vertex with its edges to the right and down. Each feature is read three times, but from
+// memory once: the neighbours' teams are in the same block or run at about the same time.
+template <typename scalar_t, int kVector>
+__global__ void __launch_bounds__(kThreads)
+    distance_kernel(const scalar_t* x, acc_t<scalar_t>* out, int64_t vertices, Grid grid, int vectors, int team) {
+  using acc = acc_t<scalar_t>;
+  using Row = Packed<scalar_t, kVector>;
+  const int64_t vertex = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / team;
+  const int lane = threadIdx.x % team;
+  const bool live = vertex < vertices;
+  const int64_t length = static_cast<int64_t>(grid.height) * grid.width;
+  const int64_t sample = vertex / length, place = vertex % length;
+  const int64_t row = place / grid.width, column = place % grid.width;
+  const bool has_right = live && column + 1 < grid.width, has_down = live && row + 1 < grid.height;
+  const Row* own = reinterpret_cast<const Row*>(x) + (live ? vertex : 0) * vectors;
+  const Row* right = own + (has_right ? vectors : 0);
+  const Row* down = own + (has_down ? static_cast<int64_t>(grid.width) * vectors : 0);
+
+  acc sums[kSums] = {};  // |own|², |right|², |down|², own · right, own · down
+  for (int i = lane; i < vectors; i += team) {
+    const Row a = own[i], b = right[i], c = down[i];
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      const acc f = static_cast<acc>(a.value[v]), r = static_cast<acc>(b.value[v]), d = static_cast<acc>(c.value[v]);
+      sums[0] += f * f;
+      sums[1] += r * r;
+      sums[2] += d * d;
+      sums[3] += f * r;
+      sums[4] += f * d;
+    }
+  }
+  for (int offset = team / 2; offset > 0; offset /= 2) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], offset);
+  }
+  if (lane != 0) return;
+  acc* edges = out + sample * grid.edges();
+  if (has_down) edges[place] = exp_minus_cosine(sums[4], sums[0], sums[2]);
+  if (has_right) edges[grid.vertical() + row * (grid.width - 1) + column] = exp_minus_cosine(sums[3], sums[0], sums[1]);
+}
+
+at::Tensor grid_cosine_distance(const at::Tensor& x) {
+  check_features(x, at::kCUDA);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Grid grid{x.size(1), x.size(2)};
+  at::Tensor out = empty_distances(x, grid);
+  const int64_t vertices = x.size(0) * x.size(1) * x.size(2), channels = x.size(3);
+  if (out.numel() == 0) return out;
+  SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
+    constexpr int kWide = 16 / sizeof(scalar_t);
+    const auto run = [&](auto kernel, int64_t vectors) {
+      int team = 4;
+      while (team < 32 && vectors > 6 * team) team *= 2;
+      const int64_t blocks = (vertices * team + kThreads - 1) / kThreads;
+      TORCH_CHECK(blocks < (int64_t(1) << 31) && vectors < (int64_t(1) << 31), "the input is too large for one launch");
+      kernel<<<static_cast<unsigned>(blocks), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
+          x.const_data_ptr<scalar_t>(), out.mutable_data_ptr<acc_t<scalar_t>>(), vertices, grid,
+          static_cast<int>(vectors), team);
+      C10_CUDA_KERNEL_LAUNCH_CHECK();
+    };
+    if (channels % kWide == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) {
+      run(distance_kernel<scalar_t, kWide>, channels / kWide);
+    } else {
+      run(distance_kernel<scalar_t, 1>, channels);
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
+  m.impl("grid_cosine_distance", &grid_cosine_distance);
+}
+
+}  // namespace ssm

@@ -1,0 +1,39 @@
+// The 4-connected grid's edges, and the measure of what lies between their ends.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <c10/macros/Macros.h>
+
+#include <cmath>
+
+#include "checks.h"
+
+namespace ssm {
+
+// Vertical edges first, by their upper end, then horizontal ones, by their left end; both row by row.
+struct Grid {
+  int64_t height, width;
+
+  C10_HOST_DEVICE int64_t vertical() const { return (height - 1) * width; }
+  C10_HOST_DEVICE int64_t edges() const { return vertical() + height * (width - 1); }
+};
+
+// The norms are kept from 0 as torch's clamp_min(1e-8) does.
+template <typename acc>
+C10_HOST_DEVICE acc exp_minus_cosine(acc dot, acc square_a, acc square_b) {
+  const acc a = sqrt(square_a), b = sqrt(square_b), least = acc(1e-8);
+  return exp(-dot / (a > least ? a : least) / (b > least ? b : least));
+}
+
+inline void check_features(const at::Tensor& x, c10::DeviceType device) {
+  TORCH_CHECK(x.dim() == 4, "x must be 4-D, got ", x.sizes());
+  check_device(x, device, x, "x");
+  check_contiguous(x, "x");
+}
+
+inline at::Tensor empty_distances(const at::Tensor& x, const Grid& grid) {
+  const auto dtype = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return at::empty({x.size(0), grid.edges()}, x.options().dtype(dtype));
+}
+
+}  // namespace ssm

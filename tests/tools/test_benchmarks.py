@@ -1,0 +1,74 @@
+"""The benchmarks measure, write what they measured, and refuse what they cannot measure."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from ssm_core import benchmark
+
+FOLDER = Path(__file__).parents[2] / "tools" / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_time_of_short_calls_is_that_of_one():
+    calls = []
+    timing = benchmark.milliseconds(lambda: calls.append(0), "cpu", seconds=0.01)
+    assert len(calls) > 1000
+    assert 0 < timing.median < 0.1
+
+
+def test_operators(tmp_path):
+    report, plot = tmp_path / "ops.json", tmp_path / "growth.svg"
+    rows = load("ops").main(
+        ["--shapes", "1x4x4x8", "1x8x4x8", "--seconds", "0.001", "--device", "cpu",
+         "--json", str(report), "--plot", str(plot)]
+    )  # fmt: skip
+    assert {row.op for row in rows} == set(load("ops").OPERATORS)
+    assert [row["kernel_ms"] for row in json.loads(report.read_text())["rows"]] == [row.kernel_ms for row in rows]
+    assert all(row.kernel_ms > 0 and row.floor_ms > 0 and row.reference_ms > 0 for row in rows)
+    assert "linear in the tokens" in plot.read_text()
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_throughput(tmp_path, mode):
+    report, profile = tmp_path / "throughput.json", tmp_path / "profile.txt"
+    models = ["quadmamba_lite", "test_resnet"]
+    rows = load("throughput").main(
+        ["--models", *models, "--mode", mode, "--dtype", "float32", "--batch", "2", "--size", "32", "--device", "cpu",
+         "--rounds", "2", "--json", str(report), "--profile", str(profile)]
+    )  # fmt: skip
+    assert [row.model for row in rows] == models
+    assert rows[0].parameters_millions == pytest.approx(5.470, abs=1e-3)
+    assert rows[-1].to_last == 1
+    assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)
+    assert json.loads(report.read_text())["settings"]["mode"] == mode
+    assert "selective_scan" in profile.read_text()
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("throughput", ["--models", "swin_tinny"], "timm knows no model 'swin_tinny'"),
+        ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
+        ("throughput", ["--rounds", "1"], "--rounds must be 2 at least"),
+        ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),
+        ("distributed", ["a.py", "--batch", "9"], "--batch 9 does not divide among 2 processes"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        load(tool).main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_iteration_times_are_read_from_a_log():
+    line = "mmengine - INFO - Epoch(train)  [1][22/44]  lr: 4.9e-04  eta: 0:01:04  time: 0.0589  data_time: 0.0105"
+    assert load("distributed").TIME.findall(line) == ["0.0589"]

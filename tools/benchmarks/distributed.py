@@ -1,0 +1,90 @@
+"""Train the same config with one process and with several, at the same global batch; compare speed and loss curves.
+
+    python tools/benchmarks/distributed.py configs/quadmamba/quadmamba-small_synthetic.py --processes 1 2 --batch 256
+    python tools/benchmarks/distributed.py configs/quadmamba/quadmamba-nano_digits.py --processes 1 2 --batch 32 \\
+        --cfg-options model.backbone.choice=3
+
+The second is for the curves: without mixup, batch norm and Gumbel noise, which look at the images of one process, they
+agree to rounding. Each count runs through torchrun and tools/train.py, one process a GPU, or with gloo on CPUs. The
+rate is the global batch over the median time of an iteration in the training log, its first point left out.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+TIME = re.compile(r"Epoch\(train\).* time: ([0-9.]+)")
+
+
+@dataclass
+class Row:
+    """One count of processes; the last two compare it with the first count."""
+
+    processes: int
+    images_per_second: float
+    seconds_per_iteration: float
+    speed_up: float
+    largest_loss_difference: float  # relative, over the points of the training curve
+
+
+def train(options: argparse.Namespace, processes: int) -> tuple[float, list[float]]:
+    """Train with so many processes; the median time of an iteration in seconds, and the losses."""
+    folder = options.work_dir / f"processes_{processes}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += [str(TRAIN), options.config, "--launcher", "pytorch", "--work-dir", str(folder), "--cfg-options"]
+    command += [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
+    command += ["default_hooks.curves.interval=1", *options.cfg_options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    log = max(folder.glob("*/*.log")).read_text()
+    times = [float(match) for match in TIME.findall(log)]
+    if len(times) < 2:
+        raise SystemExit(f"error: {options.config} is too short to time: it needs 20 iterations at least")
+    curves = json.loads((folder / "curves.json").read_text())
+    return statistics.median(times[1:]), [point["loss"] for point in curves["train"]]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="counts; the first is the measure")
+    parser.add_argument("--batch", type=int, default=256, help="images of all processes together")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/distributed"))
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as for tools/train.py")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args(argv)
+    uneven = [n for n in options.processes if n < 1 or options.batch % n]
+    if uneven:
+        parser.error(f"--batch {options.batch} does not divide among {uneven[0]} processes")
+    return options
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    """Train with every count, print a table, and return its rows."""
+    options = parse(argv)
+    rows = []
+    for processes in options.processes:
+        seconds, losses = train(options, processes)
+        if not rows:
+            first_seconds, first_losses = seconds, losses
+        difference = max(abs(a - b) / abs(b) for a, b in zip(losses, first_losses, strict=True))
+        rows.append(Row(processes, options.batch / seconds, seconds, first_seconds / seconds, difference))
+    print(f"{'processes':>9} {'img/s':>9} {'s/iteration':>12} {'speed-up':>9} {'loss differs by':>16}")
+    for row in rows:
+        print(
+            f"{row.processes:9} {row.images_per_second:9.1f} {row.seconds_per_iteration:12.4f} {row.speed_up:9.2f} "
+            f"{row.largest_loss_difference:16.1e}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""How different neighbouring tokens are: the weights from which a spanning tree of the grid is grown."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.checks import require, shape_of
+
+from . import register as _register  # noqa: F401  registers the operator's rules
+from .reference import GuideDistance, grid_distances_reference
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
+
+
+@torch.no_grad()
+def grid_distances(
+    x: Tensor,  # [B, H, W, D]
+    distance: GuideDistance = "cosine",
+    backend: Backend = "auto",
+) -> Tensor:
+    """How different the two ends of every edge of the 4-connected grid are (MambaTree, section 3.2).
+
+    Cosine is exp(-cosine), the paper's; Euclidean and Manhattan are the distances themselves, since a spanning tree
+    asks for nothing but their order. No gradient passes through.
+
+    Args:
+        x: features.
+        distance: the measure. The compiled kernels measure cosines; the others are always computed by PyTorch.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+
+    Returns:
+        ``[B, E]``, float32 (float64 for float64 features): vertical edges first, then horizontal ones, both row by row.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
+    """
+    op = "grid_distances"
+    require(x.dim() == 4 and x.dtype.is_floating_point, op, f"x must be real [B, H, W, D], got {x.dtype} {shape_of(x)}")
+    known = ("cosine", "euclidean", "manhattan")
+    require(distance in known, op, f"distance must be one of {', '.join(known)}, got {distance!r}")
+    if distance == "cosine" and choose_backend(op, "tree_ssm::grid_cosine_distance", backend, x.device) != "reference":
+        return torch.ops.tree_ssm.grid_cosine_distance(x.contiguous())
+    return grid_distances_reference(x, distance)
+
+
+__all__ = ["GuideDistance", "grid_distances", "grid_distances_reference"]

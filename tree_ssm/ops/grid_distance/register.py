@@ -1,0 +1,21 @@
+"""Fake and autocast rules of ``tree_ssm::grid_cosine_distance``, which has no gradient; its schema: library.cpp."""
+
+import torch
+
+from ssm_core import _ext
+from ssm_core.ops.checks import accumulate_dtype
+
+_library = torch.library.Library("tree_ssm", "IMPL")
+
+
+def _fake(x):
+    batch, height, width, _ = x.shape
+    edges = (height - 1) * width + height * (width - 1)
+    return x.new_empty(batch, edges, dtype=accumulate_dtype(x.dtype))
+
+
+if _ext.load():
+    torch.library.register_fake("tree_ssm::grid_cosine_distance", _fake)
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        # Features are read as they come and compared in float32 at least.
+        _library.impl("grid_cosine_distance", torch.library.fallthrough_kernel, key)

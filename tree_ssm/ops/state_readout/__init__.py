@@ -1,0 +1,67 @@
+"""The output equation of MambaTree's state space model: the normed state, weighted, beside the skip."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.checks import accumulate_dtype, require, require_same_device, shape_of
+
+from . import register as _register  # noqa: F401  registers the operator's rules
+from .reference import state_readout_reference
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
+# What the GPU kernel keeps of a row in registers: in fours, or one by one.
+MOST_CHANNELS_IN_FOURS, MOST_CHANNELS = 2560, 1024
+
+
+def state_readout(
+    h: Tensor,  # [B, L, D]
+    x: Tensor,  # [B, L, D]
+    C: Tensor,  # [B, L]
+    D: Tensor,  # [D]
+    weight: Tensor,  # [D]
+    bias: Tensor,  # [D]
+    eps: float = 1e-5,
+    backend: Backend = "auto",
+) -> Tensor:
+    """y = C ⊙ LN(h) + D ⊙ x (the output of MambaTree's scan), one state a channel.
+
+    Args:
+        h: state after the tree scan, in the dtype of ``x`` or in float32.
+        x: input of the state space model.
+        C: output weight of each token.
+        D: weight of the skip.
+        weight: scale of the layer norm over the channels.
+        bias: shift of the layer norm.
+        eps: added to the variance.
+        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one. The GPU's takes up to
+            2,560 channels that are divisible by four, or 1,024; ``"auto"`` takes the reference beyond.
+
+    Returns:
+        ``[B, L, D]`` in the dtype of ``x``; half types are computed with in float32.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    op = "state_readout"
+    require(x.dim() == 3 and x.dtype.is_floating_point, op, f"x must be real [B, L, D], got {x.dtype} {shape_of(x)}")
+    require(h.shape == x.shape, op, f"h must have x's shape {shape_of(x)}, got {shape_of(h)}")
+    require(C.shape == x.shape[:2], op, f"C must be [B, L] = {shape_of(x)[:2]}, got {shape_of(C)}")
+    channels = x.shape[2]
+    for name, value in (("D", D), ("weight", weight), ("bias", bias)):
+        require(value.shape == (channels,), op, f"{name} must be [D] with D = {channels}, got {shape_of(value)}")
+    require_same_device(op, x=x, h=h, C=C, D=D, weight=weight, bias=bias)
+    dtype = accumulate_dtype(x.dtype)
+    require(h.dtype in (x.dtype, dtype), op, f"h must be {x.dtype} as x, or {dtype}, got {h.dtype}")
+    too_wide = channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS)
+    if backend == "auto" and x.device.type == "cuda" and too_wide:
+        backend = "reference"
+    if choose_backend(op, "tree_ssm::state_readout", backend, x.device) == "reference":
+        return state_readout_reference(h, x, C, D, weight, bias, eps)
+    D, weight, bias = (value.to(dtype).contiguous() for value in (D, weight, bias))
+    return torch.ops.tree_ssm.state_readout(h.contiguous(), x.contiguous(), C.to(x.dtype), D, weight, bias, eps)
+
+
+__all__ = ["state_readout", "state_readout_reference"]
