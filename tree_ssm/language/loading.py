@@ -1,6 +1,7 @@
 """Networks and tokenizers from folders, from hub names or from sizes, with or without LoRA; and back into folders."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,7 +141,10 @@ def add_lora(
     settings = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM"
     )
-    return get_peft_model(network, settings)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 by a name that is to go.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(network, settings)
 
 
 def merge_adapters(network: nn.Module) -> MambaTreeForCausalLM:
