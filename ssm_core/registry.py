@@ -17,13 +17,14 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 LOOPS = _child(root.LOOPS, "loops")
 HOOKS = _child(root.HOOKS, "hooks")
-DATASETS = _child(root.DATASETS, "datasets")
+DATASETS = _child(root.DATASETS, "datasets", "datasets.text")
 TRANSFORMS = _child(root.TRANSFORMS, "transforms")
-MODELS = _child(root.MODELS, "classifier", "timm_model")
-METRICS = _child(root.METRICS, "metrics")
+MODELS = _child(root.MODELS, "classifier", "language_model", "timm_model")
+METRICS = _child(root.METRICS, "metrics", "perplexity")
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "optim_wrapper")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "optim_wrapper")
 VISUALIZERS = _child(root.VISUALIZERS, "visualizer")
+FUNCTIONS = _child(root.FUNCTIONS, "datasets.text")
 
 # Nothing of ours in these; a registry that lacks the default scope makes mmengine warn at every look-up.
 RUNNERS = _child(root.RUNNERS)
@@ -38,5 +39,4 @@ TASK_UTILS = _child(root.TASK_UTILS)
 VISBACKENDS = _child(root.VISBACKENDS)
 LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
 INFERENCERS = _child(root.INFERENCERS)
-FUNCTIONS = _child(root.FUNCTIONS)
 STRATEGIES = _child(root.STRATEGIES)

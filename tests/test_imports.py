@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm")
-TASK_LIBRARIES = {"mmengine", "mmcv", "mmdet", "mmseg", "transformers", "peft", "matplotlib", "sklearn", "torchvision"}
+LANGUAGE_LIBRARIES = {"transformers", "peft", "tokenizers", "lm_eval", "datasets", "huggingface_hub"}
+TASK_LIBRARIES = {"mmengine", "mmcv", "mmdet", "mmseg", "matplotlib", "sklearn", "torchvision"} | LANGUAGE_LIBRARIES
 # From what a module in this folder may not import; "" is the package's top level.
 LOWER = {"ops": {"layers", "backbone", "modules", "models", "engine", "registry", "checkpoint"}}
 LOWER["layers"] = LOWER["ops"] - {"layers"}
@@ -48,6 +49,11 @@ def test_import_rules(path):
     if folder not in ("engine", "registry", "language"):
         wrong |= {n for n in names if n.split(".")[0] in TASK_LIBRARIES}
         wrong |= {n for n in names if n.startswith("ssm_core.engine")}
+    if folder != "language":
+        wrong |= {n for n in names if n.split(".")[0] in LANGUAGE_LIBRARIES}
+    else:
+        wrong |= {n for n in names if n.split(".")[0].startswith("mm")}
+        wrong |= {n for n in names if n.startswith("ssm_core.engine") and not n.startswith("ssm_core.engine.errors")}
     if folder == "ops":
         wrong |= {n for n in names if n.split(".")[0] == "timm"}
     for n in names:

@@ -11,7 +11,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", allow_abbrev=False)
     parser.add_argument("config", help="the config it was trained with")
-    parser.add_argument("checkpoint", help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
+    parser.add_argument(
+        "checkpoint", nargs="?", help="a .pth file of tools/train.py or tools/convert_checkpoint.py; may be left out "
+        "where the config names pretrained weights (model.backbone.path)",
+    )  # fmt: skip
     parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/NAME_OF_THE_CONFIG)")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_test.sh")

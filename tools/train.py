@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if (best := result.best()) is not None:
         print(f"top-1 {result.last():.2f} %, best {best[0]:.2f} % after epoch {best[1]}, in {result.work_dir}")
+    elif (best := result.best("perplexity", lowest=True)) is not None:
+        last = result.last("perplexity")
+        print(f"perplexity {last:.3f}, best {best[0]:.3f} after epoch {best[1]}, in {result.work_dir}")
     else:
         print(f"done, in {result.work_dir}")
 

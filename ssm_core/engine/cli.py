@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from ssm_core.engine.errors import UserError
+from ssm_core.engine.errors import EXTRAS, UserError, missing
 from ssm_core.errors import NonFiniteError
 
 TRACEBACK_SWITCH = "SSM_TRACEBACK"
@@ -16,7 +16,12 @@ def run(main: Callable[[], None]) -> int:
     With the environment variable ``SSM_TRACEBACK=1`` the traceback is printed too.
     """
     try:
-        main()
+        try:
+            main()
+        except ModuleNotFoundError as error:
+            if str(error.name).split(".")[0] not in EXTRAS:
+                raise
+            raise missing(error, "this tool") from error
     except (UserError, NonFiniteError) as error:
         if os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise

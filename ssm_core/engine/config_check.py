@@ -4,6 +4,7 @@ mmengine ignores unknown top-level keys and finds a wrong argument only when it 
 validation metric is after the first epoch.
 """
 
+import importlib
 import importlib.util
 import inspect
 import pkgutil
@@ -15,7 +16,7 @@ from mmengine.registry import Registry, root
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from ssm_core.engine.errors import ConfigError, nearest
+from ssm_core.engine.errors import ConfigError, missing, nearest
 
 # Keys that mmengine's Runner reads from the whole config, besides its own arguments.
 _RUNNER_EXTRAS = {
@@ -40,6 +41,8 @@ _ARGUMENTS = {
     "data_preprocessor": root.MODELS,
     "dataset": root.DATASETS,
     "transform": root.TRANSFORMS,
+    "tokenizer": root.TASK_UTILS,
+    "evaluate": root.TASK_UTILS,
     "sampler": root.DATA_SAMPLERS,
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
@@ -168,11 +171,24 @@ def _check_object(place: str, node: dict, registry: Registry, scope: str | None,
         return
     target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)
     if target is None:
+        _import_module_of(kind)
         raise ConfigError(f"{place}.type: {_unknown_type(kind, registry, scope)}")
     allowed = accepted_arguments(target)
     if allowed is not None:
         _check_keys(f"{place} ({kind})", node, allowed | extra | {"type", "_scope_"})
     _check_arguments(place, node, scope)
+
+
+def _import_module_of(kind: str) -> None:
+    """Raise if a type given by its full path is unknown because its module lacks a package."""
+    package, _, rest = kind.partition(".")
+    module = kind.rpartition(".")[0]
+    if "." in rest and importlib.util.find_spec(package) is not None:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not module.startswith(str(error.name)):
+                raise missing(error, kind) from error
 
 
 def _check_arguments(place: str, node: dict, scope: str | None) -> None:

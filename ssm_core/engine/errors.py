@@ -3,6 +3,12 @@
 import difflib
 from collections.abc import Iterable
 
+# The extra of this project that has a package; all others are in "train".
+EXTRAS = {
+    "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
+    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm",
+}  # fmt: skip
+
 
 class UserError(Exception):
     """Something outside the code is wrong: the config, the data, a checkpoint or the environment."""
@@ -27,6 +33,12 @@ class MissingPackageError(UserError):
         super().__init__(
             f"{purpose} needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`"
         )
+
+
+def missing(error: ModuleNotFoundError, purpose: str) -> MissingPackageError:
+    """What to say when an import has failed: the package, and the extra that has it."""
+    name = str(error.name)
+    return MissingPackageError(name, purpose, EXTRAS.get(name.split(".")[0], "train"))
 
 
 class DivergedError(UserError):

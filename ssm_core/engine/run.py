@@ -27,10 +27,10 @@ class TrainingResult:
         points = [point for point in self.curves["val"] if metric in point]
         return points[-1][metric] if points else None
 
-    def best(self, metric: str = "top1") -> tuple[float, int] | None:
-        """The highest value of a metric and the epoch it was reached after."""
+    def best(self, metric: str = "top1", lowest: bool = False) -> tuple[float, int] | None:
+        """The highest value of a metric, or the lowest, and the epoch it was reached after."""
         points = [point for point in self.curves["val"] if metric in point]
-        top = max(points, key=lambda point: point[metric], default=None)
+        top = (min if lowest else max)(points, key=lambda point: point[metric], default=None)
         return (top[metric], top["epoch"]) if top else None
 
 
@@ -62,13 +62,19 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
     return TrainingResult(Path(runner.work_dir), curves)
 
 
-def test(cfg: Config, checkpoint: str | Path) -> dict[str, float]:
+def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
+
+    Args:
+        cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
+        checkpoint: file of the weights; None for a network that comes with weights, as language models do.
 
     Raises:
         UserError: something outside the code is wrong; the message says what.
     """
-    cfg.load_from, cfg.resume = str(checkpoint), False
+    if checkpoint is None and cfg.model.get("backbone", {}).get("path") is None:
+        raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
+    cfg.load_from, cfg.resume = None if checkpoint is None else str(checkpoint), False
     with building_from_config():
         runner = Runner.from_cfg(cfg)
         if runner.test_loop is None:

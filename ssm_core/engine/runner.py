@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
-from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
+from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, UserError, missing
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
@@ -235,16 +235,10 @@ def building_from_config() -> Iterator[None]:
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
+        raise missing(error, "this config") from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
         message = " ".join(str(error).split())
         raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
-
-
-def _extra_of(package: str | None) -> str:
-    """The extra of this project that has a package."""
-    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
-    return extras.get((package or "").split(".")[0], "train")
 
 
 def check_finite(state: dict) -> None:

@@ -3,6 +3,7 @@
 from ssm_core.engine.hooks.checkpoint import AtomicCheckpointHook
 from ssm_core.engine.hooks.class_count import ClassCountHook
 from ssm_core.engine.hooks.curves import CurvesHook
+from ssm_core.engine.hooks.extra_evaluation import ExtraEvaluationHook
 from ssm_core.engine.hooks.iteration_seed import IterationSeedHook
 from ssm_core.engine.hooks.non_finite import NonFiniteHook
 from ssm_core.engine.hooks.unreadable import UnreadableImagesHook
@@ -11,6 +12,7 @@ __all__ = [
     "AtomicCheckpointHook",
     "ClassCountHook",
     "CurvesHook",
+    "ExtraEvaluationHook",
     "IterationSeedHook",
     "NonFiniteHook",
     "UnreadableImagesHook",

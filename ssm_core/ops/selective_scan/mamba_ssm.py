@@ -33,10 +33,12 @@ def selective_scan_mamba(
     batch, groups, length, channels = u.shape
     directions = len(reverse)
     inner = directions // groups
-    steps = visiting_order(order, reverse, batch, length, u.device)
+    in_order = order is None and not any(reverse)
+    steps = None if in_order else visiting_order(order, reverse, batch, length, u.device)
 
     def channels_first(x: Tensor) -> Tensor:  # [B, K, L, X] -> [B, K, X, L] in visiting order
-        return x.gather(2, steps.unsqueeze(-1).expand_as(x)).transpose(2, 3).contiguous()
+        x = x if steps is None else x.gather(2, steps.unsqueeze(-1).expand_as(x))
+        return x.transpose(2, 3).contiguous()
 
     y, last_state = selective_scan_fn(
         channels_first(u.repeat_interleave(inner, dim=1)).flatten(1, 2),
@@ -50,5 +52,6 @@ def selective_scan_mamba(
         return_last_state=True,
     )
     y = y.unflatten(1, (directions, channels)).transpose(2, 3)
-    y = y.new_zeros(y.shape).scatter(2, steps.unsqueeze(-1).expand_as(y), y)
+    if steps is not None:
+        y = y.new_zeros(y.shape).scatter(2, steps.unsqueeze(-1).expand_as(y), y)
     return y.unflatten(1, (groups, inner)).sum(2), last_state.unflatten(1, (directions, channels))

@@ -1,0 +1,12 @@
+# One epoch at a constant rate behind 20 updates of warm-up, bf16, 16 rows an update. Rates are set by iteration, of
+# which an update has as many as it accumulates.
+accumulation = 4
+optim_wrapper = dict(
+    type="GuardedOptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(type="AdamW", lr=2e-5, betas=(0.9, 0.999), weight_decay=0.0),
+    accumulative_counts=accumulation,
+    dtype="bfloat16",
+)
+param_scheduler = [dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=20 * accumulation)]
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=1, val_interval=1)

@@ -1,0 +1,2 @@
+_base_ = "./mamba-130m-lora_alpaca.py"
+model = dict(backbone=dict(tree_scale=0.3))

@@ -1,0 +1,44 @@
+# A small Mamba from nothing on a text file, 300,000 tokens of which are in a megabyte of English at 4,096 tokens:
+#   python tools/train_tokenizer.py work_dirs/wiki/tokenizer data/text/wiki_demo.txt
+#   python tools/train.py configs/mambatree_l/wiki/mamba-4m_wiki.py
+#   python tools/merge_adapters.py configs/mambatree_l/wiki/mamba-4m_wiki.py CKPT work_dirs/wiki/pretrained
+_base_ = "../../_base_/language_runtime.py"
+tokenizer_path = "work_dirs/wiki/tokenizer"
+tokenizer = dict(type="tree_ssm.language.load_tokenizer", path=tokenizer_path)
+model = dict(
+    type="LanguageModel",
+    backbone=dict(
+        type="tree_ssm.language.create_network", tokenizer=tokenizer_path, hidden_size=256, num_hidden_layers=8
+    ),
+)
+blocks = dict(type="TextBlocks", path="data/text/wiki_demo.txt", tokenizer=tokenizer, length=512)
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="ssm_core.pad_rows"),
+    dataset=dict(part="train", **blocks),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=2,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="ssm_core.pad_rows"),
+    dataset=dict(part="held_out", **blocks),
+)
+test_dataloader = val_dataloader
+max_epochs, warmup = 12, 1
+optim_wrapper = dict(
+    type="GuardedOptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(type="AdamW", lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.1),
+    clip_grad=dict(max_norm=1.0),
+    dtype="bfloat16",
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, begin=0, end=warmup, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min_ratio=1e-1, begin=warmup, end=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)

@@ -1,0 +1,2 @@
+_base_ = "./mamba-4m-lora_alpaca-demo.py"
+model = dict(backbone=dict(tree_scale=0.3))

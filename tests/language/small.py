@@ -1,0 +1,38 @@
+"""Small models and rows of tokens for the tests of this folder."""
+
+import torch
+
+from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM
+
+SIZE = dict(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0, eos_token_id=1)
+
+
+def small_model(dtype=torch.float64, **values):
+    """In evaluation; with steps long enough that what a token hears depends on the tree."""
+    torch.manual_seed(0)
+    model = MambaTreeForCausalLM(MambaTreeConfig(**{**SIZE, "time_step_min": 0.1, "time_step_max": 1.0, **values}))
+    with torch.no_grad():
+        for layer in model.backbone.layers:
+            layer.mixer.D.normal_()
+            layer.mixer.x_proj.weight.mul_(4)
+            layer.mixer.in_proj.weight.mul_(4)
+    return model.to(dtype).eval()
+
+
+def rows(batch, length, seed=1):
+    return torch.randint(2, SIZE["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def text_and_rows(count=40):
+    """Some words of text, and as many rows of instruction, input and output about them."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    text = "".join(f"{a} and {b} are {c}.\n" for a in words for b in words for c in words[:3])
+    rows = [
+        {
+            "instruction": f"Say {words[i % 10]} and {words[i // 10 % 10]}",
+            "input": f"after {words[i % 7]}" if i % 3 == 0 else "",
+            "output": f"{words[i % 10]} and {words[i // 10 % 10]}.",
+        }
+        for i in range(count)
+    ]
+    return text, rows

@@ -1,0 +1,78 @@
+"""MambaTree-L's mixer as the specification reads, by dense sums over trees; one row, float64, no tensor tricks.
+
+Written from the paper (section 3.3, Algorithm 2) and from the recurrences alone: Kruskal's algorithm on explicit inputs
+of D·N channels, and h_i = Σ_j (∏ decays on the way up from j to i) u_j over all pairs.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def projections(mixer, hidden):
+    """x, z [L, D], Δ [L, D], A [D, N], B, C [L, N] of one row hidden [L, C]."""
+    x, z = mixer.in_proj(hidden).chunk(2, -1)
+    width = mixer.conv_kernel_size
+    weight, bias = mixer.conv1d.weight[:, 0], mixer.conv1d.bias  # [D, K], [D]
+    padded = torch.cat([x.new_zeros(width - 1, x.shape[1]), x])
+    x = F.silu(torch.stack([(padded[t : t + width].t() * weight).sum(1) + bias for t in range(len(x))]))
+    dt, B, C = mixer.x_proj(x).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], -1)
+    return x, z, F.softplus(mixer.dt_proj(dt)), -mixer.A_log.exp(), B, C
+
+
+def parents(u, context, reach=3):
+    """Parent of every token: the tree over the prompt by Kruskal, then the chain, hung from the last token."""
+    length = len(u)
+    flat = u.detach().flatten(1)
+    edges = []
+    for distance in range(1, reach + 1):
+        for i in range(max(0, context - distance)):
+            edges.append((math.exp(-float(F.cosine_similarity(flat[i], flat[i + distance], dim=0))), i, i + distance))
+    component = list(range(length))
+    neighbours = {t: [] for t in range(length)}
+
+    def join(i, j):
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+
+    for _, i, j in sorted(edges, key=lambda edge: edge[0]):  # stable: ties go to the earlier edge
+        if component[i] != component[j]:
+            join(i, j)
+            component = [component[i] if c == component[j] else c for c in component]
+    for t in range(max(context, 1), length):
+        join(t - 1, t)
+    parent, waiting = {length - 1: length - 1}, [length - 1]
+    while waiting:
+        t = waiting.pop()
+        for s in neighbours[t]:
+            if s not in parent:
+                parent[s] = t
+                waiting.append(s)
+    return [parent[t] for t in range(length)]
+
+
+def dense_tree(u, decay, parent, rule):
+    """[L, D, N]: the sum over every token's subtree; decay [L, D, N] is Ā of each token."""
+    length = len(u)
+    h = torch.zeros_like(u)
+    for i, j in itertools.product(range(length), repeat=2):
+        product, t = torch.ones_like(u[0]), j
+        while t != i and parent[t] != t:
+            product = product * decay[t + 1 if rule == "next" else t]
+            t = parent[t]
+        if t == i:
+            h[i] = h[i] + product * u[j]
+    return h
+
+
+def mixer_output(mixer, hidden, context, scale, rule="next"):
+    """[L, C], what the mixer makes of one row whose first ``context`` tokens are the prompt."""
+    x, z, delta, A, B, C = projections(mixer, hidden)
+    decay = torch.exp(delta.unsqueeze(-1) * A)
+    u = (delta * x).unsqueeze(-1) * B.unsqueeze(1)
+    chain = dense_tree(u, decay, [min(t + 1, len(u) - 1) for t in range(len(u))], "next")
+    tree = dense_tree(u, decay, parents(u, context), rule)
+    y = ((chain + scale * tree) * C.unsqueeze(1)).sum(-1) + mixer.D * x
+    return mixer.out_proj(y * F.silu(z))

@@ -1,0 +1,195 @@
+"""Mamba's mixer with a scan along a tree of the prompt beside the scan along the tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.models.mamba.modeling_mamba import MambaMixer
+
+from ssm_core.ops import selective_scan
+from ssm_core.ops.checks import accumulate_dtype
+
+from .configuration import MambaTreeConfig
+from .context import PromptEdges, grow_tree
+from .kernels import causal_convolution, continued_convolution, resolve_chain_backend
+from .scan import chain_from, selective_tree_scan
+
+
+class MambaTreeMixer(MambaMixer):
+    """The parameters of transformers' mixer, and h = chain + tree_scale · tree (MambaTree, Algorithm 2).
+
+    Args:
+        config: the model's.
+        layer_idx: number of the layer, its place in a cache.
+    """
+
+    config: MambaTreeConfig
+
+    def __init__(self, config: MambaTreeConfig, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay would do no good: those of the dynamics."""
+        return {"A_log", "D"}
+
+    def forward(
+        self,
+        hidden_states: Tensor,  # [B, L, C]
+        cache_params: Cache | None = None,
+        attention_mask: Tensor | None = None,  # [B, L]
+        candidates: PromptEdges | None = None,
+    ) -> Tensor:  # [B, L, C]
+        """Mix the tokens of whole rows, or of what continues the rows in the cache.
+
+        Args:
+            hidden_states: the tokens.
+            cache_params: states of the rows so far, brought up to date in place.
+            attention_mask: 0 for padding.
+            candidates: the edges the tree may have; None for tokens that continue a cache, which have no choice.
+        """
+        self._refuse_adapters()
+        x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
+        if candidates is None:
+            y = self._continue(x, cache_params)
+        else:
+            y = self._scan_rows(x, cache_params, attention_mask, candidates)
+        return self.out_proj(y.to(x.dtype) * self.act(gate))
+
+    def _scan_rows(
+        self,
+        x: Tensor,  # [B, L, D]
+        cache: Cache | None,
+        mask: Tensor | None,  # [B, L]
+        candidates: PromptEdges,
+    ) -> Tensor:  # [B, L, D]
+        mask = None if mask is None else mask.unsqueeze(-1).to(x.dtype)
+        x = x if mask is None else x * mask
+        if cache is not None:
+            cache.update_conv_state(x.transpose(1, 2), self.layer_idx, conv_kernel_size=self.conv_kernel_size)
+        x = causal_convolution(x, self.conv1d, self.activation)
+        x = x if mask is None else x * mask
+        dt, B, C = self._project(x)
+        A = self._decay()
+        y, chain = selective_scan(
+            x.transpose(1, 2),
+            dt.transpose(1, 2),
+            A,
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            self.D,
+            delta_bias=self.dt_proj.bias,
+            delta_softplus=True,
+            return_last_state=True,
+            backend=resolve_chain_backend(self.config.chain_backend, x.device),
+        )
+        y = y.transpose(1, 2)
+        delta = self._step_size(dt)
+        if self.config.tree_scale == 0:
+            tree_state = torch.zeros_like(chain)
+        else:
+            of_tree, tree_state = self._scan_tree(x, delta, A, B, C, candidates, (y, chain))
+            y = y + self.config.tree_scale * of_tree.to(y.dtype)
+        if cache is not None:
+            state = self._for_next(tree_state.to(chain.dtype), delta[:, -1], A)
+            cache.update_recurrent_state(torch.cat([chain, state], dim=-1), self.layer_idx)
+        return y
+
+    def _scan_tree(
+        self,
+        x: Tensor,  # [B, L, D]
+        delta: Tensor,  # [B, L, D]
+        A: Tensor,  # [D, N]
+        B: Tensor,  # [B, L, N]
+        C: Tensor,  # [B, L, N]
+        candidates: PromptEdges,
+        chain: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """Output ``[B, L, D]`` and last state ``[B, D, N]`` along the tree, which is grown first.
+
+        The tree is followed through the columns that hold prompts; the rest is a chain that begins with its state.
+        ``chain`` is the chain's output, D·x in it, and last state.
+        """
+        config, columns = self.config, candidates.columns
+        if columns <= 2 and config.tree_decay == "next":
+            return chain[0] - (self.D * x).to(chain[0].dtype), chain[1]
+        prompt, response = slice(None, columns), slice(columns, None)
+        # Autocast would round what is float32 here for the sake of accuracy.
+        with torch.autocast(x.device.type, enabled=False):
+            v = delta[:, prompt].detach() * x[:, prompt].detach().to(delta.dtype)
+            tree = grow_tree(v, B[:, prompt].detach(), candidates, config.tree_reach)
+            of_prompt = (x[:, prompt], delta[:, prompt], A, B[:, prompt], C[:, prompt])
+            y, state = selective_tree_scan(*of_prompt, tree, config.tree_decay, config.tree_elements)
+            if columns == x.shape[1]:
+                return y, state
+            rest, state = chain_from(
+                state, x[:, response], delta[:, response], A, B[:, response], C[:, response], config.chain_backend
+            )
+            return torch.cat([y, rest.to(y.dtype)], dim=1), state
+
+    def _continue(
+        self,
+        x: Tensor,  # [B, L, D]
+        cache: Cache,
+    ) -> Tensor:  # [B, L, D]
+        """Go on from the cached states, token by token: such tokens are a chain in the tree, too."""
+        length = x.shape[1]
+        window = cache.update_conv_state(x.transpose(1, 2), self.layer_idx, conv_kernel_size=self.conv_kernel_size)
+        window = window[..., -(self.conv_kernel_size - 1 + length) :].to(x.dtype)
+        x = continued_convolution(window, self.conv1d, self.activation)
+        dt, B, C = self._project(x)
+        delta, A = self._step_size(dt), self._decay()
+        wide = delta.dtype
+        x_wide, B, C = x.to(wide), B.to(wide), C.to(wide)
+        chain, tree = cache.layers[self.layer_idx].recurrent_states[0].to(wide).chunk(2, dim=-1)
+        outputs = []
+        for t in range(length):
+            decay = torch.exp(delta[:, t].unsqueeze(-1) * A)  # [B, D, N]
+            u = (delta[:, t] * x_wide[:, t]).unsqueeze(-1) * B[:, t].unsqueeze(1)
+            chain = decay * chain + u
+            tree = (decay * tree if self.config.tree_decay == "next" else tree) + u
+            h = chain + self.config.tree_scale * tree
+            outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
+            tree = self._for_next(tree, delta[:, t], A)
+        cache.update_recurrent_state(torch.cat([chain, tree], dim=-1), self.layer_idx)
+        return torch.stack(outputs, dim=1) + self.D.to(wide) * x_wide
+
+    def _for_next(
+        self,
+        tree: Tensor,  # [B, D, N]
+        delta: Tensor,  # [B, D]
+        A: Tensor,  # [D, N]
+    ) -> Tensor:  # [B, D, N]
+        """The tree's state at a token as the next token will find it: decayed already where the decay is its own."""
+        if self.config.tree_decay == "next":
+            return tree
+        return torch.exp(delta.unsqueeze(-1) * A).to(tree.dtype) * tree
+
+    def _project(
+        self,
+        x: Tensor,  # [B, L, D]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Δ before bias and softplus ``[B, L, D]``, B and C ``[B, L, N]``."""
+        dt, B, C = self.x_proj(x).split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], dim=-1)
+        return F.linear(dt, self.dt_proj.weight), B, C
+
+    def _decay(self) -> Tensor:
+        """A ``[D, N]``, in float32 at least."""
+        return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log.dtype)))
+
+    def _step_size(
+        self,
+        dt: Tensor,  # [B, L, D]
+    ) -> Tensor:  # [B, L, D]
+        """Δ, in float32 at least."""
+        wide = accumulate_dtype(dt.dtype)
+        return F.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
+
+    def _refuse_adapters(self) -> None:
+        """Raise where an adapter wraps a layer whose weight is read directly, since it would have no effect."""
+        for name, plain in (("dt_proj", nn.Linear), ("conv1d", nn.Conv1d)):
+            kind = type(getattr(self, name))
+            if kind is not plain:
+                raise ValueError(
+                    f"the weight of {name} in layer {self.layer_idx} is read directly, so that a {kind.__name__} there "
+                    "would be bypassed: adapt in_proj, x_proj, out_proj or embeddings"
+                )
