@@ -29,6 +29,16 @@ class MissingPackageError(UserError):
         )
 
 
+class MissingOperatorError(UserError):
+    """An operator of mmcv was called that is neither compiled nor has a stand-in."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"mmcv's operator {name} was called, which is not compiled here and has no stand-in in torchvision: choose "
+            "a model without it, or compile mmcv with `MMCV_WITH_OPS=1 pip install --no-binary onedl-mmcv onedl-mmcv`"
+        )
+
+
 class DivergedError(UserError):
     """Training met a NaN or an infinity and stopped."""
 
