@@ -163,7 +163,7 @@ def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
 
 
 def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: set[str]) -> None:
-    kind = node.get("type", "GuardedOptimWrapper" if place == "optim_wrapper" else None)
+    kind = node.get("type", "ssm_core.GuardedOptimWrapper" if place == "optim_wrapper" else None)
     if kind is None:
         return
     target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)

@@ -138,7 +138,7 @@ class TimmOptimWrapperConstructor:
                 group["lr"] = optimizer_cfg["lr"] * group.pop("lr_scale")
                 group.pop("param_names", None)
         optimizer = OPTIMIZERS.build({**optimizer_cfg, "params": groups})
-        wrapper_cfg.setdefault("type", "GuardedOptimWrapper")
+        wrapper_cfg.setdefault("type", "ssm_core.GuardedOptimWrapper")
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
 
 

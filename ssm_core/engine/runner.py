@@ -12,7 +12,7 @@ from mmengine import runner as mmengine_runner
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, master_only
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -60,8 +60,13 @@ class Runner(mmengine_runner.Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """mmengine's wrapping, which hands GPU numbers to a model on the CPU."""
+        """mmengine's wrapping, which hands GPU numbers to a model on the CPU.
+
+        Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
+        torch's are for.
+        """
         if self.distributed and not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
             model_wrapper_cfg = {
                 "broadcast_buffers": False,
                 "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
