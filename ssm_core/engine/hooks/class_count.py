@@ -29,9 +29,12 @@ class ClassCountHook(Hook):
         self._check(runner, "test", runner.test_dataloader)
 
     def _check(self, runner: Runner, split: str, loader: DataLoader) -> None:
-        outputs, classes = runner.bare_model.num_classes, len(loader.dataset.metainfo["classes"])
-        if outputs != classes:
-            raise ConfigError(
-                f"the {split} dataset has {classes} classes and the model {outputs} outputs: "
-                f"set model.backbone.num_classes={classes}"
-            )
+        model, classes = runner.bare_model, len(loader.dataset.metainfo["classes"])
+        heads = [name for name in ("decode_head", "auxiliary_head") if hasattr(model, name)] or ["backbone"]
+        for head in heads:
+            outputs = getattr(model, head).num_classes
+            if outputs != classes:
+                raise ConfigError(
+                    f"the {split} dataset has {classes} classes and the model {outputs} outputs: "
+                    f"set model.{head}.num_classes={classes}"
+                )
