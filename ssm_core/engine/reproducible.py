@@ -116,7 +116,8 @@ class ResumableBatchSampler:
 def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = None) -> DataLoader:
     """The same loader with :class:`SeededDataset` and :class:`ResumableBatchSampler` put in.
 
-    A ``dataset`` takes the place of the loader's own. Streams (``IterableDataset``) and loaders without automatic batching are returned as they are.
+    A ``dataset`` takes the place of the loader's own. Streams (``IterableDataset``) and loaders without automatic
+    batching are returned as they are.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
