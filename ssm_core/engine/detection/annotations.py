@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 
 from ssm_core.engine.errors import ConfigError, DataError
 
-BadData = Literal["skip", "raise"]
+BadAnnotations = Literal["skip", "raise"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class CocoAnnotations:
         return [category["name"] for category in self.categories]
 
 
-def read_annotations(path: str | Path, bad_data: BadData = "skip") -> CocoAnnotations:
+def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip") -> CocoAnnotations:
     """Read an annotation file and leave out annotations that no training or evaluation can use.
 
     Those are annotations of images or categories that the file does not have, with boxes that are not four finite
@@ -43,14 +43,14 @@ def read_annotations(path: str | Path, bad_data: BadData = "skip") -> CocoAnnota
 
     Args:
         path: the JSON file.
-        bad_data: ``"skip"`` counts them, by kind, in a warning; ``"raise"`` stops at the first.
+        bad_annotations: ``"skip"`` counts them, by kind, in a warning; ``"raise"`` stops at the first.
 
     Raises:
-        ConfigError: ``bad_data`` is something else.
+        ConfigError: ``bad_annotations`` is something else.
         DataError: the file is missing, damaged or not in COCO's format, or has a fault that is not to be skipped.
     """
-    if bad_data not in ("skip", "raise"):
-        raise ConfigError(f"bad_data is 'skip' or 'raise', not {bad_data!r}")
+    if bad_annotations not in ("skip", "raise"):
+        raise ConfigError(f"bad_annotations is 'skip' or 'raise', not {bad_annotations!r}")
     content = _read_json(Path(path))
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -63,8 +63,10 @@ def read_annotations(path: str | Path, bad_data: BadData = "skip") -> CocoAnnota
             sound[annotation["id"]] = {"area": area, "iscrowd": 0, **annotation}
             continue
         name = annotation.get("id", f"at place {number}") if isinstance(annotation, dict) else f"at place {number}"
-        if bad_data == "raise":
-            raise DataError(f"annotation {name} of {path} has {fault}: mend it, or set bad_data='skip' to leave it out")
+        if bad_annotations == "raise":
+            raise DataError(
+                f"annotation {name} of {path} has {fault}: mend it, or set bad_annotations='skip' to leave it out"
+            )
         faults.setdefault(fault, []).append(name)
     if faults:
         kinds = ", ".join(f"{len(names)} with {fault} (first: {names[0]})" for fault, names in faults.items())

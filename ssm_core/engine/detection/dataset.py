@@ -5,32 +5,24 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
-from PIL import Image
 
-from ssm_core.engine.detection.annotations import BadData, CocoAnnotations, read_annotations
+from ssm_core.engine.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
 from ssm_core.engine.errors import DataError
-
-# Of unreadable images (see datasets.base), and mmcv's and mmdet's assertions on what they decoded.
-_UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, Image.DecompressionBombError)
 
 
 class CocoInstances(CocoDataset):
-    """mmdet's COCO dataset, for any categories, that bad data does not stop in the middle of an epoch.
-
-    Annotations that cannot be used are left out and counted when the file is read. An image that cannot be decoded, or
-    that is not of the size of its masks, has the next good one put in its place; the sample says so
-    (``unreadable``), whereupon training counts it and the metric leaves it out.
+    """mmdet's COCO dataset, for any categories; bad annotations are found when the file is read.
 
     Args:
         args: mmdet's and mmengine's arguments. The classes are those of the file unless ``metainfo`` has some of them.
-        bad_data: ``"skip"``, or ``"raise"`` to stop at the first bad annotation or image.
+        bad_annotations: ``"skip"`` leaves them out and counts them, ``"raise"`` stops at the first.
         options: mmdet's and mmengine's arguments.
     """
 
     METAINFO: dict[str, Any] = {}  # noqa: RUF012, as the base classes have it
 
-    def __init__(self, *args: Any, bad_data: BadData = "skip", **options: Any):
-        self.bad_data = bad_data
+    def __init__(self, *args: Any, bad_annotations: BadAnnotations = "skip", **options: Any):
+        self.bad_annotations = bad_annotations
         super().__init__(*args, **options)
 
     def load_data_list(self) -> list[dict]:
@@ -39,7 +31,7 @@ class CocoInstances(CocoDataset):
         Raises:
             DataError: see :func:`read_annotations`; or the classes asked for are not in the file.
         """
-        content = read_annotations(self.ann_file, self.bad_data)
+        content = read_annotations(self.ann_file, self.bad_annotations)
         self._take_classes(content)
         wanted = set(self.metainfo["classes"])
         self.cat_ids = [category["id"] for category in content.categories if category["name"] in wanted]
@@ -81,29 +73,3 @@ class CocoInstances(CocoDataset):
                 "or are too small and are not trained on"
             )
         return kept
-
-    def __getitem__(self, index: int) -> dict:
-        """A sample, as the pipeline packs it, with ``unreadable`` in its meta information.
-
-        Raises:
-            DataError: no image can be used, or one cannot and is not to be skipped.
-        """
-        problem = ""
-        for step in range(len(self)):
-            candidate = (index + step) % len(self)
-            path = self.get_data_info(candidate)["img_path"]
-            try:
-                sample = self.prepare_data(candidate)
-            except _UNREADABLE as error:
-                words = f"{path} ({error or 'its masks are of another size'})"
-                if self.bad_data == "raise":
-                    raise DataError(f"cannot use the image {words}") from error
-                problem = problem or words
-                continue
-            if sample is None:  # augmentation has left no object
-                continue
-            if problem:
-                sample["data_samples"].set_metainfo({"img_id": self.get_data_info(index)["img_id"]})
-            sample["data_samples"].set_metainfo({"unreadable": problem})
-            return sample
-        raise DataError(f"not one of {len(self)} images can be used, the first being {problem or path}")

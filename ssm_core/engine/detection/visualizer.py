@@ -2,7 +2,7 @@
 
 from mmdet.visualization import DetLocalVisualizer
 
-from ssm_core.engine.visualizer import scalar_backends
+from ssm_core.engine.visualizer import backends
 
 
 class DetectionVisualizer(DetLocalVisualizer):
@@ -24,5 +24,4 @@ class DetectionVisualizer(DetLocalVisualizer):
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
     ):
-        backends = scalar_backends(name, tensorboard, wandb, wandb_project) if save_dir else None
-        super().__init__(name, vis_backends=backends, save_dir=save_dir)
+        super().__init__(name, vis_backends=backends(name, tensorboard, wandb, wandb_project), save_dir=save_dir)

@@ -17,10 +17,7 @@ class UnreadableImagesHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look for new ones in the batch."""
-        samples = data_batch["data_samples"]
-        # A dictionary of lists in classification, a list of mmengine's elements in the other tasks.
-        problems = samples["unreadable"] if isinstance(samples, dict) else [s.get("unreadable") for s in samples]
-        for problem in problems:
+        for problem in data_batch["data_samples"]["unreadable"]:
             if problem and problem not in self.seen:
                 self.seen.add(problem)
                 runner.logger.warning(f"cannot read the image {problem}: training on the next one in its place")
