@@ -9,5 +9,5 @@ default_hooks = dict(
     unreadable=dict(type="ssm_core.UnreadableImagesHook"),
 )
 log_processor = dict(by_epoch=False)
-visualizer = dict(type="ssm_core.engine.segmentation.visualizer.SegTrainingVisualizer")
+visualizer = dict(type="ssm_core.engine.segmentation.SegmentationVisualizer")
 tta_model = dict(type="SegTTAModel")

@@ -1,1 +1,5 @@
-"""What segmentation needs over mmsegmentation; importing a module of this package imports mmseg."""
+"""What segmentation needs beyond mmseg. Configs name these by their full path, so that only they import mmseg."""
+
+from ssm_core.engine.segmentation.visualizer import SegmentationVisualizer
+
+__all__ = ["SegmentationVisualizer"]

@@ -1,14 +1,12 @@
-"""mmseg's visualizer, which draws label maps, with the switches of ours."""
+"""Where scalars go, and how label maps are drawn."""
 
 from mmseg.visualization import SegLocalVisualizer
 
 from ssm_core.engine.visualizer import backends
 
 
-class SegTrainingVisualizer(SegLocalVisualizer):
-    """:class:`.TrainingVisualizer` that can draw label maps.
-
-    In a config its type is the whole path, so that mmseg is imported only where segmentation is asked for.
+class SegmentationVisualizer(SegLocalVisualizer):
+    """mmseg's visualizer with its backends chosen by name.
 
     Args:
         name: mmengine's handle of it.
