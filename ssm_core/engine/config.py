@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.utils import ConfigParsingError
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from ssm_core.engine.config_check import check_config, possible_keys
 from ssm_core.engine.errors import ConfigError, nearest
+
+# For `mmseg::` in `_base_` mmengine asks for a distribution named mmsegmentation, and that of PyPI is
+# onedl-mmsegmentation; the module's own name is found whichever is installed.
+MODULE2PACKAGE["mmseg"] = "mmseg"
 
 # What running a faulty config file, or merging it with its bases, raises.
 _FAULTS = (

@@ -26,7 +26,7 @@ TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", 
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {
-    "num_batch_per_epoch", "disable_subprocess_warning",
+    "num_batch_per_epoch", "disable_subprocess_warning", "unreadable",
 }  # fmt: skip
 _PLAIN = {
     "auto_scale_lr": {"base_batch_size", "enable"},

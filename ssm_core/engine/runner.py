@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dist import broadcast_object_list, master_only
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -20,10 +22,13 @@ from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
 from ssm_core.engine import pretrained
+from ssm_core.engine.datasets.guarded import GuardedDataset
 from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
+from ssm_core.engine.evaluator import ReadableEvaluator
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
+_MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
 _FOREIGN = "; a file released by the models' authors has to go through tools/convert_checkpoint.py first"
 
 
@@ -80,10 +85,23 @@ class Runner(mmengine_runner.Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader whose order and augmentations depend on the seed alone."""
+        """Build a loader whose order and augmentations depend on the seed alone.
+
+        Over mmengine's keys it takes ``unreadable``, what to do with bad samples (see :class:`.GuardedDataset`).
+        """
         if isinstance(dataloader, DataLoader):
             return dataloader
-        return make_reproducible(mmengine_runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
+        settings = dict(dataloader)
+        unreadable = settings.pop("unreadable", "skip")
+        loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
+        of_mmengine = isinstance(loader.dataset, _MMENGINE_DATASETS)
+        return make_reproducible(loader, seed or 0, GuardedDataset(loader.dataset, unreadable) if of_mmengine else None)
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """mmengine's, which does not know of unreadable samples; an evaluator of another type is built as it is."""
+        if isinstance(evaluator, Evaluator) or "metrics" in evaluator:
+            return super().build_evaluator(evaluator)
+        return ReadableEvaluator(evaluator)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's; it runs within :meth:`train`, where a faulty config would end in a traceback."""
@@ -92,8 +110,9 @@ class Runner(mmengine_runner.Runner):
 
     @property
     def bare_model(self) -> nn.Module:
-        """The model without its data-parallel wrapper."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        """The model without wrappers for data parallelism or test-time augmentation."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        return model.module if isinstance(model, BaseTTAModel) else model
 
     def train(self) -> nn.Module:
         """Train; a NaN ends in :class:`DivergedError` after the hooks' ``on_non_finite`` have saved what is good."""
