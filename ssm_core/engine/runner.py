@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
+from ssm_core.engine import pretrained
 from ssm_core.engine.datasets.guarded import GuardedDataset
 from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
 from ssm_core.engine.evaluator import ReadableEvaluator
@@ -170,27 +171,45 @@ class Runner(mmengine_runner.Runner):
         checkpoint["state_dict"] = fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
 
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
-        self._check_fit(filename, checkpoint, expected, exact)
+        if exact:
+            self._check_fit(filename, checkpoint, expected)
+            load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
+        else:
+            self._start_from(filename, checkpoint, expected)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_state_dict(self.bare_model, checkpoint["state_dict"], strict=exact, logger=self.logger)
         self._has_loaded = True
         self.logger.info(f"loaded {filename}")
         return checkpoint
 
-    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor], exact: bool) -> None:
+    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
+        """Raise a :class:`CheckpointError` unless a checkpoint is of this very model."""
         names, words = ckpt.misfit(expected, checkpoint["state_dict"])
         if not names:
             return
-        if not exact and len(names) < len(expected):
-            self.logger.warning(f"{len(names)} tensors of {filename} do not fit and start afresh: {', '.join(names)}")
-            return
         meta = checkpoint.get("meta", {})
-        source = f" holds {describe_model(meta['model'])} (config {meta['config_file']})," if "model" in meta else ""
+        source = ""
+        if "model" in meta:
+            config = meta.get("config_file", meta.get("config"))
+            source = f" holds {describe_model(meta['model'])}{f' (config {config})' if config else ''},"
         built = describe_model(self.cfg.get("model", {}))
         raise CheckpointError(
             f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
             f"{len(names)} tensors differ, the first: {words}{'' if source else _FOREIGN}"
         )
+
+    def _start_from(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
+        """Take what fits of a checkpoint, which has to be half of the backbone or more, and say what starts afresh."""
+        taken = pretrained.fitting(expected, checkpoint["state_dict"])
+        backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
+        if 2 * sum(name in taken for name in backbone) < len(backbone):
+            self._check_fit(filename, checkpoint, expected)
+        self.bare_model.load_state_dict(taken, strict=False)
+        if report := pretrained.report(expected, checkpoint["state_dict"]):
+            self.logger.warning(f"{filename}: {report}")
+        network = getattr(self.bare_model, "backbone", self.bare_model)
+        trained = checkpoint.get("meta", {}).get("model", {})
+        if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
+            self.logger.warning(f"{filename} was trained with {', '.join(differences)}; this config has it otherwise")
 
     def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:
         """Everything a run continues from, as plain data on the CPU (sharing memory with a model that is there).

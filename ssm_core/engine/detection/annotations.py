@@ -38,8 +38,8 @@ def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip")
     """Read an annotation file and leave out annotations that no training or evaluation can use.
 
     Those are annotations of images or categories that the file does not have, with boxes that are not four finite
-    numbers, have no area or are outside their image, or with masks that are malformed or of another size. A missing
-    ``area`` or ``iscrowd`` is filled in.
+    numbers, have no area or are outside their image, or with masks that are malformed, of another size, or missing
+    where others are there. A missing ``area`` or ``iscrowd`` is filled in.
 
     Args:
         path: the JSON file.
@@ -54,10 +54,11 @@ def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip")
     content = _read_json(Path(path))
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
+    masks = any(isinstance(entry, dict) and "segmentation" in entry for entry in content["annotations"])
     sound: dict[Any, dict] = {}
     faults: dict[str, list[Any]] = {}
     for number, annotation in enumerate(content["annotations"]):
-        fault = _fault(annotation, images, categories) or (annotation["id"] in sound and "an id that is taken")
+        fault = _fault(annotation, images, categories, masks) or (annotation["id"] in sound and "an id that is taken")
         if not fault:
             area = annotation["bbox"][2] * annotation["bbox"][3]
             sound[annotation["id"]] = {"area": area, "iscrowd": 0, **annotation}
@@ -101,7 +102,7 @@ def _read_json(path: Path) -> dict[str, list]:
     return content
 
 
-def _fault(annotation: Any, images: Mapping[Any, dict], categories: set) -> str | None:
+def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: bool) -> str | None:
     """What is wrong with an annotation, to be read after "with"; None if it is sound."""
     fields = ("id", "image_id", "category_id", "bbox")
     if not isinstance(annotation, dict) or any(field not in annotation for field in fields):
@@ -119,8 +120,8 @@ def _fault(annotation: Any, images: Mapping[Any, dict], categories: set) -> str 
     inside_y = min(y + height, image["height"]) - max(y, 0)
     if min(width, height, inside_x, inside_y) <= 0:
         return "a box without area in the image"
-    mask = annotation.get("segmentation")
-    return None if mask is None or _is_mask(mask, image) else "a malformed mask or one of another size"
+    sound = not masks or _is_mask(annotation.get("segmentation"), image)
+    return None if sound else "a mask that is missing, malformed or of another size"
 
 
 def _is_finite(value: Any) -> bool:
