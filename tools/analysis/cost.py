@@ -43,10 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if args.amp else torch.float32
         speed = measure_throughput(cfg, size, args.throughput, device, dtype)
-        memory = f", {speed.peak_memory / 2**30:.2f} GiB at most" if speed.peak_memory else ""
-        print(
-            f"inference   {speed.images_per_second:.1f} images a second in batches of {args.throughput} on {device}{memory}"
-        )
+        print(f"inference   {speed.images_per_second:.1f} images a second in batches of {args.throughput} on {device}")
+        if speed.peak_memory:
+            print(f"memory      {speed.peak_memory / 2**30:.2f} GiB at most")
 
 
 if __name__ == "__main__":
