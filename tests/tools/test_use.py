@@ -31,7 +31,7 @@ def task(request, tmp_path_factory):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
     path = tmp_path_factory.mktemp(request.param) / "model.pth"
-    meta = {"dataset_meta": {"classes": classes, "palette": [[30 * i, 200, 90] for i in range(len(classes))]}}
+    meta = {"dataset_meta": {"classes": classes, "palette": [(30 * i, 200, 90) for i in range(len(classes))]}}
     torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
     return request.param, CONFIGS / name, classes, path
 
