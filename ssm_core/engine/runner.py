@@ -169,7 +169,7 @@ class Runner(mmengine_runner.Runner):
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
         expected = self.bare_model.state_dict()
-        checkpoint["state_dict"] = _fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
+        checkpoint["state_dict"] = fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
 
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
         if exact:
@@ -301,13 +301,14 @@ def check_finite(state: dict) -> None:
 
 def describe_model(model: dict | Config) -> str:
     """Short name of the model in a config: the backbone's type and variant."""
+    model = model.get("module", model)  # under test-time augmentation
     network = model.get("backbone", model)
     variant = network.get("arch", network.get("name"))
     kind = network.get("type", "model")
     return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
 
 
-def _fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name a backbone's own state dict as the classifier names it."""
     prefixed = {f"backbone.{name}": tensor for name, tensor in state.items()}
     return prefixed if not state.keys() & expected.keys() and prefixed.keys() & expected.keys() else state

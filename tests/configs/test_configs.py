@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import load_tool
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 
+from ssm_core.engine.analysis import default_size
 from ssm_core.engine.config import load_config
 from ssm_core.engine.config_check import TOP_LEVEL_KEYS
-from ssm_core.registry import MODELS
+from ssm_core.engine.hooks.class_count import class_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+model_zoo = load_tool("analysis/model_zoo")
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 ABLATIONS = [name for name in LEAVES if "/ablations/" in name]
 # Million parameters, resize ratio at test time, drop path.
@@ -28,6 +32,15 @@ IMAGENET = {
 }
 
 
+# Variables of the configs themselves, and of those they inherit from mmdet and mmseg.
+OWN_KEYS = {"max_epochs", "warmup", "data_root", "num_classes", "metainfo"}
+INHERITED_KEYS = {
+    "backbone_norm_cfg", "backend_args", "crop_size", "data_preprocessor", "dataset_type", "img_ratios", "img_scales",
+    "norm_cfg", "scales", "test_pipeline", "train_pipeline", "tta_model", "tta_pipeline",
+}  # fmt: skip
+CLASSES = {"imagenet": 1000, "coco": 80, "nuclei": 3, "composite": 11, "ADEChallengeData2016": 150, "cityscapes": 19}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _scope():
     with DefaultScope.overwrite_default_scope("ssm_core"):
@@ -35,26 +48,71 @@ def _scope():
 
 
 def build(cfg):
-    with torch.device("meta"):
-        return MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        return ROOT_MODELS.build(cfg.model)
 
 
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def classes_of(cfg):
+    """How many classes the data of a config have; of objects, the background is none."""
+    root = cfg.train_dataloader.dataset.get("root", cfg.train_dataloader.dataset.get("data_root", ""))
+    classes = CLASSES.get(Path(root).name, 10)
+    objects = cfg.default_scope == "mmdet" and Path(root).name in ("nuclei", "composite")
+    return {3: 1, 11: 10}[classes] if objects else classes
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The lines of docs/model_zoo.md by config: parameters, operations, size and schedule."""
+    lines = (CONFIGS.parent / "docs" / "model_zoo.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [")]
+    return {row[0].split("](../configs/")[1].rstrip(")"): row[1:] for row in cells}
+
+
 @pytest.mark.parametrize("name", LEAVES)
-def test_loads_and_builds(name):
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_loads_and_builds(name, table):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
-    classes = 10 if cfg.train_dataloader.dataset.type != "ImageNet" else 1000
-    assert model.num_classes == classes
+    assert set(class_counts(model).values()) == {classes_of(cfg)}
     for part in ("train", "val", "test"):
         assert f"{part}_dataloader" in cfg
         assert f"{part}_cfg" in cfg
     own = {key for key in cfg if key not in TOP_LEVEL_KEYS}
-    assert own <= {"max_epochs", "warmup", "data_root", "num_classes"}
+    assert own <= (OWN_KEYS if cfg.default_scope == "ssm_core" else OWN_KEYS | INHERITED_KEYS)
     assert cfg.val_dataloader == cfg.test_dataloader
+    millions, _, size, schedule, _ = table[name]
+    assert millions == f"{parameters(model) / 1e6:.3f} M"
+    assert size == " × ".join(map(str, default_size(cfg)))
+    assert schedule == model_zoo.describe_schedule(cfg)
+
+
+def test_the_table_has_every_config(table):
+    assert list(table) == [name for task in ("ssm_core", "mmdet", "mmseg") for name in LEAVES if task_of(name) == task]
+    assert set(model_zoo.PUBLISHED) <= {Path(name).stem for name in LEAVES}
+
+
+def task_of(name):
+    kind = Path(name).name.split("_")[0]
+    return {"upernet": "mmseg", "mask-rcnn": "mmdet", "cascade-mask-rcnn": "mmdet"}.get(kind, "ssm_core")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadmamba/quadmamba-lite_8xb128_in1k.py",
+        "mambatree/mask-rcnn_mambatree-nano_nuclei-128x128.py",
+        "mambatree/cascade-mask-rcnn_mambatree-tiny_fpn_8xb2-1x_coco.py",
+        "quadmamba/upernet_quadmamba-lite_8xb2-160k_ade20k-512x512.py",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_operations_in_the_table(name, table):
+    row = model_zoo.row_of(CONFIGS / name)
+    assert [f"{row.parameters / 1e6:.3f} M", f"{row.flops / 1e9:.3f}"] == table[name][:2]
 
 
 @pytest.mark.parametrize("name", IMAGENET)

@@ -4,6 +4,10 @@ metainfo = dict(
         "background", "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
         "Ankle boot",
     ),
+    palette=[
+        (0, 0, 0), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
+        (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
+    ],
 )  # fmt: skip
 train_dataloader = dict(
     batch_size=16,

@@ -1,5 +1,5 @@
 # Nuclei (tools/prepare_data.py nuclei): 35 overlapping tiles of 128x128 to train on, 4 to validate.
-metainfo = dict(classes=("background", "nucleus", "boundary"))
+metainfo = dict(classes=("background", "nucleus", "boundary"), palette=[(0, 0, 0), (31, 119, 180), (255, 127, 14)])
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,

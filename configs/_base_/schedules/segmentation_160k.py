@@ -1,9 +1,10 @@
-# 160,000 iterations of AdamW at 8 GPUs x 2 images: 1,500 warm up, then linearly to 0. Neither norms, biases nor the
-# dynamics of the scans decay.
+# 160,000 iterations of AdamW at 8 GPUs x 2 images: 1,500 warm up, then linearly to 0. As in the recipe, what has "norm"
+# in its name does not decay.
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    paramwise_cfg=dict(no_decay_keys=["norm"]),
 )
 auto_scale_lr = dict(base_batch_size=16, enable=False)
 param_scheduler = [
