@@ -21,9 +21,17 @@ def run(main: Callable[[], None]) -> int:
         if os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise
         rank = os.environ.get("RANK")
-        print(f"error{f' (process {rank})' if rank else ''}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error{f' (process {rank})' if rank else ''}: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def sentence(error: Exception) -> str:
+    """An error's message on one line, without the traceback that a data loader's worker process puts before it."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(f"{type(error).__name__}: ")[2] or text
+    return " ".join(text.split())

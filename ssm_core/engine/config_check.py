@@ -98,6 +98,8 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     top = place[0] if place else None
     if top is None:
         return TOP_LEVEL_KEYS
+    if place == ["optim_wrapper", "paramwise_cfg"]:
+        return None  # the constructor of the wrapper knows
     if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
         return _PLAIN.get(top, _LOADER_KEYS)
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,7 +281,8 @@ def building_from_config() -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+        # Of a bare assertion, what it asserts.
+        message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
 
 

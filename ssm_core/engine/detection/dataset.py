@@ -73,3 +73,16 @@ class CocoInstances(CocoDataset):
                 "or are too small and are not trained on"
             )
         return kept
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """A sample as the pipeline makes it.
+
+        Raises:
+            ValueError: the image is not of the size that its boxes and masks are for.
+        """
+        info = self.get_data_info(idx)
+        expected = info["height"], info["width"]
+        sample = self.pipeline(info)
+        if sample is not None and (found := tuple(sample["data_samples"].ori_shape)) != expected:
+            raise ValueError(f"it is {found[1]}x{found[0]} and its annotations are for {expected[1]}x{expected[0]}")
+        return sample
