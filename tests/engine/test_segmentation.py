@@ -146,18 +146,23 @@ def test_any_image_size(family, size, mode):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_overfits_a_tile(family, tiles, tmp_path):
-    """One tile learnt by heart, boundaries of one pixel's width included."""
+    """One tile learnt by heart. Its boundaries are one pixel wide, and the map under the head is of every fourth."""
     options = [
         "train_dataloader.dataset.indices=1",
+        "train_dataloader.batch_size=4",
         "val_dataloader.dataset.indices=1",
         "val_dataloader.dataset.data_prefix.img_path=train",
         "val_dataloader.dataset.data_prefix.seg_map_path=train_labels",
         "optim_wrapper.optimizer.lr=4e-3",
+        # Means over the whole of one image and its reflections do not vary: there is nothing to normalise.
+        "model.decode_head.pool_scales=(2,4)",
+        "model.data_preprocessor.size=(64,64)",
     ]
     result = run.train(point_at(configure(family, tmp_path, *options, iterations=60, tiny=False, every=60), tiles))
-    assert result.last("mIoU") > 60
-    first, last = result.curves["train"][0]["loss"], result.curves["train"][-1]["loss"]
-    assert last < 0.6 * first
+    assert result.last("mIoU") > 50, "one class for all pixels has 26"
+    assert result.last("aAcc") > 90
+    first, last = (result.curves["train"][i]["loss"] for i in (0, -1))
+    assert last < 0.3 * first
 
 
 def test_starting_from_a_classifier(tiles, tmp_path):
