@@ -21,7 +21,7 @@ class ScopedRegistry(Registry):
     def get(self, key: str) -> type | None:
         """The class of a name or path, with or without the scope before it."""
         module, _, name = key.removeprefix(f"{SCOPE}.").rpartition(".")
-        if not module.startswith("engine"):
+        if module.split(".")[0] != "engine":
             return super().get(key)
         try:
             return getattr(import_module(f"{SCOPE}.{module}"), name)

@@ -174,10 +174,14 @@ class Runner(mmengine_runner.Runner):
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
         if exact:
             self._check_fit(filename, checkpoint, expected)
+        else:
+            self._check_start(filename, checkpoint, expected)
+        # Averaging hooks exchange their weights with the model's here.
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        if exact:
             load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
         else:
-            self._start_from(filename, checkpoint, expected)
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+            self.bare_model.load_state_dict(pretrained.fitting(expected, checkpoint["state_dict"]), strict=False)
         self._has_loaded = True
         self.logger.info(f"loaded {filename}")
         return checkpoint
@@ -198,13 +202,12 @@ class Runner(mmengine_runner.Runner):
             f"{len(names)} tensors differ, the first: {words}{'' if source else _FOREIGN}"
         )
 
-    def _start_from(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
-        """Take what fits of a checkpoint, which has to be half of the backbone or more, and say what starts afresh."""
+    def _check_start(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
+        """Say what starts afresh; raise a :class:`CheckpointError` unless half of the backbone fits or more."""
         taken = pretrained.fitting(expected, checkpoint["state_dict"])
         backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
         if 2 * sum(name in taken for name in backbone) < len(backbone):
             self._check_fit(filename, checkpoint, expected)
-        self.bare_model.load_state_dict(taken, strict=False)
         if report := pretrained.report(expected, checkpoint["state_dict"]):
             self.logger.warning(f"{filename}: {report}")
         network = getattr(self.bare_model, "backbone", self.bare_model)
