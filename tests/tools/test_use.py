@@ -116,7 +116,8 @@ def test_the_inferencers_of_mmdet_and_mmseg(task, images, tmp_path):
 
 def test_cost(task, capsys):
     kind, config, _, _ = task
-    assert run("analysis/cost", config, "--throughput", 2, "--size", 64, 64, "--device", "cpu") == 0
+    timing = ("--throughput", 2, "--batches", 1, "--device", "cpu")
+    assert run("analysis/cost", config, "--size", 64, 64, *timing) == 0
     printed = capsys.readouterr().out
     for words in ("parameters", "GFLOPs for an image of 64 × 64", "in scans", "images a second in batches of 2 on cpu"):
         assert words in printed

@@ -18,6 +18,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of an image (default: what the config's task is given for)",
     )
     parser.add_argument("--throughput", type=int, metavar="BATCH", help="also time inference in batches of this size")
+    parser.add_argument("--batches", type=int, default=20, help="how many are timed (default: 20)")
     parser.add_argument("--device", help="where to time it (default: a GPU if there is one)")
     parser.add_argument("--amp", action="store_true", help="time it in bfloat16")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.throughput:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if args.amp else torch.float32
-        speed = measure_throughput(cfg, size, args.throughput, device, dtype)
+        speed = measure_throughput(cfg, size, args.throughput, device, dtype, args.batches)
         print(f"inference   {speed.images_per_second:.1f} images a second in batches of {args.throughput} on {device}")
         if speed.peak_memory:
             print(f"memory      {speed.peak_memory / 2**30:.2f} GiB at most")
