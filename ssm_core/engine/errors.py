@@ -20,10 +20,15 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged or of another model."""
 
 
+# The extra of this project that has a package, where it is not "train".
+_EXTRAS = {"mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm"}
+
+
 class MissingPackageError(UserError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, purpose: str, extra: str = "train"):
+    def __init__(self, package: str, purpose: str, extra: str | None = None):
+        extra = extra or _EXTRAS.get(package.split(".")[0], "train")
         super().__init__(
             f"{purpose} needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`"
         )

@@ -282,17 +282,11 @@ def building_from_config() -> Iterator[None]:
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise MissingPackageError(str(error.name), "this config", _extra_of(error.name)) from error
+        raise MissingPackageError(str(error.name), "this config") from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
         # Of a bare assertion, what it asserts.
         message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
-
-
-def _extra_of(package: str | None) -> str:
-    """The extra of this project that has a package."""
-    extras = {"mmdet": "det", "pycocotools": "det", "mmseg": "seg", "mmcv": "det", "transformers": "lm", "peft": "lm"}
-    return extras.get((package or "").split(".")[0], "train")
 
 
 def check_finite(state: dict) -> None:

@@ -10,6 +10,7 @@ from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from ssm_core.engine.config import load_config
+from ssm_core.engine.errors import MissingPackageError
 from ssm_core.engine.hooks.class_count import class_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -198,3 +199,14 @@ def test_layer_wise_rates(small_detector):
     assert all(a < b for a, b in itertools.pairwise(blocks))
     assert blocks[2] == pytest.approx(blocks[3] / 2)
     assert rates["backbone.stem.conv1.weight"] < blocks[0]
+
+
+def test_without_mmdet(monkeypatch):
+    from mmengine.config import Config
+
+    def fail(path):
+        raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
+
+    monkeypatch.setattr(Config, "fromfile", fail)
+    with pytest.raises(MissingPackageError, match=r"needs mmdet, which is not installed: .*tree-ssm-train\[det\]"):
+        load_config(CONFIGS / COCO[0])

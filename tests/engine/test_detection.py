@@ -110,11 +110,12 @@ def test_mmdets_inferencer_draws(overfitted, tmp_path):
 
 def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
     blobs.write(tmp_path)
+    # As for COCO, where images of like shape make a batch.
+    grouped = ["train_dataloader.batch_sampler.type=AspectRatioBatchSampler", "train_dataloader.drop_last=False"]
+    options = [*grouped, "train_dataloader.batch_size=1", "train_cfg.val_interval=5"]
     every = ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=1"]
-    first = on_blobs(tmp_path, tmp_path / "whole", *every, "train_dataloader.batch_size=1", "train_cfg.val_interval=5")
-    whole = run.train(first)
-    second = on_blobs(tmp_path, tmp_path / "rest", "train_dataloader.batch_size=1", "train_cfg.val_interval=5")
-    rest = run.train(second, resume=tmp_path / "whole" / "iter_2.pth")
+    whole = run.train(on_blobs(tmp_path, tmp_path / "whole", *options, *every))
+    rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=tmp_path / "whole" / "iter_2.pth")
     assert [p["loss"] for p in rest.curves["train"]] == [p["loss"] for p in whole.curves["train"]][2:]
     assert len(whole.curves["train"]) == 4
 

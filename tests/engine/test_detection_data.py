@@ -149,6 +149,12 @@ def test_images_without_objects(coco):
     assert len(dataset(coco.root, test_mode=True)) == 4
 
 
+def test_a_test_set_without_annotations(coco):
+    content = {key: value for key, value in coco.content.items() if key != "annotations"}
+    coco.path.write_text(json.dumps(content))
+    assert len(dataset(coco.root, test_mode=True)) == 4
+
+
 # --- Metric
 
 

@@ -4,7 +4,7 @@ max_epochs = 8
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
     dtype="bfloat16",
 )

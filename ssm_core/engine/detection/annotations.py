@@ -87,6 +87,8 @@ def _read_json(path: Path) -> dict[str, list]:
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the annotation file {path}: {error}") from None
+    if isinstance(content, dict):
+        content.setdefault("annotations", [])  # test sets have none
     needed = {"images": ("id", "file_name", "height", "width"), "annotations": (), "categories": ("id", "name")}
     for key, fields in needed.items():
         entries = content.get(key) if isinstance(content, dict) else None
