@@ -1,7 +1,10 @@
 """The scope ``ssm_core`` in mmengine's registry tree; mmengine imports this module when a config names the scope.
 
-``locations`` are imported at the first look-up, so that a task loads only what it uses.
+``locations`` are imported at the first look-up, so that a task loads only what it uses. What needs mmdet or mmseg is in
+no registry: a config gives the full path, ``type="ssm_core.engine.detection.CocoInstances"``.
 """
+
+from importlib import import_module
 
 from mmengine.registry import root
 from mmengine.registry.registry import Registry
@@ -9,8 +12,27 @@ from mmengine.registry.registry import Registry
 SCOPE = "ssm_core"
 
 
+class ScopedRegistry(Registry):
+    """mmengine's registry, which also finds classes of this package by their full path.
+
+    mmengine does that for any package but those that have a registry.
+    """
+
+    def get(self, key: str) -> type | None:
+        """The class of a name or path, with or without the scope before it."""
+        module, _, name = key.removeprefix(f"{SCOPE}.").rpartition(".")
+        if module.split(".")[0] != "engine":
+            return super().get(key)
+        try:
+            return getattr(import_module(f"{SCOPE}.{module}"), name)
+        except (AttributeError, ModuleNotFoundError) as error:
+            if isinstance(error, AttributeError) or error.name.startswith(SCOPE):
+                raise RuntimeError(f"there is no {key}") from error  # as mmengine does
+            raise
+
+
 def _child(parent: Registry, *locations: str) -> Registry:
-    return Registry(
+    return ScopedRegistry(
         parent.name, parent=parent, scope=SCOPE, locations=[f"ssm_core.engine.{name}" for name in locations]
     )
 

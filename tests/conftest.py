@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 import torch
 
 # Two processes of one thread each (see Makefile) beat one of two: small operators spend their time at thread barriers,
@@ -17,3 +18,13 @@ def pytest_collection_modifyitems(config, items):
     if needs_gpu:
         config.hook.pytest_deselected(items=needs_gpu)
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+@pytest.fixture(scope="session")
+def nuclei_root(tmp_path_factory):
+    """Folder of the datasets, with the real nuclei in it: from the package stardist, or from pip."""
+    from ssm_core.engine.data_preparation.nuclei import prepare_nuclei
+
+    root = tmp_path_factory.mktemp("data")
+    prepare_nuclei(root, None)
+    return root

@@ -16,6 +16,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "where the config names pretrained weights (model.backbone.path)",
     )  # fmt: skip
     parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/NAME_OF_THE_CONFIG)")
+    parser.add_argument(
+        "--tta", action="store_true", help="with the config's test-time augmentation: several scales, flipped too"
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_test.sh")
     return parser.parse_args(arguments)
@@ -28,14 +31,17 @@ def main(arguments: list[str] | None = None) -> None:
     from mmengine.dist import is_main_process
 
     from ssm_core.engine.config import load_config
-    from ssm_core.engine.run import test
+    from ssm_core.engine.run import augment_test, test
 
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
+    if args.tta:
+        augment_test(cfg)
     metrics = test(cfg, args.checkpoint)
     if is_main_process():
-        print(", ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+        # COCO's precisions go from 0 to 1, all others are percentages.
+        print(", ".join(f"{name} {value:.{4 if abs(value) <= 1 else 2}f}" for name, value in metrics.items()))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssm_core.engine import cli
+
+if TYPE_CHECKING:
+    from ssm_core.engine.run import TrainingResult
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -41,13 +45,24 @@ def main(arguments: list[str] | None = None) -> None:
     result = train(cfg, resume=args.resume)
     if not is_main_process():
         return
-    if (best := result.best()) is not None:
-        print(f"top-1 {result.last():.2f} %, best {best[0]:.2f} % after epoch {best[1]}, in {result.work_dir}")
-    elif (best := result.best("perplexity", lowest=True)) is not None:
-        last = result.last("perplexity")
-        print(f"perplexity {last:.3f}, best {best[0]:.3f} after epoch {best[1]}, in {result.work_dir}")
-    else:
-        print(f"done, in {result.work_dir}")
+    print(describe(result, cfg.default_hooks.checkpoint, "max_epochs" in cfg.train_cfg))
+
+
+def describe(result: "TrainingResult", checkpoint: dict, by_epoch: bool) -> str:
+    """The final figures in a line.
+
+    Args:
+        result: of the run.
+        checkpoint: settings of its checkpoints: the metric that the best one is chosen by.
+        by_epoch: whether the run was one of epochs, not of iterations.
+    """
+    metric, lowest = checkpoint.get("save_best"), checkpoint.get("rule") == "less"
+    best = result.best(metric, "epoch" if by_epoch else "iter", lowest) if isinstance(metric, str) else None
+    if best is None:
+        return f"done, in {result.work_dir}"
+    name, unit = ("top-1", " %") if metric == "top1" else (metric, "")
+    place = f"{'epoch' if by_epoch else 'iteration'} {best[1]}"
+    return f"{name} {result.last(metric):.4g}{unit}, best {best[0]:.4g}{unit} after {place}, in {result.work_dir}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-# What every task shares. Switches worth knowing:
+# What every task shares; types of ours have their scope, since detectors and segmentors look theirs up in mmdet's and
+# mmseg's. Switches worth knowing:
 #   --cfg-options visualizer.wandb=True       (WANDB_MODE=offline keeps it on this machine)
 #   --cfg-options default_hooks.checkpoint.by_epoch=False default_hooks.checkpoint.interval=500
 default_scope = "ssm_core"
 default_hooks = dict(
-    seed=dict(type="IterationSeedHook"),
+    seed=dict(type="ssm_core.IterationSeedHook"),
     logger=dict(type="LoggerHook", interval=50),
-    non_finite=dict(type="NonFiniteHook"),
-    curves=dict(type="CurvesHook", interval=50),
-    checkpoint=dict(type="AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
+    non_finite=dict(type="ssm_core.NonFiniteHook"),
+    curves=dict(type="ssm_core.CurvesHook", interval=50),
+    checkpoint=dict(type="ssm_core.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
 )
-visualizer = dict(type="TrainingVisualizer", tensorboard=True, wandb=False)
+visualizer = dict(type="ssm_core.TrainingVisualizer", tensorboard=True, wandb=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
 randomness = dict(seed=0)
 log_level = "INFO"

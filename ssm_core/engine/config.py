@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.utils import ConfigParsingError
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from ssm_core.engine.config_check import check_config, possible_keys
-from ssm_core.engine.errors import ConfigError, nearest
+from ssm_core.engine.errors import ConfigError, MissingPackageError, nearest
+
+# For `mmseg::` in `_base_` mmengine asks for a distribution named mmsegmentation, and that of PyPI is
+# onedl-mmsegmentation; the module's own name is found whichever is installed.
+MODULE2PACKAGE["mmseg"] = "mmseg"
 
 # What running a faulty config file, or merging it with its bases, raises.
 _FAULTS = (
@@ -33,12 +37,17 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
 
     Raises:
         ConfigError: the file is missing or faulty, or a key, a type or an argument is unknown.
+        MissingPackageError: a package that it inherits from or imports is not installed.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no config {path}{nearest(str(path), _configs_around(path))}")
     try:
         cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        # mmengine's, of a base config in a package; those of Python have the name apart.
+        package = error.name or str(error).partition(" is not installed")[0]
+        raise MissingPackageError(package, f"the config {path}") from error
     except _FAULTS as error:
         raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error
     apply_options(cfg, options or [])

@@ -16,7 +16,7 @@ from mmengine.registry import Registry, root
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from ssm_core.engine.errors import ConfigError, missing, nearest
+from ssm_core.engine.errors import ConfigError, MissingPackageError, nearest
 
 # Keys that mmengine's Runner reads from the whole config, besides its own arguments.
 _RUNNER_EXTRAS = {
@@ -27,7 +27,7 @@ TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", 
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {
-    "num_batch_per_epoch", "disable_subprocess_warning",
+    "num_batch_per_epoch", "disable_subprocess_warning", "unreadable",
 }  # fmt: skip
 _PLAIN = {
     "auto_scale_lr": {"base_batch_size", "enable"},
@@ -39,10 +39,20 @@ _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
 _ARGUMENTS = {
     "backbone": root.MODELS,
     "data_preprocessor": root.MODELS,
+    "neck": root.MODELS,
+    "rpn_head": root.MODELS,
+    "roi_head": root.MODELS,
+    "bbox_roi_extractor": root.MODELS,
+    "bbox_head": root.MODELS,
+    "mask_roi_extractor": root.MODELS,
+    "mask_head": root.MODELS,
+    "decode_head": root.MODELS,
+    "auxiliary_head": root.MODELS,
     "dataset": root.DATASETS,
     "transform": root.TRANSFORMS,
     "tokenizer": root.TASK_UTILS,
     "evaluate": root.TASK_UTILS,
+    "pipeline": root.TRANSFORMS,
     "sampler": root.DATA_SAMPLERS,
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
@@ -91,6 +101,8 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     top = place[0] if place else None
     if top is None:
         return TOP_LEVEL_KEYS
+    if place == ["optim_wrapper", "paramwise_cfg"]:
+        return None  # the constructor of the wrapper knows
     if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
         return _PLAIN.get(top, _LOADER_KEYS)
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
@@ -166,7 +178,7 @@ def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
 
 
 def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: set[str]) -> None:
-    kind = node.get("type", "GuardedOptimWrapper" if place == "optim_wrapper" else None)
+    kind = node.get("type", "ssm_core.GuardedOptimWrapper" if place == "optim_wrapper" else None)
     if kind is None:
         return
     target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)
@@ -188,7 +200,7 @@ def _import_module_of(kind: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if not module.startswith(str(error.name)):
-                raise missing(error, kind) from error
+                raise MissingPackageError(str(error.name), kind) from error
 
 
 def _check_arguments(place: str, node: dict, scope: str | None) -> None:

@@ -3,12 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-# The extra of this project that has a package; all others are in "train".
-EXTRAS = {
-    "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
-    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm",
-}  # fmt: skip
-
 
 class UserError(Exception):
     """Something outside the code is wrong: the config, the data, a checkpoint or the environment."""
@@ -26,19 +20,31 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged or of another model."""
 
 
+# The extra of this project that has a package, where it is not "train".
+EXTRAS = {
+    "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
+    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm",
+}  # fmt: skip
+
+
 class MissingPackageError(UserError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, purpose: str, extra: str = "train"):
+    def __init__(self, package: str, purpose: str, extra: str | None = None):
+        extra = extra or EXTRAS.get(package.split(".")[0], "train")
         super().__init__(
             f"{purpose} needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`"
         )
 
 
-def missing(error: ModuleNotFoundError, purpose: str) -> MissingPackageError:
-    """What to say when an import has failed: the package, and the extra that has it."""
-    name = str(error.name)
-    return MissingPackageError(name, purpose, EXTRAS.get(name.split(".")[0], "train"))
+class MissingOperatorError(UserError):
+    """An operator of mmcv was called that is neither compiled nor has a stand-in."""
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"mmcv's operator {name} was called, which is not compiled here and has no stand-in in torchvision: choose "
+            "a model without it, or compile mmcv with `MMCV_WITH_OPS=1 pip install --no-binary onedl-mmcv onedl-mmcv`"
+        )
 
 
 class DivergedError(UserError):

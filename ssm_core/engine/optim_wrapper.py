@@ -1,5 +1,7 @@
 """How parameters are updated: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -8,7 +10,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -105,20 +107,30 @@ def _is_finite(value: float) -> bool:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TimmOptimWrapperConstructor:
-    """Groups parameters as timm does: no decay on biases, norms and what a module's ``no_weight_decay()`` names.
+    """Groups parameters by weight decay and learning rate.
+
+    As in timm, biases, norms and what a module's ``no_weight_decay()`` names do not decay. ``paramwise_cfg`` may have
+
+    - ``layer_decay``: the factor by which the learning rate falls from each layer of the backbone to the one before it;
+      needs a network with timm's ``group_matcher``. Heads have the full rate.
+    - ``no_decay_keys``: regular expressions; what they find in the name of a parameter alone decides then that it does
+      not decay, as in the recipes of detection and segmentation, where biases and the dynamics of scans do decay.
+    - ``norms_too``: with these, norms do not decay either, whatever their names.
 
     Args:
         optim_wrapper_cfg: config of the wrapper, with the ``optimizer`` in it.
-        paramwise_cfg: ``dict(layer_decay=0.8)`` lowers the learning rate by that factor from each layer to the one
-            before it; needs a model with timm's ``group_matcher``.
+        paramwise_cfg: see above.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         self.optim_wrapper_cfg = optim_wrapper_cfg
-        unknown = set(paramwise_cfg or {}) - {"layer_decay"}
-        if unknown:
-            raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(sorted(unknown))}, only layer_decay")
-        self.layer_decay = (paramwise_cfg or {}).get("layer_decay")
+        paramwise_cfg = paramwise_cfg or {}
+        known = ("layer_decay", "no_decay_keys", "norms_too")
+        if unknown := sorted(set(paramwise_cfg) - set(known)):
+            raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(unknown)}, only {', '.join(known)}")
+        self.layer_decay, self.no_decay_keys, self.norms_too = (paramwise_cfg.get(key) for key in known)
+        if self.norms_too and self.no_decay_keys is None:
+            raise ConfigError("optim_wrapper.paramwise_cfg.norms_too goes with no_decay_keys: without, no norm decays")
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer over the model's parameter groups, and its wrapper."""
@@ -126,20 +138,51 @@ class TimmOptimWrapperConstructor:
         wrapper_cfg = dict(self.optim_wrapper_cfg)
         optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
         decay = optimizer_cfg.get("weight_decay", 0.0)
-        skip = no_weight_decay(model)
-        if self.layer_decay is None:
-            groups = param_groups_weight_decay(model, decay, no_weight_decay_list=skip)
-        else:
-            network = getattr(model, "backbone", model)
-            skip = no_weight_decay(network)
-            groups = param_groups_layer_decay(network, decay, no_weight_decay_list=skip, layer_decay=self.layer_decay)
-            # timm leaves the factor for its own scheduler to apply.
-            for group in groups:
-                group["lr"] = optimizer_cfg["lr"] * group.pop("lr_scale")
-                group.pop("param_names", None)
+        exempt, factors = self._exempt(model), self._rate_factors(model)
+        members: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                members[factors.get(name, 1.0), 0.0 if name in exempt else decay].append(parameter)
+        groups = [
+            {"params": parameters, "lr": optimizer_cfg["lr"] * factor, "weight_decay": own_decay}
+            for (factor, own_decay), parameters in sorted(members.items(), key=lambda item: item[0])
+        ]
         optimizer = OPTIMIZERS.build({**optimizer_cfg, "params": groups})
-        wrapper_cfg.setdefault("type", "GuardedOptimWrapper")
+        wrapper_cfg.setdefault("type", "ssm_core.GuardedOptimWrapper")
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
+
+    def _exempt(self, model: nn.Module) -> set[str]:
+        """Names of the parameters that do not decay."""
+        names = dict(model.named_parameters())
+        if self.no_decay_keys is None:
+            return no_weight_decay(model) | {n for n, p in names.items() if p.ndim <= 1 or n.endswith(".bias")}
+        named = {name for name in names if any(re.search(key, name) for key in self.no_decay_keys)}
+        return named | (parameters_of_norms(model) if self.norms_too else set())
+
+    def _rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """What the learning rate of a parameter is multiplied by, for those of the backbone."""
+        if self.layer_decay is None:
+            return {}
+        network, prefix = (model.backbone, "backbone.") if hasattr(model, "backbone") else (model, "")
+        if not hasattr(network, "group_matcher"):
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg.layer_decay needs a backbone of ours or timm's: {type(network).__name__} "
+                "does not tell its layers (group_matcher)"
+            )
+        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        return {f"{prefix}{name}": self.layer_decay ** (last - layer) for name, layer in layers.items()}
+
+
+def parameters_of_norms(model: nn.Module) -> set[str]:
+    """Full names of the weights and biases of all layer, batch, group and instance norms."""
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, kinds)
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:

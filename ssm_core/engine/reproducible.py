@@ -73,7 +73,11 @@ class SeededDataset(Dataset):
 
 
 class ResumableBatchSampler:
-    """Wraps a batch sampler: tells every index its epoch, and can start in mid-epoch without loading any data."""
+    """Wraps a batch sampler: tells every index its epoch, and can start in mid-epoch without loading any data.
+
+    An endless sampler (mmengine's ``InfiniteSampler``) has no epochs: an index is told the number of its batch instead.
+    Such a sampler begins anew with every pass, so that what an abandoned one has fetched ahead is not lost.
+    """
 
     def __init__(self, batch_sampler: BatchSampler):
         self.batch_sampler = batch_sampler
@@ -98,21 +102,27 @@ class ResumableBatchSampler:
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         skip, self._skip = self._skip, 0
+        if hasattr(self.sampler, "skip"):  # endless
+            self.sampler.skip(skip * self.batch_size)
+            for number, batch in enumerate(self.batch_sampler, start=skip):
+                yield [SampleIndex(index, number) for index in batch]
+            return
         epoch = getattr(self.sampler, "epoch", 0)
         for number, batch in enumerate(self.batch_sampler):
             if number >= skip:
                 yield [SampleIndex(index, epoch) for index in batch]
 
 
-def make_reproducible(loader: DataLoader, seed: int) -> DataLoader:
+def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = None) -> DataLoader:
     """The same loader with :class:`SeededDataset` and :class:`ResumableBatchSampler` put in.
 
-    Streams (``IterableDataset``) and loaders without automatic batching are returned as they are.
+    A ``dataset`` takes the place of the loader's own. Streams (``IterableDataset``) and loaders without automatic
+    batching are returned as they are.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
     return DataLoader(
-        SeededDataset(loader.dataset, seed),
+        SeededDataset(loader.dataset if dataset is None else dataset, seed),
         batch_sampler=ResumableBatchSampler(loader.batch_sampler),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from ssm_core.engine.errors import ConfigError
 from ssm_core.engine.hooks import CurvesHook
@@ -27,11 +28,13 @@ class TrainingResult:
         points = [point for point in self.curves["val"] if metric in point]
         return points[-1][metric] if points else None
 
-    def best(self, metric: str = "top1", lowest: bool = False) -> tuple[float, int] | None:
-        """The highest value of a metric, or the lowest, and the epoch it was reached after."""
+    def best(
+        self, metric: str = "top1", counted_in: Literal["epoch", "iter"] = "epoch", lowest: bool = False
+    ) -> tuple[float, int] | None:
+        """The highest value of a metric, or the lowest, and the epoch or the iteration it was reached after."""
         points = [point for point in self.curves["val"] if metric in point]
         top = (min if lowest else max)(points, key=lambda point: point[metric], default=None)
-        return (top[metric], top["epoch"]) if top else None
+        return (top[metric], top[counted_in]) if top else None
 
 
 def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
@@ -82,6 +85,22 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
                 "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
             )
     return runner.test()
+
+
+def augment_test(cfg: Config) -> None:
+    """Let a config test with augmentation: every image as its ``tta_pipeline`` says, merged by its ``tta_model``.
+
+    Raises:
+        ConfigError: the config lacks one of the two.
+    """
+    missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
+    if missing:
+        raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:  # of repeated or other wrapped datasets
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 test.__test__ = False  # pytest would collect it

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +11,25 @@ from typing import Any
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.dist import broadcast_object_list, master_only
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine import checkpoint as ckpt
-from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, UserError, missing
+from ssm_core.engine import pretrained
+from ssm_core.engine.datasets.guarded import GuardedDataset
+from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
+from ssm_core.engine.evaluator import ReadableEvaluator
 from ssm_core.engine.reproducible import make_reproducible, reseed
 from ssm_core.errors import NonFiniteError
 
+_MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
 _FOREIGN = "; a file released by the models' authors has to go through tools/convert_checkpoint.py first"
 
 
@@ -60,8 +67,13 @@ class Runner(mmengine_runner.Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """mmengine's wrapping, which hands GPU numbers to a model on the CPU."""
+        """mmengine's wrapping, which hands GPU numbers to a model on the CPU.
+
+        Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
+        torch's are for.
+        """
         if self.distributed and not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
             model_wrapper_cfg = {
                 "broadcast_buffers": False,
                 "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
@@ -74,10 +86,23 @@ class Runner(mmengine_runner.Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader whose order and augmentations depend on the seed alone."""
+        """Build a loader whose order and augmentations depend on the seed alone.
+
+        Over mmengine's keys it takes ``unreadable``, what to do with bad samples (see :class:`.GuardedDataset`).
+        """
         if isinstance(dataloader, DataLoader):
             return dataloader
-        return make_reproducible(mmengine_runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
+        settings = dict(dataloader)
+        unreadable = settings.pop("unreadable", "skip")
+        loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
+        of_mmengine = isinstance(loader.dataset, _MMENGINE_DATASETS)
+        return make_reproducible(loader, seed or 0, GuardedDataset(loader.dataset, unreadable) if of_mmengine else None)
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """mmengine's, which does not know of unreadable samples; an evaluator of another type is built as it is."""
+        if isinstance(evaluator, Evaluator) or "metrics" in evaluator:
+            return super().build_evaluator(evaluator)
+        return ReadableEvaluator(evaluator)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's; it runs within :meth:`train`, where a faulty config would end in a traceback."""
@@ -86,8 +111,9 @@ class Runner(mmengine_runner.Runner):
 
     @property
     def bare_model(self) -> nn.Module:
-        """The model without its data-parallel wrapper."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        """The model without wrappers for data parallelism or test-time augmentation."""
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        return model.module if isinstance(model, BaseTTAModel) else model
 
     def train(self) -> nn.Module:
         """Train; a NaN ends in :class:`DivergedError` after the hooks' ``on_non_finite`` have saved what is good."""
@@ -143,30 +169,51 @@ class Runner(mmengine_runner.Runner):
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
         expected = self.bare_model.state_dict()
-        checkpoint["state_dict"] = _fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
+        checkpoint["state_dict"] = fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
 
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
-        self._check_fit(filename, checkpoint, expected, exact)
+        if exact:
+            self._check_fit(filename, checkpoint, expected)
+        else:
+            self._check_start(filename, checkpoint, expected)
+        # Averaging hooks exchange their weights with the model's here.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_state_dict(self.bare_model, checkpoint["state_dict"], strict=exact, logger=self.logger)
+        if exact:
+            load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
+        else:
+            self.bare_model.load_state_dict(pretrained.fitting(expected, checkpoint["state_dict"]), strict=False)
         self._has_loaded = True
         self.logger.info(f"loaded {filename}")
         return checkpoint
 
-    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor], exact: bool) -> None:
+    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
+        """Raise a :class:`CheckpointError` unless a checkpoint is of this very model."""
         names, words = ckpt.misfit(expected, checkpoint["state_dict"])
         if not names:
             return
-        if not exact and len(names) < len(expected):
-            self.logger.warning(f"{len(names)} tensors of {filename} do not fit and start afresh: {', '.join(names)}")
-            return
         meta = checkpoint.get("meta", {})
-        source = f" holds {describe_model(meta['model'])} (config {meta['config_file']})," if "model" in meta else ""
+        source = ""
+        if "model" in meta:
+            config = meta.get("config_file", meta.get("config"))
+            source = f" holds {describe_model(meta['model'])}{f' (config {config})' if config else ''},"
         built = describe_model(self.cfg.get("model", {}))
         raise CheckpointError(
             f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
             f"{len(names)} tensors differ, the first: {words}{'' if source else _FOREIGN}"
         )
+
+    def _check_start(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
+        """Say what starts afresh; raise a :class:`CheckpointError` unless half of the backbone fits or more."""
+        taken = pretrained.fitting(expected, checkpoint["state_dict"])
+        backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
+        if 2 * sum(name in taken for name in backbone) < len(backbone):
+            self._check_fit(filename, checkpoint, expected)
+        if report := pretrained.report(expected, checkpoint["state_dict"]):
+            self.logger.warning(f"{filename}: {report}")
+        network = getattr(self.bare_model, "backbone", self.bare_model)
+        trained = checkpoint.get("meta", {}).get("model", {})
+        if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
+            self.logger.warning(f"{filename} was trained with {', '.join(differences)}; this config has it otherwise")
 
     def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:
         """Everything a run continues from, as plain data on the CPU (sharing memory with a model that is there).
@@ -235,9 +282,10 @@ def building_from_config() -> Iterator[None]:
     except UserError:
         raise
     except ModuleNotFoundError as error:
-        raise missing(error, "this config") from error
+        raise MissingPackageError(str(error.name), "this config") from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+        # Of a bare assertion, what it asserts.
+        message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
 
 
@@ -250,13 +298,14 @@ def check_finite(state: dict) -> None:
 
 def describe_model(model: dict | Config) -> str:
     """Short name of the model in a config: the backbone's type and variant."""
+    model = model.get("module", model)  # under test-time augmentation
     network = model.get("backbone", model)
     variant = network.get("arch", network.get("name"))
     kind = network.get("type", "model")
     return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
 
 
-def _fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name a backbone's own state dict as the classifier names it."""
     prefixed = {f"backbone.{name}": tensor for name, tensor in state.items()}
     return prefixed if not state.keys() & expected.keys() and prefixed.keys() & expected.keys() else state

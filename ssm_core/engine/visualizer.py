@@ -28,14 +28,23 @@ class TrainingVisualizer(Visualizer):
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
     ):
-        backends: list[dict] = [{"type": "LocalVisBackend"}]
-        if tensorboard:
-            _require("tensorboard", "visualizer.tensorboard")
-            backends.append({"type": "TensorboardVisBackend"})
-        if wandb:
-            _require("wandb", "visualizer.wandb")
-            backends.append({"type": "WandbVisBackend", "init_kwargs": {"project": wandb_project, "name": name}})
-        super().__init__(name, vis_backends=backends, save_dir=save_dir)
+        super().__init__(name, vis_backends=backends(name, tensorboard, wandb, wandb_project), save_dir=save_dir)
+
+
+def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str) -> list[dict]:
+    """Configs of where a visualizer writes; the arguments are :class:`TrainingVisualizer`'s.
+
+    Raises:
+        MissingPackageError: one of the two is asked for and not installed.
+    """
+    found: list[dict] = [{"type": "LocalVisBackend"}]
+    if tensorboard:
+        _require("tensorboard", "visualizer.tensorboard")
+        found.append({"type": "TensorboardVisBackend"})
+    if wandb:
+        _require("wandb", "visualizer.wandb")
+        found.append({"type": "WandbVisBackend", "init_kwargs": {"project": wandb_project, "name": name}})
+    return found
 
 
 def _require(package: str, switch: str) -> None:

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import load_tool
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 
+from ssm_core.engine.analysis import default_size
 from ssm_core.engine.config import load_config
 from ssm_core.engine.config_check import TOP_LEVEL_KEYS
-from ssm_core.registry import MODELS
+from ssm_core.engine.hooks.class_count import class_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+model_zoo = load_tool("analysis/model_zoo")
 # The language models' are in test_language_configs.py.
 LEAVES = sorted(
     p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if not {"_base_", "mambatree_l"} & set(p.parts)
@@ -31,6 +35,15 @@ IMAGENET = {
 }
 
 
+# Variables of the configs themselves, and of those they inherit from mmdet and mmseg.
+OWN_KEYS = {"max_epochs", "warmup", "data_root", "num_classes", "metainfo"}
+INHERITED_KEYS = {
+    "backbone_norm_cfg", "backend_args", "crop_size", "data_preprocessor", "dataset_type", "img_ratios", "img_scales",
+    "norm_cfg", "scales", "test_pipeline", "train_pipeline", "tta_model", "tta_pipeline",
+}  # fmt: skip
+CLASSES = {"imagenet": 1000, "coco": 80, "nuclei": 3, "composite": 11, "ADEChallengeData2016": 150, "cityscapes": 19}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _scope():
     with DefaultScope.overwrite_default_scope("ssm_core"):
@@ -38,26 +51,73 @@ def _scope():
 
 
 def build(cfg):
-    with torch.device("meta"):
-        return MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+        return ROOT_MODELS.build(cfg.model)
 
 
 def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def classes_of(cfg):
+    """How many classes the data of a config have; of objects, the background is none."""
+    if cfg.train_dataloader.dataset.type == "SyntheticImages":
+        return 1000
+    root = cfg.train_dataloader.dataset.get("root", cfg.train_dataloader.dataset.get("data_root", ""))
+    classes = CLASSES.get(Path(root).name, 10)
+    objects = cfg.default_scope == "mmdet" and Path(root).name in ("nuclei", "composite")
+    return {3: 1, 11: 10}[classes] if objects else classes
+
+
+@pytest.fixture(scope="module")
+def table():
+    """The lines of docs/model_zoo.md by config: parameters, operations, size and schedule."""
+    lines = (CONFIGS.parent / "docs" / "model_zoo.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [")]
+    return {row[0].split("](../configs/")[1].rstrip(")"): row[1:] for row in cells}
+
+
 @pytest.mark.parametrize("name", LEAVES)
-def test_loads_and_builds(name):
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_loads_and_builds(name, table):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
-    classes = 1000 if cfg.train_dataloader.dataset.type in ("ImageNet", "SyntheticImages") else 10
-    assert model.num_classes == classes
+    assert set(class_counts(model).values()) == {classes_of(cfg)}
     for part in ("train", "val", "test"):
         assert f"{part}_dataloader" in cfg
         assert f"{part}_cfg" in cfg
     own = {key for key in cfg if key not in TOP_LEVEL_KEYS}
-    assert own <= {"max_epochs", "warmup", "data_root", "num_classes"}
+    assert own <= (OWN_KEYS if cfg.default_scope == "ssm_core" else OWN_KEYS | INHERITED_KEYS)
     assert cfg.val_dataloader == cfg.test_dataloader
+    millions, _, size, schedule, _ = table[name]
+    assert millions == f"{parameters(model) / 1e6:.3f} M"
+    assert size == " × ".join(map(str, default_size(cfg)))
+    assert schedule == model_zoo.describe_schedule(cfg)
+
+
+def test_the_table_has_every_config(table):
+    assert list(table) == [name for task in ("ssm_core", "mmdet", "mmseg") for name in LEAVES if task_of(name) == task]
+    assert set(model_zoo.PUBLISHED) <= {Path(name).stem for name in LEAVES}
+
+
+def task_of(name):
+    kind = Path(name).name.split("_")[0]
+    return {"upernet": "mmseg", "mask-rcnn": "mmdet", "cascade-mask-rcnn": "mmdet"}.get(kind, "ssm_core")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadmamba/quadmamba-lite_8xb128_in1k.py",
+        "mambatree/mask-rcnn_mambatree-nano_nuclei-128x128.py",
+        "mambatree/cascade-mask-rcnn_mambatree-tiny_fpn_8xb2-1x_coco.py",
+        "quadmamba/upernet_quadmamba-lite_8xb2-160k_ade20k-512x512.py",
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_operations_in_the_table(name, table):
+    row = model_zoo.row_of(CONFIGS / name)
+    assert [f"{row.parameters / 1e6:.3f} M", f"{row.flops / 1e9:.3f}"] == table[name][:2]
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -83,6 +143,27 @@ def test_imagenet_recipe(name):
     train, test = cfg.train_dataloader.dataset.transform, cfg.test_dataloader.dataset.transform
     assert (train.auto_augment, train.random_erasing, train.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.25, 0.4)
     assert (train.size, test.size, test.crop_ratio) == (224, 224, crop)
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if "160k" in name])
+def test_segmentation_recipe(name):
+    cfg = load_config(CONFIGS / name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 6e-5, 0.01)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(no_decay_keys=["norm"])
+    warm_up, decay = cfg.param_scheduler
+    assert (warm_up.type, warm_up.begin, warm_up.end, warm_up.by_epoch) == ("LinearLR", 0, 1500, False)
+    assert (decay.type, decay.power, decay.begin, decay.end, decay.eta_min) == ("PolyLR", 1.0, 1500, 160_000, 0.0)
+    assert cfg.train_cfg.max_iters == 160_000
+    assert cfg.train_dataloader.batch_size * 8 == 16
+    assert (cfg.model.decode_head.channels, cfg.model.auxiliary_head.channels) == (512, 256)
+    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    crop = (512, 1024) if "cityscapes" in name else (512, 512)
+    assert cfg.model.data_preprocessor.size == cfg.model.test_cfg.crop_size == crop
+    assert next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop").crop_size == crop
+    scales, flips = cfg.tta_pipeline[-1].transforms[:2]
+    assert [scale.scale_factor for scale in scales] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert len(flips) == 2
 
 
 def learning_rates(name, epoch_length):

@@ -182,6 +182,6 @@ def test_training_names_and_counts_unreadable_images(tmp_path):
     name, *model = runs.RESNET
     runs.call(runs.train, tmp_path / "log", name, tmp_path / "run", *model, "model.backbone.num_classes=2", *options)
     log = (tmp_path / "log").read_text()
-    assert log.count(f"cannot read the image {bad[0]}") == 1
-    assert "1 training images could not be read" in log
+    assert log.count(f"cannot use the image {bad[0]}") == 1
+    assert "1 training images could not be used" in log
     assert "1 of 8 images could not be read and are not in the accuracy" in log

@@ -1,21 +1,11 @@
 """The benchmarks measure, write what they measured, and refuse what they cannot measure."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
+from command_line import load_tool
 
 from ssm_core import benchmark
-
-FOLDER = Path(__file__).parents[2] / "tools" / "benchmarks"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_time_of_short_calls_is_that_of_one():
@@ -27,11 +17,11 @@ def test_time_of_short_calls_is_that_of_one():
 
 def test_operators(tmp_path):
     report, plot = tmp_path / "ops.json", tmp_path / "growth.svg"
-    rows = load("ops").main(
+    rows = load_tool("benchmarks/ops").main(
         ["--shapes", "1x4x4x8", "1x8x4x8", "--seconds", "0.001", "--device", "cpu",
          "--json", str(report), "--plot", str(plot)]
     )  # fmt: skip
-    assert {row.op for row in rows} == set(load("ops").OPERATORS)
+    assert {row.op for row in rows} == set(load_tool("benchmarks/ops").OPERATORS)
     assert [row["kernel_ms"] for row in json.loads(report.read_text())["rows"]] == [row.kernel_ms for row in rows]
     assert all(row.kernel_ms > 0 and row.floor_ms > 0 and row.reference_ms > 0 for row in rows)
     assert "linear in the tokens" in plot.read_text()
@@ -41,7 +31,7 @@ def test_operators(tmp_path):
 def test_throughput(tmp_path, mode):
     report, profile = tmp_path / "throughput.json", tmp_path / "profile.txt"
     models = ["quadmamba_lite", "test_resnet"]
-    rows = load("throughput").main(
+    rows = load_tool("benchmarks/throughput").main(
         ["--models", *models, "--mode", mode, "--dtype", "float32", "--batch", "2", "--size", "32", "--device", "cpu",
          "--rounds", "2", "--json", str(report), "--profile", str(profile)]
     )  # fmt: skip
@@ -65,10 +55,10 @@ def test_throughput(tmp_path, mode):
 )
 def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
     with pytest.raises(SystemExit):
-        load(tool).main(arguments)
+        load_tool(f"benchmarks/{tool}").main(arguments)
     assert message in capsys.readouterr().err
 
 
 def test_iteration_times_are_read_from_a_log():
     line = "mmengine - INFO - Epoch(train)  [1][22/44]  lr: 4.9e-04  eta: 0:01:04  time: 0.0589  data_time: 0.0105"
-    assert load("distributed").TIME.findall(line) == ["0.0589"]
+    assert load_tool("benchmarks/distributed").TIME.findall(line) == ["0.0589"]

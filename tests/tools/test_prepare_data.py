@@ -1,21 +1,17 @@
 """tools/prepare_data.py on small stand-ins."""
 
-import gzip
+import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
 from command_line import error_of, run
+from PIL import Image
+from stand_ins import fashion_mnist, write_idx
 
 from ssm_core.engine.datasets.fashion_mnist import FILES
 
 WNIDS = [f"n{number:08d}" for number in range(1000)]
-
-
-def write_idx(path, array):
-    header = struct.pack(f">{1 + array.ndim}I", 0x0800 | array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +96,108 @@ def test_no_imagenet(tmp_path, capsys):
     line = error_of(capsys, "prepare_data", "imagenet", "--root", tmp_path)
     assert f"there is no {tmp_path / 'imagenet'}" in line
     assert "image-net.org" in line
+
+
+def test_composite(tmp_path, monkeypatch, capsys):
+    source = fashion_mnist(tmp_path / "download", monkeypatch)
+    arguments = ["--root", tmp_path, "--from", source, "--size", 64, "--train-count", 3, "--val-count", 2, "--seed", 1]
+    assert run("prepare_data", "composite", *arguments) == 0
+    assert "val: 2 composited images" in capsys.readouterr().out
+    assert len(list((tmp_path / "composite" / "train_labels").glob("*.png"))) == 3
+    assert "no Fashion-MNIST in" in error_of(
+        capsys, "prepare_data", "composite", "--root", tmp_path, "--from", tmp_path
+    )
+
+
+def test_nuclei(nuclei_root, tmp_path, capsys):
+    arguments = ("nuclei", "--root", tmp_path, "--from", nuclei_root / "nuclei", "--tile", 64)
+    assert run("prepare_data", *arguments) == 0
+    assert "train: 165 tiles of 64 × 64" in capsys.readouterr().out
+
+
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """A download of three images a split."""
+    from ssm_core.engine.data_preparation import coco as module
+
+    monkeypatch.setattr(module, "SIZES", {"train": (3, 1), "val": (3, 2)})
+    source = tmp_path / "download"
+    (source / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (source / f"{split}2017").mkdir()
+        images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(3)]
+        for image in images:
+            (source / f"{split}2017" / image["file_name"]).write_bytes(b"x")
+        content = {"images": images, "annotations": [{}], "categories": [{}] * 80}
+        (source / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    return source
+
+
+def test_coco(coco, tmp_path, capsys):
+    arguments = ("coco", "--root", tmp_path)
+    assert "has no train2017, val2017, annotations: download" in error_of(capsys, "prepare_data", *arguments)
+    assert run("prepare_data", *arguments, "--from", coco) == 0
+    printed = capsys.readouterr().out
+    assert "train2017: 3 images with 1 instances, complete" in printed
+    assert "val2017: 3 images with 1 instances, COCO 2017 has 3 with 2" in printed
+    (coco / "val2017" / "000000000001.jpg").write_bytes(b"")
+    assert "lacks 1 of 3 images (or they are empty): 000000000001.jpg" in error_of(capsys, "prepare_data", *arguments)
+    path = coco / "annotations" / "instances_train2017.json"
+    path.write_text(path.read_text().replace("{}, ", "", 1))
+    assert "has 79 categories" in error_of(capsys, "prepare_data", *arguments)
+    path.write_text(path.read_text()[:50])
+    assert "instances_train2017.json is damaged" in error_of(capsys, "prepare_data", *arguments)
+    path.unlink()
+    assert "it is in annotations_trainval2017.zip" in error_of(capsys, "prepare_data", *arguments)
+
+
+@pytest.fixture
+def ade20k(tmp_path):
+    """A download of two images a split."""
+    source = tmp_path / "download"
+    for split in ("training", "validation"):
+        for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+            (source / kind / split).mkdir(parents=True)
+            for number in range(2):
+                Image.fromarray(np.full((8, 6), 150, np.uint8)).save(source / kind / split / f"ADE_{number}.{suffix}")
+    return source
+
+
+def test_ade20k(ade20k, tmp_path, capsys):
+    arguments = ("ade20k", "--root", tmp_path)
+    assert "sceneparsing.csail.mit.edu" in error_of(capsys, "prepare_data", *arguments)
+    assert run("prepare_data", *arguments, "--from", ade20k) == 0
+    assert "training: 2 images with label maps, 20208 missing" in capsys.readouterr().out
+    labels = ade20k / "annotations" / "validation" / "ADE_1.png"
+    for content, words in (
+        (np.full((8, 6), 151, np.uint8), "ADE_1 (label 151)"),
+        (np.zeros((6, 8), np.uint8), "ADE_1 ((8, 6) for an image of (6, 8))"),
+    ):
+        Image.fromarray(content).save(labels)
+        line = error_of(capsys, "prepare_data", *arguments)
+        assert "1 of 2 label maps in" in line
+        assert words in line
+    labels.write_bytes(b"")
+    assert "1 of 2 label maps" in error_of(capsys, "prepare_data", *arguments)
+    labels.unlink()
+    assert "1 files of" in error_of(capsys, "prepare_data", *arguments)
+
+
+def test_cityscapes(tmp_path, capsys):
+    source = tmp_path / "download"
+    for kind in ("leftImg8bit", "gtFine"):
+        for split in ("train", "val"):
+            (source / kind / split / "aachen").mkdir(parents=True)
+    arguments = ("cityscapes", "--root", tmp_path, "--from", source)
+    image = source / "leftImg8bit" / "val" / "aachen" / "aachen_000_leftImg8bit.png"
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(image)
+    assert "1 images of" in error_of(capsys, "prepare_data", *arguments)
+    ids = source / "gtFine" / "val" / "aachen" / "aachen_000_gtFine_labelIds.png"
+    Image.fromarray(np.full((4, 4), 26, np.uint8)).save(ids)
+    assert run("prepare_data", *arguments) == 0
+    assert "val: 1 images with label maps, 499 missing" in capsys.readouterr().out
+    made = tmp_path / "cityscapes" / "gtFine" / "val" / "aachen" / "aachen_000_gtFine_labelTrainIds.png"
+    assert (np.array(Image.open(made)) == 13).all()
+    assert (tmp_path / "cityscapes" / "leftImg8bit" / "val" / "aachen" / image.name).exists()
+    assert not (ids.parent / made.name).exists(), "the download is left as it was"
+    assert run("prepare_data", "cityscapes", "--root", tmp_path) == 0

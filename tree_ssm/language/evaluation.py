@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ssm_core.engine.errors import ConfigError, missing
+from ssm_core.engine.errors import ConfigError, MissingPackageError
 
 # Tasks of our own, which need no download.
 TASKS = Path(__file__).parent / "tasks"
@@ -59,7 +59,7 @@ class Harness:
 
             from .harness import MambaTreeLM
         except ModuleNotFoundError as error:
-            raise missing(error, "a task of lm-evaluation-harness") from error
+            raise MissingPackageError(str(error.name), "a task of lm-evaluation-harness") from error
         # To list the harness's own tasks takes it longer than to run a small one.
         manager = TaskManager(
             include_path=str(TASKS),

@@ -1,6 +1,7 @@
 """Catches a head that does not match the data before the first batch does."""
 
 from mmengine.hooks import Hook
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ssm_core.engine.errors import ConfigError
@@ -29,9 +30,24 @@ class ClassCountHook(Hook):
         self._check(runner, "test", runner.test_dataloader)
 
     def _check(self, runner: Runner, split: str, loader: DataLoader) -> None:
-        outputs, classes = runner.bare_model.num_classes, len(loader.dataset.metainfo["classes"])
-        if outputs != classes:
-            raise ConfigError(
-                f"the {split} dataset has {classes} classes and the model {outputs} outputs: "
-                f"set model.backbone.num_classes={classes}"
-            )
+        classes = len(loader.dataset.metainfo["classes"])
+        for key, outputs in class_counts(runner.bare_model).items():
+            if outputs != classes:
+                raise ConfigError(
+                    f"the {split} dataset has {classes} classes and the model {outputs} outputs: set {key}={classes}"
+                )
+
+
+def class_counts(model: nn.Module) -> dict[str, int]:
+    """Numbers of classes that the heads of a model are made for, by their keys in its config.
+
+    In detectors and segmentors every head has its own, but for the region proposals, which know no classes; an image
+    classifier has one.
+    """
+    heads = {
+        f"model.{name}.num_classes": module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "num_classes", None), int)
+        and name.split(".")[0] not in ("", "backbone", "rpn_head")
+    }
+    return heads or {"model.backbone.num_classes": model.num_classes}

@@ -1,6 +1,7 @@
 """The learning curves of a run in one file that survives resuming."""
 
 import json
+from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +55,7 @@ class CurvesHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add a point to every validation curve."""
-        numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, int | float)}
+        numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, Real)}
         point = {"iter": runner.iter, "epoch": runner.epoch, **numbers}
         self.curves["val"] = [p for p in self.curves["val"] if p["iter"] != runner.iter] + [point]
         self._write(runner)

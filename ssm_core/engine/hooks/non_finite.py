@@ -1,9 +1,9 @@
 """Stops a diverged run with the cause in one line and a state to continue from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from torch import Tensor
@@ -93,15 +93,18 @@ class NonFiniteHook(Hook):
     def _describe_batch(self, runner: Runner) -> str:
         batch = self._batch if isinstance(self._batch, dict) else {}
         inputs, samples = batch.get("inputs"), batch.get("data_samples")
-        dataset = runner.train_dataloader.dataset
-        described = []
-        if isinstance(inputs, Tensor):
-            bad = (~torch.isfinite(inputs.flatten(1)).all(1)).nonzero().flatten().tolist()
-            described.append(
-                f"{len(bad)} of {len(inputs)} inputs not finite" if bad else f"{len(inputs)} finite inputs"
-            )
-            chosen = bad or list(range(len(inputs)))
-            if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
-                names = [dataset.name(int(samples["index"][i])) for i in chosen[:3]]
-                described.append(", ".join(names) + (" …" if len(chosen) > 3 else ""))
-        return "has " + ": ".join(described) if described else "is of another kind"
+        if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
+            return "is of another kind"
+        bad = [number for number, image in enumerate(inputs) if not image.isfinite().all()]
+        words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
+        names = _names(samples, bad or range(len(inputs)), runner.train_dataloader.dataset)
+        return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+
+
+def _names(samples: Any, numbers: Sequence[int], dataset: Any) -> list[str]:
+    """What some samples of a batch are called: by the dataset in classification, by their files in the other tasks."""
+    if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
+        return [dataset.name(int(samples["index"][number])) for number in numbers]
+    if isinstance(samples, list):
+        return [str(samples[number].get("img_path")) for number in numbers]
+    return []

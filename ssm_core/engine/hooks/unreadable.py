@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ssm_core.engine.datasets.guarded import UNREADABLE, data_samples_of
 from ssm_core.registry import HOOKS
 
 
@@ -17,12 +18,18 @@ class UnreadableImagesHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Look for new ones in the batch."""
-        for problem in data_batch["data_samples"]["unreadable"]:
+        samples = data_batch["data_samples"]
+        problems = (
+            samples[UNREADABLE]
+            if isinstance(samples, dict)
+            else [sample.metainfo.get(UNREADABLE) for sample in data_samples_of(data_batch)]
+        )
+        for problem in problems:
             if problem and problem not in self.seen:
                 self.seen.add(problem)
-                runner.logger.warning(f"cannot read the image {problem}: training on the next one in its place")
+                runner.logger.warning(f"cannot use the image {problem}: training on the next one in its place")
 
     def after_train(self, runner: Runner) -> None:
         """Give their number."""
         if self.seen:
-            runner.logger.warning(f"{len(self.seen)} training images could not be read")
+            runner.logger.warning(f"{len(self.seen)} training images could not be used")

@@ -5,15 +5,21 @@ from pathlib import Path
 
 from ssm_core.engine import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
+
+
+def load_tool(tool):
+    """The module ``tools/<tool>.py``."""
+    spec = importlib.util.spec_from_file_location(f"tool_{Path(tool).name}", ROOT / "tools" / f"{tool}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(tool, *arguments):
     """Exit status of ``tools/<tool>.py`` with these arguments."""
-    spec = importlib.util.spec_from_file_location(f"tool_{tool}", ROOT / "tools" / f"{tool}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(tool)
     return cli.run(lambda: module.main([str(a) for a in arguments]))
 
 

@@ -1,0 +1,3 @@
+# ADE20K at 512x512, 2 images a GPU; the shorter side 512 for validation.
+_base_ = ["mmseg::_base_/datasets/ade20k.py"]
+train_dataloader = dict(batch_size=2, pin_memory=True)

@@ -1,0 +1,24 @@
+# COCO 2017 at 1333x800, 2 images a GPU. Pillow decodes as OpenCV does and follows the cameras' orientation too.
+_base_ = "mmdet::_base_/datasets/coco_instance.py"
+train_pipeline = [
+    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataloader = dict(
+    num_workers=4, dataset=dict(type="ssm_core.engine.detection.CocoInstances", pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    num_workers=4, dataset=dict(type="ssm_core.engine.detection.CocoInstances", pipeline=test_pipeline)
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="ssm_core.engine.detection.CocoInstanceMetric")
+test_evaluator = val_evaluator

@@ -1,0 +1,11 @@
+# COCO 2017; in training the shorter side is 480 to 800 pixels and the longer one 1333 at most.
+_base_ = "./coco_instances.py"
+scales = [(1333, side) for side in range(480, 801, 32)]
+train_pipeline = [
+    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomChoiceResize", scales=scales, keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

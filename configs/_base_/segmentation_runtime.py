@@ -1,0 +1,13 @@
+# What training a segmentor shares, whatever the data and schedule.
+_base_ = "./default_runtime.py"
+
+default_scope = "mmseg"
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=16000, save_best="mIoU"),
+    class_count=dict(type="ssm_core.ClassCountHook"),
+    unreadable=dict(type="ssm_core.UnreadableImagesHook"),
+)
+log_processor = dict(by_epoch=False)
+visualizer = dict(type="ssm_core.engine.segmentation.SegmentationVisualizer")
+tta_model = dict(type="SegTTAModel")

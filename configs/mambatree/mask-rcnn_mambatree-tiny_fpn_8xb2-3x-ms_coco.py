@@ -1,0 +1,12 @@
+# Published: 49.0 box AP, 43.8 mask AP (the authors'). Starts from ImageNet weights; load_from=none starts from nothing.
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instances_multi-scale.py",
+    "../_base_/schedules/coco_36e.py",
+    "../_base_/detection_runtime.py",
+]
+model = dict(
+    backbone=dict(_delete_=True, type="tree_ssm.MambaTreeV", arch="tiny", out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[80, 160, 320, 640]),
+)
+load_from = "checkpoints/mambatree-tiny_in1k.pth"

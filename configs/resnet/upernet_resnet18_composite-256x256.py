@@ -1,0 +1,23 @@
+# The control: mmseg's ResNet-18 under the recipe of our models.
+_base_ = [
+    "../_base_/models/upernet_light.py",
+    "../_base_/datasets/composite_256_segmentation.py",
+    "../_base_/schedules/segmentation_8k.py",
+    "../_base_/segmentation_runtime.py",
+]
+model = dict(
+    data_preprocessor=dict(size=(256, 256)),
+    backbone=dict(
+        _delete_=True,
+        type="ResNet",
+        depth=18,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type="SyncBN"),
+        norm_eval=False,
+    ),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+    test_cfg=dict(crop_size=(256, 256), stride=(170, 170)),
+)
+default_hooks = dict(checkpoint=dict(interval=1000))

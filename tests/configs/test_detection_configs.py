@@ -1,0 +1,212 @@
+"""Detection configs build and say what the recipes say."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from torch import nn
+
+from ssm_core.engine.config import load_config
+from ssm_core.engine.errors import MissingPackageError
+from ssm_core.engine.hooks.class_count import class_counts
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*mask-rcnn*.py") if "_base_" not in p.parts)
+COCO = [name for name in LEAVES if name.endswith("_coco.py")]
+# Million parameters of the classifier, and width of its last stage.
+CLASSIFIERS = {
+    "quadmamba-lite": (5.470, 384), "quadmamba-tiny": (10.323, 512), "quadmamba-small": (31.252, 768),
+    "quadmamba-base": (50.694, 768), "mambatree-tiny": (29.959, 640), "mambatree-small": (51.332, 768),
+    "mambatree-base": (90.597, 1024),
+}  # fmt: skip
+# A classifier, a detector with one box head and one with three, and the light ones.
+BUILT = [COCO[0], COCO[-1], *(name for name in LEAVES if name not in COCO)]
+
+
+def backbone_parameters(variant):
+    """The classifier's without its head's, and in QuadMamba a norm for every stage."""
+    millions, width = CLASSIFIERS[variant]
+    if "quadmamba" in variant:
+        stages = sum(width // 2**i for i in range(4))
+        return millions - (2 * width + 1001 * width - width + 1000 - 2 * stages) / 1e6
+    hidden = width * 3 // 2
+    return millions - (width * hidden + 2 * hidden + 1000 * hidden + 1000) / 1e6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scope():
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
+
+def build(cfg):
+    from mmdet.registry import MODELS
+
+    with torch.device("meta"):
+        return MODELS.build(cfg.model)
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_every_variant_has_every_schedule():
+    expected = {
+        f"{name.split('-')[0]}/mask-rcnn_{name}_fpn_8xb2-{schedule}_coco.py"
+        for name in CLASSIFIERS
+        for schedule in ("1x", "3x-ms")
+    }
+    expected |= {
+        "quadmamba/cascade-mask-rcnn_quadmamba-small_fpn_8xb2-1x_coco.py",
+        "mambatree/cascade-mask-rcnn_mambatree-tiny_fpn_8xb2-1x_coco.py",
+    }
+    assert set(COCO) == expected
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_builds(name):
+    cfg = load_config(CONFIGS / name)
+    model = build(cfg)
+    heads = class_counts(model)
+    assert set(heads.values()) == {80 if name in COCO else 1 if "nuclei" in name else 10}
+    assert len(heads) == (6 if "cascade" in name else 2)
+    assert {type(e).__name__ for e in model.modules() if "RoIExtractor" in type(e).__name__} == {"Float32RoIExtractor"}
+    if name in COCO:
+        variant = name.split("rcnn_")[1].split("_fpn")[0]
+        assert parameters(model.backbone) / 1e6 == pytest.approx(backbone_parameters(variant), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in LEAVES if name not in COCO])
+def test_small_recipes(name):
+    cfg = load_config(CONFIGS / name)
+    size = 128 if "nuclei" in name else 256
+    assert f"{size}x{size}" in name
+    for split in ("train", "val"):
+        dataset = cfg[f"{split}_dataloader"].dataset
+        assert dataset.data_root == ("data/nuclei" if "nuclei" in name else "data/composite")
+        assert dataset.ann_file == f"{split}.json"
+    assert cfg.optim_wrapper.dtype == ("float32" if "nuclei" in name else "bfloat16")
+    assert cfg.get("load_from") is None
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_coco_recipe(name):
+    cfg = load_config(CONFIGS / name)
+    long = "3x" in name
+    variant = name.split("rcnn_")[1].split("_fpn")[0]
+    assert list(cfg.model.neck.in_channels) == [CLASSIFIERS[variant][1] // 2**i for i in (3, 2, 1, 0)]
+    assert (cfg.default_scope, cfg.default_hooks.checkpoint.save_best) == ("mmdet", "coco/bbox_mAP")
+    assert cfg.val_dataloader == cfg.test_dataloader
+    assert cfg.load_from == f"checkpoints/{variant}_in1k.pth"
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 1e-4, 0.05)
+    assert cfg.train_cfg.max_epochs == (36 if long else 12)
+    assert cfg.train_dataloader.batch_size == 2
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    loading, _, resize, flip, _ = cfg.train_dataloader.dataset.pipeline
+    assert loading.imdecode_backend == "pillow"
+    assert flip.prob == 0.5
+    if long:
+        assert [min(scale) for scale in resize.scales] == list(range(480, 801, 32))
+        assert {max(scale) for scale in resize.scales} == {1333}
+    else:
+        assert tuple(resize.scale) == (1333, 800)
+    assert tuple(cfg.test_dataloader.dataset.pipeline[1].scale) == (1333, 800)
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "drops"),
+    [("quadmamba-lite_fpn_8xb2-1x_coco", (8, 11)), ("quadmamba-lite_fpn_8xb2-3x-ms_coco", (27, 33))],
+)
+def test_coco_schedule(name, drops):
+    cfg, epoch = load_config(CONFIGS / "quadmamba" / f"mask-rcnn_{name}.py"), 500
+    wrapper = OptimWrapper(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1e-4))
+    warmup, steps = (
+        PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper, epoch_length=epoch)) for s in cfg.param_scheduler
+    )
+    rates = []
+    for iteration in range(cfg.train_cfg.max_epochs * epoch):
+        rates.append(wrapper.get_lr()["lr"][0])
+        wrapper.step()
+        warmup.step()
+        if (iteration + 1) % epoch == 0:
+            steps.step()
+    assert rates[0] == pytest.approx(1e-7)
+    assert rates[1000] == pytest.approx(1e-4)
+    for number, drop in enumerate(drops, start=1):
+        assert rates[drop * epoch - 1] == pytest.approx(10.0 ** (-3 - number))
+        assert rates[drop * epoch] == pytest.approx(10.0 ** (-4 - number))
+
+
+def decays(model, **paramwise):
+    cfg = load_config(CONFIGS / COCO[-1]).optim_wrapper
+    cfg.paramwise_cfg = {**cfg.paramwise_cfg, **paramwise}
+    return by_name(model, build_optim_wrapper(model, cfg), "weight_decay")
+
+
+def by_name(model, wrapper, key):
+    values = {id(p): group[key] for group in wrapper.optimizer.param_groups for p in group["params"]}
+    assert len(values) == len(list(model.parameters()))
+    return {name: values[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def small_detector():
+    cfg = load_config(CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py")
+    return build(cfg)
+
+
+def test_norms_do_not_decay(small_detector):
+    of_norms = {
+        f"{prefix}.{name}"
+        for prefix, module in small_detector.named_modules()
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm)
+        for name, _ in module.named_parameters()
+    }
+    exempt = {name for name, decay in decays(small_detector).items() if decay == 0}
+    assert exempt == of_norms
+
+
+def test_the_authors_list_misses_some_norms(small_detector):
+    exempt = {name for name, decay in decays(small_detector, norms_too=False).items() if decay == 0}
+    assert "backbone.stages.0.blocks.0.norm1.weight" in exempt
+    assert "backbone.stages.0.blocks.0.mixer.out_norm.bias" in exempt
+    assert "backbone.out_norms.3.weight" in exempt
+    for name in ("stem.norm1", "stages.1.downsample.norm", "stages.0.blocks.0.mixer.scan.predictor.norm"):
+        assert f"backbone.{name}.weight" not in exempt
+        assert f"backbone.{name}.weight" in dict(small_detector.named_parameters())
+    assert not any(".norm" not in name and ".out_norm" not in name for name in exempt)
+
+
+def test_timms_rule(small_detector):
+    cfg = load_config(CONFIGS / COCO[-1], ["optim_wrapper.paramwise_cfg=none"]).optim_wrapper
+    found = by_name(small_detector, build_optim_wrapper(small_detector, cfg), "weight_decay")
+    for name, parameter in small_detector.named_parameters():
+        scans = name.endswith((".A_log", ".D", ".dt_bias"))
+        assert (found[name] == 0) == (parameter.ndim <= 1 or scans), name
+
+
+def test_layer_wise_rates(small_detector):
+    cfg = load_config(CONFIGS / COCO[-1], ["optim_wrapper.paramwise_cfg.layer_decay=0.5"]).optim_wrapper
+    rates = by_name(small_detector, build_optim_wrapper(small_detector, cfg), "lr")
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1e-4}
+    places = ("0.blocks.0", "1.blocks.0", "2.blocks.0", "2.blocks.1", "3.blocks.0")
+    blocks = [rates[f"backbone.stages.{place}.mlp.fc1.weight"] for place in places]
+    assert all(a < b for a, b in itertools.pairwise(blocks))
+    assert blocks[2] == pytest.approx(blocks[3] / 2)
+    assert rates["backbone.stem.conv1.weight"] < blocks[0]
+
+
+def test_without_mmdet(monkeypatch):
+    from mmengine.config import Config
+
+    def fail(path):
+        raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
+
+    monkeypatch.setattr(Config, "fromfile", fail)
+    with pytest.raises(MissingPackageError, match=r"needs mmdet, which is not installed: .*tree-ssm-train\[det\]"):
+        load_config(CONFIGS / COCO[0])

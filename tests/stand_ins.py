@@ -1,0 +1,37 @@
+"""Small data sets in the formats of real ones."""
+
+import gzip
+import struct
+
+import numpy as np
+
+from ssm_core.engine.datasets.fashion_mnist import FILES
+
+
+def write_idx(path, array):
+    """A gzipped idx file."""
+    header = struct.pack(f">{1 + array.ndim}I", 0x0800 | array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), 1))
+
+
+def items(count, seed):
+    """Light rectangles on black with a faint halo, 28 × 28, the ten classes in turn."""
+    draw = np.random.RandomState(seed)
+    images = np.zeros((count, 28, 28), np.uint8)
+    for image in images:
+        (y, x), (height, width) = draw.randint(1, 8, 2), draw.randint(8, 18, 2)
+        image[y - 1 : y + height + 1, x - 1 : x + width + 1] = 3
+        image[y : y + height, x : x + width] = draw.randint(100, 256, (height, width))
+    return images, (np.arange(count) % 10).astype(np.uint8)
+
+
+def fashion_mnist(folder, monkeypatch, train=40, test=20):
+    """Four files of Fashion-MNIST's names in a folder, whose sizes the verification is made to expect."""
+    from ssm_core.engine.data_preparation import fashion_mnist as module
+
+    monkeypatch.setattr(module, "SIZES", {"train": train, "test": test})
+    folder.mkdir(exist_ok=True)
+    for seed, (split, count) in enumerate((("train", train), ("test", test))):
+        for name, array in zip(FILES[split], items(count, seed), strict=True):
+            write_idx(folder / name, array)
+    return folder

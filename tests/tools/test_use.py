@@ -1,0 +1,159 @@
+"""tools/infer.py and tools/analysis for all three tasks, and the inferencers of mmdet and mmseg."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from command_line import CONFIGS, error_of, run
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from ssm_core.engine.config import load_config
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False"),
+    pytest.mark.filterwarnings("ignore:.*faster_coco_eval"),
+]
+TASKS = {
+    "classification": ("mambatree/mambatree-nano_digits.py", [str(n) for n in range(10)]),
+    "detection": ("quadmamba/mask-rcnn_quadmamba-nano_nuclei-128x128.py", ["nucleus"]),
+    "segmentation": ("mambatree/upernet_mambatree-nano_nuclei-128x128.py", ["background", "nucleus", "boundary"]),
+}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request, tmp_path_factory):
+    """Name, config, classes and checkpoint of a model that was never trained."""
+    name, classes = TASKS[request.param]
+    cfg = load_config(CONFIGS / name)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    path = tmp_path_factory.mktemp(request.param) / "model.pth"
+    meta = {"dataset_meta": {"classes": classes, "palette": [(30 * i, 200, 90) for i in range(len(classes))]}}
+    torch.save({"state_dict": model.state_dict(), "meta": meta}, path)
+    return request.param, CONFIGS / name, classes, path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two images of odd sizes, one of them in a sub-folder, one of the same stem, and a damaged one."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "sub").mkdir()
+    draw = np.random.RandomState(0)
+    for name, size in (("a.png", (70, 90)), ("a.jpg", (64, 64)), ("sub/b.png", (66, 65))):
+        Image.fromarray(draw.randint(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "bad.jpg").write_bytes((folder / "a.jpg").read_bytes()[:500])
+    return folder
+
+
+def test_infer_a_folder(task, images, tmp_path, capsys):
+    kind, config, classes, checkpoint = task
+    options = ["--min-score", 0.02] if kind == "detection" else []
+    assert run("infer", config, checkpoint, images, "--out", tmp_path, "--device", "cpu", *options) == 0
+    printed = capsys.readouterr().out
+    assert "skipped: cannot read the image" in printed
+    assert f"3 images, 1 unreadable, in {tmp_path}" in printed
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert set(predictions) == {"a.png", "a.jpg", "sub/b.png"}
+    pictures = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert {"a.png.png", "a.jpg.png", "sub/b.png"} <= pictures
+    prediction = predictions["a.png"]
+    if kind == "classification":
+        assert len(prediction["classes"]) == 5
+        assert set(prediction["classes"]) <= set(classes)
+        assert prediction["scores"] == sorted(prediction["scores"], reverse=True)
+    elif kind == "detection":
+        assert prediction["objects"]
+        for found in prediction["objects"]:
+            x0, y0, x1, y1 = found["box"]
+            assert 0 <= x0 <= x1 <= 90
+            assert 0 <= y0 <= y1 <= 70
+            assert (found["class"], found["score"] >= 0.02) == ("nucleus", True)
+    else:
+        labels = np.array(Image.open(tmp_path / "a.png_labels.png"))
+        assert labels.shape == (70, 90)
+        shares = {name: round((labels == i).mean().item(), 5) for i, name in enumerate(classes) if (labels == i).any()}
+        assert prediction["shares"] == pytest.approx(shares, abs=2e-5)
+    if kind != "classification":
+        assert Image.open(tmp_path / "a.png.png").size == (90, 70)
+
+
+def test_infer_errors(task, images, tmp_path, capsys):
+    _, config, _, checkpoint = task
+    arguments = ("--out", tmp_path, "--device", "cpu")
+    line = error_of(capsys, "infer", config, checkpoint, images / "bad.jpg", *arguments)
+    assert f"cannot read the image {images / 'bad.jpg'}" in line
+    assert "there is no image" in error_of(capsys, "infer", config, checkpoint, images / "none", *arguments)
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state.pop(next(name for name in state if name.startswith("backbone.")))
+    torch.save({"state_dict": state}, tmp_path / "other.pth")
+    line = error_of(capsys, "infer", config, tmp_path / "other.pth", images / "a.png", *arguments)
+    assert "1 tensors differ, the first: backbone." in line
+
+
+def test_the_inferencers_of_mmdet_and_mmseg(task, images, tmp_path):
+    """From the path of a config, as their users do."""
+    kind, config, classes, checkpoint = task
+    if kind == "classification":
+        return
+    if kind == "detection":
+        from mmdet.apis import DetInferencer
+
+        inferencer = DetInferencer(str(config), str(checkpoint), device="cpu", show_progress=False)
+        result = inferencer(str(images / "a.png"), out_dir=str(tmp_path), pred_score_thr=0.0)
+        assert set(result["predictions"][0]["labels"]) <= {0}
+    else:
+        from mmseg.apis import MMSegInferencer
+
+        inferencer = MMSegInferencer(str(config), str(checkpoint), device="cpu", show_progress=False)
+        result = inferencer(str(images / "a.png"), out_dir=str(tmp_path))
+        assert result["predictions"].shape == (70, 90)
+    assert list(inferencer.model.dataset_meta["classes"]) == classes
+    assert list((tmp_path / "vis").iterdir())
+
+
+def test_cost(task, capsys):
+    kind, config, _, _ = task
+    timing = ("--throughput", 2, "--batches", 1, "--device", "cpu")
+    assert run("analysis/cost", config, "--size", 64, 64, *timing) == 0
+    printed = capsys.readouterr().out
+    for words in ("parameters", "GFLOPs for an image of 64 × 64", "in scans", "images a second in batches of 2 on cpu"):
+        assert words in printed
+    narrow = "dims=(16,16,16,16)" if kind == "classification" else "mlp_ratio=1.0"
+    assert run("analysis/cost", config, "--size", 64, 64, "--cfg-options", f"model.backbone.{narrow}") == 0
+    assert printed.splitlines()[0] != capsys.readouterr().out.splitlines()[0]
+
+
+def test_print_config(task, capsys):
+    _, config, _, _ = task
+    assert run("analysis/print_config", config, "--cfg-options", "model.backbone.mlp_ratio=3.0") == 0
+    printed = {}
+    exec(capsys.readouterr().out, printed)
+    assert printed["model"]["backbone"]["mlp_ratio"] == 3.0
+    assert "mlp_rato" in error_of(capsys, "analysis/print_config", config, "--cfg-options", "model.backbone.mlp_rato=3")
+
+
+def test_browse_dataset(task, nuclei_root, tmp_path, capsys):
+    kind, config, _, _ = task
+    root = [f"train_dataloader.dataset.data_root={nuclei_root / 'nuclei'}"] if kind != "classification" else []
+    options = ["--cfg-options", *root] if root else []
+    for folder in ("one", "two"):
+        assert run("analysis/browse_dataset", config, "--out", tmp_path / folder, "--count", 2, *options) == 0
+    assert "2 pictures in" in capsys.readouterr().out
+    pictures = sorted((tmp_path / "one").iterdir())
+    assert len(pictures) == 2
+    assert all(path.read_bytes() == (tmp_path / "two" / path.name).read_bytes() for path in pictures)
+    line = error_of(
+        capsys, "analysis/browse_dataset", config, "--out", tmp_path, "--cfg-options", "train_dataloader=None"
+    )
+    assert "the config has no train_dataloader" in line
+
+
+def test_infer_without_a_test_set(task, images, tmp_path, capsys):
+    _, config, _, checkpoint = task
+    line = error_of(
+        capsys, "infer", config, checkpoint, images, "--out", tmp_path, "--cfg-options", "test_dataloader=None"
+    )
+    assert "no test_dataloader" in line

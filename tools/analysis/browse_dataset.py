@@ -1,0 +1,31 @@
+"""Draws what a model is trained on: python tools/analysis/browse_dataset.py CONFIG --out DIR."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the pictures and say how many."""
+    parser = argparse.ArgumentParser(
+        description="Draw samples of a config's dataset, of any task, after augmentation.", allow_abbrev=False
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
+    parser.add_argument("--count", type=int, default=16, help="of samples (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the augmentations (default: 0)")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
+    args = parser.parse_args(arguments)
+    # Later than the command line, so that --help is quick.
+    from ssm_core.engine.browse import browse
+    from ssm_core.engine.config import load_config
+
+    pictures = browse(load_config(args.config, args.cfg_options), args.split, args.out, args.count, args.seed)
+    print(f"{len(pictures)} pictures in {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,22 @@
+"""Prints a config with all that it inherits: python tools/analysis/print_config.py CONFIG."""
+
+import argparse
+import sys
+
+from ssm_core.engine import cli
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read, check and print."""
+    parser = argparse.ArgumentParser(description="Print a config with all that it inherits.", allow_abbrev=False)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
+    args = parser.parse_args(arguments)
+    # Later than the command line, so that --help is quick.
+    from ssm_core.engine.config import load_config
+
+    print(load_config(args.config, args.cfg_options).pretty_text)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
