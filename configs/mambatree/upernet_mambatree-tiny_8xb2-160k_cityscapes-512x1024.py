@@ -1,4 +1,5 @@
-# The recipe of ADE20K at Cityscapes' crop. Start from an ImageNet checkpoint with --cfg-options load_from=CHECKPOINT
+# The recipe of ADE20K at Cityscapes' crop.
+# Starts from ImageNet weights; load_from=none starts from nothing.
 _base_ = [
     "../_base_/models/upernet.py",
     "../_base_/datasets/cityscapes_512x1024.py",
@@ -12,3 +13,4 @@ model = dict(
     auxiliary_head=dict(in_channels=320, num_classes=19),
     test_cfg=dict(crop_size=(512, 1024), stride=(341, 683)),
 )
+load_from = "checkpoints/mambatree-tiny_in1k.pth"

@@ -1,5 +1,4 @@
-# AdamW 6e-5, 8 x 2 images, 160k iterations. Start from an ImageNet checkpoint, ours or converted from a released one:
-#   --cfg-options load_from=CHECKPOINT
+# Starts from ImageNet weights; load_from=none starts from nothing.
 _base_ = [
     "../_base_/models/upernet.py",
     "../_base_/datasets/ade20k_512.py",
@@ -9,3 +8,4 @@ _base_ = [
 model = dict(
     backbone=dict(_delete_=True, type="quadtree_ssm.QuadMamba", arch="small", out_indices=(0, 1, 2, 3)),
 )
+load_from = "checkpoints/quadmamba-small_in1k.pth"

@@ -140,6 +140,27 @@ def test_imagenet_recipe(name):
     assert (train.size, test.size, test.crop_ratio) == (224, 224, crop)
 
 
+@pytest.mark.parametrize("name", [name for name in LEAVES if "160k" in name])
+def test_segmentation_recipe(name):
+    cfg = load_config(CONFIGS / name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 6e-5, 0.01)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(no_decay_keys=["norm"])
+    warm_up, decay = cfg.param_scheduler
+    assert (warm_up.type, warm_up.begin, warm_up.end, warm_up.by_epoch) == ("LinearLR", 0, 1500, False)
+    assert (decay.type, decay.power, decay.begin, decay.end, decay.eta_min) == ("PolyLR", 1.0, 1500, 160_000, 0.0)
+    assert cfg.train_cfg.max_iters == 160_000
+    assert cfg.train_dataloader.batch_size * 8 == 16
+    assert (cfg.model.decode_head.channels, cfg.model.auxiliary_head.channels) == (512, 256)
+    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    crop = (512, 1024) if "cityscapes" in name else (512, 512)
+    assert cfg.model.data_preprocessor.size == cfg.model.test_cfg.crop_size == crop
+    assert next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop").crop_size == crop
+    scales, flips = cfg.tta_pipeline[-1].transforms[:2]
+    assert [scale.scale_factor for scale in scales] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    assert len(flips) == 2
+
+
 def learning_rates(name, epoch_length):
     cfg = load_config(CONFIGS / name)
     weight = torch.nn.Parameter(torch.zeros(1))
