@@ -105,6 +105,39 @@ def test_mmdets_inferencer_draws(overfitted, tmp_path):
     assert abs(before - after).max() > 50
 
 
+def test_cascade_in_bfloat16(tmp_path):
+    """Three box heads and COCO's recipe; in bfloat16, which neither losses nor boxes may suffer from."""
+    blobs.write(tmp_path)
+    loaders = ("train", "val", "test")
+    heads = [f"bbox_head.{stage}" for stage in range(3)]
+    options = [
+        *(o for o in blobs.options(tmp_path) if "bbox_head" not in o),
+        *(
+            f"{split}_dataloader.{key}"
+            for split in loaders
+            for key in (
+                "dataset.ann_file=train.json",
+                "dataset.data_prefix.img=train",
+                "num_workers=0",
+                "persistent_workers=False",
+            )
+        ),
+        *(f"model.roi_head.{head}.{key}" for head in heads for key in ("num_classes=2", "fc_out_channels=32")),
+    ]
+    few = [f"model.train_cfg.rcnn.{stage}.sampler.num=8" for stage in range(3)]
+    few += ["model.test_cfg.rpn.max_per_img=20", "model.test_cfg.rcnn.max_per_img=2"]
+    few += ["model.train_cfg.rpn_proposal.max_per_img=20", "model.roi_head.mask_head.num_convs=1"]
+    cascade = CONFIGS / "quadmamba" / "cascade-mask-rcnn_quadmamba-small_fpn_8xb2-1x_coco.py"
+    cfg = configure(
+        cascade, tmp_path / "run", *options, *few, *TINY,
+        "load_from=none", "train_cfg.max_epochs=1", "optim_wrapper.dtype=bfloat16",
+    )  # fmt: skip
+    result = run.train(cfg)
+    assert len(result.curves["train"]) == 2
+    assert all(np.isfinite(point["loss"]) for point in result.curves["train"])
+    assert result.last("coco/segm_mAP") is not None
+
+
 # --- Going on
 
 
