@@ -39,5 +39,5 @@ def count_flops(model: nn.Module, image_size: tuple[int, int] = (224, 224), in_c
     with counter, torch.no_grad():
         model(image)
     counts = counter.get_flop_counts()["Global"]
-    scans = sum(n for op, n in counts.items() if not str(op).startswith("aten."))
+    scans = sum(n for op, n in counts.items() if "scan" in str(op))
     return FlopCount(sum(counts.values()) // 2, scans // 2)

@@ -69,5 +69,5 @@ def test_bitwise_repetition_and_graph_replay(dtype):
 
 def test_too_many_channels_for_the_kernel_are_named():
     leaves = [v.cuda() for v in inputs((1, 2, 1025), torch.float32)]
-    with pytest.raises(RuntimeError, match="at most 1024 channels, or 2560 in fours; got 1025"):
+    with pytest.raises(ValueError, match="at most 1024 channels, or 2560 in fours, got 1025"):
         state_readout(*leaves, backend="cuda")

@@ -55,9 +55,10 @@ def state_readout(
     require_same_device(op, x=x, h=h, C=C, D=D, weight=weight, bias=bias)
     dtype = accumulate_dtype(x.dtype)
     require(h.dtype == x.dtype, op, f"h must be {x.dtype} as x, got {h.dtype}")
-    too_wide = channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS)
-    if backend == "auto" and x.device.type == "cuda" and too_wide:
-        backend = "reference"
+    if x.device.type == "cuda" and channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS):
+        most = f"{MOST_CHANNELS} channels, or {MOST_CHANNELS_IN_FOURS} in fours"
+        require(backend != "cuda", op, f"backend 'cuda' takes at most {most}, got {channels}")
+        backend = "reference" if backend == "auto" else backend
     if choose_backend(op, "tree_ssm::state_readout", backend, x.device) == "reference":
         return state_readout_reference(h, x, C, D, weight, bias, eps)
     D, weight, bias = (value.to(dtype).contiguous() for value in (D, weight, bias))

@@ -1,6 +1,9 @@
-"""Fake, autograd and autocast rules of ``tree_ssm::state_readout``; the schemas are in ``csrc/library.cpp``."""
+"""Fake, autograd, autocast and FLOP rules of ``tree_ssm::state_readout``; the schemas are in ``csrc/library.cpp``."""
+
+import math
 
 import torch
+from torch.utils.flop_counter import register_flop_formula
 
 from ssm_core import _ext
 
@@ -25,6 +28,11 @@ def _backward(ctx, grad_y):
     return *torch.ops.tree_ssm.state_readout_backward(grad_y, *ctx.saved_tensors, ctx.eps), None
 
 
+def _flops(h_shape, *_, out_shape=None, **__) -> int:
+    """The layer norm as the papers of this family count it, five an element, doubled as in ssm_core/flops.py."""
+    return 2 * 5 * math.prod(h_shape)
+
+
 if _ext.load():
     torch.library.register_fake("tree_ssm::state_readout", _fake)
     torch.library.register_fake("tree_ssm::state_readout_backward", _fake_backward)
@@ -32,3 +40,4 @@ if _ext.load():
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Half types are read and written as they come, and computed with in float32.
         _library.impl("state_readout", torch.library.fallthrough_kernel, key)
+    register_flop_formula(torch.ops.tree_ssm.state_readout)(_flops)
