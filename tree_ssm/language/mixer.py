@@ -12,7 +12,7 @@ from ssm_core.ops.checks import accumulate_dtype
 from .configuration import MambaTreeConfig
 from .context import PromptEdges, grow_tree
 from .kernels import causal_convolution, continued_convolution, resolve_chain_backend
-from .scan import chain_from, selective_tree_scan
+from .scan import chain_from, prompt_tree_scan
 
 
 class MambaTreeMixer(MambaMixer):
@@ -118,7 +118,7 @@ class MambaTreeMixer(MambaMixer):
             v = delta[:, prompt].detach() * x[:, prompt].detach().to(delta.dtype)
             tree = grow_tree(v, B[:, prompt].detach(), candidates, config.tree_reach)
             of_prompt = (x[:, prompt], delta[:, prompt], A, B[:, prompt], C[:, prompt])
-            y, state = selective_tree_scan(*of_prompt, tree, config.tree_decay, config.tree_elements)
+            y, state = prompt_tree_scan(*of_prompt, tree, config.tree_decay, config.tree_elements)
             if columns == x.shape[1]:
                 return y, state
             rest, state = chain_from(

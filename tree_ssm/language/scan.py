@@ -14,7 +14,7 @@ from .kernels import resolve_chain_backend
 _SHORT = 2.0**-50
 
 
-def selective_tree_scan(
+def prompt_tree_scan(
     x: Tensor,  # [B, L, D]
     delta: Tensor,  # [B, L, D]
     A: Tensor,  # [D, N]
