@@ -18,11 +18,16 @@ struct Grid {
   C10_HOST_DEVICE int64_t edges() const { return vertical() + height * (width - 1); }
 };
 
-// The norms are kept from 0 as torch's clamp_min(1e-8) does.
+// 1 / |x| of |x|², kept from infinity as torch's clamp_min(1e-8) does.
 template <typename acc>
-C10_HOST_DEVICE acc exp_minus_cosine(acc dot, acc square_a, acc square_b) {
-  const acc a = sqrt(square_a), b = sqrt(square_b), least = acc(1e-8);
-  return exp(-dot / (a > least ? a : least) / (b > least ? b : least));
+C10_HOST_DEVICE acc inverse_norm(acc square) {
+  const acc norm = std::sqrt(square), least = acc(1e-8);
+  return 1 / (norm > least ? norm : least);
+}
+
+template <typename acc>
+C10_HOST_DEVICE acc exp_minus_cosine(acc dot, acc inverse_a, acc inverse_b) {
+  return std::exp(-dot * inverse_a * inverse_b);
 }
 
 inline void check_features(const at::Tensor& x, c10::DeviceType device) {

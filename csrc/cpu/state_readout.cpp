@@ -5,34 +5,36 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "../dispatch.h"
+#include "lanes.h"
 
 namespace ssm {
 namespace {
 
-// Rows are cut into this many pieces, whatever the number of threads, so that sums over rows are always the same.
-constexpr int64_t kPieces = 64;
-constexpr int64_t kLanes = 16;
+// Rows are cut into pieces, as many as their number says whatever that of the threads, so that sums over rows are
+// always the same.
+constexpr int64_t kMostPieces = 64, kRowsOfPiece = 64;
+constexpr int64_t kLanes = 32;
 
 template <typename acc>
-SSM_INLINE acc sum_of(const acc* value, int64_t count) {
+SSM_INLINE acc sum_of(const acc* __restrict__ value, int64_t count) {
   acc lanes[kLanes] = {};
   int64_t c = 0;
   for (; c + kLanes <= count; c += kLanes) {
     for (int64_t i = 0; i < kLanes; ++i) lanes[i] += value[c + i];
   }
-  acc sum = 0;
+  acc sum = sum_lanes(lanes);
   for (; c < count; ++c) sum += value[c];
-  for (int64_t i = 0; i < kLanes; ++i) sum += lanes[i];
   return sum;
 }
 
 // n = (h - mean) / deviation; `scratch` has the row's length. Returns 1 / deviation.
 template <typename scalar_t, typename acc>
-SSM_INLINE acc normalize(const scalar_t* h, acc* n, acc* scratch, int64_t channels, acc eps) {
+SSM_INLINE acc normalize(
+    const scalar_t* __restrict__ h, acc* __restrict__ n, acc* __restrict__ scratch, int64_t channels, acc eps) {
   for (int64_t c = 0; c < channels; ++c) n[c] = static_cast<acc>(h[c]);
   const acc mean = sum_of(n, channels) / channels;
   for (int64_t c = 0; c < channels; ++c) {
@@ -50,28 +52,36 @@ struct Parameters {
 };
 
 template <typename scalar_t, typename acc>
-SSM_MULTIVERSION void readout_row(const scalar_t* h, const scalar_t* x, acc C, Parameters<acc> of, scalar_t* y, acc* n,
-    acc* scratch, int64_t channels, acc eps) {
+SSM_MULTIVERSION void readout_row(const scalar_t* __restrict__ h, const scalar_t* __restrict__ x, acc C,
+    Parameters<acc> of, scalar_t* __restrict__ y, acc* __restrict__ n, acc* __restrict__ scratch, int64_t channels,
+    acc eps) {
   normalize(h, n, scratch, channels, eps);
+  const acc* __restrict__ weight = of.weight, * __restrict__ bias = of.bias, * __restrict__ D = of.D;
   for (int64_t c = 0; c < channels; ++c) {
-    y[c] = static_cast<scalar_t>(C * (n[c] * of.weight[c] + of.bias[c]) + of.D[c] * static_cast<acc>(x[c]));
+    y[c] = static_cast<scalar_t>(C * (n[c] * weight[c] + bias[c]) + D[c] * static_cast<acc>(x[c]));
   }
 }
 
-// Adds what the row gives ∂weight, ∂bias, ∂D to `sums` (three rows); returns ∂C.
+// Adds what the row gives ∂weight, ∂bias, ∂D to `sums` (three rows); returns ∂C. `work` has three rows, too.
 template <typename scalar_t, typename acc>
-SSM_MULTIVERSION acc readout_backward_row(const scalar_t* grad_y, const scalar_t* h, const scalar_t* x, acc C,
-    Parameters<acc> of, scalar_t* grad_h, scalar_t* grad_x, acc* sums, acc* work, int64_t channels, acc eps) {
-  acc *n = work, *scratch = work + channels, *weighted = work + 2 * channels;
+SSM_MULTIVERSION acc readout_backward_row(const scalar_t* __restrict__ grad_y, const scalar_t* __restrict__ h,
+    const scalar_t* __restrict__ x, acc C, Parameters<acc> of, scalar_t* __restrict__ grad_h,
+    scalar_t* __restrict__ grad_x, acc* sums, acc* work, int64_t channels, acc eps) {
+  acc* __restrict__ n = work, * __restrict__ scratch = work + channels, * __restrict__ weighted = work + 2 * channels;
+  acc* __restrict__ sum_weight = sums, * __restrict__ sum_bias = sums + channels, * __restrict__ sum_D = sums + 2 * channels;
+  const acc* __restrict__ weight = of.weight, * __restrict__ bias = of.bias, * __restrict__ D = of.D;
   const acc scale = normalize(h, n, scratch, channels, eps);
   for (int64_t c = 0; c < channels; ++c) {
     const acc g = static_cast<acc>(grad_y[c]);
-    grad_x[c] = static_cast<scalar_t>(of.D[c] * g);
-    sums[c] += C * g * n[c];
-    sums[channels + c] += C * g;
-    sums[2 * channels + c] += g * static_cast<acc>(x[c]);
-    weighted[c] = g * of.weight[c];
-    scratch[c] = g * of.bias[c];
+    grad_x[c] = static_cast<scalar_t>(D[c] * g);
+    sum_D[c] += g * static_cast<acc>(x[c]);
+    scratch[c] = g * bias[c];
+    weighted[c] = g * weight[c];
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const acc g = C * static_cast<acc>(grad_y[c]);
+    sum_bias[c] += g;
+    sum_weight[c] += g * n[c];
   }
   const acc through_bias = sum_of(scratch, channels), total = sum_of(weighted, channels);
   for (int64_t c = 0; c < channels; ++c) scratch[c] = weighted[c] * n[c];
@@ -121,14 +131,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   const at::Tensor g = grad_y.contiguous(), weights = C.contiguous();
   at::Tensor grad_h = at::empty_like(h), grad_x = at::empty_like(x), grad_C = at::empty(C.sizes(), C.options());
   const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
-  at::Tensor sums = at::zeros({kPieces, 3, channels}, D.options());
+  const int64_t pieces = std::clamp<int64_t>(rows / kRowsOfPiece, 1, kMostPieces);
+  at::Tensor sums = at::zeros({pieces, 3, channels}, D.options());
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(in);
-    at::parallel_for(0, kPieces, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
       std::vector<acc> work(3 * channels);
       for (int64_t piece = begin; piece < end; ++piece) {
-        for (int64_t row = rows * piece / kPieces; row < rows * (piece + 1) / kPieces; ++row) {
+        for (int64_t row = rows * piece / pieces; row < rows * (piece + 1) / pieces; ++row) {
           const int64_t at = row * channels;
           const acc grad = readout_backward_row(g.const_data_ptr<scalar_t>() + at, h.const_data_ptr<scalar_t>() + at,
               x.const_data_ptr<scalar_t>() + at, static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of,

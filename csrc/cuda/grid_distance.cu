@@ -56,8 +56,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (lane != 0) return;
   acc* edges = out + sample * grid.edges();
-  if (has_down) edges[place] = exp_minus_cosine(sums[4], sums[0], sums[2]);
-  if (has_right) edges[grid.vertical() + row * (grid.width - 1) + column] = exp_minus_cosine(sums[3], sums[0], sums[1]);
+  const acc inverse = inverse_norm(sums[0]);
+  if (has_down) edges[place] = exp_minus_cosine(sums[4], inverse, inverse_norm(sums[2]));
+  if (has_right) {
+    edges[grid.vertical() + row * (grid.width - 1) + column] =
+        exp_minus_cosine(sums[3], inverse, inverse_norm(sums[1]));
+  }
 }
 
 at::Tensor grid_cosine_distance(const at::Tensor& x) {
