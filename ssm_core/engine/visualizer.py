@@ -8,9 +8,8 @@ from ssm_core.engine.errors import MissingPackageError
 from ssm_core.registry import VISUALIZERS
 
 
-@VISUALIZERS.register_module()
-class TrainingVisualizer(Visualizer):
-    """mmengine's visualizer with its backends chosen by name.
+class BackendsBySwitch:
+    """Put before a visualizer among the bases of a class: where it writes is then chosen by switches.
 
     Args:
         name: mmengine's handle of it.
@@ -31,8 +30,13 @@ class TrainingVisualizer(Visualizer):
         super().__init__(name, vis_backends=backends(name, tensorboard, wandb, wandb_project), save_dir=save_dir)
 
 
+@VISUALIZERS.register_module()
+class TrainingVisualizer(BackendsBySwitch, Visualizer):
+    """mmengine's visualizer with :class:`BackendsBySwitch`'s arguments."""
+
+
 def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str) -> list[dict]:
-    """Configs of where a visualizer writes; the arguments are :class:`TrainingVisualizer`'s.
+    """Configs of where a visualizer writes; the arguments are :class:`BackendsBySwitch`'s.
 
     Raises:
         MissingPackageError: one of the two is asked for and not installed.
