@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/mambatree.py",
-    "../_base_/datasets/fashion_mnist_32.py",
-    "../_base_/schedules/fashion_mnist_30e.py",
+    "../_base_/datasets/fashion_mnist_64.py",
+    "../_base_/schedules/fashion_mnist_40e.py",
     "../_base_/classification_runtime.py",
 ]
 model = dict(

@@ -1,5 +1,5 @@
-# 30 epochs of AdamW on 60,000 images: 468 iterations an epoch at batch 128, 14,040 in all, of which 936 warm up.
-max_epochs, warmup = 30, 2
+# 40 epochs of AdamW on 60,000 images: 234 iterations an epoch at batch 256, 9,360 in all, of which 468 warm up.
+max_epochs, warmup = 40, 2
 optim_wrapper = dict(
     type="GuardedOptimWrapper",
     constructor="TimmOptimWrapperConstructor",
