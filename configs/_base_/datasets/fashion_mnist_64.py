@@ -1,7 +1,7 @@
 # Fashion-MNIST, one channel, 28x28 enlarged to 64x64, which gives the first stage 16x16
 # tokens: 60,000 images to train on, 10,000 to test.
 train_dataloader = dict(
-    batch_size=256,
+    batch_size=512,
     num_workers=2,
     persistent_workers=True,
     pin_memory=True,
@@ -17,7 +17,7 @@ train_dataloader = dict(
             size=64,
             scale=(0.7, 1.0),
             ratio=(0.9, 1.1),
-            random_erasing=0.25,
+            random_erasing=0.4,
             mean=(0.2860,),
             std=(0.3530,),
         ),
