@@ -311,7 +311,8 @@ void launch_selective_types(const SelectiveTreeScanLaunch& l) {
   const auto pick = [&](auto backward) {
     constexpr bool kBackward = decltype(backward)::value;
     if constexpr (sizeof(scalar_t) == 2) {
-      if (selective_width<scalar_t>(l) == 2) return launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 2, true, kBackward>>>(l);
+      if (selective_width<scalar_t>(l) == 2)
+        return launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 2, true, kBackward>>>(l);
     }
     l.aligned ? launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, true, kBackward>>>(l)
               : launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, false, kBackward>>>(l);

@@ -1,5 +1,5 @@
-// What a warp does for a piece of a cut tree besides walking it. The first kernel walks up through the piece alone, then
-// along its spine for the sums that tree_trunk.h hands on. The last one adds along the spine what came up from the
+// What a warp does for a piece of a cut tree besides walking it. The first kernel walks up through the piece alone,
+// then along its spine for the sums that tree_trunk.h hands on. The last one adds along the spine what came up from the
 // pieces below, then walks down.
 #pragma once
 
@@ -42,8 +42,8 @@ __device__ void write_sums(acc* to, int64_t distance, const Channels<acc, kSize>
 // Up the spine, for what the piece does to what passes through it: see TrunkLaunch. Reads what the way down reads.
 template <typename Down>
 struct SpineSums : Down {
-  using typename Down::acc, typename Down::Row;
   using Down::kBackward, Down::kBoth, Down::kSums, Down::N;
+  using typename Down::acc, typename Down::Row;
   Channels<acc, N> through, weight{};  // the product of all weights so far, and the last one
   Row below{};                         // what becomes of the spine at its last vertex
 
@@ -81,9 +81,9 @@ struct SpineSums : Down {
 // Up the spine once more, adding what came up to its last vertex.
 template <typename Down>
 struct SpineRepair : Down {
-  using typename Down::acc, typename Down::kept_t, typename Down::Row;
-  using Down::kSums, Down::N;
   using Down::Down;
+  using Down::kSums, Down::N;
+  using typename Down::acc, typename Down::kept_t, typename Down::Row;
   Row coming{};
 
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {

@@ -37,8 +37,8 @@ __device__ uint32_t low(Pair p) {
   return static_cast<uint32_t>(p);
 }
 
-// Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of children
-// and for the pieces.
+// Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of
+// children and for the pieces.
 struct Work {
   Pair *a, *b;
   int *parent, *size, *heavy, *children, *place, *found, *begin;
@@ -235,7 +235,8 @@ struct Builder {
     team.sync();
   }
 
-  // Cuts the walk. In between, children[v] = the piece of a vertex of the trunk, found[place] = pieces that begin before.
+  // Cuts the walk. In between, children[v] = the piece of a vertex of the trunk, found[place] = pieces that begin
+  // before.
   __device__ void write_pieces() {
     mark_pieces();
     const WalkStep* const steps = reinterpret_cast<const WalkStep*>(schedule);

@@ -1,12 +1,12 @@
-// How the tree scan goes through a tree: a walk, depth first, for one warp and a few channels. The child with the largest
-// subtree, the heavy one, comes last, so that what waits on the stack is less than log2(L) deep. Backwards the walk meets
-// children before their parents.
+// How the tree scan goes through a tree: a walk, depth first, for one warp and a few channels. The child with the
+// largest subtree, the heavy one, comes last, so that what waits on the stack is less than log2(L) deep. Backwards the
+// walk meets children before their parents.
 //
 // Few large trees are cut into pieces, which as many warps walk at once. The trunk is the vertices with more than `cut`
 // vertices in their subtrees. A piece is a run of the walk: some vertices of the trunk, each the heavy child of the one
-// before, its spine, with all that hangs from them and is not trunk. So a piece has one edge above its first vertex, and
-// all edges to pieces below are at the last of its spine. Other pieces begin where the trunk forks and where the walk
-// passes a multiple of `cut`.
+// before, its spine, with all that hangs from them and is not trunk. So a piece has one edge above its first vertex,
+// and all edges to pieces below are at the last of its spine. Other pieces begin where the trunk forks and where the
+// walk passes a multiple of `cut`.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ struct alignas(16) Piece {
 };
 
 // Vertices above which a subtree is trunk and about as many as a piece has, or 0 where trees stay whole. Maps of the
-// usual networks have the fewer channels the more vertices, so that whole walks are enough for the GPU if there are more
-// than about sqrt(L) trees. Otherwise about 600 pieces, as simulated on trees of smoothed features.
+// usual networks have the fewer channels the more vertices, so that whole walks are enough for the GPU if there are
+// more than about sqrt(L) trees. Otherwise about 600 pieces, as simulated on trees of smoothed features.
 constexpr int64_t piece_size(int64_t batch, int64_t length) {
   if (length < 512 || batch * batch >= length) return 0;
   int64_t size = 64;
@@ -58,8 +58,8 @@ constexpr int64_t piece_size(int64_t batch, int64_t length) {
 }
 constexpr int kMostPieces = 3 * 256 + 1;  // of a tree that is cut
 
-// One sample's schedule as int32: the steps of the walk; if it is cut, then the spines of all pieces as steps, the number
-// of pieces, the pieces and one more that says where the last one ends.
+// One sample's schedule as int32: the steps of the walk; if it is cut, then the spines of all pieces as steps, the
+// number of pieces, the pieces and one more that says where the last one ends.
 struct ScheduleLayout {
   int64_t length, cut;
 

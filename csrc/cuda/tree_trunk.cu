@@ -1,7 +1,7 @@
 // The tree scan over pieces in place of vertices, a level at a time. A piece hands up B + A x. From h above its first
 // vertex to h at the last of its spine, h = A h + Q + (1 - A²) x: a vertex i of the spine adds a (1 - w²) ξ, with a the
-// product of the weights between i and there, and what x adds to all of them, Σ a² (1 - w²) x, telescopes. Where G comes
-// down alone, G = A G + Q.
+// product of the weights between i and there, and what x adds to all of them, Σ a² (1 - w²) x, telescopes. Where G
+// comes down alone, G = A G + Q.
 #include "tree_trunk.h"
 
 #include <algorithm>

@@ -8,8 +8,9 @@
 namespace ssm {
 
 // Rows of channels, acc [batch, 1 + 2 sums, most_pieces, D], with e the last vertex of a piece's spine. In: A, the
-// product of the spine's weights; B, what the piece alone hands up, of every sum; Q, what h or G of e is if nothing comes
-// from below or above. Out, in the place of B: x, what comes up to e; in the place of Q: h or G above the first vertex.
+// product of the spine's weights; B, what the piece alone hands up, of every sum; Q, what h or G of e is if nothing
+// comes from below or above. Out, in the place of B: x, what comes up to e; in the place of Q: h or G above the first
+// vertex.
 struct TrunkLaunch {
   int64_t batch, channels;
   ScheduleLayout layout;

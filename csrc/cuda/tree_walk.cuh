@@ -268,8 +268,8 @@ __device__ __forceinline__ void ascend(
   }
 }
 
-// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read(), descend(), which writes the results, and
-// has_root, whether the first step is the root, to which nothing comes down.
+// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read(), descend(), which writes the results,
+// and has_root, whether the first step is the root, to which nothing comes down.
 template <typename Pass, typename acc, typename Row>
 __device__ __forceinline__ void descend(
     Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& h, Row& popped) {

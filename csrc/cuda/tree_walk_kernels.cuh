@@ -1,6 +1,7 @@
 // The kernels of a walk, for whatever is scanned. `Scan` has Launch, a WalkLaunch; Up and Down, the passes; kGoesDown,
-// whether there is a way down; rows(launch, sample, slice), a thread's channels of all tensors; and finish(launch, rows,
-// down, sample, slice, piece), which writes what the way down has summed up, nothing for a piece that is not there.
+// whether there is a way down; rows(launch, sample, slice), a thread's channels of all tensors; and finish(launch,
+// rows, down, sample, slice, piece), which writes what the way down has summed up, nothing for a piece that is not
+// there.
 #pragma once
 
 #include "tree_pieces.cuh"
