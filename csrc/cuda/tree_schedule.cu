@@ -67,6 +67,21 @@ struct Builder {
   __device__ void each(const Visit& visit) const {
     for (int v = team.first(); v < length; v += team.stride()) visit(v);
   }
+  // The same for what begins with reads, which wait for each other: a few vertices are read before the first is used.
+  template <typename Read, typename Use>
+  __device__ void each_after_reading(const Read& read, const Use& use) const {
+    constexpr int kAtOnce = 4;
+    const int stride = team.stride();
+    for (int begin = team.first(); begin < length; begin += kAtOnce * stride) {
+      decltype(read(0)) values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) values[i] = read(min(begin + i * stride, length - 1));
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (begin + i * stride < length) use(begin + i * stride, values[i]);
+      }
+    }
+  }
   __device__ ScheduleLayout layout() const { return {length, cut}; }
   __device__ bool is_root(int v) const { return w.parent[v] == v; }
   __device__ bool is_light(int v) const { return !is_root(v) && w.heavy[w.parent[v]] != v; }
@@ -93,11 +108,14 @@ struct Builder {
     bool more = true;
     for (int k = 0; k < kJumps && more; ++k) {
       bool mine = false;
-      each([&](int v) {
+      const auto read = [&](int v) {
         const int above = ancestor[v];
-        next[v] = above < 0 ? -1 : ancestor[above];
-        mine |= next[v] >= 0;
-        if (above >= 0) atomicAdd(sum + above, size[v]);
+        return make_int3(above, above < 0 ? -1 : ancestor[above], size[v]);
+      };
+      each_after_reading(read, [&](int v, const int3& values) {
+        next[v] = values.y;
+        mine |= values.y >= 0;
+        if (values.x >= 0) atomicAdd(sum + values.x, values.z);
       });
       more = team.any(mine);
       each([&](int v) { size[v] = sum[v]; });
@@ -128,10 +146,16 @@ struct Builder {
     bool more = true;
     for (int k = 0; k < kJumps && more; ++k) {
       bool mine = false;
-      each([&](int v) {
-        const Pair own = from[v], further = from[low(own)];
-        to[v] = pair(high(own) + high(further), low(further));
-        mine |= low(own) != low(further);
+      struct Links {
+        Pair own, further;
+      };
+      const auto read = [&](int v) {
+        const Pair own = from[v];
+        return Links{own, from[low(own)]};
+      };
+      each_after_reading(read, [&](int v, const Links& links) {
+        to[v] = pair(high(links.own) + high(links.further), low(links.further));
+        mine |= low(links.own) != low(links.further);
       });
       more = team.any(mine);
       Pair* const swap = from;

@@ -54,8 +54,9 @@ struct PieceTree {
 };
 
 template <typename acc, int kSums, bool kBoth, bool kDown>
-__global__ void __launch_bounds__(kThreads) trunk_kernel(TrunkLaunch l) {
+__global__ void __launch_bounds__(kThreads, 1) trunk_kernel(TrunkLaunch l) {
   constexpr int kLanes = kTrunkLanes<acc>, kRows = 1 + 2 * kSums, kUsed = kDown ? kRows : 1 + kSums;
+  constexpr int kOwn = (kMostPieces * kLanes + kThreads - 1) / kThreads;  // pieces of a worker
   extern __shared__ int4 memory[];
   __shared__ int deepest;
   const int most = static_cast<int>(l.layout.most_pieces());
@@ -75,9 +76,16 @@ __global__ void __launch_bounds__(kThreads) trunk_kernel(TrunkLaunch l) {
     for (int r = 0; r < kUsed; ++r) at(r, k) = live ? row(r, k) : acc(0);
   }
   const int levels = tree.build(reinterpret_cast<const Piece*>(schedule + l.layout.pieces()), count, &deepest) + 1;
+  int level_of[kOwn];
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) level_of[i] = worker + i * workers < count ? tree.level[worker + i * workers] : -1;
   const auto each_of = [&](int level, const auto& visit) {
-    for (int k = worker; k < count; k += workers) {
-      if (tree.level[k] == level) visit(k, at(0, k));
+    unsigned mine = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) mine |= (level_of[i] == level ? 1u : 0u) << i;
+    for (; mine != 0; mine &= mine - 1) {
+      const int k = worker + (__ffs(static_cast<int>(mine)) - 1) * workers;
+      visit(k, at(0, k));
     }
     __syncthreads();
   };
