@@ -22,10 +22,10 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
     const at::Tensor& delta_bias, const at::Tensor& schedule) {
   TORCH_CHECK(x.dim() == 3 && x.size(1) >= 1, "x must be [B, L, D] with L at least 1, got ", x.sizes());
   const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
-  TORCH_CHECK(prefers_walk(batch, length) && channels < int64_t(1) << 28, "x is too large for a walk: ", x.sizes());
+  TORCH_CHECK(length < kLongestWalk && channels < kLongestWalk, "x has 2^27 vertices or channels or more");
   check_shape(delta, x.sizes(), "delta");
   check_shape(B, {batch, length}, "B");
-  check_shape(schedule, {batch, ScheduleLayout{length, true}.words()}, "schedule");
+  check_shape(schedule, {batch, ScheduleLayout::of(batch, length).words()}, "schedule");
   check_dtype(delta, x.scalar_type(), "delta");
   check_dtype(B, x.scalar_type(), "B");
   check_dtype(schedule, at::kInt, "schedule");
@@ -43,6 +43,7 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
   a.l.batch = batch;
   a.l.length = length;
   a.l.channels = channels;
+  a.l.cut = piece_size(batch, length);
   a.l.aligned = is_aligned(a.x) && is_aligned(a.delta);
   a.l.schedule = a.schedule.const_data_ptr<int>();
   a.l.x = a.x.const_data_ptr();
@@ -62,7 +63,9 @@ at::Tensor selective_tree_scan(const at::Tensor& x, const at::Tensor& delta, con
   Arguments a = check_arguments(x, delta, A, B, delta_bias, schedule);
   at::Tensor h = at::empty(x.sizes(), x.options());
   if (h.numel() == 0) return h;
+  const at::Tensor piece_sums = empty_piece_sums(a.l, 1, A.options());
   a.l.state = a.l.output = h.data_ptr();
+  a.l.piece_sums = piece_sums.data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan", [&] {
     a.l.slices = selective_slices<scalar_t>(a.l);
     launch_selective_tree_scan<scalar_t>(a.l);
@@ -89,7 +92,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
   a.l.aligned = a.l.aligned && is_aligned(upstream);
   a.l.state = a.l.grad_delta = grad_delta.data_ptr();
   a.l.grad_state = a.l.output = grad_x.data_ptr();
-  at::Tensor grad_parameters = at::empty({2, a.l.batch, a.l.channels}, A.options()), grad_B;
+  const at::Tensor piece_sums = empty_piece_sums(a.l, 2, A.options());
+  a.l.piece_sums = piece_sums.data_ptr();
+  at::Tensor grad_parameters = at::empty({2, a.l.batch * a.l.most_pieces(), a.l.channels}, A.options()), grad_B;
   a.l.grad_A = grad_parameters.data_ptr();
   a.l.grad_delta_bias = grad_parameters[1].data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "selective_tree_scan_launch.h"
-#include "tree_walk.cuh"
+#include "tree_walk_kernels.cuh"
 
 namespace ssm {
 
@@ -65,13 +65,16 @@ struct SelectivePass {
   using Tensors = SelectiveRows<Kind>;
   using scalar_t = typename Kind::scalar_t;
   using acc = typename Kind::acc;
+  using kept_t = scalar_t;
   static constexpr int N = Kind::kWidth, kWidth = N, kSums = Kind::kBackward ? 2 : 1;
+  static constexpr bool kBoth = true, kBackward = Kind::kBackward;
   using Row = Channels<acc, N * kSums>;
   using RowPack = Pack<scalar_t, N>;
 
   const Tensors& t;
   WaitingRows<Row> waiting;
   Row row{}, popped{};
+  bool has_root = true;
 
   __device__ SelectivePass(const Tensors& tensors, char* column) : t(tensors), waiting{column} {}
 };
@@ -156,7 +159,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
   using Base::N, Base::popped, Base::row, Base::t;
   using typename Base::acc, typename Base::Row, typename Base::RowPack, typename Base::scalar_t;
   struct Value {
-    Channels<acc, N> xi, eta, z, step, weight;
+    Channels<acc, N> xi, grad, z, step, weight;  // grad: η
     RowPack x;
     acc B;
     __device__ void forget_parent() { weight = Channels<acc, N>{}; }
@@ -178,7 +181,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
     const RowPack delta = *Layout::template at<1>(chunk, j, t.lane);
     Value value;
     put_part(value.xi, 0, *Layout::template at<0>(chunk, j, t.lane));
-    put_part(value.eta, 0, *Layout::template at<2>(chunk, j, t.lane));
+    put_part(value.grad, 0, *Layout::template at<2>(chunk, j, t.lane));
     value.x = *Layout::template at<3>(chunk, j, t.lane);
     value.B = B;
 #pragma unroll
@@ -195,7 +198,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
     acc dot = 0;
 #pragma unroll
     for (int c = 0; c < N; ++c) {
-      const acc w = v.weight[c], xi = v.xi[c], eta = v.eta[c], step = v.step[c], x = static_cast<acc>(v.x.value[c]);
+      const acc w = v.weight[c], xi = v.xi[c], eta = v.grad[c], step = v.step[c], x = static_cast<acc>(v.x.value[c]);
       const acc rest = hg[c] - w * xi, grad_rest = hg[N + c] - w * eta;
       hg[c] = xi + w * rest;
       const acc g = hg[N + c] = eta + w * grad_rest;
@@ -248,15 +251,9 @@ struct SelectiveGradients : SelectivePass<Kind> {
 template <typename Kind>
 using SelectiveDescent = std::conditional_t<Kind::kBackward, SelectiveGradients<Kind>, SelectiveDown<Kind>>;
 
-template <typename Kind, int kDepth>
-constexpr int selective_ring_bytes() {
-  constexpr int kUp = SelectiveUp<Kind>::Layout::kBytes, kDown = SelectiveDescent<Kind>::Layout::kBytes;
-  return kDepth * (kUp > kDown ? kUp : kDown);
-}
-
 // The rows of one sample, from a slice's first channel on.
 template <typename Kind>
-__device__ SelectiveRows<Kind> make_selective_rows(const SelectiveTreeScanLaunch& l, int64_t sample, int64_t slice) {
+__device__ SelectiveRows<Kind> selective_rows(const SelectiveTreeScanLaunch& l, int64_t sample, int64_t slice) {
   using Rows = SelectiveRows<Kind>;
   using scalar_t = typename Kind::scalar_t;
   using acc = typename Kind::acc;
@@ -285,56 +282,40 @@ __device__ SelectiveRows<Kind> make_selective_rows(const SelectiveTreeScanLaunch
       live};
 }
 
-template <typename Kind, int kDepth>
-__global__ void __launch_bounds__(kWarp) selective_tree_scan_kernel(SelectiveTreeScanLaunch l) {
-  using acc = typename Kind::acc;
-  using Row = typename SelectiveUp<Kind>::Row;
-  extern __shared__ int4 memory[];
-  __shared__ HeldSteps<acc> held;
-  char* const ring = reinterpret_cast<char*>(memory);
-  const int64_t sample = blockIdx.x / l.slices, slice = blockIdx.x % l.slices;
-  const auto rows = make_selective_rows<Kind>(l, sample, slice);
-  const WalkStep* const steps =
-      reinterpret_cast<const WalkStep*>(l.schedule + sample * ScheduleLayout{l.length, true}.words());
-  const int length = static_cast<int>(l.length);
-  char* const column = ring + selective_ring_bytes<Kind, kDepth>() + threadIdx.x * sizeof(Row);
-  SelectiveUp<Kind> up(rows, column);
-  up.waiting[WalkStep::kZeroSlot] = Row{};
-  walk<true, kDepth>(steps, length, held, ring, up);
-  __threadfence();  // ξ is read again, by copies
-  __syncwarp();
-  SelectiveDescent<Kind> down(rows, column);
-  walk<false, kDepth>(steps, length, held, ring, down);
-  if constexpr (Kind::kBackward) {
-    if (!rows.live) return;
-    const int64_t own = sample * l.channels + (slice * kWarp + threadIdx.x) * Kind::kWidth;
-    write_row(static_cast<acc*>(l.grad_A) + own, down.grad_rate);
-    write_row(static_cast<acc*>(l.grad_delta_bias) + own, down.grad_bias);
-  }
-}
-
+// What tree_walk_kernels.cuh asks of a scan.
 template <typename Kind>
-void launch_selective(const SelectiveTreeScanLaunch& l) {
-  const int64_t blocks = l.batch * l.slices;
-  const size_t stack = WaitingRows<typename SelectiveUp<Kind>::Row>::bytes(l.length);
-  const size_t deep = selective_ring_bytes<Kind, kDeepRing>() + stack;
-  const size_t shallow = selective_ring_bytes<Kind, kShallowRing>() + stack;
-  if (has_room(blocks, deep)) {
-    launch_teams(selective_tree_scan_kernel<Kind, kDeepRing>, blocks, 1, kWarp, deep, l);
-  } else {
-    launch_teams(selective_tree_scan_kernel<Kind, kShallowRing>, blocks, 1, kWarp, shallow, l);
+struct SelectiveTreeScan {
+  using Launch = SelectiveTreeScanLaunch;
+  using Up = SelectiveUp<Kind>;
+  using Down = SelectiveDescent<Kind>;
+  static constexpr bool kGoesDown = true;
+
+  __device__ static SelectiveRows<Kind> rows(const Launch& l, int64_t sample, int64_t slice) {
+    return selective_rows<Kind>(l, sample, slice);
   }
-}
+  __device__ static void finish(
+      const Launch& l, const SelectiveRows<Kind>& rows, const Down& down, int64_t sample, int64_t slice, int piece) {
+    if constexpr (Kind::kBackward) {
+      using acc = typename Kind::acc;
+      if (!rows.live) return;
+      const int64_t own =
+          (sample * l.most_pieces() + piece) * l.channels + (slice * kWarp + threadIdx.x) * Kind::kWidth;
+      write_row(static_cast<acc*>(l.grad_A) + own, down.grad_rate);
+      write_row(static_cast<acc*>(l.grad_delta_bias) + own, down.grad_bias);
+    }
+  }
+};
 
 template <typename scalar_t>
 void launch_selective_types(const SelectiveTreeScanLaunch& l) {
   const auto pick = [&](auto backward) {
     constexpr bool kBackward = decltype(backward)::value;
     if constexpr (sizeof(scalar_t) == 2) {
-      if (selective_width<scalar_t>(l) == 2) return launch_selective<SelectiveKind<scalar_t, 2, true, kBackward>>(l);
+      if (selective_width<scalar_t>(l) == 2)
+        return launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 2, true, kBackward>>>(l);
     }
-    l.aligned ? launch_selective<SelectiveKind<scalar_t, 1, true, kBackward>>(l)
-              : launch_selective<SelectiveKind<scalar_t, 1, false, kBackward>>(l);
+    l.aligned ? launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, true, kBackward>>>(l)
+              : launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, false, kBackward>>>(l);
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());
 }

@@ -2,20 +2,12 @@
 // type.
 #pragma once
 
-#include <cstdint>
-
-#include "../tree_scan.h"
-#include "tree_scan_inputs.h"
+#include "tree_walk_launch.h"
 
 namespace ssm {
 
 // scalar_t is the type of x, delta, B, h and their gradients; acc is acc_t<scalar_t>.
-struct SelectiveTreeScanLaunch {
-  int64_t batch, length, channels;
-  bool backward;
-  bool aligned;         // whether every row begins at a multiple of 16 bytes
-  int slices;           // blocks of channels
-  const int* schedule;  // [batch, ScheduleLayout::words()] of a walk
+struct SelectiveTreeScanLaunch : WalkLaunch {
   const void *x, *delta, *grad_h;
   VertexStrides x_stride, delta_stride, grad_h_stride;
   const void* B;  // [batch, L]
@@ -25,13 +17,13 @@ struct SelectiveTreeScanLaunch {
   void *state, *grad_state;        // scalar_t [batch, L, D]: ξ and η between the passes; may be outputs
   void *output, *grad_delta;       // h or the gradient of x; scalar_t [batch, L, D]
   void* grad_B;                    // acc [slices, batch, L], to be summed over the slices
-  void *grad_A, *grad_delta_bias;  // acc [batch, D], to be summed over the batch
+  void *grad_A, *grad_delta_bias;  // acc [batch, most_pieces, D], to be summed over both
 };
 
 // Channels of one thread, and the blocks of them.
 template <typename scalar_t>
 int selective_width(const SelectiveTreeScanLaunch& launch) {
-  return sizeof(scalar_t) == 2 && launch.aligned && !prefers_narrow(launch.batch, launch.channels) ? 2 : 1;
+  return sizeof(scalar_t) == 2 && launch.aligned && !launch.prefers_narrow() ? 2 : 1;
 }
 template <typename scalar_t>
 int selective_slices(const SelectiveTreeScanLaunch& launch) {

@@ -22,8 +22,7 @@ struct Arguments {
 Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent,
     const at::Tensor& order, bool both, const std::optional<at::Tensor>& schedule) {
   TORCH_CHECK(u.dim() == 3 && u.size(1) >= 1, "u must be [B, L, D] with L at least 1, got ", u.sizes());
-  constexpr int64_t kMost = int64_t(1) << 28;
-  TORCH_CHECK(u.size(1) <= kMost && u.size(2) < kMost, "u has more than 2^28 vertices or channels");
+  TORCH_CHECK(u.size(1) < kLongestWalk && u.size(2) < kLongestWalk, "u has 2^27 vertices or channels or more");
   check_shape(weight, u.sizes(), "weight");
   const bool is_half = u.scalar_type() == at::kHalf || u.scalar_type() == at::kBFloat16;
   if (!(is_half && weight.scalar_type() == at::kFloat)) check_dtype(weight, u.scalar_type(), "weight");
@@ -35,8 +34,8 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   check_device(u, at::kCUDA, u, "u");
   check_device(weight, at::kCUDA, u, "weight");
   Arguments a{with_adjacent_channels(u), with_adjacent_channels(weight), {}, {}};
-  a.l.walk = prefers_walk(u.size(0), u.size(1));
-  const int64_t words = ScheduleLayout{u.size(1), a.l.walk}.words();
+  a.l.cut = piece_size(u.size(0), u.size(1));
+  const int64_t words = ScheduleLayout{u.size(1), a.l.cut}.words();
   if (schedule.has_value()) {
     check_device(*schedule, at::kCUDA, u, "schedule");
     check_dtype(*schedule, at::kInt, "schedule");
@@ -62,11 +61,18 @@ Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const a
   return a;
 }
 
-// What is kept between the passes is kept in the output if that has the type.
+// Where ξ or η is kept between the passes: in the output if that has the type.
 at::Tensor state_in(const at::Tensor& output, const Arguments& a) {
-  const bool as_is = a.l.walk && !a.l.wide_weight;
   const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
-  return as_is || is_sum ? output : at::empty(output.sizes(), output.options().dtype(at::kFloat));
+  const bool is_result = !a.l.both && !a.l.backward;
+  return is_result || is_sum || !a.l.wide_weight ? output
+                                                 : at::empty(output.sizes(), output.options().dtype(at::kFloat));
+}
+
+// Of ξ alone, or of ξ and η.
+at::Tensor piece_sums_of(const Arguments& a, const at::Tensor& u) {
+  const auto accumulate = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  return empty_piece_sums(a.l, a.l.both && a.l.backward ? 2 : 1, u.options().dtype(accumulate));
 }
 
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
@@ -75,8 +81,9 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
   Arguments a = check_arguments(u, weight, parent, order, both, schedule);
   at::Tensor h = at::empty(u.sizes(), u.options());
   if (h.numel() == 0) return h;
-  const at::Tensor state = state_in(h, a);
+  const at::Tensor state = state_in(h, a), piece_sums = piece_sums_of(a, u);
   a.l.state = state.data_ptr();
+  a.l.piece_sums = piece_sums.data_ptr();
   a.l.output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] { launch_tree_scan<scalar_t>(a.l); });
   return h;
@@ -94,8 +101,9 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
   if (grad_u.numel() == 0) return {grad_u, grad_weight};
   const at::Tensor upstream = with_adjacent_channels(grad_h);
-  const at::Tensor state = state_in(grad_weight, a), grad_state = state_in(grad_u, a);
   a.l.backward = true;
+  const at::Tensor state = state_in(grad_weight, a), grad_state = state_in(grad_u, a), piece_sums = piece_sums_of(a, u);
+  a.l.piece_sums = piece_sums.data_ptr();
   a.l.grad_h = upstream.const_data_ptr();
   a.l.grad_h_stride = strides_of(upstream);
   a.l.aligned = a.l.aligned && is_aligned(upstream);

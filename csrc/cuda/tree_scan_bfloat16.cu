@@ -5,9 +5,9 @@ namespace ssm {
 template <>
 void launch_tree_scan<c10::BFloat16>(const TreeScanLaunch& launch) {
   if (launch.wide_weight) {
-    launch_types<c10::BFloat16, float, 4, 2>(launch);
+    launch_types<c10::BFloat16, float>(launch);
   } else {
-    launch_types<c10::BFloat16, c10::BFloat16, 4, 2>(launch);
+    launch_types<c10::BFloat16, c10::BFloat16>(launch);
   }
 }
 

@@ -4,7 +4,7 @@ namespace ssm {
 
 template <>
 void launch_tree_scan<double>(const TreeScanLaunch& launch) {
-  launch_types<double, double, 2, 1>(launch);
+  launch_types<double, double>(launch);
 }
 
 }  // namespace ssm

@@ -4,7 +4,7 @@ namespace ssm {
 
 template <>
 void launch_tree_scan<float>(const TreeScanLaunch& launch) {
-  launch_types<float, float, 4, 2>(launch);
+  launch_types<float, float>(launch);
 }
 
 }  // namespace ssm

@@ -29,10 +29,4 @@ inline int64_t multiprocessors() {
   return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
 }
 
-// A warp takes its time for a step, whatever else the multiprocessor does; with few warps there, half types too are
-// better off with one channel a thread.
-inline bool prefers_narrow(int64_t batch, int64_t channels) {
-  return batch * ((channels + 31) / 32) <= 8 * multiprocessors();
-}
-
 }  // namespace ssm

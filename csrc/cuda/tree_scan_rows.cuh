@@ -6,9 +6,6 @@
 #include "../dispatch.h"
 #include "selective_scan_math.cuh"
 #include "team.cuh"
-#include "tree_scan_inputs.h"
-#include "tree_scan_launch.h"
-#include "tree_schedule.h"
 
 namespace ssm {
 

@@ -2,7 +2,8 @@
 // then down from them to the results.
 #pragma once
 
-#include "tree_walk.cuh"
+#include "tree_scan_launch.h"
+#include "tree_walk_kernels.cuh"
 
 namespace ssm {
 
@@ -12,7 +13,8 @@ struct ScanRows {
   using scalar_t = typename Kind::scalar_t;
   using weight_t = typename Kind::weight_t;
   using acc = typename Kind::acc;
-  using kept_t = std::conditional_t<std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
+  static constexpr bool kIsResult = !Kind::kBoth && !Kind::kBackward;  // what is kept
+  using kept_t = std::conditional_t<kIsResult || std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
   // Sums that go up: ξ and, backward, η; and that come down: h and G, of which "up" alone has G.
   static constexpr int kSums = Kind::kBackward && Kind::kBoth ? 2 : 1;
@@ -45,6 +47,7 @@ struct ScanPass {
   const Tensors& t;
   WaitingRows<Row> waiting;
   Row row{}, popped{};
+  bool has_root = true;
 
   __device__ ScanPass(const Tensors& tensors, char* column) : t(tensors), waiting{column} {}
   __device__ acc scalar(uint32_t) const { return acc(0); }
@@ -53,7 +56,7 @@ struct ScanPass {
 template <typename Kind>
 struct ScanUp : ScanPass<Kind> {
   using Base = ScanPass<Kind>;
-  using Base::kBackward, Base::kBoth, Base::kSums, Base::N, Base::popped, Base::row, Base::t;
+  using Base::kSums, Base::N, Base::popped, Base::row, Base::t;
   using typename Base::acc, typename Base::kept_t, typename Base::Row, typename Base::scalar_t, typename Base::weight_t;
   using Value = UpValue<acc, N, kSums>;
   using OwnPack = Pack<scalar_t, N>;
@@ -76,12 +79,8 @@ struct ScanUp : ScanPass<Kind> {
   }
   __device__ void keep(uint32_t vertex, const Row& x, bool exists) const {
     const bool counts = t.live && exists;
-    if constexpr (kBoth || kBackward) {
-      write_part<kept_t, N>(t.kept[vertex], x, 0, counts);
-      if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_kept[vertex], x, N, counts);
-    } else {
-      write_part<scalar_t, N>(t.output[vertex], x, 0, counts);
-    }
+    write_part<kept_t, N>(t.kept[vertex], x, 0, counts);
+    if constexpr (kSums == 2) write_part<kept_t, N>(t.grad_kept[vertex], x, N, counts);
   }
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
     ascend(*this, held, first, left, chunk, row, popped);
@@ -150,69 +149,46 @@ struct ScanDown : ScanPass<Kind> {
   }
 };
 
-// Bytes of shared memory: the ring, then the stack.
-template <typename Kind, int kDepth>
-constexpr int ring_bytes() {
-  constexpr int kUp = ScanUp<Kind>::Layout::kBytes, kDown = ScanDown<Kind>::Layout::kBytes;
-  return kDepth * (kUp > kDown ? kUp : kDown);
-}
+// What tree_walk_kernels.cuh asks of a scan.
+template <typename Kind>
+struct TreeScan {
+  using Launch = TreeScanLaunch;
+  using Up = ScanUp<Kind>;
+  using Down = ScanDown<Kind>;
+  using Rows = ScanRows<Kind>;
+  static constexpr bool kGoesDown = Kind::kBoth || Kind::kBackward;
 
-template <typename Kind, int kDepth>
-__global__ void __launch_bounds__(kWarp) tree_walk_kernel(TreeScanLaunch l) {
-  using Tensors = ScanRows<Kind>;
-  using scalar_t = typename Tensors::scalar_t;
-  using weight_t = typename Tensors::weight_t;
-  using kept_t = typename Tensors::kept_t;
-  using acc = typename Tensors::acc;
-  using Row = typename ScanUp<Kind>::Row;
-  extern __shared__ int4 memory[];
-  __shared__ HeldSteps<acc> held;
-  char* const ring = reinterpret_cast<char*>(memory);
-  const int lane = threadIdx.x;
-  const int64_t sample = blockIdx.x / l.slices, words = ScheduleLayout{l.length, true}.words();
-  const int64_t first = blockIdx.x % l.slices * kWarp * Kind::kWidth, own_channel = first + lane * Kind::kWidth;
-  const bool live = own_channel < l.channels;
-  const int64_t rows = sample * l.length * l.channels, own = rows + (live ? own_channel : 0);
-  const auto input = [&](const auto* base, const VertexStrides& stride) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(base)>>;
-    return typename Tensors::template Copied<T>(base + sample * stride.batch, stride.vertex, first, l.channels);
-  };
-  const auto kept = [&](const auto* base) { return input(base + rows, {0, l.channels}); };
-  const auto written = [&](auto* base) {
-    return VertexRows<std::remove_pointer_t<decltype(base)>>{base + own, l.channels};
-  };
-  const Tensors tensors{input(static_cast<const scalar_t*>(l.u), l.u_stride),
-      input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
-      input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<const kept_t*>(l.state)),
-      kept(static_cast<const kept_t*>(l.grad_state)), written(static_cast<kept_t*>(l.state)),
-      written(static_cast<kept_t*>(l.grad_state)), written(static_cast<scalar_t*>(l.output)),
-      written(static_cast<weight_t*>(l.grad_weight)), lane, live};
-  const WalkStep* const steps = reinterpret_cast<const WalkStep*>(l.schedule + sample * words);
-  const int length = static_cast<int>(l.length);
-  char* const column = ring + ring_bytes<Kind, kDepth>() + lane * sizeof(Row);
-  ScanUp<Kind> up(tensors, column);
-  up.waiting[WalkStep::kZeroSlot] = Row{};
-  walk<true, kDepth>(steps, length, held, ring, up);
-  if constexpr (Kind::kBoth || Kind::kBackward) {
-    __threadfence();  // ξ is read again, by copies
-    __syncwarp();
-    ScanDown<Kind> down(tensors, column);
-    walk<false, kDepth>(steps, length, held, ring, down);
+  __device__ static Rows rows(const Launch& l, int64_t sample, int64_t slice) {
+    using scalar_t = typename Rows::scalar_t;
+    using weight_t = typename Rows::weight_t;
+    using kept_t = typename Rows::kept_t;
+    const int lane = threadIdx.x;
+    const int64_t first = slice * kWarp * Kind::kWidth, own_channel = first + lane * Kind::kWidth;
+    const bool live = own_channel < l.channels;
+    const int64_t sample_rows = sample * l.length * l.channels, own = sample_rows + (live ? own_channel : 0);
+    const auto input = [&](const auto* base, const VertexStrides& stride) {
+      using T = std::remove_const_t<std::remove_pointer_t<decltype(base)>>;
+      return typename Rows::template Copied<T>(base + sample * stride.batch, stride.vertex, first, l.channels);
+    };
+    const auto kept = [&](const auto* base) { return input(base + sample_rows, {0, l.channels}); };
+    const auto written = [&](auto* base) {
+      return VertexRows<std::remove_pointer_t<decltype(base)>>{base + own, l.channels};
+    };
+    return {input(static_cast<const scalar_t*>(l.u), l.u_stride),
+        input(static_cast<const scalar_t*>(l.grad_h), l.grad_h_stride),
+        input(static_cast<const weight_t*>(l.weight), l.weight_stride), kept(static_cast<const kept_t*>(l.state)),
+        kept(static_cast<const kept_t*>(l.grad_state)), written(static_cast<kept_t*>(l.state)),
+        written(static_cast<kept_t*>(l.grad_state)), written(static_cast<scalar_t*>(l.output)),
+        written(static_cast<weight_t*>(l.grad_weight)), lane, live};
   }
-}
+  __device__ static void finish(const Launch&, const Rows&, const Down&, int64_t, int64_t, int) {}
+};
 
 template <typename Kind>
-void launch_walk(TreeScanLaunch l) {
+void launch_scan(TreeScanLaunch l) {
   constexpr int kSlice = kWarp * Kind::kWidth;
   l.slices = static_cast<int>((l.channels + kSlice - 1) / kSlice);
-  const int64_t blocks = l.batch * l.slices;
-  const size_t stack = WaitingRows<typename ScanUp<Kind>::Row>::bytes(l.length);
-  const size_t deep = ring_bytes<Kind, kDeepRing>() + stack, shallow = ring_bytes<Kind, kShallowRing>() + stack;
-  if (has_room(blocks, deep)) {
-    launch_teams(tree_walk_kernel<Kind, kDeepRing>, blocks, 1, kWarp, deep, l);
-  } else {
-    launch_teams(tree_walk_kernel<Kind, kShallowRing>, blocks, 1, kWarp, shallow, l);
-  }
+  launch_walk<TreeScan<Kind>>(l);
 }
 
 }  // namespace ssm

@@ -1,5 +1,5 @@
-// Schedule of the tree scan from the parents alone, one team a sample: subtree sizes, paths and rounds by pointer
-// jumping, places by prefix sums. Integer atomics only where the order of the threads does not show.
+// Schedule of the tree scan from the parents alone, one team a sample: subtree sizes and places in the walk by pointer
+// jumping, pieces by prefix sums. Integer atomics only where the order of the threads does not show.
 #include "tree_schedule.h"
 
 #include <ATen/ATen.h>
@@ -23,8 +23,7 @@ struct Launch {
   int* schedule;
   int* scratch;  // null where it fits shared memory
   int64_t scratch_stride;
-  int length, team;
-  bool walk;
+  int length, team, cut;
 };
 
 using Pair = unsigned long long;
@@ -38,10 +37,11 @@ __device__ uint32_t low(Pair p) {
   return static_cast<uint32_t>(p);
 }
 
-// Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links.
+// Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of
+// children and for the pieces.
 struct Work {
   Pair *a, *b;
-  int *parent, *size, *heavy, *children, *place, *head, *begin;
+  int *parent, *size, *heavy, *children, *place, *found, *begin;
 
   static constexpr int kWords = 11;
   __device__ Work(int* base, int64_t n)
@@ -52,8 +52,8 @@ struct Work {
         heavy(size + n),
         children(heavy + n),
         place(children + n),
-        head(place + n),
-        begin(head + n) {}
+        found(place + n),
+        begin(found + n) {}
 };
 
 struct Builder {
@@ -61,15 +61,31 @@ struct Builder {
   Work w;
   int length;
   int* schedule;
-  bool walk;
+  int cut;
 
   template <typename Visit>
   __device__ void each(const Visit& visit) const {
     for (int v = team.first(); v < length; v += team.stride()) visit(v);
   }
-  __device__ ScheduleLayout layout() const { return {length, walk}; }
+  // The same for what begins with reads, which wait for each other: a few vertices are read before the first is used.
+  template <typename Read, typename Use>
+  __device__ void each_after_reading(const Read& read, const Use& use) const {
+    constexpr int kAtOnce = 4;
+    const int stride = team.stride();
+    for (int begin = team.first(); begin < length; begin += kAtOnce * stride) {
+      decltype(read(0)) values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) values[i] = read(min(begin + i * stride, length - 1));
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (begin + i * stride < length) use(begin + i * stride, values[i]);
+      }
+    }
+  }
+  __device__ ScheduleLayout layout() const { return {length, cut}; }
   __device__ bool is_root(int v) const { return w.parent[v] == v; }
-  __device__ bool is_head(int v) const { return is_root(v) || w.heavy[w.parent[v]] != v; }
+  __device__ bool is_light(int v) const { return !is_root(v) && w.heavy[w.parent[v]] != v; }
+  __device__ bool is_trunk(int v) const { return cut > 0 && w.size[v] > cut; }
 
   __device__ void read_parents(const int64_t* parent) {
     each([&](int v) {
@@ -92,11 +108,14 @@ struct Builder {
     bool more = true;
     for (int k = 0; k < kJumps && more; ++k) {
       bool mine = false;
-      each([&](int v) {
+      const auto read = [&](int v) {
         const int above = ancestor[v];
-        next[v] = above < 0 ? -1 : ancestor[above];
-        mine |= next[v] >= 0;
-        if (above >= 0) atomicAdd(sum + above, size[v]);
+        return make_int3(above, above < 0 ? -1 : ancestor[above], size[v]);
+      };
+      each_after_reading(read, [&](int v, const int3& values) {
+        next[v] = values.y;
+        mine |= values.y >= 0;
+        if (values.x >= 0) atomicAdd(sum + values.x, values.z);
       });
       more = team.any(mine);
       each([&](int v) { size[v] = sum[v]; });
@@ -105,7 +124,8 @@ struct Builder {
       ancestor = next;
       next = swap;
     }
-    each([&](int v) { w.size[v] = size[v]; });
+    // Where there is a cycle the sums are anything.
+    each([&](int v) { w.size[v] = min(max(size[v], 1), length); });
     team.sync();
   }
 
@@ -126,10 +146,16 @@ struct Builder {
     bool more = true;
     for (int k = 0; k < kJumps && more; ++k) {
       bool mine = false;
-      each([&](int v) {
-        const Pair own = from[v], further = from[low(own)];
-        to[v] = pair(high(own) + high(further), low(further));
-        mine |= low(own) != low(further);
+      struct Links {
+        Pair own, further;
+      };
+      const auto read = [&](int v) {
+        const Pair own = from[v];
+        return Links{own, from[low(own)]};
+      };
+      each_after_reading(read, [&](int v, const Links& links) {
+        to[v] = pair(high(links.own) + high(links.further), low(links.further));
+        mine |= low(links.own) != low(links.further);
       });
       more = team.any(mine);
       Pair* const swap = from;
@@ -138,94 +164,17 @@ struct Builder {
     }
   }
 
-  // head[v] and, in place[v], the distance to it; then, at each head in `a`, (round, -), and in `b` the path's length.
-  __device__ void find_paths() {
-    Pair *from = w.a, *to = w.b;
-    each([&](int v) { from[v] = is_head(v) ? pair(0, v) : pair(1, w.parent[v]); });
-    team.sync();
-    follow(from, to);
-    each([&](int v) {
-      w.head[v] = static_cast<int>(low(from[v]));
-      w.place[v] = static_cast<int>(high(from[v]));
-    });
-    team.sync();
-    each([&](int v) { from[v] = is_head(v) && !is_root(v) ? pair(1, w.head[w.parent[v]]) : pair(0, v); });
-    team.sync();
-    follow(from, to);
-    each([&](int v) { to[v] = 0; });
-    team.sync();
-    each([&](int v) {
-      if (w.heavy[v] < 0) to[w.head[v]] = w.place[v] + 1;
-    });
-    w.a = from;
-    w.b = to;
-    team.sync();
-  }
-
-  __device__ static int segments_of(int path) { return (path + kSegment - 1) / kSegment; }
-
-  // A head's path: its segments, as even as can be, and its chain.
-  __device__ void write_path(int path, int begin, int segment, int chain) const {
-    const int count = segments_of(path);
-    Segment* const out = reinterpret_cast<Segment*>(schedule + layout().segments()) + segment;
-    for (int k = 0; k < count; ++k) {
-      const int first = path * k / count, last = path * (k + 1) / count;
-      out[k] = {begin + first, (last - first) | (count > 1 ? 0x100 : 0)};
-    }
-    if (count > 1) reinterpret_cast<Chain*>(schedule + layout().chains())[chain] = {segment, count};
-  }
-
-  // Places, round by round and within a round by the number of the head; the thread keeps a run of vertices. Afterwards
-  // high(b[head]) is the place of its path.
-  __device__ void place_paths() {
-    const int share = (length + team.stride() - 1) / team.stride();
-    const int begin = min(length, team.first() * share), end = min(length, begin + share);
-    int3 base = make_int3(0, 0, 0);
-    int round = 0;
-    for (; round < kMaxRounds && base.x < length; ++round) {
-      const auto each_path = [&](const auto& visit) {
-        for (int v = begin; v < end; ++v) {
-          if (high(w.a[v]) == static_cast<uint32_t>(round) && is_head(v) && low(w.b[v]) > 0) visit(v, low(w.b[v]));
-        }
-      };
-      int3 own = make_int3(0, 0, 0), total;
-      each_path([&](int, int path) {
-        own.x += path;
-        own.y += segments_of(path);
-        own.z += path > kSegment;
-      });
-      int3 at = team.prefix(own, total);
-      if (total.x == 0) break;
-      if (team.first() == 0) {
-        schedule[ScheduleLayout::kSegmentsBegin + round] = base.y;
-        schedule[ScheduleLayout::kChainsBegin + round] = base.z;
-      }
-      each_path([&](int v, int path) {
-        write_path(path, base.x + at.x, base.y + at.y, base.z + at.z);
-        w.b[v] = pair(base.x + at.x, path);
-        at = make_int3(at.x + path, at.y + segments_of(path), at.z + (path > kSegment));
-      });
-      base = make_int3(base.x + total.x, base.y + total.y, base.z + total.z);
-    }
-    if (team.first() == 0) {
-      schedule[0] = round;
-      schedule[ScheduleLayout::kSegmentsBegin + round] = base.y;
-      schedule[ScheduleLayout::kChainsBegin + round] = base.z;
-    }
-    team.sync();
-  }
-
   __device__ int lights_of(int v) const { return w.children[v] - (w.heavy[v] >= 0); }
 
   // The light children of every vertex in a list from begin[v] on, in any order: what is done with them does not show
-  // it. Uses head and place.
-  __device__ const int* list_lights() {
+  // it. Uses place.
+  __device__ void list_lights() {
     const int share = (length + team.stride() - 1) / team.stride();
     const int first = min(length, team.first() * share), end = min(length, first + share);
     int3 own = make_int3(0, 0, 0), total;
     for (int v = first; v < end; ++v) own.x += lights_of(v);
     int begin = team.prefix(own, total).x;
-    int *found = w.head, *cursor = w.place;
+    int* const cursor = w.place;
     for (int v = first; v < end; ++v) {
       w.begin[v] = begin;
       begin += lights_of(v);
@@ -233,58 +182,38 @@ struct Builder {
     }
     team.sync();
     each([&](int v) {
-      if (is_head(v) && !is_root(v)) found[w.begin[w.parent[v]] + atomicAdd(cursor + w.parent[v], 1)] = v;
+      if (is_light(v)) w.found[w.begin[w.parent[v]] + atomicAdd(cursor + w.parent[v], 1)] = v;
     });
     team.sync();
-    return found;
   }
 
-  // Light children with smaller numbers than v, and the vertices of their subtrees.
-  __device__ int2 lights_before(const int* found, int v) const {
+  // Light children that come before v, and the vertices of their subtrees: by number, but trunk comes last.
+  __device__ int2 lights_before(int v) const {
     const int above = w.parent[v];
+    const bool trunk = is_trunk(v);
     int2 before = make_int2(0, 0);
     for (int k = w.begin[above]; k < w.begin[above] + lights_of(above); ++k) {
-      if (found[k] >= v) continue;
+      const int other = w.found[k];
+      const bool other_trunk = is_trunk(other);
+      if (trunk == other_trunk ? other >= v : other_trunk) continue;
       ++before.x;
-      before.y += w.size[found[k]];
+      before.y += w.size[other];
     }
     return before;
   }
 
-  // high(a[v]) = place of every vertex in the rounds' order.
-  __device__ void write_records() {
-    each([&](int v) { w.a[v] = pair(high(w.b[w.head[v]]) + static_cast<uint32_t>(w.place[v]), 0); });
-    team.sync();
-    const int* const found = list_lights();
-    VertexRecord* const records = reinterpret_cast<VertexRecord*>(schedule + layout().records());
-    each([&](int v) {
-      const uint32_t at = high(w.a[v]);
-      if (at < static_cast<uint32_t>(length)) records[at] = {v, -1, w.begin[v], lights_of(v)};
-    });
-    team.sync();
-    int* const lights = schedule + layout().lights();
-    each([&](int v) {
-      if (!is_head(v) || is_root(v)) return;
-      const int rank = lights_before(found, v).x;
-      const uint32_t at = high(w.a[w.parent[v]]);
-      lights[w.begin[w.parent[v]] + rank] = v;
-      if (rank == 0 && at < static_cast<uint32_t>(length)) records[at].first_light = v;
-    });
-  }
-
   // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number
-  // of forks that wait for it the sum of edges to other than last children.
+  // of forks that wait for it the sum of edges to other than last children. Leaves the places in `place`.
   __device__ void write_walk() {
-    constexpr uint32_t kOneFork = 1u << 27;  // above the sum of steps, which is less than kLongestWalk
-    static_assert(kLongestWalk < kOneFork);
+    constexpr uint32_t kOneFork = static_cast<uint32_t>(kLongestWalk);  // above the sum of steps
     const uint32_t forks = walk_forks(length);
-    const int* const found = list_lights();
+    list_lights();
     Pair *from = w.a, *to = w.b;
     each([&](int v) {
       const int above = w.parent[v];
       uint32_t step = 0, flags = w.children[v] == 0 ? WalkStep::kLeaf : 0;
-      if (!is_root(v) && is_head(v)) {
-        const int2 before = lights_before(found, v);
+      if (is_light(v)) {
+        const int2 before = lights_before(v);
         step = (1 + before.y) | kOneFork;
         flags |= before.x > 0 ? WalkStep::kMiddleChild : WalkStep::kFirstChild;
       } else if (!is_root(v)) {
@@ -304,10 +233,70 @@ struct Builder {
       const uint32_t parent = flags & WalkStep::kFirstChild    ? WalkStep::kUnreadSlot
                               : flags & WalkStep::kMiddleChild ? max(slot - 1, WalkStep::kFirstSlot)
                                                                : slot;
-      if (at < static_cast<uint32_t>(length)) {
-        steps[at] = {static_cast<uint32_t>(v), WalkStep::slots(own, parent) | flags};
-      }
+      const bool exists = at < static_cast<uint32_t>(length);
+      if (exists) steps[at] = {static_cast<uint32_t>(v), WalkStep::slots(own, parent) | flags};
+      w.place[v] = exists ? static_cast<int>(at) : 0;
     });
+    team.sync();
+  }
+
+  // By place in the walk: begin = kSpine for trunk, kSpine + kFirst where a piece begins.
+  static constexpr int kSpine = 1, kFirst = 2;
+  __device__ void mark_pieces() {
+    int* const forks = w.found;  // whether the trunk forks at the vertex
+    each([&](int v) { forks[v] = w.begin[v] = 0; });
+    team.sync();
+    each([&](int v) {
+      if (is_light(v) && is_trunk(v)) forks[w.parent[v]] = 1;
+    });
+    team.sync();
+    each([&](int v) {
+      if (!is_trunk(v)) return;
+      const int at = w.place[v], above = w.parent[v];
+      const bool first = is_root(v) || forks[above] != 0 || at / cut != w.place[above] / cut;
+      w.begin[at] = kSpine + (first ? kFirst : 0);
+    });
+    team.sync();
+  }
+
+  // Cuts the walk. In between, children[v] = the piece of a vertex of the trunk, found[place] = pieces that begin
+  // before.
+  __device__ void write_pieces() {
+    mark_pieces();
+    const WalkStep* const steps = reinterpret_cast<const WalkStep*>(schedule);
+    WalkStep* const spine = reinterpret_cast<WalkStep*>(schedule + layout().spine());
+    Piece* const pieces = reinterpret_cast<Piece*>(schedule + layout().pieces());
+    const int most = static_cast<int>(layout().most_pieces()), share = (length + team.stride() - 1) / team.stride();
+    const int first = min(length, team.first() * share), end = min(length, first + share);
+    int3 own = make_int3(0, 0, 0), total;
+    for (int at = first; at < end; ++at) {
+      own.x += w.begin[at] / kFirst;
+      own.y += w.begin[at] % kFirst;
+    }
+    int3 before = team.prefix(own, total);
+    for (int at = first; at < end; ++at) {
+      w.found[at] = min(before.x, most);
+      if (w.begin[at] == 0) continue;
+      if (w.begin[at] >= kFirst) {
+        if (before.x < most) pieces[before.x] = {at, before.y, 0, 0};
+        ++before.x;
+      }
+      const uint32_t v = steps[at].vertex;
+      w.children[v] = min(before.x, most) - 1;
+      spine[before.y++] = {v, 0};
+    }
+    const int count = min(total.x, most);
+    if (team.first() == 0) {
+      schedule[layout().count()] = count;
+      pieces[count] = {length, total.y, 0, 0};
+    }
+    team.sync();
+    for (int k = team.first(); k < count; k += team.stride()) {
+      const uint32_t v = steps[pieces[k].begin].vertex;
+      const int last = pieces[k].begin + w.size[v];
+      pieces[k].parent = k == 0 ? 0 : max(min(w.children[w.parent[v]], k - 1), 0);
+      pieces[k].after = last < length ? max(w.found[last], k + 1) : count;
+    }
   }
 };
 
@@ -316,37 +305,32 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x / l.team;
   Team team(l.team, &team_shared);
-  const ScheduleLayout layout{l.length, l.walk};
+  const ScheduleLayout layout{l.length, l.cut};
   int* const scratch = l.scratch == nullptr ? reinterpret_cast<int*>(memory) : l.scratch + sample * l.scratch_stride;
-  Builder builder{team, Work(scratch, l.length), l.length, l.schedule + sample * layout.words(), l.walk};
+  Builder builder{team, Work(scratch, l.length), l.length, l.schedule + sample * layout.words(), l.cut};
   builder.read_parents(l.parent + sample * l.length);
   builder.count_descendants();
   builder.choose_heavy_children();
-  if (l.walk) {
-    builder.write_walk();
-  } else {
-    builder.find_paths();
-    builder.place_paths();
-    builder.write_records();
-  }
+  builder.write_walk();
+  if (l.cut > 0) builder.write_pieces();
   team.leave();
 }
 
 at::Tensor tree_schedule(const at::Tensor& parent) {
   TORCH_CHECK(
       parent.dim() == 2 && parent.size(1) >= 1, "parent must be [B, L] with L at least 1, got ", parent.sizes());
-  TORCH_CHECK(parent.size(1) <= int64_t(1) << 28, "the tree has more than 2^28 vertices");
+  TORCH_CHECK(parent.size(1) < kLongestWalk, "the tree has 2^27 vertices or more: ", parent.size(1));
   check_device(parent, at::kCUDA, parent, "parent");
   check_dtype(parent, at::kLong, "parent");
   const c10::cuda::CUDAGuard guard(parent.device());
   const int64_t batch = parent.size(0), length = parent.size(1);
-  const ScheduleLayout layout{length, prefers_walk(batch, length)};
+  const ScheduleLayout layout = ScheduleLayout::of(batch, length);
   // Zeros, so that even what is no tree leads nowhere outside the tensors.
   at::Tensor schedule = at::zeros({batch, layout.words()}, parent.options().dtype(at::kInt));
   if (batch == 0) return schedule;
   const at::Tensor parents = parent.contiguous();
   Launch l{parents.const_data_ptr<int64_t>(), schedule.data_ptr<int>(), nullptr, 0, static_cast<int>(length), 1,
-      layout.walk};
+      static_cast<int>(layout.cut)};
   const int threads = static_cast<int>(std::clamp<int64_t>((length + 31) / 32 * 32, 32, kThreads));
   const int64_t words = (Work::kWords * length + 1) / 2 * 2;
   if (4 * words <= kMaxShared) {

@@ -1,24 +1,19 @@
-// How the tree scan goes through a tree: one of two ways, by the number of vertices.
+// How the tree scan goes through a tree: a walk, depth first, for one warp and a few channels. The child with the
+// largest subtree, the heavy one, comes last, so that what waits on the stack is less than log2(L) deep. Backwards the
+// walk meets children before their parents.
 //
-// A walk: depth first, for one warp and a few channels. The child with the largest subtree, the heavy one, comes last,
-// so that what waits on the stack is less than log2(L) deep. Backwards the walk meets children before their parents.
-//
-// Rounds, where one warp would walk for too long: every vertex continues into the child with the largest subtree, so
-// that the tree falls into paths, and a path hangs from a vertex of another path. A path's round is the number of paths
-// above it: at most log2(L), since a subtree is less than half its parent's where a path ends. Within a round all paths
-// are independent. A path is cut into segments of at most kSegment vertices; a path of several segments is a chain.
+// Few large trees are cut into pieces, which as many warps walk at once. The trunk is the vertices with more than `cut`
+// vertices in their subtrees. A piece is a run of the walk: some vertices of the trunk, each the heavy child of the one
+// before, its spine, with all that hangs from them and is not trunk. So a piece has one edge above its first vertex,
+// and all edges to pieces below are at the last of its spine. Other pieces begin where the trunk forks and where the
+// walk passes a multiple of `cut`.
 #pragma once
 
 #include <cstdint>
 
 namespace ssm {
 
-constexpr int64_t kLongestWalk = 20000;
-
-// A walk takes its time whatever the batch, rounds share the GPU: which is faster was measured (docs/ops).
-constexpr bool prefers_walk(int64_t batch, int64_t length) {
-  return length <= 4096 || (length <= kLongestWalk && batch >= 32);
-}
+constexpr int64_t kLongestWalk = int64_t(1) << 27;
 
 // A step of a walk. Where the walk forks, it leaves something for the other children (or, backwards, for the parent) in
 // a slot of its stack: the one for the vertex, if it has several children, and the one for its parent, if the vertex
@@ -46,41 +41,35 @@ constexpr uint32_t walk_slots(int64_t length) {
   return WalkStep::kFirstSlot + walk_forks(length);
 }
 
-constexpr int kSegment = 8;
-constexpr int kMaxRounds = 32;
-
-// One vertex, in the order of the schedule: round by round, path by path, each path from its top to its bottom.
-// Its light children are those on other paths; they are heads of paths.
-struct alignas(16) VertexRecord {
-  int vertex, first_light, lights_begin, lights;  // first_light: the vertex; all of them: lights[lights_begin + …]
+// Pieces are numbered in the order of the walk, so that those below a piece follow it, the first of its children next.
+struct alignas(16) Piece {
+  int begin, spine_begin;  // the first step and the first vertex of the spine; they end where the next piece begins
+  int parent, after;       // the piece above, and the next one that is not below
 };
 
-// A run of records of one path.
-struct alignas(8) Segment {
-  int begin, length_and_flags;
-  constexpr int length() const { return length_and_flags & 0xff; }
-  constexpr bool chained() const { return (length_and_flags & 0x100) != 0; }  // one of several of its path
-};
+// Vertices above which a subtree is trunk and about as many as a piece has, or 0 where trees stay whole. Maps of the
+// usual networks have the fewer channels the more vertices, so that whole walks are enough for the GPU if there are
+// more than about sqrt(L) trees. Otherwise about 600 pieces, as simulated on trees of smoothed features.
+constexpr int64_t piece_size(int64_t batch, int64_t length) {
+  if (length < 512 || batch * batch >= length) return 0;
+  int64_t size = 64;
+  while (size * 512 < batch * length || size * 256 < length) size *= 2;
+  return size;
+}
+constexpr int kMostPieces = 3 * 256 + 1;  // of a tree that is cut
 
-struct alignas(8) Chain {
-  int first_segment, segments;  // from the top down
-};
-
-// One sample's schedule as int32: the steps of a walk, or rounds, segments_begin and chains_begin of every round, then
-// the arrays.
+// One sample's schedule as int32: the steps of the walk; if it is cut, then the spines of all pieces as steps, the
+// number of pieces, the pieces and one more that says where the last one ends.
 struct ScheduleLayout {
-  int64_t length;
-  bool walk;
+  int64_t length, cut;
 
-  static constexpr int64_t kSegmentsBegin = 1, kChainsBegin = kSegmentsBegin + kMaxRounds + 1;
-  static constexpr int64_t kHeader = (kChainsBegin + kMaxRounds + 1 + 3) / 4 * 4;
-  constexpr int64_t records() const { return kHeader; }
-  constexpr int64_t lights() const { return records() + 4 * length; }
-  constexpr int64_t segments() const { return lights() + (length + 1) / 2 * 2; }
-  constexpr int64_t chains() const { return segments() + 2 * length; }
-  constexpr int64_t words() const {
-    return walk ? (2 * length + 3) / 4 * 4 : (chains() + 2 * (length / kSegment + 1) + 3) / 4 * 4;
-  }
+  static constexpr ScheduleLayout of(int64_t batch, int64_t length) { return {length, piece_size(batch, length)}; }
+  constexpr int64_t spine() const { return 2 * length; }
+  constexpr int64_t count() const { return 4 * length; }
+  constexpr int64_t pieces() const { return count() + 4; }
+  // The trunk has at most L / cut leaves, so less than twice as many runs without a fork, and is cut L / cut times.
+  constexpr int64_t most_pieces() const { return 3 * (length / cut) + 1; }
+  constexpr int64_t words() const { return cut ? pieces() + 4 * (most_pieces() + 1) : (2 * length + 3) / 4 * 4; }
 };
 
 }  // namespace ssm

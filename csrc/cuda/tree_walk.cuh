@@ -268,7 +268,8 @@ __device__ __forceinline__ void ascend(
   }
 }
 
-// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read() and descend(), which writes the results.
+// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read(), descend(), which writes the results,
+// and has_root, whether the first step is the root, to which nothing comes down.
 template <typename Pass, typename acc, typename Row>
 __device__ __forceinline__ void descend(
     Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& h, Row& popped) {
@@ -283,20 +284,11 @@ __device__ __forceinline__ void descend(
     const Row next = pass.waiting[steps.after(j).parent_slot()];
 #pragma unroll
     for (int c = 0; c < kRow; ++c) h[c] = step.links & WalkStep::kFirstChild ? h[c] : popped[c];
-    if (j == 0 && first == 0) values[j].forget_parent();
+    if (j == 0 && first == 0 && pass.has_root) values[j].forget_parent();
     pass.descend(step.vertex, j, values[j], h, j < left);
     pass.waiting[step.own_slot()] = h;
     popped = next;
   }
-}
-
-// Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
-constexpr int kDeepRing = 8, kShallowRing = 3;
-
-inline bool has_room(int64_t blocks, size_t bytes) {
-  const cudaDeviceProp* const device = at::cuda::getCurrentDeviceProperties();
-  const auto all = static_cast<int64_t>(device->sharedMemPerMultiprocessor / 8 * 7);  // some is the blocks' own
-  return bytes <= device->sharedMemPerBlockOptin && blocks * static_cast<int64_t>(bytes) <= multiprocessors() * all;
 }
 
 }  // namespace ssm

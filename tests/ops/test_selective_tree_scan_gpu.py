@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles.trees import TREES, grid_tree
+from oracles.trees import TREES, grid_tree, large_tree, large_trees
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
@@ -49,7 +49,7 @@ def test_equals_definition_with_every_gradient(name, channels):
 
 
 @pytest.mark.parametrize(
-    "shape", [(2, 1, 300, 8), (3, 56, 56, 160), (40, 7, 7, 1280), (32, 80, 80, 20), (1, 80, 80, 36)], ids=str
+    "shape", [(2, 1, 300, 8), (3, 56, 56, 160), (40, 7, 7, 1280), (64, 40, 40, 20), (1, 200, 304, 36)], ids=str
 )
 def test_equals_definition_on_grids(shape):
     batch, height, width, channels = shape
@@ -58,10 +58,15 @@ def test_equals_definition_on_grids(shape):
     assert_equals_definition(tree, channels, torch.float32)
 
 
+@pytest.mark.parametrize("parents", large_trees().values(), ids=large_trees())
+def test_pieces_of_large_trees_equal_definition(parents):
+    assert_equals_definition(large_tree(parents), 33, torch.float64)
+
+
 @pytest.mark.parametrize("channels", [5, 64, 160])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_types_are_as_good_as_the_composition(dtype, channels):
-    for tree in (TREES["random"], grid_tree(2, 28, 28)):
+    for tree in (TREES["random"], grid_tree(2, 20, 20), grid_tree(1, 56, 56)):
         values = arguments(tree, channels, dtype)
         g = torch.randn(values[0].shape).to(dtype)
         exact = scan_and_gradients([v.double() for v in values], tree, g.double())
@@ -90,9 +95,10 @@ def test_strided_inputs_and_gradcheck():
     assert gradcheck(lambda *v: selective_tree_scan(*v, one), small, fast_mode=True)
 
 
+@pytest.mark.parametrize("shape", [(4, 14, 14), (4, 56, 56)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_bitwise_repetition_and_graph_replay(dtype):
-    tree = to_cuda(grid_tree(4, 56, 56))
+def test_bitwise_repetition_and_graph_replay(dtype, shape):
+    tree = to_cuda(grid_tree(*shape))
     values = [v.cuda() for v in arguments(tree, 96, dtype)]
     g = torch.randn(values[0].shape).to(dtype).cuda()
     expected = scan_and_gradients(values, tree, g)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.trees import large_tree, large_trees
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
@@ -100,12 +101,32 @@ def test_equals_cpu_on_grids(shape, direction):
     assert_equals_cpu(tree, channels, torch.float32, direction)
 
 
+@pytest.mark.parametrize("channels", [3, 64])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("parents", large_trees().values(), ids=large_trees())
+def test_pieces_of_large_trees_equal_cpu(parents, direction, channels):
+    for dtype in (torch.float64, torch.float32):
+        assert_equals_cpu(large_tree(parents), channels, dtype, direction)
+
+
+def test_pieces_equal_whole_walks():
+    tree = grid_tree(1, 32, 32)  # so many at once are not cut
+    many = Tree(*(x.expand(40, -1) for x in tree))
+    for direction in DIRECTIONS:
+        u, weight, g = inputs(tree, 32, torch.float64)
+        pieces = scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), direction, g.cuda())
+        args = (x.expand(40, -1, -1).cuda() for x in (u, weight))
+        whole = scan_and_gradients(*args, to_cuda(many), direction, g.expand(40, -1, -1).cuda())
+        for a, e in zip(whole, pieces, strict=True):
+            assert_close(a, e.expand_as(a))
+
+
 @pytest.mark.parametrize("channels", [5, 64])
 @pytest.mark.parametrize("wide_weight", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_half_types_are_as_good_as_the_reference(direction, dtype, wide_weight, channels):
-    for tree in (TREES["random"], grid_tree(2, 28, 28)):
+    for tree in (TREES["random"], grid_tree(2, 20, 20), grid_tree(1, 56, 56)):
         u, weight, g = inputs(tree, channels, dtype, torch.float32 if wide_weight else None)
         weight = weight.abs().clamp_max(0.99)
         exact = scan_and_gradients(u.double(), weight.double(), tree, direction, g.double(), "reference")
@@ -187,7 +208,7 @@ def test_opcheck_and_compile():
     tree = to_cuda(TREES["grid"])
     u, weight, _ = (x.cuda().requires_grad_() for x in inputs(tree, 8, torch.float32))
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
-    for batch, length in ((3, 221), (1, 5000), (32, 5000), (32, 20001)):  # both kinds of schedule
+    for batch, length in ((3, 221), (1, 5000), (32, 1500), (40, 1500)):  # whole and cut
         parent = torch.zeros(batch, length, dtype=torch.int64, device="cuda")
         opcheck(torch.ops.tree_ssm.tree_schedule.default, (parent,))
     for last in ((), (schedule,)):
@@ -211,6 +232,12 @@ def test_what_is_no_tree_ends_and_stays_inside():
     order = torch.arange(4).expand(3, -1).cuda()
     u, weight = torch.randn(2, 3, 4, 8).cuda().requires_grad_(True).unbind(0)
     tree_scan(u, weight, Tree(parent, order)).sum().backward()
+    order = torch.arange(2000)
+    cycles = [(order + 1) % 2000, (order + 1) % 1000 + order // 1000 * 1000]
+    forests = [order, (order - 1).clamp_min(0).where(order != 1000, order), order // 1001 * 1001]
+    parent = torch.stack([*cycles, *forests, torch.randint(-9, 4000, (2000,)), torch.randint(2000, (2000,))]).cuda()
+    u, weight = torch.randn(2, 7, 2000, 8).cuda().requires_grad_(True).unbind(0)
+    tree_scan(u, weight, Tree(parent, order.cuda().expand(7, -1))).sum().backward()
     torch.cuda.synchronize()
 
 

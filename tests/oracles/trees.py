@@ -38,6 +38,42 @@ TREES = {
 }
 
 
+def renumbered(parent, seed=0):
+    """The same tree with shuffled numbers."""
+    names = torch.randperm(len(parent), generator=torch.Generator().manual_seed(seed)).tolist()
+    result = [0] * len(parent)
+    for v, above in enumerate(parent):
+        result[names[v]] = names[above]
+    return result
+
+
+def large_trees():
+    """Trees that a GPU cuts into pieces: without a fork, all forks at once, long teeth, many branches at one vertex."""
+    kinds = {
+        "snake": [max(v - 1, 0) for v in range(9000)],
+        "star": [0] * 3000,
+        "comb": [max(v - 1 if v % 111 else v - 111, 0) for v in range(90 * 111)],
+        "spider": [0 if v % 150 == 1 else max(v - 1, 0) for v in range(6000)],
+        "random": random_parents(4000, 0),
+    }
+    return {name: (parent, renumbered(parent)) for name, parent in kinds.items()}
+
+
+def large_tree(parents):
+    """Two samples, in breadth-first order."""
+    orders = []
+    for parent in parents:
+        children = [[] for _ in parent]
+        order = [next(v for v, p in enumerate(parent) if v == p)]
+        for v, p in enumerate(parent):
+            if v != p:
+                children[p].append(v)
+        for v in order:
+            order += children[v]
+        orders.append(order)
+    return Tree(torch.tensor(parents), torch.tensor(orders))
+
+
 def grid_tree(batch, height, width, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(batch, (height - 1) * width + height * (width - 1), generator=generator)

@@ -7,7 +7,6 @@ from ssm_core.ops.backend import choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 from tree_ssm.ops.tree_scan import Backend, tree_scan
-from tree_ssm.ops.tree_scan.register import prefers_walk
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import source_and_weight
@@ -27,8 +26,7 @@ def selective_tree_scan(
     """h_i = Σ_j (∏ exp(Δ A) over the path from i to j) Δ_j B_j x_j with Δ = softplus(delta + delta_bias).
 
     :func:`~tree_ssm.ops.tree_scan` of the source Δ·B·x and the weight exp(Δ·A) (MambaTree, section 3.2, with one state
-    a channel). On a GPU neither is ever written to memory, unless the tree is too large for one warp to walk. Computed
-    in float32 for half types, float64 for float64.
+    a channel). On a GPU neither is ever written to memory. Computed in float32 for half types, float64 for float64.
 
     Args:
         x: features.
@@ -47,7 +45,7 @@ def selective_tree_scan(
     """
     _check(x, delta, A, B, delta_bias, tree)
     chosen = choose_backend("selective_tree_scan", "tree_ssm::tree_scan", backend, x.device)
-    if chosen == "cuda" and prefers_walk(*x.shape[:2]):
+    if chosen == "cuda":
         schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
         return torch.ops.tree_ssm.selective_tree_scan(x, delta, A, B, delta_bias, schedule)
     source, weight = source_and_weight(x, delta, A, B, delta_bias)

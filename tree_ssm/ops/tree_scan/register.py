@@ -8,26 +8,22 @@ from ssm_core import _ext
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
-def prefers_walk(batch: int, length: int) -> bool:
-    """Whether the GPU walks a tree of this size rather than going through it in rounds, as csrc/cuda/tree_schedule.h.
-
-    Args:
-        batch: number of trees B.
-        length: number of vertices L.
-    """
-    return length <= 4096 or (length <= 20000 and batch >= 32)
+def _piece_size(batch, length):
+    # As in csrc/cuda/tree_schedule.h.
+    if length < 512 or batch * batch >= length:
+        return 0
+    size = 64
+    while size * 512 < batch * length or size * 256 < length:
+        size *= 2
+    return size
 
 
 def _fake_schedule(parent):
-    # ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records, lights, segments
-    # and chains.
+    # ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk; if it is cut, also spines and pieces.
     batch, length = parent.shape
-    words = (
-        2 * length
-        if prefers_walk(batch, length)
-        else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
-    )
-    return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
+    size = _piece_size(batch, length)
+    words = 4 * length + 4 + 4 * (3 * (length // size) + 2) if size else (2 * length + 3) // 4 * 4
+    return parent.new_empty(batch, words, dtype=torch.int32)
 
 
 def _fake(u, weight, parent, order, both, schedule=None):
