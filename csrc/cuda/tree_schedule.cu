@@ -275,8 +275,7 @@ struct Builder {
   // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number
   // of forks that wait for it the sum of edges to other than last children.
   __device__ void write_walk() {
-    constexpr uint32_t kOneFork = 1u << 27;  // above the sum of steps, which is less than kLongestWalk
-    static_assert(kLongestWalk < kOneFork);
+    constexpr uint32_t kOneFork = kMostSteps;  // above the sum of steps
     const uint32_t forks = walk_forks(length);
     const int* const found = list_lights();
     Pair *from = w.a, *to = w.b;
@@ -332,7 +331,7 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
   team.leave();
 }
 
-at::Tensor tree_schedule(const at::Tensor& parent) {
+at::Tensor tree_schedule(const at::Tensor& parent, std::optional<bool> walk) {
   TORCH_CHECK(
       parent.dim() == 2 && parent.size(1) >= 1, "parent must be [B, L] with L at least 1, got ", parent.sizes());
   TORCH_CHECK(parent.size(1) <= int64_t(1) << 28, "the tree has more than 2^28 vertices");
@@ -340,7 +339,8 @@ at::Tensor tree_schedule(const at::Tensor& parent) {
   check_dtype(parent, at::kLong, "parent");
   const c10::cuda::CUDAGuard guard(parent.device());
   const int64_t batch = parent.size(0), length = parent.size(1);
-  const ScheduleLayout layout{length, prefers_walk(batch, length)};
+  const ScheduleLayout layout{length, walk.value_or(prefers_walk(batch, length))};
+  TORCH_CHECK(!layout.walk || length < kMostSteps, "the tree has 2^27 vertices or more, too many for a walk");
   // Zeros, so that even what is no tree leads nowhere outside the tensors.
   at::Tensor schedule = at::zeros({batch, layout.words()}, parent.options().dtype(at::kInt));
   if (batch == 0) return schedule;

@@ -14,6 +14,7 @@
 namespace ssm {
 
 constexpr int64_t kLongestWalk = 20000;
+constexpr int64_t kMostSteps = int64_t(1) << 27;  // that a walk can have, be it the faster way or not
 
 // A walk takes its time whatever the batch, rounds share the GPU: which is faster was measured (docs/ops).
 constexpr bool prefers_walk(int64_t batch, int64_t length) {

@@ -18,13 +18,13 @@ def prefers_walk(batch: int, length: int) -> bool:
     return length <= 4096 or (length <= 20000 and batch >= 32)
 
 
-def _fake_schedule(parent):
+def _fake_schedule(parent, walk=None):
     # ScheduleLayout::words() of csrc/cuda/tree_schedule.h: the steps of a walk, or header, records, lights, segments
     # and chains.
     batch, length = parent.shape
     words = (
         2 * length
-        if prefers_walk(batch, length)
+        if (prefers_walk(batch, length) if walk is None else walk)
         else 68 + 4 * length + (length + 1) // 2 * 2 + 2 * length + 2 * (length // 8 + 1)
     )
     return parent.new_empty(batch, (words + 3) // 4 * 4, dtype=torch.int32)
