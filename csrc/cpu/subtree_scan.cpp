@@ -30,8 +30,8 @@ struct Params {
   const void *A, *delta_bias, *grad_root;
   void *y, *root_state;
   void *grad_x, *grad_delta;
-  void* grad_weights;         // [blocks, batch, L, 2 N]
-  void *grad_A, *grad_bias;   // [batch, D, N] and [batch, D]
+  void* grad_weights;        // [blocks, batch, L, 2 N]
+  void *grad_A, *grad_bias;  // [batch, D, N] and [batch, D]
 
   int64_t blocks() const { return (channels + kWidth - 1) / kWidth; }
   // The token whose step the edge above a vertex has.
@@ -165,8 +165,8 @@ SSM_INLINE void descend(const Task<scalar_t>& task, const BackwardScratch<acc_t<
   const Params& p = task.p;
   const int64_t size = p.states * kWidth, v = task.vertex[t], edge = p.edge_of(v);
   const scalar_t *const B = task.row(p.B, p.B_stride, v), *const C = task.row(p.C, p.C_stride, v);
-  acc* const grad_weights = static_cast<acc*>(p.grad_weights) +
-                            ((task.block * p.batch + task.sample) * p.length + v) * 2 * p.states;
+  acc* const grad_weights =
+      static_cast<acc*>(p.grad_weights) + ((task.block * p.batch + task.sample) * p.length + v) * 2 * p.states;
   const acc *const h = s.states + v * size, *const above = s.gradients + task.parent[t] * size;
   acc* const own = s.gradients + v * size;
   acc x[kWidth], upstream[kWidth], of_input[kWidth] = {}, of_edge[kWidth] = {};
@@ -261,8 +261,8 @@ struct Arguments {
   Params p;
 
   TreeOrder tree() const {
-    return follow_orders(parent.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>(), p.batch, p.length,
-        "selective_subtree_scan");
+    return follow_orders(
+        parent.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>(), p.batch, p.length, "selective_subtree_scan");
   }
 };
 
@@ -359,9 +359,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   p.grad_weights = weights.data_ptr();
   p.grad_A = rates.data_ptr();
   p.grad_bias = bias.data_ptr();
-  SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward", [&] {
-    for_each_task<scalar_t>(p, tree, BackwardScratch<acc_t<scalar_t>>::numbers(p), backward_task<scalar_t>);
-  });
+  SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward",
+      [&] { for_each_task<scalar_t>(p, tree, BackwardScratch<acc_t<scalar_t>>::numbers(p), backward_task<scalar_t>); });
   const at::Tensor of_weights = weights.sum(0);
   const auto states = [&](int64_t first) {
     return of_weights.narrow(2, first, p.states).to(x.scalar_type()).contiguous();

@@ -41,8 +41,8 @@ inline TreeOrder follow_orders(
     std::vector<int32_t> place(length);
     for (int64_t b = begin; b < end; ++b) {
       const int64_t row = b * length;
-      valid[b] = follow_order(
-          parent + row, order + row, length, tree.vertex.data() + row, tree.parent.data() + row, place);
+      valid[b] =
+          follow_order(parent + row, order + row, length, tree.vertex.data() + row, tree.parent.data() + row, place);
     }
   });
   const int64_t bad = std::find(valid.begin(), valid.end(), 0) - valid.begin();

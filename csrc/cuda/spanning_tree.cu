@@ -1,8 +1,8 @@
 // Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks
-// in global memory where a sample does not fit; then breadth-first order, of a grid by one warp a sample, of a list by a
-// block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more than infinity, an edge with an
-// end that is no vertex does not exist, a root that is no vertex is vertex 0, and what the root does not reach hangs
-// from it.
+// in global memory where a sample does not fit; then breadth-first order, of a grid by one warp a sample, of a list by
+// a block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more
+// than infinity, an edge with an end that is no vertex does not exist, a root that is no vertex is vertex 0, and what
+// the root does not reach hangs from it.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
@@ -262,7 +262,8 @@ void span_lists(Launch& l, const at::Tensor& root) {
     launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole.bytes(), l);
     return;
   }
-  const int64_t words = Components::kArrays * p.num_vertices() + Tour::words(p.num_vertices()) + (p.num_edges + 31) / 32;
+  const int64_t words =
+      Components::kArrays * p.num_vertices() + Tour::words(p.num_vertices()) + (p.num_edges + 31) / 32;
   l.scratch_stride = (words + 1) / 2 * 2;
   const at::Tensor scratch = at::empty({p.batch, l.scratch_stride}, root.options().dtype(at::kInt));
   l.scratch = reinterpret_cast<uint32_t*>(scratch.data_ptr<int>());

@@ -129,8 +129,8 @@ __device__ inline void hang_unreached(
   }
 }
 
-// Scratch of a sample's tour: two arrays of an arc's successor and distance to the end, one of them later (depth, place)
-// to be sorted; then words. Twins lie where neighbours were found, and parents where they were counted.
+// Scratch of a sample's tour: two arrays of an arc's successor and distance to the end, one of them later (depth,
+// place) to be sorted; then words. Twins lie where neighbours were found, and parents where they were counted.
 struct Tour {
   using Link = unsigned long long;
   Link *from, *to;
@@ -191,7 +191,8 @@ struct Tour {
     __syncthreads();
   }
 
-  // The arc by which a tour goes on that visits the children of a vertex by their numbers, or the arc itself at the end.
+  // The arc by which a tour goes on that visits the children of a vertex by their numbers, or the arc itself at the
+  // end.
   __device__ uint32_t successor(uint32_t k, uint32_t u, uint32_t v, uint32_t root) const {
     const Neighbours& n = neighbours;
     const bool down = v != root && parent[v] == u;
@@ -209,9 +210,8 @@ struct Tour {
     });
     rank(arcs);
     uint32_t *const downs = reinterpret_cast<uint32_t*>(to), *const depth = downs + arcs + 1;
-    each_arc(vertices, [&](uint32_t k, uint32_t u, uint32_t v) {
-      downs[arcs - 1 - high(from[k])] = v != root && parent[v] == u;
-    });
+    each_arc(vertices,
+        [&](uint32_t k, uint32_t u, uint32_t v) { downs[arcs - 1 - high(from[k])] = v != root && parent[v] == u; });
     __syncthreads();
     prefix_counts(team, downs, arcs);
     __syncthreads();
@@ -272,8 +272,8 @@ __device__ inline void root_by_tour(
 // Parents and order of every vertex, those that the root does not reach last; by one block. `label` says which part of
 // the graph a vertex is in.
 template <typename Graph>
-__device__ void root_list(Team& team, const Graph& graph, const uint32_t* tree, const uint32_t* label, uint32_t* scratch,
-    uint32_t root, int64_t* parent, int64_t* order) {
+__device__ void root_list(Team& team, const Graph& graph, const uint32_t* tree, const uint32_t* label,
+    uint32_t* scratch, uint32_t root, int64_t* parent, int64_t* order) {
   __shared__ int reached;
   const int vertices = graph.vertices;
   Tour tour(scratch, vertices);

@@ -203,7 +203,8 @@ struct SubtreeDown {
   }
 
   // As SubtreeUp::visit, with what comes from before the chunk as kept there. Slots of the chunk's own stack are reused
-  // in turn: those that wait in a chunk are neighbours, and what a middle child adds to what is not there, nobody reads.
+  // in turn: those that wait in a chunk are neighbours, and what a middle child adds to what is not there, nobody
+  // reads.
   __device__ void compute_states(const WalkStep* steps, int count, char* chunk) {
     int next = crossed -= count_crossing(steps, count);
     uint32_t pushed = 0;

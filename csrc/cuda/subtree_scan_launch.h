@@ -36,14 +36,14 @@ struct SubtreeScanLaunch {
   void* y;           // scalar_t [batch, L, D]
   void* root_state;  // acc [batch, D, N]: the root's state, or its gradient, which may be null
 
-  void* grad_x;         // scalar_t [batch, L, D]
-  void* grad_delta;     // scalar_t [batch, L, D]; acc if `next`: the part of the inputs
-  void* grad_edge;      // acc [batch, L, D] if `next`: the part of the edges
-  void* grad_weights;   // acc [slices, batch, L, 2 · kMostStates or kFewStates]: B and C, to be summed over the slices
-  void* grad_A;         // acc [batch, D, N], to be summed over the batch
-  void* grad_bias;      // acc [batch, D], to be summed over the batch
-  void* incoming;       // acc, a row for every chunk of every block: what comes into it from below
-  void* crossing;       // acc, kMostCrossing rows for every chunk of every block: what waited from before it
+  void* grad_x;        // scalar_t [batch, L, D]
+  void* grad_delta;    // scalar_t [batch, L, D]; acc if `next`: the part of the inputs
+  void* grad_edge;     // acc [batch, L, D] if `next`: the part of the edges
+  void* grad_weights;  // acc [slices, batch, L, 2 · kMostStates or kFewStates]: B and C, to be summed over the slices
+  void* grad_A;        // acc [batch, D, N], to be summed over the batch
+  void* grad_bias;     // acc [batch, D], to be summed over the batch
+  void* incoming;      // acc, a row for every chunk of every block: what comes into it from below
+  void* crossing;      // acc, kMostCrossing rows for every chunk of every block: what waited from before it
 };
 
 // States that a thread holds; those beyond `states` are zeros.

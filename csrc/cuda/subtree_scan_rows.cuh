@@ -112,8 +112,8 @@ struct SubtreeRows {
   using Value = Pack<scalar_t, 1>;
 
   Copied x, delta, grad_y;
-  Channels<acc, kStates> rate;  // A as `decay` takes it
-  acc bias;                     // of delta, in units of Δ
+  Channels<acc, kStates> rate;          // A as `decay` takes it
+  acc bias;                             // of delta, in units of Δ
   int64_t sample, slice, channel, own;  // own: channels of earlier samples and this one
   uint32_t length;
   bool next;
@@ -143,9 +143,7 @@ struct SubtreeRows {
   }
 
   // The token whose step the edge above a vertex has.
-  __device__ uint32_t edge_of(uint32_t vertex) const {
-    return !next ? vertex : vertex + 1 < length ? vertex + 1 : 0;
-  }
+  __device__ uint32_t edge_of(uint32_t vertex) const { return !next ? vertex : vertex + 1 < length ? vertex + 1 : 0; }
   __device__ acc value(const Value& read) const { return live ? static_cast<acc>(read.value[0]) : acc(0); }
   // Softplus in units of Δ.
   __device__ acc step(const Value& read) const { return softplus<scalar_t>(biased<scalar_t>(value(read), bias)); }

@@ -16,8 +16,8 @@ namespace ssm {
 namespace {
 
 constexpr int kReach = 3;
-constexpr int kTokens = 7;                  // of a warp, whose sums are then 7 · 3 products and 10 squares
-constexpr int kRows = kTokens + kReach;     // it reads those behind them, too
+constexpr int kTokens = 7;               // of a warp, whose sums are then 7 · 3 products and 10 squares
+constexpr int kRows = kTokens + kReach;  // it reads those behind them, too
 constexpr int kProducts = kTokens * kReach;
 constexpr int kSums = 32;
 constexpr int kWarps = 4;
@@ -147,8 +147,8 @@ at::Tensor token_distance(const at::Tensor& x, const at::Tensor& delta, const at
       return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0 && t.stride(0) % kWide == 0 &&
              t.stride(1) % kWide == 0 && channels % kWide == 0;
     };
-    auto* const kernel = fits(inputs) && fits(steps) ? token_distance_kernel<scalar_t, kWide>
-                                                     : token_distance_kernel<scalar_t, 1>;
+    auto* const kernel =
+        fits(inputs) && fits(steps) ? token_distance_kernel<scalar_t, kWide> : token_distance_kernel<scalar_t, 1>;
     kernel<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, at::cuda::getCurrentCUDAStream()>>>(l);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   });

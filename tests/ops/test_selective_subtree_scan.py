@@ -79,7 +79,8 @@ def test_half_types_compute_in_float32(dtype):
     values = arguments(tree, 5, 16, dtype)
     exact = selective_subtree_scan(*(v.double() for v in values), tree, True)
     y, state = selective_subtree_scan(*values, tree, True)
-    assert y.dtype == dtype and state.dtype == torch.float32
+    assert y.dtype == dtype
+    assert state.dtype == torch.float32
     assert_as_good_as(y, exact[0].to(dtype), exact[0])
     assert_close(state, exact[1], tolerance=2e-6)
 

@@ -94,7 +94,8 @@ def test_strided_inputs_missing_gradients_and_gradcheck():
     x, delta, A, B, C, bias = values
     spread = torch.cat([B, x, C], dim=-1).detach()
     strided = [spread[..., 3:7], delta.mT.contiguous().mT, A, spread[..., :3], spread[..., 7:], bias]
-    for name, a, e in zip(NAMES, scan_and_gradients(scan, strided, [g[0].mT.contiguous().mT, g[1]]), expected, strict=True):
+    actual = scan_and_gradients(scan, strided, [g[0].mT.contiguous().mT, g[1]])
+    for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_close(a, e, name)
     parts = [scan_and_gradients(scan, values, kept) for kept in ([g[0], None], [None, g[1]])]
     for name, a, b, e in zip(NAMES[2:], *(p[2:] for p in parts), expected[2:], strict=True):
@@ -139,7 +140,8 @@ def test_opcheck_compile_autocast_and_empty_sizes():
         ((x[..., :0], delta[..., :0], A[:0], B, C, bias[:0]), tree),
     ):
         y, state = selective_subtree_scan(*empty, of)
-        assert y.shape == empty[0].shape and state.shape == (len(empty[0]), *empty[2].shape)
+        assert y.shape == empty[0].shape
+        assert state.shape == (len(empty[0]), *empty[2].shape)
         gradients = torch.autograd.grad(y.sum() + state.sum(), empty, materialize_grads=True)
         assert all(grad.eq(0).all() for grad in gradients)
 

@@ -43,7 +43,8 @@ def test_outside_the_prompt_the_tree_is_a_chain():
     start, end = torch.tensor([3]), torch.tensor([8])
     weights = token_distances(x, delta, bias, B, start, end)
     parent = minimum_spanning_tree(weights, edges=token_edges(12, 3), num_vertices=12, root=11).parent[0].tolist()
-    assert parent[:3] == [1, 2, 3] and parent[7:] == [8, 9, 10, 11, 11]
+    assert parent[:3] == [1, 2, 3]
+    assert parent[7:] == [8, 9, 10, 11, 11]
     assert all(3 <= p <= 7 for p in parent[3:7])
 
 
@@ -57,7 +58,8 @@ def test_inputs_of_zero_are_as_far_as_can_be_from_anything():
 def test_half_types_and_no_gradient():
     x, *rest = arguments(2, 9, 5, 4, torch.bfloat16)
     weights = token_distances(x.requires_grad_(), *rest)
-    assert weights.dtype == torch.float32 and not weights.requires_grad
+    assert weights.dtype == torch.float32
+    assert not weights.requires_grad
     exact = token_distances(x.double(), *(t.double() if t.is_floating_point() else t for t in rest))
     assert_close(weights, exact, tolerance=1e-6)
 

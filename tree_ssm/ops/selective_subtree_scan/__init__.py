@@ -68,9 +68,7 @@ def selective_subtree_scan(
     return torch.stack(outputs).sum(0), torch.cat(states, dim=-1)
 
 
-def _check(
-    x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor, tree: Tree
-) -> None:
+def _check(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor, tree: Tree) -> None:
     op = "selective_subtree_scan"
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"{op}: x must be [B, L, D] with L at least 1, got {shape_of(x)}")

@@ -24,7 +24,7 @@ def token_distances(
     reach: int = 3,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Weights of the edges that a sequence's tree may have, exp(-cosine) of the tokens' inputs (MambaTree, section 3.3).
+    """Weights of the edges that a sequence's tree may have: exp(-cosine) of tokens' inputs (MambaTree, section 3.3).
 
     The input of a token is u = Δ x ⊗ B over all D·N channels, Δ = softplus(delta + delta_bias); since it is an outer
     product, the cosine is that of Δ x times that of B. Only tokens of the prompt, ``start`` … ``end`` - 1, are
