@@ -32,7 +32,11 @@ NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C"
 
 
 def scan_and_gradients(scan, values, gradients):
-    """What a scan gives for ``values``, and the gradients of them for the gradients of both results."""
+    """What a scan gives for ``values``, and the gradients of them for those of both results, None for one unused."""
     values = [v.detach().requires_grad_() for v in values]
     results = scan(*values)
-    return (*(r.detach() for r in results), *torch.autograd.grad(results, values, gradients, materialize_grads=True))
+    outputs, upstream = zip(
+        *(pair for pair in zip(results, gradients, strict=True) if pair[1] is not None), strict=True
+    )
+    found = torch.autograd.grad(outputs, values, upstream, materialize_grads=True)
+    return (*(r.detach() for r in results), *found)
