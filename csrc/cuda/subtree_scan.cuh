@@ -157,8 +157,8 @@ struct SubtreeDown {
   int crossed;
   Row gradient;  // of the root's state, then of the last vertex's
   Row coming{};
-  Row grad_rate{}, chunk_rate;
-  acc grad_bias = 0;
+  Row grad_rate{}, chunk_rate;  // sums of all steps and of the chunk's
+  acc grad_bias = 0, chunk_bias;
 
   __device__ acc scalar(uint32_t) const { return acc(0); }
   __device__ void request(char* chunk, const WalkStep* steps) const {
@@ -177,10 +177,12 @@ struct SubtreeDown {
     compute_states(steps, count, chunk);
     request_incoming(first / kChunk + 1);
     chunk_rate = Row{};
+    chunk_bias = 0;
 #pragma unroll 1
     for (int j = 0; j < count; ++j) visit(steps[j], first + j, j, chunk);
 #pragma unroll
     for (int n = 0; n < kStates; ++n) grad_rate[n] += chunk_rate[n];
+    grad_bias += chunk_bias;
   }
 
   __device__ void request_incoming(int chunk) {
@@ -274,7 +276,7 @@ struct SubtreeDown {
     constexpr acc kPerRate = sizeof(scalar_t) == 4 ? 1 / kLog2E : 1;  // `rate` is A in other units
     const acc input = Rows::slope(token.step) * token.x * of_input;
     const acc edge = Rows::slope(token.edge) * kPerRate * of_edge;
-    grad_bias += input + edge;
+    chunk_bias += input + edge;
     if (!t.live) return;
     *grad_x[vertex] = static_cast<scalar_t>(token.step * kUnit<scalar_t> * of_input);
     if (t.next) {
