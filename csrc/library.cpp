@@ -35,7 +35,7 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
       "(Tensor parent, Tensor order)");
   // x [B, H, W, D] -> exp(-cosine) of the ends of the grid's edges [B, E]
   m.def("grid_cosine_distance(Tensor x) -> Tensor");
-  // parent [B, L] -> what the GPU's tree scan wants to know of a tree, for its forward and backward; int32.
+  // parent [B, L] -> what the GPU's tree scans want to know of a tree, for their forward and backward; int32.
   m.def("tree_schedule(Tensor parent) -> Tensor");
   // u, weight [B, L, D]; parent, order [B, L]; schedule: of the same parents, or none
   m.def(
@@ -51,6 +51,20 @@ TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   m.def(
       "selective_tree_scan_backward(Tensor grad_h, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor delta_bias, "
       "Tensor schedule) -> (Tensor grad_x, Tensor grad_delta, Tensor grad_A, Tensor grad_B, Tensor grad_delta_bias)");
+  // x, delta [B, L, D]; A [D, N]; B, C [B, L, N]; delta_bias [D]; parent, order [B, L]; next: whether an edge has the
+  // step of the token after its child, rather than the child's; schedule: for GPUs.
+  m.def(
+      "selective_subtree_scan(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor delta_bias, Tensor parent, "
+      "Tensor order, bool next, Tensor? schedule=None) -> (Tensor y, Tensor root_state)");
+  m.def(
+      "selective_subtree_scan_backward(Tensor grad_y, Tensor? grad_root_state, Tensor x, Tensor delta, Tensor A, "
+      "Tensor B, Tensor C, Tensor delta_bias, Tensor parent, Tensor order, bool next, Tensor? schedule=None) -> "
+      "(Tensor grad_x, Tensor grad_delta, Tensor grad_A, Tensor grad_B, Tensor grad_C, Tensor grad_delta_bias)");
+  // x, delta [B, L, D]; delta_bias [D]; B [B, L, N]; start, end [B] -> weights of the edges between tokens at distance
+  // 1 … reach [B, E]
+  m.def(
+      "token_distance(Tensor x, Tensor delta, Tensor delta_bias, Tensor B, Tensor start, Tensor end, int reach) -> "
+      "Tensor");
   // h, x [B, L, D]; C [B, L]; D, weight, bias [D] -> C · LN(h) + D · x
   m.def("state_readout(Tensor h, Tensor x, Tensor C, Tensor D, Tensor weight, Tensor bias, float eps) -> Tensor y");
   m.def(

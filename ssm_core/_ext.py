@@ -29,6 +29,9 @@ OPERATORS = (
     "tree_ssm::tree_scan_backward",
     "tree_ssm::selective_tree_scan",
     "tree_ssm::selective_tree_scan_backward",
+    "tree_ssm::selective_subtree_scan",
+    "tree_ssm::selective_subtree_scan_backward",
+    "tree_ssm::token_distance",
     "tree_ssm::state_readout",
     "tree_ssm::state_readout_backward",
 )

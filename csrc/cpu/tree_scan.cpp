@@ -11,10 +11,10 @@
 #include <limits>
 #include <memory>
 #include <type_traits>
-#include <vector>
 
 #include "../checks.h"
 #include "../dispatch.h"
+#include "tree_order.h"
 
 namespace ssm {
 namespace {
@@ -28,11 +28,6 @@ constexpr int64_t kScratchBytes = int64_t(16) << 20;
 // second level cache they are asked for this many vertices ahead, which takes a fifth off the time at 56 × 56 × 160.
 constexpr int64_t kAhead = 4;
 constexpr int64_t kNearBytes = int64_t(1) << 20;
-
-// The trees as vertex and parent at each step of the order, [B, L].
-struct Schedule {
-  std::vector<int32_t> vertex, parent;
-};
 
 struct Blocks {
   int64_t width, count;
@@ -136,9 +131,9 @@ SSM_INLINE Rows<acc_t<scalar_t>> working_rows(Rows<scalar_t> output, acc_t<scala
 
 template <typename scalar_t, typename weight_t>
 SSM_MULTIVERSION void forward_task(
-    const TreeScanParams& p, const Schedule& schedule, void* output, const Task& task, acc_t<scalar_t>* scratch) {
-  const int32_t* vertex = schedule.vertex.data() + task.sample * p.length;
-  const int32_t* parent = schedule.parent.data() + task.sample * p.length;
+    const TreeScanParams& p, const TreeOrder& tree, void* output, const Task& task, acc_t<scalar_t>* scratch) {
+  const int32_t* vertex = tree.vertex.data() + task.sample * p.length;
+  const int32_t* parent = tree.parent.data() + task.sample * p.length;
   const int64_t width = task.width;
   const auto u = rows_at<scalar_t>(p.u, p.u_stride, task);
   const auto weight = rows_at<weight_t>(p.weight, p.weight_stride, task);
@@ -161,11 +156,11 @@ SSM_MULTIVERSION void forward_task(
 }
 
 template <typename scalar_t, typename weight_t>
-SSM_MULTIVERSION void backward_task(const TreeScanParams& p, const Schedule& schedule, const TreeScanGradients& g,
+SSM_MULTIVERSION void backward_task(const TreeScanParams& p, const TreeOrder& tree, const TreeScanGradients& g,
     const Task& task, acc_t<scalar_t>* scratch) {
   using acc = acc_t<scalar_t>;
-  const int32_t* vertex = schedule.vertex.data() + task.sample * p.length;
-  const int32_t* parent = schedule.parent.data() + task.sample * p.length;
+  const int32_t* vertex = tree.vertex.data() + task.sample * p.length;
+  const int32_t* parent = tree.parent.data() + task.sample * p.length;
   const int64_t width = task.width;
   const auto u = rows_at<scalar_t>(p.u, p.u_stride, task);
   const auto weight = rows_at<weight_t>(p.weight, p.weight_stride, task);
@@ -229,37 +224,6 @@ void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function
   });
 }
 
-// Fills one sample's rows; false unless the order lists every vertex once and parents before their children.
-bool schedule_sample(const TreeScanParams& p, int64_t sample, Schedule& schedule, std::vector<int32_t>& place) {
-  const int64_t *order = p.order + sample * p.length, *parent = p.parent + sample * p.length;
-  std::fill(place.begin(), place.end(), -1);
-  for (int64_t t = 0; t < p.length; ++t) {
-    const int64_t v = order[t];
-    if (v < 0 || v >= p.length || place[v] >= 0) return false;
-    const int64_t above = parent[v];
-    if (above < 0 || above >= p.length) return false;
-    if (t == 0 ? above != v : place[above] < 0) return false;
-    place[v] = static_cast<int32_t>(t);
-    schedule.vertex[sample * p.length + t] = static_cast<int32_t>(v);
-    schedule.parent[sample * p.length + t] = static_cast<int32_t>(above);
-  }
-  return true;
-}
-
-Schedule make_schedule(const TreeScanParams& p) {
-  Schedule schedule{std::vector<int32_t>(p.batch * p.length), std::vector<int32_t>(p.batch * p.length)};
-  std::vector<uint8_t> valid(p.batch);
-  at::parallel_for(0, p.batch, 1 + 16384 / p.length, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> place(p.length);
-    for (int64_t b = begin; b < end; ++b) valid[b] = schedule_sample(p, b, schedule, place);
-  });
-  const int64_t bad = std::find(valid.begin(), valid.end(), 0) - valid.begin();
-  TORCH_CHECK_VALUE(bad == p.batch, "tree_scan: tree is not a tree in sample ", bad,
-      ": its order must list every vertex once, parents before their children, and begin with the root, its own "
-      "parent");
-  return schedule;
-}
-
 at::Tensor with_adjacent_channels(const at::Tensor& x) {
   return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
 }
@@ -305,7 +269,7 @@ Arguments check_arguments(
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
     bool both, const std::optional<at::Tensor>& /*schedule*/) {
   const Arguments a = check_arguments(u, weight, parent, order, both);
-  const Schedule schedule = make_schedule(a.p);
+  const TreeOrder tree = follow_orders(a.p.parent, a.p.order, a.p.batch, a.p.length, "tree_scan");
   at::Tensor h = at::empty(u.sizes(), u.options());
   void* output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] {
@@ -313,7 +277,7 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
     const bool same = weight.scalar_type() == u.scalar_type();
     const int64_t scratch_rows = kInPlace<scalar_t> ? 0 : a.p.length;
     for_each_task<acc>(a.p, scratch_rows, [&](const Task& task, acc* scratch) {
-      (same ? forward_task<scalar_t, scalar_t> : forward_task<scalar_t, acc>)(a.p, schedule, output, task, scratch);
+      (same ? forward_task<scalar_t, scalar_t> : forward_task<scalar_t, acc>)(a.p, tree, output, task, scratch);
     });
   });
   return h;
@@ -326,7 +290,7 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   check_cpu(grad_h, "grad_h");
   check_shape(grad_h, u.sizes(), "grad_h");
   check_dtype(grad_h, u.scalar_type(), "grad_h");
-  const Schedule schedule = make_schedule(a.p);
+  const TreeOrder tree = follow_orders(a.p.parent, a.p.order, a.p.batch, a.p.length, "tree_scan");
   const at::Tensor upstream = with_adjacent_channels(grad_h);
   at::Tensor grad_u = at::empty(u.sizes(), u.options());
   at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
@@ -336,7 +300,7 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
     const bool same = weight.scalar_type() == u.scalar_type();
     const int64_t scratch_rows = (kInPlace<scalar_t> ? 1 : 2) * a.p.length;
     for_each_task<acc>(a.p, scratch_rows, [&](const Task& task, acc* scratch) {
-      (same ? backward_task<scalar_t, scalar_t> : backward_task<scalar_t, acc>)(a.p, schedule, g, task, scratch);
+      (same ? backward_task<scalar_t, scalar_t> : backward_task<scalar_t, acc>)(a.p, tree, g, task, scratch);
     });
   });
   return {grad_u, grad_weight};

@@ -4,6 +4,7 @@
 
 #include "selective_tree_scan_launch.h"
 #include "tree_walk_kernels.cuh"
+#include "warp_sums.cuh"
 
 namespace ssm {
 
@@ -222,29 +223,8 @@ struct SelectiveGradients : SelectivePass<Kind> {
       grad_rate[c] += chunk_rate[c];
       grad_bias[c] += chunk_bias[c];
     }
-    const acc sum = sum_threads();
+    const acc sum = sum_over_warp(grad_B);  // of step `lane`
     if (t.lane < kChunk && t.lane < left) t.grad_B[held.step[first % kHeldSteps + t.lane].vertex] = sum;
-  }
-
-  // For every step of the chunk the sum over the warp; that of step `lane` % kChunk. Each exchange halves the steps
-  // that a thread has, until it has one.
-  __device__ acc sum_threads() const {
-    acc part[kChunk];
-#pragma unroll
-    for (int j = 0; j < kChunk; ++j) part[j] = grad_B[j];
-#pragma unroll
-    for (int half = kChunk / 2; half > 0; half /= 2) {
-      const bool upper = (t.lane & half) != 0;
-#pragma unroll
-      for (int j = 0; j < half; ++j) {
-        const acc given = upper ? part[j] : part[j + half];
-        part[j] = (upper ? part[j + half] : part[j]) + __shfl_xor_sync(~0u, given, half);
-      }
-    }
-    acc sum = part[0];
-#pragma unroll
-    for (int offset = kChunk; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    return sum;
   }
 };
 

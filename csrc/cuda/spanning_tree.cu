@@ -1,8 +1,8 @@
 // Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks
-// in global memory where a sample does not fit; then breadth-first order by one warp a sample. Nothing waits for the
-// device, so faults are reported in a tensor that nobody has to read: a NaN weighs more than infinity, an edge with an
-// end that is no vertex does not exist, a root that is no vertex is vertex 0, and what the root does not reach hangs
-// from it.
+// in global memory where a sample does not fit; then breadth-first order, of a grid by one warp a sample, of a list by
+// a block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more
+// than infinity, an edge with an end that is no vertex does not exist, a root that is no vertex is vertex 0, and what
+// the root does not reach hangs from it.
 #include <ATen/ATen.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
@@ -20,7 +20,7 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int64_t kMaxShared = 200 * 1024;
 
-// place: of doubles among the sorted weights, or null. Scratch of a sample: Components, the tree's words, Neighbours.
+// place: of doubles among the sorted weights, or null. Scratch of a sample: Components, for a list Tour, the tree.
 struct Launch {
   SpanningTreeParams p;
   const int64_t* place;
@@ -92,7 +92,7 @@ int64_t whole_grid_bytes(const SpanningTreeParams& p) {
 
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads) whole_grid_kernel(Launch l) {
-  extern __shared__ uint32_t memory[];
+  extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
   const int64_t sample = blockIdx.x;
@@ -124,6 +124,12 @@ __device__ Graph graph_of(const Launch& l, int64_t sample) {
   }
 }
 
+// Of a sample's scratch, between Components and the tree.
+template <typename Graph>
+__device__ int64_t words_before_tree(int64_t vertices) {
+  return std::is_same_v<Graph, ListGraph> ? Tour::words(vertices) : 0;
+}
+
 // Borůvka's rounds in global memory.
 template <typename scalar_t, typename Graph>
 __global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
@@ -134,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
   const Graph graph = graph_of<scalar_t, Graph>(l, sample);
   uint32_t* const scratch = l.scratch + sample * l.scratch_stride;
   const Components components(scratch, vertices);
-  uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices);
+  uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices) + words_before_tree<Graph>(vertices);
   Team team(l.team, &team_shared);
   with_weights<scalar_t>(
       l, sample, [&](const auto& weight) { boruvka(team, graph, weight, vertices, edges, components, tree); });
@@ -147,7 +153,7 @@ __global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
 
 // One warp a sample; the sides are copied into shared memory where they fit.
 __global__ void __launch_bounds__(32) root_grid_kernel(Launch l, uint32_t capacity, bool copy) {
-  extern __shared__ uint32_t memory[];
+  extern __shared__ __align__(16) uint32_t memory[];
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
   const uint32_t* sides = l.scratch + sample * l.scratch_stride + Components::kArrays * vertices;
@@ -163,22 +169,59 @@ __global__ void __launch_bounds__(32) root_grid_kernel(Launch l, uint32_t capaci
 
 __global__ void __launch_bounds__(kThreads) root_list_kernel(Launch l) {
   __shared__ TeamShared team_shared;
-  __shared__ int reached;
-  const int64_t sample = blockIdx.x;
-  const int vertices = static_cast<int>(l.p.num_vertices()), root = clamped_root(l.p, sample);
+  const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const ListGraph graph = graph_of<float, ListGraph>(l, sample);
-  uint32_t* const scratch = l.scratch + sample * l.scratch_stride;
-  const uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices);
-  const Neighbours neighbours(scratch + Components::kArrays * int64_t(vertices) + graph.tree_words(), vertices);
-  int64_t *parent = l.p.parent + sample * vertices, *order = l.p.order + sample * vertices;
+  uint32_t* const label = l.scratch + sample * l.scratch_stride;  // the first of Components
+  uint32_t* const tour = label + Components::kArrays * vertices;
   Team team(1, &team_shared);
-  sort_neighbours(team, graph, tree, neighbours);
-  if (threadIdx.x < 32) {
-    const int count = root_list_tree(neighbours, root, parent, order);
-    if (threadIdx.x == 0) reached = count;
+  root_list(team, graph, tour + Tour::words(vertices), label, tour, clamped_root(l.p, sample),
+      l.p.parent + sample * vertices, l.p.order + sample * vertices);
+}
+
+// A listed graph as one block holds it in shared memory: the labels; what the rounds and the weights need, and after
+// them the tour; the edges; the tree.
+struct WholeList {
+  int64_t vertices, edges;
+
+  C10_HOST_DEVICE int64_t labels() const { return (vertices + 1) / 2 * 2; }
+  C10_HOST_DEVICE int64_t work() const {
+    const int64_t rounds = (Components::kArrays - 1) * vertices + edges, tour = Tour::words(vertices);
+    return rounds > tour ? rounds : tour;
   }
-  __syncthreads();
-  if (reached < vertices) hang_unreached(team, scratch, vertices, root, reached, parent, order);
+  C10_HOST_DEVICE int64_t bytes() const { return 4 * (labels() + work() + edges + (edges + 31) / 32); }
+};
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads) whole_list_kernel(Launch l) {
+  extern __shared__ __align__(16) uint32_t memory[];
+  __shared__ TeamShared team_shared;
+  __shared__ FaultShared fault_shared;
+  const int64_t sample = blockIdx.x;
+  const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
+  const WholeList layout{vertices, edges};
+  uint32_t* const label = memory;
+  uint32_t *const work = label + layout.labels(), *const packed = work + layout.work(), *const tree = packed + edges;
+  Components components(label, vertices);
+  components.hook = work;
+  components.weight = work + vertices;
+  components.edge = work + 2 * vertices;
+  uint32_t* const weight = work + 3 * vertices;
+  const ListGraph listed = graph_of<scalar_t, ListGraph>(l, sample);
+  const PackedGraph graph{packed, vertices, edges};
+  Team team(1, &team_shared);
+  with_weights<scalar_t>(l, sample, [&](const auto& read) {
+    for (int e = threadIdx.x; e < edges; e += blockDim.x) {
+      weight[e] = read(e);
+      packed[e] = PackedGraph::pack(listed, e);
+    }
+  });
+  boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
+  bool apart = false;
+  for (int v = threadIdx.x; v < vertices; v += blockDim.x) apart |= label[v] != label[0];
+  apart = __syncthreads_or(apart);
+  report_fault<scalar_t>(l, graph, sample, &fault_shared, !apart);
+  root_list(team, graph, tree, label, work, clamped_root(l.p, sample), l.p.parent + sample * vertices,
+      l.p.order + sample * vertices);
 }
 
 int threads_for(int64_t count) {
@@ -214,8 +257,14 @@ void span_grids(Launch& l, const at::Tensor& root) {
 template <typename scalar_t>
 void span_lists(Launch& l, const at::Tensor& root) {
   const SpanningTreeParams& p = l.p;
-  l.scratch_stride =
-      Components::kArrays * p.num_vertices() + (p.num_edges + 31) / 32 + Neighbours::words(p.num_vertices());
+  const WholeList whole{p.num_vertices(), p.num_edges};
+  if (whole.bytes() <= kMaxShared && p.num_vertices() <= PackedGraph::kMostVertices) {
+    launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole.bytes(), l);
+    return;
+  }
+  const int64_t words =
+      Components::kArrays * p.num_vertices() + Tour::words(p.num_vertices()) + (p.num_edges + 31) / 32;
+  l.scratch_stride = (words + 1) / 2 * 2;
   const at::Tensor scratch = at::empty({p.batch, l.scratch_stride}, root.options().dtype(at::kInt));
   l.scratch = reinterpret_cast<uint32_t*>(scratch.data_ptr<int>());
   l.team = team_for(p);

@@ -84,6 +84,26 @@ struct ListGraph {
   __device__ void take(uint32_t* tree, int e, int, int) const { atomicOr(tree + e / 32, 1u << e % 32); }
 };
 
+// The same with the ends near, two to a word; kNone for an edge that is no edge.
+struct PackedGraph {
+  const uint32_t* packed;
+  int vertices, num_edges;
+
+  static constexpr int64_t kMostVertices = 65535;
+  static __device__ uint32_t pack(const ListGraph& graph, int e) {
+    int a, b;
+    return graph.ends(e, a, b) ? static_cast<uint32_t>(a) << 16 | static_cast<uint32_t>(b) : kNone;
+  }
+  __device__ int64_t tree_words() const { return (int64_t(num_edges) + 31) / 32; }
+  __device__ bool ends(int e, int& a, int& b) const {
+    const uint32_t both = packed[e];
+    a = static_cast<int>(both >> 16);
+    b = static_cast<int>(both & 0xffff);
+    return both != kNone;
+  }
+  __device__ void take(uint32_t* tree, int e, int, int) const { atomicOr(tree + e / 32, 1u << e % 32); }
+};
+
 // One sample's scratch: four arrays of a word for each vertex.
 struct Components {
   uint32_t *label, *hook, *weight, *edge;

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "tree_scan_rows.cuh"
+#include "tree_schedule.h"
 
 namespace ssm {
 
@@ -64,9 +65,9 @@ struct ChunkLayout {
   __device__ static row_t<kTensor>* at(char* chunk, int j, int lane) {
     return reinterpret_cast<row_t<kTensor>*>(chunk + begin<kTensor>()) + j * kWarp + lane;
   }
-  template <int kTensor, typename Source>
-  __device__ static void request(char* chunk, const WalkStep* steps, const Source& source) {
-    source.request(chunk + begin<kTensor>(), steps);
+  template <int kTensor, typename Source, typename... Of>
+  __device__ static void request(char* chunk, const WalkStep* steps, const Source& source, const Of&... of) {
+    source.request(chunk + begin<kTensor>(), steps, of...);
   }
 };
 
@@ -103,18 +104,24 @@ struct CopiedRows {
       : CopiedRows(base, stride, channel_of(first), channels, 0) {}
 
   __device__ void request(char* to, const WalkStep* steps) const {
+    request(to, steps, [](uint32_t vertex) { return vertex; });
+  }
+
+  // Of each step the row of `of` its vertex.
+  template <typename Of>
+  __device__ void request(char* to, const WalkStep* steps, const Of& of) const {
     if (!live) return;
     const int lane = threadIdx.x;
     if constexpr (kAligned) {
 #pragma unroll
       for (int j = 0; j < kChunk; j += kRows) {
-        const uint32_t vertex = steps[j + lane / kPieces].vertex;
+        const uint32_t vertex = of(steps[j + lane / kPieces].vertex);
         request_copy(reinterpret_cast<int4*>(to) + j * kPieces + lane, rows[vertex]);
       }
     } else {
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) {
-        request_copy(reinterpret_cast<Row*>(to) + j * kWarp + lane, rows[steps[j].vertex]);
+        request_copy(reinterpret_cast<Row*>(to) + j * kWarp + lane, rows[of(steps[j].vertex)]);
       }
     }
   }

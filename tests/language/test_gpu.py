@@ -7,6 +7,7 @@ from small import rows, small_model
 from transformers.models.mamba.modeling_mamba import MambaRMSNorm
 
 from ssm_core.testing import assert_as_good_as, assert_close
+from tree_ssm.language.context import find_prompts, prompt_edges
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -27,7 +28,7 @@ def test_logits_and_gradients(rule, monkeypatch):
     labels = ids.masked_fill(mask == 0, -100)
     results = []
     for device in ("cpu", DEVICE):
-        model = small_model(tree_decay=rule, tree_elements=4000, residual_in_fp32=False).to(device).train()
+        model = small_model(tree_decay=rule, residual_in_fp32=False).to(device).train()
         logits = model(*(t.to(device) for t in (ids, mask, context))).logits
         F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten().to(device)).backward()
         results.append((logits, {name: p.grad for name, p in model.named_parameters()}))
@@ -62,16 +63,16 @@ def test_cached_equals_uncached():
     assert torch.equal(model.generate(ids, **options).cpu(), on_cpu)
 
 
-def test_memory_of_the_states_is_bounded():
-    """A row of 2,048 tokens in a layer of Mamba-130M's size: 50 million states, 4 million of them at a time."""
-    model = small_model(torch.float32, hidden_size=768, state_size=16, num_hidden_layers=1, tree_elements=2**22)
-    mixer = model.to(DEVICE).backbone.layers[0].mixer
-    from tree_ssm.language.context import find_prompts, prompt_edges
-
+def test_states_are_not_held():
+    """A row of 2,048 tokens in a layer of Mamba-130M's size: 50 million states, which a forward pass never writes."""
+    mixer = small_model(torch.float32, hidden_size=768, state_size=16, num_hidden_layers=1).backbone.layers[0].mixer
+    mixer = mixer.to(DEVICE)
+    states = 2048 * 1536 * 16 * 4
     hidden = torch.randn(1, 2048, 768, device=DEVICE, requires_grad=True)
     edges = prompt_edges(find_prompts((1, 2048), hidden.device, None, None, None), 2048, 3)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    mixer(hidden, candidates=edges).sum().backward()
-    states = 2048 * 1536 * 16 * 4
-    assert torch.cuda.max_memory_allocated() - before < 4 * states
+    y = mixer(hidden, candidates=edges)
+    assert torch.cuda.max_memory_allocated() - before < states
+    y.sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 2 * states

@@ -25,7 +25,16 @@ from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.benchmark import copy_rate, machine, milliseconds
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
-from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, tree_scan
+from tree_ssm.ops import (
+    grid_distances,
+    minimum_spanning_tree,
+    selective_subtree_scan,
+    selective_tree_scan,
+    state_readout,
+    token_distances,
+    token_edges,
+    tree_scan,
+)
 
 DEFAULT_SHAPES = ("4x56x56x160", "4x14x14x640")
 
@@ -125,6 +134,56 @@ def selective_tree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(run, (*leaves, *tree), leaves)
 
 
+def sequence_of(shape: Shape, dtype: torch.dtype, device: str, states: int = 16) -> tuple[Tensor, ...]:
+    """x, delta, their bias, B and C of a prompt of H·W tokens, as in Mamba."""
+    length, channels = shape.height * shape.width, shape.channels
+    x, delta = torch.randn(2, shape.batch, length, channels, dtype=dtype, device=device)
+    B, C = torch.randn(2, shape.batch, length, states, dtype=dtype, device=device)
+    return x, delta - 2, torch.zeros(channels, device=device), B, C
+
+
+def subtree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """A selective model of 16 states along the tree of a prompt, from the leaves to the root."""
+    length, channels = shape.height * shape.width, shape.channels
+    edges = token_edges(length, 3, device)
+    weight = torch.rand(shape.batch, len(edges), device=device)
+    tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, root=length - 1)
+    x, delta, bias, B, C = sequence_of(shape, dtype, device)
+    A = -torch.arange(1.0, B.shape[2] + 1, device=device).repeat(channels, 1)
+    leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, C, bias))
+
+    def run(backend: str) -> Tensor:
+        return selective_subtree_scan(*leaves, tree, True, backend)[0]
+
+    return Case(run, (*leaves, *tree), leaves)
+
+
+def sequence_tree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The minimum spanning tree of a prompt, from the edges between tokens at most three apart."""
+    length = shape.height * shape.width
+    edges = token_edges(length, 3, device)
+    weight = torch.rand(shape.batch, len(edges), device=device)
+    root = torch.full((shape.batch,), length - 1, device=device)
+
+    def run(backend: str) -> tuple[Tensor, ...]:
+        return tuple(minimum_spanning_tree(weight, edges=edges, num_vertices=length, root=root, backend=backend))
+
+    return Case(run, (weight, edges))
+
+
+def token_distance_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """Cosine distances between tokens of a prompt at most three apart."""
+    x, delta, bias, B, _ = sequence_of(shape, dtype, device)
+    start = torch.zeros(shape.batch, dtype=torch.int64, device=device)
+    end = start + shape.height * shape.width
+
+    def run(backend: str) -> Tensor:
+        chosen = "reference" if backend == "cpu" else backend  # there is no kernel for the CPU
+        return token_distances(x, delta, bias, B, start, end, backend=chosen)
+
+    return Case(run, (x, delta, B))
+
+
 def order_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     """The quadtree order of every sample."""
     choice = torch.arange(shape.batch, device=device) % 4
@@ -172,6 +231,9 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "tree_scan": tree_scan_case,
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
+    "token_distances": token_distance_case,
+    "sequence_tree": sequence_tree_case,
+    "selective_subtree_scan": subtree_case,
 }
 
 
@@ -270,7 +332,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     rate = copy_rate(options.device, options.seconds)
     about = machine(options.device)
     print(", ".join(f"{k} {v}" for k, v in about.items()), f"· copy {rate / 1e9:.1f} GB/s")
-    print(f"{'operator':18} {'BxHxWxD':>14} {'step':>16}", end=" ")
+    print(f"{'operator':22} {'BxHxWxD':>14} {'step':>16}", end=" ")
     print(f"{'kernel ms':>10} {'±':>7} {'floor ms':>9} {'reference ms':>13} {'speed-up':>8}")
     rows = []
     for shape in options.shapes:
@@ -282,7 +344,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
                 rows.append(row)
                 tail = f"{row.reference_ms:13.2f} {row.speedup:8.1f}" if row.reference_ms is not None else ""
                 print(
-                    f"{row.op:18} {row.shape:>14} {row.step:>16} {row.kernel_ms:10.3f} {row.spread_ms:7.3f} "
+                    f"{row.op:22} {row.shape:>14} {row.step:>16} {row.kernel_ms:10.3f} {row.spread_ms:7.3f} "
                     f"{row.floor_ms:9.3f} {tail}",
                     flush=True,
                 )

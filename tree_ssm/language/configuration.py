@@ -22,8 +22,6 @@ class MambaTreeConfig(MambaConfig):
         tree_decay: the decay on the edge from token t to its parent: ``"next"`` is Ā of token t + 1, what the
             released model uses and what makes a chain exactly Mamba's; ``"own"`` is Ā of token t, as the paper's
             Algorithm 2 is printed.
-        tree_elements: the tree's states are D·N numbers a token; so many numbers of them are held at a time, by taking
-            the channels in blocks. It bounds memory and changes no result.
         chain_backend: implementation of the chain; ``"auto"`` is mamba-ssm's kernel on a GPU where that package is
             installed, else the best of :func:`ssm_core.ops.selective_scan`.
 
@@ -36,18 +34,14 @@ class MambaTreeConfig(MambaConfig):
     tree_scale: float = 0.3
     tree_reach: int = 3
     tree_decay: EdgeDecay = "next"
-    tree_elements: int = 2**28
     chain_backend: ChainBackend = "auto"
 
     def __post_init__(self, **kwargs):
         self.tree_scale = float(self.tree_scale)
         super().__post_init__(**kwargs)
         self.__dict__.pop("model_type", None)  # that of a plain Mamba's file, which would be saved as it is
-        if self.tree_reach < 1 or self.tree_elements < 1:
-            raise ValueError(
-                "MambaTreeConfig: tree_reach and tree_elements must be at least 1, "
-                f"got {self.tree_reach} and {self.tree_elements}"
-            )
+        if self.tree_reach < 1:
+            raise ValueError(f"MambaTreeConfig: tree_reach must be at least 1, got {self.tree_reach}")
         if self.use_mambapy:
             raise ValueError(
                 "MambaTreeConfig: use_mambapy=True asks for a scan that knows no tree: leave it out, and choose the "

@@ -3,28 +3,10 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_core.ops.checks import accumulate_dtype, shape_of
-from tree_ssm.ops import Tree, minimum_spanning_tree
-
-# Heavier than any weight exp(-cosine) <= e: such an edge is never in a tree, since those of length 1 join everything.
-_NEVER = 4.0
-
-
-class PromptEdges(NamedTuple):
-    """The edges that the trees of a batch may have, the same for every layer.
-
-    Attributes:
-        columns: so many columns of the batch are in trees; behind them every row is a chain. At most 2: all of it is.
-        edges: ``[E, 2]``; all pairs of neighbouring tokens, then all at distance 2, and so on, each from left to right.
-        within: ``[B, E]``; whether both ends are prompt tokens.
-    """
-
-    columns: int
-    edges: Tensor  # [E, 2]
-    within: Tensor  # [B, E]
+from ssm_core.ops.checks import shape_of
+from tree_ssm.ops import Tree, minimum_spanning_tree, token_distances, token_edges
 
 
 class Prompts(NamedTuple):
@@ -88,43 +70,49 @@ def find_prompts(
     return Prompts(start, start + context_len.clamp_min(0).minimum(count))
 
 
-def prompt_edges(prompts: Prompts, length: int, reach: int) -> PromptEdges:
-    """The candidate edges of the first ``length`` columns: prompt tokens up to ``reach`` apart, and the chain."""
-    token = torch.arange(length, device=prompts.start.device)
-    ends = [torch.stack([token[:-k], token[k:]], dim=1) for k in range(1, min(reach, length - 1) + 1)]
-    edges = torch.cat(ends) if ends else token.new_empty(0, 2)
-    begin, end = prompts.start.unsqueeze(1), prompts.end.unsqueeze(1)
-    return PromptEdges(length, edges, (edges[:, 0] >= begin) & (edges[:, 1] < end))
+class PromptEdges(NamedTuple):
+    """The edges that the trees of a batch may have, the same for every layer.
+
+    Attributes:
+        prompts: where both ends of an edge have to be, but for those between neighbours.
+        edges: ``[E, 2]``, as :func:`~tree_ssm.ops.token_edges` lists them.
+        root: ``[B]``; the last token of every row.
+        reach: distance of the furthest.
+        branching: whether any prompt has three tokens; without one every tree is a chain.
+    """
+
+    prompts: Prompts
+    edges: Tensor  # [E, 2]
+    root: Tensor  # [B]
+    reach: int
+    branching: bool
+
+
+def prompt_edges(prompts: Prompts, length: int, reach: int, branching: bool = True) -> PromptEdges:
+    """The candidate edges of rows of ``length`` columns: prompt tokens up to ``reach`` apart, and the chain."""
+    edges = token_edges(length, reach, prompts.start.device)
+    return PromptEdges(prompts, edges, torch.full_like(prompts.start, length - 1), reach, branching)
 
 
 @torch.no_grad()
 def grow_tree(
-    v: Tensor,  # [B, L, D]
+    x: Tensor,  # [B, L, D]
+    dt: Tensor,  # [B, L, D]
+    dt_bias: Tensor,  # [D]
     B: Tensor,  # [B, L, N]
     candidates: PromptEdges,
-    reach: int,
 ) -> Tree:
     """The minimum spanning tree of every row, hung from its last token; no gradient passes through it.
 
-    An edge of the prompt weighs exp(-cosine) of the two tokens' inputs u = v ⊗ B over all D·N channels. Since u is an
-    outer product, that cosine is the product of the cosines of v and of B, and u is never formed. Outside the prompt
-    only neighbours are joined.
+    An edge of the prompt weighs exp(-cosine) of the two tokens' inputs u = Δ x ⊗ B over all D·N channels; outside the
+    prompt only neighbours are joined.
 
     Args:
-        v: Δ·x.
+        x: features.
+        dt: step sizes Δ before bias and softplus.
+        dt_bias: their bias.
         B: input weights.
         candidates: the edges, for rows of this length.
-        reach: what ``candidates`` was made with.
     """
-    length = v.shape[1]
-    dtype = accumulate_dtype(v.dtype)
-    v, B = F.normalize(v.to(dtype), dim=-1), F.normalize(B.to(dtype), dim=-1)
-    weights = []
-    for k in range(1, min(reach, length - 1) + 1):
-        cosine = (v[:, :-k] * v[:, k:]).sum(-1) * (B[:, :-k] * B[:, k:]).sum(-1)
-        weights.append(torch.exp(-cosine))
-    weight = torch.cat(weights, dim=1) if weights else v.new_empty(v.shape[0], 0)
-    neighbours = torch.arange(weight.shape[1], device=v.device) < length - 1
-    outside = torch.where(neighbours, 0.0, _NEVER).to(dtype)
-    weight = torch.where(candidates.within, weight, outside)
-    return minimum_spanning_tree(weight, edges=candidates.edges, num_vertices=length, root=length - 1)
+    weight = token_distances(x, dt, dt_bias, B, *candidates.prompts, candidates.reach)
+    return minimum_spanning_tree(weight, edges=candidates.edges, num_vertices=x.shape[1], root=candidates.root)

@@ -47,7 +47,8 @@ def causal_convolution(
         weight = conv.weight.squeeze(1).to(x.dtype)
         bias = None if conv.bias is None else conv.bias.to(x.dtype)
         return causal_conv1d_fn(x, weight, bias, activation=activation).transpose(1, 2)
-    return ACT2FN[activation](conv(x)[..., : x.shape[-1]]).transpose(1, 2)
+    # The scans read the channels of a token side by side: one copy here instead of one in each of them.
+    return ACT2FN[activation](conv(x)[..., : x.shape[-1]]).transpose(1, 2).contiguous()
 
 
 def continued_convolution(

@@ -8,11 +8,11 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from ssm_core.ops import selective_scan
 from ssm_core.ops.checks import accumulate_dtype
+from tree_ssm.ops import selective_subtree_scan
 
 from .configuration import MambaTreeConfig
 from .context import PromptEdges, grow_tree
 from .kernels import causal_convolution, continued_convolution, resolve_chain_backend
-from .scan import chain_from, prompt_tree_scan
 
 
 class MambaTreeMixer(MambaMixer):
@@ -83,21 +83,20 @@ class MambaTreeMixer(MambaMixer):
             backend=resolve_chain_backend(self.config.chain_backend, x.device),
         )
         y = y.transpose(1, 2)
-        delta = self._step_size(dt)
         if self.config.tree_scale == 0:
             tree_state = torch.zeros_like(chain)
         else:
-            of_tree, tree_state = self._scan_tree(x, delta, A, B, C, candidates, (y, chain))
-            y = y + self.config.tree_scale * of_tree.to(y.dtype)
+            of_tree, tree_state = self._scan_tree(x, dt, A, B, C, candidates, (y, chain))
+            y = torch.add(y, of_tree.to(y.dtype), alpha=self.config.tree_scale)
         if cache is not None:
-            state = self._for_next(tree_state.to(chain.dtype), delta[:, -1], A)
+            state = self._for_next(tree_state.to(chain.dtype), dt[:, -1], A)
             cache.update_recurrent_state(torch.cat([chain, state], dim=-1), self.layer_idx)
         return y
 
     def _scan_tree(
         self,
         x: Tensor,  # [B, L, D]
-        delta: Tensor,  # [B, L, D]
+        dt: Tensor,  # [B, L, D]
         A: Tensor,  # [D, N]
         B: Tensor,  # [B, L, N]
         C: Tensor,  # [B, L, N]
@@ -106,25 +105,17 @@ class MambaTreeMixer(MambaMixer):
     ) -> tuple[Tensor, Tensor]:
         """Output ``[B, L, D]`` and last state ``[B, D, N]`` along the tree, which is grown first.
 
-        The tree is followed through the columns that hold prompts; the rest is a chain that begins with its state.
         ``chain`` is the chain's output, D·x in it, and last state.
         """
-        config, columns = self.config, candidates.columns
-        if columns <= 2 and config.tree_decay == "next":
+        next_step = self.config.tree_decay == "next"
+        if next_step and not candidates.branching:
             return chain[0] - (self.D * x).to(chain[0].dtype), chain[1]
-        prompt, response = slice(None, columns), slice(columns, None)
+        dt, B, C = (t.to(x.dtype) for t in (dt, B, C))
+        bias = self._dt_bias()
         # Autocast would round what is float32 here for the sake of accuracy.
         with torch.autocast(x.device.type, enabled=False):
-            v = delta[:, prompt].detach() * x[:, prompt].detach().to(delta.dtype)
-            tree = grow_tree(v, B[:, prompt].detach(), candidates, config.tree_reach)
-            of_prompt = (x[:, prompt], delta[:, prompt], A, B[:, prompt], C[:, prompt])
-            y, state = prompt_tree_scan(*of_prompt, tree, config.tree_decay, config.tree_elements)
-            if columns == x.shape[1]:
-                return y, state
-            rest, state = chain_from(
-                state, x[:, response], delta[:, response], A, B[:, response], C[:, response], config.chain_backend
-            )
-            return torch.cat([y, rest.to(y.dtype)], dim=1), state
+            tree = grow_tree(x, dt, bias, B, candidates)
+            return selective_subtree_scan(x, dt, A, B, C, bias, tree, next_step)
 
     def _continue(
         self,
@@ -149,20 +140,20 @@ class MambaTreeMixer(MambaMixer):
             tree = (decay * tree if self.config.tree_decay == "next" else tree) + u
             h = chain + self.config.tree_scale * tree
             outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
-            tree = self._for_next(tree, delta[:, t], A)
+            tree = self._for_next(tree, dt[:, t], A)
         cache.update_recurrent_state(torch.cat([chain, tree], dim=-1), self.layer_idx)
         return torch.stack(outputs, dim=1) + self.D.to(wide) * x_wide
 
     def _for_next(
         self,
         tree: Tensor,  # [B, D, N]
-        delta: Tensor,  # [B, D]
+        dt: Tensor,  # [B, D]
         A: Tensor,  # [D, N]
     ) -> Tensor:  # [B, D, N]
         """The tree's state at a token as the next token will find it: decayed already where the decay is its own."""
         if self.config.tree_decay == "next":
             return tree
-        return torch.exp(delta.unsqueeze(-1) * A).to(tree.dtype) * tree
+        return torch.exp(self._step_size(dt).unsqueeze(-1) * A).to(tree.dtype) * tree
 
     def _project(
         self,
@@ -176,13 +167,16 @@ class MambaTreeMixer(MambaMixer):
         """A ``[D, N]``, in float32 at least."""
         return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log.dtype)))
 
+    def _dt_bias(self) -> Tensor:
+        """Bias of Δ ``[D]``, in float32 at least."""
+        return self.dt_proj.bias.to(accumulate_dtype(self.dt_proj.bias.dtype))
+
     def _step_size(
         self,
-        dt: Tensor,  # [B, L, D]
-    ) -> Tensor:  # [B, L, D]
+        dt: Tensor,  # [..., D]
+    ) -> Tensor:  # [..., D]
         """Δ, in float32 at least."""
-        wide = accumulate_dtype(dt.dtype)
-        return F.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
+        return F.softplus(dt.to(accumulate_dtype(dt.dtype)) + self._dt_bias())
 
     def _refuse_adapters(self) -> None:
         """Raise where an adapter wraps a layer whose weight is read directly, since it would have no effect."""

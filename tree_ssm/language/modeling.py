@@ -103,10 +103,8 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
         candidates = None
         if not continues:
             prompts = find_prompts(hidden.shape[:2], hidden.device, attention_mask, context_len, None)
-            columns = hidden.shape[1]
-            if config.tree_decay == "next":
-                columns = int(prompts.end.max())  # the one wait for the device in a forward pass
-            candidates = prompt_edges(prompts, columns, config.tree_reach)
+            branching = _may_branch(prompts, context_len)
+            candidates = prompt_edges(prompts, hidden.shape[1], config.tree_reach, branching)
         every = []
         for layer in self.layers:
             hidden = layer(
@@ -179,7 +177,8 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
         """
         if labels is not None and (cache_params is None or not cache_params.has_previous_state()):
             prompts = find_prompts(labels.shape, labels.device, attention_mask, context_len, labels)
-            context_len = prompts.end - prompts.start
+            if context_len is None:
+                context_len = prompts.end - prompts.start
             labels = _labels_of_responses(labels, prompts)
         outputs = self.backbone(
             input_ids,
@@ -242,6 +241,13 @@ def _labels_of_responses(
     """The labels, -100 within the prompts."""
     place = torch.arange(labels.shape[1], device=labels.device)
     return labels.masked_fill(place < prompts.end.unsqueeze(1), IGNORED)
+
+
+def _may_branch(prompts: Prompts, context_len: Tensor | int | None) -> bool:
+    """Whether any prompt has three tokens; a prompt that is the whole row is taken to have them."""
+    if isinstance(context_len, Tensor):
+        return bool((prompts.end - prompts.start > 2).any())  # the one wait for the device in a forward pass
+    return context_len is None or context_len > 2
 
 
 def _ends_in_padding(mask: Tensor | None) -> bool:

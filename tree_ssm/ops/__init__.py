@@ -1,9 +1,11 @@
-"""Operators of the tree family: distances on the grid, the spanning tree, the scans along it, and their readout."""
+"""Operators of the tree family: distances of neighbours, the spanning tree, the scans along it, and their readout."""
 
 from .grid_distance import GuideDistance, grid_distances
+from .selective_subtree_scan import selective_subtree_scan
 from .selective_tree_scan import selective_tree_scan
 from .spanning_tree import Tree, grid_edges, minimum_spanning_tree
 from .state_readout import state_readout
+from .token_distance import token_distances, token_edges
 from .tree_scan import tree_scan
 
 __all__ = [
@@ -12,7 +14,10 @@ __all__ = [
     "grid_distances",
     "grid_edges",
     "minimum_spanning_tree",
+    "selective_subtree_scan",
     "selective_tree_scan",
     "state_readout",
+    "token_distances",
+    "token_edges",
     "tree_scan",
 ]

@@ -1,0 +1,42 @@
+"""Trees of sequences, and inputs of the scan along them."""
+
+import torch
+
+from tree_ssm.ops import Tree, minimum_spanning_tree, token_edges
+
+
+def sequence_tree(batch, length, reach=3, seed=0):
+    """What random weights make of a prompt: rooted at its last token, mostly a path, with short branches."""
+    generator = torch.Generator().manual_seed(seed)
+    edges = token_edges(length, reach)
+    weight = torch.rand(batch, len(edges), generator=generator)
+    return minimum_spanning_tree(weight, edges=edges, num_vertices=length, root=length - 1)
+
+
+def chain(batch, length):
+    parent = torch.arange(1, length + 1).clamp_max(length - 1).expand(batch, -1).contiguous()
+    return Tree(parent, torch.arange(length - 1, -1, -1).expand(batch, -1).contiguous())
+
+
+def arguments(tree, channels, states, dtype=torch.float64):
+    """x, delta, A, B, C and delta_bias of the selective subtree scan, all with gradients."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
+    B, C = torch.randn(2, *tree.parent.shape, states, dtype=torch.float64)
+    A, bias = -torch.rand(channels, states) - 0.1, torch.randn(channels) - 1
+    wanted = ((x, dtype), (delta, dtype), (A, wide), (B, dtype), (C, dtype), (bias, wide))
+    return [value.to(to).requires_grad_() for value, to in wanted]
+
+
+NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_delta_bias")
+
+
+def scan_and_gradients(scan, values, gradients):
+    """What a scan gives for ``values``, and the gradients of them for those of both results, None for one unused."""
+    values = [v.detach().requires_grad_() for v in values]
+    results = scan(*values)
+    outputs, upstream = zip(
+        *(pair for pair in zip(results, gradients, strict=True) if pair[1] is not None), strict=True
+    )
+    found = torch.autograd.grad(outputs, values, upstream, materialize_grads=True)
+    return (*(r.detach() for r in results), *found)

@@ -1,0 +1,32 @@
+"""The selective scan from the leaves of a tree to its root in plain PyTorch: the definition of the kernels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssm_core.ops.checks import accumulate_dtype
+from tree_ssm.ops.spanning_tree import Tree
+from tree_ssm.ops.tree_scan import tree_scan_reference
+
+
+def selective_subtree_scan_reference(
+    x: Tensor,  # [B, L, D]
+    delta: Tensor,  # [B, L, D]
+    A: Tensor,  # [D, N]
+    B: Tensor,  # [B, L, N]
+    C: Tensor,  # [B, L, N]
+    delta_bias: Tensor,  # [D]
+    tree: Tree,
+    next_step: bool,
+) -> tuple[Tensor, Tensor]:
+    """y ``[B, L, D]`` in the dtype of ``x`` and the root's state ``[B, D, N]``, by the tree scan over D·N channels."""
+    dtype = accumulate_dtype(x.dtype)
+    step = F.softplus(delta.to(dtype) + delta_bias)
+    of_edge = step.roll(-1, dims=1) if next_step else step
+    source = (step * x.to(dtype)).unsqueeze(-1) * B.to(dtype).unsqueeze(2)  # [B, L, D, N]
+    weight = torch.exp(of_edge.unsqueeze(-1) * A)
+    h = tree_scan_reference(source.flatten(2), weight.flatten(2), tree.parent, tree.order, both=False)
+    h = h.unflatten(2, A.shape)
+    y = torch.einsum("bldn,bln->bld", h, C.to(dtype)).to(x.dtype)
+    root = tree.order[:, :1, None, None].expand(-1, -1, *A.shape)
+    return y, h.gather(1, root).squeeze(1)

@@ -1,0 +1,52 @@
+"""Distances of a sequence's tokens in plain PyTorch: the definition the kernel is tested against."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssm_core.ops.checks import accumulate_dtype
+
+# Heavier than any exp(-cosine) <= e: such an edge is never in a tree, since those between neighbours join everything.
+_NEVER = 4.0
+
+
+def token_edges(
+    length: int,
+    reach: int,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Pairs of tokens at most ``reach`` apart, ``[E, 2]``: all neighbours, then all at distance 2, and so on.
+
+    Args:
+        length: tokens L of a sequence.
+        reach: distance of the furthest.
+        device: where the result is to be.
+    """
+    token = torch.arange(length, device=device)
+    ends = [torch.stack([token[:-k], token[k:]], dim=1) for k in range(1, min(reach, length - 1) + 1)]
+    return torch.cat(ends) if ends else token.new_empty(0, 2)
+
+
+def token_distances_reference(
+    x: Tensor,  # [B, L, D]
+    delta: Tensor,  # [B, L, D]
+    delta_bias: Tensor,  # [D]
+    B: Tensor,  # [B, L, N]
+    start: Tensor,  # [B]
+    end: Tensor,  # [B]
+    reach: int,
+) -> Tensor:  # [B, E]
+    """exp(-cosine) of every pair of tokens of a prompt; elsewhere 0 for neighbours and more than e for the others."""
+    dtype, length = accumulate_dtype(x.dtype), x.shape[1]
+    unit = [_normalized(F.softplus(delta.to(dtype) + delta_bias) * x.to(dtype)), _normalized(B.to(dtype))]
+    place = torch.arange(length, device=x.device)
+    weights = [x.new_empty(x.shape[0], 0, dtype=dtype)]
+    for k in range(1, min(reach, length - 1) + 1):
+        cosine = torch.stack([(v[:, :-k] * v[:, k:]).sum(-1) for v in unit]).prod(0)
+        within = (place[:-k] >= start.unsqueeze(1)) & (place[k:] < end.unsqueeze(1))
+        weights.append(torch.where(within, torch.exp(-cosine), 0.0 if k == 1 else _NEVER))
+    return torch.cat(weights, dim=1)
+
+
+def _normalized(v: Tensor) -> Tensor:
+    return v / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min(1e-8)
