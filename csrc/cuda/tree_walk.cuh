@@ -15,6 +15,8 @@ constexpr int kWarp = 32;
 constexpr int kChunk = 8;       // steps whose rows are copied, and worked on, together
 constexpr int kStepBlocks = 4;  // kWarp steps each: those that the warp works on or asks rows for, and a spare one
 constexpr int kHeldSteps = kStepBlocks * kWarp;
+// Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
+constexpr int kDeepRing = 8, kShallowRing = 3;
 
 // Asks for a few bytes; old GPUs, and copies too narrow for it, wait for them.
 template <typename Bytes>

@@ -10,9 +10,6 @@
 
 namespace ssm {
 
-// Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
-constexpr int kDeepRing = 8, kShallowRing = 3;
-
 // Bytes of shared memory: the ring, then the stack.
 template <typename Scan, int kDepth>
 constexpr int ring_bytes() {
