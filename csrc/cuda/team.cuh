@@ -123,7 +123,8 @@ inline int largest_team() {
 template <typename... Parameters, typename... Arguments>
 void launch_teams(
     void (*kernel)(Parameters...), int64_t teams, int size, int threads, size_t shared_bytes, Arguments... arguments) {
-  if (shared_bytes > 48 * 1024) {
+  constexpr size_t kUnasked = 32 * 1024;  // 48 KiB, of which what a kernel declares itself is a part
+  if (shared_bytes > kUnasked) {
     C10_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }
