@@ -57,7 +57,7 @@ def draw_scans(results: dict, path: Path) -> None:
     import torch
     from matplotlib.figure import Figure
 
-    from ssm_core.engine.pictures import show_image
+    from ssm_core.engine.pictures import block_caption, draw_choice, show_image
 
     rows = []
     for name, result in results.items():
@@ -73,7 +73,7 @@ def draw_scans(results: dict, path: Path) -> None:
     for name, pictures, scans in rows:
         for block, chosen in scans.items():
             for row, axes in enumerate(grid[:, column]):
-                title = f"{name}\n{caption(block)}" if row == 0 else ""
+                title = f"{name}\n{block_caption(block)}" if row == 0 else ""
                 draw_choice(axes, pictures[row], chosen, row, title)
             column += 1
     for row, axes in enumerate(grid[:, 0]):
@@ -106,25 +106,6 @@ def scans_of(model, images) -> dict:
     with record_scans(model) as record, torch.no_grad():
         model(images)
     return {name: chosen for name, chosen in record.items() if chosen.height > 2}
-
-
-def caption(block: str) -> str:
-    """``stages.1.blocks.0.mixer.scan`` as ``stage 2, block 1``."""
-    parts = block.split(".")
-    stage, index = (int(parts[parts.index(key) + 1]) + 1 for key in ("stages", "blocks"))
-    return f"stage {stage}, block {index}"
-
-
-def draw_choice(axes, picture, chosen, sample: int, title: str) -> None:
-    """Draw a quadtree scan's partition, or a tree scan's tree, over one image."""
-    from ssm_core.engine.pictures import draw_quadrants, draw_tree
-
-    if hasattr(chosen, "tree"):
-        draw_tree(axes, picture, chosen.tree.parent[sample].numpy(), chosen.height, chosen.width, title)
-        return
-    score = None if chosen.score is None else chosen.score[sample].numpy()
-    choice = int(chosen.choice[sample]) if chosen.levels == 2 else None
-    draw_quadrants(axes, picture, chosen.height, chosen.width, choice, chosen.shift, score, title)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,19 +13,19 @@ from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import nn
 
 from ssm_core.engine import checkpoint as ckpt
 from ssm_core.engine.config_check import find_type
 from ssm_core.engine.datasets.guarded import check_whole
 from ssm_core.engine.errors import CheckpointError, ConfigError, DataError
+from ssm_core.engine.pictures import write_classes
 from ssm_core.engine.runner import building_from_config, describe_model, fit_prefix
 
 # What decoders raise over a file that is no image; mmcv asserts that an image was decoded.
 _UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, cv2.error, Image.DecompressionBombError)
 _TOP = 5  # classes that are told of a classified image
-_MIN_DRAWN = 256  # pixels of the shorter side of a picture with text
 
 
 class Predictor(ABC):
@@ -124,16 +124,11 @@ class Classifier(Predictor):
         """Draw the first classes with their probabilities."""
         top = prediction["scores"].softmax(0).topk(min(_TOP, len(prediction["scores"])))
         names = [self.classes[i] if self.classes else str(i) for i in top.indices.tolist()]
+        probabilities = top.values.tolist()
         with Image.open(path) as image:
-            picture = image.convert("RGB")
-        scale = max(_MIN_DRAWN / min(picture.size), 1)
-        picture = picture.resize([round(side * scale) for side in picture.size])
-        words = "\n".join(f"{name} {score:.3f}" for name, score in zip(names, top.values.tolist(), strict=True))
-        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-        draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
-        draw.multiline_text((4, 4), words, "white", font)
+            picture = write_classes(image.convert("RGB"), list(zip(names, probabilities, strict=True)))
         picture.save(out.with_name(f"{out.name}.png"))
-        return {"classes": names, "scores": [round(score, 5) for score in top.values.tolist()]}
+        return {"classes": names, "scores": [round(score, 5) for score in probabilities]}
 
 
 class Detector(Predictor):

@@ -1,18 +1,22 @@
-"""Drawings of what the scans of a model saw, over the image; and learning curves. Matplotlib, no model code.
+"""Drawings of what the scans of a model saw, over the image; likeliest classes; learning curves. No model code.
 
 A map of H×W tokens lies over the image: token (i, j) covers a rectangle of it, whatever the image's size.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image, ImageDraw, ImageFont
 
 QUADRANT_COLOUR = "#d62728"
 TREE_COLOUR = "#ff7f0e"
+_MIN_DRAWN = 256  # pixels of the shorter side of a picture with text
 
 
 def show_image(
@@ -159,3 +163,86 @@ def draw_curves(
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+
+
+def write_classes(picture: Image.Image, likeliest: Sequence[tuple[str, float]], truth: str = "") -> Image.Image:
+    """Enlarge a small picture and write classes with their probabilities into its corner.
+
+    Args:
+        picture: in mode RGB.
+        likeliest: names and probabilities.
+        truth: the label, for a first line; none if empty.
+    """
+    scale = max(_MIN_DRAWN / min(picture.size), 1)
+    picture = picture.resize([round(side * scale) for side in picture.size])
+    words = "\n".join([f"({truth})"] * bool(truth) + [f"{name} {score:.3f}" for name, score in likeliest])
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
+    draw.multiline_text((4, 4), words, "white", font)
+    return picture
+
+
+def classified(
+    pixels: np.ndarray,  # [H, W, 3] or [H, W] uint8
+    likeliest: Sequence[tuple[str, float]],
+    truth: str,
+) -> np.ndarray:  # [H', W', 3] uint8
+    """:func:`write_classes` for arrays."""
+    return np.asarray(write_classes(Image.fromarray(pixels).convert("RGB"), likeliest, truth))
+
+
+def scan_picture(
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    record: Mapping[str, Any],
+    sample: int,
+    blocks: int,
+) -> np.ndarray:  # [H", W", 3] uint8
+    """An image and, beside it, what scans chose on it.
+
+    Args:
+        image: what the model was given.
+        record: of :func:`~ssm_core.layers.record_scans`.
+        sample: the image's number in the recorded batch.
+        blocks: scans that are drawn at most, spread evenly; maps of one or two rows are left out.
+    """
+    names = [name for name, chosen in record.items() if chosen.height > 2]
+    names = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(blocks, len(names))).round().astype(int))]
+    figure = Figure(figsize=(2.6 * (len(names) + 1), 2.9), layout="constrained")
+    axes = figure.subplots(1, len(names) + 1, squeeze=False)[0]
+    show_image(axes[0], image, "image")
+    for place, name in zip(axes[1:], names, strict=True):
+        draw_choice(place, image, record[name], sample, block_caption(name))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def block_caption(scan: str) -> str:
+    """``stages.1.blocks.0.mixer.scan`` as ``stage 2, block 1``."""
+    parts = scan.split(".")
+    stage, index = (int(parts[parts.index(key) + 1]) + 1 for key in ("stages", "blocks"))
+    return f"stage {stage}, block {index}"
+
+
+def draw_choice(
+    axes: Axes,
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    chosen: Any,
+    sample: int,
+    title: str = "",
+) -> None:
+    """Draw a quadtree scan's partition, or a tree scan's tree, over one image.
+
+    Args:
+        axes: where to draw.
+        image: the image under it.
+        chosen: what the scan chose, as :func:`~ssm_core.layers.record_scans` has it.
+        sample: the image's number in the recorded batch.
+        title: a caption.
+    """
+    if hasattr(chosen, "tree"):
+        draw_tree(axes, image, chosen.tree.parent[sample].cpu().numpy(), chosen.height, chosen.width, title)
+        return
+    score = None if chosen.score is None else chosen.score[sample].float().cpu().numpy()
+    choice = int(chosen.choice[sample]) if chosen.levels == 2 else None
+    draw_quadrants(axes, image, chosen.height, chosen.width, choice, chosen.shift, score, title)
