@@ -83,6 +83,12 @@ def test_overfits_a_tile(overfitted):
     assert result.last("coco/segm_mAP_50") > 0.35
 
 
+def test_validation_is_shown(overfitted):
+    _, folder, _, _ = overfitted
+    names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
+    assert names == {"prediction_0_40.png", "scans_0_40.png"}
+
+
 def test_the_checkpoint_is_tested_alike(overfitted):
     _, folder, cfg, result = overfitted
     cfg.experiment_name = f"det{next(NUMBER)}"

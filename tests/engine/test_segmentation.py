@@ -94,6 +94,15 @@ def test_training_writes_curves_and_checkpoints(trained):
     assert list(folder.glob("best_mIoU_iter_*.pth"))
 
 
+def test_validation_is_shown(trained):
+    """The labels beside the prediction, and the scans, of both tiles at both validations."""
+    _, folder, _ = trained
+    names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
+    assert names == {f"{kind}_{i}_{step}.png" for kind in ("prediction", "scans") for i in (0, 1) for step in (2, 4)}
+    with Image.open(next(folder.glob("*/vis_data/vis_image/prediction_0_2.png"))) as picture:
+        assert picture.size == (128, 64)
+
+
 def test_resumed_is_uninterrupted(trained, tiles, tmp_path):
     family, folder, result = trained
     # As if killed before the validation: that is made up for.
