@@ -96,6 +96,15 @@ def _block(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def _open(source: str, pretrained: bool = False):
+    """The model that an argument names; both families are imported, so that timm knows them."""
+    import quadtree_ssm  # noqa: F401
+    import tree_ssm  # noqa: F401
+    from ssm_core.engine.opened_model import open_model
+
+    return open_model(source, pretrained)
+
+
 def draw_tree(args: argparse.Namespace) -> "Figure":
     """The spanning trees of a model over a photo."""
     from tree_ssm.visualization import record_trees, tree_figure
@@ -137,9 +146,9 @@ def _recorded(args: argparse.Namespace, recorder):
     """The opened model, the photo as it is shown, and what a recorder recorded of the forward pass."""
     import torch
 
-    from ssm_core.engine.opened_model import open_model, to_area, upright
+    from ssm_core.engine.opened_model import to_area, upright
 
-    opened = open_model(args.model)
+    opened = _open(args.model)
     scale = opened.preparation
     image = to_area(upright(args.image, scale.grey), args.side or scale.side)
     with recorder(opened.network) as record, torch.no_grad():
@@ -173,7 +182,7 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
     from ssm_core.engine.datasets.image_folder import EXTENSIONS
     from ssm_core.engine.errors import ConfigError
     from ssm_core.engine.inference import find_images
-    from ssm_core.engine.opened_model import open_model, to_square, upright
+    from ssm_core.engine.opened_model import to_square, upright
     from ssm_core.visualization import (
         area_shares,
         draw_receptive_field,
@@ -185,7 +194,7 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
     paths = find_images(args.images, EXTENSIONS)[: args.count]
     fields = {}
     for source in args.models:
-        opened = open_model(source, args.pretrained)
+        opened = _open(source, args.pretrained)
         network = opened.network.to(args.device).requires_grad_(False)
         scale = opened.preparation
         squares = (to_square(upright(path, scale.grey), args.side) for path in paths)
