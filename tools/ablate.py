@@ -3,8 +3,8 @@
     python tools/ablate.py configs/quadmamba/quadmamba-nano_digits.py \\
         --grid model.backbone.quadtree_levels=0,1,2 --grid seed=0,1,2
 
-Each combination is a run of tools/train.py in a folder of its own. Runs that are finished are kept and stopped ones go on
-where they were, so the same command may be given again. A run that fails is named in the table and the others go on.
+Each combination is a run of tools/train.py in a folder of its own. Finished runs are kept and stopped ones go on where
+they were, so the same command may be given again. A run that fails is named in the table and the others go on.
 table.md, table.csv and table.json in the work folder are written anew after every run.
 """
 
@@ -40,7 +40,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--grid", action="append", required=True, metavar="KEY=A,B,C",
         help="values of a config's key, to be combined with every other grid's; seed stands for randomness.seed",
     )  # fmt: skip
-    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_NAME_OF_THE_CONFIG)")
+    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG)")
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config of all runs"
     )

@@ -35,19 +35,9 @@ def train_one(config: str, work_dir: Path):
 
 def draw_curves_of(results: dict, path: Path) -> None:
     """Training loss and test accuracy of all runs."""
-    from matplotlib.figure import Figure
+    from ssm_core.visualization import draw_runs
 
-    from ssm_core.engine.pictures import draw_curves
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, part, metric, label in (
-        (left, "train", "loss", "training loss"),
-        (right, "val", "top1", "test top-1, %"),
-    ):
-        points = {name: [p for p in result.curves[part] if metric in p] for name, result in results.items()}
-        runs = {name: ([p["iter"] for p in ps], [p[metric] for p in ps]) for name, ps in points.items()}
-        draw_curves(axes, runs, "iteration", label)
+    figure = draw_runs({name: result.curves for name, result in results.items()}, ("loss", "top1"))
     figure.savefig(path, dpi=120)
 
 
@@ -57,7 +47,8 @@ def draw_scans(results: dict, path: Path) -> None:
     import torch
     from matplotlib.figure import Figure
 
-    from ssm_core.engine.pictures import block_caption, draw_choice, show_image
+    import tree_ssm.visualization  # noqa: F401  both say how their choices are drawn
+    from ssm_core.visualization import caption, draw_choice, show_image
 
     rows = []
     for name, result in results.items():
@@ -73,8 +64,8 @@ def draw_scans(results: dict, path: Path) -> None:
     for name, pictures, scans in rows:
         for block, chosen in scans.items():
             for row, axes in enumerate(grid[:, column]):
-                title = f"{name}\n{block_caption(block)}" if row == 0 else ""
-                draw_choice(axes, pictures[row], chosen, row, title)
+                title = f"{name}\n{caption(block)}" if row == 0 else ""
+                draw_choice(chosen, axes, pictures[row], row, title)
             column += 1
     for row, axes in enumerate(grid[:, 0]):
         show_image(axes, rows[0][1][row], "image" if row == 0 else "")

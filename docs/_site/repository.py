@@ -1,9 +1,9 @@
 """A hook of MkDocs: files of the repository become pages, and links between them and docs/ work on the site.
 
-The site shows the repository, it does not copy it. README.md is the front page and CHANGELOG.md and the operators' README
-files are pages; any other file or folder that a page links to becomes a page of its source, so that nothing points out of
-the site. In the repository the same links are plain relative paths. A link to a file that is not there is a warning,
-which the strict build ends at.
+The site shows the repository, it does not copy it. README.md is the front page, CHANGELOG.md and the operators' README
+files are pages, and any other file or folder that a page links to becomes a page of its source: nothing points out of the
+site. In the repository the same links are plain relative paths. A link to a file that is not there is a warning, which
+ends the strict build.
 """
 
 import logging

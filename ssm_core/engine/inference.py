@@ -13,19 +13,19 @@ from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from ssm_core.engine import checkpoint as ckpt
 from ssm_core.engine.config_check import find_type
 from ssm_core.engine.datasets.guarded import check_whole
 from ssm_core.engine.errors import CheckpointError, ConfigError, DataError
-from ssm_core.engine.pictures import write_classes
 from ssm_core.engine.runner import building_from_config, describe_model, fit_prefix
 
 # What decoders raise over a file that is no image; mmcv asserts that an image was decoded.
 _UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, cv2.error, Image.DecompressionBombError)
 _TOP = 5  # classes that are told of a classified image
+_MIN_DRAWN = 256  # pixels of the shorter side of a picture with text
 
 
 class Predictor(ABC):
@@ -222,6 +222,23 @@ def load_weights(model: nn.Module, cfg: Config, file: str | Path) -> dict:
         )
     model.load_state_dict(state)
     return content.get("meta", {})
+
+
+def write_classes(picture: Image.Image, likeliest: Sequence[tuple[str, float]], truth: str = "") -> Image.Image:
+    """Enlarge a small picture and write classes with their probabilities into its corner.
+
+    Args:
+        picture: in mode RGB.
+        likeliest: names and probabilities.
+        truth: the label, for a first line; none if empty.
+    """
+    scale = max(_MIN_DRAWN / min(picture.size), 1)
+    picture = picture.resize([round(side * scale) for side in picture.size])
+    words = "\n".join([f"({truth})"] * bool(truth) + [f"{name} {score:.3f}" for name, score in likeliest])
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
+    draw.multiline_text((4, 4), words, "white", font)
+    return picture
 
 
 def read_rgb(path: Path) -> np.ndarray:  # [H, W, 3] uint8

@@ -240,6 +240,7 @@ class Runner(mmengine_runner.Runner):
                 "config_file": Path(self.cfg.filename or "").name,
                 "model": ckpt.plain(self.cfg.get("model", {})),
                 "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
+                "test_transform": self._test_transform(),
             },
             "state_dict": dict(self.bare_model.state_dict()),
             "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
@@ -252,6 +253,11 @@ class Runner(mmengine_runner.Runner):
             state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
         self.call_hook("before_save_checkpoint", checkpoint=state)
         return ckpt.on_cpu(state)
+
+    def _test_transform(self) -> dict | None:
+        """How a classifier's images are scaled, which its weights mean nothing without; None for other tasks."""
+        loader = self.cfg.get("test_dataloader") or self.cfg.get("val_dataloader") or {}
+        return ckpt.plain(loader.get("dataset", {}).get("transform"))
 
     @master_only
     def save_checkpoint(

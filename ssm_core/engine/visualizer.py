@@ -38,9 +38,7 @@ class TrainingVisualizer(BackendsBySwitch, Visualizer):
     """mmengine's visualizer with :class:`BackendsBySwitch`'s arguments."""
 
 
-def backends(
-    name: str, tensorboard: bool, wandb: bool, wandb_project: str, wandb_id: str | None = None
-) -> list[dict]:
+def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wandb_id: str | None = None) -> list[dict]:
     """Configs of where a visualizer writes; the arguments are :class:`BackendsBySwitch`'s.
 
     Raises:

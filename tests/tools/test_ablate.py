@@ -84,7 +84,7 @@ def test_a_failed_run_is_named_and_the_others_kept(tmp_path, capsys):
     assert "1 of 2 runs failed; the same command tries them again" in printed.err
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     assert [row["status"] for row in rows] == ["done", "failed"]
-    assert rows[1]["error"].startswith("the config cannot be built: ValueError: batch_size should be a positive integer")
+    assert rows[1]["error"].startswith("the config cannot be built: ValueError: batch_size should be a positive")
     curve = json.loads((tmp_path / "batch_size=4" / "curves.json").read_text())["val"]
     assert [float(rows[0][key]) for key in ("last", "best", "best_after")] == [curve[-1]["top1"]] * 2 + [1]
     assert int(rows[0]["parameters"]) > 1_000

@@ -10,8 +10,11 @@ from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ssm_core.engine.errors import DataError
 from ssm_core.engine.files import write_atomically, write_text_atomically
 from ssm_core.registry import HOOKS
+
+FILE = "curves.json"
 
 
 @HOOKS.register_module()
@@ -75,22 +78,39 @@ class CurvesHook(Hook):
             write_text_atomically(self._path(runner), json.dumps(self.curves))
 
     def _path(self, runner: Runner) -> Path:
-        return Path(runner.work_dir) / "curves.json"
+        return Path(runner.work_dir) / FILE
+
+
+def read_curves(run: str | Path) -> dict[str, list[dict]]:
+    """The curves of a work folder, or of a ``curves.json``.
+
+    Raises:
+        DataError: there are none, or the file is damaged.
+    """
+    path = Path(run)
+    path = path / FILE if path.is_dir() else path
+    try:
+        curves = json.loads(path.read_text())
+        points = [point for part in ("train", "val") for point in curves[part]]
+        sound = all(isinstance(point["iter"], int) and isinstance(point["epoch"], int) for point in points)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read the curves {path}: {error}") from error
+    if not sound:
+        raise DataError(f"{path} has points without iter and epoch")
+    return curves
 
 
 def plot(curves: dict[str, list[dict]], file: BinaryIO) -> None:
     """Draw training loss and validation metrics over iterations into a PNG file."""
     from matplotlib.figure import Figure
 
-    from ssm_core.engine.pictures import draw_curves
+    from ssm_core.visualization.curves import draw_curves, line, metrics_of
 
-    def line(part: str, name: str) -> tuple[list[float], list[float]]:
-        points = [point for point in curves[part] if name in point]
-        return [point["iter"] for point in points], [point[name] for point in points]
-
-    metrics = sorted({name for point in curves["val"] for name in point} - {"iter", "epoch"})
+    metrics = metrics_of({"": {"val": curves["val"]}})
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_curves(left, {"training": line("train", "loss")}, "iteration", "loss")
-    draw_curves(right, {name: line("val", name) for name in metrics}, "iteration", "validation")
+    draw_curves(left, {"training": line(curves, "loss")}, "iteration", "loss")
+    draw_curves(right, {name: line({"val": curves["val"]}, name) for name in metrics}, "iteration", "validation")
     figure.savefig(file, format="png", dpi=100)

@@ -1,22 +1,24 @@
 """Pictures during training: what the model predicts for a few validation images, and what its scans chose on them."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 from torch import Tensor, nn
 
-from ssm_core.engine.inference import read_rgb
-from ssm_core.engine.pictures import classified, scan_picture
+from ssm_core.engine.inference import read_rgb, write_classes
 from ssm_core.engine.transforms import to_pixels
 from ssm_core.layers import record_scans
 from ssm_core.registry import HOOKS
+from ssm_core.visualization import caption, draw_choice, panels, show_image
 
 _TOP = 3  # classes written into a classified image
 
@@ -25,8 +27,8 @@ _TOP = 3  # classes written into a classified image
 class PicturesHook(Hook):
     """Hands pictures of the first validation images to the visualizer: ``prediction_0`` …, ``scans_0`` ….
 
-    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps; the
-    scans of an image are the quadrants or the spanning trees of the blocks. Every backend gets them: files under
+    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps;
+    the scans of an image are the quadrants or the spanning trees of the blocks. Every backend gets them: files under
     ``vis_data/vis_image``, TensorBoard, Weights & Biases. They are made at the first, second, fourth, eighth …
     validation and at the last, so that a long run does not drown in them.
 
@@ -75,14 +77,15 @@ class PicturesHook(Hook):
         for i, output in enumerate(outputs[: self.count - self._shown]):
             name = f"prediction_{self._shown}"
             if isinstance(output, dict):
-                pixels = to_pixels(data_batch["inputs"][i], _transform(runner))
-                draw.add_image(name, classified(pixels, *_classes(output, draw.dataset_meta)), step)
+                pixels = Image.fromarray(to_pixels(data_batch["inputs"][i], _transform(runner)))
+                written = write_classes(pixels.convert("RGB"), *_classes(output, draw.dataset_meta))
+                draw.add_image(name, np.asarray(written), step)
             else:
                 rgb = read_rgb(Path(output.img_path))
                 draw.add_datasample(name, rgb, output.cpu(), draw_gt=True, show=False, step=step)
-            if self._scans:
+            if scans := _spread(self._scans, self.blocks):
                 image = _displayed(self._inputs[0][i], runner)
-                draw.add_image(f"scans_{self._shown}", scan_picture(image, self._scans, i, self.blocks), step)
+                draw.add_image(f"scans_{self._shown}", draw_scans(image, scans, i), step)
             self._shown += 1
         self._inputs, self._scans = [], {}
 
@@ -92,6 +95,45 @@ class PicturesHook(Hook):
 
     def _keep_inputs(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self._inputs = [arguments[0].detach()]  # of the last call: in sliding windows, where the scans are from too
+
+
+def draw_scans(
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    scans: Mapping[str, Any],
+    sample: int,
+) -> np.ndarray:  # [H", W", 3] uint8
+    """An image and, beside it, what scans chose on it.
+
+    Args:
+        image: what the model was given.
+        scans: some of what :func:`~ssm_core.layers.record_scans` recorded.
+        sample: the image's number in the recorded batch.
+    """
+    figure, grid = panels(1, len(scans) + 1, image.shape)
+    show_image(grid[0, 0], image, "image")
+    for axes, (name, chosen) in zip(grid[0, 1:], scans.items(), strict=True):
+        draw_choice(chosen, axes, image, sample, caption(name))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _spread(record: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """At most so many scans, evenly over the depth, of those that can be drawn and have more than two rows."""
+    names = [name for name, chosen in record.items() if chosen.height > 2 and _is_drawable(chosen)]
+    numbers = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
+    return {names[i]: record[names[i]] for i in numbers}
+
+
+def _is_drawable(chosen: Any) -> bool:
+    """Whether the package of a scan draws what it chose; its module ``visualization`` is imported for that."""
+    module = f"{type(chosen).__module__.partition('.')[0]}.visualization"
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)
 
 
 def _transform(runner: Runner) -> dict:
