@@ -139,6 +139,7 @@ class _Links(Treeprocessor):
                 target = resolve(origin, path)
                 if not (ROOT / target).exists():
                     log.warning(f"'{origin}' links to '{link}', and there is no {target}")
+                    del element.attrib[attribute]
                     continue
                 relative = posixpath.relpath(page_of(target) if _is_page(target) else target.removeprefix("docs/"),
                                              posixpath.dirname(self.page) or ".")  # fmt: skip
