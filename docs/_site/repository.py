@@ -1,9 +1,9 @@
 """A hook of MkDocs: files of the repository become pages, and links between them and docs/ work on the site.
 
 The site shows the repository, it does not copy it. README.md is the front page, CHANGELOG.md and the operators' README
-files are pages, and any other file or folder that a page links to becomes a page of its source: nothing points out of the
-site. In the repository the same links are plain relative paths. A link to a file that is not there is a warning, which
-ends the strict build.
+files are pages, and any other file or folder that a page links to becomes a page of its source: nothing points out of
+the site. In the repository the same links are plain relative paths. A link to a file that is not there is a warning,
+which ends the strict build.
 """
 
 import logging
@@ -139,7 +139,7 @@ class _Links(Treeprocessor):
                 target = resolve(origin, path)
                 if not (ROOT / target).exists():
                     log.warning(f"'{origin}' links to '{link}', and there is no {target}")
-                    del element.attrib[attribute]
+                    element.tag = "span"  # no link any more, so that MkDocs does not complain as well
                     continue
                 relative = posixpath.relpath(page_of(target) if _is_page(target) else target.removeprefix("docs/"),
                                              posixpath.dirname(self.page) or ".")  # fmt: skip
