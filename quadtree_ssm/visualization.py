@@ -72,15 +72,22 @@ def unrolled(bounds: Bounds, height: int, width: int, shift: tuple[int, int]) ->
 
 
 def window_of(token: int, chosen: ChosenQuadrant, sample: int = 0) -> Window:
-    """The smallest window of a scan's partition that has a token (its number row by row, in the unrolled map)."""
+    """The smallest window of a scan's partition that has a token (its number row by row, in the unrolled map).
+
+    Raises:
+        ValueError: there is no such token.
+    """
+    if not 0 <= token < chosen.height * chosen.width:
+        raise ValueError(f"there is no token {token} in a map of {chosen.height} × {chosen.width}")
     row = (token // chosen.width + chosen.shift[0]) % chosen.height
     column = (token % chosen.width + chosen.shift[1]) % chosen.width
     choice = int(chosen.choice[sample])
-    for window in windows(chosen.height, chosen.width, choice, chosen.levels):
+
+    def has_it(window: Window) -> bool:
         top, left, height, width = window.bounds
-        if 0 <= row - top < height and 0 <= column - left < width:
-            return window
-    raise ValueError(f"there is no token {token} in a map of {chosen.height} × {chosen.width}")
+        return 0 <= row - top < height and 0 <= column - left < width
+
+    return next(filter(has_it, windows(chosen.height, chosen.width, choice, chosen.levels)))
 
 
 def token_order(

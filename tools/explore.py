@@ -104,40 +104,34 @@ class Explorer:
 
     def affinity(self, photo: Photo, pixel: tuple[int, int]) -> "Image | None":
         """Both affinity maps of a pixel of the shown photo in every block; None if no model has trees."""
-        from ssm_core.visualization import caption, in_rows, panels
+        from ssm_core.visualization import caption, in_rows, panels, scaled_pixel
         from tree_ssm.visualization import draw_affinities
 
         for seen in photo.seen:
             if seen.trees:
                 rows, columns = in_rows(len(seen.trees))
                 figure, grid = panels(2 * rows, columns, seen.image.shape, title=seen.title)
+                place = scaled_pixel(pixel, photo.shown.shape, seen.image.shape)
                 for i, (name, tree) in enumerate(seen.trees.items()):
                     pair = grid[2 * (i // columns) : 2 * (i // columns) + 2, i % columns]
-                    draw_affinities(tuple(pair), seen.image, tree, self._moved(photo, pixel, seen), caption(name))
+                    draw_affinities(tuple(pair), seen.image, tree, place, caption(name))
                 return _rendered(figure)
         return None
 
     def quadtree(self, photo: Photo, pixel: tuple[int, int]) -> "Image | None":
         """The quadtree of every block, the window of a pixel of the shown photo filled; None if no model has any."""
         from quadtree_ssm.visualization import draw_quadrants
-        from ssm_core.visualization import caption, in_rows, panels, token_at
+        from ssm_core.visualization import caption, in_rows, panels, scaled_pixel, token_at
 
         for seen in photo.seen:
             if seen.quadrants:
                 figure, grid = panels(*in_rows(len(seen.quadrants), 4), seen.image.shape, 2.8, seen.title)
-                place = self._moved(photo, pixel, seen)
+                place = scaled_pixel(pixel, photo.shown.shape, seen.image.shape)
                 for axes, (name, chosen) in zip(grid.flat, seen.quadrants.items(), strict=False):
                     token = token_at(place, chosen.height, chosen.width, seen.image.shape)
                     draw_quadrants(axes, seen.image, chosen, title=caption(name), token=token)
                 return _rendered(figure)
         return None
-
-    @staticmethod
-    def _moved(photo: Photo, pixel: tuple[int, int], seen: Seen) -> tuple[float, float]:
-        """A pixel of the shown photo as one of the image that a model saw, which has another size."""
-        shown, own = photo.shown.shape, seen.image.shape
-        row, column = ((pixel[i] + 0.5) * own[i] / shown[i] - 0.5 for i in range(2))
-        return max(row, 0.0), max(column, 0.0)
 
 
 def _rendered(figure: Any) -> "Image":

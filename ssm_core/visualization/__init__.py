@@ -3,8 +3,19 @@
 What a family's scans chose is drawn by the family: :mod:`quadtree_ssm.visualization`, :mod:`tree_ssm.visualization`.
 """
 
-from .curves import draw_curves, draw_runs, smooth
-from .figures import caption, draw_heat, draw_mark, in_rows, panels, save, show_image, token_at, token_places
+from .curves import draw_curves, draw_run, draw_runs, smooth
+from .figures import (
+    caption,
+    draw_heat,
+    draw_mark,
+    in_rows,
+    panels,
+    save,
+    scaled_pixel,
+    show_image,
+    token_at,
+    token_places,
+)
 from .receptive_field import area_shares, draw_receptive_field, effective_receptive_field, map_extractor
 from .scans import draw_choice
 
@@ -16,12 +27,14 @@ __all__ = [
     "draw_heat",
     "draw_mark",
     "draw_receptive_field",
+    "draw_run",
     "draw_runs",
     "effective_receptive_field",
     "in_rows",
     "map_extractor",
     "panels",
     "save",
+    "scaled_pixel",
     "show_image",
     "smooth",
     "token_at",

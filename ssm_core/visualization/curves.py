@@ -1,9 +1,9 @@
 """Learning curves of one run or of several, from what :class:`ssm_core.engine.hooks.CurvesHook` writes."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Literal
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -59,9 +59,9 @@ def smooth(values: Sequence[float], points: int) -> list[float]:
         values: any numbers.
         points: odd, or rounded down to an odd number; 1 leaves the values as they are.
     """
-    sums, half = np.concatenate([[0.0], np.cumsum(values, dtype=float)]), max(points - 1, 0) // 2
-    reach = [min(half, i, len(values) - 1 - i) for i in range(len(values))]
-    return [float(sums[i + r + 1] - sums[i - r]) / (2 * r + 1) for i, r in enumerate(reach)]
+    half, last = max(points - 1, 0) // 2, len(values) - 1
+    reach = [min(half, i, last - i) for i in range(len(values))]
+    return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
 
 
 def draw_runs(
@@ -100,4 +100,14 @@ def draw_runs(
         )
     for axes in grid[len(chosen) :]:
         axes.set_axis_off()
+    return figure
+
+
+def draw_run(curves: Curves) -> Figure:
+    """A sheet for one run: the training loss, and beside it all validation metrics in one panel."""
+    held_out = {"val": curves["val"]}
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, {"training": line(curves, "loss")}, "iteration", "loss")
+    draw_curves(right, {name: line(held_out, name) for name in metrics_of({"": held_out})}, "iteration", "validation")
     return figure

@@ -83,15 +83,29 @@ def token_at(
     width: int,
     image_shape: tuple[int, ...],
 ) -> int:
-    """The token of a map that covers a pixel (row, column) of its image, counted row by row.
+    """The token of a map that covers a place of its image, counted row by row.
+
+    Args:
+        pixel: row and column; whole numbers are the centres of pixels, which reach half a pixel around them.
+        height: rows of the token map.
+        width: columns of the token map.
+        image_shape: H', W' of the image.
 
     Raises:
         ValueError: the pixel is outside the image.
     """
     (row, column), (rows, columns) = pixel, image_shape[:2]
-    if not (0 <= row < rows and 0 <= column < columns):
+    if not (-0.5 <= row < rows - 0.5 and -0.5 <= column < columns - 0.5):
         raise ValueError(f"the pixel ({row:g}, {column:g}) is outside the image of {rows} × {columns}")
     return int((row + 0.5) * height / rows) * width + int((column + 0.5) * width / columns)
+
+
+def scaled_pixel(
+    pixel: tuple[float, float], image_shape: tuple[int, ...], other_shape: tuple[int, ...]
+) -> tuple[float, float]:
+    """The place of a pixel (row, column) of an image in the same image of another size; centres are whole numbers."""
+    row, column = ((pixel[i] + 0.5) * other_shape[i] / image_shape[i] - 0.5 for i in range(2))
+    return row, column
 
 
 def caption(block: str) -> str:

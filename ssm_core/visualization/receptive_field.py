@@ -34,7 +34,7 @@ def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tenso
     def extract(images: Tensor) -> Tensor:
         try:
             return model.forward_intermediates(images, indices=[stage], stop_early=True, intermediates_only=True)[-1]
-        except (AssertionError, IndexError) as error:  # timm's, for a stage, or an image size, that it does not have
+        except (AssertionError, IndexError, ValueError) as error:  # of a stage or an image size that it does not have
             reason = " ".join(str(error).split()) or "no reason given"
             size = "×".join(map(str, images.shape[2:]))
             raise ValueError(

@@ -11,7 +11,6 @@ from command_line import error_of, load_tool
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
-from quadtree_ssm.visualization import window_of
 from ssm_core.engine.errors import ConfigError, DataError
 from ssm_core.engine.opened_model import Preparation
 from tree_ssm import MambaTreeV
@@ -78,16 +77,13 @@ def test_pictures_follow_the_pixel(tool, checkpoints, photos):
     assert (abs(rows.mean() - 300) < 1, abs(columns.mean() - 500) < 1) == (True, True)
 
 
-def test_the_window_is_that_of_the_pixel(tool, checkpoints, photos):
-    """The last pixel of the photo lies in the last token, whatever the sizes of photo, image and map."""
-    photo = explorer(tool, checkpoints, side=90).look(photos / "cat.png")
-    seen = photo.seen[1]
-    rows, columns = photo.shown.shape[:2]
-    row, column = tool.Explorer._moved(photo, (rows - 1, columns - 1), seen)
-    assert (row, column) == pytest.approx((seen.image.shape[0] - 1, seen.image.shape[1] - 1), abs=0.5)
-    unshifted = next(chosen for chosen in seen.quadrants.values() if chosen.shift == (0, 0))
-    top, left, height, width = window_of(unshifted.height * unshifted.width - 1, unshifted).bounds
-    assert (top + height, left + width) == (unshifted.height, unshifted.width)
+def test_every_pixel_of_the_photo_can_be_clicked(tool, checkpoints, photos):
+    """Corners of the photo are corners of every model's image, whatever the sizes."""
+    pages = explorer(tool, checkpoints, side=90)
+    photo = pages.look(photos / "cat.png")
+    last = tuple(side - 1 for side in photo.shown.shape[:2])
+    for pixel in ((0, 0), last):
+        assert None not in (pages.affinity(photo, pixel), pages.quadtree(photo, pixel))
 
 
 def test_a_family_without_checkpoint_is_random_and_says_so(tool, checkpoints, photos):

@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         part.add_argument("--blocks", nargs="+", type=_block, metavar="STAGE.BLOCK", help="such as 1.1 3.9 (default: "
                           + ("the last of each stage)" if name == "affinity" else "all)"))  # fmt: skip
         if name == "affinity":
-            part.add_argument("--pixel", nargs=2, type=float, action="append", required=True, metavar=("ROW", "COLUMN"),
+            part.add_argument("--pixel", nargs=2, type=int, action="append", required=True, metavar=("ROW", "COLUMN"),
                               help="in the photo, from 0, upright; may be given several times")  # fmt: skip
 
     part = add("receptive-field", draw_receptive_field, "effective receptive fields")
@@ -117,6 +117,7 @@ def draw_affinity(args: argparse.Namespace) -> "Figure":
     """The affinity maps of pixels."""
     from ssm_core.engine.errors import ConfigError
     from ssm_core.engine.opened_model import upright
+    from ssm_core.visualization import scaled_pixel
     from tree_ssm.visualization import affinity_figure, record_trees
 
     opened, image, trees = _recorded(args, record_trees)
@@ -125,8 +126,8 @@ def draw_affinity(args: argparse.Namespace) -> "Figure":
     pixels = []
     for row, column in args.pixel:
         if not (0 <= row < height and 0 <= column < width):
-            raise ConfigError(f"--pixel {row:g} {column:g} is outside the image of {height} rows and {width} columns")
-        pixels.append((row * image.shape[0] / height, column * image.shape[1] / width))
+            raise ConfigError(f"--pixel {row} {column} is outside the image of {height} rows and {width} columns")
+        pixels.append(scaled_pixel((row, column), (height, width), image.shape))
     return affinity_figure(image, _chosen(trees, blocks, args.model, "MambaTree"), pixels, opened.title)
 
 

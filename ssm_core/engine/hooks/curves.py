@@ -3,7 +3,7 @@
 import json
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process
@@ -71,7 +71,10 @@ class CurvesHook(Hook):
         """Write the file and the picture."""
         self._write(runner)
         if self.plot and is_main_process():
-            write_atomically(self._path(runner).with_suffix(".png"), lambda file: plot(self.curves, file))
+            from ssm_core.visualization import draw_run, save
+
+            figure = draw_run(self.curves)
+            write_atomically(self._path(runner).with_suffix(".png"), lambda file: save(figure, file, "png", dpi=100))
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
@@ -100,17 +103,3 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     if not sound:
         raise DataError(f"{path} has points without iter and epoch")
     return curves
-
-
-def plot(curves: dict[str, list[dict]], file: BinaryIO) -> None:
-    """Draw training loss and validation metrics over iterations into a PNG file."""
-    from matplotlib.figure import Figure
-
-    from ssm_core.visualization.curves import draw_curves, line, metrics_of
-
-    metrics = metrics_of({"": {"val": curves["val"]}})
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_curves(left, {"training": line(curves, "loss")}, "iteration", "loss")
-    draw_curves(right, {name: line({"val": curves["val"]}, name) for name in metrics}, "iteration", "validation")
-    figure.savefig(file, format="png", dpi=100)
