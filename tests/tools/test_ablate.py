@@ -86,7 +86,9 @@ def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, capsys):
     assert [float(row[key]) for key in ("last", "best", "best_after")] == [curve[-1]["top1"]] * 2 + [1]
     assert int(row["parameters"]) > 1_000
     assert f"| 4 | {curve[-1]['top1']:.4g} |" in (tmp_path / "table.md").read_text()
-    assert json.loads((tmp_path / "table.json").read_text())["runs"][0]["settings"] == {"train_dataloader.batch_size": "4"}
+    assert json.loads((tmp_path / "table.json").read_text())["runs"][0]["settings"] == {
+        "train_dataloader.batch_size": "4"
+    }
 
     # Given again, the command keeps it as it is.
     checkpoint = tmp_path / "batch_size=4" / "epoch_1.pth"

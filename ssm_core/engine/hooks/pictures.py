@@ -3,11 +3,11 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -18,7 +18,7 @@ from ssm_core.engine.inference import read_rgb, write_classes
 from ssm_core.engine.transforms import to_pixels
 from ssm_core.layers import record_scans
 from ssm_core.registry import HOOKS
-from ssm_core.visualization import caption, draw_choice, panels, show_image
+from ssm_core.visualization import caption, draw_choice, panels, save, show_image
 
 _TOP = 3  # classes written into a classified image
 
@@ -113,9 +113,9 @@ def draw_scans(
     show_image(grid[0, 0], image, "image")
     for axes, (name, chosen) in zip(grid[0, 1:], scans.items(), strict=True):
         draw_choice(chosen, axes, image, sample, caption(name))
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    file = BytesIO()
+    save(figure, file, "png")
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def _spread(record: Mapping[str, Any], count: int) -> dict[str, Any]:
