@@ -208,7 +208,7 @@ def affinity_figure(
     """
     figure, grid = panels(len(pixels), 1 + 2 * len(trees), image.shape, title=title)
     for row, pixel in zip(grid, pixels, strict=True):
-        show_image(row[0], image, f"row {pixel[0]:.0f}, column {pixel[1]:.0f}")
+        show_image(row[0], image, "image")
         draw_mark(row[0], pixel)
         for i, (name, block) in enumerate(trees.items()):
             draw_affinities((row[1 + 2 * i], row[2 + 2 * i]), image, block, pixel, caption(name))

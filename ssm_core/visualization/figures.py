@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_WIDTH = 1.9  # inches
-_TITLE = 0.25  # inches above every row
+_TITLE = 0.4  # inches above every row
 
 
 def show_image(

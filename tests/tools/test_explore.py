@@ -1,6 +1,7 @@
 """tools/explore.py: its pictures, its errors, and its page in a headless Chromium."""
 
 import shutil
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_files_that_are_no_photo(tool, checkpoints, photos):
         pages.look(photos / "cat.png")
 
 
-def test_errors(tool, checkpoints, tmp_path, capsys):
+def test_errors(tool, checkpoints, tmp_path, capsys, monkeypatch):
     assert "there is no such file" in error_of(capsys, "explore", tmp_path / "none.pth")
     two = [checkpoints["QuadMamba"]] * 2
     assert "more than one QuadMamba" in error_of(capsys, "explore", *two)
@@ -113,6 +114,8 @@ def test_errors(tool, checkpoints, tmp_path, capsys):
         with pytest.raises(SystemExit):
             tool.parse_arguments(list(option))
         assert option[1] in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "run `pip install 'tree-ssm-train[explore]'`" in error_of(capsys, "explore", *checkpoints.values())
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def figure_of(files, what, *more):
 def test_affinity_of_the_asked_for_blocks_and_pixels(files):
     figure = figure_of(files, "affinity")
     titles = [axes.get_title().partition("\n")[0] for axes in figure.axes[:5]]
-    assert titles == ["row 13, column 26", *["stage 2, block 2"] * 2, *["stage 1, block 1"] * 2]
+    assert titles == ["image", *["stage 2, block 2"] * 2, *["stage 1, block 1"] * 2]
     assert figure.get_suptitle() == "MambaTreeV, tree.pth"
     # The photo of 300 × 451 is drawn as 39 × 59; a pixel's centre is half a pixel from its edge in both.
     marks = [axes.lines[0].get_xydata()[0].tolist() for axes in (figure.axes[0], figure.axes[5])]

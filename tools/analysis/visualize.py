@@ -208,8 +208,9 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
         fields[opened.title] = field
         said = ", ".join(f"{share:.0%} within {area:.1%} of the area" for share, area in areas.items())
         print(f"{opened.title}: {said}")
+    stage = "last stage" if args.stage == -1 else f"stage {args.stage}"
     figure, grid = panels(1, len(fields), (args.side, args.side), width=2.6,
-                          title=f"effective receptive field, stage {args.stage}, {len(paths)} images")  # fmt: skip
+                          title=f"effective receptive field, {stage}, {len(paths)} images")  # fmt: skip
     for axes, (title, field) in zip(grid[0], fields.items(), strict=True):
         draw_receptive_field(axes, field, title.replace(", ", "\n", 1))
     return figure
