@@ -27,10 +27,10 @@ _TOP = 3  # classes written into a classified image
 class PicturesHook(Hook):
     """Hands pictures of the first validation images to the visualizer: ``prediction_0`` …, ``scans_0`` ….
 
-    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps;
-    the scans of an image are the quadrants or the spanning trees of the blocks. Every backend gets them: files under
-    ``vis_data/vis_image``, TensorBoard, Weights & Biases. They are made at the first, second, fourth, eighth …
-    validation and at the last, so that a long run does not drown in them.
+    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps
+    (these only over images that are files); the scans of an image are the quadrants or the spanning trees of the
+    blocks. Every backend gets them: files under ``vis_data/vis_image``, TensorBoard, Weights & Biases. They are made at
+    the first, second, fourth, eighth … validation and at the last, so that a long run does not drown in them.
 
     Args:
         count: images; 0 for none.
@@ -80,7 +80,7 @@ class PicturesHook(Hook):
                 pixels = Image.fromarray(to_pixels(data_batch["inputs"][i], _transform(runner)))
                 written = write_classes(pixels.convert("RGB"), *_classes(output, draw.dataset_meta))
                 draw.add_image(name, np.asarray(written), step)
-            else:
+            elif Path(output.img_path).is_file():  # and not in some storage that only the pipeline knows
                 rgb = read_rgb(Path(output.img_path))
                 draw.add_datasample(name, rgb, output.cpu(), draw_gt=True, show=False, step=step)
             if scans := _spread(self._scans, self.blocks):
