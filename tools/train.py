@@ -24,6 +24,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="continue from a checkpoint, or without a value from the newest good one in the work folder",
     )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, unless the config says float16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_train.sh")
     return parser.parse_args(arguments)
 
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
     if args.amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
         cfg.optim_wrapper.dtype = "bfloat16"
+    if args.compile:
+        cfg.compile = cfg.get("compile") or True
     result = train(cfg, resume=args.resume)
     if not is_main_process():
         return

@@ -1,7 +1,13 @@
 _base_ = [
     "../_base_/models/quadmamba.py",
-    "../_base_/datasets/fashion_mnist_32.py",
-    "../_base_/schedules/fashion_mnist_30e.py",
+    "../_base_/datasets/fashion_mnist_64.py",
+    "../_base_/schedules/fashion_mnist_60e.py",
     "../_base_/classification_runtime.py",
 ]
-model = dict(backbone=dict(arch="lite", in_chans=1, num_classes=10), label_smoothing=0.1)
+model = dict(
+    backbone=dict(arch="lite", in_chans=1, num_classes=10),
+    label_smoothing=0.1,
+    mixup_alpha=0.2,
+    cutmix_alpha=1.0,
+    mix_prob=0.3,
+)

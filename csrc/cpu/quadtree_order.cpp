@@ -8,6 +8,7 @@
 
 #include "../checks.h"
 #include "../dispatch.h"
+#include "lanes.h"
 
 namespace ssm {
 namespace {
@@ -102,8 +103,7 @@ SSM_MULTIVERSION acc_t<scalar_t> dot_difference(
     sum += static_cast<acc_t<scalar_t>>(a[c]) *
            (static_cast<acc_t<scalar_t>>(plus[c]) - static_cast<acc_t<scalar_t>>(minus[c]));
   }
-  for (int i = 0; i < kLanes; ++i) sum += lanes[i];
-  return sum;
+  return sum + sum_lanes(lanes);
 }
 
 // Within the chosen quadrant the token at the fine place of t is t itself; elsewhere the one at its coarse place is. So

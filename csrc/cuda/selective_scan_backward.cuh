@@ -310,7 +310,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
               store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
                 auto& sum = grad_u[rows[i] * kLanes + place.lane];
                 const Wide<scalar_t> total = sum;
-                sum = {};  // for the next tile
+                // For the next tile. All positions without a token share a row.
+                if (kOneOrder || rows.token(i) >= 0) sum = {};
                 return total;
               });
             }

@@ -103,6 +103,15 @@ struct Outputs {
   }
 };
 
+// Which of the directions from `k` on are reversed, a bit each.
+template <int kDirections>
+__device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
+  unsigned bits = 0;
+#pragma unroll
+  for (int i = 0; i < kDirections; ++i) bits |= static_cast<unsigned>(is_reversed(a, k + i)) << i;
+  return bits;
+}
+
 // Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
 template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
 __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
@@ -136,6 +145,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
   stream.advance(a, place, 1, 1);
 
   int turn = 0, step = 0, scanning_warp = 0;
+  unsigned walked_before = reversed_bits<kJoint>(a, place.direction(a, 0));
   for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
     const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
     const scalar_t* u = m.u + (tile & 1) * tile_elements;
@@ -146,6 +156,10 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
       const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
       const ThreadRows<kOneOrder> rows(place, tokens);
       if (!kOneOrder) y.clear();
+      // Where a walk turns round, a thread's summary takes the place of another's, who may not have read it yet.
+      const unsigned walked_now = reversed_bits<kJoint>(a, k);
+      if (walked_now != walked_before) __syncthreads();
+      walked_before = walked_now;
       acc dt[kTokens][kWidth];
       Wide<scalar_t> skip, A;
       for (int n = 0; n < states; ++n, ++turn) {

@@ -132,6 +132,18 @@ class Runner(mmengine_runner.Runner):
             self.call_hook("on_non_finite", error=error)
             raise DivergedError(f"training stopped at iteration {self.iter + 1}: {error}") from error
 
+    def _maybe_compile(self, target: str) -> None:
+        """Let torch.compile make one graph of the network, where the config has ``compile``, True or its arguments.
+
+        mmengine would compile ``target``, the whole step, with an optimizer and a log that break its graph. In place,
+        so that names of parameters, checkpoints and the averaged model stay what they are.
+        """
+        options = self.cfg.get("compile", False)
+        if options is False:
+            return
+        with building_from_config():
+            self.bare_model.backbone.compile(**({} if options is True else options))
+
     def load_or_resume(self) -> None:
         """Load what the config says; ``resume`` without a file takes the newest undamaged one of the work folder."""
         if self._has_loaded:

@@ -1,6 +1,7 @@
-# Fashion-MNIST, one channel, 28x28 enlarged to 32x32: 60,000 images to train on, 10,000 to test.
+# Fashion-MNIST, one channel, 28x28 enlarged to 64x64, which gives the first stage 16x16
+# tokens: 60,000 images to train on, 10,000 to test.
 train_dataloader = dict(
-    batch_size=128,
+    batch_size=512,
     num_workers=2,
     persistent_workers=True,
     pin_memory=True,
@@ -13,17 +14,17 @@ train_dataloader = dict(
         split="train",
         transform=dict(
             type="TrainTransform",
-            size=32,
+            size=64,
             scale=(0.7, 1.0),
             ratio=(0.9, 1.1),
-            random_erasing=0.1,
+            random_erasing=0.4,
             mean=(0.2860,),
             std=(0.3530,),
         ),
     ),
 )
 val_dataloader = dict(
-    batch_size=256,
+    batch_size=500,
     num_workers=2,
     persistent_workers=True,
     pin_memory=True,
@@ -33,7 +34,7 @@ val_dataloader = dict(
         type="FashionMNIST",
         root="data/fashion-mnist",
         split="test",
-        transform=dict(type="TestTransform", size=32, crop_ratio=1.0, mean=(0.2860,), std=(0.3530,)),
+        transform=dict(type="TestTransform", size=64, crop_ratio=1.0, mean=(0.2860,), std=(0.3530,)),
     ),
 )
 test_dataloader = val_dataloader

@@ -1,0 +1,17 @@
+# 60 epochs of AdamW on 60,000 images: 117 iterations an epoch at batch 512, 7,020 in all, of which 351 warm up.
+max_epochs, warmup = 60, 3
+optim_wrapper = dict(
+    type="GuardedOptimWrapper",
+    constructor="TimmOptimWrapperConstructor",
+    optimizer=dict(type="AdamW", fused=True, lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    clip_grad=dict(max_norm=5.0),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, begin=0, end=warmup, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, begin=warmup, end=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=2)
+val_cfg = dict()
+test_cfg = dict()
+# Averages the weights over some 500 iterations; the average is what is tested.
+custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=2e-3, update_buffers=True)]
