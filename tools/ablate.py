@@ -45,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config of all runs"
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision, see tools/train.py")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, see tools/train.py")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--processes", type=int, default=1, metavar="N", help="of each run, by tools/dist_train.sh")
     where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tools/slurm_train.sh")
@@ -102,6 +103,7 @@ class Sweep:
     def command(self, outcome: "Outcome") -> list[str]:
         """How a run is started."""
         rest = ["--work-dir", str(self.work_dir / outcome.folder), *["--amp"] * self.args.amp]
+        rest += ["--compile"] * self.args.compile
         rest += ["--cfg-options", *self.options(outcome.settings)]
         if self.args.partition:
             return [str(TOOLS / "slurm_train.sh"), self.args.partition, self.args.config, *rest]  # it gives --resume
