@@ -8,6 +8,7 @@ import sys
 import pytest
 from command_line import CONFIGS, ROOT, run
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*faster_coco_eval")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 # What each page needs of the pages before it.
 PAGES = {"scan_order": (), "backbone": ("scan_order",), "dataset": ()}
