@@ -63,7 +63,7 @@ def test_example(page, tmp_path, monkeypatch, capsys):
             "logits and maps have the right shapes",
             "best",
             "/work_dirs/snakenet\n",
-            "GFLOPs for an image of",
+            "GFLOPs",
         ],
         "dataset": ["best", "/work_dirs/crops\n"],
     }
