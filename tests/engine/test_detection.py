@@ -40,6 +40,7 @@ def configure(config, work_dir, *options):
 
 def on_blobs(root, work_dir, *options, config=QUADMAMBA):
     short = ["train_cfg.max_epochs=1", "param_scheduler.1.end=1", "default_hooks.non_finite.interval=100"]
+    short += ["default_hooks.pictures.count=0"]
     return configure(config, work_dir, *blobs.options(root), *TINY, *short, *options)
 
 

@@ -38,6 +38,7 @@ QUICK = (
     "test_dataloader.num_workers=0",
     "test_dataloader.persistent_workers=False",
     "default_hooks.curves.plot=False",
+    "default_hooks.pictures.count=0",
     "visualizer.tensorboard=False",
     "param_scheduler.0.end=2",
     "param_scheduler.1.begin=2",
@@ -82,7 +83,8 @@ def tiles(nuclei_root, tmp_path_factory):
 def trained(request, tiles, tmp_path_factory):
     """Family, work folder and result of four iterations."""
     folder = tmp_path_factory.mktemp(f"trained_{request.param}")
-    return request.param, folder, run.train(point_at(configure(request.param, folder), tiles))
+    cfg = configure(request.param, folder, "default_hooks.pictures.count=2")
+    return request.param, folder, run.train(point_at(cfg, tiles))
 
 
 def test_training_writes_curves_and_checkpoints(trained):
