@@ -208,8 +208,9 @@ def quadtree_figure(
     show_image(grid[0, 0], image, "image")
     for column, (name, block) in zip(grid.T[1:], chosen.items(), strict=True):
         shift = f", shift {block.shift}" if block.shift != (0, 0) else ""
-        show_image(column[0], image, caption(name))
-        if block.score is not None:
+        if block.score is None:
+            show_image(column[0], image, f"{caption(name)}\nno scores")
+        else:
             draw_heat(column[0], image, block.score[0].float().cpu().numpy(), title=f"{caption(name)}\nscores")
         draw_quadrants(column[1], image, block, title=f"quadrants{shift}")
         order = token_order(model.get_submodule(name), block)[0].cpu().numpy()

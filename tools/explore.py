@@ -7,8 +7,10 @@ says so. The page is served to this machine alone, unless --host says otherwise.
 """
 
 import argparse
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +27,7 @@ STAND_INS = {"MambaTreeV": "mambatree_tiny", "QuadMamba": "quadmamba_lite"}  # m
 DISPLAY_SIDE = 448  # of the square of the same area as the photo on the page
 SESSIONS = 16  # whose photos are kept
 HINT = "Drop a photo above, then click a pixel of it."
+UPLOADS = "GRADIO_TEMP_DIR"  # where Gradio takes its folder from
 LIFE = 3600  # seconds that an uploaded file is kept
 
 
@@ -289,8 +292,11 @@ def serve(args: argparse.Namespace, block: bool = True) -> "tuple[gradio.Blocks,
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve the page until interrupted."""
-    serve(parse_arguments(arguments))
+    """Serve the page until interrupted; uploaded files go with it."""
+    args = parse_arguments(arguments)
+    with tempfile.TemporaryDirectory(prefix="tree-ssm-explore-") as folder:
+        os.environ[UPLOADS] = folder
+        serve(args)
 
 
 if __name__ == "__main__":

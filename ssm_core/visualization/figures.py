@@ -22,6 +22,10 @@ def show_image(
 ) -> None:
     """Draw the image without axes."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _caption(axes, title)
+
+
+def _caption(axes: Axes, title: str) -> None:
     axes.set_axis_off()
     axes.set_title(title, fontsize=8)
 
@@ -44,11 +48,13 @@ def draw_heat(
         title: a caption.
         alpha: how much the colours cover; 1 hides the image.
     """
-    show_image(axes, image, title)
     rows, columns = image.shape[:2]
     low, high = limits or (None, None)
+    if alpha < 1:
+        show_image(axes, image)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     axes.imshow(values, cmap="viridis", vmin=low, vmax=high, alpha=alpha, extent=extent, interpolation="nearest")
+    _caption(axes, title)
 
 
 def draw_mark(

@@ -115,16 +115,19 @@ def test_errors(tool, checkpoints, tmp_path, capsys, monkeypatch):
             tool.parse_arguments(list(option))
         assert option[1] in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setenv(tool.UPLOADS, str(tmp_path))
     assert "run `pip install 'tree-ssm-train[explore]'`" in error_of(capsys, "explore", *checkpoints.values())
 
 
 @pytest.fixture(scope="module")
-def address(tool, checkpoints):
+def address(tool, checkpoints, tmp_path_factory):
     """The page, served to this machine on a free port."""
     arguments = tool.parse_arguments([*checkpoints.values(), "--max-upload", "500kb", "--max-megapixels", "1"])
-    page, address = tool.serve(arguments, block=False)
-    yield address
-    page.close(verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tool.UPLOADS, str(tmp_path_factory.mktemp("uploads")))
+        page, address = tool.serve(arguments, block=False)
+        yield address
+        page.close(verbose=False)
 
 
 def test_served_to_this_machine_alone(tool, address, checkpoints):

@@ -1,11 +1,13 @@
 """tools/analysis/visualize.py: every subcommand, in both formats, and what it says when it cannot draw."""
 
 import json
+import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
-from command_line import error_of, load_tool, run
+from command_line import ROOT, error_of, load_tool, run
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
@@ -33,6 +35,21 @@ def files(tmp_path_factory):
         points = {"train": [{"iter": 1, "epoch": 1, "lr": 0.1, "loss": 2.0}], "val": []}
         (folder / run_ / "curves.json").write_text(json.dumps(points))
     return folder
+
+
+def test_the_gallery_can_be_drawn_again():
+    """Its commands are understood, draw the pictures it shows, and those are small."""
+    page = ROOT / "docs" / "gallery.md"
+    text = page.read_text().replace("\\\n", " ")
+    commands = [
+        shlex.split(line) for line in text.splitlines() if "tools/analysis/visualize.py" in line and "--out" in line
+    ]
+    tool = load_tool("analysis/visualize")
+    drawn = {str(tool.parse_arguments(words[2:]).out) for words in commands if words[0] == ".venv/bin/python"}
+    shown = {f"docs/{path}" for path in re.findall(r"!\[[^]]+\]\((images/gallery_[^)]+)\)", text)}
+    assert len(drawn) == 7
+    assert shown == drawn | {"docs/images/gallery_explorer.png"}
+    assert all((ROOT / path).stat().st_size < 250_000 for path in shown)
 
 
 def arguments(files, what):
