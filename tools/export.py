@@ -39,7 +39,6 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_core.engine import export
     from ssm_core.engine.config import load_config
     from ssm_core.engine.errors import ConfigError, UserError
-    from ssm_core.engine.pictures import read_batches
 
     size = tuple(args.size) if args.size else None
     if size and min(size) < 32:
@@ -48,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = export.load_network(cfg, args.checkpoint)
     channels = cfg.model.backbone.get("in_chans", 3)
     if args.image:
-        batches = read_batches(args.image, channels, size)
+        batches = [export.photo(path, channels, size) for path in args.image]
     else:
         generator = torch.Generator().manual_seed(0)
         sizes = [size, size] if size else [(96, 160), (224, 224)]

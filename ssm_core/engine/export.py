@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ssm_core import _ext
 from ssm_core.engine.analysis import build_model, is_language
-from ssm_core.engine.errors import ConfigError, MissingPackageError, UserError
+from ssm_core.engine.errors import ConfigError, DataError, MissingPackageError, UserError
 from ssm_core.engine.inference import load_weights
 
 Format = Literal["torch_export", "aoti", "onnx"]
@@ -181,6 +184,35 @@ def load_exported(path: Path, kind: Format) -> Runner:
         return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
     run = torch._inductor.aoti_load_package(str(path)) if kind == "aoti" else torch.export.load(path).module()
     return lambda images: list(run(images))
+
+
+def photo(
+    path: str | Path, channels: int, size: tuple[int, int] | None = None
+) -> Tensor:  # [1, C, H, W]
+    """An image file, normalised with ImageNet's statistics (grey ones with their means), as a batch of one.
+
+    Args:
+        path: the file.
+        channels: 3, or 1 for grey.
+        size: height and width to scale it to; its own if left out.
+
+    Raises:
+        DataError: it cannot be read.
+        ConfigError: the channels are others.
+    """
+    if channels not in (1, 3):
+        raise ConfigError(f"photos have 1 or 3 channels and the model takes {channels}: leave out --image")
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB" if channels == 3 else "L")
+            pixels = np.array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {path}: {' '.join(str(error).split())}") from error
+    values = torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    if channels == 1:
+        mean, std = mean.mean(), std.mean()
+    return ((values - mean) / std).unsqueeze(0)
 
 
 def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], repeats: int = 3) -> Agreement:
