@@ -1,4 +1,4 @@
-"""Models in the Hugging Face Hub's layout: save_pretrained, push_to_hub and from_pretrained, and timm's create_model."""
+"""Models in the Hugging Face Hub's layout, for save_pretrained, push_to_hub, from_pretrained and timm."""
 
 import json
 from pathlib import Path

@@ -5,6 +5,8 @@ backbone. Sizes of batch and images stay free unless they are fixed.
 """
 
 import importlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +31,8 @@ SUFFIXES: dict[Format, str] = {"torch_export": ".pt2", "aoti": ".aoti.pt2", "onn
 MIN_FREE_SIDE = 33
 # What the graph is traced with: a batch and two sides that nothing can be mistaken for.
 _TRACED = (2, 96, 128)
-_TRANSLATED = (
+# Operators with a module to_onnx beside their registration.
+TRANSLATED = (
     "ssm_core.ops.selective_scan",
     "quadtree_ssm.ops.quadtree_order",
     "tree_ssm.ops.grid_distance",
@@ -88,6 +91,24 @@ def load_network(cfg: Config, checkpoint: str | Path) -> Outputs:
     return Outputs(model.backbone)
 
 
+def check_format(kind: Format) -> None:
+    """Say what is missing for a format before anything is computed.
+
+    Raises:
+        UserError: the compiled library is missing, which every format is made from, or the C++ compiler.
+        MissingPackageError: a package for ONNX is not installed.
+    """
+    if not _ext.load():
+        raise UserError("exporting needs the compiled library, whose operators a graph can hold: run `make setup`")
+    if kind == "aoti" and shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise UserError("--format aoti needs a C++ compiler: install one, or name it in the environment variable CXX")
+    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(package, "--format onnx") from error
+
+
 def trace(network: nn.Module, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:
     """The graph of a network, with the operators of the compiled library in it.
 
@@ -95,12 +116,7 @@ def trace(network: nn.Module, channels: int, size: tuple[int, int] | None = None
         network: from images to a tuple.
         channels: of the images.
         size: height and width of all images to come; free if left out, as the batch always is.
-
-    Raises:
-        UserError: the compiled library is missing.
     """
-    if not _ext.load():
-        raise UserError("exporting needs the compiled library, whose operators a graph can hold: build it by `make setup`")
     batch, *sides = _TRACED if size is None else (_TRACED[0], *size)
     free = {} if size else {2: Dim.DYNAMIC(min=MIN_FREE_SIDE), 3: Dim.DYNAMIC(min=MIN_FREE_SIDE)}
     shapes = {"images": {0: Dim.DYNAMIC(min=1), **free}}
@@ -129,27 +145,14 @@ def write_torch_export(program: ExportedProgram, path: Path) -> None:
 
 
 def write_aoti(program: ExportedProgram, path: Path) -> None:
-    """Write what ``torch._inductor.aoti_load_package`` reads: machine code beside the compiled library.
-
-    Raises:
-        UserError: it cannot be compiled, for want of a C++ compiler for example.
-    """
-    try:
-        torch._inductor.aoti_compile_and_package(without_python(program), package_path=str(path))
-    except (torch._inductor.exc.InductorError, torch._inductor.exc.CppCompileError, RuntimeError) as error:
-        raise UserError(f"AOTInductor cannot compile the graph: {str(error).strip().splitlines()[0]}") from error
+    """Write what ``torch._inductor.aoti_load_package`` reads: machine code beside the compiled library."""
+    torch._inductor.aoti_compile_and_package(without_python(program), package_path=str(path))
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:
-    """Write an ONNX model of standard operators alone.
-
-    Raises:
-        MissingPackageError: onnx or onnxscript is not installed.
-    """
-    for package in ("onnx", "onnxscript"):
-        _need(package, "--format onnx")
+    """Write an ONNX model of standard operators alone."""
     table = {}
-    for op in _TRANSLATED:
+    for op in TRANSLATED:
         table.update(importlib.import_module(f"{op}.to_onnx").TRANSLATIONS)
     outputs = len(program.graph_signature.user_outputs)
     onnx_program = torch.onnx.export(
@@ -171,13 +174,8 @@ WRITERS: dict[Format, Callable[[ExportedProgram, Path], None]] = {
 
 
 def load_exported(path: Path, kind: Format) -> Runner:
-    """What a written file computes, from images to the list of outputs.
-
-    Raises:
-        MissingPackageError: onnxruntime is not installed.
-    """
+    """What a written file computes, from images to the list of outputs."""
     if kind == "onnx":
-        _need("onnxruntime", "running an ONNX model")
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -186,9 +184,7 @@ def load_exported(path: Path, kind: Format) -> Runner:
     return lambda images: list(run(images))
 
 
-def photo(
-    path: str | Path, channels: int, size: tuple[int, int] | None = None
-) -> Tensor:  # [1, C, H, W]
+def photo(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
     """An image file, normalised with ImageNet's statistics (grey ones with their means), as a batch of one.
 
     Args:
@@ -240,10 +236,3 @@ def _seconds(run: Callable[[Tensor], object], batch: Tensor) -> float:
     start = time.perf_counter()
     run(batch)
     return time.perf_counter() - start
-
-
-def _need(package: str, purpose: str) -> None:
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(package, purpose) from error

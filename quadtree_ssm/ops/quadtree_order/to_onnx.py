@@ -10,14 +10,14 @@ from onnxscript.values import Opset
 
 @script(Opset("quadtree_ssm", 1))
 def _order(
-    choice: INT64["B"],  # noqa: F821
+    choice: INT64[...],  # [B]
     height: INT64,
     width: INT64,
     levels: INT64,
     shift_y: INT64,
     shift_x: INT64,
-) -> INT64["B", "L"]:  # noqa: F821
-    """As the reference: the places sorted by (quadrant, sub-quadrant if the quadrant is the chosen one, row, column)."""
+) -> INT64[...]:  # [B, L]
+    """As the reference: places sorted by (quadrant, sub-quadrant if the quadrant is the chosen one, row, column)."""
     row = op.Unsqueeze(op.Range(0, height, 1), 1)
     column = op.Unsqueeze(op.Range(0, width, 1), 0)
     # Which half of its side a place is in, its place there and that half's size; then the same within the half.

@@ -18,8 +18,8 @@ _DOMAIN = Opset("ssm_core", 1)
 
 @script(_DOMAIN)
 def _in_chunks(
-    steps: INT64["B", "K", "L"],  # noqa: F821
-) -> tuple[INT64["T", "B", "K", "M"], INT64["B", "K", "L"]]:  # noqa: F821
+    steps: INT64[...],  # [B, K, L]
+) -> tuple[INT64[...], INT64[...]]:  # [T, B, K, M]; [B, K, L]
     """The token at each place of the chunks ``[T, B, K, M]``, and the row of each token in that ``[B, K, L]``.
 
     Chunk m holds the places m·T … m·T + T - 1; those beyond the end repeat the last token, after everything that counts.
@@ -36,7 +36,8 @@ def _in_chunks(
     chunk = seat / size
     batch, directions = op.Shape(steps, end=1), op.Shape(steps, start=1, end=2)
     sequence = op.Reshape(
-        op.Range(0, op.Squeeze(batch * directions), 1), op.Concat(batch, directions, op.Constant(value_ints=[1]), axis=0)
+        op.Range(0, op.Squeeze(batch * directions), 1),
+        op.Concat(batch, directions, op.Constant(value_ints=[1]), axis=0),
     )
     row = ((seat - chunk * size) * batch * directions + sequence) * chunks + chunk
     return token, row
@@ -44,9 +45,9 @@ def _in_chunks(
 
 @script(_DOMAIN)
 def _rows_of(
-    x: FLOAT["B", "K", "L", "C"],  # noqa: F821
-    token: INT64["T", "B", "K", "M"],  # noqa: F821
-) -> FLOAT["T", "B", "K", "M", "C"]:  # noqa: F821
+    x: FLOAT[...],  # [B, K, L, C]
+    token: INT64[...],  # [T, B, K, M]
+) -> FLOAT[...]:  # [T, B, K, M, C]
     """The tokens' rows of x, which may have fewer directions than the tokens: each then serves several in turn."""
     batch, groups, length = op.Shape(x, end=1), op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3)
     directions = op.Shape(token, start=2, end=3)
@@ -59,9 +60,9 @@ def _rows_of(
 
 @script(_DOMAIN)
 def _states(
-    decay: FLOAT["T", "B", "K", "M", "D", "N"],  # noqa: F821
-    drive: FLOAT["T", "B", "K", "M", "D", "N"],  # noqa: F821
-) -> FLOAT["T", "B", "K", "M", "D", "N"]:  # noqa: F821
+    decay: FLOAT[...],  # [T, B, K, M, D, N]
+    drive: FLOAT[...],  # [T, B, K, M, D, N]
+) -> FLOAT[...]:  # [T, B, K, M, D, N]
     """h ← decay · h + drive, chunk by chunk."""
 
     @graph()
@@ -119,10 +120,10 @@ def selective_scan(
 
 @script(_DOMAIN)
 def _at_tokens(
-    y: FLOAT["T", "B", "K", "M", "D"],  # noqa: F821
-    row: INT64["B", "K", "L"],  # noqa: F821
-    u: FLOAT["B", "G", "L", "D"],  # noqa: F821
-) -> FLOAT["B", "G", "L", "D"]:  # noqa: F821
+    y: FLOAT[...],  # [T, B, K, M, D]
+    row: INT64[...],  # [B, K, L]
+    u: FLOAT[...],  # [B, G, L, D]
+) -> FLOAT[...]:  # [B, G, L, D]
     """The results at the tokens' own places, those of a group's directions summed."""
     rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(y, start=4), axis=0)
     in_place = op.Gather(op.Reshape(y, rows), row)  # [B, K, L, D]
@@ -132,9 +133,9 @@ def _at_tokens(
 
 @script(_DOMAIN)
 def _last_state(
-    h: FLOAT["T", "B", "K", "M", "D", "N"],  # noqa: F821
-    row: INT64["B", "K", "L"],  # noqa: F821
-) -> FLOAT["B", "K", "D", "N"]:  # noqa: F821
+    h: FLOAT[...],  # [T, B, K, M, D, N]
+    row: INT64[...],  # [B, K, L]
+) -> FLOAT[...]:  # [B, K, D, N]
     """The state after the last step: the last place of the last chunk, where places beyond the end are not counted."""
     size, chunks = op.Shape(h, end=1), op.Shape(h, start=3, end=4)
     place = op.Shape(row, start=2) - (chunks - 1) * size - 1

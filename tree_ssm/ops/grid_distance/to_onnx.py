@@ -10,12 +10,14 @@ from onnxscript.values import Opset
 
 @script(Opset("tree_ssm", 1))
 def _distances(
-    x: FLOAT["B", "H", "W", "D"],  # noqa: F821
-) -> FLOAT["B", "E"]:  # noqa: F821
+    x: FLOAT[...],  # [B, H, W, D]
+) -> FLOAT[...]:  # [B, E]
     """exp(-cosine) of the ends of every vertical edge, then of every horizontal one, each row by row."""
-    unit = x / op.Max(op.ReduceL2(x, op.Constant(value_ints=[3])), 1e-8)
-    vertical = op.ReduceSum(unit[:, :-1] * unit[:, 1:], op.Constant(value_ints=[3]), keepdims=0)
-    horizontal = op.ReduceSum(unit[:, :, :-1] * unit[:, :, 1:], op.Constant(value_ints=[3]), keepdims=0)
+    channels = op.Constant(value_ints=[3])
+    # Rounded as the reference and the kernels round: where edges weigh the same there, they should here.
+    scale = op.Reciprocal(op.Max(op.Sqrt(op.ReduceSum(x * x, channels, keepdims=0)), 1e-8))
+    vertical = op.ReduceSum(x[:, :-1] * x[:, 1:], channels, keepdims=0) * scale[:, :-1] * scale[:, 1:]
+    horizontal = op.ReduceSum(x[:, :, :-1] * x[:, :, 1:], channels, keepdims=0) * scale[:, :, :-1] * scale[:, :, 1:]
     flat = op.Constant(value_ints=[0, -1])
     # `allowzero` is off: a 0 keeps the batch, even where a grid of one row has no vertical edge.
     return op.Exp(op.Neg(op.Concat(op.Reshape(vertical, flat), op.Reshape(horizontal, flat), axis=1)))

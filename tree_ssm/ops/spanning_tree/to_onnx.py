@@ -17,10 +17,10 @@ _DOMAIN = Opset("tree_ssm", 1)
 
 @script(_DOMAIN)
 def _tree_edges(
-    edge_weight: FLOAT["B", "E"],  # noqa: F821
+    edge_weight: FLOAT[...],  # [B, E]
     height: INT64,
     width: INT64,
-) -> BOOL["B", "E"]:  # noqa: F821
+) -> BOOL[...]:  # [B, E]
     """Which edges of the grid are in the tree: Borůvka's rounds over the edges' ranks by (weight, index)."""
     flat = op.Constant(value_ints=[-1])
     count = op.Shape(edge_weight, start=1)  # [1], E
@@ -67,11 +67,11 @@ def _tree_edges(
 
 @script(_DOMAIN)
 def _hang(
-    taken: BOOL["B", "E"],  # noqa: F821
-    root: INT64["B"],  # noqa: F821
+    taken: BOOL[...],  # [B, E]
+    root: INT64[...],  # [B]
     height: INT64,
     width: INT64,
-) -> INT64["B", "L"]:  # noqa: F821
+) -> INT64[...]:  # [B, L]
     """Parents of a tree of the grid that hangs from a root.
 
     An arc is an edge in one direction: arc 4·v + d leaves vertex v upwards, to the left, to the right or downwards (d =
@@ -131,8 +131,8 @@ def _hang(
 
 @script(_DOMAIN)
 def _breadth_first(
-    parent: INT64["B", "L"],  # noqa: F821
-) -> INT64["B", "L"]:  # noqa: F821
+    parent: INT64[...],  # [B, L]
+) -> INT64[...]:  # [B, L]
     """The vertices by depth, and within a depth by their ancestors from the root on: children by their number.
 
     Vertices are ranked by depth and number, then again and again by the rank of the ancestor as far above as the paths

@@ -12,10 +12,10 @@ _DOMAIN = Opset("tree_ssm", 1)
 
 @script(_DOMAIN)
 def _up(
-    u: FLOAT["V", "D"],  # noqa: F821
-    weight: FLOAT["V", "D"],  # noqa: F821
-    parent: INT64["V"],  # noqa: F821
-) -> FLOAT["V", "D"]:  # noqa: F821
+    u: FLOAT[...],  # [V, D]
+    weight: FLOAT[...],  # [V, D]
+    parent: INT64[...],  # [V]
+) -> FLOAT[...]:  # [V, D]
     """Leaves to root: (1 - M)⁻¹ u = … (1 + M⁴)(1 + M²)(1 + M) u, where M takes a vertex to its parent, weighted.
 
     A root's weight is 0, so that no path goes beyond it.
@@ -33,10 +33,10 @@ def _up(
 
 @script(_DOMAIN)
 def _down(
-    xi: FLOAT["V", "D"],  # noqa: F821
-    weight: FLOAT["V", "D"],  # noqa: F821
-    parent: INT64["V"],  # noqa: F821
-) -> FLOAT["V", "D"]:  # noqa: F821
+    xi: FLOAT[...],  # [V, D]
+    weight: FLOAT[...],  # [V, D]
+    parent: INT64[...],  # [V]
+) -> FLOAT[...]:  # [V, D]
     """Root to leaves: h_i = (1 - w_i²) ξ_i + w_i h_parent, by the same doubling in the other direction."""
     h, w, ancestor = xi - weight * weight * xi, op.Identity(weight), op.Identity(parent)
     active = op.Cast(1, to=9)
@@ -51,10 +51,10 @@ def _down(
 
 @script(_DOMAIN)
 def _rows(
-    u: FLOAT["B", "L", "D"],  # noqa: F821
-    weight: FLOAT["B", "L", "D"],  # noqa: F821
-    parent: INT64["B", "L"],  # noqa: F821
-) -> tuple[FLOAT["V", "D"], FLOAT["V", "D"], INT64["V"]]:  # noqa: F821
+    u: FLOAT[...],  # [B, L, D]
+    weight: FLOAT[...],  # [B, L, D]
+    parent: INT64[...],  # [B, L]
+) -> tuple[FLOAT[...], FLOAT[...], INT64[...]]:  # [V, D]; [V, D]; [V]
     """Vertices of all samples as one forest, the roots' weights 0."""
     rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(u, start=2), axis=0)
     length = op.Shape(u, start=1, end=2)
