@@ -1,8 +1,8 @@
 """A trained model in a form that runs elsewhere: python tools/export.py CONFIG CKPT --format torch_export|aoti|onnx.
 
 A classifier gives logits, a detector or segmentor the maps of its backbone; images come normalised as in the config's
-test pipeline. Height, width and batch stay free unless --size fixes the first two. The file is checked against the model
-on images before the tool ends. docs/export.md says how to load each.
+test pipeline. Height, width and batch stay free unless --size fixes the first two. The file is checked against the
+model on images before the tool ends. docs/export.md says how to load each.
 """
 
 import argparse

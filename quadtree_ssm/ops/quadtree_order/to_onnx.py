@@ -25,9 +25,9 @@ def _order(
     lower, right = row >= top, column >= left
     row_in, column_in = op.Where(lower, row - top, row), op.Where(right, column - left, column)
     rows, columns = op.Where(lower, height - top, top), op.Where(right, width - left, left)
-    lower_in = op.Cast(row_in >= (rows + 1) / 2, to=7)
-    right_in = op.Cast(column_in >= (columns + 1) / 2, to=7)
-    quadrant = op.Where(levels >= 1, op.Cast(lower, to=7) * 2 + op.Cast(right, to=7), 0)
+    lower_in = op.Cast(row_in >= (rows + 1) / 2, to=INT64.dtype)
+    right_in = op.Cast(column_in >= (columns + 1) / 2, to=INT64.dtype)
+    quadrant = op.Where(levels >= 1, op.Cast(lower, to=INT64.dtype) * 2 + op.Cast(right, to=INT64.dtype), 0)
     split = op.And(op.Equal(quadrant, op.Reshape(choice, op.Constant(value_ints=[-1, 1, 1]))), levels >= 2)
     window = quadrant * 4 + op.Where(split, lower_in * 2 + right_in, 0)  # [B, H, W]
     # The token at a place of the rolled map.

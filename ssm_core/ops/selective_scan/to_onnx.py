@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from onnxscript import FLOAT, INT64, graph, script
+from onnxscript import BOOL, FLOAT, INT64, graph, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
@@ -22,10 +22,10 @@ def _in_chunks(
 ) -> tuple[INT64[...], INT64[...]]:  # [T, B, K, M]; [B, K, L]
     """The token at each place of the chunks ``[T, B, K, M]``, and the row of each token in that ``[B, K, L]``.
 
-    Chunk m holds the places m·T … m·T + T - 1; those beyond the end repeat the last token, after everything that counts.
+    Chunk m holds the places m·T … m·T + T - 1; those beyond the end repeat the last token, after all that counts.
     """
     length = op.Shape(steps, start=2)  # [1]
-    size = op.Cast(op.Ceil(op.Sqrt(op.Cast(length, to=1))), to=7)
+    size = op.Cast(op.Ceil(op.Sqrt(op.Cast(length, to=FLOAT.dtype))), to=INT64.dtype)
     chunks = (length + size - 1) / size
     place = op.Unsqueeze(op.Range(0, op.Squeeze(size), 1), 1) + op.Range(0, op.Squeeze(chunks), 1) * size
     place = op.Min(place, length - 1)
@@ -151,7 +151,7 @@ def _visits(delta: Any, order: Any, reverse: Sequence[bool]) -> Any:
         order = op.Expand(place, shape)
     flips = op.Constant(value_ints=[int(flip) for flip in reverse])
     backwards = op.Sub(op.Sub(length, 1), place)
-    place = op.Where(op.Cast(op.Unsqueeze(flips, op.Constant(value_ints=[1])), to=9), backwards, place)
+    place = op.Where(op.Cast(op.Unsqueeze(flips, op.Constant(value_ints=[1])), to=BOOL.dtype), backwards, place)
     return op.GatherElements(order, op.Expand(place, shape), axis=2)
 
 

@@ -1,4 +1,4 @@
-"""Fake, autocast and FLOP rules of ``tree_ssm::grid_cosine_distance``, which has no gradient; its schema: library.cpp."""
+"""Fake, autocast and FLOP rules of ``tree_ssm::grid_cosine_distance``, which has no gradient."""
 
 import torch
 from torch.utils.flop_counter import register_flop_formula

@@ -55,13 +55,13 @@ def _tree_edges(
         # Two components that took the same edge point at each other: the smaller one becomes the root.
         mutual = op.And(op.Equal(op.GatherElements(hook, hook, axis=1), vertices), vertices < hook)
         hook = op.Where(mutual, vertices, hook)
-        moving = op.Cast(1, to=9)
+        moving = op.Cast(1, to=BOOL.dtype)
         while moving:
             further = op.GatherElements(hook, hook, axis=1)
-            moving = op.Cast(op.ReduceMax(op.Abs(further - hook), keepdims=0), to=9)
+            moving = op.Cast(op.ReduceMax(op.Abs(further - hook), keepdims=0), to=BOOL.dtype)
             hook = further
         component = op.GatherElements(hook, component, axis=1)
-        active = op.Cast(op.ReduceMax(op.Cast(crosses, to=7), keepdims=0), to=9)
+        active = op.Cast(op.ReduceMax(op.Cast(crosses, to=INT64.dtype), keepdims=0), to=BOOL.dtype)
     return op.ScatterElements(taken, by_rank, taken, axis=1)
 
 
@@ -82,7 +82,7 @@ def _hang(
     flat, keep = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0, -1])
     one = op.Constant(value_ints=[1])
     batch, rows, columns = op.Shape(taken, end=1), op.Reshape(height, flat), op.Reshape(width, flat)
-    edge = op.Cast(taken, to=7)
+    edge = op.Cast(taken, to=INT64.dtype)
     verticals = (height - 1) * width
     vertical = op.Reshape(edge[:, :verticals], op.Concat(batch, rows - 1, columns, axis=0), allowzero=1)
     horizontal = op.Reshape(edge[:, verticals:], op.Concat(batch, rows, columns - 1, axis=0), allowzero=1)
@@ -99,13 +99,13 @@ def _hang(
     direction = op.Constant(value_ints=[0, 1, 2, 3])
     offset = op.Concat(op.Neg(columns), op.Constant(value_ints=[-1, 1]), columns, axis=0)
     arcs = op.Reshape(op.Expand(vertex * 4 + direction, op.Shape(leaves)), keep)
-    exists = op.Cast(op.Reshape(leaves, keep), to=9)
+    exists = op.Cast(op.Reshape(leaves, keep), to=BOOL.dtype)
     back = op.Reshape(op.Expand((vertex + offset) * 4 + 3 - direction, op.Shape(leaves)), keep)
     back = op.Where(exists, back, arcs)
     # The arc by which the tour leaves a vertex that it came to from each direction.
-    second = op.Cast(op.Gather(leaves, op.Constant(value_ints=[1, 2, 3, 0]), axis=2), to=9)
-    third = op.Cast(op.Gather(leaves, op.Constant(value_ints=[2, 3, 0, 1]), axis=2), to=9)
-    fourth = op.Cast(op.Gather(leaves, op.Constant(value_ints=[3, 0, 1, 2]), axis=2), to=9)
+    second = op.Cast(op.Gather(leaves, op.Constant(value_ints=[1, 2, 3, 0]), axis=2), to=BOOL.dtype)
+    third = op.Cast(op.Gather(leaves, op.Constant(value_ints=[2, 3, 0, 1]), axis=2), to=BOOL.dtype)
+    fourth = op.Cast(op.Gather(leaves, op.Constant(value_ints=[3, 0, 1, 2]), axis=2), to=BOOL.dtype)
     turn = op.Where(second, 1, op.Where(third, 2, op.Where(fourth, 3, 4)))
     leave = op.Reshape(vertex * 4 + op.Mod(direction + turn, 4), keep)
     # The tour ends with the arc that the root's first one would follow.
@@ -125,7 +125,7 @@ def _hang(
         reach = reach * 2
         active = reach < 2 * height * width
     rises = op.And(exists, op.GatherElements(ahead, back, axis=1) > ahead)
-    up_by = op.Reshape(op.Cast(rises, to=7), op.Constant(value_ints=[0, -1, 4])) * offset
+    up_by = op.Reshape(op.Cast(rises, to=INT64.dtype), op.Constant(value_ints=[0, -1, 4])) * offset
     return op.Squeeze(vertex, one) + op.ReduceSum(up_by, op.Constant(value_ints=[2]), keepdims=0)
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from onnxscript import FLOAT, INT64, script
+from onnxscript import BOOL, FLOAT, INT64, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
@@ -21,11 +21,11 @@ def _up(
     A root's weight is 0, so that no path goes beyond it.
     """
     xi, w, ancestor = op.Identity(u), op.Identity(weight), op.Identity(parent)
-    active = op.Cast(1, to=9)
+    active = op.Cast(1, to=BOOL.dtype)
     while active:
         xi = op.ScatterND(xi, op.Unsqueeze(ancestor, op.Constant(value_ints=[1])), w * xi, reduction="add")
         above = op.Gather(ancestor, ancestor)
-        active = op.Cast(op.ReduceMax(op.Abs(above - ancestor), keepdims=0), to=9)
+        active = op.Cast(op.ReduceMax(op.Abs(above - ancestor), keepdims=0), to=BOOL.dtype)
         w = w * op.Gather(w, ancestor)
         ancestor = above
     return xi
@@ -39,11 +39,11 @@ def _down(
 ) -> FLOAT[...]:  # [V, D]
     """Root to leaves: h_i = (1 - w_i²) ξ_i + w_i h_parent, by the same doubling in the other direction."""
     h, w, ancestor = xi - weight * weight * xi, op.Identity(weight), op.Identity(parent)
-    active = op.Cast(1, to=9)
+    active = op.Cast(1, to=BOOL.dtype)
     while active:
         h = h + w * op.Gather(h, ancestor)
         above = op.Gather(ancestor, ancestor)
-        active = op.Cast(op.ReduceMax(op.Abs(above - ancestor), keepdims=0), to=9)
+        active = op.Cast(op.ReduceMax(op.Abs(above - ancestor), keepdims=0), to=BOOL.dtype)
         w = w * op.Gather(w, ancestor)
         ancestor = above
     return h
@@ -59,7 +59,7 @@ def _rows(
     rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(u, start=2), axis=0)
     length = op.Shape(u, start=1, end=2)
     vertex = op.Range(0, op.Squeeze(length), 1)
-    inner = op.Unsqueeze(op.Cast(op.Not(op.Equal(parent, vertex)), to=1), op.Constant(value_ints=[2]))
+    inner = op.Unsqueeze(op.Cast(op.Not(op.Equal(parent, vertex)), to=FLOAT.dtype), op.Constant(value_ints=[2]))
     samples = op.Range(0, op.Squeeze(op.Shape(u, end=1)), 1)
     above = parent + op.Unsqueeze(samples, op.Constant(value_ints=[1])) * length
     return (
