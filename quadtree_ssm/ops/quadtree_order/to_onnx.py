@@ -1,5 +1,6 @@
 """The quadtree's token order in ONNX's standard operators, for any height and width."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,4 +44,17 @@ def quadtree_order(choice: Any, height: Any, width: Any, levels: int, shift_y: A
     return _order(choice, height, width, levels, shift_y, shift_x)
 
 
-TRANSLATIONS = {torch.ops.quadtree_ssm.quadtree_order.default: quadtree_order}
+def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
+    """``aten::roll`` by shifts that depend on the size, as windows are shifted; torch's own takes constants alone."""
+    for shift, axis in zip(shifts, dims, strict=True):
+        by = op.Constant(value_ints=[shift]) if isinstance(shift, int) else op.Reshape(shift, [-1])
+        length = op.Shape(x, start=axis, end=axis + 1)
+        cut = op.Mod(op.Neg(by), length)
+        x = op.Concat(op.Slice(x, cut, length, [axis]), op.Slice(x, [0], cut, [axis]), axis=axis)
+    return x
+
+
+TRANSLATIONS = {
+    torch.ops.quadtree_ssm.quadtree_order.default: quadtree_order,
+    torch.ops.aten.roll.default: roll,
+}
