@@ -24,6 +24,7 @@ class CheckpointError(UserError):
 EXTRAS = {
     "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
     "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm", "gradio": "explore",
+    "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
 }  # fmt: skip
 
 
