@@ -29,7 +29,7 @@ class Cost(NamedTuple):
     Attributes:
         parameters: of the model, auxiliary heads included.
         flops: of what runs at test time; a multiply-add counts once.
-        activations: bytes kept for the backward pass through what is counted.
+        activations: bytes kept for the backward pass through what is counted, for each image more in a batch.
     """
 
     parameters: int
@@ -82,7 +82,7 @@ class _Plain(nn.Module):
             stages = zip(extractor, head, strict=True) if isinstance(head, nn.ModuleList) else ((extractor, head),)
             for stage_extractor, stage_head in stages:
                 size = stage_extractor.roi_layers[0].output_size
-                stage_head(images.new_zeros(count, stage_extractor.out_channels, *size))
+                stage_head(images.new_zeros(count * len(images), stage_extractor.out_channels, *size))
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -177,10 +177,12 @@ def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> C
     with contextlib.nullcontext() if contents else FakeTensorMode():
         model = build_model(cfg)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        plain, inputs = _Plain(model), example(cfg, size, batch=1)
-        flops = count_pass(plain, inputs)
+        plain = _Plain(model)
+        flops = count_pass(plain, example(cfg, size, batch=1))
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            return Cost(parameters, flops, activation_bytes(plain, inputs))
+            # The difference is without what a batch has once, such as the weights that autocast casts.
+            one, two = (activation_bytes(plain, example(cfg, size, batch)) for batch in (1, 2))
+        return Cost(parameters, flops, two - one)
 
 
 def measure_throughput(

@@ -181,7 +181,8 @@ def load_exported(path: Path, kind: Format) -> Runner:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
     run = torch._inductor.aoti_load_package(str(path)) if kind == "aoti" else torch.export.load(path).module()
-    return lambda images: list(run(images))
+    # A package takes the strides for granted that it was made with.
+    return lambda images: list(run(images.contiguous()))
 
 
 def photo(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
@@ -208,7 +209,7 @@ def photo(path: str | Path, channels: int, size: tuple[int, int] | None = None) 
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     if channels == 1:
         mean, std = mean.mean(), std.mean()
-    return ((values - mean) / std).unsqueeze(0)
+    return ((values - mean) / std).unsqueeze(0).contiguous()
 
 
 def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], repeats: int = 3) -> Agreement:

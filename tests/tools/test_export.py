@@ -77,6 +77,8 @@ class Both(nn.Module):
 def test_without_our_python(photos, tmp_path, monkeypatch):
     """torch.export's program and AOTInductor's package: any size and batch, the compiled library all that is loaded."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    # Half of the time would go into optimising code that runs once.
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
     torch.manual_seed(0)
     network = export.Outputs(Both())
     program = export.trace(network, 3)

@@ -1,7 +1,7 @@
 """Parameters, operations, activations and speed of a model: python tools/analysis/cost.py CONFIG_OR_TIMM_NAME.
 
 The model is a config's, of any task, or any of timm's, ours among them. Operations are counted by the conventions of
-the papers (docs/results.md); activations are what autograd keeps of one image for the backward pass.
+the papers (docs/results.md); activations are what autograd keeps of each image for the backward pass.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"parameters  {cost.parameters / 1e6:.3f} M")
     print(f"operations  {flops.total / 1e9:.3f} GFLOPs for one {thing} of {extent}, multiply-adds once")
     print(f"of which    {flops.scans / 1e9:.3f} GFLOPs in scans, {flops.trees / 1e9:.3f} in growing spanning trees")
-    print(f"activations {cost.activations / 2**20:.1f} MiB kept of one {thing} for the backward pass, in {dtype}")
+    print(f"activations {cost.activations / 2**20:.1f} MiB kept of each {thing} for the backward pass, in {dtype}")
     if args.throughput:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         speed = measure_throughput(cfg, size, args.throughput, device, dtype, args.batches)
