@@ -63,7 +63,7 @@ def test_same_pictures(runs):
         with Image.open(media) as shown, Image.open(runs[0] / "vis_image" / f"{name}_6.png") as local:
             assert shown.tobytes() == local.tobytes()
             # An image and two trees beside it; the other blocks' maps have two rows and one.
-            assert local.size == ((627, 236) if name.startswith("scans") else (256, 256))
+            assert 2 < local.width / local.height < 3 if name.startswith("scans") else local.size == (256, 256)
 
 
 def test_the_config_and_no_code(runs):
