@@ -47,7 +47,6 @@ def draw_scans(results: dict, path: Path) -> None:
     import torch
     from matplotlib.figure import Figure
 
-    import tree_ssm.visualization  # noqa: F401  both say how their choices are drawn
     from ssm_core.visualization import caption, draw_choice, show_image
 
     rows = []

@@ -1,6 +1,7 @@
 """One function for what any scan chose, so that its callers need not know the family."""
 
 from functools import singledispatch
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,26 @@ def draw_choice(
 ) -> None:
     """Draw what one scan chose on one image of the batch: a spanning tree, or quadrants under their scores.
 
+    A family says how in its module ``visualization``, which is imported here when its choice is first seen.
+
     Args:
-        chosen: what :func:`ssm_core.layers.record_scans` recorded for the scan. The family's ``visualization`` module
-            has to be imported: it says how.
+        chosen: what :func:`ssm_core.layers.record_scans` recorded for the scan.
         axes: where to draw.
         image: the image underneath.
         sample: its number in the batch.
         title: a caption.
 
     Raises:
-        TypeError: no imported family knows what ``chosen`` is.
+        TypeError: no family knows what ``chosen`` is.
     """
     kind = type(chosen)
-    package = kind.__module__.partition(".")[0]
-    raise TypeError(f"there is no drawing of a {kind.__name__}: import {package}.visualization first")
+    module = f"{kind.__module__.partition('.')[0]}.visualization"
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    draw = draw_choice.dispatch(kind)
+    if draw is draw_choice.dispatch(object):
+        raise TypeError(f"there is no drawing of a {kind.__name__} in {module}")
+    draw(chosen, axes, image, sample, title)

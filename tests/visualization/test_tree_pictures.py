@@ -1,5 +1,7 @@
 """Pictures of MambaTree: affinities against products along networkx's paths, drawings against what was grown."""
 
+from decimal import Decimal
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -191,5 +193,5 @@ def test_draw_choice_knows_trees():
         draw_choice(chosen, axes, np.zeros((32, 32)), sample)
         drawn.append(np.array(axes.collections[0].get_segments()))
     assert not np.array_equal(*drawn)
-    with pytest.raises(TypeError, match=r"no drawing of a int: import builtins\.visualization first"):
-        draw_choice(3, axes, np.zeros((32, 32)))
+    with pytest.raises(TypeError, match=r"no drawing of a Decimal in decimal\.visualization"):
+        draw_choice(Decimal(3), axes, np.zeros((32, 32)))
