@@ -1,6 +1,7 @@
 # make quickstart   train both families on real images on the CPU, and draw what their scans saw
 # make test         set up if needed, then run the tests
 # make setup        .venv with the pinned packages and the compiled library
+# make docs         the documentation site, in site/;  make docs-serve  shows it while you write
 # make lint         ruff and clang-format;  make format  applies them
 # make clean        remove everything that make made
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 CLANG_FORMAT_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
-.PHONY: setup quickstart test lint format clean
+.PHONY: setup quickstart test docs docs-serve lint format clean
 
 quickstart: setup
 	$(BIN)/python tools/quickstart.py --work-dir work_dirs/quickstart
@@ -32,6 +33,12 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: setup
+	$(BIN)/python -m mkdocs serve
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,5 +50,5 @@ format: setup
 	$(BIN)/clang-format -i $(CLANG_FORMAT_FILES)
 
 clean:
-	rm -rf $(VENV) build work_dirs *.egg-info ssm_core/_C*.so
+	rm -rf $(VENV) build site work_dirs *.egg-info ssm_core/_C*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -18,9 +18,13 @@ TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
 
 TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
   // choice [B] -> order [B, L]
-  m.def("quadtree_order(Tensor choice, int height, int width, int levels, int shift_y, int shift_x) -> Tensor");
+  m.def(
+      "quadtree_order(Tensor choice, SymInt height, SymInt width, int levels, SymInt shift_y, SymInt shift_x) -> "
+      "Tensor");
   // a, b [B, L, D] -> gradient of the straight-through mask [B, 4]
-  m.def("mask_gradient(Tensor a, Tensor b, Tensor choice, int height, int width, int shift_y, int shift_x) -> Tensor");
+  m.def(
+      "mask_gradient(Tensor a, Tensor b, Tensor choice, SymInt height, SymInt width, SymInt shift_y, "
+      "SymInt shift_x) -> Tensor");
 }
 
 TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {

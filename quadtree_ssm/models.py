@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-class QuadMamba(Backbone):
+class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline_tag="image-classification"):
     """QuadMamba: quadtree scans in the first two stages, cross scans in the others.
 
     Args:
@@ -71,6 +71,8 @@ class QuadMamba(Backbone):
     Raises:
         ValueError: an argument is out of its range; the message says which.
     """
+
+    family = "quadmamba"
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssm_core.hub import HubModel
 from ssm_core.layers import (
     Block,
     ClassifierHead,
@@ -98,7 +99,7 @@ class Stage(nn.Module):
         return self.norm(x)
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, HubModel):
     """Stem, stages and head, and the interface timm expects of a hierarchical model.
 
     Images come as ``[B, in_chans, H, W]`` of any size from 32 on; inside, maps are channels-last. With ``out_indices``

@@ -35,19 +35,9 @@ def train_one(config: str, work_dir: Path):
 
 def draw_curves_of(results: dict, path: Path) -> None:
     """Training loss and test accuracy of all runs."""
-    from matplotlib.figure import Figure
+    from ssm_core.visualization import draw_runs
 
-    from ssm_core.engine.pictures import draw_curves
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, part, metric, label in (
-        (left, "train", "loss", "training loss"),
-        (right, "val", "top1", "test top-1, %"),
-    ):
-        points = {name: [p for p in result.curves[part] if metric in p] for name, result in results.items()}
-        runs = {name: ([p["iter"] for p in ps], [p[metric] for p in ps]) for name, ps in points.items()}
-        draw_curves(axes, runs, "iteration", label)
+    figure = draw_runs({name: result.curves for name, result in results.items()}, ("loss", "top1"))
     figure.savefig(path, dpi=120)
 
 
@@ -57,7 +47,7 @@ def draw_scans(results: dict, path: Path) -> None:
     import torch
     from matplotlib.figure import Figure
 
-    from ssm_core.engine.pictures import show_image
+    from ssm_core.visualization import caption, draw_choice, show_image
 
     rows = []
     for name, result in results.items():
@@ -74,7 +64,7 @@ def draw_scans(results: dict, path: Path) -> None:
         for block, chosen in scans.items():
             for row, axes in enumerate(grid[:, column]):
                 title = f"{name}\n{caption(block)}" if row == 0 else ""
-                draw_choice(axes, pictures[row], chosen, row, title)
+                draw_choice(chosen, axes, pictures[row], row, title)
             column += 1
     for row, axes in enumerate(grid[:, 0]):
         show_image(axes, rows[0][1][row], "image" if row == 0 else "")
@@ -106,25 +96,6 @@ def scans_of(model, images) -> dict:
     with record_scans(model) as record, torch.no_grad():
         model(images)
     return {name: chosen for name, chosen in record.items() if chosen.height > 2}
-
-
-def caption(block: str) -> str:
-    """``stages.1.blocks.0.mixer.scan`` as ``stage 2, block 1``."""
-    parts = block.split(".")
-    stage, index = (int(parts[parts.index(key) + 1]) + 1 for key in ("stages", "blocks"))
-    return f"stage {stage}, block {index}"
-
-
-def draw_choice(axes, picture, chosen, sample: int, title: str) -> None:
-    """Draw a quadtree scan's partition, or a tree scan's tree, over one image."""
-    from ssm_core.engine.pictures import draw_quadrants, draw_tree
-
-    if hasattr(chosen, "tree"):
-        draw_tree(axes, picture, chosen.tree.parent[sample].numpy(), chosen.height, chosen.width, title)
-        return
-    score = None if chosen.score is None else chosen.score[sample].numpy()
-    choice = int(chosen.choice[sample]) if chosen.levels == 2 else None
-    draw_quadrants(axes, picture, chosen.height, chosen.width, choice, chosen.shift, score, title)
 
 
 def main(arguments: list[str] | None = None) -> None:

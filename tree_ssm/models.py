@@ -30,7 +30,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-class MambaTreeV(Backbone):
+class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipeline_tag="image-classification"):
     """MambaTreeV: a tree scan in every block.
 
     Args:
@@ -56,6 +56,8 @@ class MambaTreeV(Backbone):
     Raises:
         ValueError: an argument is out of its range; the message says which.
     """
+
+    family = "mambatree"
 
     def __init__(
         self,

@@ -137,11 +137,25 @@ class TreeScan(SelectiveSSM):
             h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree)
             return state_readout(h, x, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
         step = F.softplus(delta.to(dtype) + bias)
-        weight = (step.unsqueeze(2) * self.decay()[0].t()).exp_()  # [B, L, N, D]
+        weight = self._edge_weights(step)
         source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
         h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
         h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
         return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + x.to(dtype) * D.to(dtype)).to(x.dtype)
+
+    def edge_weights(
+        self,
+        x: Tensor,  # [B, L, D]
+    ) -> Tensor:  # [B, L, N, D]
+        """Ā = exp(Δ·A) of every token, what the edge to its parent lets pass, for pictures and for analysis."""
+        delta, dtype = self.project(x).delta.squeeze(1), accumulate_dtype(x.dtype)
+        return self._edge_weights(F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype)))
+
+    def _edge_weights(
+        self,
+        step: Tensor,  # [B, L, D]
+    ) -> Tensor:  # [B, L, N, D]
+        return (step.unsqueeze(2) * self.decay()[0].t()).exp_()
 
 
 class ConvHead(ConvNormAct):

@@ -4,4 +4,5 @@ default_hooks = dict(
     checkpoint=dict(save_best="top1"),
     class_count=dict(type="ClassCountHook"),
     unreadable=dict(type="UnreadableImagesHook"),
+    pictures=dict(type="PicturesHook", count=4),
 )

@@ -5,11 +5,13 @@
 default_scope = "ssm_core"
 default_hooks = dict(
     seed=dict(type="ssm_core.IterationSeedHook"),
-    logger=dict(type="LoggerHook", interval=50),
+    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     non_finite=dict(type="ssm_core.NonFiniteHook"),
     curves=dict(type="ssm_core.CurvesHook", interval=50),
     checkpoint=dict(type="ssm_core.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
 )
+# Scalars are named train/… and val/… everywhere, and counted in iterations.
+log_processor = dict(log_with_hierarchy=True)
 visualizer = dict(type="ssm_core.TrainingVisualizer", tensorboard=True, wandb=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
 randomness = dict(seed=0)

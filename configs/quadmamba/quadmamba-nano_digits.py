@@ -9,4 +9,4 @@ model = dict(
         depths=(1, 1, 2, 1), dims=(32, 64, 128, 256), ssm_ratio=1.0, drop_path_rate=0.0, in_chans=1, num_classes=10
     )
 )
-default_hooks = dict(logger=dict(interval=22), curves=dict(interval=11))
+default_hooks = dict(logger=dict(interval=22), curves=dict(interval=11), pictures=dict(count=2))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
@@ -14,6 +13,7 @@ from ssm_core.engine.datasets.guarded import GuardedDataset
 from ssm_core.engine.errors import ConfigError
 from ssm_core.engine.reproducible import SeededDataset
 from ssm_core.engine.runner import building_from_config
+from ssm_core.engine.transforms import to_pixels
 
 
 def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count: int, seed: int = 0) -> list[Path]:
@@ -51,14 +51,7 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
 
 
 def _write_classified(sample: dict, dataset: Any, out: Path, number: int) -> Path:
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    inputs = sample["inputs"]
-    mean, std = (
-        torch.tensor(dataset.transform.get(key, default)).view(-1, 1, 1)
-        for key, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD))
-    )
-    pixels = ((inputs * std + mean).clip(0, 1) * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    pixels = to_pixels(sample["inputs"], dataset.transform)
     path = out / f"{number:04d}_class{sample['data_samples']['label']}.png"
     Image.fromarray(pixels).save(path)
     return path

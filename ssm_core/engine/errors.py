@@ -23,7 +23,8 @@ class CheckpointError(UserError):
 # The extra of this project that has a package, where it is not "train".
 EXTRAS = {
     "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
-    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm",
+    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm", "gradio": "explore",
+    "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
 }  # fmt: skip
 
 

@@ -124,16 +124,11 @@ class Classifier(Predictor):
         """Draw the first classes with their probabilities."""
         top = prediction["scores"].softmax(0).topk(min(_TOP, len(prediction["scores"])))
         names = [self.classes[i] if self.classes else str(i) for i in top.indices.tolist()]
+        probabilities = top.values.tolist()
         with Image.open(path) as image:
-            picture = image.convert("RGB")
-        scale = max(_MIN_DRAWN / min(picture.size), 1)
-        picture = picture.resize([round(side * scale) for side in picture.size])
-        words = "\n".join(f"{name} {score:.3f}" for name, score in zip(names, top.values.tolist(), strict=True))
-        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-        draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
-        draw.multiline_text((4, 4), words, "white", font)
+            picture = write_classes(image.convert("RGB"), list(zip(names, probabilities, strict=True)))
         picture.save(out.with_name(f"{out.name}.png"))
-        return {"classes": names, "scores": [round(score, 5) for score in top.values.tolist()]}
+        return {"classes": names, "scores": [round(score, 5) for score in probabilities]}
 
 
 class Detector(Predictor):
@@ -227,6 +222,23 @@ def load_weights(model: nn.Module, cfg: Config, file: str | Path) -> dict:
         )
     model.load_state_dict(state)
     return content.get("meta", {})
+
+
+def write_classes(picture: Image.Image, likeliest: Sequence[tuple[str, float]], truth: str = "") -> Image.Image:
+    """Enlarge a small picture and write classes with their probabilities into its corner.
+
+    Args:
+        picture: in mode RGB.
+        likeliest: names and probabilities.
+        truth: the label, for a first line; none if empty.
+    """
+    scale = max(_MIN_DRAWN / min(picture.size), 1)
+    picture = picture.resize([round(side * scale) for side in picture.size])
+    words = "\n".join([f"({truth})"] * bool(truth) + [f"{name} {score:.3f}" for name, score in likeliest])
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
+    draw.multiline_text((4, 4), words, "white", font)
+    return picture
 
 
 def read_rgb(path: Path) -> np.ndarray:  # [H, W, 3] uint8

@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -27,6 +28,7 @@ from ssm_core.engine.datasets.guarded import GuardedDataset
 from ssm_core.engine.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, UserError
 from ssm_core.engine.evaluator import ReadableEvaluator
 from ssm_core.engine.reproducible import make_reproducible, reseed
+from ssm_core.engine.wandb_backend import run_identity
 from ssm_core.errors import NonFiniteError
 
 _MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
@@ -65,6 +67,13 @@ class Runner(mmengine_runner.Runner):
                 handler.setLevel(max(handler.level, level))
                 handler.addFilter(_is_short)
         return logger
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """mmengine's; a training that is resumed goes on in its run of Weights & Biases."""
+        if isinstance(visualizer, dict) and visualizer.get("wandb") and self.rank == 0:
+            identity = run_identity(self.work_dir, bool(self.cfg.get("resume")))
+            visualizer = {"wandb_id": identity, **visualizer}
+        return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """mmengine's wrapping, which hands GPU numbers to a model on the CPU.
@@ -243,6 +252,7 @@ class Runner(mmengine_runner.Runner):
                 "config_file": Path(self.cfg.filename or "").name,
                 "model": ckpt.plain(self.cfg.get("model", {})),
                 "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
+                "test_transform": self._test_transform(),
             },
             "state_dict": dict(self.bare_model.state_dict()),
             "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
@@ -255,6 +265,11 @@ class Runner(mmengine_runner.Runner):
             state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
         self.call_hook("before_save_checkpoint", checkpoint=state)
         return ckpt.on_cpu(state)
+
+    def _test_transform(self) -> dict | None:
+        """How a classifier's images are scaled, which its weights mean nothing without; None for other tasks."""
+        loader = self.cfg.get("test_dataloader") or self.cfg.get("val_dataloader") or {}
+        return ckpt.plain(loader.get("dataset", {}).get("transform"))
 
     @master_only
     def save_checkpoint(

@@ -17,6 +17,7 @@ class BackendsBySwitch:
         tensorboard: write TensorBoard event files.
         wandb: log to Weights & Biases; ``WANDB_MODE=offline`` keeps that on this machine.
         wandb_project: the project there.
+        wandb_id: the run there; the Runner fills it in, so that a resumed training goes on in its run.
     """
 
     def __init__(
@@ -26,8 +27,10 @@ class BackendsBySwitch:
         tensorboard: bool = True,
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
+        wandb_id: str | None = None,
     ):
-        super().__init__(name, vis_backends=backends(name, tensorboard, wandb, wandb_project), save_dir=save_dir)
+        writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
+        super().__init__(name, vis_backends=writes, save_dir=save_dir)
 
 
 @VISUALIZERS.register_module()
@@ -35,7 +38,7 @@ class TrainingVisualizer(BackendsBySwitch, Visualizer):
     """mmengine's visualizer with :class:`BackendsBySwitch`'s arguments."""
 
 
-def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str) -> list[dict]:
+def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wandb_id: str | None = None) -> list[dict]:
     """Configs of where a visualizer writes; the arguments are :class:`BackendsBySwitch`'s.
 
     Raises:
@@ -47,7 +50,7 @@ def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str) -> l
         found.append({"type": "TensorboardVisBackend"})
     if wandb:
         _require("wandb", "visualizer.wandb")
-        found.append({"type": "WandbVisBackend", "init_kwargs": {"project": wandb_project, "name": name}})
+        found.append({"type": "ssm_core.WandbBackend", "project": wandb_project, "run_name": name, "run_id": wandb_id})
     return found
 
 

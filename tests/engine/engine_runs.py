@@ -20,6 +20,7 @@ SMALL = (
     "val_dataloader.num_batch_per_epoch=1",
     "visualizer.tensorboard=False",
     "default_hooks.curves.plot=False",
+    "default_hooks.pictures.count=0",
     "default_hooks.logger.interval=1",
     "default_hooks.curves.interval=1",
     "log_level=WARNING",

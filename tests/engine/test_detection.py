@@ -40,6 +40,7 @@ def configure(config, work_dir, *options):
 
 def on_blobs(root, work_dir, *options, config=QUADMAMBA):
     short = ["train_cfg.max_epochs=1", "param_scheduler.1.end=1", "default_hooks.non_finite.interval=100"]
+    short += ["default_hooks.pictures.count=0"]
     return configure(config, work_dir, *blobs.options(root), *TINY, *short, *options)
 
 
@@ -81,6 +82,12 @@ def test_overfits_a_tile(overfitted):
     assert np.mean(losses[-5:]) < 0.65 * np.mean(losses[:5])
     assert result.last("coco/bbox_mAP_50") > 0.35
     assert result.last("coco/segm_mAP_50") > 0.35
+
+
+def test_validation_is_shown(overfitted):
+    _, folder, _, _ = overfitted
+    names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
+    assert names == {"prediction_0_40.png", "scans_0_40.png"}
 
 
 def test_the_checkpoint_is_tested_alike(overfitted):

@@ -38,6 +38,7 @@ QUICK = (
     "test_dataloader.num_workers=0",
     "test_dataloader.persistent_workers=False",
     "default_hooks.curves.plot=False",
+    "default_hooks.pictures.count=0",
     "visualizer.tensorboard=False",
     "param_scheduler.0.end=2",
     "param_scheduler.1.begin=2",
@@ -82,7 +83,8 @@ def tiles(nuclei_root, tmp_path_factory):
 def trained(request, tiles, tmp_path_factory):
     """Family, work folder and result of four iterations."""
     folder = tmp_path_factory.mktemp(f"trained_{request.param}")
-    return request.param, folder, run.train(point_at(configure(request.param, folder), tiles))
+    cfg = configure(request.param, folder, "default_hooks.pictures.count=2")
+    return request.param, folder, run.train(point_at(cfg, tiles))
 
 
 def test_training_writes_curves_and_checkpoints(trained):
@@ -92,6 +94,15 @@ def test_training_writes_curves_and_checkpoints(trained):
     assert {"mIoU", "mAcc", "aAcc"} <= set(result.curves["val"][0])
     assert {"iter_2.pth", "iter_4.pth"} <= {path.name for path in folder.iterdir()}
     assert list(folder.glob("best_mIoU_iter_*.pth"))
+
+
+def test_validation_is_shown(trained):
+    """The labels beside the prediction, and the scans, of both tiles at both validations."""
+    _, folder, _ = trained
+    names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
+    assert names == {f"{kind}_{i}_{step}.png" for kind in ("prediction", "scans") for i in (0, 1) for step in (2, 4)}
+    with Image.open(next(folder.glob("*/vis_data/vis_image/prediction_0_2.png"))) as picture:
+        assert picture.size == (128, 64)
 
 
 def test_resumed_is_uninterrupted(trained, tiles, tmp_path):

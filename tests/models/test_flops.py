@@ -3,10 +3,13 @@
 import pytest
 import timm
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import quadtree_ssm
 import tree_ssm
-from ssm_core.flops import count_flops
+from ssm_core.flops import FlopCount, activation_bytes, count_flops, count_pass
+from tree_ssm.ops import grid_distances, minimum_spanning_tree
 
 PARAMETERS = {  # millions
     "quadmamba_lite": 5.470,
@@ -37,12 +40,19 @@ def test_quadmamba_flops(arch):
     count = count_flops(quadtree_ssm.QuadMamba(arch=arch).eval())
     assert count.total / 1e9 == pytest.approx(QUADMAMBA_GFLOPS[arch], rel=5e-3)
     assert 0 < count.scans < 0.02 * count.total
+    assert count.published == count.total
+
+
+def test_a_transformer_as_fvcore_counts():
+    """fvcore 0.1.5 on timm 1.0.31's Swin-T, attention not fused; the paper of Swin says 4.5 G."""
+    assert count_flops(timm.create_model("swin_tiny_patch4_window7_224").eval()) == FlopCount(4_509_194_496, 0, 0)
 
 
 @pytest.mark.parametrize("arch", MAMBATREE_GMACS)
 def test_mambatree_macs_without_scan(arch):
     count = count_flops(tree_ssm.MambaTreeV(arch=arch).eval())
-    assert (count.total - count.scans) / 1e9 == pytest.approx(MAMBATREE_GMACS[arch], rel=5e-3)
+    assert count.published / 1e9 == pytest.approx(MAMBATREE_GMACS[arch], rel=5e-3)
+    assert 0 < count.scans + count.trees < 0.01 * count.total
 
 
 def test_flops_grow_with_the_image():
@@ -50,3 +60,51 @@ def test_flops_grow_with_the_image():
     small, large = (count_flops(model, size, in_chans=1) for size in ((64, 64), (128, 64)))
     assert large.scans == 2 * small.scans
     assert 1.9 * small.total < large.total < 2 * small.total
+
+
+def test_a_tree_by_hand():
+    """A grid of 3 × 4 with 5 channels: 17 edges and 12 vertices, of which 4 bits hold the numbers."""
+
+    class Grow(nn.Module):
+        def forward(self, x):
+            return minimum_spanning_tree(grid_distances(x), 3, 4)
+
+    assert count_pass(Grow(), torch.rand(2, 3, 4, 5)) == FlopCount(2 * (29 * 5 + 17 * 4), 0, 2 * (29 * 5 + 17 * 4))
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_activations_by_hand(fake):
+    """Input and GELU's input and output, each once though the view shares its memory; bfloat16 halves what is cast."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.fc2(nn.functional.gelu(self.fc1(x)).view(2, 5, 6)).relu()
+
+    with FakeTensorMode() if fake else torch.no_grad():
+        # relu keeps its result.
+        assert activation_bytes(Net(), torch.rand(2, 5, 4)) == 4 * 2 * 5 * (4 + 6 + 6 + 3)
+
+
+def test_activations_are_what_autograd_holds():
+    """The tensors that the graph's nodes say they saved, of a net with convolutions, norms and scans."""
+    model = tree_ssm.MambaTreeV(depths=(1,), dims=(8,), in_chans=1, num_classes=3).eval()
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    images = torch.rand(1, 1, 32, 32)
+    nodes, seen, held = [model(images).grad_fn], set(), {}
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        saved += list(getattr(node, "saved_tensors", ()))
+        for tensor in (t for t in saved if isinstance(t, torch.Tensor)):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                held[storage.data_ptr()] = storage.nbytes()
+    assert activation_bytes(model, images) == sum(held.values())

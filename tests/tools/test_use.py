@@ -119,11 +119,28 @@ def test_cost(task, capsys):
     timing = ("--throughput", 2, "--batches", 1, "--device", "cpu")
     assert run("analysis/cost", config, "--size", 64, 64, *timing) == 0
     printed = capsys.readouterr().out
-    for words in ("parameters", "GFLOPs for an image of 64 × 64", "in scans", "images a second in batches of 2 on cpu"):
+    for words in (
+        "parameters",
+        "GFLOPs for one image of 64 × 64",
+        "in scans",
+        "images a second in batches of 2 on cpu",
+        "MiB kept of each image for the backward pass, in torch.float32",
+    ):
         assert words in printed
     narrow = "dims=(16,16,16,16)" if kind == "classification" else "mlp_ratio=1.0"
     assert run("analysis/cost", config, "--size", 64, 64, "--cfg-options", f"model.backbone.{narrow}") == 0
     assert printed.splitlines()[0] != capsys.readouterr().out.splitlines()[0]
+
+
+def test_cost_of_timms_models(capsys):
+    """Ours are among them; activations of a ResNet take less in bfloat16."""
+    kept = []
+    for name, more in (("resnet18", ()), ("resnet18", ("--amp",)), ("quadmamba_lite", ())):
+        assert run("analysis/cost", name, "--size", 64, 64, *more) == 0
+        kept.append(float(capsys.readouterr().out.split("activations ")[1].split()[0]))
+    assert kept[1] < 0.75 * kept[0]
+    assert "no model 'resnet188' in timm (did you mean 'resnet18'?)" in error_of(capsys, "analysis/cost", "resnet188")
+    assert "--size takes a height and a width" in error_of(capsys, "analysis/cost", "resnet18", "--size", 64)
 
 
 def test_print_config(task, capsys):

@@ -1,26 +1,31 @@
-"""Parameters, operations and speed of a config's model, of any task: python tools/analysis/cost.py CONFIG."""
+"""Parameters, operations, activations and speed of a model: python tools/analysis/cost.py CONFIG_OR_TIMM_NAME.
+
+The model is a config's, of any task, or any of timm's, ours among them. Operations are counted by the conventions of
+the papers (docs/results.md); activations are what autograd keeps of each image for the backward pass.
+"""
 
 import argparse
 import sys
+from pathlib import Path
 
 from ssm_core.engine import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="What a config's model costs.", allow_abbrev=False)
-    parser.add_argument("config", help="config file")
+    parser = argparse.ArgumentParser(description="What a model costs.", allow_abbrev=False)
+    parser.add_argument("model", help="a config file, or timm's name of a model")
     parser.add_argument(
         "--size",
-        nargs=2,
+        nargs="+",
         type=int,
-        metavar=("H", "W"),
-        help="of an image (default: what the config's task is given for)",
+        metavar="N",
+        help="height and width of an image, or tokens of a row (default: what the task's figures are given for)",
     )
     parser.add_argument("--throughput", type=int, metavar="BATCH", help="also time inference in batches of this size")
     parser.add_argument("--batches", type=int, default=20, help="how many are timed (default: 20)")
     parser.add_argument("--device", help="where to time it (default: a GPU if there is one)")
-    parser.add_argument("--amp", action="store_true", help="time it in bfloat16")
+    parser.add_argument("--amp", action="store_true", help="activations and times in bfloat16")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 
@@ -31,20 +36,30 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     import torch
 
-    from ssm_core.engine.analysis import count_cost, default_size, measure_throughput
-    from ssm_core.engine.config import load_config
+    import quadtree_ssm  # noqa: F401  so that timm knows our models
+    import tree_ssm  # noqa: F401
+    from ssm_core.engine.analysis import count_cost, default_size, is_language, measure_throughput, timm_config
+    from ssm_core.engine.config import apply_options, load_config
 
-    cfg = load_config(args.config, args.cfg_options)
+    if Path(args.model).suffix == ".py":
+        cfg = load_config(args.model, args.cfg_options)
+    else:
+        cfg = timm_config(args.model)
+        apply_options(cfg, args.cfg_options)
     size = tuple(args.size) if args.size else default_size(cfg)
-    cost = count_cost(cfg, size)
+    dtype = torch.bfloat16 if args.amp else torch.float32
+    cost = count_cost(cfg, size, dtype)
+    thing, things = ("row", "rows") if is_language(cfg) else ("image", "images")
+    extent = f"{size[0]} tokens" if is_language(cfg) else f"{size[0]} × {size[1]}"
+    flops = cost.flops
     print(f"parameters  {cost.parameters / 1e6:.3f} M")
-    print(f"operations  {cost.flops.total / 1e9:.3f} GFLOPs for an image of {size[0]} × {size[1]}, multiply-adds once")
-    print(f"of which    {cost.flops.scans / 1e9:.3f} GFLOPs in scans")
+    print(f"operations  {flops.total / 1e9:.3f} GFLOPs for one {thing} of {extent}, multiply-adds once")
+    print(f"of which    {flops.scans / 1e9:.3f} GFLOPs in scans, {flops.trees / 1e9:.3f} in growing spanning trees")
+    print(f"activations {cost.activations / 2**20:.1f} MiB kept of each {thing} for the backward pass, in {dtype}")
     if args.throughput:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if args.amp else torch.float32
         speed = measure_throughput(cfg, size, args.throughput, device, dtype, args.batches)
-        print(f"inference   {speed.images_per_second:.1f} images a second in batches of {args.throughput} on {device}")
+        print(f"inference   {speed.per_second:.1f} {things} a second in batches of {args.throughput} on {device}")
         if speed.peak_memory:
             print(f"memory      {speed.peak_memory / 2**30:.2f} GiB at most")
 

@@ -6,6 +6,7 @@ from ssm_core.engine.hooks.curves import CurvesHook
 from ssm_core.engine.hooks.extra_evaluation import ExtraEvaluationHook
 from ssm_core.engine.hooks.iteration_seed import IterationSeedHook
 from ssm_core.engine.hooks.non_finite import NonFiniteHook
+from ssm_core.engine.hooks.pictures import PicturesHook
 from ssm_core.engine.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "ExtraEvaluationHook",
     "IterationSeedHook",
     "NonFiniteHook",
+    "PicturesHook",
     "UnreadableImagesHook",
 ]

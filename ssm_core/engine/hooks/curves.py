@@ -3,15 +3,18 @@
 import json
 from numbers import Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ssm_core.engine.errors import DataError
 from ssm_core.engine.files import write_atomically, write_text_atomically
 from ssm_core.registry import HOOKS
+
+FILE = "curves.json"
 
 
 @HOOKS.register_module()
@@ -68,29 +71,35 @@ class CurvesHook(Hook):
         """Write the file and the picture."""
         self._write(runner)
         if self.plot and is_main_process():
-            write_atomically(self._path(runner).with_suffix(".png"), lambda file: plot(self.curves, file))
+            from ssm_core.visualization import draw_run, save
+
+            figure = draw_run(self.curves)
+            write_atomically(self._path(runner).with_suffix(".png"), lambda file: save(figure, file, "png", dpi=100))
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
             write_text_atomically(self._path(runner), json.dumps(self.curves))
 
     def _path(self, runner: Runner) -> Path:
-        return Path(runner.work_dir) / "curves.json"
+        return Path(runner.work_dir) / FILE
 
 
-def plot(curves: dict[str, list[dict]], file: BinaryIO) -> None:
-    """Draw training loss and validation metrics over iterations into a PNG file."""
-    from matplotlib.figure import Figure
+def read_curves(run: str | Path) -> dict[str, list[dict]]:
+    """The curves of a work folder, or of a ``curves.json``.
 
-    from ssm_core.engine.pictures import draw_curves
-
-    def line(part: str, name: str) -> tuple[list[float], list[float]]:
-        points = [point for point in curves[part] if name in point]
-        return [point["iter"] for point in points], [point[name] for point in points]
-
-    metrics = sorted({name for point in curves["val"] for name in point} - {"iter", "epoch"})
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_curves(left, {"training": line("train", "loss")}, "iteration", "loss")
-    draw_curves(right, {name: line("val", name) for name in metrics}, "iteration", "validation")
-    figure.savefig(file, format="png", dpi=100)
+    Raises:
+        DataError: there are none, or the file is damaged.
+    """
+    path = Path(run)
+    path = path / FILE if path.is_dir() else path
+    try:
+        curves = json.loads(path.read_text())
+        points = [point for part in ("train", "val") for point in curves[part]]
+        sound = all(isinstance(point["iter"], int) and isinstance(point["epoch"], int) for point in points)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read the curves {path}: {error}") from error
+    if not sound:
+        raise DataError(f"{path} has points without iter and epoch")
+    return curves

@@ -15,6 +15,7 @@ class SegmentationVisualizer(SegLocalVisualizer):
         tensorboard: write TensorBoard event files.
         wandb: log to Weights & Biases; ``WANDB_MODE=offline`` keeps that on this machine.
         wandb_project: the project there.
+        wandb_id: the run there; the Runner fills it in, so that a resumed training goes on in its run.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class SegmentationVisualizer(SegLocalVisualizer):
         tensorboard: bool = True,
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
+        wandb_id: str | None = None,
     ):
-        writes = backends(name, tensorboard, wandb, wandb_project)
+        writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
         super().__init__(name, vis_backends=writes, save_dir=save_dir, alpha=alpha)

@@ -1,0 +1,218 @@
+"""Pictures of QuadMamba: scores, the quadrants of each block and the one it chose, and the order of the tokens."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
+
+from quadtree_ssm.modules import ChosenQuadrant, QuadtreeScan, ReleasedQuadtreeScan
+from quadtree_ssm.ops import quadtree_order
+from quadtree_ssm.partition import quadrant_of_tokens, window_raster_slots
+from ssm_core.visualization import caption, draw_choice, draw_heat, panels, show_image, token_places
+
+QUADRANT_COLOUR = "#d62728"
+
+Bounds = tuple[int, int, int, int]  # top, left, height, width
+
+
+class Window(NamedTuple):
+    """One window of the partition: its bounds in the rolled map, and whether it lies in the chosen quadrant."""
+
+    bounds: Bounds
+    chosen: bool
+
+
+def _quarter(bounds: Bounds) -> list[Bounds]:
+    top, left, height, width = bounds
+    row, column = (height + 1) // 2, (width + 1) // 2
+    return [
+        (top, left, row, column),
+        (top, left + column, row, width - column),
+        (top + row, left, height - row, column),
+        (top + row, left + column, height - row, width - column),
+    ]
+
+
+def windows(height: int, width: int, choice: int | None, levels: int = 2) -> list[Window]:
+    """The windows of the partition in visiting order; the chosen quadrant as its four sub-quadrants.
+
+    Args:
+        height: rows of the token map.
+        width: columns of the token map.
+        choice: the quadrant that is split again; None for none.
+        levels: of the quadtree; 0 leaves the whole map.
+    """
+    whole = (0, 0, height, width)
+    if levels == 0:
+        return [Window(whole, False)]
+    found = []
+    for q, quadrant in enumerate(_quarter(whole)):
+        split = q == choice and levels == 2
+        found += [Window(part, split) for part in (_quarter(quadrant) if split else [quadrant])]
+    return found
+
+
+def unrolled(bounds: Bounds, height: int, width: int, shift: tuple[int, int]) -> list[Bounds]:
+    """A window of the rolled map as the one, two or four rectangles that it is in the unrolled map."""
+
+    def spans(start: int, size: int, length: int) -> list[tuple[int, int]]:
+        first = min(size, length - start)
+        return [(s, n) for s, n in ((start, first), (0, size - first)) if n > 0]
+
+    top, left, h, w = bounds
+    vertical = spans((top - shift[0]) % height, h, height)
+    horizontal = spans((left - shift[1]) % width, w, width)
+    return [(t, x, a, b) for t, a in vertical for x, b in horizontal]
+
+
+def window_of(token: int, chosen: ChosenQuadrant, sample: int = 0) -> Window:
+    """The smallest window of a scan's partition that has a token (its number row by row, in the unrolled map).
+
+    Raises:
+        ValueError: there is no such token.
+    """
+    if not 0 <= token < chosen.height * chosen.width:
+        raise ValueError(f"there is no token {token} in a map of {chosen.height} × {chosen.width}")
+    row = (token // chosen.width + chosen.shift[0]) % chosen.height
+    column = (token % chosen.width + chosen.shift[1]) % chosen.width
+    choice = int(chosen.choice[sample])
+
+    def has_it(window: Window) -> bool:
+        top, left, height, width = window.bounds
+        return 0 <= row - top < height and 0 <= column - left < width
+
+    return next(filter(has_it, windows(chosen.height, chosen.width, choice, chosen.levels)))
+
+
+def token_order(
+    scan: QuadtreeScan,
+    chosen: ChosenQuadrant,
+) -> Tensor:  # [B, L]
+    """The token that a scan visits at each step, for every sample; the other direction has the reverse.
+
+    Under the released code's order several tokens can share a place of the sequence; they follow one another here.
+
+    Args:
+        scan: the module.
+        chosen: what :func:`ssm_core.layers.record_scans` recorded for it.
+    """
+    height, width, shift = chosen.height, chosen.width, chosen.shift
+    if not isinstance(scan, ReleasedQuadtreeScan) or chosen.levels < 2:
+        return quadtree_order(chosen.choice, height, width, levels=chosen.levels, shift=shift)
+    device = chosen.choice.device
+    fine, coarse = (window_raster_slots(height, width, n, shift, device) for n in (4, 2))
+    split = quadrant_of_tokens(height, width, shift, device).flatten() == chosen.choice[:, None]
+    return torch.where(split, fine, coarse).argsort(dim=1, stable=True)
+
+
+def draw_quadrants(
+    axes: Axes,
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    chosen: ChosenQuadrant,
+    sample: int = 0,
+    title: str = "",
+    token: int | None = None,
+) -> None:
+    """Draw the quadrants of the token map over its image, the chosen one split in four; the scores as a haze.
+
+    Args:
+        axes: where to draw.
+        image: the image under the partition.
+        chosen: what :func:`ssm_core.layers.record_scans` recorded for a scan.
+        sample: which of the batch.
+        title: a caption.
+        token: one whose window is filled.
+    """
+    if chosen.score is None:
+        show_image(axes, image, title)
+    else:
+        draw_heat(axes, image, chosen.score[sample].float().cpu().numpy(), title=title, alpha=0.45)
+    rows, columns = image.shape[:2]
+    choice = int(chosen.choice[sample])
+    marked = None if token is None else window_of(token, chosen, sample)
+    for window in windows(chosen.height, chosen.width, choice, chosen.levels):
+        parts = unrolled(window.bounds, chosen.height, chosen.width, chosen.shift)
+        y, x = rows / chosen.height, columns / chosen.width
+        patches = [Rectangle((left * x - 0.5, top * y - 0.5), w * x, h * y) for top, left, h, w in parts]
+        colour = QUADRANT_COLOUR if window.chosen else "white"
+        front = 3 if window.chosen else 2
+        axes.add_collection(
+            PatchCollection(patches, facecolors="none", edgecolors=colour, linewidths=1.5, zorder=front)
+        )
+        if window == marked:
+            axes.add_collection(PatchCollection(patches, facecolors="yellow", alpha=0.45, zorder=1.5))
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+
+
+@draw_choice.register
+def _(chosen: ChosenQuadrant, axes: Axes, image: np.ndarray, sample: int = 0, title: str = "") -> None:
+    draw_quadrants(axes, image, chosen, sample, title)
+
+
+def draw_order(
+    axes: Axes,
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    order: np.ndarray,  # [H·W], the token at each step
+    height: int,
+    width: int,
+    title: str = "",
+) -> None:
+    """Draw the way through the tokens as a line that goes from dark to bright; a dot where it starts.
+
+    Steps to a neighbour are drawn strongly, jumps faintly.
+
+    Args:
+        axes: where to draw.
+        image: the image underneath.
+        order: as :func:`token_order` gives it, of one sample.
+        height: rows of the token map.
+        width: columns of the token map.
+        title: a caption.
+    """
+    show_image(axes, (1 + image) / 2, title)  # paled, so that the line is seen
+    places = token_places(height, width, image.shape)[order]
+    segments = np.stack([places[:-1], places[1:]], axis=1)
+    row, column = np.divmod(order, width)
+    near = np.maximum(abs(np.diff(row)), abs(np.diff(column))) <= 1
+    thickness = float(np.clip(16 / width, 0.5, 1.4))
+    way = LineCollection(
+        segments, cmap="plasma", linewidths=np.where(near, thickness, 0.25), alpha=np.where(near, 1.0, 0.5)
+    )
+    way.set_array(np.arange(len(segments)))
+    axes.add_collection(way)
+    axes.plot(*places[0], "o", color="white", markeredgecolor="black", markersize=3)
+
+
+def quadtree_figure(
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    model: nn.Module,
+    chosen: Mapping[str, ChosenQuadrant],
+    title: str = "",
+) -> Figure:
+    """A column for every block: the scores as they are, the quadrants over the image, the order of the tokens.
+
+    Args:
+        image: the first image of the batch that was recorded.
+        model: the model whose modules are named in ``chosen``.
+        chosen: of :func:`ssm_core.layers.record_scans`, or some of it.
+        title: what is said above the picture.
+    """
+    figure, grid = panels(3, 1 + len(chosen), image.shape, title=title)
+    show_image(grid[0, 0], image, "image")
+    for column, (name, block) in zip(grid.T[1:], chosen.items(), strict=True):
+        shift = f", shift {block.shift}" if block.shift != (0, 0) else ""
+        if block.score is None:
+            show_image(column[0], image, f"{caption(name)}\nno scores")
+        else:
+            draw_heat(column[0], image, block.score[0].float().cpu().numpy(), title=f"{caption(name)}\nscores")
+        draw_quadrants(column[1], image, block, title=f"quadrants{shift}")
+        order = token_order(model.get_submodule(name), block)[0].cpu().numpy()
+        draw_order(column[2], image, order, block.height, block.width, f"order of {order.size} tokens")
+    return figure

@@ -1,0 +1,42 @@
+"""Pictures of what models see, for both families: Matplotlib over plain arrays, no task libraries.
+
+What a family's scans chose is drawn by the family: :mod:`quadtree_ssm.visualization`, :mod:`tree_ssm.visualization`.
+"""
+
+from .curves import draw_curves, draw_run, draw_runs, smooth
+from .figures import (
+    caption,
+    draw_heat,
+    draw_mark,
+    in_rows,
+    panels,
+    save,
+    scaled_pixel,
+    show_image,
+    token_at,
+    token_places,
+)
+from .receptive_field import area_shares, draw_receptive_field, effective_receptive_field, map_extractor
+from .scans import draw_choice
+
+__all__ = [
+    "area_shares",
+    "caption",
+    "draw_choice",
+    "draw_curves",
+    "draw_heat",
+    "draw_mark",
+    "draw_receptive_field",
+    "draw_run",
+    "draw_runs",
+    "effective_receptive_field",
+    "in_rows",
+    "map_extractor",
+    "panels",
+    "save",
+    "scaled_pixel",
+    "show_image",
+    "smooth",
+    "token_at",
+    "token_places",
+]

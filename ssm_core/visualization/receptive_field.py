@@ -1,0 +1,137 @@
+"""Effective receptive fields: which pixels the centre of a model's feature map listens to.
+
+Luo et al., *Understanding the effective receptive field in deep convolutional neural networks* (2016), in the form that
+Ding et al., *Scaling up your kernels to 31×31* (2022) gave it and VMamba took over: at a pixel, the sum over the
+image's channels of max(0, ∂s/∂pixel), where s is the sum over the map's channels of max(0, y) at its centre
+(⌊H/2⌋, ⌊W/2⌋); averaged over images. The gradient is autograd's: QuadMamba's choice of a quadrant passes its
+straight-through gradient.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor, nn
+
+# Shares of the whole that tables of the literature give the area for.
+SHARES = (0.2, 0.3, 0.5, 0.99)
+
+
+def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tensor]:
+    """A function from images to the map ``[B, C, H, W]`` of one stage, of any backbone of ours or of timm.
+
+    Args:
+        model: has timm's ``forward_intermediates``.
+        stage: which map; negative numbers count from the last.
+
+    Raises:
+        ValueError: the model has no such method, or (on the first call) no such stage.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"{type(model).__name__} has no forward_intermediates, which gives a timm model's maps")
+
+    def extract(images: Tensor) -> Tensor:
+        try:
+            return model.forward_intermediates(images, indices=[stage], stop_early=True, intermediates_only=True)[-1]
+        except (AssertionError, IndexError, ValueError) as error:  # of a stage or an image size that it does not have
+            reason = " ".join(str(error).split()) or "no reason given"
+            size = "×".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"{type(model).__name__} gives no map of stage {stage} for images of {size}: {reason}"
+            ) from error
+
+    return extract
+
+
+def effective_receptive_field(
+    features: Callable[[Tensor], Tensor],
+    images: Iterable[Tensor],  # each [B, C, H, W]
+) -> Tensor:  # [H, W], float64
+    """The mean over images of the contribution of every pixel to the centre of the map, at least 0.
+
+    Args:
+        features: gives the map ``[B, C', H', W']`` of a batch; see :func:`map_extractor`.
+        images: batches of one size.
+
+    Raises:
+        ValueError: there are no images, they differ in size, or ``features`` gives something else.
+    """
+    total, count = None, 0
+    for batch in images:
+        contribution = _contribution(features, batch).double()
+        if total is not None and total.shape != contribution.shape:
+            raise ValueError(f"the images differ in size: {tuple(total.shape)} and {tuple(contribution.shape)}")
+        total = contribution if total is None else total + contribution
+        count += batch.shape[0]
+    if total is None:
+        raise ValueError("there are no images to average over")
+    return total / count
+
+
+def _contribution(
+    features: Callable[[Tensor], Tensor],
+    images: Tensor,  # [B, C, H, W]
+) -> Tensor:  # [H, W]
+    """The sum over a batch."""
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        maps = features(images)
+        if maps.dim() != 4:
+            raise ValueError(f"a receptive field needs a map [B, C, H, W], got a tensor of shape {tuple(maps.shape)}")
+        centre = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
+        (gradient,) = torch.autograd.grad(centre.relu().sum(), images)
+    return gradient.relu().sum((0, 1))
+
+
+def area_shares(
+    field: Tensor,  # [H, W]
+    shares: Sequence[float] = SHARES,
+) -> Mapping[float, float]:
+    """How much of the image's area the smallest centred rectangle covers that holds a share of the whole field.
+
+    Its sides are in the image's proportion. The larger the area, the more evenly the field spreads.
+
+    Args:
+        field: of :func:`effective_receptive_field`.
+        shares: of the sum over the field, above 0 and at most 1.
+
+    Returns:
+        Share of the field to share of the area.
+
+    Raises:
+        ValueError: the field is zero everywhere.
+    """
+    total = field.sum().item()
+    if total <= 0:
+        raise ValueError("the receptive field is zero everywhere")
+    rows, columns = field.shape
+    steps = max(rows, columns)
+    areas, held = [], []
+    for step in range(1, steps + 1):
+        # Around the pixel that the centre of the map lies on.
+        height, width = (max(1, round(side * step / steps)) for side in (rows, columns))
+        top, left = (side // 2 - part // 2 for side, part in ((rows, height), (columns, width)))
+        areas.append(height * width / (rows * columns))
+        held.append(field[top : top + height, left : left + width].sum().item() / total)
+    # The last rectangle is the whole image, whatever rounding made of its sum.
+    return {share: next((a for a, h in zip(areas, held, strict=True) if h >= share), 1.0) for share in shares}
+
+
+def draw_receptive_field(
+    axes: Axes,
+    field: Tensor,  # [H, W]
+    title: str = "",
+) -> None:
+    """Draw a field, scaled to 1 at its highest, on a logarithmic scale of four decades.
+
+    Args:
+        axes: where to draw.
+        field: of :func:`effective_receptive_field`.
+        title: a caption.
+    """
+    values = field.cpu().numpy()
+    decades = np.log10(np.maximum(values / max(values.max(), np.finfo(values.dtype).tiny), 1e-4))
+    axes.imshow(decades, cmap="magma", vmin=-4, vmax=0, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=8)

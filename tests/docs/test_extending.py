@@ -1,0 +1,72 @@
+"""The worked examples of docs/extend run as they are printed."""
+
+import re
+import runpy
+import shlex
+import sys
+
+import pytest
+from command_line import CONFIGS, ROOT, run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*faster_coco_eval")
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+# What each page needs of the pages before it.
+PAGES = {"scan_order": (), "backbone": ("scan_order",), "dataset": ()}
+
+
+def blocks(page):
+    return BLOCK.findall((ROOT / "docs" / "extend" / f"{page}.md").read_text())
+
+
+def write_files(page, folder):
+    """Write the blocks that have a file's name."""
+    for _, title, text in blocks(page):
+        if title:
+            (folder / title).parent.mkdir(exist_ok=True)
+            (folder / title).write_text(text)
+
+
+def execute(line):
+    """A line of a shell: ``export PYTHONPATH=mine``, or a tool or a script under ``python``."""
+    if line == "export PYTHONPATH=mine":
+        assert "mine" in sys.path[0]
+        return
+    python, script, *arguments = shlex.split(line)
+    assert python == "python"
+    if script.startswith("tools/"):
+        assert run(script.removeprefix("tools/").removesuffix(".py"), *arguments) == 0
+    else:
+        runpy.run_path(script, run_name="__main__")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_example(page, tmp_path, monkeypatch, capsys):
+    for needed in (*PAGES[page], page):
+        write_files(needed, tmp_path)
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    before = set(sys.modules)
+    try:
+        commands = [text for language, title, text in blocks(page) if language == "bash" and not title]
+        assert commands
+        for line in "".join(commands).splitlines():
+            execute(line)
+    finally:
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
+    printed = capsys.readouterr().out
+    expected = {
+        "scan_order": ["the order and its gradient are right"],
+        "backbone": [
+            "logits and maps have the right shapes",
+            "best",
+            "/work_dirs/snakenet\n",
+            "GFLOPs",
+        ],
+        "dataset": ["best", "/work_dirs/crops\n"],
+    }
+    assert all(words in printed for words in expected[page]), printed
+    if page == "dataset":
+        assert len(list((tmp_path / "seen").glob("*_class[01].png"))) > 1

@@ -1,0 +1,108 @@
+"""What the pages say of the code is so: commands, config keys, types and quoted errors."""
+
+import ast
+import re
+import shlex
+
+import pytest
+from command_line import ROOT, load_tool
+
+from ssm_core.engine.config import load_config
+from ssm_core.engine.config_check import TOP_LEVEL_KEYS
+
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = r"^```{}\n(.*?)^```$"
+OWN_FILES = "mine/"  # of the pages in docs/extend, which test_extending.py runs
+PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm", "tools")
+
+
+def fenced(page, language):
+    return re.findall(FENCE.format(language), page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    """Every command of the pages that runs one of our tools, as words: the tool and its arguments."""
+    for page in PAGES:
+        for line in "".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            start = next((i for i, word in enumerate(words) if word.startswith("tools/")), None)
+            if start is not None and OWN_FILES not in line:
+                yield words[start:]
+
+
+COMMANDS = sorted(set(map(tuple, commands())))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_command(command):
+    """The tool takes the arguments, and configs and options of theirs exist."""
+    tool, *arguments = command
+    assert (ROOT / tool).is_file()
+    configs = [word for word in arguments if word.startswith("configs/") and "my-images" not in word]
+    assert all((ROOT / config).is_file() for config in configs)
+    if tool.endswith(".py"):
+        parse = getattr(load_tool(tool.removeprefix("tools/").removesuffix(".py")), "parse_arguments", None)
+        args = parse(list(arguments)) if parse else None
+        options = [o for o in getattr(args, "cfg_options", []) if "FILE" not in o]
+        if options and configs:
+            load_config(ROOT / configs[0], options)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 30
+    assert {"tools/train.py", "tools/ablate.py", "tools/dist_train.sh"} <= {command[0] for command in COMMANDS}
+
+
+def documented(page):
+    """The first column of a page's tables, as single names."""
+    cells = re.findall(r"^\| (`.*?) \|", (DOCS / page).read_text(), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_keys_of_configs():
+    used = set()
+    for path in (ROOT / "configs").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign):
+                used |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tools/test.py reads those two
+    assert used & known <= documented("config.md") <= known
+
+
+def test_types_of_configs():
+    """All that is registered, and what configs name by its full path, is in the reference."""
+    named = set()
+    for path in (ROOT / "ssm_core" / "engine").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if any("register_module" in ast.unparse(d) for d in getattr(node, "decorator_list", [])):
+                named.add(node.name)
+    for path in (ROOT / "configs").rglob("*.py"):
+        named |= set(re.findall(r'"ssm_core\.engine\.[\w.]+\.(\w+)"', path.read_text()))
+    page = re.findall(r"^::: [\w.]+\.(\w+)$", (DOCS / "config.md").read_text(), re.MULTILINE)
+    assert named <= set(page)
+
+
+def messages():
+    """Every text in the sources, with … for what is put into it."""
+    for path in [ROOT / "setup.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+QUOTES = [quote.strip() for quote in fenced(DOCS / "troubleshooting.md", "text")]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return list(messages())
+
+
+@pytest.mark.parametrize("quote", QUOTES)
+def test_quoted_error(quote, sources):
+    pattern = re.compile(".*?".join(map(re.escape, quote.split("…"))), re.DOTALL)
+    assert len(quote.replace("…", "")) > 15
+    assert any(pattern.search(text) for text in sources)

@@ -1,0 +1,144 @@
+"""The operators in ONNX's standard operators, run by onnxruntime, against the kernels; every size is free."""
+
+import importlib
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+from quadtree_ssm.ops import quadtree_order
+from ssm_core.engine.export import TRANSLATED
+from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
+
+FREE = Dim.DYNAMIC
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def convert(function, inputs, free):
+    """``function`` as onnxruntime runs it; ``free`` lists the free axes of each input."""
+    table = {}
+    for op in TRANSLATED:
+        table.update(importlib.import_module(f"{op}.to_onnx").TRANSLATIONS)
+    shapes = (tuple(dict.fromkeys(axes, FREE) for axes in free),)
+    program = torch.onnx.export(
+        Function(function), inputs, dynamo=True, custom_translation_table=table, dynamic_shapes=shapes, verbose=False
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*values):
+        given = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return [torch.from_numpy(result) for result in session.run(None, given)]
+
+    return run
+
+
+def test_spanning_tree():
+    """Trees and breadth-first orders exactly, where many weights are equal too."""
+
+    def grow(edge_weight, grid):
+        tree = minimum_spanning_tree(edge_weight, *grid.shape)
+        return tree.parent, tree.order
+
+    def edges(height, width):
+        return (height - 1) * width + height * (width - 1)
+
+    run = convert(grow, (torch.rand(2, edges(5, 6)), torch.zeros(5, 6)), [(0, 1), (0, 1)])
+    generator = torch.Generator().manual_seed(0)
+    for batch, height, width in ((2, 5, 6), (3, 2, 2), (1, 17, 9), (2, 1, 5), (1, 4, 1), (1, 30, 31)):
+        weight, grid = torch.randn(batch, edges(height, width), generator=generator), torch.zeros(height, width)
+        for weights in (weight, weight.round(), torch.zeros_like(weight)):
+            assert all(torch.equal(a, b) for a, b in zip(grow(weights, grid), run(weights, grid), strict=True))
+
+
+def test_grid_distances():
+    run = convert(grid_distances, (torch.randn(2, 5, 6, 3),), [(0, 1, 2)])
+    for shape in ((2, 5, 6, 3), (1, 1, 4, 3), (1, 7, 1, 3)):
+        x = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+        x[:, 0, 0] = 0
+        torch.testing.assert_close(run(x)[0], grid_distances(x))
+
+
+def test_spanning_tree_from_another_root():
+    def grow(weight):
+        return minimum_spanning_tree(weight, 4, 5, root=13).parent
+
+    weight = torch.rand(3, 3 * 5 + 4 * 4, generator=torch.Generator().manual_seed(1))
+    (parent,) = convert(grow, (weight,), [(0,)])(weight)
+    assert torch.equal(parent, grow(weight))
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_quadtree_order(levels):
+    def order(choice, x):
+        height, width = x.shape
+        return quadtree_order(choice, height, width, levels=levels, shift=(height // 8, -(height // 8)))
+
+    run = convert(order, (torch.tensor([0, 1, 3]), torch.zeros(17, 18)), [(0,), (0, 1)])
+    for height, width in ((17, 18), (2, 2), (7, 9), (24, 16)):
+        choice, x = torch.tensor([3, 0, 2, 1]), torch.zeros(height, width)
+        assert torch.equal(order(choice, x), run(choice, x)[0])
+
+
+@pytest.mark.parametrize("direction", ["both", "up"])
+def test_tree_scan(direction):
+    """On trees of random weights, and on a path of the greatest depth."""
+
+    def scan(u, weight, parent):
+        return torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, direction == "both")
+
+    def example(batch, height, width):
+        edges = torch.rand(batch, (height - 1) * width + height * (width - 1), generator=generator)
+        tree = minimum_spanning_tree(edges, height, width)
+        u, weight = (torch.rand(batch, height * width, 4, generator=generator) for _ in range(2))
+        return u, weight, tree
+
+    generator = torch.Generator().manual_seed(0)
+    u, weight, tree = example(2, 6, 7)
+    run = convert(scan, (u, weight, tree.parent), [(0, 1)] * 3)
+    for size in ((2, 6, 7), (3, 1, 40), (1, 1, 1), (1, 20, 21)):
+        u, weight, tree = example(*size)
+        torch.testing.assert_close(run(u, weight, tree.parent)[0], tree_scan(u, weight, tree, direction))
+
+
+@pytest.mark.parametrize(("directions", "states"), [(2, 1), (4, 3)])
+def test_selective_scan(directions, states):
+    """Lengths that fill the chunks and that do not; states shared by groups of directions."""
+    reverse = [k % 2 == 1 for k in range(directions)]
+
+    def scan(u, delta, A, B, C, D, bias, order):
+        return torch.ops.ssm_core.selective_scan(u, delta, A, B, C, D, bias, order, reverse, True)
+
+    def example(batch, length):
+        def draw(*shape):
+            return torch.randn(*shape, generator=generator)
+
+        order = torch.stack([torch.randperm(length, generator=generator) for _ in range(batch * directions)])
+        inputs = draw(batch, directions // 2, length, 5), draw(batch, directions, length, 5)
+        weights = (draw(batch, directions, length, states) for _ in range(2))
+        skips = (draw(directions, 5) for _ in range(2))
+        return (*inputs, -draw(directions, 5, states).exp(), *weights, *skips, order.view(batch, directions, length))
+
+    generator = torch.Generator().manual_seed(0)
+    free = [(0, 2), (0, 2), (), (0, 2), (0, 2), (), (), (0, 2)]
+    run = convert(scan, example(2, 10), free)
+    for batch, length in ((2, 10), (1, 1), (3, 77), (1, 16), (1, 400)):
+        inputs = example(batch, length)
+        for expected, found in zip(scan(*inputs), run(*inputs), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lists_of_edges_have_no_form():
+    module = importlib.import_module("tree_ssm.ops.spanning_tree.to_onnx")
+    with pytest.raises(NotImplementedError, match="for grids alone"):
+        module.minimum_spanning_tree(None, torch.zeros(1, 2), 2, 1, None)

@@ -1,0 +1,139 @@
+"""tools/ablate.py: the grid, what is run, and the table."""
+
+import csv
+import json
+import os
+
+import pytest
+from command_line import CONFIGS, error_of, run
+
+from ssm_core.engine.errors import ConfigError
+from ssm_core.engine.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
+
+DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
+SHORT = ["model.backbone.name=test_efficientnet_gn", "train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=2"]
+SHORT += ["visualizer.tensorboard=False", "default_hooks.curves.plot=False", "default_hooks.pictures.count=0"]
+SHORT += ["val_dataloader.num_batch_per_epoch=1"]
+
+
+def test_grid():
+    grid = parse_grid(["model.backbone.dims=(8,16),[8,32]", "seed=0,1"])
+    assert grid == {"model.backbone.dims": ["(8,16)", "[8,32]"], "randomness.seed": ["0", "1"]}
+    runs = combinations(grid)
+    assert [list(settings.values()) for settings in runs][1:3] == [["(8,16)", "1"], ["[8,32]", "0"]]
+    assert folder_names(runs) == ["dims=8-16,seed=0", "dims=8-16,seed=1", "dims=8-32,seed=0", "dims=8-32,seed=1"]
+
+
+def test_names_are_as_long_as_they_must_be():
+    keys = ["train_dataloader.batch_size", "val_dataloader.batch_size", "optim_wrapper.optimizer.lr"]
+    assert list(short_names(keys).values()) == ["train_dataloader.batch_size", "val_dataloader.batch_size", "lr"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["lr"], "takes KEY=A,B,C"),
+        (["lr=1,,2"], "takes KEY=A,B,C"),
+        (["seed=1", "randomness.seed=2"], "names randomness.seed twice"),
+        (["seed=1,1"], "a value is there twice"),
+    ],
+)
+def test_faulty_grids(entries, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_grid(entries)
+
+
+def test_values_that_look_alike_as_folders():
+    with pytest.raises(ConfigError, match="cannot name two runs"):
+        folder_names(combinations({"a": ["(1,2)", "[1,2]"]}))
+
+
+def test_table_over_seeds():
+    def outcome(order, seed, status, last=None, error=""):
+        settings = {"model.backbone.token_order": order, "randomness.seed": seed}
+        best = None if last is None else last + 1
+        return Outcome(settings, f"{order}{seed}", status, 1_500_000, last, best, 3, 100.0, error)
+
+    table = as_markdown(
+        [
+            outcome("quadtree", "0", "done", 90.0),
+            outcome("quadtree", "1", "done", 92.0),
+            outcome("quadtree", "2", "failed", error="training stopped at iteration 3"),
+            outcome("released", "0", "done", 80.0),
+            outcome("released", "1", "waiting"),
+            outcome("raster", "0", "waiting"),
+        ],
+        "quadmamba",
+        "top1",
+    )
+    assert "| token_order | seeds | top1, last | top1, best | parameters | time |" in table
+    assert "| quadtree | 2 of 3 | 91 ± 1.4 | 92 ± 1.4 | 1.500 M | 1 min 40 s |" in table
+    assert "| released | 1 of 2 | 80 | 81 | 1.500 M | 1 min 40 s |" in table
+    assert "| raster | 0 of 1 | waiting |  | 1.500 M |  |" in table
+    assert table.endswith("- **quadtree2** failed: training stopped at iteration 3\n")
+
+
+def ablate(folder, *options):
+    return ["ablate", DIGITS, "--work-dir", folder, *options, "--cfg-options", *SHORT]
+
+
+def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, capsys):
+    grid = ["--grid", "train_dataloader.batch_size=4"]
+    assert run(*ablate(tmp_path, *grid)) == 0
+    curve = json.loads((tmp_path / "batch_size=4" / "curves.json").read_text())["val"]
+    (row,) = csv.DictReader((tmp_path / "table.csv").open())
+    assert row["status"] == "done"
+    assert [float(row[key]) for key in ("last", "best", "best_after")] == [curve[-1]["top1"]] * 2 + [1]
+    assert int(row["parameters"]) > 1_000
+    assert f"| 4 | {curve[-1]['top1']:.4g} |" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "table.json").read_text())["runs"][0]["settings"] == {
+        "train_dataloader.batch_size": "4"
+    }
+
+    # Given again, the command keeps it as it is.
+    checkpoint = tmp_path / "batch_size=4" / "epoch_1.pth"
+    before = checkpoint.stat().st_mtime_ns
+    capsys.readouterr()
+    assert run(*ablate(tmp_path, *grid)) == 0
+    assert checkpoint.stat().st_mtime_ns == before
+    assert "[1/1] batch_size=4 done" in capsys.readouterr().out
+    line = error_of(capsys, *ablate(tmp_path, "--amp", *grid))
+    assert "holds a run with other settings" in line
+
+
+def test_a_misspelt_key_stops_before_anything_runs(tmp_path, capsys):
+    line = error_of(capsys, *ablate(tmp_path / "none", "--grid", "train_dataloader.batchsize=4"))
+    assert "did you mean 'batch_size'" in line
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A queue that notes what is submitted; the job of seed 1 fails until a file ``mended`` is there."""
+    (tmp_path / "srun").write_text(
+        f"""#!/bin/sh
+echo "$@" >> {tmp_path}/submitted
+case "$*" in *seed=1) [ -e {tmp_path}/mended ] || {{ echo "error: no GPU is left" >&2; exit 1; }};; esac
+"""
+    )
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return lambda: sorted((tmp_path / "submitted").read_text().splitlines())
+
+
+def test_submits_to_slurm_and_survives_a_failed_run(tmp_path, slurm, capsys):
+    grid = ["--partition", "gpu", "--grid", "seed=0,1,2"]
+    line = error_of(capsys, *ablate(tmp_path / "runs", *grid))
+    assert line == "error: 1 of 3 runs failed; the same command tries them again"
+    for seed, submitted in enumerate(slurm()):
+        assert submitted.startswith("--partition gpu ")
+        assert f"--launcher slurm --resume --work-dir {tmp_path}/runs/seed={seed} --cfg-options" in submitted
+        assert submitted.endswith(f"randomness.seed={seed}")
+    table = (tmp_path / "runs" / "table.md").read_text()
+    assert "| 2 of 3 | – | – |" in table, "jobs that left no curves have no figures"
+    assert table.endswith("- **seed=1** failed: no GPU is left\n")
+
+    (tmp_path / "mended").touch()
+    assert run(*ablate(tmp_path / "runs", *grid)) == 0
+    assert len(slurm()) == 4, "the failed run alone was tried again"
+    assert "failed" not in (tmp_path / "runs" / "table.md").read_text()

@@ -1,0 +1,200 @@
+"""tools/explore.py: its pictures, its errors, and its page in a headless Chromium."""
+
+import shutil
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import error_of, load_tool
+from PIL import Image
+
+from quadtree_ssm import QuadMamba
+from ssm_core.engine.errors import ConfigError, DataError
+from ssm_core.engine.opened_model import Preparation
+from tree_ssm import MambaTreeV
+
+SIZES = {"depths": (1, 1, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 7}
+CLASSES = [f"animal {i}" for i in range(7)]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A file of each family as training writes them, but small and never trained."""
+    folder, files = tmp_path_factory.mktemp("models"), {}
+    for kind, name in ((MambaTreeV, "tree_ssm.MambaTreeV"), (QuadMamba, "quadtree_ssm.QuadMamba")):
+        torch.manual_seed(0)
+        meta = {
+            "model": {"type": "ImageClassifier", "backbone": {"type": name, **SIZES}},
+            "test_transform": {"type": "TestTransform", "size": 64},
+            "dataset_meta": {"classes": CLASSES},
+        }
+        state = {f"backbone.{key}": value for key, value in kind(**SIZES).state_dict().items()}
+        files[kind.__name__] = str(folder / f"{kind.__name__}.pth")
+        torch.save({"state_dict": state, "meta": meta}, files[kind.__name__])
+    return files
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A photo and files that are none."""
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("photos")
+    cat = Image.fromarray(data.chelsea())
+    cat.save(folder / "cat.png")
+    (folder / "text.png").write_text("no picture")
+    (folder / "cut.png").write_bytes((folder / "cat.png").read_bytes()[:9000])
+    (folder / "large.png").write_bytes(np.random.RandomState(0).bytes(600_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load_tool("explore")
+
+
+def explorer(tool, checkpoints, **options):
+    return tool.Explorer(tool.open_models(list(checkpoints.values())), max_megapixels=1, **options)
+
+
+def test_pictures_follow_the_pixel(tool, checkpoints, photos):
+    pages = explorer(tool, checkpoints)
+    photo = pages.look(photos / "cat.png")
+    assert photo.shown.shape == (365, 549, 3)
+    assert [seen.image.shape for seen in photo.seen] == [(52, 78, 3)] * 2
+    for seen in photo.seen:
+        assert list(seen.classes) == CLASSES
+        assert sum(seen.classes.values()) == pytest.approx(1)
+    for draw in (pages.marked, pages.affinity, pages.quadtree):
+        here, there, again = (np.asarray(draw(photo, pixel)) for pixel in ((20, 30), (300, 500), (20, 30)))
+        assert np.array_equal(here, again)
+        assert not np.array_equal(here, there)
+    cross = np.asarray(pages.marked(photo, (300, 500))).astype(int) - np.round(photo.shown * 255).astype(int)
+    rows, columns = np.nonzero(np.abs(cross).sum(-1))
+    assert (abs(rows.mean() - 300) < 1, abs(columns.mean() - 500) < 1) == (True, True)
+
+
+def test_every_pixel_of_the_photo_can_be_clicked(tool, checkpoints, photos):
+    """Corners of the photo are corners of every model's image, whatever the sizes."""
+    pages = explorer(tool, checkpoints, side=90)
+    photo = pages.look(photos / "cat.png")
+    last = tuple(side - 1 for side in photo.shown.shape[:2])
+    for pixel in ((0, 0), last):
+        assert None not in (pages.affinity(photo, pixel), pages.quadtree(photo, pixel))
+
+
+def test_a_family_without_checkpoint_is_random_and_says_so(tool, checkpoints, photos):
+    models = tool.open_models([checkpoints["QuadMamba"]])
+    assert [opened.title for opened in models] == ["QuadMamba, QuadMamba.pth", "mambatree_tiny, random weights, seed 0"]
+    assert [opened.has_head for opened in models] == [True, False]
+    assert models[0].preparation == Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64)
+
+
+def test_files_that_are_no_photo(tool, checkpoints, photos):
+    pages = explorer(tool, checkpoints)
+    with pytest.raises(DataError, match=r"^cannot read the image text.png: it is no image$"):
+        pages.look(photos / "text.png")
+    with pytest.raises(DataError, match=r"^cannot read the image cut.png: .+$"):
+        pages.look(photos / "cut.png")
+    pages.max_megapixels = 0.1
+    with pytest.raises(DataError, match=r"451 × 300 pixels: at most 0\.1 megapixels"):
+        pages.look(photos / "cat.png")
+
+
+def test_errors(tool, checkpoints, tmp_path, capsys, monkeypatch):
+    assert "there is no such file" in error_of(capsys, "explore", tmp_path / "none.pth")
+    two = [checkpoints["QuadMamba"]] * 2
+    assert "more than one QuadMamba" in error_of(capsys, "explore", *two)
+    assert "is a ResNet: the page is for MambaTreeV and QuadMamba" in error_of(capsys, "explore", "resnet10t")
+    for option in (("--side", "9"), ("--port", "0"), ("--max-upload", "much")):
+        with pytest.raises(SystemExit):
+            tool.parse_arguments(list(option))
+        assert option[1] in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setenv(tool.UPLOADS, str(tmp_path))
+    assert "run `pip install 'tree-ssm-train[explore]'`" in error_of(capsys, "explore", *checkpoints.values())
+
+
+@pytest.fixture(scope="module")
+def address(tool, checkpoints, tmp_path_factory):
+    """The page, served to this machine on a free port."""
+    arguments = tool.parse_arguments([*checkpoints.values(), "--max-upload", "500kb", "--max-megapixels", "1"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tool.UPLOADS, str(tmp_path_factory.mktemp("uploads")))
+        page, address = tool.serve(arguments, block=False)
+        yield address
+        page.close(verbose=False)
+
+
+def test_served_to_this_machine_alone(tool, address, checkpoints):
+    assert address.startswith("http://127.0.0.1:")
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
+        tool.serve(tool.parse_arguments([*checkpoints.values(), "--port", str(port)]), block=False)
+    assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=20).read().decode()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium: of the system, or the one that Playwright downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
+        if found is None:
+            pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
+        # The sandbox needs rights that containers withhold; the page is our own.
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def source_of(page, name):
+    """Where the browser has an image from, once it has been drawn."""
+    image = page.locator(f"#{name} img")
+    image.wait_for()
+    return image.get_attribute("src")
+
+
+def test_a_click_changes_the_pictures(address, browser, photos):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    problems, strangers = [], []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda r: strangers.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+    page.goto(address)
+    page.set_input_files("#file input[type=file]", str(photos / "cat.png"))
+    names = ("photo", "affinity", "quadtree")
+    before = {name: source_of(page, name) for name in names}
+    assert "animal" in page.locator("#classes0").inner_text()
+
+    box = page.locator("#photo img").bounding_box()
+    page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.2 * box["height"])
+    page.wait_for_function("old => document.querySelector('#quadtree img').src !== old", arg=before["quadtree"])
+    after = {name: source_of(page, name) for name in names}
+    assert all(before[name] != after[name] for name in names)
+    words = page.locator("#said").inner_text().replace(",", "").split()
+    row, column = (int(words[words.index(key) + 1]) for key in ("row", "column"))
+    # The photo is shown with its proportions kept, in the middle of its box.
+    assert (row, column) == pytest.approx((0.2 * 365, 0.25 * 549), abs=6)
+    assert not problems
+    assert not strangers
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("text.png", "Cannot read the image text.png"), ("large.png", "exceed the maximum allowed size")],
+)
+def test_a_bad_file_gets_a_sentence(address, browser, photos, name, words):
+    page = browser.new_page()
+    page.goto(address)
+    page.set_input_files("#file input[type=file]", str(photos / name))
+    page.get_by_text(words).first.wait_for()
+    text = page.locator("body").inner_text()
+    assert "Traceback" not in text
+    assert page.locator("#affinity img").count() == 0
+    page.close()

@@ -1,0 +1,155 @@
+"""tools/export.py: every format against the model on photographs, and without this project's Python."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import skimage.data
+import torch
+from command_line import CONFIGS, ROOT, error_of, run
+from PIL import Image
+from torch import nn
+
+from quadtree_ssm import QuadMamba
+from ssm_core.engine import export
+from ssm_core.engine.analysis import build_model
+from ssm_core.engine.config import load_config
+from tree_ssm import MambaTreeV
+
+SMALL = ["model.backbone.dims=(8,16,16)", "model.backbone.depths=(2,1,1)", "model.backbone.in_chans=3"]
+DIGITS = {name: CONFIGS / name / f"{name}-nano_digits.py" for name in ("quadmamba", "mambatree")}
+NUCLEI = {
+    "detection": CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py",
+    "segmentation": CONFIGS / "mambatree" / "upernet_mambatree-nano_nuclei-128x128.py",
+}
+LIBRARY = next((ROOT / "ssm_core").glob("_C*.so"))
+# What another program would do: this project's packages and timm cannot be imported.
+ELSEWHERE = """
+import sys
+for name in ("ssm_core", "quadtree_ssm", "tree_ssm", "timm"):
+    sys.modules[name] = None
+import torch
+library, package, program, file = sys.argv[1:]
+torch.ops.load_library(library)
+runners = (torch._inductor.aoti_load_package(package), torch.export.load(program).module())
+for images, expected in torch.load(file):
+    for run in runners:
+        for a, b in zip(expected, run(images), strict=True):
+            print(((a - b).abs().max() / a.abs().max()).item())
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Photographs of several sizes, square and not."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, box in (("astronaut", (180, 0, 308, 128)), ("chelsea", (100, 60, 297, 181)), ("coffee", (0, 0, 99, 77))):
+        Image.fromarray(getattr(skimage.data, name)()).crop(box).save(folder / f"{name}.png")
+    return sorted(folder.iterdir())
+
+
+def checkpoint_of(config, options, path):
+    """A checkpoint of a config's model as it is drawn, its scans moved away from where they begin."""
+    torch.manual_seed(0)
+    model = build_model(load_config(config, options))
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 or name.endswith("A_log"):
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, path)
+    return path
+
+
+class Both(nn.Module):
+    """A net of each family, so that one compilation serves both."""
+
+    def __init__(self):
+        super().__init__()
+        size = dict(depths=(1,), dims=(8,), out_indices=(0,))
+        self.nets = nn.ModuleList([QuadMamba(**size), MambaTreeV(**size)])
+
+    def forward(self, images):
+        return tuple(net(images)[0] for net in self.nets)
+
+
+def test_without_our_python(photos, tmp_path, monkeypatch):
+    """torch.export's program and AOTInductor's package: any size and batch, the compiled library all that is loaded."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    # Half of the time would go into optimising code that runs once.
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
+    torch.manual_seed(0)
+    network = export.Outputs(Both())
+    program = export.trace(network, 3)
+    paths = tmp_path / "net.aoti.pt2", tmp_path / "net.pt2"
+    export.write_aoti(program, paths[0])
+    export.write_torch_export(program, paths[1])
+    batches = [export.photo(path, 3) for path in photos] + [torch.cat([export.photo(photos[0], 3, (64, 96))] * 3)]
+    assert len({batch.shape for batch in batches}) == 4
+    with torch.inference_mode():
+        torch.save([(batch, network(batch)) for batch in batches], tmp_path / "expected.pt")
+    command = [sys.executable, "-c", ELSEWHERE, LIBRARY, *paths, tmp_path / "expected.pt"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    differences = [float(line) for line in done.stdout.split()]
+    assert len(differences) == 16
+    assert max(differences) < 1e-5
+
+
+@pytest.mark.parametrize("family", DIGITS)
+def test_onnx_classifier(family, photos, tmp_path, capsys):
+    """Standard operators alone, and the model's logits on photos of sizes that it was not traced with."""
+    checkpoint = checkpoint_of(DIGITS[family], SMALL, tmp_path / "net.pth")
+    options = ["--image", *photos, "--cfg-options", *SMALL]
+    assert run("export", DIGITS[family], checkpoint, "--format", "onnx", *options) == 0
+    words = capsys.readouterr().out.split()
+    assert float(words[words.index("difference") + 1]) < 1e-3
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model)
+    local = {function.domain for function in model.functions}
+    nodes = [node for graph in (model.graph, *model.functions) for node in graph.node]
+    assert {node.domain for node in nodes} <= {"", *local}
+    assert [value.name for value in model.graph.output] == ["logits"]
+    free = [axis.dim_param for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    assert [bool(name) for name in free] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(("task", "kind"), [("detection", "onnx"), ("segmentation", "torch_export")])
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_maps_of_detectors_and_segmentors(task, kind, photos, tmp_path, capsys):
+    options = ["model.backbone.depths=(1,1,1,1)"]
+    checkpoint = checkpoint_of(NUCLEI[task], options, tmp_path / "net.pth")
+    out = tmp_path / "elsewhere" / f"net{export.SUFFIXES[kind]}"
+    rest = ("--out", out, "--size", 64, 96, "--image", *photos[:2], "--cfg-options", *options)
+    assert run("export", NUCLEI[task], checkpoint, "--format", kind, *rest) == 0
+    words = capsys.readouterr().out.split()
+    assert float(words[words.index("difference") + 1]) < 1e-3
+    with torch.inference_mode():
+        maps = export.load_exported(out, kind)(torch.zeros(2, 3, 64, 96))
+    assert [tuple(x.shape) for x in maps] == [(2, 32 * 2**i, 16 // 2**i, 24 // 2**i) for i in range(4)]
+
+
+def test_errors(tmp_path, capsys, monkeypatch):
+    config, onnx_format = DIGITS["mambatree"], ("--format", "onnx")
+    checkpoint = checkpoint_of(config, SMALL, tmp_path / "net.pth")
+
+    def error(*arguments):
+        return error_of(capsys, "export", *arguments)
+
+    assert "did you mean" in error(Path(f"{config}").with_name("mambatree-nano_digit.py"), checkpoint, *onnx_format)
+    assert "tensors differ, the first: backbone." in error(config, checkpoint, *onnx_format)
+    fits = (config, checkpoint, *onnx_format, "--cfg-options", *SMALL)
+    assert "there is no such file" in error(config, tmp_path / "none.pth", *onnx_format)
+    assert "--size takes sides of 32 and more, got 16 64" in error(*fits[:4], "--size", 16, 64, *fits[4:])
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    assert "cannot read the image" in error(*fits[:4], "--image", tmp_path / "bad.png", *fits[4:])
+    text = CONFIGS / "mambatree_l" / "mambatree-l-130m_alpaca.py"
+    assert "tools/merge_adapters.py" in error(text, checkpoint, *onnx_format)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    line = error(*fits)
+    assert "--format onnx needs onnxscript" in line
+    assert "pip install 'tree-ssm-train[export]'" in line
+    monkeypatch.setattr(export._ext, "load", lambda: False)
+    assert "exporting needs the compiled library" in error(*fits)

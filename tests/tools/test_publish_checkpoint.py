@@ -1,0 +1,69 @@
+"""tools/publish_checkpoint.py: what stays, the name that tells the contents, and the folder for the Hub."""
+
+import hashlib
+
+import timm
+import torch
+from command_line import CONFIGS, error_of, run
+
+from ssm_core.engine.analysis import build_model
+from ssm_core.engine.config import load_config
+from tree_ssm import MambaTreeV
+
+CONFIG = CONFIGS / "mambatree" / "mambatree-nano_digits.py"
+
+
+def save_checkpoint(path, **changed):
+    torch.manual_seed(0)
+    model = build_model(load_config(CONFIG))
+    state = {
+        "state_dict": model.state_dict(),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(200_000)}}},
+        "message_hub": {},
+        "param_schedulers": [],
+        "meta": {"epoch": 3, "dataset_meta": {"classes": ["0"]}},
+    }
+    torch.save({**state, **changed}, path)
+    return model
+
+
+def test_publish(tmp_path, capsys):
+    model = save_checkpoint(tmp_path / "best.pth").eval()
+    arguments = ("--name", "mambatree-nano_digits", "--out", tmp_path / "out")
+    hub = ("--hub", tmp_path / "hub", "--config", CONFIG)
+    assert run("publish_checkpoint", tmp_path / "best.pth", *arguments, *hub) == 0
+    (path,) = (tmp_path / "out").iterdir()
+    assert str(path) in capsys.readouterr().out
+    name, digits = path.stem.rsplit("-", 1)
+    assert (name, digits) == ("mambatree-nano_digits", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    assert path.stat().st_size < (tmp_path / "best.pth").stat().st_size - 700_000
+    # torch's own check of the name's digits.
+    state = torch.hub.load_state_dict_from_url(
+        path.as_uri(), model_dir=tmp_path / "torch", check_hash=True, progress=False, weights_only=True
+    )
+    assert state.keys() == {"meta", "state_dict"}
+    assert state["meta"] == {"epoch": 3, "dataset_meta": {"classes": ["0"]}}
+    assert all(torch.equal(tensor, state["state_dict"][name]) for name, tensor in model.state_dict().items())
+    images = torch.randn(2, 1, 32, 32)
+    for loaded in (
+        MambaTreeV.from_pretrained(tmp_path / "hub"),
+        timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval(),
+    ):
+        assert torch.equal(loaded(images), model.backbone(images))
+
+
+def test_errors(tmp_path, capsys):
+    save_checkpoint(tmp_path / "net.pth")
+
+    def error(file, *arguments):
+        return error_of(capsys, "publish_checkpoint", tmp_path / file, *arguments)
+
+    assert "--hub and --config go together" in error("net.pth", "--hub", tmp_path / "hub")
+    assert "there is no such file" in error("none.pth")
+    torch.save({"weights": {}}, tmp_path / "other.pth")
+    assert "has no state_dict" in error("other.pth")
+    save_checkpoint(tmp_path / "nan.pth", state_dict={"fc.weight": torch.tensor([1.0, float("nan")])})
+    assert "fc.weight has numbers that are NaN" in error("nan.pth")
+    assert not list(tmp_path.glob("nan-*"))
+    resnet = CONFIGS / "resnet" / "resnet18_digits.py"
+    assert "tensors differ" in error("net.pth", "--hub", tmp_path / "hub", "--config", resnet)

@@ -1,0 +1,47 @@
+"""A checkpoint to give away: python tools/publish_checkpoint.py CKPT [--out DIR] [--hub DIR --config CONFIG].
+
+Weights and meta stay; optimiser, schedules and logs go. The first eight digits of the file's SHA-256 join its name, as
+in OpenMMLab's: torch.hub.load_state_dict_from_url(..., check_hash=True) checks them. --hub also writes the network (a
+detector's or segmentor's backbone) as a folder for the Hugging Face Hub.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssm_core.engine import cli
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Make a checkpoint ready to publish.", allow_abbrev=False)
+    parser.add_argument("checkpoint", type=Path, help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the file goes (default: beside the checkpoint)")
+    parser.add_argument("--name", help="the file's name before the digits (default: the checkpoint's)")
+    parser.add_argument("--hub", type=Path, metavar="DIR", help="also write a folder for the Hugging Face Hub")
+    parser.add_argument("--config", help="the config it was trained with, for --hub")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Strip, name by the contents, and write the folder if asked to."""
+    args = parse_arguments(arguments)
+    # Later than the command line, so that --help is quick.
+    from ssm_core.engine import publish
+    from ssm_core.engine.config import load_config
+    from ssm_core.engine.errors import ConfigError
+
+    if (args.hub is None) != (args.config is None):
+        raise ConfigError("--hub and --config go together: the folder says how to build the network")
+    published = publish.publish_checkpoint(
+        args.checkpoint, args.out or args.checkpoint.parent, args.name or args.checkpoint.stem
+    )
+    print(f"{published.path}: {published.before / 2**20:.1f} MiB before, {published.after / 2**20:.1f} MiB now")
+    if args.hub is not None:
+        publish.write_hub_folder(load_config(args.config, args.cfg_options), published.path, args.hub)
+        print(f"{args.hub}: for the Hugging Face Hub")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
