@@ -81,8 +81,10 @@ class Both(nn.Module):
 def test_without_our_python(photos, tmp_path, monkeypatch):
     """torch.export's program and AOTInductor's package: any size and batch, the compiled library all that is loaded."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # Half of the time would go into optimising code that runs once.
+    # Much of the time would go into optimising code that runs once, and into headers compiled for one use.
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
+    monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
+    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
     torch.manual_seed(0)
     network = export.Outputs(Both())
     program = export.trace(network, 3)
