@@ -31,7 +31,12 @@ def convert(function, inputs, free):
         table.update(importlib.import_module(f"{op}.to_onnx").TRANSLATIONS)
     shapes = (tuple(dict.fromkeys(axes, FREE) for axes in free),)
     program = torch.onnx.export(
-        Function(function), inputs, dynamo=True, custom_translation_table=table, dynamic_shapes=shapes, verbose=False
+        Function(function).eval(),
+        inputs,
+        dynamo=True,
+        custom_translation_table=table,
+        dynamic_shapes=shapes,
+        verbose=False,
     )
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     names = [value.name for value in session.get_inputs()]
@@ -46,19 +51,21 @@ def convert(function, inputs, free):
 def test_spanning_tree():
     """Trees and breadth-first orders exactly, where many weights are equal too."""
 
-    def grow(edge_weight, grid):
-        tree = minimum_spanning_tree(edge_weight, *grid.shape)
+    def grow(edge_weight, grid, root):
+        tree = minimum_spanning_tree(edge_weight, *grid.shape, root=root)
         return tree.parent, tree.order
 
     def edges(height, width):
         return (height - 1) * width + height * (width - 1)
 
-    run = convert(grow, (torch.rand(2, edges(5, 6)), torch.zeros(5, 6)), [(0, 1), (0, 1)])
+    run = convert(grow, (torch.rand(2, edges(5, 6)), torch.zeros(5, 6), torch.tensor([0, 7])), [(0, 1), (0, 1), (0,)])
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in ((2, 5, 6), (3, 2, 2), (1, 17, 9), (2, 1, 5), (1, 4, 1), (1, 30, 31)):
         weight, grid = torch.randn(batch, edges(height, width), generator=generator), torch.zeros(height, width)
         for weights in (weight, weight.round(), torch.zeros_like(weight)):
-            assert all(torch.equal(a, b) for a, b in zip(grow(weights, grid), run(weights, grid), strict=True))
+            root = torch.randint(height * width, (batch,), generator=generator)
+            pairs = zip(grow(weights, grid, root), run(weights, grid, root), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_grid_distances():
@@ -69,33 +76,25 @@ def test_grid_distances():
         torch.testing.assert_close(run(x)[0], grid_distances(x))
 
 
-def test_spanning_tree_from_another_root():
-    def grow(weight):
-        return minimum_spanning_tree(weight, 4, 5, root=13).parent
+def test_quadtree_order():
+    """Two levels under a shift, and one without."""
 
-    weight = torch.rand(3, 3 * 5 + 4 * 4, generator=torch.Generator().manual_seed(1))
-    (parent,) = convert(grow, (weight,), [(0,)])(weight)
-    assert torch.equal(parent, grow(weight))
-
-
-@pytest.mark.parametrize("levels", [1, 2])
-def test_quadtree_order(levels):
     def order(choice, x):
         height, width = x.shape
-        return quadtree_order(choice, height, width, levels=levels, shift=(height // 8, -(height // 8)))
+        shifted = quadtree_order(choice, height, width, shift=(height // 8, -(height // 8)))
+        return shifted, quadtree_order(choice, height, width, levels=1)
 
     run = convert(order, (torch.tensor([0, 1, 3]), torch.zeros(17, 18)), [(0,), (0, 1)])
     for height, width in ((17, 18), (2, 2), (7, 9), (24, 16)):
         choice, x = torch.tensor([3, 0, 2, 1]), torch.zeros(height, width)
-        assert torch.equal(order(choice, x), run(choice, x)[0])
+        assert all(torch.equal(a, b) for a, b in zip(order(choice, x), run(choice, x), strict=True))
 
 
-@pytest.mark.parametrize("direction", ["both", "up"])
-def test_tree_scan(direction):
-    """On trees of random weights, and on a path of the greatest depth."""
+def test_tree_scan():
+    """Both passes and the first alone, on trees of random weights and on a path of the greatest depth."""
 
     def scan(u, weight, parent):
-        return torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, direction == "both")
+        return tuple(torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, both) for both in (True, False))
 
     def example(batch, height, width):
         edges = torch.rand(batch, (height - 1) * width + height * (width - 1), generator=generator)
@@ -108,7 +107,9 @@ def test_tree_scan(direction):
     run = convert(scan, (u, weight, tree.parent), [(0, 1)] * 3)
     for size in ((2, 6, 7), (3, 1, 40), (1, 1, 1), (1, 20, 21)):
         u, weight, tree = example(*size)
-        torch.testing.assert_close(run(u, weight, tree.parent)[0], tree_scan(u, weight, tree, direction))
+        both, up = run(u, weight, tree.parent)
+        torch.testing.assert_close(both, tree_scan(u, weight, tree))
+        torch.testing.assert_close(up, tree_scan(u, weight, tree, "up"))
 
 
 @pytest.mark.parametrize(("directions", "states"), [(2, 1), (4, 3)])
