@@ -195,7 +195,8 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
             hidden = hidden[:, logits_to_keep]
         elif logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
-        logits = self.lm_head(hidden.to(self.lm_head.weight.dtype)).float()
+        logits = self.lm_head(hidden.to(self.lm_head.weight.dtype))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_options)
