@@ -1,11 +1,11 @@
 _base_ = [
     "../_base_/models/quadmamba.py",
     "../_base_/datasets/fashion_mnist_64.py",
-    "../_base_/schedules/fashion_mnist_60e.py",
+    "../_base_/schedules/fashion_mnist_80e.py",
     "../_base_/classification_runtime.py",
 ]
 model = dict(
-    backbone=dict(arch="lite", in_chans=1, num_classes=10),
+    backbone=dict(arch="lite", drop_path_rate=0.1, in_chans=1, num_classes=10),
     label_smoothing=0.1,
     mixup_alpha=0.2,
     cutmix_alpha=1.0,

@@ -12,9 +12,11 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ssm_core.engine.errors import ConfigError, nearest
+from ssm_core import _ext
+from ssm_core.engine.errors import ConfigError, UserError, nearest
 from ssm_core.engine.runner import building_from_config
 from ssm_core.flops import FlopCount, activation_bytes, count_pass
+from ssm_core.layers import ScanMixer
 
 # What mmdet's own count assumes of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
@@ -170,12 +172,15 @@ def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> C
 
     Raises:
         ConfigError: the model cannot be built, or the size is not one.
+        UserError: the compiled library is missing, by whose operators scans and trees are counted.
     """
     # Tensors without contents: nothing is computed, and the memory of a large model is not needed. Trees of tokens
     # depend on the tokens, though, and some of timm's models look at values while they are built.
     contents = is_language(cfg) or ("model" in cfg and cfg.model.backbone.type == "timm")
     with contextlib.nullcontext() if contents else FakeTensorMode():
         model = build_model(cfg)
+        if not _ext.load() and (is_language(cfg) or any(isinstance(m, ScanMixer) for m in model.modules())):
+            raise UserError("scans and trees are counted by the compiled library's operators: run `make setup`")
         parameters = sum(parameter.numel() for parameter in model.parameters())
         plain = _Plain(model)
         flops = count_pass(plain, example(cfg, size, batch=1))

@@ -9,6 +9,7 @@ from command_line import CONFIGS, error_of, run
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+from ssm_core import _ext
 from ssm_core.engine.config import load_config
 
 pytestmark = [
@@ -141,6 +142,15 @@ def test_cost_of_timms_models(capsys):
     assert kept[1] < 0.75 * kept[0]
     assert "no model 'resnet188' in timm (did you mean 'resnet18'?)" in error_of(capsys, "analysis/cost", "resnet188")
     assert "--size takes a height and a width" in error_of(capsys, "analysis/cost", "resnet18", "--size", 64)
+
+
+def test_cost_needs_the_compiled_library(capsys, monkeypatch):
+    monkeypatch.setattr(_ext, "load", lambda: False)
+    for name in ("mambatree_tiny", CONFIGS / "quadmamba" / "quadmamba-nano_digits.py"):
+        assert "are counted by the compiled library's operators: run `make setup`" in error_of(
+            capsys, "analysis/cost", name, "--size", 64, 64
+        )
+    assert run("analysis/cost", "resnet18", "--size", 64, 64) == 0
 
 
 def test_print_config(task, capsys):
