@@ -1,4 +1,7 @@
-"""Which implementation of an operator runs."""
+"""Which implementation of an operator runs, and what only one of them can."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 
@@ -31,3 +34,18 @@ def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> 
         require(device.type == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
         require(_ext.has(backend, kernel), op, f"backend {backend!r} was asked for but its kernel is not built")
     return backend
+
+
+def no_second_derivative(op: str) -> Callable[..., NoReturn]:
+    """What to register as the derivative of a backward kernel: the sentence that says who has one.
+
+    Args:
+        op: the public function's name.
+    """
+
+    def refuse(ctx: Any, *gradients: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{op}: the compiled kernel has no second derivative; call it with backend='reference' to get one"
+        )
+
+    return refuse

@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssm_core import _ext
+from ssm_core.ops.backend import no_second_derivative
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -36,13 +37,6 @@ def _backward(ctx, grad_y, grad_root_state):
     return *gradients, None, None, None, None
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError(
-        "selective_subtree_scan: the compiled kernel has no second derivative; call it with backend='reference' to "
-        "get one"
-    )
-
-
 # The scan and the product with C; the elementwise operations around a scan are not counted anywhere.
 def _flops(x_shape, delta_shape, A_shape, *args, out_shape=None) -> int:
     """A multiply-add for the edge and one for the output, for every token, channel and state."""
@@ -62,7 +56,9 @@ if _ext.load():
     torch.library.register_fake("tree_ssm::selective_subtree_scan", _fake)
     torch.library.register_fake("tree_ssm::selective_subtree_scan_backward", _fake_backward)
     torch.library.register_autograd("tree_ssm::selective_subtree_scan", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("tree_ssm::selective_subtree_scan_backward", _no_double_backward)
+    torch.library.register_autograd(
+        "tree_ssm::selective_subtree_scan_backward", no_second_derivative("selective_subtree_scan")
+    )
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: the parameters keep the precision they come in.
         _library.impl("selective_subtree_scan", torch.library.fallthrough_kernel, key)

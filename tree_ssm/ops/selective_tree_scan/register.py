@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssm_core import _ext
+from ssm_core.ops.backend import no_second_derivative
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -24,12 +25,6 @@ def _backward(ctx, grad_h):
     return *torch.ops.tree_ssm.selective_tree_scan_backward(grad_h, *ctx.saved_tensors), None
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError(
-        "selective_tree_scan: the compiled kernel has no second derivative; call it with backend='reference' to get one"
-    )
-
-
 # The scan itself, as everywhere else: the elementwise operations around it are not counted there either.
 def _flops(x_shape, *args, out_shape=None) -> int:
     batch, length, channels = x_shape
@@ -45,7 +40,9 @@ if _ext.load():
     torch.library.register_fake("tree_ssm::selective_tree_scan", _fake)
     torch.library.register_fake("tree_ssm::selective_tree_scan_backward", _fake_backward)
     torch.library.register_autograd("tree_ssm::selective_tree_scan", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("tree_ssm::selective_tree_scan_backward", _no_double_backward)
+    torch.library.register_autograd(
+        "tree_ssm::selective_tree_scan_backward", no_second_derivative("selective_tree_scan")
+    )
     # Autocast casts nothing: the parameters keep the precision they come in.
     _library.impl("selective_tree_scan", torch.library.fallthrough_kernel, "AutocastCUDA")
     register_flop_formula(torch.ops.tree_ssm.selective_tree_scan)(_flops)

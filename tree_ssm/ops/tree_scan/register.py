@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from ssm_core import _ext
+from ssm_core.ops.backend import no_second_derivative
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -47,12 +48,6 @@ def _backward(ctx, grad_h):
     return *gradients, None, None, None, None
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError(
-        "tree_scan: the compiled kernel has no second derivative; call it with backend='reference' to get one"
-    )
-
-
 def _flops(u_shape, weight_shape, parent_shape, order_shape, both, schedule_shape=None, *, out_shape=None) -> int:
     """An edge and channel costs one multiply-add up and two more down; a multiply-add is two FLOPs."""
     batch, length, channels = u_shape
@@ -76,7 +71,7 @@ if _ext.load():
     torch.library.register_fake("tree_ssm::tree_scan", _fake)
     torch.library.register_fake("tree_ssm::tree_scan_backward", _fake_backward)
     torch.library.register_autograd("tree_ssm::tree_scan", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("tree_ssm::tree_scan_backward", _no_double_backward)
+    torch.library.register_autograd("tree_ssm::tree_scan_backward", no_second_derivative("tree_scan"))
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: u may be half, but a weight keeps the precision it comes in.
         _library.impl("tree_scan", torch.library.fallthrough_kernel, key)
