@@ -8,6 +8,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
+from ssm_core.engine.datasets.collate import problems_of
 from ssm_core.engine.errors import ConfigError
 from ssm_core.registry import MODELS
 
@@ -59,7 +60,7 @@ class ImageClassifier(BaseModel):
 
         Args:
             inputs: normalised images.
-            data_samples: ``label`` [B] and ``unreadable``, as the datasets give them.
+            data_samples: ``label`` [B] and ``unreadable``, as :func:`.collate_images` gives them.
             mode: which of the three.
 
         Raises:
@@ -70,9 +71,9 @@ class ImageClassifier(BaseModel):
         logits = self.backbone(inputs)
         if mode == "tensor":
             return logits
-        keys = ("label", "unreadable")
-        rows = zip(logits.float(), *(data_samples[key] for key in keys), strict=True)
-        return [dict(zip(("scores", *keys), row, strict=True)) for row in rows]
+        problems = problems_of(data_samples)
+        rows = enumerate(zip(logits.float(), data_samples["label"], strict=True))
+        return [{"scores": scores, "label": label, "unreadable": problems.get(i, "")} for i, (scores, label) in rows]
 
     def loss(
         self,

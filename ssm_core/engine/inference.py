@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, default_collate, pseudo_collate
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, VISUALIZERS, DefaultScope
 from mmengine.structures import BaseDataElement
@@ -18,6 +18,7 @@ from torch import nn
 
 from ssm_core.engine import checkpoint as ckpt
 from ssm_core.engine.config_check import find_type
+from ssm_core.engine.datasets.collate import collate_images
 from ssm_core.engine.datasets.guarded import check_whole
 from ssm_core.engine.errors import CheckpointError, ConfigError, DataError
 from ssm_core.engine.runner import building_from_config, describe_model, fit_prefix
@@ -104,7 +105,7 @@ class Predictor(ABC):
 class Classifier(Predictor):
     """Names the most likely classes and writes them over the image."""
 
-    collate = staticmethod(default_collate)
+    collate = staticmethod(collate_images)
 
     def _build_pipeline(self) -> Compose:
         transform = TRANSFORMS.build(self.cfg.test_dataloader.dataset.transform)

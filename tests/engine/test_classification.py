@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from ssm_core.engine.classifier import ImageClassifier
+from ssm_core.engine.datasets import collate_images, problems_of
 from ssm_core.engine.errors import ConfigError
 from ssm_core.engine.metrics import Accuracy, rank_of_label
 
@@ -18,7 +20,7 @@ def make(**options):
 
 
 X = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-SAMPLES = {"label": torch.tensor([0, 5, 2, 2]), "index": torch.arange(4), "unreadable": ["", "", "x", ""]}
+SAMPLES = {"label": torch.tensor([0, 5, 2, 2]), "index": torch.arange(4), "unreadable": {2: "x"}}
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -53,7 +55,26 @@ def test_predictions():
     rows = model(X, SAMPLES, mode="predict")
     assert torch.equal(torch.stack([row["scores"] for row in rows]), model(X))
     assert [int(row["label"]) for row in rows] == [0, 5, 2, 2]
-    assert rows[2]["unreadable"] == "x"
+    assert [row["unreadable"] for row in rows] == ["", "", "x", ""]
+
+
+def test_a_batch_keeps_only_what_is_unreadable():
+    images = torch.randn(3, 1, 2, 2)
+    samples = [
+        {
+            "inputs": image,
+            "data_samples": {"label": i, "index": 7 + i, "unreadable": "x.png (cut off)" if i == 1 else ""},
+        }
+        for i, image in enumerate(images)
+    ]
+    batch = collate_images(samples)
+    assert torch.equal(batch["inputs"], images)
+    kept = batch["data_samples"]
+    assert (kept["label"].tolist(), kept["index"].tolist()) == ([0, 1, 2], [7, 8, 9])
+    assert problems_of(kept) == {1: "x.png (cut off)"}
+    assert samples[1]["data_samples"]["unreadable"] == "x.png (cut off)"
+    with pytest.raises(ConfigError, match=r"needs collate_fn=dict\(type=\"ssm_core.collate_images\"\)"):
+        make()(X[:3], default_collate(samples)["data_samples"], mode="predict")
 
 
 def test_rank():

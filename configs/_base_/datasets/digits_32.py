@@ -4,7 +4,7 @@ train_dataloader = dict(
     num_workers=0,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="Digits",
         split="train",
@@ -18,7 +18,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="Digits",
         split="test",

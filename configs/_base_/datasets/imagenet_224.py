@@ -6,7 +6,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",
@@ -26,7 +26,7 @@ val_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",

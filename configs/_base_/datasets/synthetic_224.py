@@ -6,7 +6,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     num_batch_per_epoch=100,
     dataset=dict(type="SyntheticImages"),
 )
@@ -14,7 +14,7 @@ val_dataloader = dict(
     batch_size=128,
     num_workers=4,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="default_collate"),
+    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(type="SyntheticImages", length=256),
 )
 test_dataloader = val_dataloader

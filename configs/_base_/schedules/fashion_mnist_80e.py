@@ -10,8 +10,9 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, begin=0, end=warmup, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, begin=warmup, end=max_epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=4)
 val_cfg = dict()
 test_cfg = dict()
 # Averages the weights over some 500 iterations; the average is what is tested.
-custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=2e-3, update_buffers=True)]
+custom_hooks = [dict(type="EMAHook", ema_type="ForeachExponentialMovingAverage", momentum=2e-3, update_buffers=True)]
+default_hooks = dict(checkpoint=dict(interval=10))

@@ -16,4 +16,4 @@ param_scheduler = [
 train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-custom_hooks = [dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=1e-4, update_buffers=True)]
+custom_hooks = [dict(type="EMAHook", ema_type="ForeachExponentialMovingAverage", momentum=1e-4, update_buffers=True)]

@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ssm_core.engine.datasets.collate import problems_of
 from ssm_core.engine.datasets.guarded import UNREADABLE, data_samples_of
 from ssm_core.registry import HOOKS
 
@@ -20,7 +21,7 @@ class UnreadableImagesHook(Hook):
         """Look for new ones in the batch."""
         samples = data_batch["data_samples"]
         problems = (
-            samples[UNREADABLE]
+            problems_of(samples).values()
             if isinstance(samples, dict)
             else [sample.metainfo.get(UNREADABLE) for sample in data_samples_of(data_batch)]
         )
