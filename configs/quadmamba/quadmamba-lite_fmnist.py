@@ -2,7 +2,7 @@ _base_ = [
     "../_base_/models/quadmamba.py",
     "../_base_/datasets/fashion_mnist_64.py",
     "../_base_/schedules/fashion_mnist_80e.py",
-    "../_base_/classification_runtime.py",
+    "../_base_/fashion_mnist_runtime.py",
 ]
 model = dict(
     backbone=dict(arch="lite", drop_path_rate=0.1, in_chans=1, num_classes=10),

@@ -15,4 +15,3 @@ val_cfg = dict()
 test_cfg = dict()
 # Averages the weights over some 500 iterations; the average is what is tested.
 custom_hooks = [dict(type="EMAHook", ema_type="ForeachExponentialMovingAverage", momentum=2e-3, update_buffers=True)]
-default_hooks = dict(checkpoint=dict(interval=10))
