@@ -292,21 +292,27 @@ def measure(
 
 def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
     """Draw the time of every operator over the tokens of a map, beside the slope of a cost that grows as they do."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="tokens of a map, H·W", ylabel="kernel time, ms")
-    for op, step in dict.fromkeys((row.op, row.step) for row in rows):
-        points = [(Shape.parse(row.shape), row.kernel_ms) for row in rows if (row.op, row.step) == (op, step)]
-        tokens = [shape.height * shape.width for shape, _ in points]
-        style = "o-" if step == "forward" else "s--"
-        axes.plot(tokens, [ms for _, ms in points], style, label=f"{op}, {step}", markersize=4)
-    low, high = axes.get_xlim()
-    middle = (axes.get_ylim()[0] * axes.get_ylim()[1]) ** 0.5
+    ops, steps = list(dict.fromkeys(row.op for row in rows)), list(dict.fromkeys(row.step for row in rows))
+    colors = dict(zip(ops, colormaps["tab20"].colors, strict=False))
+    figure = Figure(figsize=(4 * len(steps) + 2, 5), layout="constrained")
+    grid = figure.subplots(1, len(steps), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, step in zip(grid, steps, strict=True):
+        axes.set(xscale="log", yscale="log", title=step, xlabel="tokens of a map, H·W")
+        for op in ops:
+            points = [(Shape.parse(row.shape), row.kernel_ms) for row in rows if (row.op, row.step) == (op, step)]
+            tokens = [shape.height * shape.width for shape, _ in points]
+            axes.plot(tokens, [ms for _, ms in points], "o-", color=colors[op], label=op, markersize=4)
+    low, high = grid[0].get_xlim()
+    middle = (grid[0].get_ylim()[0] * grid[0].get_ylim()[1]) ** 0.5
     linear = [middle * x / (low * high) ** 0.5 for x in (low, high)]
-    axes.plot((low, high), linear, color="0.7", linewidth=6, zorder=0, label="linear in the tokens")
-    axes.set_title(f"{rows[0].dtype}, {about['device']}", fontsize="medium")
-    axes.legend(fontsize="x-small")
+    for axes in grid:
+        axes.plot((low, high), linear, color="0.8", linewidth=6, zorder=0, label="linear in the tokens")
+    grid[0].set_ylabel("kernel time, ms")
+    figure.suptitle(f"{rows[0].dtype}, {about['device']}", fontsize="medium")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center", fontsize="small", reverse=True)
     figure.savefig(path)
 
 

@@ -1,5 +1,5 @@
-# 80 epochs of AdamW on 60,000 images: 117 iterations an epoch at batch 512, 9,360 in all, of which 468 warm up.
-max_epochs, warmup = 80, 4
+# 100 epochs of AdamW on 60,000 images: 117 iterations an epoch at batch 512, 11,700 in all, of which 468 warm up.
+max_epochs, warmup = 100, 4
 optim_wrapper = dict(
     type="GuardedOptimWrapper",
     constructor="TimmOptimWrapperConstructor",
