@@ -46,7 +46,7 @@ METRICS = _child(root.METRICS, "metrics", "perplexity")
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "optim_wrapper")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "optim_wrapper")
 VISUALIZERS = _child(root.VISUALIZERS, "visualizer")
-VISBACKENDS = _child(root.VISBACKENDS, "wandb_backend")
+VISBACKENDS = _child(root.VISBACKENDS, "vis_backends", "wandb_backend")
 FUNCTIONS = _child(root.FUNCTIONS, "datasets", "datasets.text")
 
 # Nothing of ours in these; a registry that lacks the default scope makes mmengine warn at every look-up.

@@ -4,6 +4,7 @@ default_hooks = dict(
     logger=dict(interval=10),
     curves=dict(interval=10),
     checkpoint=dict(save_best="perplexity", rule="less", max_keep_ckpts=1),
+    samples=dict(type="TextSamplesHook", count=4),
     # tools/test.py runs these tasks of lm-evaluation-harness too; the paper's:
     #   --cfg-options default_hooks.harness.evaluate.tasks=piqa,arc_easy,sst2,winogrande,lambada_openai,race,openbookqa
     harness=dict(

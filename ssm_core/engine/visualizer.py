@@ -1,6 +1,7 @@
 """Where scalars go: JSON lines always, TensorBoard and Weights & Biases by a switch."""
 
 import importlib.util
+from collections.abc import Sequence
 
 from mmengine.visualization import Visualizer
 
@@ -37,6 +38,11 @@ class BackendsBySwitch:
 class TrainingVisualizer(BackendsBySwitch, Visualizer):
     """mmengine's visualizer with :class:`BackendsBySwitch`'s arguments."""
 
+    def add_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int = 0) -> None:
+        """Hand a table of texts to every backend."""
+        for backend in self._vis_backends.values():
+            backend.add_table(name, columns, rows, step)
+
 
 def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wandb_id: str | None = None) -> list[dict]:
     """Configs of where a visualizer writes; the arguments are :class:`BackendsBySwitch`'s.
@@ -44,10 +50,10 @@ def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wand
     Raises:
         MissingPackageError: one of the two is asked for and not installed.
     """
-    found: list[dict] = [{"type": "LocalVisBackend"}]
+    found: list[dict] = [{"type": "ssm_core.LocalBackend"}]
     if tensorboard:
         _require("tensorboard", "visualizer.tensorboard")
-        found.append({"type": "TensorboardVisBackend"})
+        found.append({"type": "ssm_core.TensorboardBackend"})
     if wandb:
         _require("wandb", "visualizer.wandb")
         found.append({"type": "ssm_core.WandbBackend", "project": wandb_project, "run_name": name, "run_id": wandb_id})

@@ -1,6 +1,7 @@
 """Weights & Biases beside TensorBoard: the same names, the same values, the same axis."""
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class WandbBackend(BaseVisBackend):
 
         Path(self._save_dir).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(**self._settings, resume="allow" if self._settings["id"] else None)
-        self._image = wandb.Image
+        self._image, self._table = wandb.Image, wandb.Table
         self._run.define_metric(AXIS)
         self._run.define_metric("*", step_metric=AXIS)
 
@@ -75,6 +76,11 @@ class WandbBackend(BaseVisBackend):
     def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **options: Any) -> None:
         """Log numbers of one moment; ``file_path`` is for backends that write files of their own."""
         self._run.log({**scalar_dict, AXIS: step})
+
+    @force_init_env
+    def add_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int = 0) -> None:
+        """Log a table of texts."""
+        self._run.log({name: self._table(columns=list(columns), data=[list(row) for row in rows]), AXIS: step})
 
     def close(self) -> None:
         """End the run."""

@@ -1,5 +1,6 @@
 """Pretraining and fine-tuning by config, resuming, and the tools on the way from one to the other."""
 
+import functools
 import itertools
 import json
 import sys
@@ -8,18 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import CONFIGS, error_of, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb_files import read_run
 
 import tree_ssm
 from ssm_core.engine import checkpoint
 from ssm_core.engine.config import load_config
 from ssm_core.engine.run import train
+from ssm_core.engine.vis_backends import markdown
+from ssm_core.registry import DATASETS
 from tree_ssm.language import load_network, load_tokenizer
 
 WIKI = CONFIGS / "mambatree_l" / "wiki"
 TREE, LORA = WIKI / "mambatree-l-4m_alpaca-demo.py", WIKI / "mamba-4m-lora_alpaca-demo.py"
 # mmengine shares loggers between runs of one name and second.
 NUMBER = itertools.count()
-QUIET = ("visualizer.tensorboard=False", "default_hooks.curves.plot=False", "log_level=ERROR")
+QUIET = ("visualizer.tensorboard=False", "default_hooks.curves.plot=False", "log_level=ERROR",
+         "default_hooks.samples.count=0")  # fmt: skip
 
 
 # Another than the configs', which mmengine takes seconds to lay out for the log.
@@ -141,10 +147,16 @@ def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
         options += [f"{part}_dataloader.dataset.{key}" for key in (f"path={text}", "length=32")]
         options += [f"{part}_dataloader.dataset.tokenizer.path={tmp_path / 'tokenizer'}"]
     options += ["train_dataloader.persistent_workers=False", "train_dataloader.num_batch_per_epoch=6"]
+    options += ["default_hooks.samples.count=1", "default_hooks.samples.opening=6"]
     config = WIKI / "mamba-4m_wiki.py"
     assert run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", *options) == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert printed.startswith("perplexity ")
+    block = DATASETS.build(load_config(config, options).val_dataloader.dataset)
+    [table] = (tmp_path / "run").glob("*/vis_data/vis_text/samples_12.md")
+    prompt = table.read_text().splitlines()[2].removeprefix("| ").split(" | ")[0]
+    opening = block.tokenizer.decode(block.rows[0][0][:6], skip_special_tokens=True)
+    assert markdown([], [[opening]]).splitlines()[-1] == f"| {prompt} |"
     assert (
         run("merge_adapters", config, tmp_path / "run" / "epoch_2.pth", tmp_path / "out", "--cfg-options", *options)
         == 0
@@ -200,3 +212,41 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     assert "vocab_size must be at least 258" in line
     digits = CONFIGS / "resnet" / "resnet18_digits.py"
     assert "describes no language model" in fails("merge_adapters", "x.pth", tmp_path, config=digits)
+
+
+@pytest.fixture(scope="module")
+def told(folder, tmp_path_factory):
+    """Where a training with TensorBoard and Weights & Biases wrote."""
+    path = tmp_path_factory.mktemp("told")
+    options = tuning(
+        folder, "train_cfg.max_epochs=1", "default_hooks.samples.count=3", "default_hooks.samples.new_tokens=5"
+    )
+    options = [*options, "visualizer.tensorboard=True", "visualizer.wandb=True"]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("WANDB_MODE", "offline")
+        environment.setenv("WANDB_SILENT", "true")
+        trained(LORA, path, options)
+    return next(path.glob("*/vis_data"))
+
+
+def test_texts_are_shown_during_training(folder, told):
+    dataset = DATASETS.build(load_config(LORA, tuning(folder)).val_dataloader.dataset)
+    decode = functools.partial(dataset.tokenizer.decode, skip_special_tokens=True)
+    _, _, history, _ = read_run(next(told.glob("wandb/offline-run-*/run-*.wandb")))
+    [(step, media)] = history["samples/path"]
+    assert step == 4
+    table = json.loads((next(told.glob("wandb/offline-run-*/files")) / media).read_text())
+    assert table["columns"] == ["prompt", "answer", "reference"]
+    assert len(table["data"]) == 3
+    for (prompt, answer, reference), (tokens, context_len) in zip(table["data"], dataset.rows, strict=False):
+        assert (prompt, reference) == (decode(tokens[:context_len]), decode(tokens[context_len:][:5]))
+        assert 0 < len(answer) < 5 * 20
+    local = (told / "vis_text" / "samples_4.md").read_text()
+    assert local == markdown(table["columns"], table["data"])
+    events = EventAccumulator(str(told)).Reload().Tensors("samples/text_summary")
+    assert [(e.step, e.tensor_proto.string_val[0].decode()) for e in events] == [(4, local)]
+
+
+def test_a_table_of_texts_keeps_its_lines():
+    table = markdown(("a", "b"), [("1 | 2", "<b>\nc & d")])
+    assert table == "| a | b |\n| --- | --- |\n| 1 \\| 2 | &lt;b><br>c &amp; d |\n"

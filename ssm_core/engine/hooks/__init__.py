@@ -7,6 +7,7 @@ from ssm_core.engine.hooks.extra_evaluation import ExtraEvaluationHook
 from ssm_core.engine.hooks.iteration_seed import IterationSeedHook
 from ssm_core.engine.hooks.non_finite import NonFiniteHook
 from ssm_core.engine.hooks.pictures import PicturesHook
+from ssm_core.engine.hooks.text_samples import TextSamplesHook
 from ssm_core.engine.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "IterationSeedHook",
     "NonFiniteHook",
     "PicturesHook",
+    "TextSamplesHook",
     "UnreadableImagesHook",
 ]

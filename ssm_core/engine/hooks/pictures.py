@@ -50,12 +50,8 @@ class PicturesHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Decide whether this validation is shown."""
-        loop = runner.train_loop
-        by_epoch = "max_epochs" in runner.cfg.train_cfg
-        place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
-        number = max(place // loop.val_interval, 1)
         self._shown = 0
-        self._due = is_main_process() and (number & (number - 1) == 0 or place >= end)
+        self._due = is_main_process() and is_shown(runner)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to what the backbone is given and what its scans choose."""
@@ -95,6 +91,14 @@ class PicturesHook(Hook):
 
     def _keep_inputs(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self._inputs = [arguments[0].detach()]  # of the last call: in sliding windows, where the scans are from too
+
+
+def is_shown(runner: Runner) -> bool:
+    """Whether the validation is the first, second, fourth, eighth … or the last of the training."""
+    by_epoch = "max_epochs" in runner.cfg.train_cfg
+    place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+    number = max(place // runner.train_loop.val_interval, 1)
+    return number & (number - 1) == 0 or place >= end
 
 
 def draw_scans(
