@@ -1,6 +1,9 @@
-"""One thread a test process, and no GPU tests where there is no GPU."""
+"""One thread a test process, no GPU tests where there is no GPU, and nothing done twice that the tests are not about."""
 
+import functools
+import gc
 import os
+import sys
 
 import pytest
 import torch
@@ -18,6 +21,18 @@ def pytest_collection_modifyitems(config, items):
     if needs_gpu:
         config.hook.pytest_deselected(items=needs_gpu)
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+def pytest_collection_finish(session):
+    # A search for garbage takes a second with all libraries imported, of which none ever is. It happens every few tests.
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _metafiles_are_read_once():
+    """For each base config of mmdet or mmseg, mmengine reads the metafiles of all their models, up to a second long."""
+    if utils := sys.modules.get("mmengine.config.utils"):
+        utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
 
 
 @pytest.fixture(scope="session")
