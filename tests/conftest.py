@@ -15,6 +15,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest module first, lest one process be alone with it at the end (the Makefile keeps this order).
+    items.sort(key=lambda item: item.path.name != "test_export.py")
     if torch.cuda.is_available():
         return
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
