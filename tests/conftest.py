@@ -1,4 +1,4 @@
-"""One thread a test process, no GPU tests where there is no GPU, and nothing done twice that the tests are not about."""
+"""One thread a test process, no GPU tests where there is no GPU, and less of what takes long and tests nothing."""
 
 import functools
 import gc
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    # A search for garbage takes a second with all libraries imported, of which none ever is. It happens every few tests.
+    # Python looks for garbage every few tests, for a second if through all that was imported, which never is any.
     gc.freeze()
 
 
@@ -34,7 +34,7 @@ def pytest_collection_finish(session):
 def _metafiles_are_read_once():
     """For each base config of mmdet or mmseg, mmengine reads the metafiles of all their models, up to a second long."""
     if utils := sys.modules.get("mmengine.config.utils"):
-        utils._get_cfg_metainfo = functools.cache(utils._get_cfg_metainfo)
+        utils.load = functools.cache(utils.load)
 
 
 @pytest.fixture(scope="session")
