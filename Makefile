@@ -17,7 +17,7 @@ quickstart: setup
 	$(BIN)/python tools/quickstart.py --work-dir work_dirs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(VENV)/.built
 

@@ -16,7 +16,8 @@ def test_it_is_built_and_loads_twice():
 def test_absent(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(_ext, "__file__", str(tmp_path / "_ext.py"))
     assert not load()
-    assert not recwarn, "the warning is for the operator that then runs slowly"
+    # A warning of another kind is of what happens to be thrown away meanwhile, such as an unclosed file.
+    assert UserWarning not in {w.category for w in recwarn}, "the warning is for the operator that then runs slowly"
 
 
 def test_damaged_or_of_another_torch(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Short training runs in processes of their own, for the tests of this folder."""
 
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -137,13 +138,16 @@ def context():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(
-        ["torch", "timm", "mmengine.runner", "sklearn.datasets", "ssm_core.engine.run", "ssm_core.engine.config",
-         "quadtree_ssm.registry", "tree_ssm.registry", "ssm_core.engine.classifier"]
+        ["torch", "timm", "mmengine.runner", "setuptools", "yapf.yapflib.yapf_api", "sklearn.datasets",
+         "matplotlib.backends.backend_agg", "ssm_core.engine.run", "mmcv.ops", "ssm_core.engine.config",
+         "ssm_core.engine.loops", "ssm_core.engine.visualizer", "ssm_core.engine.classifier",
+         "quadtree_ssm.registry", "tree_ssm.registry"]
     )  # fmt: skip
     return fresh
 
 
 def _call(function, log, *arguments, **options):
+    gc.freeze()  # what the server imported is never garbage: it need not be searched for some
     for descriptor, name in ((1, log), (2, f"{log}.err")):
         with open(name, "w") as file:
             os.dup2(file.fileno(), descriptor)

@@ -81,7 +81,8 @@ class Both(nn.Module):
 def test_without_our_python(photos, tmp_path, monkeypatch):
     """torch.export's program and AOTInductor's package: any size and batch, the compiled library all that is loaded."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # Much of the time would go into optimising code that runs once, and into headers compiled for one use.
+    # Much of the time would go into vectorising and optimising code that runs once, and into headers for one use.
+    monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
     monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
