@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,15 +72,18 @@ def perplexities(pretrained: Path, options: argparse.Namespace) -> dict[str, lis
     printed = run("test", BASE, "--work-dir", options.work_dir / "base", "--cfg-options", *of_test)
     results = {"as pretrained": [float(printed.splitlines()[-1].split("perplexity ")[1])]}
     print(f"as pretrained: {results['as pretrained'][0]:.2f}", flush=True)
-    for name, config in SETTINGS.items():
-        results[name] = []
-        for seed in options.seeds:
-            folder = options.work_dir / f"{name.lower()}_seed{seed}"
-            extra = [f"randomness.seed={seed}", *changes, *options.tuning_options]
-            printed = run("train", config, "--work-dir", folder, "--resume", "--cfg-options", *extra)
-            print(f"{name}, seed {seed}: {printed.splitlines()[-1]}", flush=True)
-            points = json.loads((folder / "curves.json").read_text())["val"]
-            results[name].append(points[-1]["perplexity"])
+
+    def tune(run_of: tuple[str, int]) -> tuple[str, float]:
+        name, seed = run_of
+        folder = options.work_dir / f"{name.lower()}_seed{seed}"
+        extra = [f"randomness.seed={seed}", *changes, *options.tuning_options]
+        printed = run("train", SETTINGS[name], "--work-dir", folder, "--resume", "--cfg-options", *extra)
+        print(f"{name}, seed {seed}: {printed.splitlines()[-1]}", flush=True)
+        return name, json.loads((folder / "curves.json").read_text())["val"][-1]["perplexity"]
+
+    with ThreadPoolExecutor(options.parallel) as pool:
+        for name, value in pool.map(tune, [(name, seed) for name in SETTINGS for seed in options.seeds]):
+            results.setdefault(name, []).append(value)
     return results
 
 
@@ -91,6 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--rows", type=Path, required=True, help="JSON list of instruction, input and output")
     add("--work-dir", type=Path, default=Path("work_dirs/language_study"))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--parallel", type=int, default=1, help="fine-tunings at a time: a GPU has room for several of these")
     add("--vocab-size", type=int, default=4096)
     add("--pretraining-options", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the pretraining's config")
     add("--tuning-options", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the fine-tunings' configs")
