@@ -1,10 +1,10 @@
 # scikit-learn's digits, one channel, 8x8 enlarged to 32x32: 1,438 images to train on, 359 to test.
+_base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.collate_images"),
+    persistent_workers=False,
+    pin_memory=False,
     dataset=dict(
         type="Digits",
         split="train",
@@ -17,8 +17,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=128,
     num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.collate_images"),
+    persistent_workers=False,
+    pin_memory=False,
     dataset=dict(
         type="Digits",
         split="test",

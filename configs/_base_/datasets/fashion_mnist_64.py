@@ -1,13 +1,9 @@
 # Fashion-MNIST, one channel, 28x28 enlarged to 64x64, which gives the first stage 16x16
 # tokens: 60,000 images to train on, 10,000 to test.
+_base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=512,
     num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="FashionMNIST",
         root="data/fashion-mnist",
@@ -26,10 +22,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=500,
     num_workers=2,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="FashionMNIST",
         root="data/fashion-mnist",

@@ -1,12 +1,8 @@
 # Your own images at 224x224: ROOT/train/<class>/<image> and ROOT/val/<class>/<image>.
+_base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=64,
     num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageFolder",
         root="data/images",
@@ -17,10 +13,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=64,
     num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageFolder",
         root="data/images",

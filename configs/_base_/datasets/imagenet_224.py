@@ -1,12 +1,8 @@
 # ImageNet-1k at 224x224, 128 images a GPU; resize 256 and crop for validation.
+_base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=128,
     num_workers=10,
-    persistent_workers=True,
-    pin_memory=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",
@@ -23,10 +19,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=128,
     num_workers=10,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.collate_images"),
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",

@@ -1,0 +1,15 @@
+# What loaders of classified images share; datasets, batch sizes and processes are in the files that inherit this one.
+train_dataloader = dict(
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    collate_fn=dict(type="ssm_core.collate_images"),
+)
+val_dataloader = dict(
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    collate_fn=dict(type="ssm_core.collate_images"),
+)
+test_dataloader = val_dataloader
