@@ -54,7 +54,8 @@ def extension_modules() -> tuple[list, dict]:
         print("setup.py: no C++ compiler found, building without the compiled library (slow PyTorch references)")
         return [], {}
 
-    cuda_sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("**/*.cu"))
+    cuda_files = [p for kind in ("*.cu", "*.cpp") for p in (ROOT / "csrc" / "cuda").glob(kind)]
+    cuda_sources = sorted(str(p.relative_to(ROOT)) for p in cuda_files)
     cuda_home = None if enabled("NO_CUDA") or not cuda_sources else find_cuda_home()
     if cuda_home is not None:
         # torch.utils.cpp_extension reads CUDA_HOME when it is imported.
@@ -85,7 +86,9 @@ def extension_modules() -> tuple[list, dict]:
         # After the toolkit's own headers: those of the wheels can be of another release than its compiler.
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
-        nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "-lineinfo", *(f"-Xcompiler={flag}" for flag in late)]
+        # For a profile by source line: NVCC_APPEND_FLAGS=-lineinfo, which is nvcc's own variable.
+        nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "--compress-mode=size"]
+        nvcc_flags += [f"-Xcompiler={flag}" for flag in late]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")

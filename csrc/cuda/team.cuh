@@ -1,12 +1,13 @@
 // The threads that work on one sample together: a block or, from sm_90 on, a cluster of blocks.
 #pragma once
 
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
+
+#include "device.h"
 
 namespace ssm {
 
@@ -116,7 +117,7 @@ class Team {
 
 // A cluster needs sm_90; elsewhere a team is one block.
 inline int largest_team() {
-  return at::cuda::getCurrentDeviceProperties()->major >= 9 ? kMaxTeam : 1;
+  return device_properties().major >= 9 ? kMaxTeam : 1;
 }
 
 // Launches `teams` teams of `size` blocks each.
@@ -132,7 +133,7 @@ void launch_teams(
   config.gridDim = dim3(static_cast<unsigned>(teams * size));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = at::cuda::getCurrentCUDAStream();
+  config.stream = current_stream();
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = static_cast<unsigned>(size);

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "../dispatch.h"
+#include "../scalar.h"
 #include "selective_scan_math.cuh"
 #include "team.cuh"
 
