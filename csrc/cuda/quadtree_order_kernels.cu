@@ -25,7 +25,9 @@ struct Window {
   }
 };
 
-struct Map : RolledMap {
+struct Map {
+  int height, width, shift_y, shift_x;
+
   __host__ __device__ Window whole() const { return {0, 0, height, width}; }
 
   // The token, in the unrolled map, at place `index` of the raster of a window.
@@ -133,6 +135,10 @@ __global__ void __launch_bounds__(kThreads) sum_splits_kernel(const acc* partial
   out[i] = sum;
 }
 
+Map map_of(const RolledMap& map) {
+  return {map.height, map.width, map.shift_y, map.shift_x};
+}
+
 unsigned blocks_for(int64_t threads) {
   return grid_size((threads + kThreads - 1) / kThreads);
 }
@@ -142,7 +148,7 @@ unsigned blocks_for(int64_t threads) {
 void launch_quadtree_order(const QuadtreeOrderLaunch& l) {
   const int64_t tokens = l.batch * l.map.height * l.map.width;
   order_kernel<<<blocks_for(tokens), kThreads, 0, current_stream()>>>(
-      l.choice, l.choice_stride, l.order, l.batch, Map{l.map}, l.levels);
+      l.choice, l.choice_stride, l.order, l.batch, map_of(l.map), l.levels);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -153,7 +159,7 @@ void launch_mask_gradient(const MaskGradientLaunch& l) {
   auto* const partial = static_cast<acc*>(l.partial);
   const auto run = [&](auto kernel, int width) {
     kernel<<<grid_size(4 * l.batch * l.splits), kThreads, 0, current_stream()>>>(static_cast<const scalar_t*>(l.a),
-        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, Map{l.map},
+        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, map_of(l.map),
         static_cast<int>(l.channels / width), l.splits);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
   };

@@ -226,10 +226,7 @@ void launch_forward(const ScanLaunch& a) {
   } else if (!a.one_order) {
     launch_forward_as<false, true, 1, scalar_t>(a);
   } else {
-    if constexpr (sizeof(scalar_t) < 8) {  // double is there for checks of gradients
-      if (a.count % 2 == 0) return launch_forward_as<true, true, 2, scalar_t>(a);
-    }
-    launch_forward_as<true, true, 1, scalar_t>(a);
+    a.count % 2 == 0 ? launch_forward_as<true, true, 2, scalar_t>(a) : launch_forward_as<true, true, 1, scalar_t>(a);
   }
 }
 

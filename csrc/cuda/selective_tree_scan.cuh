@@ -268,7 +268,7 @@ struct SelectiveTreeScan {
   using Launch = SelectiveTreeScanLaunch;
   using Up = SelectiveUp<Kind>;
   using Down = SelectiveDescent<Kind>;
-  static constexpr bool kAligned = Kind::kAligned, kGoesDown = true;
+  static constexpr bool kGoesDown = true;
 
   __device__ static SelectiveRows<Kind> rows(const Launch& l, int64_t sample, int64_t slice) {
     return selective_rows<Kind>(l, sample, slice);

@@ -364,11 +364,8 @@ void launch_subtree_types(const SubtreeScanLaunch& l) {
   const auto pick = [&](auto states, auto backward) {
     constexpr int kStates = decltype(states)::value;
     constexpr bool kBackward = decltype(backward)::value;
-    // Double is there for checks of gradients: as if its rows never lay well.
-    if constexpr (sizeof(scalar_t) < 8) {
-      if (l.aligned) return launch(SubtreeKind<scalar_t, kStates, true, kBackward>());
-    }
-    launch(SubtreeKind<scalar_t, kStates, false, kBackward>());
+    l.aligned ? launch(SubtreeKind<scalar_t, kStates, true, kBackward>())
+              : launch(SubtreeKind<scalar_t, kStates, false, kBackward>());
   };
   const auto pick_states = [&](auto backward) {
     held_states(l.states) == kFewStates ? pick(std::integral_constant<int, kFewStates>(), backward)

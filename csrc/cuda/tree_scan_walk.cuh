@@ -156,7 +156,7 @@ struct TreeScan {
   using Up = ScanUp<Kind>;
   using Down = ScanDown<Kind>;
   using Rows = ScanRows<Kind>;
-  static constexpr bool kAligned = Kind::kAligned, kGoesDown = Kind::kBoth || Kind::kBackward;
+  static constexpr bool kGoesDown = Kind::kBoth || Kind::kBackward;
 
   __device__ static Rows rows(const Launch& l, int64_t sample, int64_t slice) {
     using scalar_t = typename Rows::scalar_t;

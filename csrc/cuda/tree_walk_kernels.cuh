@@ -1,7 +1,7 @@
-// The kernels of a walk, for whatever is scanned. `Scan` has Launch, a WalkLaunch; Up and Down, the passes; kAligned,
-// whether its rows are; kGoesDown, whether there is a way down; rows(launch, sample, slice), a thread's channels of all
-// tensors; and finish(launch, rows, down, sample, slice, piece), which writes what the way down has summed up, nothing
-// for a piece that is not there.
+// The kernels of a walk, for whatever is scanned. `Scan` has Launch, a WalkLaunch; Up and Down, the passes; kGoesDown,
+// whether there is a way down; rows(launch, sample, slice), a thread's channels of all tensors; and finish(launch,
+// rows, down, sample, slice, piece), which writes what the way down has summed up, nothing for a piece that is not
+// there.
 #pragma once
 
 #include "tree_pieces.cuh"
@@ -148,16 +148,17 @@ void launch_pieces(const typename Scan::Launch& l) {
   launch_teams(piece_down_kernel<Scan, kShallowRing>, blocks, 1, kWarp, bytes, l);
 }
 
-// l.slices are those of the scan's width. Only aligned rows have a deep ring: see with_walk_shape.
+// l.slices are those of the scan's width.
 template <typename Scan>
 void launch_walk(const typename Scan::Launch& l) {
   if (l.cut > 0) return launch_pieces<Scan>(l);
   const int64_t blocks = l.batch * l.slices;
-  if constexpr (Scan::kAligned) {
-    const size_t deep = walk_bytes<Scan, kDeepRing>(l.length);
-    if (has_room(blocks, deep)) return launch_teams(walk_kernel<Scan, kDeepRing>, blocks, 1, kWarp, deep, l);
+  const size_t deep = walk_bytes<Scan, kDeepRing>(l.length), shallow = walk_bytes<Scan, kShallowRing>(l.length);
+  if (has_room(blocks, deep)) {
+    launch_teams(walk_kernel<Scan, kDeepRing>, blocks, 1, kWarp, deep, l);
+  } else {
+    launch_teams(walk_kernel<Scan, kShallowRing>, blocks, 1, kWarp, shallow, l);
   }
-  launch_teams(walk_kernel<Scan, kShallowRing>, blocks, 1, kWarp, walk_bytes<Scan, kShallowRing>(l.length), l);
 }
 
 }  // namespace ssm
