@@ -5,7 +5,7 @@
 
 #include "../scalar.h"
 #include "selective_scan_math.cuh"
-#include "team.cuh"
+#include "team_launch.h"
 
 namespace ssm {
 
