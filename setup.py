@@ -54,7 +54,8 @@ def extension_modules() -> tuple[list, dict]:
         print("setup.py: no C++ compiler found, building without the compiled library (slow PyTorch references)")
         return [], {}
 
-    cuda_sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("**/*.cu"))
+    cuda_files = [p for kind in ("*.cu", "*.cpp") for p in (ROOT / "csrc" / "cuda").glob(kind)]
+    cuda_sources = sorted(str(p.relative_to(ROOT)) for p in cuda_files)
     cuda_home = None if enabled("NO_CUDA") or not cuda_sources else find_cuda_home()
     if cuda_home is not None:
         # torch.utils.cpp_extension reads CUDA_HOME when it is imported.
@@ -74,8 +75,9 @@ def extension_modules() -> tuple[list, dict]:
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
     sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
     # No -std: torch's own default follows its version.
-    # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result.
-    cxx_flags = ["-O3", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
+    # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result; -g0 takes back the -g of a Python
+    # that was built with it, six megabytes a file.
+    cxx_flags = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math"]
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
     options = {"py_limited_api": True, "extra_compile_args": {"cxx": cxx_flags}}
@@ -85,7 +87,8 @@ def extension_modules() -> tuple[list, dict]:
         # After the toolkit's own headers: those of the wheels can be of another release than its compiler.
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
-        nvcc_flags = ["-O3", "--expt-relaxed-constexpr", "-lineinfo", *(f"-Xcompiler={flag}" for flag in late)]
+        # Without -lineinfo, which is most of a library: NVCC_APPEND_FLAGS, nvcc's own variable, adds it for a profile.
+        nvcc_flags = ["-O3", "--expt-relaxed-constexpr", *(f"-Xcompiler={flag}" for flag in late)]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")

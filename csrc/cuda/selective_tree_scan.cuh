@@ -289,13 +289,11 @@ struct SelectiveTreeScan {
 template <typename scalar_t>
 void launch_selective_types(const SelectiveTreeScanLaunch& l) {
   const auto pick = [&](auto backward) {
-    constexpr bool kBackward = decltype(backward)::value;
-    if constexpr (sizeof(scalar_t) == 2) {
-      if (selective_width<scalar_t>(l) == 2)
-        return launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 2, true, kBackward>>>(l);
-    }
-    l.aligned ? launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, true, kBackward>>>(l)
-              : launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, 1, false, kBackward>>>(l);
+    with_walk_shape<scalar_t>(l, [&](auto width, auto aligned) {
+      constexpr int kWidth = decltype(width)::value;
+      constexpr bool kAligned = decltype(aligned)::value, kBackward = decltype(backward)::value;
+      launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, kWidth, kAligned, kBackward>>>(l);
+    });
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());
 }

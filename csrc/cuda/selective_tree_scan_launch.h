@@ -20,14 +20,10 @@ struct SelectiveTreeScanLaunch : WalkLaunch {
   void *grad_A, *grad_delta_bias;  // acc [batch, most_pieces, D], to be summed over both
 };
 
-// Channels of one thread, and the blocks of them.
-template <typename scalar_t>
-int selective_width(const SelectiveTreeScanLaunch& launch) {
-  return sizeof(scalar_t) == 2 && launch.aligned && !launch.prefers_narrow() ? 2 : 1;
-}
+// Blocks of channels.
 template <typename scalar_t>
 int selective_slices(const SelectiveTreeScanLaunch& launch) {
-  const int64_t slice = 32 * selective_width<scalar_t>(launch);
+  const int64_t slice = 32 * walk_width<scalar_t>(launch);
   return static_cast<int>((launch.channels + slice - 1) / slice);
 }
 

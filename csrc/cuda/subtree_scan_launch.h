@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "tree_scan_inputs.h"
+#include "../tree_scan.h"
 
 namespace ssm {
 

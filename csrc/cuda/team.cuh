@@ -1,16 +1,11 @@
 // The threads that work on one sample together: a block or, from sm_90 on, a cluster of blocks.
 #pragma once
 
-#include <ATen/cuda/CUDAContext.h>
-#include <c10/cuda/CUDAException.h>
 #include <cooperative_groups.h>
-#include <cuda_runtime.h>
 
-#include <cstdint>
+#include "team_launch.h"
 
 namespace ssm {
-
-constexpr int kMaxTeam = 8;  // blocks of a portable cluster
 
 // What the blocks of a team tell each other; one in the shared memory of each.
 struct TeamShared {
@@ -113,34 +108,5 @@ class Team {
   TeamShared* shared_;
   int turn_ = 0, prefix_turn_ = 0;
 };
-
-// A cluster needs sm_90; elsewhere a team is one block.
-inline int largest_team() {
-  return at::cuda::getCurrentDeviceProperties()->major >= 9 ? kMaxTeam : 1;
-}
-
-// Launches `teams` teams of `size` blocks each.
-template <typename... Parameters, typename... Arguments>
-void launch_teams(
-    void (*kernel)(Parameters...), int64_t teams, int size, int threads, size_t shared_bytes, Arguments... arguments) {
-  constexpr size_t kUnasked = 32 * 1024;  // 48 KiB, of which what a kernel declares itself is a part
-  if (shared_bytes > kUnasked) {
-    C10_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(teams * size));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = at::cuda::getCurrentCUDAStream();
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(size);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  config.attrs = &cluster;
-  config.numAttrs = size > 1 ? 1 : 0;
-  C10_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-}
 
 }  // namespace ssm

@@ -2,9 +2,8 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
 
-#include "../tree_scan.h"
+#include "tree_walk_launch.h"
 
 namespace ssm {
 
@@ -25,8 +24,10 @@ inline bool is_aligned(const at::Tensor& x) {
   return address % 16 == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 && x.size(2) % width == 0;
 }
 
-inline int64_t multiprocessors() {
-  return at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+// Where the pieces of cut trees leave what they tell each other.
+inline at::Tensor empty_piece_sums(const WalkLaunch& l, int sums, const at::TensorOptions& options) {
+  if (l.cut == 0) return at::empty({0}, options);
+  return at::empty({l.batch, 1 + 2 * sums, l.most_pieces(), l.channels}, options);
 }
 
 }  // namespace ssm

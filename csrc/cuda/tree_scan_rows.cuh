@@ -3,9 +3,9 @@
 
 #include <type_traits>
 
-#include "../dispatch.h"
+#include "../scalar.h"
 #include "selective_scan_math.cuh"
-#include "team.cuh"
+#include "team_launch.h"
 
 namespace ssm {
 

@@ -8,14 +8,12 @@ namespace ssm {
 template <typename scalar_t, typename weight_t>
 void launch_types(const TreeScanLaunch& l) {
   const auto pick = [&](auto both, auto backward) {
-    constexpr bool kBoth = decltype(both)::value, kBackward = decltype(backward)::value;
-    if constexpr (sizeof(scalar_t) == 2) {
-      if (l.aligned && !l.prefers_narrow()) {
-        return launch_scan<ScanKind<scalar_t, weight_t, 2, true, kBoth, kBackward>>(l);
-      }
-    }
-    return l.aligned ? launch_scan<ScanKind<scalar_t, weight_t, 1, true, kBoth, kBackward>>(l)
-                     : launch_scan<ScanKind<scalar_t, weight_t, 1, false, kBoth, kBackward>>(l);
+    with_walk_shape<scalar_t>(l, [&](auto width, auto aligned) {
+      constexpr int kWidth = decltype(width)::value;
+      constexpr bool kAligned = decltype(aligned)::value, kBoth = decltype(both)::value,
+                     kBackward = decltype(backward)::value;
+      launch_scan<ScanKind<scalar_t, weight_t, kWidth, kAligned, kBoth, kBackward>>(l);
+    });
   };
   const auto pick_both = [&](auto both) { l.backward ? pick(both, std::true_type()) : pick(both, std::false_type()); };
   l.both ? pick_both(std::true_type()) : pick_both(std::false_type());

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "team.cuh"
+#include "team_launch.h"
 
 namespace ssm {
 namespace {

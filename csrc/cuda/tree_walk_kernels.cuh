@@ -132,9 +132,9 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
 }
 
 inline bool has_room(int64_t blocks, size_t bytes) {
-  const cudaDeviceProp* const device = at::cuda::getCurrentDeviceProperties();
-  const auto all = static_cast<int64_t>(device->sharedMemPerMultiprocessor / 8 * 7);  // some is the blocks' own
-  return bytes <= device->sharedMemPerBlockOptin && blocks * static_cast<int64_t>(bytes) <= multiprocessors() * all;
+  const cudaDeviceProp& device = device_properties();
+  const auto all = static_cast<int64_t>(device.sharedMemPerMultiprocessor / 8 * 7);  // some is the blocks' own
+  return bytes <= device.sharedMemPerBlockOptin && blocks * static_cast<int64_t>(bytes) <= multiprocessors() * all;
 }
 
 template <typename Scan>

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
-#include "tree_scan_inputs.h"
+#include "../tree_scan.h"
+#include "device.h"
 #include "tree_schedule.h"
 
 namespace ssm {
@@ -26,10 +28,24 @@ struct WalkLaunch {
   }
 };
 
-// Where the pieces of cut trees leave what they tell each other.
-inline at::Tensor empty_piece_sums(const WalkLaunch& l, int sums, const at::TensorOptions& options) {
-  if (l.cut == 0) return at::empty({0}, options);
-  return at::empty({l.batch, 1 + 2 * sums, l.most_pieces(), l.channels}, options);
+// Channels of a thread.
+template <typename scalar_t>
+int walk_width(const WalkLaunch& l) {
+  return sizeof(scalar_t) == 2 && l.aligned && !l.prefers_narrow() ? 2 : 1;
+}
+
+// Calls `launch(width, aligned)`, both as types, for the one of a walk's kernels that fits. There are these and no
+// more, each for every scan, direction and architecture, whole with either ring and in pieces: aligned rows with one
+// channel a thread and, in half types, two; all others a channel at a time. Double, although no model runs in it, has
+// the same as float: it is in double that the tests tell a wrong row from a rounded one.
+template <typename scalar_t, typename Launch>
+void with_walk_shape(const WalkLaunch& l, const Launch& launch) {
+  using std::integral_constant;
+  if constexpr (sizeof(scalar_t) == 2) {
+    if (walk_width<scalar_t>(l) == 2) return launch(integral_constant<int, 2>(), std::true_type());
+  }
+  if (l.aligned) return launch(integral_constant<int, 1>(), std::true_type());
+  launch(integral_constant<int, 1>(), std::false_type());
 }
 
 }  // namespace ssm

@@ -6,6 +6,7 @@
 #include "../checks.h"
 #include "../dispatch.h"
 #include "subtree_scan_launch.h"
+#include "tree_scan_inputs.h"
 #include "tree_schedule.h"
 
 namespace ssm {

@@ -1,14 +1,11 @@
 // The quadtree token order, and the gradient of the straight-through mask, on the GPU.
-#include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
-#include <limits>
-
-#include "../checks.h"
-#include "../dispatch.h"
+#include "../scalar.h"
+#include "device.h"
+#include "quadtree_order_launch.h"
 
 namespace ssm {
 namespace {
@@ -28,7 +25,6 @@ struct Window {
   }
 };
 
-// The map's geometry: the partition is laid over the map rolled by `shift`.
 struct Map {
   int height, width, shift_y, shift_x;
 
@@ -50,18 +46,6 @@ struct Map {
     return raster(w.quarter(3), index);
   }
 };
-
-Map make_map(int64_t height, int64_t width, int64_t shift_y, int64_t shift_x) {
-  TORCH_CHECK(height > 0 && width > 0 && height <= std::numeric_limits<int>::max() / width, "bad geometry");
-  const auto wrap = [](int64_t shift, int64_t size) { return static_cast<int>((shift % size + size) % size); };
-  return {static_cast<int>(height), static_cast<int>(width), wrap(shift_y, height), wrap(shift_x, width)};
-}
-
-void check_choice(const at::Tensor& choice) {
-  check_device(choice, at::kCUDA, choice, "choice");
-  check_dtype(choice, at::kLong, "choice");
-  TORCH_CHECK(choice.dim() == 1, "choice must be a vector, got ", choice.sizes());
-}
 
 unsigned grid_size(int64_t blocks) {
   TORCH_CHECK(blocks < (int64_t(1) << 31), "the input is too large for one launch");
@@ -86,21 +70,6 @@ __global__ void __launch_bounds__(kThreads)
   }
   const bool split = levels == 2 && choice[index / length * choice_stride] == q;
   order[index] = split ? map.raster_quarters(window, place) : map.raster(window, place);
-}
-
-at::Tensor quadtree_order(
-    const at::Tensor& choice, int64_t height, int64_t width, int64_t levels, int64_t shift_y, int64_t shift_x) {
-  check_choice(choice);
-  TORCH_CHECK(levels >= 0 && levels <= 2, "levels must be 0, 1 or 2, got ", levels);
-  const c10::cuda::CUDAGuard guard(choice.device());
-  const Map map = make_map(height, width, shift_y, shift_x);
-  at::Tensor order = at::empty({choice.size(0), height * width}, choice.options());
-  if (order.numel() == 0) return order;
-  order_kernel<<<grid_size((order.numel() + kThreads - 1) / kThreads), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
-      choice.const_data_ptr<int64_t>(), choice.stride(0), order.data_ptr<int64_t>(), choice.size(0), map,
-      static_cast<int>(levels));
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return order;
 }
 
 template <typename scalar_t, int kVector>
@@ -166,62 +135,49 @@ __global__ void __launch_bounds__(kThreads) sum_splits_kernel(const acc* partial
   out[i] = sum;
 }
 
-template <typename scalar_t>
-void launch_mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice, const at::Tensor& partial,
-    const Map& map, int splits) {
-  using acc = acc_t<scalar_t>;
-  constexpr int kWide = 16 / sizeof(scalar_t);
-  const auto run = [&](auto kernel, int width) {
-    kernel<<<grid_size(partial.numel()), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(a.const_data_ptr<scalar_t>(),
-        b.const_data_ptr<scalar_t>(), choice.const_data_ptr<int64_t>(), choice.stride(0), partial.data_ptr<acc>(), map,
-        static_cast<int>(a.size(2) / width), splits);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  };
-  const auto aligned = [](const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0; };
-  if (a.size(2) % kWide == 0 && aligned(a) && aligned(b)) {
-    run(mask_gradient_kernel<scalar_t, kWide>, kWide);
-  } else {
-    run(mask_gradient_kernel<scalar_t, 1>, 1);
-  }
+Map map_of(const RolledMap& map) {
+  return {map.height, map.width, map.shift_y, map.shift_x};
 }
 
-at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice, int64_t height,
-    int64_t width, int64_t shift_y, int64_t shift_x) {
-  check_choice(choice);
-  const c10::cuda::CUDAGuard guard(choice.device());
-  const Map map = make_map(height, width, shift_y, shift_x);
-  TORCH_CHECK(a.dim() == 3 && a.size(2) <= std::numeric_limits<int>::max(), "a must be 3-D");
-  for (const auto& t : {a, b}) {
-    check_device(t, at::kCUDA, choice, "a and b");
-    check_shape(t, {choice.size(0), height * width, a.size(2)}, "a and b");
-    check_dtype(t, a.scalar_type(), "a and b");
-    check_contiguous(t, "a and b");
-  }
-  const auto options = a.options().dtype(a.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-  at::Tensor gradient = at::empty({choice.size(0), 4}, options);
-  if (gradient.numel() == 0) return gradient;
-  // About 64 KiB of `a` a block, whatever the batch: the sums' order must depend on the shape alone.
-  const int64_t bytes = height * width * a.size(2) * a.element_size();
-  const int splits = static_cast<int>(std::min<int64_t>(std::max<int64_t>(1, bytes / 4 / (1 << 16)), 1024));
-  at::Tensor partial = splits == 1 ? gradient : at::empty({choice.size(0), 4, splits}, options);
-  SSM_DISPATCH(a.scalar_type(), "mask_gradient", [&] {
-    launch_mask_gradient<scalar_t>(a, b, choice, partial, map, splits);
-    if (splits > 1) {
-      using acc = acc_t<scalar_t>;
-      sum_splits_kernel<acc>
-          <<<grid_size((gradient.numel() + kThreads - 1) / kThreads), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
-              partial.const_data_ptr<acc>(), gradient.data_ptr<acc>(), gradient.numel(), splits);
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
-    }
-  });
-  return gradient;
+unsigned blocks_for(int64_t threads) {
+  return grid_size((threads + kThreads - 1) / kThreads);
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(quadtree_ssm, CUDA, m) {
-  m.impl("quadtree_order", &quadtree_order);
-  m.impl("mask_gradient", &mask_gradient);
+void launch_quadtree_order(const QuadtreeOrderLaunch& l) {
+  const int64_t tokens = l.batch * l.map.height * l.map.width;
+  order_kernel<<<blocks_for(tokens), kThreads, 0, current_stream()>>>(
+      l.choice, l.choice_stride, l.order, l.batch, map_of(l.map), l.levels);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
+
+template <typename scalar_t>
+void launch_mask_gradient(const MaskGradientLaunch& l) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kWide = 16 / sizeof(scalar_t);
+  auto* const partial = static_cast<acc*>(l.partial);
+  const auto run = [&](auto kernel, int width) {
+    kernel<<<grid_size(4 * l.batch * l.splits), kThreads, 0, current_stream()>>>(static_cast<const scalar_t*>(l.a),
+        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, map_of(l.map),
+        static_cast<int>(l.channels / width), l.splits);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  };
+  const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
+  if (l.channels % kWide == 0 && aligned(l.a) && aligned(l.b)) {
+    run(mask_gradient_kernel<scalar_t, kWide>, kWide);
+  } else {
+    run(mask_gradient_kernel<scalar_t, 1>, 1);
+  }
+  if (l.splits == 1) return;
+  sum_splits_kernel<acc><<<blocks_for(4 * l.batch), kThreads, 0, current_stream()>>>(
+      partial, static_cast<acc*>(l.gradient), 4 * l.batch, l.splits);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template void launch_mask_gradient<double>(const MaskGradientLaunch&);
+template void launch_mask_gradient<float>(const MaskGradientLaunch&);
+template void launch_mask_gradient<c10::Half>(const MaskGradientLaunch&);
+template void launch_mask_gradient<c10::BFloat16>(const MaskGradientLaunch&);
 
 }  // namespace ssm

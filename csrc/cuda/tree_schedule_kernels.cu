@@ -2,29 +2,16 @@
 // jumping, pieces by prefix sums. Integer atomics only where the order of the threads does not show.
 #include "tree_schedule.h"
 
-#include <ATen/ATen.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
-
 #include <algorithm>
 
-#include "../checks.h"
 #include "team.cuh"
+#include "tree_schedule_launch.h"
 
 namespace ssm {
 namespace {
 
 constexpr int kThreads = 1024;
-constexpr int64_t kMaxShared = 200 * 1024;
 constexpr int kJumps = 32;  // bound for whatever is given as parents, a cycle say
-
-struct Launch {
-  const int64_t* parent;
-  int* schedule;
-  int* scratch;  // null where it fits shared memory
-  int64_t scratch_stride;
-  int length, team, cut;
-};
 
 using Pair = unsigned long long;
 __device__ Pair pair(uint32_t high, uint32_t low) {
@@ -38,12 +25,11 @@ __device__ uint32_t low(Pair p) {
 }
 
 // Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of
-// children and for the pieces.
+// children and for the pieces; see schedule_work_words.
 struct Work {
   Pair *a, *b;
   int *parent, *size, *heavy, *children, *place, *found, *begin;
 
-  static constexpr int kWords = 11;
   __device__ Work(int* base, int64_t n)
       : a(reinterpret_cast<Pair*>(base)),
         b(a + n),
@@ -300,7 +286,7 @@ struct Builder {
   }
 };
 
-__global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
+__global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleLaunch l) {
   extern __shared__ int2 memory[];
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x / l.team;
@@ -316,40 +302,19 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(Launch l) {
   team.leave();
 }
 
-at::Tensor tree_schedule(const at::Tensor& parent) {
-  TORCH_CHECK(
-      parent.dim() == 2 && parent.size(1) >= 1, "parent must be [B, L] with L at least 1, got ", parent.sizes());
-  TORCH_CHECK(parent.size(1) < kLongestWalk, "the tree has 2^27 vertices or more: ", parent.size(1));
-  check_device(parent, at::kCUDA, parent, "parent");
-  check_dtype(parent, at::kLong, "parent");
-  const c10::cuda::CUDAGuard guard(parent.device());
-  const int64_t batch = parent.size(0), length = parent.size(1);
-  const ScheduleLayout layout = ScheduleLayout::of(batch, length);
-  // Zeros, so that even what is no tree leads nowhere outside the tensors.
-  at::Tensor schedule = at::zeros({batch, layout.words()}, parent.options().dtype(at::kInt));
-  if (batch == 0) return schedule;
-  const at::Tensor parents = parent.contiguous();
-  Launch l{parents.const_data_ptr<int64_t>(), schedule.data_ptr<int>(), nullptr, 0, static_cast<int>(length), 1,
-      static_cast<int>(layout.cut)};
-  const int threads = static_cast<int>(std::clamp<int64_t>((length + 31) / 32 * 32, 32, kThreads));
-  const int64_t words = (Work::kWords * length + 1) / 2 * 2;
-  if (4 * words <= kMaxShared) {
-    launch_teams(schedule_kernel, batch, 1, threads, 4 * words, l);
-    return schedule;
-  }
-  const int64_t fill = 2 * at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
-  while (l.team < largest_team() && batch * l.team < fill && length > kThreads * l.team) l.team *= 2;
-  const at::Tensor scratch = at::empty({batch, words}, schedule.options());
-  l.scratch = scratch.data_ptr<int>();
-  l.scratch_stride = words;
-  launch_teams(schedule_kernel, batch, l.team, threads, 0, l);
-  return schedule;
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("tree_schedule", &tree_schedule);
+void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch) {
+  ScheduleLaunch l = launch;
+  l.team = 1;
+  const int threads = static_cast<int>(std::clamp<int64_t>((l.length + 31) / 32 * 32, 32, kThreads));
+  if (l.scratch == nullptr) {
+    launch_teams(schedule_kernel, batch, 1, threads, 4 * schedule_work_words(l.length), l);
+    return;
+  }
+  const int64_t fill = 2 * multiprocessors();
+  while (l.team < largest_team() && batch * l.team < fill && l.length > kThreads * l.team) l.team *= 2;
+  launch_teams(schedule_kernel, batch, l.team, threads, 0, l);
 }
 
 }  // namespace ssm

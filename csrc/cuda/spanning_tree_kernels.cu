@@ -3,15 +3,15 @@
 // a block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more
 // than infinity, an edge with an end that is no vertex does not exist, a root that is no vertex is vertex 0, and what
 // the root does not reach hangs from it.
-#include <ATen/ATen.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
+#include <c10/macros/Macros.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include <algorithm>
 #include <limits>
 
-#include "../checks.h"
-#include "../dispatch.h"
+#include "../scalar.h"
+#include "spanning_tree_launch.h"
 #include "spanning_tree_list.cuh"
 
 namespace ssm {
@@ -19,15 +19,6 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int64_t kMaxShared = 200 * 1024;
-
-// place: of doubles among the sorted weights, or null. Scratch of a sample: Components, for a list Tour, the tree.
-struct Launch {
-  SpanningTreeParams p;
-  const int64_t* place;
-  uint32_t* scratch;
-  int64_t scratch_stride;
-  int team;
-};
 
 struct FaultShared {
   int root, edge, weight;
@@ -39,7 +30,7 @@ __device__ int clamped_root(const SpanningTreeParams& p, int64_t sample) {
 }
 
 template <typename scalar_t, typename Visit>
-__device__ void with_weights(const Launch& l, int64_t sample, const Visit& visit) {
+__device__ void with_weights(const SpanningTreeLaunch& l, int64_t sample, const Visit& visit) {
   if (l.place != nullptr) {
     const int64_t* own = l.place + sample * l.p.num_edges;
     visit([own](int e) { return ordered(own[e]); });
@@ -56,7 +47,8 @@ __device__ bool is_finite(scalar_t weight) {
 
 // The first fault of the kinds that show before the tree does, in the order of GraphFault; by one block.
 template <typename scalar_t, typename Graph>
-__device__ void report_fault(const Launch& l, const Graph& graph, int64_t sample, FaultShared* shared, bool connected) {
+__device__ void report_fault(
+    const SpanningTreeLaunch& l, const Graph& graph, int64_t sample, FaultShared* shared, bool connected) {
   const int edges = static_cast<int>(l.p.num_edges);
   const scalar_t* weight = static_cast<const scalar_t*>(l.p.edge_weight) + sample * l.p.num_edges;
   if (threadIdx.x == 0) shared->edge = shared->weight = std::numeric_limits<int>::max();
@@ -91,7 +83,7 @@ int64_t whole_grid_bytes(const SpanningTreeParams& p) {
 }
 
 template <typename scalar_t>
-__global__ void __launch_bounds__(kThreads) whole_grid_kernel(Launch l) {
+__global__ void __launch_bounds__(kThreads) whole_grid_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
@@ -115,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) whole_grid_kernel(Launch l) {
 }
 
 template <typename scalar_t, typename Graph>
-__device__ Graph graph_of(const Launch& l, int64_t sample) {
+__device__ Graph graph_of(const SpanningTreeLaunch& l, int64_t sample) {
   if constexpr (std::is_same_v<Graph, GridGraph>) {
     return {static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
   } else {
@@ -132,7 +124,7 @@ __device__ int64_t words_before_tree(int64_t vertices) {
 
 // Borůvka's rounds in global memory.
 template <typename scalar_t, typename Graph>
-__global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
+__global__ void __launch_bounds__(kThreads) components_kernel(SpanningTreeLaunch l) {
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
   const int64_t sample = blockIdx.x / l.team;
@@ -152,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) components_kernel(Launch l) {
 }
 
 // One warp a sample; the sides are copied into shared memory where they fit.
-__global__ void __launch_bounds__(32) root_grid_kernel(Launch l, uint32_t capacity, bool copy) {
+__global__ void __launch_bounds__(32) root_grid_kernel(SpanningTreeLaunch l, uint32_t capacity, bool copy) {
   extern __shared__ __align__(16) uint32_t memory[];
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
@@ -167,7 +159,7 @@ __global__ void __launch_bounds__(32) root_grid_kernel(Launch l, uint32_t capaci
       l.p.order + sample * vertices);
 }
 
-__global__ void __launch_bounds__(kThreads) root_list_kernel(Launch l) {
+__global__ void __launch_bounds__(kThreads) root_list_kernel(SpanningTreeLaunch l) {
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const ListGraph graph = graph_of<float, ListGraph>(l, sample);
@@ -192,7 +184,7 @@ struct WholeList {
 };
 
 template <typename scalar_t>
-__global__ void __launch_bounds__(kThreads) whole_list_kernel(Launch l) {
+__global__ void __launch_bounds__(kThreads) whole_list_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
@@ -230,22 +222,19 @@ int threads_for(int64_t count) {
 
 // A team of as many blocks as have work, where the samples alone do not fill the GPU.
 int team_for(const SpanningTreeParams& p) {
-  const int64_t fill = 2 * at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  const int64_t fill = 2 * multiprocessors();
   int team = 1;
   while (team < largest_team() && p.batch * team < fill && p.num_edges > 2 * kThreads * team) team *= 2;
   return team;
 }
 
 template <typename scalar_t>
-void span_grids(Launch& l, const at::Tensor& root) {
+void span_grids(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
-  if (whole_grid_bytes(p) <= kMaxShared) {
+  if (l.scratch == nullptr) {
     launch_teams(whole_grid_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole_grid_bytes(p), l);
     return;
   }
-  l.scratch_stride = Components::kArrays * p.num_vertices() + side_words(p.num_vertices());
-  const at::Tensor scratch = at::empty({p.batch, l.scratch_stride}, root.options().dtype(at::kInt));
-  l.scratch = reinterpret_cast<uint32_t*>(scratch.data_ptr<int>());
   l.team = team_for(p);
   launch_teams(components_kernel<scalar_t, GridGraph>, p.batch, l.team, kThreads, 0, l);
   constexpr uint32_t kCapacity = 4096;
@@ -255,100 +244,36 @@ void span_grids(Launch& l, const at::Tensor& root) {
 }
 
 template <typename scalar_t>
-void span_lists(Launch& l, const at::Tensor& root) {
+void span_lists(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
-  const WholeList whole{p.num_vertices(), p.num_edges};
-  if (whole.bytes() <= kMaxShared && p.num_vertices() <= PackedGraph::kMostVertices) {
+  if (l.scratch == nullptr) {
+    const WholeList whole{p.num_vertices(), p.num_edges};
     launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole.bytes(), l);
     return;
   }
-  const int64_t words =
-      Components::kArrays * p.num_vertices() + Tour::words(p.num_vertices()) + (p.num_edges + 31) / 32;
-  l.scratch_stride = (words + 1) / 2 * 2;
-  const at::Tensor scratch = at::empty({p.batch, l.scratch_stride}, root.options().dtype(at::kInt));
-  l.scratch = reinterpret_cast<uint32_t*>(scratch.data_ptr<int>());
   l.team = team_for(p);
   launch_teams(components_kernel<scalar_t, ListGraph>, p.batch, l.team, threads_for(p.num_edges), 0, l);
   launch_teams(root_list_kernel, p.batch, 1, threads_for(p.num_edges), 0, l);
 }
 
-// What the weights come to when only their order counts, ties included: equal weights keep the order of the edges.
-at::Tensor places(const at::Tensor& weights) {
-  const at::Tensor sorted = std::get<1>(at::sort(weights + 0.0, /*stable=*/true, /*dim=*/1, /*descending=*/false));
-  const at::Tensor count = at::arange(weights.size(1), sorted.options()).expand_as(sorted);
-  return at::empty_like(sorted).scatter_(1, sorted, count);
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> spanning_tree(const at::Tensor& edge_weight,
-    const std::optional<at::Tensor>& edges, int64_t height, int64_t width, const at::Tensor& root) {
-  TORCH_CHECK(edge_weight.dim() == 2, "edge_weight must be [B, E], got ", edge_weight.sizes());
-  TORCH_CHECK(height >= 1 && width >= 1, "the graph must have a vertex");
-  const int64_t batch = edge_weight.size(0), num_edges = edge_weight.size(1);
-  constexpr int64_t kMost = int64_t(1) << 28;
-  TORCH_CHECK(num_edges <= 2 * kMost && height <= kMost / width, "the graph has more than 2^28 vertices or 2^29 edges");
-  check_device(edge_weight, at::kCUDA, edge_weight, "edge_weight");
-  check_device(root, at::kCUDA, edge_weight, "root");
-  check_dtype(root, at::kLong, "root");
-  check_shape(root, {batch}, "root");
-  const c10::cuda::CUDAGuard guard(edge_weight.device());
-  at::Tensor ends;
-  if (edges.has_value()) {
-    check_device(*edges, at::kCUDA, edge_weight, "edges");
-    check_dtype(*edges, at::kLong, "edges");
-    if (edges->dim() == 2) {
-      check_shape(*edges, {num_edges, 2}, "edges");
-    } else {
-      check_shape(*edges, {batch, num_edges, 2}, "edges");
-    }
-    ends = edges->contiguous();
-  } else {
-    TORCH_CHECK(num_edges == (height - 1) * width + height * (width - 1), "edge_weight does not fit the grid");
-  }
-
-  const at::Tensor weights = edge_weight.contiguous(), roots = root.contiguous();
-  at::Tensor parent = at::empty({batch, height * width}, root.options());
-  at::Tensor order = at::empty_like(parent);
-  at::Tensor fault = at::empty({batch, 2}, root.options());
-  if (batch == 0) return {parent, order, fault};
-  at::Tensor place;
-  if (weights.scalar_type() == at::kDouble) place = places(weights);
-
-  Launch l{};
-  l.p.batch = batch;
-  l.p.height = height;
-  l.p.width = width;
-  l.p.num_edges = num_edges;
-  l.p.edge_weight = weights.const_data_ptr();
-  l.p.edges = ends.defined() ? ends.const_data_ptr<int64_t>() : nullptr;
-  l.p.edges_batch_stride = ends.defined() && ends.dim() == 3 ? 2 * num_edges : 0;
-  l.p.root = roots.const_data_ptr<int64_t>();
-  l.p.parent = parent.data_ptr<int64_t>();
-  l.p.order = order.data_ptr<int64_t>();
-  l.p.fault = fault.data_ptr<int64_t>();
-  l.place = place.defined() ? place.const_data_ptr<int64_t>() : nullptr;
-  l.team = 1;
-  SSM_DISPATCH(weights.scalar_type(), "spanning_tree", [&] {
-    if (ends.defined()) {
-      span_lists<scalar_t>(l, root);
-    } else {
-      span_grids<scalar_t>(l, root);
-    }
-  });
-  return {parent, order, fault};
-}
-
-// To raise a fault would be to wait for the device.
-std::tuple<at::Tensor, at::Tensor> minimum_spanning_tree(const at::Tensor& edge_weight,
-    const std::optional<at::Tensor>& edges, int64_t height, int64_t width, const at::Tensor& root) {
-  const auto [parent, order, fault] = spanning_tree(edge_weight, edges, height, width, root);
-  return {parent, order};
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("spanning_tree", &spanning_tree);
-  m.impl("minimum_spanning_tree", &minimum_spanning_tree);
+int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
+  const int64_t vertices = p.num_vertices(), components = Components::kArrays * vertices;
+  if (!listed) return whole_grid_bytes(p) <= kMaxShared ? 0 : components + side_words(vertices);
+  const WholeList whole{vertices, p.num_edges};
+  if (whole.bytes() <= kMaxShared && vertices <= PackedGraph::kMostVertices) return 0;
+  return (components + Tour::words(vertices) + (p.num_edges + 31) / 32 + 1) / 2 * 2;
 }
+
+template <typename scalar_t>
+void launch_spanning_tree(const SpanningTreeLaunch& l, bool listed) {
+  listed ? span_lists<scalar_t>(l) : span_grids<scalar_t>(l);
+}
+
+template void launch_spanning_tree<double>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<float>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<c10::Half>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<c10::BFloat16>(const SpanningTreeLaunch&, bool);
 
 }  // namespace ssm

@@ -1,32 +1,17 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, each in one pass over memory.
-#include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
-#include <algorithm>
-
-#include "../dispatch.h"
-#include "../state_readout.h"
+#include "../scalar.h"
+#include "device.h"
+#include "state_readout_launch.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kReadoutThreads, kParameters = kReadoutParameters;
 constexpr int kWarps = kThreads / 32;
-// Parameters and the sums of their gradients lie in shared memory, three each.
-constexpr int kParameters = 3;
-
-// A row is shared by `team` threads (a power of two), each of which holds kItems vectors of kVector channels of it.
-struct RowLaunch {
-  const void *h, *x, *C, *grad_y;
-  const void *D, *weight, *bias;
-  void *y, *grad_h, *grad_x, *grad_C, *partial;
-  int64_t rows, length, C_batch_stride, C_token_stride;
-  int channels, team;
-  double eps;
-};
 
 template <typename scalar_t, int kVector>
 struct alignas(sizeof(scalar_t) * kVector > 16 ? 16 : sizeof(scalar_t) * kVector) Packed {
@@ -77,7 +62,7 @@ __device__ void team_sum(acc (&value)[kCount], int team, acc* scratch) {
 
 // The three parameters, channel by channel, where the whole block can read them.
 template <typename acc>
-__device__ void share_parameters(const RowLaunch& p, acc* shared) {
+__device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
   const void* sources[kParameters] = {p.weight, p.bias, p.D};
   for (int k = 0; k < kParameters; ++k) {
     for (int c = threadIdx.x; c < p.channels; c += kThreads) {
@@ -90,7 +75,7 @@ __device__ void share_parameters(const RowLaunch& p, acc* shared) {
 // One row of h: its values, less the mean, times the inverse standard deviation.
 template <typename scalar_t, int kVector, int kItems, typename acc>
 __device__ acc normalized_row(
-    const RowLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
+    const ReadoutLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
   acc sum[1] = {0};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -125,13 +110,13 @@ __device__ acc normalized_row(
 }
 
 template <typename scalar_t, typename acc>
-__device__ acc output_weight(const RowLaunch& p, int64_t row) {
+__device__ acc output_weight(const ReadoutLaunch& p, int64_t row) {
   const int64_t at = row / p.length * p.C_batch_stride + row % p.length * p.C_token_stride;
   return static_cast<acc>(static_cast<const scalar_t*>(p.C)[at]);
 }
 
 template <typename scalar_t, int kVector, int kItems>
-__global__ void __launch_bounds__(kThreads) readout_kernel(RowLaunch p) {
+__global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   acc* scratch = reinterpret_cast<acc*>(memory);
@@ -165,7 +150,7 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(RowLaunch p) {
 
 // The block's sums over its rows of what each channel's parameters get, in the order of the teams.
 template <int kVector, int kItems, typename acc>
-__device__ void write_partial(const RowLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
+__device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
   const int lane = threadIdx.x % p.team;
   __syncthreads();
   for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) shared[c] = 0;
@@ -191,7 +176,7 @@ __device__ void write_partial(const RowLaunch& p, const acc (&sums)[kParameters]
 // With n = LN(h) before its weight w and bias b: ∂C = Σ g (n w + b), ∂x = D g, and ∂h as for a layer norm whose output
 // has the gradient C g; the parameters get ∂w = Σ C g n, ∂b = Σ C g, ∂D = Σ g x over the rows.
 template <typename scalar_t, int kVector, int kItems>
-__global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(RowLaunch p) {
+__global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   acc* scratch = reinterpret_cast<acc*>(memory);
@@ -255,20 +240,14 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(RowLaunch
   write_partial(p, sums, parameters);
 }
 
-bool aligned(const at::Tensor& tensor, size_t bytes) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % std::min<size_t>(bytes, 16) == 0;
-}
-
-// Threads to a row, so that each holds at most `items` vectors of it; 0 if the block is too small.
-int team_size(int64_t channels, int vector, int items) {
-  int team = 1;
-  while (team <= kThreads && static_cast<int64_t>(team) * vector * items < channels) team *= 2;
-  return team <= kThreads ? team : 0;
-}
-
-int64_t blocks_for(int64_t rows, int team, int64_t most) {
-  const int64_t teams = kThreads / team;
-  return std::min((rows + teams - 1) / teams, most);
+template <typename Kernel>
+void launch(Kernel kernel, const ReadoutLaunch& p, int64_t blocks, size_t shared) {
+  if (shared > 48 * 1024) {
+    C10_CUDA_CHECK(cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  }
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared, current_stream()>>>(p);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename scalar_t>
@@ -276,105 +255,29 @@ size_t shared_bytes(int channels, int scratch) {
   return sizeof(acc_t<scalar_t>) * (kParameters * static_cast<size_t>(channels) + scratch);
 }
 
-template <typename Kernel>
-void launch(Kernel kernel, const RowLaunch& p, int64_t blocks, size_t shared) {
-  if (shared > 48 * 1024) {
-    C10_CUDA_CHECK(cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  }
-  kernel<<<static_cast<unsigned>(blocks), kThreads, shared, at::cuda::getCurrentCUDAStream()>>>(p);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-// Calls `run(vector, items)` with the widest vectors that fit the row.
-template <typename Run>
-void with_row_shape(bool wide, int64_t channels, Run run) {
-  using std::integral_constant;
-  if (wide && team_size(channels, 4, 5) != 0) {
-    run(integral_constant<int, 4>(), integral_constant<int, 5>());
-  } else {
-    TORCH_CHECK(team_size(channels, 1, 8) != 0, "state_readout: at most ", kThreads * 8, " channels, or ",
-        kThreads * 20, " in fours; got ", channels);
-    run(integral_constant<int, 1>(), integral_constant<int, 8>());
-  }
-}
-
-RowLaunch describe(const ReadoutInputs& in) {
-  RowLaunch p{};
-  p.h = in.h.const_data_ptr();
-  p.x = in.x.const_data_ptr();
-  p.C = in.C.const_data_ptr();
-  p.D = in.D.const_data_ptr();
-  p.weight = in.weight.const_data_ptr();
-  p.bias = in.bias.const_data_ptr();
-  p.rows = in.x.size(0) * in.x.size(1);
-  p.length = in.x.size(1);
-  p.channels = static_cast<int>(in.x.size(2));
-  p.C_batch_stride = in.C.stride(0);
-  p.C_token_stride = in.C.stride(1);
-  p.eps = in.eps;
-  return p;
-}
-
-at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
-  check_readout(in, at::kCUDA);
-  const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor y = at::empty_like(x);
-  if (x.numel() == 0) return y;
-  RowLaunch p = describe(in);
-  p.y = y.mutable_data_ptr();
-  SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
-    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(scalar_t)) && aligned(x, 4 * sizeof(scalar_t));
-    with_row_shape(wide, p.channels, [&](auto vector, auto items) {
-      p.team = team_size(p.channels, vector, items);
-      launch(readout_kernel<scalar_t, vector, items>, p, blocks_for(p.rows, p.team, 4096),
-          shared_bytes<scalar_t>(p.channels, kWarps));
-    });
-  });
-  return y;
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> state_readout_backward(
-    const at::Tensor& grad_y, const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
-  check_readout(in, at::kCUDA);
-  const at::Tensor g = grad_y.contiguous();
-  check_gradient(g, in);
-  const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor grad_h = at::empty_like(h), grad_x = at::empty_like(x);
-  at::Tensor grad_C = at::empty(C.sizes(), C.options());
-  if (x.numel() == 0) return {grad_h, grad_x, grad_C.zero_(), at::zeros_like(D), at::zeros_like(D), at::zeros_like(D)};
-  RowLaunch p = describe(in);
-  p.grad_y = g.const_data_ptr();
-  p.grad_h = grad_h.mutable_data_ptr();
-  p.grad_x = grad_x.mutable_data_ptr();
-  p.grad_C = grad_C.mutable_data_ptr();
-  at::Tensor partial;
-  SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
-    const bool wide = p.channels % 4 == 0 && aligned(h, 4 * sizeof(scalar_t)) && aligned(x, 4 * sizeof(scalar_t)) &&
-                      aligned(g, 4 * sizeof(scalar_t));
-    with_row_shape(wide, p.channels, [&](auto vector, auto items) {
-      p.team = team_size(p.channels, vector, items);
-      // The number of blocks, and so the order of the sums, depends on the shape alone.
-      const int64_t blocks = blocks_for(p.rows, p.team, 528);
-      partial = at::empty({blocks, kParameters, p.channels}, D.options());
-      p.partial = partial.mutable_data_ptr();
-      launch(readout_backward_kernel<scalar_t, vector, items>, p, blocks,
-          shared_bytes<scalar_t>(p.channels, kParameters * kWarps));
-    });
-  });
-  const at::Tensor sums = partial.sum(0);
-  return {grad_h, grad_x, grad_C, sums[2].clone(), sums[0].clone(), sums[1].clone()};
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("state_readout", &state_readout);
-  m.impl("state_readout_backward", &state_readout_backward);
+template <typename scalar_t>
+void launch_readout(const ReadoutLaunch& p, bool fours, int64_t blocks) {
+  auto* const kernel =
+      fours ? readout_kernel<scalar_t, kFours.width, kFours.items> : readout_kernel<scalar_t, kOnes.width, kOnes.items>;
+  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kWarps));
 }
+
+template <typename scalar_t>
+void launch_readout_backward(const ReadoutLaunch& p, bool fours, int64_t blocks) {
+  auto* const kernel = fours ? readout_backward_kernel<scalar_t, kFours.width, kFours.items>
+                             : readout_backward_kernel<scalar_t, kOnes.width, kOnes.items>;
+  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kParameters * kWarps));
+}
+
+template void launch_readout<double>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<float>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<c10::Half>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<c10::BFloat16>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<double>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<float>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<c10::Half>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<c10::BFloat16>(const ReadoutLaunch&, bool, int64_t);
 
 }  // namespace ssm

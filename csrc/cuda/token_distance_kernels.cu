@@ -1,21 +1,15 @@
 // exp(-cosine) of the inputs Δ·x ⊗ B of tokens that are at most kReach apart, on the GPU.
-#include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
 
-#include "../checks.h"
-#include "../dispatch.h"
-#include "../grid_distance.h"
-#include "../tree_scan.h"
+#include "../edge_distance.h"
+#include "device.h"
 #include "selective_scan_math.cuh"
+#include "token_distance_launch.h"
 #include "warp_sums.cuh"
 
 namespace ssm {
 namespace {
 
-constexpr int kReach = 3;
 constexpr int kTokens = 7;               // of a warp, whose sums are then 7 · 3 products and 10 squares
 constexpr int kRows = kTokens + kReach;  // it reads those behind them, too
 constexpr int kProducts = kTokens * kReach;
@@ -23,16 +17,6 @@ constexpr int kSums = 32;
 constexpr int kWarps = 4;
 constexpr double kNever = 4;  // heavier than any exp(-cosine) <= e
 static_assert(kProducts + kRows <= kSums);
-
-struct DistanceLaunch {
-  int64_t batch, length, channels, states, edges;
-  int reach;
-  const void *x, *delta, *B;
-  VertexStrides x_stride, delta_stride, B_stride;
-  const void* delta_bias;
-  const int64_t *start, *end;
-  void* out;
-};
 
 // Products of a warp's tokens with those behind them, and the squares of all its rows, over its threads' channels.
 template <typename scalar_t, int kVector>
@@ -109,56 +93,26 @@ __global__ void __launch_bounds__(32 * kWarps) token_distance_kernel(const __gri
   static_cast<acc*>(l.out)[sample * l.edges + earlier + a] = weight;
 }
 
-at::Tensor token_distance(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& delta_bias,
-    const at::Tensor& B, const at::Tensor& start, const at::Tensor& end, int64_t reach) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  TORCH_CHECK(x.dim() == 3 && x.size(1) >= 1, "x must be [B, L, D] with L at least 1, got ", x.sizes());
-  TORCH_CHECK(reach >= 1 && reach <= kReach, "reach must be 1 to ", kReach, ", got ", reach);
-  const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
-  const auto accumulate = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  check_shape(delta, x.sizes(), "delta");
-  check_dtype(delta, x.scalar_type(), "delta");
-  check_shape(delta_bias, {channels}, "delta_bias");
-  check_dtype(delta_bias, accumulate, "delta_bias");
-  TORCH_CHECK(B.dim() == 3 && B.size(0) == batch && B.size(1) == length, "B must be [B, L, N], got ", B.sizes());
-  check_dtype(B, x.scalar_type(), "B");
-  for (const auto& place : {start, end}) {
-    check_shape(place, {batch}, "start and end");
-    check_dtype(place, at::kLong, "start and end");
-  }
-  for (const auto& tensor : {x, delta, delta_bias, B, start, end}) {
-    check_device(tensor, at::kCUDA, x, "x, delta, delta_bias, B, start and end");
-  }
-  const int64_t furthest = std::min(reach, length - 1), edges = furthest * length - furthest * (furthest + 1) / 2;
-  at::Tensor out = at::empty({batch, edges}, x.options().dtype(accumulate));
-  if (out.numel() == 0) return out;
-  const auto adjacent = [](const at::Tensor& t) { return t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous(); };
-  const auto strides = [](const at::Tensor& t) { return VertexStrides{t.stride(0), t.stride(1)}; };
-  const at::Tensor inputs = adjacent(x), steps = adjacent(delta), weights = adjacent(B);
-  const at::Tensor bias = delta_bias.contiguous(), begins = start.contiguous(), ends = end.contiguous();
-  const DistanceLaunch l{batch, length, channels, B.size(2), edges, static_cast<int>(reach), inputs.const_data_ptr(),
-      steps.const_data_ptr(), weights.const_data_ptr(), strides(inputs), strides(steps), strides(weights),
-      bias.const_data_ptr(), begins.const_data_ptr<int64_t>(), ends.const_data_ptr<int64_t>(), out.data_ptr()};
-  const int64_t warps = batch * ((length + kTokens - 1) / kTokens), blocks = (warps + kWarps - 1) / kWarps;
-  TORCH_CHECK(blocks < (int64_t(1) << 31), "the input is too large for one launch");
-  SSM_DISPATCH(x.scalar_type(), "token_distance", [&] {
-    constexpr int kWide = sizeof(scalar_t) == 2 ? 4 : 16 / sizeof(scalar_t);
-    const auto fits = [&](const at::Tensor& t) {
-      return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0 && t.stride(0) % kWide == 0 &&
-             t.stride(1) % kWide == 0 && channels % kWide == 0;
-    };
-    auto* const kernel =
-        fits(inputs) && fits(steps) ? token_distance_kernel<scalar_t, kWide> : token_distance_kernel<scalar_t, 1>;
-    kernel<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, at::cuda::getCurrentCUDAStream()>>>(l);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return out;
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("token_distance", &token_distance);
+template <typename scalar_t>
+void launch_token_distance(const DistanceLaunch& l) {
+  constexpr int kWide = sizeof(scalar_t) == 2 ? 4 : 16 / sizeof(scalar_t);
+  const int64_t warps = l.batch * ((l.length + kTokens - 1) / kTokens), blocks = (warps + kWarps - 1) / kWarps;
+  TORCH_CHECK(blocks < (int64_t(1) << 31), "the input is too large for one launch");
+  const auto fits = [&](const void* base, const VertexStrides& stride) {
+    return reinterpret_cast<uintptr_t>(base) % 16 == 0 && stride.batch % kWide == 0 && stride.vertex % kWide == 0 &&
+           l.channels % kWide == 0;
+  };
+  auto* const kernel = fits(l.x, l.x_stride) && fits(l.delta, l.delta_stride) ? token_distance_kernel<scalar_t, kWide>
+                                                                              : token_distance_kernel<scalar_t, 1>;
+  kernel<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, current_stream()>>>(l);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
+
+template void launch_token_distance<double>(const DistanceLaunch&);
+template void launch_token_distance<float>(const DistanceLaunch&);
+template void launch_token_distance<c10::Half>(const DistanceLaunch&);
+template void launch_token_distance<c10::BFloat16>(const DistanceLaunch&);
 
 }  // namespace ssm

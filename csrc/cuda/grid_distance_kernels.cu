@@ -1,12 +1,11 @@
 // exp(-cosine) of the two ends of every edge of the 4-connected grid, on the GPU.
-#include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
-#include "../dispatch.h"
-#include "../grid_distance.h"
+#include "../scalar.h"
+#include "device.h"
+#include "grid_distance_launch.h"
 
 namespace ssm {
 namespace {
@@ -64,38 +63,31 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-at::Tensor grid_cosine_distance(const at::Tensor& x) {
-  check_features(x, at::kCUDA);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const Grid grid{x.size(1), x.size(2)};
-  at::Tensor out = empty_distances(x, grid);
-  const int64_t vertices = x.size(0) * x.size(1) * x.size(2), channels = x.size(3);
-  if (out.numel() == 0) return out;
-  SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
-    constexpr int kWide = 16 / sizeof(scalar_t);
-    const auto run = [&](auto kernel, int64_t vectors) {
-      int team = 4;
-      while (team < 32 && vectors > 6 * team) team *= 2;
-      const int64_t blocks = (vertices * team + kThreads - 1) / kThreads;
-      TORCH_CHECK(blocks < (int64_t(1) << 31) && vectors < (int64_t(1) << 31), "the input is too large for one launch");
-      kernel<<<static_cast<unsigned>(blocks), kThreads, 0, at::cuda::getCurrentCUDAStream()>>>(
-          x.const_data_ptr<scalar_t>(), out.mutable_data_ptr<acc_t<scalar_t>>(), vertices, grid,
-          static_cast<int>(vectors), team);
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
-    };
-    if (channels % kWide == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0) {
-      run(distance_kernel<scalar_t, kWide>, channels / kWide);
-    } else {
-      run(distance_kernel<scalar_t, 1>, channels);
-    }
-  });
-  return out;
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("grid_cosine_distance", &grid_cosine_distance);
+template <typename scalar_t>
+void launch_grid_distance(const GridDistanceLaunch& l) {
+  constexpr int kWide = 16 / sizeof(scalar_t);
+  const int64_t vertices = l.batch * l.grid.height * l.grid.width;
+  const auto run = [&](auto kernel, int64_t vectors) {
+    int team = 4;
+    while (team < 32 && vectors > 6 * team) team *= 2;
+    const int64_t blocks = (vertices * team + kThreads - 1) / kThreads;
+    TORCH_CHECK(blocks < (int64_t(1) << 31) && vectors < (int64_t(1) << 31), "the input is too large for one launch");
+    kernel<<<static_cast<unsigned>(blocks), kThreads, 0, current_stream()>>>(static_cast<const scalar_t*>(l.x),
+        static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid, static_cast<int>(vectors), team);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+  };
+  if (l.channels % kWide == 0 && reinterpret_cast<uintptr_t>(l.x) % 16 == 0) {
+    run(distance_kernel<scalar_t, kWide>, l.channels / kWide);
+  } else {
+    run(distance_kernel<scalar_t, 1>, l.channels);
+  }
 }
+
+template void launch_grid_distance<double>(const GridDistanceLaunch&);
+template void launch_grid_distance<float>(const GridDistanceLaunch&);
+template void launch_grid_distance<c10::Half>(const GridDistanceLaunch&);
+template void launch_grid_distance<c10::BFloat16>(const GridDistanceLaunch&);
 
 }  // namespace ssm

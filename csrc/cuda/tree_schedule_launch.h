@@ -1,0 +1,28 @@
+// What the host hands to the kernel that makes schedules, and its launcher.
+#pragma once
+
+#include <cstdint>
+
+namespace ssm {
+
+struct ScheduleLaunch {
+  const int64_t* parent;   // contiguous [batch, length]
+  int* schedule;           // contiguous [batch, ScheduleLayout::words()], zeros
+  int* scratch;            // [batch, scratch_stride], or null where it fits shared memory
+  int64_t scratch_stride;  // schedule_scratch_words()
+  int length, team, cut;   // blocks of a sample are for the launcher to choose
+};
+
+// Arrays of a sample, in 32-bit words.
+constexpr int64_t schedule_work_words(int64_t length) {
+  return (11 * length + 1) / 2 * 2;
+}
+// Of global memory: none where a block has them in its shared memory.
+constexpr int64_t schedule_scratch_words(int64_t length) {
+  const int64_t words = schedule_work_words(length);
+  return 4 * words <= 200 * 1024 ? 0 : words;
+}
+
+void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch);
+
+}  // namespace ssm
