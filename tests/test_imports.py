@@ -84,3 +84,15 @@ print(timm.is_model("quadmamba_lite"), timm.is_model("mambatree_tiny"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "True True"]
+
+
+def test_commands_start_without_transformers():
+    code = """
+import sys
+import ssm_core.engine.run
+print("transformers" in sys.modules)
+import transformers
+print(transformers.Adafactor.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["False", "Adafactor"], done.stderr

@@ -1,8 +1,10 @@
-"""Training and testing on mmengine's Runner. Import what you need from the modules: nothing is imported here.
+"""Training and testing on mmengine's Runner. Import what you need from the modules: nothing of theirs is imported here.
 
-Only the stand-in for mmcv's operators is made known (:mod:`.mmcv_fallback`), before anything imports mmdet.
+What has to come before mmengine and mmdet are imported is done: the stand-in for mmcv's operators is made known
+(:mod:`.mmcv_fallback`), and mmengine's optimizers are imported without a package that takes long (:mod:`.quick_start`).
 """
 
-from ssm_core.engine import mmcv_fallback
+from ssm_core.engine import mmcv_fallback, quick_start
 
 mmcv_fallback.install()
+quick_start.import_optimizers()
