@@ -24,7 +24,7 @@ class ImageClassifier(BaseModel):
         mixup_alpha: of the Beta distribution that mixup's weights are drawn from; 0 for no mixup.
         cutmix_alpha: the same for CutMix; with both on, each batch gets one of the two at random.
         mix_prob: probability that a batch is mixed at all.
-        data_preprocessor: config of what moves a batch to the device; mmengine's own by default.
+        data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class ImageClassifier(BaseModel):
         mix_prob: float = 1.0,
         data_preprocessor: dict | None = None,
     ):
-        super().__init__(data_preprocessor)
+        super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
         self.backbone = MODELS.build(backbone)
         self.num_classes = self.backbone.num_classes
         self.mixup = None

@@ -19,11 +19,11 @@ class LanguageModel(BaseModel):
     Args:
         backbone: config of the network, head included, with transformers' interface and an argument ``context_len``,
             such as ``dict(type="tree_ssm.language.load_network", path=...)``.
-        data_preprocessor: config of what moves a batch to the device; mmengine's own by default.
+        data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
     """
 
     def __init__(self, backbone: dict, data_preprocessor: dict | None = None):
-        super().__init__(data_preprocessor)
+        super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
         self.backbone = MODELS.build(backbone)
 
     def init_weights(self) -> None:

@@ -24,7 +24,8 @@ class GuardedOptimWrapper(OptimWrapper):
     """Updates parameters only with finite gradients of a finite loss, in full or mixed precision, on any device.
 
     Loss and gradient norm are looked at together after the backward pass, at the synchronisation that logging the norm
-    costs anyway. Under data parallelism the gradients are averaged by then, so all processes stop together.
+    costs anyway; where the optimizer is fused its update is queued before. Under data parallelism the gradients are
+    averaged by then, so all processes stop together.
 
     Args:
         optimizer: what updates the parameters.
@@ -76,17 +77,43 @@ class GuardedOptimWrapper(OptimWrapper):
         options = self.clip_grad_kwargs or {}
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], options.get("norm_type", 2.0))
         loss, self._loss = self._loss, 0.0
-        loss_value, norm_value = torch.stack([loss, norm.float()]).tolist()
+        values = torch.stack([loss, norm.float()])
+        # A fused optimizer can be told on the device to leave the update out: it need not wait for the values then.
+        at_once = getattr(self.optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
+        if at_once:
+            self._step_if(values.isfinite().all(), parameters, norm)
+        loss_value, norm_value = values.tolist()
         if not _is_finite(loss_value):
             raise NonFiniteError(f"the loss is {loss_value}")
         # Too large a loss scale gives infinite float16 gradients; the scaler then leaves the update out.
         if not _is_finite(norm_value) and not self.scaler.is_enabled():
             raise NonFiniteError(f"the gradient norm is {norm_value}")
         self.message_hub.update_scalar("train/grad_norm", norm_value)
+        if not at_once:
+            self._clip(parameters, norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def _step_if(
+        self,
+        finite: Tensor,  # scalar, on the device
+        parameters: list[nn.Parameter],
+        norm: Tensor,  # scalar
+    ) -> None:
+        """Queue the update, which the optimizer leaves out unless all is finite, as it does for a gradient scaler.
+
+        Gradients then stay as they are, for whoever looks for the bad one.
+        """
+        self._clip(parameters, torch.where(finite, norm, 0.0))
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, finite.logical_not().float()
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+
+    def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
         if self.clip_grad_kwargs:
-            torch.nn.utils.clip_grads_with_norm_(parameters, options["max_norm"], norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_kwargs["max_norm"], norm)
 
     def state_dict(self) -> dict:
         """The optimizer's state and the loss scale."""

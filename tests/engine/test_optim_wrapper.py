@@ -1,5 +1,7 @@
 """Updates: precision, clipping, the stop before a NaN; parameter groups."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -58,6 +60,36 @@ def test_stops_before_the_update(bad):
     with pytest.raises(NonFiniteError, match=match):
         update()
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_fused_update_is_left_out_on_the_device(bad):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    wrapper = GuardedOptimWrapper(optimizer, clip_grad=dict(max_norm=0.5))
+    expected = copy.deepcopy(model)
+    reference = torch.optim.AdamW(expected.parameters(), lr=0.1, fused=True)
+
+    def step_both():
+        wrapper.update_params(model(X).square().sum())
+        reference.zero_grad()
+        expected(X).square().sum().backward()
+        nn.utils.clip_grad_norm_(expected.parameters(), 0.5)
+        reference.step()
+        for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    step_both()
+    infinite_slope = (model.bias - model.bias.detach()).abs().sum().sqrt()
+    worse = infinite_slope if bad == "gradient" else model.bias.sum() * torch.inf
+    with pytest.raises(NonFiniteError, match="gradient norm is" if bad == "gradient" else "loss is"):
+        wrapper.update_params(model(X).square().sum() + worse)
+    assert model.weight.grad.isfinite().all()
+    assert not model.bias.grad.isfinite().all()
+    wrapper.zero_grad()
+    step_both()  # neither the parameters nor the state of the optimizer know of it
+    assert not hasattr(optimizer, "found_inf")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])

@@ -6,7 +6,7 @@
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", fused=True, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(no_decay_keys=[r"\.blocks\.\d+\.norm", r"\.out_norm"], norms_too=True),
 )
 auto_scale_lr = dict(base_batch_size=16, enable=True)

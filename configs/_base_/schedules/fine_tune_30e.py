@@ -3,7 +3,7 @@ max_epochs, warmup = 30, 3
 optim_wrapper = dict(
     type="GuardedOptimWrapper",
     constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", fused=True, lr=5e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 auto_scale_lr = dict(base_batch_size=512, enable=True)

@@ -5,7 +5,7 @@ max_epochs, warmup = 300, 20
 optim_wrapper = dict(
     type="GuardedOptimWrapper",
     constructor="TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", fused=True, lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

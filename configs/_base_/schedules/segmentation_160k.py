@@ -3,7 +3,7 @@
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
-    optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    optimizer=dict(type="AdamW", fused=True, lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(no_decay_keys=["norm"]),
 )
 auto_scale_lr = dict(base_batch_size=16, enable=False)
