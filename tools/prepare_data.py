@@ -47,6 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("--train-count", type=int, default=6000, help="training images (default: 6000)")
             command.add_argument("--val-count", type=int, default=500, help="validation images (default: 500)")
             command.add_argument("--seed", type=int, default=0, help="of the scenes (default: 0)")
+            command.add_argument("--processes", type=int, metavar="N", help="that make them (default: one a core)")
     return parser.parse_args(arguments)
 
 
