@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/models/upernet_light.py",
     "../_base_/datasets/composite_256_segmentation.py",
-    "../_base_/schedules/segmentation_8k.py",
+    "../_base_/schedules/segmentation_5k.py",
     "../_base_/segmentation_runtime.py",
 ]
 model = dict(

@@ -148,7 +148,7 @@ def prepare_composite(
     root: Path,
     source: Path | None,
     size: int = 256,
-    train_count: int = 6000,
+    train_count: int = 12000,
     val_count: int = 500,
     seed: int = 0,
     processes: int | None = None,
