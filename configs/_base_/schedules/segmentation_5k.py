@@ -1,5 +1,5 @@
-# 5,000 iterations of AdamW from nothing: at batch 32 they are 13.3 passes over 12,000 images. 250 warm up, then the rate
-# falls linearly to 0.
+# 5,000 iterations of AdamW from nothing: at batch 32 they are 13.3 passes over 12,000 images. 250 warm up, then the
+# rate falls linearly to 0.
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
