@@ -13,4 +13,4 @@ model = dict(
     auxiliary_head=dict(in_channels=192),
     test_cfg=dict(crop_size=(256, 256), stride=(170, 170)),
 )
-default_hooks = dict(checkpoint=dict(interval=1000))
+default_hooks = dict(checkpoint=dict(interval=1250))

@@ -10,6 +10,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
     dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=250, end=5000),
 ]
-train_cfg = dict(type="ssm_core.ResumableIterLoop", max_iters=5000, val_interval=1000)
+train_cfg = dict(type="ssm_core.ResumableIterLoop", max_iters=5000, val_interval=1250)
 val_cfg = dict()
 test_cfg = dict()
