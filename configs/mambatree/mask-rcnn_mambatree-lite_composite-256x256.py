@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/mask-rcnn_fpn_light.py",
     "../_base_/datasets/composite_256_instances.py",
-    "../_base_/schedules/detection_8e.py",
+    "../_base_/schedules/detection_4e.py",
     "../_base_/detection_runtime.py",
 ]
 model = dict(
@@ -10,6 +10,7 @@ model = dict(
         type="tree_ssm.MambaTreeV",
         depths=(2, 2, 4, 2),
         dims=(40, 80, 160, 320),
+        drop_path_rate=0.0,
         out_indices=(0, 1, 2, 3),
     ),
     neck=dict(in_channels=[40, 80, 160, 320]),

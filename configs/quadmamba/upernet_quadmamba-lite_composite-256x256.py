@@ -1,14 +1,16 @@
 _base_ = [
     "../_base_/models/upernet_light.py",
     "../_base_/datasets/composite_256_segmentation.py",
-    "../_base_/schedules/segmentation_8k.py",
+    "../_base_/schedules/segmentation_5k.py",
     "../_base_/segmentation_runtime.py",
 ]
 model = dict(
     data_preprocessor=dict(size=(256, 256)),
-    backbone=dict(_delete_=True, type="quadtree_ssm.QuadMamba", arch="lite", out_indices=(0, 1, 2, 3)),
+    backbone=dict(
+        _delete_=True, type="quadtree_ssm.QuadMamba", arch="lite", drop_path_rate=0.0, out_indices=(0, 1, 2, 3)
+    ),
     decode_head=dict(in_channels=[48, 96, 192, 384]),
     auxiliary_head=dict(in_channels=192),
     test_cfg=dict(crop_size=(256, 256), stride=(170, 170)),
 )
-default_hooks = dict(checkpoint=dict(interval=1000))
+default_hooks = dict(checkpoint=dict(interval=1250))

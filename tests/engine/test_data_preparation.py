@@ -1,6 +1,7 @@
 """What the prepared sets hold: exact masks, disjoint parts, the same bytes every time."""
 
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -14,6 +15,7 @@ from ssm_core.engine.data_preparation import composite, nuclei
 from ssm_core.engine.data_preparation.cityscapes import training_labels
 from ssm_core.engine.data_preparation.coco_json import CocoFile
 from ssm_core.engine.data_preparation.photos import PHOTOS, load_photo
+from ssm_core.engine.data_preparation.processes import for_each
 from ssm_core.engine.errors import ConfigError, DataError
 
 
@@ -109,10 +111,11 @@ def test_a_larger_set_begins_with_the_smaller_one_and_seeds_differ(composer):
 
 def test_composite_files(tmp_path, monkeypatch):
     source = stand_ins.fashion_mnist(tmp_path / "download", monkeypatch)
-    for root in ("one", "two"):
+    for root, processes in (("one", 1), ("two", 3)):
         (tmp_path / root / "composite" / "train").mkdir(parents=True)
         (tmp_path / root / "composite" / "train" / "old.jpg").touch()
-        words = composite.prepare_composite(tmp_path / root, source, size=96, train_count=4, val_count=2)
+        counts = {"train_count": 4, "val_count": 2}
+        words = composite.prepare_composite(tmp_path / root, source, size=96, processes=processes, **counts)
     assert "4 composited images" in words
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file())
     assert len(files) == 4 + 2 * (4 + 2) + 2
@@ -132,6 +135,24 @@ def test_composite_files(tmp_path, monkeypatch):
             assert pixels(folder / split / image["file_name"]).shape == (96, 96, 3)
 
 
+@pytest.mark.parametrize(("count", "processes"), [(1, 4), (5, 1), (40, 2), (7, 3)])
+def test_results_of_processes_are_in_order(count, processes):
+    done = list(for_each(lambda number: (number, os.getpid()), count, processes))
+    assert [number for number, _ in done] == list(range(count))
+    here = {process == os.getpid() for _, process in done}
+    assert here == {min(count, processes) == 1}
+
+
+def test_an_error_in_a_process_comes_out():
+    with pytest.raises(DataError, match="the third"):
+        list(for_each(fail_at_three, 6, 2))
+
+
+def fail_at_three(number):
+    if number == 3:
+        raise DataError("the third")
+
+
 def test_no_photo_is_in_both_parts():
     assert not set(PHOTOS["train"]) & set(PHOTOS["val"])
     photos = [load_photo(name) for names in PHOTOS.values() for name in names]
@@ -139,7 +160,9 @@ def test_no_photo_is_in_both_parts():
     assert len({photo.tobytes() for photo in photos}) == len(photos)
 
 
-@pytest.mark.parametrize(("option", "value"), [("size", 63), ("train_count", 0), ("val_count", 0), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("size", 63), ("train_count", 0), ("val_count", 0), ("seed", -1), ("processes", 0)]
+)
 def test_composite_options(tmp_path, option, value):
     with pytest.raises(ConfigError, match="--size from 64 on"):
         composite.prepare_composite(tmp_path, None, **{option: value})

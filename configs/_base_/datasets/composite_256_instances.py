@@ -1,4 +1,4 @@
-# Fashion-MNIST items composited onto photos at 256x256: 6,000 images to train on, 500 to validate; 10 classes, objects
+# Fashion-MNIST items composited onto photos at 256x256: 12,000 images to train on, 500 to validate; 10 classes, objects
 # of about 30 to 130 pixels. `python tools/prepare_data.py composite` makes them.
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,4 +1,4 @@
-# The composited set (tools/prepare_data.py composite): 6,000 images of 256x256 to train on, 500 to validate.
+# The composited set (tools/prepare_data.py composite): 12,000 images of 256x256 to train on, 500 to validate.
 metainfo = dict(
     classes=(
         "background", "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
@@ -10,7 +10,7 @@ metainfo = dict(
     ],
 )  # fmt: skip
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=32,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,

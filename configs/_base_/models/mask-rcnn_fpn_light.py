@@ -1,10 +1,11 @@
 # A quarter of Mask R-CNN's usual width, for small images of large objects and to be trained from nothing, which takes
-# group norms in neck and heads (He, Girshick and Dollar 2019). Anchors of 32 to 256 pixels on four levels.
+# group norms in neck and heads (He, Girshick and Dollar 2019). Anchors of 24 and 34 to 192 and 272 pixels on four
+# levels.
 _base_ = "./mask-rcnn_fpn.py"
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
     neck=dict(out_channels=128, num_outs=4, norm_cfg=norm_cfg),
-    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(strides=[4, 8, 16, 32])),
+    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(scales=[6, 8.5], strides=[4, 8, 16, 32])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=128),
         bbox_head=dict(

@@ -3,11 +3,37 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from ssm_core.engine.errors import MissingPackageError
 from ssm_core.engine.files import write_text_atomically
+
+
+def outline(
+    mask: np.ndarray,  # [H, W] bool
+) -> dict:
+    """What the format says of a mask: ``segmentation``, ``area`` and ``bbox``.
+
+    Raises:
+        MissingPackageError: pycocotools is not installed.
+    """
+    codec = _codec()
+    code = codec.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        "segmentation": {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode()},
+        "area": int(codec.area(code)),
+        "bbox": [int(n) for n in codec.toBbox(code)],
+    }
+
+
+def _codec() -> ModuleType:
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise MissingPackageError("pycocotools", "writing COCO annotations", "det") from None
+    return mask
 
 
 class CocoFile:
@@ -21,11 +47,7 @@ class CocoFile:
     """
 
     def __init__(self, classes: Sequence[str]):
-        try:
-            from pycocotools import mask
-        except ImportError:
-            raise MissingPackageError("pycocotools", "writing COCO annotations", "det") from None
-        self._codec = mask
+        _codec()
         self.categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
         self.images: list[dict] = []
         self.annotations: list[dict] = []
@@ -50,18 +72,12 @@ class CocoFile:
             mask: its visible pixels, at least one.
             crowd: neither an object to find nor background: training and evaluation leave it out.
         """
-        code = self._codec.encode(np.asfortranarray(mask, dtype=np.uint8))
-        self.annotations.append(
-            {
-                "id": len(self.annotations) + 1,
-                "image_id": image,
-                "category_id": category,
-                "segmentation": {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode()},
-                "area": int(self._codec.area(code)),
-                "bbox": [int(n) for n in self._codec.toBbox(code)],
-                "iscrowd": int(crowd),
-            }
-        )
+        self.add_outline(image, category, outline(mask), crowd)
+
+    def add_outline(self, image: int, category: int, shape: dict, crowd: bool = False) -> None:
+        """:meth:`add_instance` for a mask whose :func:`outline` is known."""
+        numbers = {"id": len(self.annotations) + 1, "image_id": image, "category_id": category}
+        self.annotations.append({**numbers, **shape, "iscrowd": int(crowd)})
 
     def write(self, path: Path) -> None:
         """Write the file, the same bytes for the same content."""

@@ -2,7 +2,8 @@
 
 Pixels and labels are real, the scenes are not: figures on this set are to be reported as composited. Training and
 validation share neither items nor photos. Every draw is a function of the seed, the split and the image's number, so a
-larger set begins with the smaller one, and the files are the same bytes wherever NumPy and Pillow are.
+larger set begins with the smaller one, and the files are the same bytes wherever NumPy and Pillow are, by however many
+processes they are made.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssm_core.engine.data_preparation.coco_json import CocoFile
+from ssm_core.engine.data_preparation.coco_json import CocoFile, outline
 from ssm_core.engine.data_preparation.fashion_mnist import prepare_fashion_mnist
 from ssm_core.engine.data_preparation.photos import PHOTOS, load_photo
 from ssm_core.engine.data_preparation.pictures import clear, write_picture
+from ssm_core.engine.data_preparation.processes import for_each, usable_cores
 from ssm_core.engine.datasets.fashion_mnist import CLASSES, FILES
 from ssm_core.engine.datasets.idx import read_idx
 from ssm_core.engine.errors import ConfigError
@@ -143,7 +145,13 @@ class Composer:
 
 
 def prepare_composite(
-    root: Path, source: Path | None, size: int = 256, train_count: int = 6000, val_count: int = 500, seed: int = 0
+    root: Path,
+    source: Path | None,
+    size: int = 256,
+    train_count: int = 12000,
+    val_count: int = 500,
+    seed: int = 0,
+    processes: int | None = None,
 ) -> str:
     """Write ``root/composite/{train,val}.json``, ``{train,val}/*.jpg`` and ``{train,val}_labels/*.png``.
 
@@ -154,16 +162,18 @@ def prepare_composite(
         train_count: number of training images.
         val_count: number of validation images.
         seed: other scenes.
+        processes: how many make the images; None for one a core. The result does not depend on it.
 
     Raises:
         ConfigError: ``size`` is too small for the items, or a count below 1.
         DataError: Fashion-MNIST is missing or damaged.
         MissingPackageError: scikit-image, scikit-learn or pycocotools is not installed.
     """
-    if size < MIN_SIZE or min(train_count, val_count) < 1 or seed < 0:
+    processes = usable_cores() if processes is None else processes
+    if size < MIN_SIZE or min(train_count, val_count, processes) < 1 or seed < 0:
         raise ConfigError(
-            f"the composited set takes --size from {MIN_SIZE} on, counts from 1 on and a --seed from 0 on, "
-            f"not {size}, {train_count} and {val_count}, {seed}"
+            f"the composited set takes --size from {MIN_SIZE} on, counts and --processes from 1 on and a --seed from 0 "
+            f"on, not {size}, {train_count} and {val_count}, {processes}, {seed}"
         )
     prepare_fashion_mnist(root, source)
     folder = root / "composite"
@@ -175,22 +185,25 @@ def prepare_composite(
         )
         photos = [load_photo(name) for name in PHOTOS[split]]
         composer = Composer(images, labels, photos, size, seed, stream)
-        lines.append(_write_split(composer, folder, split, count))
+        lines.append(_write_split(composer, folder, split, count, processes))
     return "\n".join(lines)
 
 
-def _write_split(composer: Composer, folder: Path, split: str, count: int) -> str:
+def _write_split(composer: Composer, folder: Path, split: str, count: int, processes: int) -> str:
     coco = CocoFile(CLASSES)
     images, maps = folder / split, folder / f"{split}_labels"
     clear(images, ".jpg")
     clear(maps, ".png")
-    for number in range(count):
+
+    def write(number: int) -> list[tuple[int, dict]]:  # category and outline of every item
         scene = composer.scene(number)
-        name = f"{number:06d}"
-        write_picture(images / f"{name}.jpg", scene.image)
-        write_picture(maps / f"{name}.png", scene.labels)
-        image = coco.add_image(f"{name}.jpg", composer.size, composer.size)
-        for category, mask in scene.instances:
-            coco.add_instance(image, category, mask)
+        write_picture(images / f"{number:06d}.jpg", scene.image)
+        write_picture(maps / f"{number:06d}.png", scene.labels)
+        return [(category, outline(mask)) for category, mask in scene.instances]
+
+    for number, instances in enumerate(for_each(write, count, processes)):
+        image = coco.add_image(f"{number:06d}.jpg", composer.size, composer.size)
+        for category, shape in instances:
+            coco.add_outline(image, category, shape)
     coco.write(folder / f"{split}.json")
     return f"{images}: {count} composited images, {len(coco.annotations)} items of {len(CLASSES)} classes"
