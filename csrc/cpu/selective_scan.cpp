@@ -4,6 +4,9 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <memory>
+#include <new>
+#include <type_traits>
 #include <vector>
 
 #include "../dispatch.h"
@@ -14,8 +17,15 @@ namespace ssm {
 namespace {
 
 constexpr int kWidth = 32;
+// Tokens that are worked on together: what does not depend on the state is computed for all of them before the state
+// walks through them, so that the processor waits neither for the long chains of an exponential nor for the state.
+constexpr int kTile = 16;
 // Sums over the tokens go through partial sums of this many, which keeps float32 as exact as PyTorch's pairwise sums.
 constexpr int kPartial = 64;
+static_assert(kPartial % kTile == 0);
+
+template <typename acc>
+constexpr int kVectors = kWidth / kLanesOf<acc>;
 
 struct Task {
   int64_t batch, group, channel;
@@ -29,30 +39,69 @@ Task task_at(const SelectiveScanParams& p, int64_t index) {
   return {index / blocks / p.groups, index / blocks % p.groups, channel, width};
 }
 
+// Uninitialised memory that begins with a cache line.
+template <typename acc>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(static_cast<acc*>(::operator new(size * sizeof(acc), kAlignment))) {}
+  acc* data() const { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(acc* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<acc[], Delete> data_;
+};
+
 // The parameters of one direction for one block of channels.
 template <typename acc>
 struct Direction {
-  acc D[kWidth], bias[kWidth];
-  std::vector<acc> A;  // [N, kWidth]
-};
+  explicit Direction(const SelectiveScanParams& p) : A(p.states * kWidth) {}
+  alignas(64) acc D[kWidth];
+  alignas(64) acc bias[kWidth];
+  Buffer<acc> A;  // [N, kWidth]
 
-template <typename acc>
-SSM_INLINE void load_direction(Direction<acc>& d, const SelectiveScanParams& p, int64_t k, const Task& task) {
-  const int64_t row = k * p.channels + task.channel;
-  for (int c = 0; c < kWidth; ++c) {
-    const bool inside = c < task.width;
-    d.D[c] = inside && p.D ? static_cast<const acc*>(p.D)[row + c] : acc(0);
-    d.bias[c] = inside && p.delta_bias ? static_cast<const acc*>(p.delta_bias)[row + c] : acc(0);
-    for (int64_t n = 0; n < p.states; ++n) {
-      d.A[n * kWidth + c] = inside ? static_cast<const acc*>(p.A)[(row + c) * p.states + n] : acc(0);
+  SSM_INLINE void read(const SelectiveScanParams& p, int64_t k, const Task& task) {
+    const int64_t row = k * p.channels + task.channel;
+    for (int c = 0; c < kWidth; ++c) {
+      const bool inside = c < task.width;
+      D[c] = inside && p.D ? static_cast<const acc*>(p.D)[row + c] : acc(0);
+      bias[c] = inside && p.delta_bias ? static_cast<const acc*>(p.delta_bias)[row + c] : acc(0);
+      for (int64_t n = 0; n < p.states; ++n) {
+        A.data()[n * kWidth + c] = inside ? static_cast<const acc*>(p.A)[(row + c) * p.states + n] : acc(0);
+      }
     }
   }
+};
+
+// Rows of kWidth channels, a token each.
+template <typename acc>
+struct Rows {
+  acc* data;
+  int64_t stride;
+  SSM_INLINE acc* operator[](int64_t token) const { return data + token * stride; }
+};
+
+// The rows of a block in `output` where they can be summed in place, else in `scratch`.
+template <typename scalar_t>
+SSM_INLINE Rows<acc_t<scalar_t>> working_rows(
+    const SelectiveScanParams& p, const Task& task, scalar_t* output, acc_t<scalar_t>* scratch) {
+  if constexpr (std::is_same_v<scalar_t, acc_t<scalar_t>>) {
+    if (task.width == kWidth) return {output, p.channels};
+  }
+  return {scratch, kWidth};
 }
 
-SSM_INLINE int64_t token_at(const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t step) {
-  const int64_t t = p.reverse[k] ? p.length - 1 - step : step;
-  if (p.order == nullptr) return t;
-  return p.order[batch * p.order_stride.batch + k * p.order_stride.group + t * p.order_stride.token];
+template <typename scalar_t>
+SSM_INLINE void finish_rows(
+    const SelectiveScanParams& p, const Task& task, scalar_t* output, const Rows<acc_t<scalar_t>>& rows) {
+  if (static_cast<const void*>(rows.data) == output) return;
+  for (int64_t token = 0; token < p.length; ++token) {
+    acc_t<scalar_t> row[kWidth];
+    load_row(row, rows[token], kWidth);
+    store_row(output + token * p.channels, row, task.width);
+  }
 }
 
 template <typename scalar_t>
@@ -61,90 +110,180 @@ SSM_INLINE const scalar_t* at(const void* base, const Strides& s, int64_t batch,
 }
 
 template <typename acc>
-SSM_INLINE void time_step(acc (&dt)[kWidth], const Direction<acc>& d, bool with_softplus) {
-  for (int c = 0; c < kWidth; ++c) dt[c] += d.bias[c];
-  if (with_softplus) {
-    for (int c = 0; c < kWidth; ++c) dt[c] = softplus(dt[c]);
+using TileRows = acc[kTile][kWidth];
+
+// Up to kTile successive steps of one direction, and what is computed for all of them.
+template <typename acc>
+struct Tile {
+  int count;
+  int64_t token[kTile];
+  alignas(64) TileRows<acc> u;
+  alignas(64) TileRows<acc> dt;     // Δ
+  alignas(64) TileRows<acc> decay;  // exp(Δ·A) of one state
+
+  SSM_INLINE void find_tokens(const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t first) {
+    count = static_cast<int>(std::min<int64_t>(kTile, p.length - first));
+    for (int i = 0; i < count; ++i) {
+      const int64_t t = p.reverse[k] ? p.length - 1 - first - i : first + i;
+      token[i] = p.order == nullptr ? t
+                                    : p.order[batch * p.order_stride.batch + k * p.order_stride.group +
+                                              t * p.order_stride.token];
+    }
+  }
+
+  template <typename scalar_t>
+  SSM_INLINE void read_rows(TileRows<acc>& rows, const scalar_t* first, int64_t stride, int width) const {
+    for (int i = 0; i < count; ++i) load_row(rows[i], first + token[i] * stride, width);
+  }
+
+  // Δ = softplus(x + bias) of the rows x = dt into `steps` (or dt itself), its derivative into `slope`; [count, kWidth].
+  template <bool with_slope>
+  SSM_INLINE void time_steps(const acc* bias, bool with_softplus, acc* steps, acc* slope) {
+    acc *const x = dt[0], *const e = decay[0];
+    for (int i = 0; i < count; ++i) {
+      for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+        const Vec<acc> raw = load(dt[i] + c) + load(bias + c);
+        store(dt[i] + c, raw);
+        if (with_softplus) store(decay[i] + c, decaying_part(raw));
+      }
+    }
+    for (int c = 0; c < count * kWidth; c += kLanesOf<acc>) {
+      const Vec<acc> raw = load(x + c);
+      if (!with_softplus) {
+        store(steps + c, raw);
+        continue;
+      }
+      const Vec<acc> part = load(e + c);
+      if constexpr (with_slope) store(slope + c, sigmoid(raw, part));
+      store(steps + c, softplus(raw, part));
+    }
+  }
+
+  SSM_INLINE void decays(const acc* steps, const acc* A) {
+    for (int i = 0; i < count; ++i) {
+      for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+        store(decay[i] + c, exponential(load(steps + i * kWidth + c) * load(A + c)));
+      }
+    }
+  }
+};
+
+// y += D·u, or y = D·u by the first direction.
+template <typename acc>
+SSM_INLINE void skip(const Tile<acc>& tile, const acc* D, const Rows<acc>& y, bool is_first) {
+  for (int i = 0; i < tile.count; ++i) {
+    acc* const out = y[tile.token[i]];
+    for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+      const Vec<acc> product = load(D + c) * load(tile.u[i] + c);
+      store(out + c, is_first ? product : load(out + c) + product);
+    }
   }
 }
 
-// h ← exp(Δ·A)·h + Δ·B·u for one state of the block.
-template <typename acc>
-SSM_INLINE void step_state(acc* h, const acc* A, const acc (&dt)[kWidth], const acc (&u)[kWidth], acc B) {
-  for (int c = 0; c < kWidth; ++c) h[c] = exponential(dt[c] * A[c]) * h[c] + dt[c] * u[c] * B;
+// h ← exp(Δ·A)·h + Δ·B·u for one state of the block through the tile, which holds the decays; y += C·h.
+template <typename scalar_t, typename acc>
+SSM_INLINE void walk(const Tile<acc>& tile, acc* state, const scalar_t* B, int64_t B_stride, const scalar_t* C,
+    int64_t C_stride, const Rows<acc>& y) {
+  Vec<acc> h[kVectors<acc>];
+  for (int v = 0; v < kVectors<acc>; ++v) h[v] = load(state + v * kLanesOf<acc>);
+  for (int i = 0; i < tile.count; ++i) {
+    const acc b = static_cast<acc>(B[tile.token[i] * B_stride]), weight = static_cast<acc>(C[tile.token[i] * C_stride]);
+    acc* const out = y[tile.token[i]];
+    for (int v = 0; v < kVectors<acc>; ++v) {
+      const int c = v * kLanesOf<acc>;
+      h[v] = load(tile.decay[i] + c) * h[v] + load(tile.dt[i] + c) * load(tile.u[i] + c) * b;
+      store(out + c, load(out + c) + h[v] * weight);
+    }
+  }
+  for (int v = 0; v < kVectors<acc>; ++v) store(state + v * kLanesOf<acc>, h[v]);
 }
 
+template <typename acc>
+struct ForwardScratch {
+  explicit ForwardScratch(const SelectiveScanParams& p)
+      : sum(p.length * kWidth), state(p.states * kWidth), direction(p) {}
+  Buffer<acc> sum;    // [L, kWidth], summed over the group's directions
+  Buffer<acc> state;  // [N, kWidth]
+  Direction<acc> direction;
+  Tile<acc> tile;
+};
+
 template <typename scalar_t>
-SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, std::vector<acc_t<scalar_t>>& sum) {
+SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, ForwardScratch<acc_t<scalar_t>>& s) {
   using acc = acc_t<scalar_t>;
   const Task task = task_at(p, index);
-  Direction<acc> direction;
-  direction.A.resize(p.states * kWidth);
-  std::vector<acc> state(p.states * kWidth);
-  std::fill(sum.begin(), sum.end(), acc(0));
+  Tile<acc>& tile = s.tile;
+  scalar_t* const output =
+      static_cast<scalar_t*>(p.y) + (task.batch * p.groups + task.group) * p.length * p.channels + task.channel;
+  const Rows<acc> y = working_rows(p, task, output, s.sum.data());
+  const scalar_t* const u = at<scalar_t>(p.u, p.u_stride, task.batch, task.group, 0) + task.channel;
 
   for (int64_t i = 0; i < p.inner; ++i) {
     const int64_t k = task.group * p.inner + i;
-    load_direction(direction, p, k, task);
-    std::fill(state.begin(), state.end(), acc(0));
-    for (int64_t step = 0; step < p.length; ++step) {
-      const int64_t token = token_at(p, task.batch, k, step);
-      const scalar_t* B = at<scalar_t>(p.B, p.B_stride, task.batch, k, token);
-      const scalar_t* C = at<scalar_t>(p.C, p.C_stride, task.batch, k, token);
-      acc u[kWidth], dt[kWidth], y[kWidth];
-      load_row(u, at<scalar_t>(p.u, p.u_stride, task.batch, task.group, token) + task.channel, task.width);
-      load_row(dt, at<scalar_t>(p.delta, p.delta_stride, task.batch, k, token) + task.channel, task.width);
-      time_step(dt, direction, p.delta_softplus);
-      acc* out = sum.data() + token * kWidth;
-      for (int c = 0; c < kWidth; ++c) y[c] = out[c] + direction.D[c] * u[c];
+    const scalar_t* const delta = at<scalar_t>(p.delta, p.delta_stride, task.batch, k, 0) + task.channel;
+    const scalar_t* const B = at<scalar_t>(p.B, p.B_stride, task.batch, k, 0);
+    const scalar_t* const C = at<scalar_t>(p.C, p.C_stride, task.batch, k, 0);
+    s.direction.read(p, k, task);
+    std::fill_n(s.state.data(), p.states * kWidth, acc(0));
+    for (int64_t first = 0; first < p.length; first += kTile) {
+      tile.find_tokens(p, task.batch, k, first);
+      tile.read_rows(tile.u, u, p.u_stride.token, task.width);
+      tile.read_rows(tile.dt, delta, p.delta_stride.token, task.width);
+      tile.template time_steps<false>(s.direction.bias, p.delta_softplus, tile.dt[0], nullptr);
+      skip(tile, s.direction.D, y, i == 0);
       for (int64_t n = 0; n < p.states; ++n) {
-        acc* h = state.data() + n * kWidth;
-        step_state(h, direction.A.data() + n * kWidth, dt, u, static_cast<acc>(B[n * p.B_stride.last]));
-        const acc weight = static_cast<acc>(C[n * p.C_stride.last]);
-        for (int c = 0; c < kWidth; ++c) y[c] += h[c] * weight;
+        tile.decays(tile.dt[0], s.direction.A.data() + n * kWidth);
+        walk(tile, s.state.data() + n * kWidth, B + n * p.B_stride.last, p.B_stride.token, C + n * p.C_stride.last,
+            p.C_stride.token, y);
       }
-      for (int c = 0; c < kWidth; ++c) out[c] = y[c];
     }
     const int64_t row = (task.batch * p.groups * p.inner + k) * p.channels + task.channel;
     for (int c = 0; c < task.width; ++c) {
       for (int64_t n = 0; n < p.states; ++n) {
-        static_cast<acc*>(p.last_state)[(row + c) * p.states + n] = state[n * kWidth + c];
+        static_cast<acc*>(p.last_state)[(row + c) * p.states + n] = s.state.data()[n * kWidth + c];
       }
     }
   }
-  scalar_t* y = static_cast<scalar_t*>(p.y) + (task.batch * p.groups + task.group) * p.length * p.channels;
-  for (int64_t token = 0; token < p.length; ++token) {
-    acc row[kWidth];
-    load_row(row, sum.data() + token * kWidth, kWidth);
-    store_row(y + token * p.channels + task.channel, row, task.width);
-  }
+  finish_rows(p, task, output, y);
 }
 
 // Scratch of one thread in the backward pass.
 template <typename acc>
 struct BackwardScratch {
   explicit BackwardScratch(const SelectiveScanParams& p)
-      : states(p.length * p.states * kWidth),
+      : size(p.states * kWidth),
+        states((p.length + 1) * size),
         dt(p.length * kWidth),
+        slope(p.length * kWidth),
         grad_u(p.length * kWidth),
-        carry(p.states * kWidth),
-        grad_A(p.states * kWidth),
-        grad_A_partial(p.states * kWidth) {
-    direction.A.resize(p.states * kWidth);
+        carry(size),
+        grad_A(size),
+        grad_A_partial(size),
+        direction(p) {
+    std::fill_n(states.data(), size, acc(0));
   }
-  std::vector<acc> states;  // [L, N, kWidth], every state of the forward pass
-  std::vector<acc> dt;      // [L, kWidth], after softplus
-  std::vector<acc> grad_u;  // [L, kWidth], summed over the group's directions
-  std::vector<acc> carry;   // [N, kWidth], gradient of the state
-  std::vector<acc> grad_A;  // [N, kWidth]
-  std::vector<acc> grad_A_partial;
-  acc grad_D[kWidth], grad_D_partial[kWidth], grad_bias[kWidth], grad_bias_partial[kWidth];
+  int64_t size;        // N · kWidth
+  Buffer<acc> states;  // [1 + L, N, kWidth]: zeros, then every state of the forward pass
+  Buffer<acc> dt;      // [L, kWidth], after softplus
+  Buffer<acc> slope;   // [L, kWidth], the derivative of softplus
+  Buffer<acc> grad_u;  // [L, kWidth], summed over the group's directions
+  Buffer<acc> carry;   // [N, kWidth], gradient of the state
+  Buffer<acc> grad_A;  // [N, kWidth]
+  Buffer<acc> grad_A_partial;
+  alignas(64) acc grad_D[kWidth];
+  alignas(64) acc grad_D_partial[kWidth];
+  alignas(64) acc grad_bias[kWidth];
+  alignas(64) acc grad_bias_partial[kWidth];
   Direction<acc> direction;
+  Tile<acc> tile;
+  alignas(64) TileRows<acc> grad_y;
+  alignas(64) TileRows<acc> tile_grad_u;
+  alignas(64) TileRows<acc> tile_grad_dt;
 
   SSM_INLINE void start_sums() {
     for (int c = 0; c < kWidth; ++c) grad_D[c] = grad_D_partial[c] = grad_bias[c] = grad_bias_partial[c] = acc(0);
-    std::fill(grad_A.begin(), grad_A.end(), acc(0));
-    std::fill(grad_A_partial.begin(), grad_A_partial.end(), acc(0));
+    std::fill_n(grad_A.data(), size, acc(0));
+    std::fill_n(grad_A_partial.data(), size, acc(0));
   }
 
   SSM_INLINE void add_partial_sums() {
@@ -153,103 +292,156 @@ struct BackwardScratch {
       grad_bias[c] += grad_bias_partial[c];
       grad_D_partial[c] = grad_bias_partial[c] = acc(0);
     }
-    for (size_t i = 0; i < grad_A.size(); ++i) {
-      grad_A[i] += grad_A_partial[i];
-      grad_A_partial[i] = acc(0);
+    for (int64_t i = 0; i < size; ++i) {
+      grad_A.data()[i] += grad_A_partial.data()[i];
+      grad_A_partial.data()[i] = acc(0);
     }
   }
 };
 
+// The states of the forward pass, one after the other, and Δ.
 template <typename scalar_t>
 SSM_INLINE void recompute_states(
     const SelectiveScanParams& p, const Task& task, int64_t k, BackwardScratch<acc_t<scalar_t>>& s) {
   using acc = acc_t<scalar_t>;
-  const int64_t row = p.states * kWidth;
-  for (int64_t step = 0; step < p.length; ++step) {
-    const int64_t token = token_at(p, task.batch, k, step);
-    const scalar_t* B = at<scalar_t>(p.B, p.B_stride, task.batch, k, token);
-    acc u[kWidth], dt[kWidth];
-    load_row(u, at<scalar_t>(p.u, p.u_stride, task.batch, task.group, token) + task.channel, task.width);
-    load_row(dt, at<scalar_t>(p.delta, p.delta_stride, task.batch, k, token) + task.channel, task.width);
-    time_step(dt, s.direction, p.delta_softplus);
-    for (int c = 0; c < kWidth; ++c) s.dt[step * kWidth + c] = dt[c];
-    acc* h = s.states.data() + step * row;
-    if (step == 0) {
-      std::fill(h, h + row, acc(0));
-    } else {
-      std::copy(h - row, h, h);
-    }
+  const scalar_t* const u = at<scalar_t>(p.u, p.u_stride, task.batch, task.group, 0) + task.channel;
+  const scalar_t* const delta = at<scalar_t>(p.delta, p.delta_stride, task.batch, k, 0) + task.channel;
+  const scalar_t* const B = at<scalar_t>(p.B, p.B_stride, task.batch, k, 0);
+  Tile<acc>& tile = s.tile;
+  for (int64_t first = 0; first < p.length; first += kTile) {
+    acc* const dt = s.dt.data() + first * kWidth;
+    tile.find_tokens(p, task.batch, k, first);
+    tile.read_rows(tile.u, u, p.u_stride.token, task.width);
+    tile.read_rows(tile.dt, delta, p.delta_stride.token, task.width);
+    tile.template time_steps<true>(s.direction.bias, p.delta_softplus, dt, s.slope.data() + first * kWidth);
     for (int64_t n = 0; n < p.states; ++n) {
-      step_state(h + n * kWidth, s.direction.A.data() + n * kWidth, dt, u, static_cast<acc>(B[n * p.B_stride.last]));
+      tile.decays(dt, s.direction.A.data() + n * kWidth);
+      acc* states = s.states.data() + first * s.size + n * kWidth;
+      Vec<acc> h[kVectors<acc>];
+      for (int v = 0; v < kVectors<acc>; ++v) h[v] = load(states + v * kLanesOf<acc>);
+      for (int i = 0; i < tile.count; ++i) {
+        const acc b = static_cast<acc>(B[tile.token[i] * p.B_stride.token + n * p.B_stride.last]);
+        states += s.size;
+        for (int v = 0; v < kVectors<acc>; ++v) {
+          const int c = v * kLanesOf<acc>;
+          h[v] = load(tile.decay[i] + c) * h[v] + load(dt + i * kWidth + c) * load(tile.u[i] + c) * b;
+          store(states + c, h[v]);
+        }
+      }
     }
+  }
+}
+
+// One state of one direction, from the last token of the tile to the first: what it adds to the gradients of Δ, u and A,
+// and the block's share of those of B and C, [L, N].
+template <typename scalar_t, typename acc>
+SSM_INLINE void walk_back(const SelectiveScanParams& p, BackwardScratch<acc>& s, int64_t first, int64_t n,
+    const scalar_t* B, const scalar_t* C, acc* grad_B, acc* grad_C) {
+  const Tile<acc>& tile = s.tile;
+  const acc* const A = s.direction.A.data() + n * kWidth;
+  acc *const carries = s.carry.data() + n * kWidth, *const grad_As = s.grad_A_partial.data() + n * kWidth;
+  Vec<acc> carry[kVectors<acc>], grad_A[kVectors<acc>];
+  for (int v = 0; v < kVectors<acc>; ++v) {
+    carry[v] = load(carries + v * kLanesOf<acc>);
+    grad_A[v] = load(grad_As + v * kLanesOf<acc>);
+  }
+  for (int i = tile.count - 1; i >= 0; --i) {
+    const int64_t token = tile.token[i];
+    const acc b = static_cast<acc>(B[token * p.B_stride.token + n * p.B_stride.last]);
+    const acc weight = static_cast<acc>(C[token * p.C_stride.token + n * p.C_stride.last]);
+    const acc* const before = s.states.data() + (first + i) * s.size + n * kWidth;
+    const acc* const dts = s.dt.data() + (first + i) * kWidth;
+    Vec<acc> to_B[kVectors<acc>], to_C[kVectors<acc>];
+    for (int v = 0; v < kVectors<acc>; ++v) {
+      const int c = v * kLanesOf<acc>;
+      const Vec<acc> gy = load(s.grad_y[i] + c), u = load(tile.u[i] + c), dt = load(dts + c);
+      const Vec<acc> gh = carry[v] + gy * weight;
+      carry[v] = gh * load(tile.decay[i] + c);
+      const Vec<acc> grad_exponent = carry[v] * load(before + c), drive = gh * b, gh_dt = gh * dt;
+      grad_A[v] += grad_exponent * dt;
+      store(s.tile_grad_dt[i] + c, load(s.tile_grad_dt[i] + c) + (grad_exponent * load(A + c) + drive * u));
+      store(s.tile_grad_u[i] + c, load(s.tile_grad_u[i] + c) + drive * dt);
+      to_B[v] = gh_dt * u;
+      to_C[v] = gy * load(before + s.size + c);
+    }
+    grad_B[token * p.states + n] = sum_row(to_B);
+    grad_C[token * p.states + n] = sum_row(to_C);
+  }
+  for (int v = 0; v < kVectors<acc>; ++v) {
+    store(carries + v * kLanesOf<acc>, carry[v]);
+    store(grad_As + v * kLanesOf<acc>, grad_A[v]);
+  }
+}
+
+// The tile's gradients as far as D alone makes them, and that of D.
+template <typename acc>
+SSM_INLINE void begin_gradients(BackwardScratch<acc>& s) {
+  for (int i = s.tile.count - 1; i >= 0; --i) {
+    for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+      const Vec<acc> gy = load(s.grad_y[i] + c);
+      store(s.grad_D_partial + c, load(s.grad_D_partial + c) + gy * load(s.tile.u[i] + c));
+      store(s.tile_grad_u[i] + c, gy * load(s.direction.D + c));
+      store(s.tile_grad_dt[i] + c, Vec<acc>{});
+    }
+  }
+}
+
+// From Δ to what softplus was taken of, and out of the tile.
+template <typename scalar_t, typename acc>
+SSM_INLINE void end_gradients(const SelectiveScanParams& p, const Task& task, BackwardScratch<acc>& s, int64_t first,
+    scalar_t* grad_delta, const Rows<acc>& grad_u, bool is_first) {
+  for (int i = s.tile.count - 1; i >= 0; --i) {
+    const int64_t token = s.tile.token[i];
+    const acc* const slope = s.slope.data() + (first + i) * kWidth;
+    for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+      Vec<acc> grad = load(s.tile_grad_dt[i] + c);
+      if (p.delta_softplus) grad *= load(slope + c);
+      store(s.tile_grad_dt[i] + c, grad);
+      store(s.grad_bias_partial + c, load(s.grad_bias_partial + c) + grad);
+      const Vec<acc> of_u = load(s.tile_grad_u[i] + c);
+      store(grad_u[token] + c, is_first ? of_u : load(grad_u[token] + c) + of_u);
+    }
+    store_row(grad_delta + token * p.channels, s.tile_grad_dt[i], task.width);
   }
 }
 
 template <typename scalar_t>
 SSM_INLINE void backward_direction(const SelectiveScanParams& p, const SelectiveScanGradients& g, const Task& task,
-    int64_t k, BackwardScratch<acc_t<scalar_t>>& s) {
+    int64_t k, BackwardScratch<acc_t<scalar_t>>& s, const Rows<acc_t<scalar_t>>& grad_u) {
   using acc = acc_t<scalar_t>;
   const int64_t K = p.groups * p.inner;
   const int64_t sequence = task.batch * K + k;
   const int64_t block = task.channel / kWidth;
-  acc* grad_B = static_cast<acc*>(g.grad_B) + (block * p.batch * K + sequence) * p.length * p.states;
-  acc* grad_C = static_cast<acc*>(g.grad_C) + (block * p.batch * K + sequence) * p.length * p.states;
   const int64_t group = task.batch * p.groups + task.group;
-  const scalar_t* grad_y = static_cast<const scalar_t*>(g.grad_y) + group * p.length * p.channels + task.channel;
-  scalar_t* grad_delta = static_cast<scalar_t*>(g.grad_delta) + sequence * p.length * p.channels + task.channel;
+  acc* const grad_B = static_cast<acc*>(g.grad_B) + (block * p.batch * K + sequence) * p.length * p.states;
+  acc* const grad_C = static_cast<acc*>(g.grad_C) + (block * p.batch * K + sequence) * p.length * p.states;
+  const scalar_t* const u = at<scalar_t>(p.u, p.u_stride, task.batch, task.group, 0) + task.channel;
+  const scalar_t* const B = at<scalar_t>(p.B, p.B_stride, task.batch, k, 0);
+  const scalar_t* const C = at<scalar_t>(p.C, p.C_stride, task.batch, k, 0);
+  const scalar_t* const grad_y =
+      static_cast<const scalar_t*>(g.grad_y) + group * p.length * p.channels + task.channel;
+  scalar_t* const grad_delta =
+      static_cast<scalar_t*>(g.grad_delta) + sequence * p.length * p.channels + task.channel;
 
   s.start_sums();
   for (int64_t n = 0; n < p.states; ++n) {
     for (int c = 0; c < kWidth; ++c) {
       const int64_t at_state = (sequence * p.channels + task.channel + c) * p.states + n;
       const bool given = g.grad_last_state != nullptr && c < task.width;
-      s.carry[n * kWidth + c] = given ? static_cast<const acc*>(g.grad_last_state)[at_state] : acc(0);
+      s.carry.data()[n * kWidth + c] = given ? static_cast<const acc*>(g.grad_last_state)[at_state] : acc(0);
     }
   }
-
-  for (int64_t step = p.length - 1; step >= 0; --step) {
-    const int64_t token = token_at(p, task.batch, k, step);
-    const scalar_t* B = at<scalar_t>(p.B, p.B_stride, task.batch, k, token);
-    const scalar_t* C = at<scalar_t>(p.C, p.C_stride, task.batch, k, token);
-    acc u[kWidth], dt[kWidth], gy[kWidth], gu[kWidth], gdt[kWidth] = {}, to_B[kWidth], to_C[kWidth];
-    load_row(u, at<scalar_t>(p.u, p.u_stride, task.batch, task.group, token) + task.channel, task.width);
-    load_row(dt, s.dt.data() + step * kWidth, kWidth);
-    load_row(gy, grad_y + token * p.channels, task.width);
-    for (int c = 0; c < kWidth; ++c) {
-      s.grad_D_partial[c] += gy[c] * u[c];
-      gu[c] = gy[c] * s.direction.D[c];
-    }
+  for (int64_t first = (p.length - 1) / kTile * kTile; first >= 0; first -= kTile) {
+    s.tile.find_tokens(p, task.batch, k, first);
+    s.tile.read_rows(s.tile.u, u, p.u_stride.token, task.width);
+    s.tile.read_rows(s.grad_y, grad_y, p.channels, task.width);
+    begin_gradients(s);
     for (int64_t n = 0; n < p.states; ++n) {
-      const acc* A = s.direction.A.data() + n * kWidth;
-      const acc* h = s.states.data() + (step * p.states + n) * kWidth;
-      const acc* before = step == 0 ? nullptr : h - p.states * kWidth;
-      acc* carry = s.carry.data() + n * kWidth;
-      acc* grad_A = s.grad_A_partial.data() + n * kWidth;
-      const acc b = static_cast<acc>(B[n * p.B_stride.last]);
-      const acc weight = static_cast<acc>(C[n * p.C_stride.last]);
-      for (int c = 0; c < kWidth; ++c) {
-        to_C[c] = gy[c] * h[c];
-        const acc gh = carry[c] + gy[c] * weight;
-        const acc decay = exponential(dt[c] * A[c]);
-        const acc g_exponent = before == nullptr ? acc(0) : gh * before[c] * decay;
-        grad_A[c] += g_exponent * dt[c];
-        gdt[c] += g_exponent * A[c] + gh * b * u[c];
-        to_B[c] = gh * dt[c] * u[c];
-        gu[c] += gh * dt[c] * b;
-        carry[c] = gh * decay;
-      }
-      grad_B[token * p.states + n] = sum_row(to_B);
-      grad_C[token * p.states + n] = sum_row(to_C);
+      s.tile.decays(s.dt.data() + first * kWidth, s.direction.A.data() + n * kWidth);
+      walk_back(p, s, first, n, B, C, grad_B, grad_C);
     }
-    // dt = softplus(x) has derivative sigmoid(x) = 1 - exp(-dt).
-    if (p.delta_softplus) {
-      for (int c = 0; c < kWidth; ++c) gdt[c] *= acc(1) - exponential(-dt[c]);
-    }
-    for (int c = 0; c < kWidth; ++c) s.grad_bias_partial[c] += gdt[c];
-    store_row(grad_delta + token * p.channels, gdt, task.width);
-    acc* sum = s.grad_u.data() + token * kWidth;
-    for (int c = 0; c < kWidth; ++c) sum[c] += gu[c];
-    if (step % kPartial == 0) s.add_partial_sums();
+    end_gradients(p, task, s, first, grad_delta, grad_u, k % p.inner == 0);
+    if (first % kPartial == 0) s.add_partial_sums();
   }
 
   const int64_t row = sequence * p.channels + task.channel;
@@ -257,7 +449,7 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
     static_cast<acc*>(g.grad_D)[row + c] = s.grad_D[c];
     static_cast<acc*>(g.grad_delta_bias)[row + c] = s.grad_bias[c];
     for (int64_t n = 0; n < p.states; ++n) {
-      static_cast<acc*>(g.grad_A)[(row + c) * p.states + n] = s.grad_A[n * kWidth + c];
+      static_cast<acc*>(g.grad_A)[(row + c) * p.states + n] = s.grad_A.data()[n * kWidth + c];
     }
   }
 }
@@ -265,21 +457,17 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
 template <typename scalar_t>
 SSM_MULTIVERSION void backward_task(
     const SelectiveScanParams& p, const SelectiveScanGradients& g, int64_t index, BackwardScratch<acc_t<scalar_t>>& s) {
-  using acc = acc_t<scalar_t>;
   const Task task = task_at(p, index);
-  std::fill(s.grad_u.begin(), s.grad_u.end(), acc(0));
+  scalar_t* const output =
+      static_cast<scalar_t*>(g.grad_u) + (task.batch * p.groups + task.group) * p.length * p.channels + task.channel;
+  const Rows<acc_t<scalar_t>> grad_u = working_rows(p, task, output, s.grad_u.data());
   for (int64_t i = 0; i < p.inner; ++i) {
     const int64_t k = task.group * p.inner + i;
-    load_direction(s.direction, p, k, task);
+    s.direction.read(p, k, task);
     recompute_states<scalar_t>(p, task, k, s);
-    backward_direction<scalar_t>(p, g, task, k, s);
+    backward_direction<scalar_t>(p, g, task, k, s, grad_u);
   }
-  scalar_t* grad_u = static_cast<scalar_t*>(g.grad_u) + (task.batch * p.groups + task.group) * p.length * p.channels;
-  for (int64_t token = 0; token < p.length; ++token) {
-    acc row[kWidth];
-    load_row(row, s.grad_u.data() + token * kWidth, kWidth);
-    store_row(grad_u + token * p.channels + task.channel, row, task.width);
-  }
+  finish_rows(p, task, output, grad_u);
 }
 
 // The kernels index with these values, so a bad one must stop here; that they are a permutation is the caller's word.
@@ -310,8 +498,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
   p.last_state = last_state.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
     at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
-      std::vector<acc_t<scalar_t>> sum(p.length * kWidth);
-      for (int64_t index = begin; index < end; ++index) forward_task<scalar_t>(p, index, sum);
+      ForwardScratch<acc_t<scalar_t>> scratch(p);
+      for (int64_t index = begin; index < end; ++index) forward_task<scalar_t>(p, index, scratch);
     });
   });
   return {y, last_state};
