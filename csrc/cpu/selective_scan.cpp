@@ -112,55 +112,92 @@ SSM_INLINE const scalar_t* at(const void* base, const Strides& s, int64_t batch,
 template <typename acc>
 using TileRows = acc[kTile][kWidth];
 
+// The rows of a tile's tokens in one tensor: where they lie, or converted to the accumulate type.
+template <typename acc>
+struct TileInput {
+  const acc* row[kTile];
+  alignas(64) TileRows<acc> converted;
+
+  SSM_INLINE const acc* operator[](int i) const { return row[i]; }
+
+  template <typename scalar_t>
+  SSM_INLINE void read(const scalar_t* first, int64_t stride, const int64_t* token, int count, int width) {
+    for (int i = 0; i < count; ++i) {
+      const scalar_t* const source = first + token[i] * stride;
+      if constexpr (std::is_same_v<scalar_t, acc>) {
+        row[i] = source;
+        if (width == kWidth) continue;
+      }
+      load_row(converted[i], source, width);
+      row[i] = converted[i];
+    }
+  }
+};
+
+template <typename T>
+SSM_INLINE void fetch_row(const T* row) {
+  for (int c = 0; c < kWidth; c += 64 / sizeof(T)) __builtin_prefetch(row + c);
+}
+
+SSM_INLINE int64_t token_at(const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t step) {
+  const int64_t t = p.reverse[k] ? p.length - 1 - step : step;
+  if (p.order == nullptr) return t;
+  return p.order[batch * p.order_stride.batch + k * p.order_stride.group + t * p.order_stride.token];
+}
+
+// Asks for the rows of the tile that begins with this step, where there is one: along an order the processor cannot
+// guess them.
+template <typename Function>
+SSM_INLINE void fetch_tokens(
+    const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t first, const Function& fetch) {
+  if (first < 0) return;
+  for (int64_t step = first; step < std::min(first + kTile, p.length); ++step) fetch(token_at(p, batch, k, step));
+}
+
 // Up to kTile successive steps of one direction, and what is computed for all of them.
 template <typename acc>
 struct Tile {
   int count;
   int64_t token[kTile];
-  alignas(64) TileRows<acc> u;
+  TileInput<acc> u, delta;
   alignas(64) TileRows<acc> dt;     // Δ
   alignas(64) TileRows<acc> decay;  // exp(Δ·A) of one state
 
   SSM_INLINE void find_tokens(const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t first) {
     count = static_cast<int>(std::min<int64_t>(kTile, p.length - first));
-    for (int i = 0; i < count; ++i) {
-      const int64_t t = p.reverse[k] ? p.length - 1 - first - i : first + i;
-      token[i] = p.order == nullptr ? t
-                                    : p.order[batch * p.order_stride.batch + k * p.order_stride.group +
-                                              t * p.order_stride.token];
-    }
+    for (int i = 0; i < count; ++i) token[i] = token_at(p, batch, k, first + i);
   }
 
-  template <typename scalar_t>
-  SSM_INLINE void read_rows(TileRows<acc>& rows, const scalar_t* first, int64_t stride, int width) const {
-    for (int i = 0; i < count; ++i) load_row(rows[i], first + token[i] * stride, width);
-  }
-
-  // Δ = softplus(x + bias) of the rows x = dt into `steps` (or dt itself), its derivative into `slope`; [count, kWidth].
+  // Δ = softplus(delta + bias) into `steps`, its derivative into `slope`, where asked for; [count, kWidth].
   template <bool with_slope>
   SSM_INLINE void time_steps(const acc* bias, bool with_softplus, acc* steps, acc* slope) {
-    acc *const x = dt[0], *const e = decay[0];
-    for (int i = 0; i < count; ++i) {
+    const int tokens = count;
+    if (!with_softplus) {
+      for (int i = 0; i < tokens; ++i) {
+        for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+          store(steps + i * kWidth + c, load(delta[i] + c) + load(bias + c));
+        }
+      }
+      return;
+    }
+    for (int i = 0; i < tokens; ++i) {
       for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
-        const Vec<acc> raw = load(dt[i] + c) + load(bias + c);
-        store(dt[i] + c, raw);
-        if (with_softplus) store(decay[i] + c, decaying_part(raw));
+        const Vec<acc> x = load(delta[i] + c) + load(bias + c);
+        store(steps + i * kWidth + c, x);
+        store(decay[i] + c, decaying_part(x));
       }
     }
-    for (int c = 0; c < count * kWidth; c += kLanesOf<acc>) {
-      const Vec<acc> raw = load(x + c);
-      if (!with_softplus) {
-        store(steps + c, raw);
-        continue;
-      }
-      const Vec<acc> part = load(e + c);
-      if constexpr (with_slope) store(slope + c, sigmoid(raw, part));
-      store(steps + c, softplus(raw, part));
+    const acc* const e = decay[0];
+    for (int c = 0; c < tokens * kWidth; c += kLanesOf<acc>) {
+      const Vec<acc> x = load(steps + c), part = load(e + c);
+      if constexpr (with_slope) store(slope + c, sigmoid(x, part));
+      store(steps + c, softplus(x, part));
     }
   }
 
   SSM_INLINE void decays(const acc* steps, const acc* A) {
-    for (int i = 0; i < count; ++i) {
+    const int tokens = count;
+    for (int i = 0; i < tokens; ++i) {
       for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
         store(decay[i] + c, exponential(load(steps + i * kWidth + c) * load(A + c)));
       }
@@ -168,31 +205,26 @@ struct Tile {
   }
 };
 
-// y += D·u, or y = D·u by the first direction.
-template <typename acc>
-SSM_INLINE void skip(const Tile<acc>& tile, const acc* D, const Rows<acc>& y, bool is_first) {
-  for (int i = 0; i < tile.count; ++i) {
-    acc* const out = y[tile.token[i]];
-    for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
-      const Vec<acc> product = load(D + c) * load(tile.u[i] + c);
-      store(out + c, is_first ? product : load(out + c) + product);
-    }
-  }
-}
-
-// h ← exp(Δ·A)·h + Δ·B·u for one state of the block through the tile, which holds the decays; y += C·h.
-template <typename scalar_t, typename acc>
+// h ← exp(Δ·A)·h + Δ·B·u for one state of the block through the tile, which holds the decays; y += C·h. With the first
+// state comes y += D·u, by the first direction y = D·u.
+template <bool is_first_state, typename scalar_t, typename acc>
 SSM_INLINE void walk(const Tile<acc>& tile, acc* state, const scalar_t* B, int64_t B_stride, const scalar_t* C,
-    int64_t C_stride, const Rows<acc>& y) {
+    int64_t C_stride, const acc* D, const Rows<acc>& y, bool is_first_direction) {
+  const int tokens = tile.count;
   Vec<acc> h[kVectors<acc>];
   for (int v = 0; v < kVectors<acc>; ++v) h[v] = load(state + v * kLanesOf<acc>);
-  for (int i = 0; i < tile.count; ++i) {
-    const acc b = static_cast<acc>(B[tile.token[i] * B_stride]), weight = static_cast<acc>(C[tile.token[i] * C_stride]);
-    acc* const out = y[tile.token[i]];
+  for (int i = 0; i < tokens; ++i) {
+    const int64_t token = tile.token[i];
+    const acc b = static_cast<acc>(B[token * B_stride]), weight = static_cast<acc>(C[token * C_stride]);
+    const acc* const inputs = tile.u[i];
+    acc* const out = y[token];
     for (int v = 0; v < kVectors<acc>; ++v) {
       const int c = v * kLanesOf<acc>;
-      h[v] = load(tile.decay[i] + c) * h[v] + load(tile.dt[i] + c) * load(tile.u[i] + c) * b;
-      store(out + c, load(out + c) + h[v] * weight);
+      const Vec<acc> u = load(inputs + c);
+      h[v] = load(tile.decay[i] + c) * h[v] + load(tile.dt[i] + c) * u * b;
+      Vec<acc> sum = is_first_state && is_first_direction ? Vec<acc>{} : load(out + c);
+      if constexpr (is_first_state) sum += load(D + c) * u;
+      store(out + c, sum + h[v] * weight);
     }
   }
   for (int v = 0; v < kVectors<acc>; ++v) store(state + v * kLanesOf<acc>, h[v]);
@@ -227,14 +259,23 @@ SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, 
     std::fill_n(s.state.data(), p.states * kWidth, acc(0));
     for (int64_t first = 0; first < p.length; first += kTile) {
       tile.find_tokens(p, task.batch, k, first);
-      tile.read_rows(tile.u, u, p.u_stride.token, task.width);
-      tile.read_rows(tile.dt, delta, p.delta_stride.token, task.width);
+      tile.u.read(u, p.u_stride.token, tile.token, tile.count, task.width);
+      tile.delta.read(delta, p.delta_stride.token, tile.token, tile.count, task.width);
+      fetch_tokens(p, task.batch, k, first + kTile, [&](int64_t token) __attribute__((always_inline)) {
+        fetch_row(u + token * p.u_stride.token);
+        fetch_row(delta + token * p.delta_stride.token);
+        fetch_row(y[token]);
+      });
       tile.template time_steps<false>(s.direction.bias, p.delta_softplus, tile.dt[0], nullptr);
-      skip(tile, s.direction.D, y, i == 0);
       for (int64_t n = 0; n < p.states; ++n) {
         tile.decays(tile.dt[0], s.direction.A.data() + n * kWidth);
-        walk(tile, s.state.data() + n * kWidth, B + n * p.B_stride.last, p.B_stride.token, C + n * p.C_stride.last,
-            p.C_stride.token, y);
+        acc* const h = s.state.data() + n * kWidth;
+        const scalar_t *const b = B + n * p.B_stride.last, *const c = C + n * p.C_stride.last;
+        if (n == 0) {
+          walk<true>(tile, h, b, p.B_stride.token, c, p.C_stride.token, s.direction.D, y, i == 0);
+        } else {
+          walk<false>(tile, h, b, p.B_stride.token, c, p.C_stride.token, s.direction.D, y, i == 0);
+        }
       }
     }
     const int64_t row = (task.batch * p.groups * p.inner + k) * p.channels + task.channel;
@@ -276,7 +317,7 @@ struct BackwardScratch {
   alignas(64) acc grad_bias_partial[kWidth];
   Direction<acc> direction;
   Tile<acc> tile;
-  alignas(64) TileRows<acc> grad_y;
+  TileInput<acc> grad_y;
   alignas(64) TileRows<acc> tile_grad_u;
   alignas(64) TileRows<acc> tile_grad_dt;
 
@@ -311,8 +352,12 @@ SSM_INLINE void recompute_states(
   for (int64_t first = 0; first < p.length; first += kTile) {
     acc* const dt = s.dt.data() + first * kWidth;
     tile.find_tokens(p, task.batch, k, first);
-    tile.read_rows(tile.u, u, p.u_stride.token, task.width);
-    tile.read_rows(tile.dt, delta, p.delta_stride.token, task.width);
+    tile.u.read(u, p.u_stride.token, tile.token, tile.count, task.width);
+    tile.delta.read(delta, p.delta_stride.token, tile.token, tile.count, task.width);
+    fetch_tokens(p, task.batch, k, first + kTile, [&](int64_t token) __attribute__((always_inline)) {
+      fetch_row(u + token * p.u_stride.token);
+      fetch_row(delta + token * p.delta_stride.token);
+    });
     tile.template time_steps<true>(s.direction.bias, p.delta_softplus, dt, s.slope.data() + first * kWidth);
     for (int64_t n = 0; n < p.states; ++n) {
       tile.decays(dt, s.direction.A.data() + n * kWidth);
@@ -433,8 +478,14 @@ SSM_INLINE void backward_direction(const SelectiveScanParams& p, const Selective
   }
   for (int64_t first = (p.length - 1) / kTile * kTile; first >= 0; first -= kTile) {
     s.tile.find_tokens(p, task.batch, k, first);
-    s.tile.read_rows(s.tile.u, u, p.u_stride.token, task.width);
-    s.tile.read_rows(s.grad_y, grad_y, p.channels, task.width);
+    s.tile.u.read(u, p.u_stride.token, s.tile.token, s.tile.count, task.width);
+    s.grad_y.read(grad_y, p.channels, s.tile.token, s.tile.count, task.width);
+    fetch_tokens(p, task.batch, k, first - kTile, [&](int64_t token) __attribute__((always_inline)) {
+      fetch_row(u + token * p.u_stride.token);
+      fetch_row(grad_y + token * p.channels);
+      fetch_row(grad_delta + token * p.channels);
+      fetch_row(grad_u[token]);
+    });
     begin_gradients(s);
     for (int64_t n = 0; n < p.states; ++n) {
       s.tile.decays(s.dt.data() + first * kWidth, s.direction.A.data() + n * kWidth);

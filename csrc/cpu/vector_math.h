@@ -101,16 +101,9 @@ SSM_INLINE double sum_row(DoubleVec (&row)[VECTORS]) {
   return (row[0][0] + row[0][2]) + (row[0][1] + row[0][3]);
 }
 
-SSM_INLINE FloatVec absolute(FloatVec x) {
-  return (FloatVec)((IntVec)x & 0x7fffffff);
-}
-
-// e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial for (e^r - 1 - r)/r², the exponent by its bits; relative error
-// below 2e-7. It saturates at 2^±126 instead of overflowing or going subnormal, and keeps NaN.
-SSM_INLINE FloatVec exponential(FloatVec x) {
-  const FloatVec low = FloatVec{} - 87.3f, high = FloatVec{} + 88.0f;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
+// e^x of -87.3 ≤ x ≤ 88 or NaN. e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial for (e^r - 1 - r)/r², the exponent by
+// its bits; relative error below 2e-7.
+SSM_INLINE FloatVec exponential_within_range(FloatVec x) {
   // 1.5·2^23 rounds what is added to it to an integer; 127 more, and its lowest bits are those of 2^n's exponent.
   constexpr float kRound = 12582912.0f + 127.0f;
   const FloatVec shifted = x * 1.44269504088896341f + kRound;
@@ -121,6 +114,13 @@ SSM_INLINE FloatVec exponential(FloatVec x) {
   FloatVec p = 8.36874515e-3f + r * 1.38145357e-3f;
   p = (0.499999934f + r * 0.166665204f) + r2 * (4.16683909e-2f + r * p);
   return (r + r2 * p) * scale + scale;
+}
+
+// It saturates at 2^±126 instead of overflowing or going subnormal.
+SSM_INLINE FloatVec exponential(FloatVec x) {
+  const FloatVec low = FloatVec{} - 87.3f, high = FloatVec{} + 88.0f;
+  x = x < low ? low : x;
+  return exponential_within_range(x > high ? high : x);
 }
 
 SSM_INLINE DoubleVec exponential(DoubleVec x) {
@@ -137,12 +137,15 @@ SSM_INLINE FloatVec log_of_one_plus(FloatVec e) {
   return e * (low + z4 * (high + z4 * 5.23260733e-3f));
 }
 
-// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|).
+// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|). Numbers without sign are in the order of their bits, and the
+// minimum of integers is one instruction where that of floats, for NaN's sake, is two; NaN goes through max(x, 0).
 SSM_INLINE FloatVec decaying_part(FloatVec x) {
-  return exponential(-absolute(x));
+  constexpr int32_t kSign = INT32_MIN, kBitsOf87 = 0x42ae999a;  // 87.3
+  const IntVec size = (IntVec)x & ~kSign;
+  return exponential_within_range((FloatVec)((size < kBitsOf87 ? size : IntVec{} + kBitsOf87) | kSign));
 }
 SSM_INLINE FloatVec softplus(FloatVec x, FloatVec e) {
-  return (x > 0.0f ? x : FloatVec{}) + log_of_one_plus(e);
+  return (x < 0.0f ? FloatVec{} : x) + log_of_one_plus(e);
 }
 
 SSM_INLINE DoubleVec decaying_part(DoubleVec x) {
