@@ -1,5 +1,6 @@
-// Vectors of 32 bytes and the few functions the scans need on them. They are vectors of the compiler (GCC, Clang), not of
-// a machine: where registers are narrower the compiler takes two, so that one source serves every clone of a function.
+// Vectors of 32 bytes and the few functions the scans need on them. They are vectors of the compiler (GCC, Clang), not
+// of a machine: where registers are narrower the compiler takes two, so that one source serves every clone of a
+// function.
 #pragma once
 
 #include <cmath>
@@ -53,7 +54,8 @@ SSM_INLINE void load_row(acc (&row)[WIDTH], const scalar_t* source, int width) {
   if (width != WIDTH) {
     for (int c = 0; c < WIDTH; ++c) row[c] = c < width ? static_cast<acc>(source[c]) : acc(0);
   } else if constexpr (std::is_same_v<scalar_t, acc>) {
-    // By whole vectors: compilers copy by 16 bytes, and a wider load after that would wait for both halves in the cache.
+    // By whole vectors: compilers copy by 16 bytes, and a wider load after that would wait for both halves in the
+    // cache.
     for (int c = 0; c < WIDTH; c += kLanesOf<acc>) store(row + c, load(source + c));
   } else {
     for (int c = 0; c < WIDTH; ++c) row[c] = static_cast<acc>(source[c]);
@@ -101,8 +103,8 @@ SSM_INLINE double sum_row(DoubleVec (&row)[VECTORS]) {
   return (row[0][0] + row[0][2]) + (row[0][1] + row[0][3]);
 }
 
-// e^x of -87.3 ≤ x ≤ 88 or NaN. e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial for (e^r - 1 - r)/r², the exponent by
-// its bits; relative error below 2e-7.
+// e^x of -87.3 ≤ x ≤ 88 or NaN. e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial for (e^r - 1 - r)/r², the exponent
+// by its bits; relative error below 2e-7.
 SSM_INLINE FloatVec exponential_within_range(FloatVec x) {
   // 1.5·2^23 rounds what is added to it to an integer; 127 more, and its lowest bits are those of 2^n's exponent.
   constexpr float kRound = 12582912.0f + 127.0f;
@@ -128,8 +130,8 @@ SSM_INLINE DoubleVec exponential(DoubleVec x) {
   return x;
 }
 
-// log(1 + e) of 0 ≤ e ≤ 1: e times a minimax polynomial in e - 1/2 (relative error 3e-8) keeps the relative precision of
-// small results. Its terms are added in pairs, so that few of them wait for one another.
+// log(1 + e) of 0 ≤ e ≤ 1: e times a minimax polynomial in e - 1/2 (relative error 3e-8) keeps the relative precision
+// of small results. Its terms are added in pairs, so that few of them wait for one another.
 SSM_INLINE FloatVec log_of_one_plus(FloatVec e) {
   const FloatVec z = e - 0.5f, z2 = z * z, z4 = z2 * z2;
   const FloatVec low = (0.810930219f - z * 0.288526665f) + z2 * (0.132609085f - z * 6.77114442e-2f);
