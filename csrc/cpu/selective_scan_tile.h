@@ -187,7 +187,7 @@ struct Tile {
     const acc* const e = decay[0];
     for (int c = 0; c < tokens * kWidth; c += kLanesOf<acc>) {
       const Vec<acc> x = load(steps + c), part = load(e + c);
-      if constexpr (with_slope) store(slope + c, sigmoid(x, part));
+      if constexpr (with_slope) store(slope + c, sigmoid<acc>(x, part));
       store(steps + c, softplus(x, part));
     }
   }

@@ -120,9 +120,13 @@ SSM_INLINE FloatVec exponential_within_range(FloatVec x) {
 
 // It saturates at 2^±126 instead of overflowing or going subnormal.
 SSM_INLINE FloatVec exponential(FloatVec x) {
-  const FloatVec low = FloatVec{} - 87.3f, high = FloatVec{} + 88.0f;
-  x = x < low ? low : x;
-  return exponential_within_range(x > high ? high : x);
+  float lane[kLanesOf<float>];
+  store(lane, x);
+  for (float& v : lane) {
+    v = v < -87.3f ? -87.3f : v;
+    v = v > 88.0f ? 88.0f : v;
+  }
+  return exponential_within_range(load(lane));
 }
 
 SSM_INLINE DoubleVec exponential(DoubleVec x) {
@@ -143,11 +147,19 @@ SSM_INLINE FloatVec log_of_one_plus(FloatVec e) {
 // minimum of integers is one instruction where that of floats, for NaN's sake, is two; NaN goes through max(x, 0).
 SSM_INLINE FloatVec decaying_part(FloatVec x) {
   constexpr int32_t kSign = INT32_MIN, kBitsOf87 = 0x42ae999a;  // 87.3
+  int32_t lane[kLanesOf<float>];
   const IntVec size = (IntVec)x & ~kSign;
-  return exponential_within_range((FloatVec)((size < kBitsOf87 ? size : IntVec{} + kBitsOf87) | kSign));
+  std::memcpy(lane, &size, sizeof(lane));
+  for (int32_t& v : lane) v = v < kBitsOf87 ? v : kBitsOf87;
+  IntVec within;
+  std::memcpy(&within, lane, sizeof(lane));
+  return exponential_within_range((FloatVec)(within | kSign));
 }
 SSM_INLINE FloatVec softplus(FloatVec x, FloatVec e) {
-  return (x < 0.0f ? FloatVec{} : x) + log_of_one_plus(e);
+  float lane[kLanesOf<float>];
+  store(lane, x);
+  for (float& v : lane) v = v < 0.0f ? 0.0f : v;
+  return load(lane) + log_of_one_plus(e);
 }
 
 SSM_INLINE DoubleVec decaying_part(DoubleVec x) {
@@ -160,10 +172,13 @@ SSM_INLINE DoubleVec softplus(DoubleVec x, DoubleVec e) {
 }
 
 // The derivative of softplus, from the same e.
-template <typename V>
-SSM_INLINE V sigmoid(V x, V e) {
-  const V one = V{} + 1;
-  return (x > V{} ? one : e) / (one + e);
+template <typename acc>
+SSM_INLINE Vec<acc> sigmoid(Vec<acc> x, Vec<acc> e) {
+  acc sign[kLanesOf<acc>], lane[kLanesOf<acc>];
+  store(sign, x);
+  store(lane, e);
+  for (int i = 0; i < kLanesOf<acc>; ++i) lane[i] = sign[i] > acc(0) ? acc(1) : lane[i];
+  return load(lane) / (e + acc(1));
 }
 
 }  // namespace ssm
