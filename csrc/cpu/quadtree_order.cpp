@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -38,8 +39,11 @@ struct Map {
 
   int64_t* raster(const Window& w, int64_t* out) const {
     for (int64_t i = w.top; i < w.top + w.height; ++i) {
-      const int64_t row = (i - shift_y + height) % height;
-      for (int64_t j = w.left; j < w.left + w.width; ++j) *out++ = row * width + (j - shift_x + width) % width;
+      // A run of tokens up to the right edge of the map, and what the roll brings back at the left one.
+      const int64_t row = (i - shift_y + height) % height * width, start = (w.left - shift_x + width) % width;
+      const int64_t before_edge = std::min(w.width, width - start);
+      for (int64_t j = 0; j < before_edge; ++j) *out++ = row + start + j;
+      for (int64_t j = before_edge; j < w.width; ++j) *out++ = row + j - before_edge;
     }
     return out;
   }

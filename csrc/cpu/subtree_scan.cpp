@@ -81,7 +81,10 @@ struct Task {
     for (int64_t v = 0; v < p.length; ++v) {
       acc z[kWidth];
       load_row(z, channels_of(p.delta, p.delta_stride, v), width);
-      for (int c = 0; c < kWidth; ++c) steps[v * kWidth + c] = softplus(z[c] + bias[c]);
+      for (int c = 0; c < kWidth; c += kLanesOf<acc>) {
+        const Vec<acc> raw = load(z + c) + load(bias + c);
+        store(steps + v * kWidth + c, softplus(raw, decaying_part(raw)));
+      }
     }
   }
 };
@@ -89,7 +92,7 @@ struct Task {
 // exp(Δ A) of one state.
 template <typename acc>
 SSM_INLINE void decays(acc (&weight)[kWidth], const acc* steps, const acc* rates) {
-  for (int c = 0; c < kWidth; ++c) weight[c] = exponential(steps[c] * rates[c]);
+  for (int c = 0; c < kWidth; c += kLanesOf<acc>) store(weight + c, exponential(load(steps + c) * load(rates + c)));
 }
 
 // All states from the leaves up, [L, N, kWidth]; `states` begins as zeros.
