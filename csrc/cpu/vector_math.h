@@ -10,11 +10,6 @@
 
 #include "../dispatch.h"
 
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC notes that 32 bytes by value are passed differently with and without AVX; here every such function is inlined.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace ssm {
 
 constexpr int kVectorBytes = 32;
