@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import CONFIGS, error_of, run
+from mmengine.registry import DefaultScope
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import read_run
 
@@ -55,6 +56,11 @@ def trained(config, work_dir, options, resume=False):
     cfg.work_dir = str(work_dir)
     object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
     return train(cfg, resume)
+
+
+def held_out(config, options):
+    with DefaultScope.overwrite_default_scope("ssm_core"):
+        return DATASETS.build(load_config(config, options).val_dataloader.dataset)
 
 
 def state(work_dir, name=None):
@@ -152,7 +158,7 @@ def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
     assert run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", *options) == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     assert printed.startswith("perplexity ")
-    block = DATASETS.build(load_config(config, options).val_dataloader.dataset)
+    block = held_out(config, options)
     [table] = (tmp_path / "run").glob("*/vis_data/vis_text/samples_12.md")
     prompt = table.read_text().splitlines()[2].removeprefix("| ").split(" | ")[0]
     opening = block.tokenizer.decode(block.rows[0][0][:6], skip_special_tokens=True)
@@ -230,7 +236,7 @@ def told(folder, tmp_path_factory):
 
 
 def test_texts_are_shown_during_training(folder, told):
-    dataset = DATASETS.build(load_config(LORA, tuning(folder)).val_dataloader.dataset)
+    dataset = held_out(LORA, tuning(folder))
     decode = functools.partial(dataset.tokenizer.decode, skip_special_tokens=True)
     _, _, history, _ = read_run(next(told.glob("wandb/offline-run-*/run-*.wandb")))
     [(step, media)] = history["samples/path"]
