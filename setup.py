@@ -92,16 +92,21 @@ def extension_modules() -> tuple[list, dict]:
         nvcc_flags = ["-O3", "--expt-relaxed-constexpr", *(f"-Xcompiler={flag}" for flag in late)]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
+
+    class BuildExtension(cpp_extension.BuildExtension):
+        """Keeps objects, which pip would throw away, so that the next build compiles what has changed alone."""
+
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.build_temp = str(ROOT / "build" / "objects")
+
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
-    return [extension], {"build_ext": cpp_extension.BuildExtension}
+    return [extension], {"build_ext": BuildExtension}
 
-
-# Objects are kept, so that the next build compiles what has changed alone; pip would throw them away.
-OPTIONS = {"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": "build/objects"}}
 
 modules, commands = extension_modules()
 setup(
     ext_modules=modules,
     cmdclass=commands,
-    options=OPTIONS if modules else {},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},
 )
