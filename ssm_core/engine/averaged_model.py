@@ -19,7 +19,9 @@ class ForeachExponentialMovingAverage(ExponentialMovingAverage):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Average in what ``model`` has now; the first time, copy it."""
-        averaged, current = _tensors(self.module), _tensors(model)
+        averaged = _tensors(self.module)
+        # The average may be kept on another device; where it is not, this moves nothing.
+        current = [new.to(mean.device) for mean, new in zip(averaged, _tensors(model), strict=True)]
         if self.steps == 0:
             torch._foreach_copy_(averaged, current)
         elif self.steps % self.interval == 0:

@@ -26,3 +26,13 @@ def test_average_is_that_of_mmengine(update_buffers, interval):
     mean = actual.module[1].running_mean
     assert torch.equal(mean, model[1].running_mean) != update_buffers
     assert not torch.equal(actual.module[0].weight, model[0].weight)
+
+
+def test_average_on_another_device():
+    model = nn.Linear(3, 2)
+    average = ForeachExponentialMovingAverage(model, momentum=0.1)
+    average.module.to("meta")  # without the count of steps, which is looked at
+    for _ in range(3):
+        average.update_parameters(model)
+    assert {p.device.type for p in average.module.parameters()} == {"meta"}
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
