@@ -1,8 +1,6 @@
 // Minimum spanning trees of many small graphs on the CPU, one sample to a thread: Borůvka's rounds, then breadth-first
 // order. The loops over edges and components have no branch that depends on the weights: on a grid this takes half the
 // time of Kruskal's algorithm on radix-sorted edges, most of which goes on mispredicted branches.
-#include "../spanning_tree.h"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -14,8 +12,8 @@
 #include <numeric>
 #include <vector>
 
-#include "../checks.h"
 #include "../dispatch.h"
+#include "../spanning_tree_inputs.h"
 
 namespace ssm {
 namespace {
@@ -306,47 +304,10 @@ void span_batch(const SpanningTreeParams& p) {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> spanning_tree(const at::Tensor& edge_weight,
     const std::optional<at::Tensor>& edges, int64_t height, int64_t width, const at::Tensor& root) {
-  check_cpu(edge_weight, "edge_weight");
-  TORCH_CHECK(edge_weight.dim() == 2, "edge_weight must be [B, E], got ", edge_weight.sizes());
-  TORCH_CHECK(height >= 1 && width >= 1, "the graph must have a vertex");
-  const int64_t batch = edge_weight.size(0), num_edges = edge_weight.size(1);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  TORCH_CHECK(num_edges <= kMost && height <= kMost / width, "the graph has more than 2^30 vertices or edges");
-  check_cpu(root, "root");
-  check_dtype(root, at::kLong, "root");
-  check_shape(root, {batch}, "root");
-  at::Tensor ends;
-  if (edges.has_value()) {
-    check_cpu(*edges, "edges");
-    check_dtype(*edges, at::kLong, "edges");
-    if (edges->dim() == 2) {
-      check_shape(*edges, {num_edges, 2}, "edges");
-    } else {
-      check_shape(*edges, {batch, num_edges, 2}, "edges");
-    }
-    ends = edges->contiguous();
-  } else {
-    TORCH_CHECK(num_edges == (height - 1) * width + height * (width - 1), "edge_weight does not fit the grid");
-  }
-
-  const at::Tensor weights = edge_weight.contiguous(), roots = root.contiguous();
-  at::Tensor parent = at::empty({batch, height * width}, root.options());
-  at::Tensor order = at::empty_like(parent);
-  at::Tensor fault = at::empty({batch, 2}, root.options());
-  SpanningTreeParams p{};
-  p.batch = batch;
-  p.height = height;
-  p.width = width;
-  p.num_edges = num_edges;
-  p.edge_weight = weights.const_data_ptr();
-  p.edges = ends.defined() ? ends.const_data_ptr<int64_t>() : nullptr;
-  p.edges_batch_stride = ends.defined() && ends.dim() == 3 ? 2 * num_edges : 0;
-  p.root = roots.const_data_ptr<int64_t>();
-  p.parent = parent.data_ptr<int64_t>();
-  p.order = order.data_ptr<int64_t>();
-  p.fault = fault.data_ptr<int64_t>();
-  SSM_DISPATCH(weights.scalar_type(), "spanning_tree", [&] { span_batch<scalar_t>(p); });
-  return {parent, order, fault};
+  const SpanningTreeInputs in(at::kCPU, edge_weight, edges, height, width, root, kMost, kMost);
+  SSM_DISPATCH(in.edge_weight.scalar_type(), "spanning_tree", [&] { span_batch<scalar_t>(in.params); });
+  return in.results();
 }
 
 }  // namespace
