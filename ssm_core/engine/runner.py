@@ -19,6 +19,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -79,8 +80,15 @@ class Runner(mmengine_runner.Runner):
         """mmengine's wrapping, which hands GPU numbers to a model on the CPU.
 
         Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
-        torch's are for.
+        torch's are for. ``sync_bn="torch"`` in the config makes plain ones synchronised by timm's function: mmengine's
+        takes the activation off the norms that have one, such as those of MambaTree's classifier.
+
+        Raises:
+            ConfigError: ``sync_bn`` is something else.
         """
+        sync_bn = self.cfg.get("sync_bn")
+        if sync_bn not in (None, "torch"):
+            raise ConfigError(f"sync_bn is 'torch', or left out, not {sync_bn!r}")
         if self.distributed and not torch.cuda.is_available():
             model = revert_sync_batchnorm(model)
             model_wrapper_cfg = {
@@ -89,7 +97,14 @@ class Runner(mmengine_runner.Runner):
                 **(model_wrapper_cfg or {}),
                 "device_ids": None,
             }
-        return super().wrap_model(model_wrapper_cfg, model)
+        elif self.distributed and sync_bn:
+            model = convert_sync_batchnorm(model)
+        whole = self.cfg
+        self.cfg = Config({key: value for key, value in whole.items() if key != "sync_bn"})
+        try:
+            return super().wrap_model(model_wrapper_cfg, model)
+        finally:
+            self.cfg = whole
 
     @staticmethod
     def build_dataloader(

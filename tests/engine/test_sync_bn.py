@@ -1,32 +1,63 @@
-"""Synchronised batch norms where there is no GPU to synchronise on; mmengine sees to runs of one process."""
+"""Batch norms of several processes: synchronised on GPUs, plain without; mmengine sees to runs of one process."""
+
+import copy
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm as convert_by_mmengine
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
+from ssm_core.engine.errors import ConfigError
 from ssm_core.engine.runner import Runner
+from tree_ssm.modules import ConvHead
 
 
 @pytest.fixture
-def wrapped(monkeypatch):
-    """The kind of a synchronised norm after a run of several processes has wrapped its model."""
+def wrap(monkeypatch):
+    """A model after a run of several processes has wrapped it."""
 
-    def wrap(gpus):
+    def wrapped(model, gpus, config):
+        def wrap_by_mmengine(runner, wrapper, model):  # what it does before it asks for processes
+            sync_bn = runner.cfg.get("sync_bn")
+            return model if sync_bn is None else convert_by_mmengine(model, sync_bn)
+
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-        monkeypatch.setattr(MMEngineRunner, "wrap_model", lambda self, cfg, model: model)  # needs processes
+        monkeypatch.setattr(MMEngineRunner, "wrap_model", wrap_by_mmengine)
         runner = Runner.__new__(Runner)
-        runner._distributed, runner.cfg = True, {}
-        return type(runner.wrap_model(None, nn.Sequential(nn.SyncBatchNorm(3)))[0])
+        runner._distributed, runner.cfg = True, Config(config)
+        wrapped = runner.wrap_model(None, model)
+        assert runner.cfg == Config(config)
+        return wrapped
 
-    return wrap
-
-
-def test_processes_on_cpus(wrapped):
-    norm = wrapped(gpus=False)
-    assert not issubclass(norm, nn.SyncBatchNorm)
-    assert issubclass(norm, nn.modules.batchnorm._BatchNorm)
+    return wrapped
 
 
-def test_processes_on_gpus(wrapped):
-    assert wrapped(gpus=True) is nn.SyncBatchNorm
+@pytest.mark.parametrize("config", [{}, {"sync_bn": "torch"}])
+def test_processes_on_cpus(wrap, config):
+    for model in (nn.SyncBatchNorm(3), nn.BatchNorm2d(3)):
+        norm = wrap(nn.Sequential(model), False, config)[0]
+        assert not isinstance(norm, nn.SyncBatchNorm)
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+
+
+def test_processes_on_gpus(wrap):
+    assert type(wrap(nn.Sequential(nn.SyncBatchNorm(3)), True, {})[0]) is nn.SyncBatchNorm
+    assert type(wrap(nn.Sequential(nn.BatchNorm2d(3)), True, {"sync_bn": "torch"})[0]) is nn.SyncBatchNorm
+
+
+def test_synchronised_norms_keep_their_activation(wrap):
+    head = ConvHead(4, 8).eval()
+    wrapped = wrap(copy.deepcopy(head), True, {"sync_bn": "torch"})
+    assert isinstance(wrapped.bn, nn.SyncBatchNorm)
+    x = torch.randn(2, 3, 3, 4)
+    assert (head(x) < 0).any(), "GELU's outputs are negative in places"
+    # SyncBatchNorm in evaluation is an ordinary batch norm, on a CPU too.
+    torch.testing.assert_close(wrapped(x), head(x), rtol=0, atol=0)
+    assert list(wrapped.state_dict()) == list(head.state_dict())
+
+
+def test_unknown_kind(wrap):
+    with pytest.raises(ConfigError, match="sync_bn is 'torch', or left out, not 'mmcv'"):
+        wrap(nn.Sequential(nn.BatchNorm2d(3)), True, {"sync_bn": "mmcv"})
