@@ -28,7 +28,7 @@ def wrap(monkeypatch):
         runner = Runner.__new__(Runner)
         runner._distributed, runner.cfg = True, Config(config)
         wrapped = runner.wrap_model(None, model)
-        assert runner.cfg == Config(config)
+        assert runner.cfg.to_dict() == config
         return wrapped
 
     return wrapped

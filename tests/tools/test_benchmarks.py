@@ -1,9 +1,10 @@
 """The benchmarks measure, write what they measured, and refuse what they cannot measure."""
 
 import json
+from dataclasses import asdict
 
 import pytest
-from command_line import load_tool
+from command_line import CONFIGS, load_tool
 
 from ssm_core import benchmark
 
@@ -59,6 +60,15 @@ def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_iteration_times_are_read_from_a_log():
-    line = "mmengine - INFO - Epoch(train)  [1][22/44]  lr: 4.9e-04  eta: 0:01:04  time: 0.0589  data_time: 0.0105"
-    assert load_tool("benchmarks/distributed").TIME.findall(line) == ["0.0589"]
+def test_training_on_noise_is_timed(tmp_path, capfd):
+    options = ["train_dataloader.num_batch_per_epoch=20", "val_dataloader.dataset.length=8"]
+    options += [f"{loader}_dataloader.dataset.size=32" for loader in ("train", "val")]
+    options += ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)"]
+    config, report = CONFIGS / "quadmamba/quadmamba-small_synthetic.py", tmp_path / "rows.json"
+    arguments = [config, "--processes", 1, "--batch", 4, "--work-dir", tmp_path, "--json", report, "--cfg-options"]
+    (row,) = load_tool("benchmarks/distributed").main([*map(str, arguments), *options])
+    assert row.images_per_second == pytest.approx(4 / row.seconds_per_iteration)
+    assert row.speed_up == 1
+    assert row.largest_loss_difference == 0
+    assert json.loads(report.read_text()) == [asdict(row)]
+    assert len(capfd.readouterr().out.splitlines()) == 2

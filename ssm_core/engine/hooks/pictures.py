@@ -141,7 +141,7 @@ def _is_drawable(chosen: Any) -> bool:
 
 
 def _transform(runner: Runner) -> dict:
-    return runner.cfg.val_dataloader.dataset.transform
+    return runner.cfg.val_dataloader.dataset.get("transform", {})  # a dataset may do without, as noise does
 
 
 def _classes(output: dict, meta: dict) -> tuple[list[tuple[str, float]], str]:
