@@ -69,6 +69,7 @@ def draw_runs(
     metrics: Sequence[str] | None = None,
     counter: Counter = "iter",
     smoothing: int = 1,
+    start: float = 0,
 ) -> Figure:
     """A sheet with a panel for every metric, and in it a line for every run that has it.
 
@@ -77,10 +78,15 @@ def draw_runs(
         metrics: which; all but the learning rate if left out.
         counter: what x counts.
         smoothing: points that the training loss is averaged over, see :func:`smooth`.
+        start: what ``counter`` counts from; what was before is left out, so that the axes fit what comes later.
 
     Raises:
         ValueError: no run has one of the metrics, or any points at all.
     """
+    runs = {
+        name: {part: [point for point in points if point[counter] >= start] for part, points in curves.items()}
+        for name, curves in runs.items()
+    }
     known = metrics_of(runs)
     chosen = [name for name in known if name != "lr"] if metrics is None else list(metrics)
     missing = [name for name in chosen if name not in known]

@@ -40,6 +40,15 @@ def test_epochs_chosen_metrics_and_smoothing():
     assert [y for _, y in lines(loss)["one"]] == pytest.approx([0.9, 0.55, 0.325, 0.235, 0.18])
 
 
+def test_the_beginning_left_out():
+    loss, top1, _ = draw_runs(RUNS, start=30).axes
+    assert lines(loss) == {"one": [[30, 0.3], [40, 0.225], [50, 0.18]]}
+    assert lines(top1) == {"one": [[40, 70]]}
+    assert lines(draw_runs(RUNS, ["top1"], "epoch", start=2).axes[0]) == {"one": [[2, 70]]}
+    with pytest.raises(ValueError, match="they have no points at all"):
+        draw_runs(RUNS, start=51)
+
+
 def test_smoothing_is_a_centred_mean():
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
     for points in (1, 2, 3, 5, 99):

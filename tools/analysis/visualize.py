@@ -68,6 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     part.add_argument("--metrics", nargs="+", metavar="NAME", help="such as loss lr top1 (default: all but lr)")
     part.add_argument("--x", choices=["iter", "epoch"], default="iter", help="default: iter")
     part.add_argument("--smooth", type=_positive, default=1, metavar="POINTS", help="of the loss (default: 1, none)")
+    part.add_argument("--start", type=int, default=0, metavar="X", help="leave out what was before (default: 0)")
     return parser.parse_args(arguments)
 
 
@@ -225,7 +226,7 @@ def draw_curves(args: argparse.Namespace) -> "Figure":
     names = [path.name if len({p.name for p in args.runs}) == len(args.runs) else str(path) for path in args.runs]
     runs = {name: read_curves(path) for name, path in zip(names, args.runs, strict=True)}
     try:
-        return draw_runs(runs, args.metrics, args.x, args.smooth)
+        return draw_runs(runs, args.metrics, args.x, args.smooth, args.start)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
