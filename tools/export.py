@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     size = tuple(args.size) if args.size else None
     if size and min(size) < 32:
         raise ConfigError(f"--size takes sides of 32 and more, got {size[0]} {size[1]}")
+    ending = Path(f"net{export.SUFFIXES[args.format]}").suffix
+    if args.out and args.out.suffix != ending:
+        raise ConfigError(f"--out has to end in {ending} for --format {args.format}, got {args.out}")
     export.check_format(args.format)
     cfg = load_config(args.config, args.cfg_options)
     network = export.load_network(cfg, args.checkpoint)

@@ -146,7 +146,9 @@ def write_torch_export(program: ExportedProgram, path: Path) -> None:
 
 def write_aoti(program: ExportedProgram, path: Path) -> None:
     """Write what ``torch._inductor.aoti_load_package`` reads: machine code beside the compiled library."""
-    torch._inductor.aoti_compile_and_package(without_python(program), package_path=str(path))
+    # By itself the code would start as many threads wherever it runs as the machine has that compiled it.
+    options = {"cpp.dynamic_threads": True}
+    torch._inductor.aoti_compile_and_package(without_python(program), package_path=str(path), inductor_configs=options)
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:

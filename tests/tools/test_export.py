@@ -150,6 +150,9 @@ def test_errors(tmp_path, capsys, monkeypatch):
     fits = (config, checkpoint, *onnx_format, "--cfg-options", *small)
     assert "there is no such file" in error(config, tmp_path / "none.pth", *onnx_format)
     assert "--size takes sides of 32 and more, got 16 64" in error(*fits[:4], "--size", 16, 64, *fits[4:])
+    for kind, ending in (("aoti", ".pt2"), ("torch_export", ".pt2"), ("onnx", ".onnx")):
+        line = error(*fits[:2], "--format", kind, "--out", "net.bin")
+        assert f"--out has to end in {ending} for --format {kind}, got net.bin" in line
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert "cannot read the image" in error(*fits[:4], "--image", tmp_path / "bad.png", *fits[4:])
     text = CONFIGS / "mambatree_l" / "mambatree-l-130m_alpaca.py"
