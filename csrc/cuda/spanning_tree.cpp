@@ -32,8 +32,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> spanning_tree(const at::Tensor& e
   l.scratch_stride = spanning_scratch_words(l.p, in.edges.defined());
   const at::Tensor scratch = at::empty({l.p.batch, l.scratch_stride}, root.options().dtype(at::kInt));
   if (l.scratch_stride > 0) l.scratch = reinterpret_cast<uint32_t*>(scratch.data_ptr<int>());
-  SSM_DISPATCH(in.edge_weight.scalar_type(), "spanning_tree",
-      [&] { launch_spanning_tree<scalar_t>(l, in.edges.defined()); });
+  SSM_DISPATCH(
+      in.edge_weight.scalar_type(), "spanning_tree", [&] { launch_spanning_tree<scalar_t>(l, in.edges.defined()); });
   return in.results();
 }
 
