@@ -6,7 +6,6 @@ optim_wrapper = dict(
     constructor="ssm_core.TimmOptimWrapperConstructor",
     optimizer=dict(type="AdamW", fused=True, lr=7e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
-    dtype="bfloat16",
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
