@@ -88,7 +88,7 @@ def test_small_recipes(name):
         dataset = cfg[f"{split}_dataloader"].dataset
         assert dataset.data_root == ("data/nuclei" if "nuclei" in name else "data/composite")
         assert dataset.ann_file == f"{split}.json"
-    assert "dtype" not in cfg.optim_wrapper, "half precision is for --amp to ask for: a CPU takes ten times as long by it"
+    assert "dtype" not in cfg.optim_wrapper, "half precision is --amp's to ask for: a CPU takes ten times as long"
     assert cfg.get("load_from") is None
 
 
