@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/models/mask-rcnn_fpn_light.py",
     "../_base_/datasets/composite_256_instances.py",
-    "../_base_/schedules/detection_4e.py",
+    "../_base_/schedules/detection_2e.py",
     "../_base_/detection_runtime.py",
 ]
 model = dict(

@@ -77,7 +77,7 @@ class Runner(mmengine_runner.Runner):
         return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """mmengine's wrapping, which hands GPU numbers to a model on the CPU.
+        """mmengine's wrapping, which hands GPU numbers to a model on the CPU and copies gradients.
 
         Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
         torch's are for. ``sync_bn="torch"`` in the config makes plain ones synchronised by timm's function: mmengine's
@@ -89,16 +89,19 @@ class Runner(mmengine_runner.Runner):
         sync_bn = self.cfg.get("sync_bn")
         if sync_bn not in (None, "torch"):
             raise ConfigError(f"sync_bn is 'torch', or left out, not {sync_bn!r}")
-        if self.distributed and not torch.cuda.is_available():
-            model = revert_sync_batchnorm(model)
-            model_wrapper_cfg = {
+        if self.distributed:
+            if not torch.cuda.is_available():
+                model = revert_sync_batchnorm(model)
+            elif sync_bn:
+                model = convert_sync_batchnorm(model)
+            wrapper = {
                 "broadcast_buffers": False,
                 "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
-                **(model_wrapper_cfg or {}),
-                "device_ids": None,
+                "gradient_as_bucket_view": True,  # spares every iteration a copy of all gradients
             }
-        elif self.distributed and sync_bn:
-            model = convert_sync_batchnorm(model)
+            model_wrapper_cfg = dict(model_wrapper_cfg or wrapper)
+            if not torch.cuda.is_available():
+                model_wrapper_cfg["device_ids"] = None
         whole = self.cfg
         self.cfg = Config({key: value for key, value in whole.items() if key != "sync_bn"})
         try:

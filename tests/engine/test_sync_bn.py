@@ -18,8 +18,9 @@ from tree_ssm.modules import ConvHead
 def wrap(monkeypatch):
     """A model after a run of several processes has wrapped it."""
 
-    def wrapped(model, gpus, config):
+    def wrapped(model, gpus, config, wrapper=None):
         def wrap_by_mmengine(runner, wrapper, model):  # what it does before it asks for processes
+            wrapped.settings = wrapper
             sync_bn = runner.cfg.get("sync_bn")
             return model if sync_bn is None else convert_by_mmengine(model, sync_bn)
 
@@ -27,9 +28,9 @@ def wrap(monkeypatch):
         monkeypatch.setattr(MMEngineRunner, "wrap_model", wrap_by_mmengine)
         runner = Runner.__new__(Runner)
         runner._distributed, runner.cfg = True, Config(config)
-        wrapped = runner.wrap_model(None, model)
+        result = runner.wrap_model(wrapper, model)
         assert runner.cfg.to_dict() == config
-        return wrapped
+        return result
 
     return wrapped
 
@@ -40,6 +41,19 @@ def test_processes_on_cpus(wrap, config):
         norm = wrap(nn.Sequential(model), False, config)[0]
         assert not isinstance(norm, nn.SyncBatchNorm)
         assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_settings_of_the_wrapper(wrap, gpus):
+    """Ours where the config has none; a config's own stand alone, but for the GPU that a CPU has not."""
+    own = {} if gpus else {"device_ids": None}
+    ours = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    wrap(nn.Linear(1, 1), gpus, {"find_unused_parameters": True})
+    assert wrap.settings == {**ours, "find_unused_parameters": True, **own}
+    config = {"type": "MMFullyShardedDataParallel"}
+    wrap(nn.Linear(1, 1), gpus, {}, config)
+    assert wrap.settings == {**config, **own}
+    assert config == {"type": "MMFullyShardedDataParallel"}
 
 
 def test_processes_on_gpus(wrap):

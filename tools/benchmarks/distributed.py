@@ -11,6 +11,7 @@ rate is the global batch over the median time of an iteration in the training lo
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -40,7 +41,9 @@ def train(options: argparse.Namespace, processes: int) -> tuple[float, list[floa
     command += [str(TRAIN), options.config, "--launcher", "pytorch", "--work-dir", str(folder), "--cfg-options"]
     command += [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
     command += ["default_hooks.curves.interval=1", *options.cfg_options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    threads = str(max(1, (os.cpu_count() or 1) // processes))  # as tools/dist_train.sh has it; torchrun's choice is one
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     log = max(folder.glob("*/*.log")).read_text()
     times = [float(match) for match in TIME.findall(log)]
     if len(times) < 2:

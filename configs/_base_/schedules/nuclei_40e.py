@@ -1,5 +1,5 @@
 # 40 epochs of AdamW on tiles of one image, on the CPU.
-_base_ = "./detection_4e.py"
+_base_ = "./detection_2e.py"
 max_epochs = 40
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [

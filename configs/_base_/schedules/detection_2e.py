@@ -1,6 +1,6 @@
-# 4 epochs of AdamW from nothing. On the 12,000 composited images at batch 16: 750 iterations an epoch, 3,000 in all, of
+# 2 epochs of AdamW from nothing. On the 12,000 composited images at batch 16: 750 iterations an epoch, 1,500 in all, of
 # which 250 warm up.
-max_epochs = 4
+max_epochs = 2
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
@@ -11,6 +11,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
     dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, begin=0, end=max_epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(type="ssm_core.ResumableEpochLoop", max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(type="ssm_core.ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
