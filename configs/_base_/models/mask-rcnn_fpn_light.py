@@ -4,7 +4,6 @@
 # and is otherwise a fifth of an iteration's kernel launches and two fifths of its waits for the GPU.
 _base_ = "./mask-rcnn_fpn.py"
 norm_cfg = dict(type="GN", num_groups=16)
-on_cpu = dict(gpu_assign_thr=0.5)
 model = dict(
     neck=dict(out_channels=128, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(scales=[6, 8.5], strides=[4, 8, 16, 32])),
@@ -21,9 +20,9 @@ model = dict(
         mask_head=dict(in_channels=128, conv_out_channels=128, norm_cfg=norm_cfg),
     ),
     train_cfg=dict(
-        rpn=dict(assigner=on_cpu),
+        rpn=dict(assigner=dict(gpu_assign_thr=0.5)),
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(assigner=on_cpu, sampler=dict(num=128)),
+        rcnn=dict(assigner=dict(gpu_assign_thr=0.5), sampler=dict(num=128)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
