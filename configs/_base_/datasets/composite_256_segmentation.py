@@ -10,7 +10,7 @@ metainfo = dict(
     ],
 )  # fmt: skip
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=64,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,

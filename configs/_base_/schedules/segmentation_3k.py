@@ -1,4 +1,4 @@
-# 5,000 iterations of AdamW from nothing: at batch 32 they are 13.3 passes over 12,000 images. 250 warm up, then the
+# 3,000 iterations of AdamW from nothing: at batch 64 they are 16 passes over 12,000 images. 250 warm up, then the
 # rate falls linearly to 0.
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
@@ -8,8 +8,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=250, end=5000),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=250, end=3000),
 ]
-train_cfg = dict(type="ssm_core.ResumableIterLoop", max_iters=5000, val_interval=1250)
+train_cfg = dict(type="ssm_core.ResumableIterLoop", max_iters=3000, val_interval=750)
 val_cfg = dict()
 test_cfg = dict()
