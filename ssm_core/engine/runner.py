@@ -77,7 +77,7 @@ class Runner(mmengine_runner.Runner):
         return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """mmengine's wrapping, which hands GPU numbers to a model on the CPU and copies gradients.
+        """mmengine's wrapping, but without GPU numbers for a model on the CPU and without copies of the gradients.
 
         Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
         torch's are for. ``sync_bn="torch"`` in the config makes plain ones synchronised by timm's function: mmengine's

@@ -1,6 +1,6 @@
 # A quarter of Mask R-CNN's usual width, for small images of large objects and to be trained from nothing, which takes
 # group norms in neck and heads (He, Girshick and Dollar 2019). Anchors of 24 and 34 to 192 and 272 pixels on four
-# levels. Boxes are assigned on the CPU (gpu_assign_thr): for a few small boxes an image it takes a millisecond there,
+# levels. Boxes are assigned on the CPU (gpu_assign_thr): for a few boxes a small image it takes a millisecond there,
 # and is otherwise a fifth of an iteration's kernel launches and two fifths of its waits for the GPU.
 _base_ = "./mask-rcnn_fpn.py"
 norm_cfg = dict(type="GN", num_groups=16)
