@@ -1,7 +1,7 @@
 # A quarter of Mask R-CNN's usual width, for small images of large objects and to be trained from nothing, which takes
 # group norms in neck and heads (He, Girshick and Dollar 2019). Anchors of 24 and 34 to 192 and 272 pixels on four
 # levels. The second stage assigns its some 200 boxes an image on the CPU (gpu_assign_thr): 0.3 ms of one core, where
-# a GPU would want 50 launches and 7 times be waited for. The first stage has 32,640 anchors, too many for that (2.4 ms).
+# a GPU would want 50 launches and 7 waits. The first stage has 32,640 anchors, too many for that (2.4 ms).
 _base_ = "./mask-rcnn_fpn.py"
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
