@@ -9,7 +9,7 @@ if [ $# -lt 2 ]; then
 fi
 config=$1 processes=$2
 shift 2
-# Each process gets its share of the cores: with one, torchrun's choice, copying a batch into pinned memory lags behind a GPU.
+# Each process gets its share of the cores; torchrun would give it one, whatever the machine has.
 cores=$(getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(((cores + processes - 1) / processes))}"
 exec "${PYTHON:-python}" -m torch.distributed.run --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" \

@@ -50,10 +50,10 @@ def test_settings_of_the_wrapper(wrap, gpus):
     ours = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
     wrap(nn.Linear(1, 1), gpus, {"find_unused_parameters": True})
     assert wrap.settings == {**ours, "find_unused_parameters": True, **own}
-    config = {"type": "MMFullyShardedDataParallel"}
+    config = {"static_graph": True}
     wrap(nn.Linear(1, 1), gpus, {}, config)
     assert wrap.settings == {**config, **own}
-    assert config == {"type": "MMFullyShardedDataParallel"}
+    assert config == {"static_graph": True}
 
 
 def test_processes_on_gpus(wrap):

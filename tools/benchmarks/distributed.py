@@ -5,8 +5,8 @@
         --cfg-options model.backbone.choice=3
 
 The second is for the curves: without mixup, batch norm and Gumbel noise, which look at the images of one process, they
-agree to rounding. Each count runs through torchrun and tools/train.py, one process a GPU, or with gloo on CPUs. The
-rate is the global batch over the median time of an iteration in the training log, its first point left out.
+agree to rounding. Each count runs through tools/dist_train.sh, one process a GPU, or with gloo on CPUs. The rate is the
+global batch over the median time of an iteration in the training log, its first point left out.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-TRAIN = Path(__file__).parents[1] / "train.py"
+DIST_TRAIN = Path(__file__).parents[1] / "dist_train.sh"
 TIME = re.compile(r"Epoch\(train\).* time: ([0-9.]+)")
 
 
@@ -37,13 +37,10 @@ class Row:
 def train(options: argparse.Namespace, processes: int) -> tuple[float, list[float]]:
     """Train with so many processes; the median time of an iteration in seconds, and the losses."""
     folder = options.work_dir / f"processes_{processes}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += [str(TRAIN), options.config, "--launcher", "pytorch", "--work-dir", str(folder), "--cfg-options"]
+    command = ["bash", str(DIST_TRAIN), options.config, str(processes), "--work-dir", str(folder), "--cfg-options"]
     command += [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
     command += ["default_hooks.curves.interval=1", *options.cfg_options]
-    threads = str(max(1, (os.cpu_count() or 1) // processes))  # as tools/dist_train.sh has it; torchrun's choice is one
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHON": sys.executable})
     log = max(folder.glob("*/*.log")).read_text()
     times = [float(match) for match in TIME.findall(log)]
     if len(times) < 2:
