@@ -53,7 +53,7 @@ def test_masks_round_trip(tmp_path, seed):
 @pytest.fixture
 def composer():
     images, classes = stand_ins.items(30, seed=0)
-    photos = [np.full((90, 120, 3), 7, np.uint8), np.full((64, 64, 3), 9, np.uint8)]
+    photos = [np.full((90, 120, 3), 7, np.uint8), np.full((64, 64, 3), 5, np.uint8)]
     return composite.Composer(images, classes, photos, size=96, seed=0, stream=0)
 
 
@@ -67,12 +67,29 @@ def test_scenes_are_exact(composer):
             covered += mask
         assert covered.max() == 1, "visible masks do not overlap"
         assert np.array_equal(covered == 0, scene.labels == composite.BACKGROUND)
-        # A background of one colour shows that exactly the other pixels are items.
-        background = scene.image[covered == 0]
-        assert set(np.unique(background)) <= {7, 9}
-        assert ((scene.image[covered == 1] <= 6).any(1) | (scene.image[covered == 1] >= 10).any(1)).mean() > 0.99
+        # Photos this dark show that exactly the other pixels are items: those are 17 × 0.45 at least.
+        assert np.array_equal(covered == 1, (scene.image >= 8).all(2))
+        assert len(np.unique(scene.image[covered == 0], axis=0)) == 1, "one colour stays one colour"
         occluded += any(touching(a, b) for _, a in scene.instances for _, b in scene.instances if a is not b)
     assert occluded > 10
+
+
+def test_backgrounds_are_cut_mirrored_and_dyed(composer):
+    ramp = np.broadcast_to(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (100, 200, 3))
+    composer = composite.Composer(composer.items, composer.classes, [ramp], size=50, seed=0, stream=0)
+    zooms, directions, colours = [], set(), []
+    for number in range(60):
+        background = composer._background(np.random.RandomState(number))
+        assert background.shape == (50, 50, 3)
+        assert background.dtype == np.uint8
+        rise = background.mean(0)[-1] - background.mean(0)[0]  # of each channel, from the left to the right
+        directions.add(tuple(np.sign(rise)))
+        colours.append(rise / np.abs(rise).max())
+        zooms.append(np.abs(rise).max())
+    assert directions == {(1, 1, 1), (-1, -1, -1)}
+    assert np.ptp(np.abs(colours), axis=0).min() > 0.3, "each channel has a factor of its own"
+    assert 0.45 * 0.2 * 127 * 0.9 < min(zooms) < 40, "a fifth of 100 pixels of the ramp's 200 at least"
+    assert 90 < max(zooms) <= 128
 
 
 def touching(a, b):
