@@ -88,7 +88,8 @@ def test_backgrounds_are_cut_mirrored_and_dyed(composer):
         zooms.append(np.abs(rise).max())
     assert directions == {(1, 1, 1), (-1, -1, -1)}
     assert np.ptp(np.abs(colours), axis=0).min() > 0.3, "each channel has a factor of its own"
-    assert 0.45 * 0.2 * 127 * 0.9 < min(zooms) < 40, "a fifth of 100 pixels of the ramp's 200 at least"
+    # A cut of all 100 rows has half of the ramp, 128 of its values, and the smallest cut a fifth of that.
+    assert 0.45 * 0.2 * 128 * 0.9 < min(zooms) < 0.45 * 0.5 * 128, "cuts smaller than half the photo"
     assert 90 < max(zooms) <= 128
 
 

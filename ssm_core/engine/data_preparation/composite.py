@@ -102,7 +102,7 @@ class Composer:
         return Scene(image, labels, [(label, top == i) for i, label in enumerate(classes, start=1)])
 
     def _background(self, draw: np.random.RandomState) -> np.ndarray:  # [size, size, 3] uint8
-        """Cut a piece from a photo, and dye and enlarge it as an item is: neither hue nor blur tells the two apart.
+        """Cut a piece from a photo, dyed as an item is and often enlarged, so that hue and blur do not give items away.
 
         There are few photos. Left as they are, a network learns their colours by heart, and takes others for items.
         """
