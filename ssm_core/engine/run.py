@@ -60,7 +60,10 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
             )
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         _ = runner.val_loop  # built here, so that a missing validation set is known before training
-    runner.train()
+    try:
+        runner.train()
+    finally:
+        runner.stop_workers()
     curves = next((hook.curves for hook in runner.hooks if isinstance(hook, CurvesHook)), {"train": [], "val": []})
     return TrainingResult(Path(runner.work_dir), curves)
 
@@ -84,7 +87,10 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
             raise ConfigError(
                 "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
             )
-    return runner.test()
+    try:
+        return runner.test()
+    finally:
+        runner.stop_workers()
 
 
 def augment_test(cfg: Config) -> None:

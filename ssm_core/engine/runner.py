@@ -150,6 +150,19 @@ class Runner(mmengine_runner.Runner):
             self.call_hook("on_non_finite", error=error)
             raise DivergedError(f"training stopped at iteration {self.iter + 1}: {error}") from error
 
+    def stop_workers(self) -> None:
+        """End the loading processes that loaders have kept; after the run, whichever way it ended.
+
+        Left to the interpreter's exit, torch waits five seconds for each of them (pytorch/pytorch issue 81794).
+        """
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            # Only a loop that was built has a loader, and only a loader that keeps its processes an iterator.
+            loader = getattr(loop, "dataloader", None)
+            iterator = getattr(loader, "_iterator", None)
+            if iterator is not None:
+                iterator._shutdown_workers()
+                loader._iterator = None
+
     def _maybe_compile(self, target: str) -> None:
         """Let torch.compile make one graph of the network, where the config has ``compile``, True or its arguments.
 

@@ -1,6 +1,8 @@
 """UPerNet with both families on real microscopy: training, resuming, testing in all modes, and bad data."""
 
+import gc
 import itertools
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -295,6 +297,24 @@ def test_what_follows_a_jpeg_does_no_harm(tmp_path):
 
 def test_samples_of_other_tasks_have_no_data_elements():
     assert data_samples_of({"data_samples": {"label": torch.zeros(2), UNREADABLE: ["", ""]}}) == []
+
+
+def test_no_loading_process_is_left(tiles, tmp_path):
+    kept = [
+        f"{part}_dataloader.{key}"
+        for part in ("train", "val", "test")
+        for key in ("num_workers=1", "persistent_workers=True")
+    ]
+    cfg = point_at(configure("mambatree", tmp_path, *kept), tiles)
+    before = multiprocessing.active_children()
+    gc.disable()  # the run is in a cycle of references; what ends the processes must not be that cycle's collection
+    try:
+        run.train(cfg)
+        assert multiprocessing.active_children() == before
+        run.test(cfg, tmp_path / "iter_2.pth")
+        assert multiprocessing.active_children() == before
+    finally:
+        gc.enable()
 
 
 def test_head_of_another_number_of_classes(tiles, tmp_path):
