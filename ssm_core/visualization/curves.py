@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 Curves = Mapping[str, Sequence[Mapping[str, float]]]  # "train" and "val" to their points
 Line = tuple[Sequence[float], Sequence[float]]  # x and y
 Counter = Literal["iter", "epoch"]
+_COLOURS = 10  # of matplotlib's cycle
+_INSIDE = 6  # so many names leave the lines to be seen
 _COUNTERS = {"iter": "iteration", "epoch": "epoch"}
 _LABELS = {"loss": "training loss", "lr": "learning rate", "top1": "held-out top-1, %"}
 
@@ -20,7 +22,7 @@ def draw_curves(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Draw one line a run.
+    """Draw one line a run; dashed from the eleventh on, where colours repeat, and with many the names stand beside.
 
     Args:
         axes: where to draw.
@@ -28,12 +30,16 @@ def draw_curves(
         x_label: what x is, with its unit.
         y_label: what y is, with its unit.
     """
-    for name, (x, y) in runs.items():
-        axes.plot(x, y, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None)
+    for i, (name, (x, y)) in enumerate(runs.items()):
+        style = "-" if i < _COLOURS else "--"
+        axes.plot(x, y, style, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if len(runs) > _INSIDE:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend(frameon=False)
 
 
 def metrics_of(runs: Mapping[str, Curves]) -> list[str]:

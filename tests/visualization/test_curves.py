@@ -89,3 +89,15 @@ def test_the_picture_of_a_run():
     left, right = draw_run(RUNS["one"]).axes
     assert lines(left)["training"][-1] == [50, 0.18]
     assert lines(right) == {"top1": [[20, 50], [40, 70]], "top5": [[40, 90]]}
+
+
+def test_twelve_metrics_can_be_told_apart():
+    names = [f"coco/mAP_{i}" for i in range(12)]
+    figure = draw_run(
+        {"train": [{"iter": 1, "loss": 1.0}], "val": [{"iter": i, **dict.fromkeys(names, i)} for i in (1, 2)]}
+    )
+    axes = figure.axes[1]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 12
+    figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+    assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1
