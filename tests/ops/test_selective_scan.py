@@ -6,6 +6,7 @@ import scipy.signal
 import torch
 import torch.nn.functional as F
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssm_core import _ext
 from ssm_core.ops import directional_scan, selective_scan
@@ -322,3 +323,22 @@ def test_groups_that_do_not_fit_are_named():
         selective_scan(u, u, A, torch.zeros(1, 4, 2, 4), torch.zeros(1, 4, 2, 4))
     with pytest.raises(ValueError, match="selective_scan: B and C must have the same number of groups"):
         selective_scan(u, u, A, torch.zeros(1, 2, 4), torch.zeros(1, 3, 2, 4))
+
+
+def test_values_are_not_read_on_the_host(monkeypatch):
+    """Reading one, as a message that nobody needs would, waits for the device in every call."""
+    draw = torch.Generator().manual_seed(0)
+    u, delta, B, C = (torch.rand(1, 4, 8, generator=draw) for _ in range(4))
+    A, D, delta_bias = -torch.rand(4, 4, generator=draw), torch.ones(4), torch.zeros(4)
+
+    class NothingRead(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function is not torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    def printed(*args, **options):
+        raise AssertionError("a tensor is written into a text")
+
+    monkeypatch.setattr(torch._tensor_str, "_str", printed)  # printing turns modes off
+    with NothingRead():
+        selective_scan(u, delta, A, B, C, D=D, delta_bias=delta_bias, delta_softplus=True, return_last_state=True)

@@ -72,8 +72,9 @@ def selective_scan(
         f"A must be real [D, N] with D = {channels}, got {A.dtype} {shape_of(A)}",
     )
     for name, x in (("D", D), ("delta_bias", delta_bias)):
-        fits = x is None or x.shape == (channels,)
-        require(fits, "selective_scan", f"{name} must be [D] with D = {channels}, got {x if fits else shape_of(x)}")
+        if x is not None:
+            fits = x.shape == (channels,)
+            require(fits, "selective_scan", f"{name} must be [D] with D = {channels}, got {shape_of(x)}")
     require(
         z is None or z.shape == u.shape,
         "selective_scan",
