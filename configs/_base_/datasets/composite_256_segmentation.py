@@ -1,5 +1,5 @@
 # The composited set (tools/prepare_data.py composite): 12,000 images of 256x256 to train on, 500 to validate. Sizes,
-# turns and colours vary enough in the images themselves, so they are but mirrored.
+# turns and colours vary in the images themselves: a short trial learned sooner from images that are but mirrored.
 metainfo = dict(
     classes=(
         "background", "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",

@@ -1,5 +1,5 @@
 # 4,000 iterations of AdamW from nothing: at batch 64 they are 21 passes over 12,000 images. 250 warm up, then the
-# rate falls linearly to 0. On images of 64x64 a rate of 3e-3 learns in 500 iterations what 1e-3 does in 1,000.
+# rate falls linearly to 0. In a trial at 64x64 a rate of 3e-3 learned in 500 iterations what 1e-3 did in 1,000.
 optim_wrapper = dict(
     type="ssm_core.GuardedOptimWrapper",
     constructor="ssm_core.TimmOptimWrapperConstructor",
