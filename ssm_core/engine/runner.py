@@ -166,14 +166,19 @@ class Runner(mmengine_runner.Runner):
     def _maybe_compile(self, target: str) -> None:
         """Let torch.compile make one graph of the network, where the config has ``compile``, True or its arguments.
 
+        Heads that say so (``compiles_with_backbone``) get one each.
+
         mmengine would compile ``target``, the whole step, with an optimizer and a log that break its graph. In place,
         so that names of parameters, checkpoints and the averaged model stay what they are.
         """
         options = self.cfg.get("compile", False)
         if options is False:
             return
+        model = self.bare_model
+        heads = [module for module in model.children() if getattr(module, "compiles_with_backbone", False)]
         with building_from_config():
-            self.bare_model.backbone.compile(**({} if options is True else options))
+            for module in (model.backbone, *heads):
+                module.compile(**({} if options is True else options))
 
     def load_or_resume(self) -> None:
         """Load what the config says; ``resume`` without a file takes the newest undamaged one of the work folder."""

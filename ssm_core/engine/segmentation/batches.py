@@ -1,0 +1,79 @@
+"""Training batches as one tensor of images and one of label maps, from the loading process to the device."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import PixelData
+from mmseg.models import SegDataPreProcessor
+from torch import Tensor
+
+
+def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack images and label maps of one size; anything else is collated as mmengine does.
+
+    mmengine's lists have two tensors an image, each sent between processes, pinned and moved on its own, and labels of
+    eight bytes.
+
+    Args:
+        samples: mmseg's, ``inputs`` [C, H, W] and ``data_samples`` with ``gt_sem_seg`` [1, H, W].
+
+    Returns:
+        ``inputs`` [B, C, H, W], ``labels`` [B, 1, H, W] of one byte, in which mmseg's transforms read them, and
+        ``data_samples`` without label maps, for :class:`StackedSegDataPreProcessor`.
+    """
+    sizes = {sample["inputs"].shape for sample in samples}
+    whole = all(set(sample["data_samples"].keys()) == {"gt_sem_seg"} for sample in samples)
+    if len(sizes) > 1 or not whole:
+        return pseudo_collate(samples)
+    labels = torch.stack([sample["data_samples"].gt_sem_seg.data for sample in samples]).to(torch.uint8)
+    for sample in samples:
+        del sample["data_samples"].gt_sem_seg
+    return {
+        "inputs": torch.stack([sample["inputs"] for sample in samples]),
+        "labels": labels,
+        "data_samples": [sample["data_samples"] for sample in samples],
+    }
+
+
+class StackedSegDataPreProcessor(SegDataPreProcessor):
+    """mmseg's, which normalises and pads a batch of :func:`stack_samples` at once; the arguments are mmseg's."""
+
+    def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
+        """Move a batch to the device, normalise and pad it.
+
+        Args:
+            data: a batch of :func:`stack_samples`, or any that mmseg's takes.
+            training: whether padding follows ``size`` and ``size_divisor``.
+
+        Returns:
+            ``inputs`` [B, C, H, W] and ``data_samples``.
+        """
+        if not training or "labels" not in data:
+            return super().forward(data, training)
+        images, labels = (data[key].to(self.device, non_blocking=True) for key in ("inputs", "labels"))
+        if self._channel_conversion and images.shape[1] == 3:
+            images = images.flip(1)
+        images = images.float()
+        if self._enable_normalize:
+            images = (images - self.mean) / self.std
+        padding = self._padding(images)
+        images, labels = F.pad(images, padding, value=self.pad_val), F.pad(labels, padding, value=self.seg_pad_val)
+        shapes = {"img_shape": data["inputs"].shape[2:], "pad_shape": images.shape[2:], "padding_size": padding}
+        for sample, label in zip(data["data_samples"], labels.long(), strict=True):
+            sample.gt_sem_seg = PixelData(data=label)
+            sample.set_metainfo(shapes)
+        samples = data["data_samples"]
+        if self.batch_augments is not None:
+            images, samples = self.batch_augments(images, samples)
+        return {"inputs": images, "data_samples": samples}
+
+    def _padding(self, images: Tensor) -> tuple[int, int, int, int]:
+        """Columns to the left and right, rows above and below."""
+        height, width = images.shape[2:]
+        if self.size is not None:
+            return 0, max(self.size[1] - width, 0), 0, max(self.size[0] - height, 0)
+        divisor = self.size_divisor or 1
+        return 0, -width % divisor, 0, -height % divisor
