@@ -44,7 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("--tile", type=int, default=128, help="side of a tile in pixels (default: 128)")
         if name == "composite":
             command.add_argument("--size", type=int, default=256, help="side of an image in pixels (default: 256)")
-            command.add_argument("--train-count", type=int, default=12000, help="training images (default: 12000)")
+            command.add_argument("--train-count", type=int, default=48000, help="training images (default: 48000)")
             command.add_argument("--val-count", type=int, default=500, help="validation images (default: 500)")
             command.add_argument("--seed", type=int, default=0, help="of the scenes (default: 0)")
             command.add_argument("--processes", type=int, metavar="N", help="that make them (default: one a core)")

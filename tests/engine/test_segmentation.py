@@ -12,6 +12,7 @@ from command_line import CONFIGS
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from ssm_core.engine import run
 from ssm_core.engine.config import load_config
@@ -117,6 +118,26 @@ def test_resumed_is_uninterrupted(trained, tiles, tmp_path):
     assert resumed.curves["val"] == result.curves["val"]
     states = [torch.load(place / "iter_4.pth", weights_only=True)["state_dict"] for place in (folder, tmp_path)]
     assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
+def test_compiled_heads_train_as_eager_ones(tiles, tmp_path):
+    """A graph of the backbone and one of each head, none of which breaks."""
+    plain = (
+        "model.decode_head.dropout_ratio=0.0",
+        "model.auxiliary_head.dropout_ratio=0.0",
+    )  # other numbers in a graph
+    torch.compiler.reset()
+    counters.clear()
+    states = {}
+    for name, keys in (("eager", {}), ("traced", {"compile": dict(backend="aot_eager", fullgraph=True)})):
+        cfg = point_at(configure("mambatree", tmp_path / name, *plain, iterations=3, every=3), tiles)
+        cfg.merge_from_dict(keys)
+        run.train(cfg)
+        states[name] = torch.load(tmp_path / name / "iter_3.pth", weights_only=True)["state_dict"]
+    assert counters["stats"]["unique_graphs"] == 4  # backbone and two heads in training, the backbone in validation
+    assert states["eager"].keys() == states["traced"].keys()
+    for name, value in states["eager"].items():
+        torch.testing.assert_close(states["traced"][name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 MODES = {

@@ -39,6 +39,20 @@ def test_resize_is_interpolate(layout, align_corners, size, channels):
     assert_close(got, wanted, "gradient")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_resize_in_a_graph(layout):
+    """With the weights of an axis as constants, each its own."""
+    torch.compiler.reset()
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+
+    def twice(x):
+        return bilinear_resize(bilinear_resize(x, (13, 30)), (20, 31)).square().sum()
+
+    traced = torch.compile(twice, backend="aot_eager", fullgraph=True)(x)
+    assert_close(traced, twice(x))
+    assert_close(torch.autograd.grad(traced, x)[0], torch.autograd.grad(twice(x), x)[0])
+
+
 def test_resize_to_the_same_size_is_nothing():
     x = torch.randn(1, 2, 3, 4)
     assert bilinear_resize(x, (3, 4)) is x

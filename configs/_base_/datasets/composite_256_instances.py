@@ -1,5 +1,5 @@
-# Fashion-MNIST items composited onto photos at 256x256: 12,000 images to train on, 500 to validate; 10 classes, objects
-# of about 30 to 130 pixels. `python tools/prepare_data.py composite` makes them.
+# Fashion-MNIST items composited onto photos at 256x256: the first 12,000 images of 48,000 to train on, 500 to validate;
+# 10 classes, objects of about 30 to 130 pixels. `python tools/prepare_data.py composite` makes them.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -25,6 +25,7 @@ train_dataloader = dict(
         data_root="data/composite",
         ann_file="train.json",
         data_prefix=dict(img="train"),
+        indices=12000,
         filter_cfg=dict(filter_empty_gt=True),
         pipeline=train_pipeline,
     ),

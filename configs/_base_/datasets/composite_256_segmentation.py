@@ -1,4 +1,4 @@
-# The composited set (tools/prepare_data.py composite): 12,000 images of 256x256 to train on, 500 to validate. Sizes,
+# The composited set (tools/prepare_data.py composite): 48,000 images of 256x256 to train on, 500 to validate. Sizes,
 # turns and colours vary in the images themselves: a short trial learned sooner from images that are but mirrored.
 metainfo = dict(
     classes=(
@@ -31,7 +31,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=16,
+    batch_size=20,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),

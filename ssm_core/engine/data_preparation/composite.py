@@ -152,7 +152,7 @@ def prepare_composite(
     root: Path,
     source: Path | None,
     size: int = 256,
-    train_count: int = 12000,
+    train_count: int = 48000,
     val_count: int = 500,
     seed: int = 0,
     processes: int | None = None,

@@ -12,10 +12,11 @@ def bilinear_resize(
     size: tuple[int, int],
     align_corners: bool = False,
 ) -> Tensor:  # [B, C, H, W]
-    """``F.interpolate(x, size, mode="bilinear")`` by two matrix products, one for each axis.
+    """``F.interpolate(x, size, mode="bilinear")``, with a gradient by two matrix products, one an axis.
 
     On a GPU torch adds up the gradient of its own kernel by atomics, in the type of ``x`` and in any order: enlarging a
-    map four times, sixteen pixels fight for each place. Products of matrices have neither problem.
+    map four times, sixteen pixels fight for each place. Products of matrices have neither problem. Where no gradient
+    is asked for, it is torch's own kernel.
 
     Args:
         x: the maps, on any device.
@@ -24,6 +25,8 @@ def bilinear_resize(
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
     batch, channels, h, w = x.shape
     height, width = size
     rows = _weights(h, height, align_corners, x.dtype, x.device)
@@ -38,11 +41,19 @@ def bilinear_resize(
     return high.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def _weights(
     length: int, new_length: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:  # [new_length, length]
-    """The matrix that resizes one axis: torch's own answer to every unit vector."""
+    """The matrix that resizes one axis, a constant of a graph."""
+    return _cached_weights(length, new_length, align_corners, dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_weights(
+    length: int, new_length: int, align_corners: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Torch's own answer to every unit vector."""
     with torch.inference_mode(False), torch.no_grad():
         # No autocast, and double only where it is asked for, which not every device has.
         units = torch.eye(length, dtype=torch.promote_types(dtype, torch.float32), device=device)
