@@ -41,7 +41,6 @@ def test_resize_is_interpolate(layout, align_corners, size, channels):
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_resize_in_a_graph(layout):
-    """With the weights of an axis as constants, each its own."""
     torch.compiler.reset()
     x = torch.randn(2, 8, 5, 7, dtype=torch.float64).to(memory_format=layout).requires_grad_()
 

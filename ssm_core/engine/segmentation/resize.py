@@ -1,7 +1,5 @@
 """Bilinear resizing whose gradient is as fast as its forward pass, and the same from run to run."""
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,21 +39,10 @@ def bilinear_resize(
     return high.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-@torch.compiler.assume_constant_result
 def _weights(
     length: int, new_length: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:  # [new_length, length]
-    """The matrix that resizes one axis, a constant of a graph."""
-    return _cached_weights(length, new_length, align_corners, dtype, device)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_weights(
-    length: int, new_length: int, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Torch's own answer to every unit vector."""
-    with torch.inference_mode(False), torch.no_grad():
-        # No autocast, and double only where it is asked for, which not every device has.
-        units = torch.eye(length, dtype=torch.promote_types(dtype, torch.float32), device=device)
-        resized = F.interpolate(units[None], new_length, mode="linear", align_corners=align_corners)
-        return resized[0].T.to(dtype).contiguous()
+    """The matrix that resizes one axis: torch's own answer to every unit vector."""
+    # In double only where it is asked for, which not every device has.
+    units = torch.eye(length, dtype=torch.promote_types(dtype, torch.float32), device=device)
+    return F.interpolate(units[None], new_length, mode="linear", align_corners=align_corners)[0].T.to(dtype)
