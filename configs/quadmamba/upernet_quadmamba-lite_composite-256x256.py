@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/upernet_light.py",
     "../_base_/datasets/composite_256_segmentation.py",
-    "../_base_/schedules/segmentation_10k.py",
+    "../_base_/schedules/segmentation_6k.py",
     "../_base_/segmentation_runtime.py",
 ]
 model = dict(
@@ -13,4 +13,4 @@ model = dict(
     auxiliary_head=dict(in_channels=192),
     test_cfg=dict(crop_size=(256, 256), stride=(170, 170)),
 )
-default_hooks = dict(checkpoint=dict(interval=2500))
+default_hooks = dict(checkpoint=dict(interval=2000))

@@ -28,7 +28,8 @@ def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     whole = all(set(sample["data_samples"].keys()) == {"gt_sem_seg"} for sample in samples)
     if len(sizes) > 1 or not whole:
         return pseudo_collate(samples)
-    labels = torch.stack([sample["data_samples"].gt_sem_seg.data for sample in samples]).to(torch.uint8)
+    # One by one: those of eight bytes would not stay in the cache.
+    labels = torch.stack([sample["data_samples"].gt_sem_seg.data.to(torch.uint8) for sample in samples])
     for sample in samples:
         del sample["data_samples"].gt_sem_seg
     return {
