@@ -122,10 +122,8 @@ def test_resumed_is_uninterrupted(trained, tiles, tmp_path):
 
 def test_compiled_heads_train_as_eager_ones(tiles, tmp_path):
     """A graph of the backbone and one of each head, none of which breaks."""
-    plain = (
-        "model.decode_head.dropout_ratio=0.0",
-        "model.auxiliary_head.dropout_ratio=0.0",
-    )  # other numbers in a graph
+    # Torch draws other numbers within a graph.
+    plain = ("model.decode_head.dropout_ratio=0.0", "model.auxiliary_head.dropout_ratio=0.0")
     torch.compiler.reset()
     counters.clear()
     states = {}
