@@ -175,7 +175,7 @@ class Runner(mmengine_runner.Runner):
         if options is False:
             return
         model = self.bare_model
-        heads = [module for module in model.children() if getattr(module, "compiles_with_backbone", False)]
+        heads = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
         with building_from_config():
             for module in (model.backbone, *heads):
                 module.compile(**({} if options is True else options))

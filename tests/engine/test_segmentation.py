@@ -129,6 +129,7 @@ def test_compiled_heads_train_as_eager_ones(tiles, tmp_path):
     states = {}
     for name, keys in (("eager", {}), ("traced", {"compile": dict(backend="aot_eager", fullgraph=True)})):
         cfg = point_at(configure("mambatree", tmp_path / name, *plain, iterations=3, every=3), tiles)
+        cfg.model.auxiliary_head = [cfg.model.auxiliary_head]  # as mmseg takes several
         cfg.merge_from_dict(keys)
         run.train(cfg)
         states[name] = torch.load(tmp_path / name / "iter_3.pth", weights_only=True)["state_dict"]

@@ -177,7 +177,7 @@ def test_stacked_batches_are_those_of_mmseg(settings):
     for a, b in zip(ours["data_samples"], theirs["data_samples"], strict=True):
         assert torch.equal(a.gt_sem_seg.data, b.gt_sem_seg.data)
         assert a.gt_sem_seg.data.dtype == torch.int64
-        shapes = ("img_path", "img_shape", "padding_size")
+        shapes = ("img_path", "img_shape", "pad_shape", "padding_size")
         assert [a.metainfo[key] for key in shapes] == [b.metainfo[key] for key in shapes]
 
 

@@ -31,7 +31,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=20,
+    batch_size=20,  # all batches whole, so that a compiled network is compiled for one size
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
