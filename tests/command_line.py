@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -40,7 +40,7 @@ def _metafiles_are_read_once():
 @pytest.fixture(scope="session")
 def nuclei_root(tmp_path_factory):
     """Folder of the datasets, with the real nuclei in it: from the package stardist, or from pip."""
-    from ssm_core.engine.data_preparation.nuclei import prepare_nuclei
+    from ssm_train.data.prepare.nuclei import prepare_nuclei
 
     root = tmp_path_factory.mktemp("data")
     prepare_nuclei(root, None)

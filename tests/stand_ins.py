@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-from ssm_core.engine.datasets.fashion_mnist import FILES
+from ssm_train.data.datasets.fashion_mnist import FILES
 
 
 def write_idx(path, array):
@@ -27,7 +27,7 @@ def items(count, seed):
 
 def fashion_mnist(folder, monkeypatch, train=40, test=20):
     """Four files of Fashion-MNIST's names in a folder, whose sizes the verification is made to expect."""
-    from ssm_core.engine.data_preparation import fashion_mnist as module
+    from ssm_train.data.prepare import fashion_mnist as module
 
     monkeypatch.setattr(module, "SIZES", {"train": train, "test": test})
     folder.mkdir(exist_ok=True)

@@ -19,12 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from ssm_core.engine.sweep import Outcome, Settings
+    from ssm_train.apis.sweep import Outcome, Settings
 
 TOOLS = Path(__file__).resolve().parent
 RECORD, LOG = "ablation.json", "ablation.log"
@@ -60,8 +60,8 @@ class Sweep:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from ssm_core.engine.config import load_config
-        from ssm_core.engine.sweep import Outcome, combinations, count_parameters, folder_names, metric_of, parse_grid
+        from ssm_train.apis.sweep import Outcome, combinations, count_parameters, folder_names, metric_of, parse_grid
+        from ssm_train.runtime.config import load_config
 
         self.args = args
         self.writing = threading.Lock()
@@ -83,8 +83,8 @@ class Sweep:
 
     def recall(self, number: int) -> None:
         """Take up what an earlier call noted of a run."""
-        from ssm_core.engine.errors import ConfigError
-        from ssm_core.engine.sweep import read_curves
+        from ssm_core.errors import ConfigError
+        from ssm_train.apis.sweep import read_curves
 
         outcome = self.outcomes[number]
         folder = self.work_dir / outcome.folder
@@ -113,8 +113,8 @@ class Sweep:
 
     def run(self, number: int) -> None:
         """Train one combination, unless it is done, and note what came of it."""
-        from ssm_core.engine.files import write_text_atomically
-        from ssm_core.engine.sweep import read_curves
+        from ssm_train.apis.sweep import read_curves
+        from ssm_train.runtime.files import write_text_atomically
 
         outcome = self.outcomes[number]
         if outcome.status == "done":
@@ -136,8 +136,8 @@ class Sweep:
 
     def write(self) -> None:
         """Write the tables."""
-        from ssm_core.engine.files import write_text_atomically
-        from ssm_core.engine.sweep import as_csv, as_json, as_markdown
+        from ssm_train.apis.sweep import as_csv, as_json, as_markdown
+        from ssm_train.runtime.files import write_text_atomically
 
         name = Path(self.args.config).stem
         write_text_atomically(self.work_dir / "table.md", as_markdown(self.outcomes, name, self.metric))
@@ -172,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the grid and print the table."""
     args = parse_arguments(arguments)
     # Later than the command line, so that --help is quick.
-    from ssm_core.engine.errors import UserError
+    from ssm_core.errors import UserError
 
     sweep = Sweep(args)
     print(f"{len(sweep.outcomes)} runs in {sweep.work_dir}; each one's output is in its {LOG}", flush=True)

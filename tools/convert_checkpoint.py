@@ -21,7 +21,7 @@ import quadtree_ssm.models
 import tree_ssm.checkpoint
 import tree_ssm.models
 from ssm_core.checkpoint import ConversionError, Converted, ReleasedFormat, convert, read_state_dict, recognise
-from ssm_core.engine.files import write_atomically
+from ssm_train.runtime.files import write_atomically
 
 
 class Family(NamedTuple):

@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 if TYPE_CHECKING:
     import gradio
     import numpy as np
     from PIL.Image import Image
 
-    from ssm_core.engine.opened_model import OpenedModel
+    from ssm_train.apis.open_model import OpenedModel
 
 STAND_INS = {"MambaTreeV": "mambatree_tiny", "QuadMamba": "quadmamba_lite"}  # models of timm's, with random weights
 DISPLAY_SIDE = 448  # of the square of the same area as the photo on the page
@@ -66,7 +66,7 @@ class Explorer:
         Raises:
             DataError: it cannot be read, or it is too large.
         """
-        from ssm_core.engine.opened_model import to_area, upright
+        from ssm_train.apis.open_model import to_area, upright
 
         photo = upright(path, max_megapixels=self.max_megapixels)
         seen = []
@@ -159,8 +159,8 @@ def open_models(checkpoints: list[str]) -> "list[OpenedModel]":
     """
     import quadtree_ssm  # noqa: F401
     import tree_ssm  # noqa: F401
-    from ssm_core.engine.errors import ConfigError
-    from ssm_core.engine.opened_model import open_model
+    from ssm_core.errors import ConfigError
+    from ssm_train.apis.open_model import open_model
 
     models = [open_model(source) for source in checkpoints]
     kinds = [type(opened.network).__name__ for opened in models]
@@ -176,7 +176,7 @@ def build_page(explorer: Explorer) -> "gradio.Blocks":
     """The page; what a handler cannot use becomes a sentence on it."""
     import gradio as gr
 
-    from ssm_core.engine.errors import DataError
+    from ssm_core.errors import DataError
 
     heads = [i for i, opened in enumerate(explorer.models) if opened.has_head]
 
@@ -273,7 +273,7 @@ def serve(args: argparse.Namespace, block: bool = True) -> "tuple[gradio.Blocks,
     Raises:
         ConfigError: the address is taken, or is none of this machine's.
     """
-    from ssm_core.engine.errors import ConfigError
+    from ssm_core.errors import ConfigError
 
     page = build_page(Explorer(open_models(args.checkpoints), args.max_megapixels, args.side))
     try:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 FORMATS = ("torch_export", "aoti", "onnx")
 TOLERANCE = 1e-3
@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     import torch
 
-    from ssm_core.engine import export
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.errors import ConfigError, UserError
+    from ssm_core.errors import ConfigError, UserError
+    from ssm_train.apis import export
+    from ssm_train.runtime.config import load_config
 
     size = tuple(args.size) if args.size else None
     if size and min(size) < 32:

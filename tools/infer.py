@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     import torch
 
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.datasets.image_folder import EXTENSIONS
-    from ssm_core.engine.errors import DataError
-    from ssm_core.engine.files import write_text_atomically
-    from ssm_core.engine.inference import build_predictor, find_images
+    from ssm_core.errors import DataError
+    from ssm_train.apis.infer import build_predictor, find_images
+    from ssm_train.data.datasets.image_folder import EXTENSIONS
+    from ssm_train.runtime.config import load_config
+    from ssm_train.runtime.files import write_text_atomically
 
     images = find_images(args.images, EXTENSIONS)
     root = args.images if args.images.is_dir() else args.images.parent

@@ -7,7 +7,7 @@ LoRA adapters are added to the weights; ``AutoModelForCausalLM.from_pretrained(F
 import argparse
 import sys
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,17 +26,17 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     from mmengine.registry import init_default_scope
 
-    from ssm_core.engine import checkpoint
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.errors import CheckpointError, ConfigError
-    from ssm_core.engine.runner import building_from_config
-    from ssm_core.registry import MODELS, TASK_UTILS
+    from ssm_core.errors import CheckpointError, ConfigError
+    from ssm_train.registry import MODELS, TASK_UTILS
+    from ssm_train.runtime import checkpoints as checkpoint
+    from ssm_train.runtime.config import load_config
+    from ssm_train.runtime.runner import building_from_config
     from tree_ssm.language import save_network
 
     cfg = load_config(args.config, args.cfg_options)
     if cfg.model.get("type") != "LanguageModel":
         raise ConfigError(f"{args.config} describes no language model, but a {cfg.model.get('type')}")
-    init_default_scope(cfg.get("default_scope", "ssm_core"))
+    init_default_scope(cfg.get("default_scope", "ssm_train"))
     with building_from_config():
         model = MODELS.build(cfg.model)
         tokenizer = TASK_UTILS.build(cfg.test_dataloader.dataset.tokenizer)

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
-from ssm_core.engine.data_preparation.ade20k import prepare_ade20k
-from ssm_core.engine.data_preparation.cityscapes import prepare_cityscapes
-from ssm_core.engine.data_preparation.coco import prepare_coco
-from ssm_core.engine.data_preparation.composite import prepare_composite
-from ssm_core.engine.data_preparation.fashion_mnist import prepare_fashion_mnist
-from ssm_core.engine.data_preparation.imagenet import prepare_imagenet
-from ssm_core.engine.data_preparation.nuclei import prepare_nuclei
+from ssm_train.apis import cli
+from ssm_train.data.prepare.ade20k import prepare_ade20k
+from ssm_train.data.prepare.cityscapes import prepare_cityscapes
+from ssm_train.data.prepare.coco import prepare_coco
+from ssm_train.data.prepare.composite import prepare_composite
+from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
+from ssm_train.data.prepare.imagenet import prepare_imagenet
+from ssm_train.data.prepare.nuclei import prepare_nuclei
 
 
 def prepare_digits(root: Path, source: Path | None) -> str:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Strip, name by the contents, and write the folder if asked to."""
     args = parse_arguments(arguments)
     # Later than the command line, so that --help is quick.
-    from ssm_core.engine import publish
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.errors import ConfigError
+    from ssm_core.errors import ConfigError
+    from ssm_train.apis import publish
+    from ssm_train.runtime.config import load_config
 
     if (args.hub is None) != (args.config is None):
         raise ConfigError("--hub and --config go together: the folder says how to build the network")

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 CONFIGS = {
     "QuadMamba": "configs/quadmamba/quadmamba-nano_digits.py",
@@ -23,8 +23,8 @@ PICTURED_CLASSES = (0, 3, 4, 7)
 
 def train_one(config: str, work_dir: Path):
     """Train a config into a folder of its own; return the result and the seconds it took."""
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.run import train
+    from ssm_train.apis.train import train
+    from ssm_train.runtime.config import load_config
 
     cfg = load_config(ROOT / config)
     cfg.work_dir = str(work_dir)
@@ -35,7 +35,7 @@ def train_one(config: str, work_dir: Path):
 
 def draw_curves_of(results: dict, path: Path) -> None:
     """Training loss and test accuracy of all runs."""
-    from ssm_core.visualization import draw_runs
+    from ssm_train.runtime.curve_figures import draw_runs
 
     figure = draw_runs({name: result.curves for name, result in results.items()}, ("loss", "top1"))
     figure.savefig(path, dpi=120)
@@ -76,9 +76,9 @@ def trained(config: str, result):
     import torch
     from mmengine.logging import MMLogger
 
-    from ssm_core.engine.checkpoint import load, newest_good
-    from ssm_core.engine.config import load_config
-    from ssm_core.registry import DATASETS, MODELS
+    from ssm_train.registry import DATASETS, MODELS
+    from ssm_train.runtime.checkpoints import load, newest_good
+    from ssm_train.runtime.config import load_config
 
     cfg = load_config(ROOT / config)
     model = MODELS.build(cfg.model)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     from mmengine.dist import is_main_process
 
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.run import augment_test, test
+    from ssm_train.apis.train import augment_test, test
+    from ssm_train.runtime.config import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher

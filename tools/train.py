@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 if TYPE_CHECKING:
-    from ssm_core.engine.run import TrainingResult
+    from ssm_train.apis.train import TrainingResult
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,8 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Later than the command line, so that --help is quick.
     from mmengine.dist import is_main_process
 
-    from ssm_core.engine.config import load_config
-    from ssm_core.engine.run import train
+    from ssm_train.apis.train import train
+    from ssm_train.runtime.config import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
-from ssm_core.engine.errors import ConfigError, DataError
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

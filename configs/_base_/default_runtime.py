@@ -2,17 +2,17 @@
 # mmseg's. Switches worth knowing:
 #   --cfg-options visualizer.wandb=True       (WANDB_MODE=offline keeps it on this machine)
 #   --cfg-options default_hooks.checkpoint.by_epoch=False default_hooks.checkpoint.interval=500
-default_scope = "ssm_core"
+default_scope = "ssm_train"
 default_hooks = dict(
-    seed=dict(type="ssm_core.IterationSeedHook"),
+    seed=dict(type="ssm_train.IterationSeedHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    non_finite=dict(type="ssm_core.NonFiniteHook"),
-    curves=dict(type="ssm_core.CurvesHook", interval=50),
-    checkpoint=dict(type="ssm_core.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
+    non_finite=dict(type="ssm_train.NonFiniteHook"),
+    curves=dict(type="ssm_train.CurvesHook", interval=50),
+    checkpoint=dict(type="ssm_train.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
 )
 # Scalars are named train/… and val/… everywhere, and counted in iterations.
 log_processor = dict(log_with_hierarchy=True)
-visualizer = dict(type="ssm_core.TrainingVisualizer", tensorboard=True, wandb=False)
+visualizer = dict(type="ssm_train.TrainingVisualizer", tensorboard=True, wandb=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
 randomness = dict(seed=0)
 log_level = "INFO"

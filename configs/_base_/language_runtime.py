@@ -9,7 +9,7 @@ default_hooks = dict(
     #   --cfg-options default_hooks.harness.evaluate.tasks=piqa,arc_easy,sst2,winogrande,lambada_openai,race,openbookqa
     harness=dict(
         type="ExtraEvaluationHook",
-        evaluate=dict(type="tree_ssm.language.evaluation.Harness", tasks=[], batch_size=16, limit=None),
+        evaluate=dict(type="ssm_train.tasks.language.evaluation.Harness", tasks=[], batch_size=16, limit=None),
     ),
 )
 val_cfg = dict()

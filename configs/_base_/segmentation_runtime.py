@@ -4,10 +4,10 @@ _base_ = "./default_runtime.py"
 default_scope = "mmseg"
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=16000, save_best="mIoU"),
-    class_count=dict(type="ssm_core.ClassCountHook"),
-    unreadable=dict(type="ssm_core.UnreadableImagesHook"),
-    pictures=dict(type="ssm_core.PicturesHook", count=4),
+    class_count=dict(type="ssm_train.ClassCountHook"),
+    unreadable=dict(type="ssm_train.UnreadableImagesHook"),
+    pictures=dict(type="ssm_train.PicturesHook", count=4),
 )
 log_processor = dict(by_epoch=False)
-visualizer = dict(type="ssm_core.engine.segmentation.SegmentationVisualizer")
+visualizer = dict(type="ssm_train.tasks.segmentation.SegmentationVisualizer")
 tta_model = dict(type="SegTTAModel")

@@ -3,7 +3,6 @@
 What a family's scans chose is drawn by the family: :mod:`quadtree_ssm.visualization`, :mod:`tree_ssm.visualization`.
 """
 
-from .curves import draw_curves, draw_run, draw_runs, smooth
 from .figures import (
     caption,
     draw_heat,
@@ -23,12 +22,9 @@ __all__ = [
     "area_shares",
     "caption",
     "draw_choice",
-    "draw_curves",
     "draw_heat",
     "draw_mark",
     "draw_receptive_field",
-    "draw_run",
-    "draw_runs",
     "effective_receptive_field",
     "in_rows",
     "map_extractor",
@@ -36,7 +32,6 @@ __all__ = [
     "save",
     "scaled_pixel",
     "show_image",
-    "smooth",
     "token_at",
     "token_places",
 ]

@@ -11,10 +11,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 
-from ssm_core.engine.analysis import default_size
-from ssm_core.engine.config import load_config
-from ssm_core.engine.config_check import TOP_LEVEL_KEYS
-from ssm_core.engine.hooks.class_count import class_counts
+from ssm_train.apis.analyse import default_size
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
+from ssm_train.runtime.hooks.class_count import class_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 model_zoo = load_tool("analysis/model_zoo")
@@ -46,7 +46,7 @@ CLASSES = {"imagenet": 1000, "coco": 80, "nuclei": 3, "composite": 11, "ADEChall
 
 @pytest.fixture(scope="module", autouse=True)
 def _scope():
-    with DefaultScope.overwrite_default_scope("ssm_core"):
+    with DefaultScope.overwrite_default_scope("ssm_train"):
         yield
 
 
@@ -95,7 +95,7 @@ def test_loads_and_builds(name, table):
         assert f"{part}_dataloader" in cfg
         assert f"{part}_cfg" in cfg
     own = {key for key in cfg if key not in TOP_LEVEL_KEYS}
-    assert own <= (OWN_KEYS if cfg.default_scope == "ssm_core" else OWN_KEYS | INHERITED_KEYS)
+    assert own <= (OWN_KEYS if cfg.default_scope == "ssm_train" else OWN_KEYS | INHERITED_KEYS)
     assert cfg.val_dataloader == cfg.test_dataloader
     millions, _, size, schedule, _ = table[name]
     assert millions == f"{parameters(model) / 1e6:.3f} M"
@@ -104,13 +104,13 @@ def test_loads_and_builds(name, table):
 
 
 def test_the_table_has_every_config(table):
-    assert list(table) == [name for task in ("ssm_core", "mmdet", "mmseg") for name in LEAVES if task_of(name) == task]
+    assert list(table) == [name for task in ("ssm_train", "mmdet", "mmseg") for name in LEAVES if task_of(name) == task]
     assert set(model_zoo.PUBLISHED) <= {Path(name).stem for name in LEAVES}
 
 
 def task_of(name):
     kind = Path(name).name.split("_")[0]
-    return {"upernet": "mmseg", "mask-rcnn": "mmdet", "cascade-mask-rcnn": "mmdet"}.get(kind, "ssm_core")
+    return {"upernet": "mmseg", "mask-rcnn": "mmdet", "cascade-mask-rcnn": "mmdet"}.get(kind, "ssm_train")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
-from ssm_core.engine.config import load_config
-from ssm_core.engine.errors import MissingPackageError
-from ssm_core.engine.hooks.class_count import class_counts
+from ssm_core.errors import MissingPackageError
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.hooks.class_count import class_counts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*mask-rcnn*.py") if "_base_" not in p.parts)

@@ -3,8 +3,8 @@
 import pytest
 from test_configs import CONFIGS
 
-from ssm_core.engine.config import load_config
-from ssm_core.engine.config_check import TOP_LEVEL_KEYS
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 
 FOLDER = CONFIGS / "mambatree_l"
 LEAVES = sorted(p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*.py"))

@@ -7,14 +7,14 @@ import shlex
 import pytest
 from command_line import ROOT, load_tool
 
-from ssm_core.engine.config import load_config
-from ssm_core.engine.config_check import TOP_LEVEL_KEYS
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = r"^```{}\n(.*?)^```$"
 OWN_FILES = "mine/"  # of the pages in docs/extend, which test_extending.py runs
-PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm", "tools")
+PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train", "tools")
 
 
 def fenced(page, language):
@@ -73,12 +73,12 @@ def test_keys_of_configs():
 def test_types_of_configs():
     """All that is registered, and what configs name by its full path, is in the reference."""
     named = set()
-    for path in (ROOT / "ssm_core" / "engine").rglob("*.py"):
+    for path in (ROOT / "ssm_train").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             if any("register_module" in ast.unparse(d) for d in getattr(node, "decorator_list", [])):
                 named.add(node.name)
     for path in (ROOT / "configs").rglob("*.py"):
-        named |= set(re.findall(r'"ssm_core\.engine\.[\w.]+\.(\w+)"', path.read_text()))
+        named |= set(re.findall(r'"ssm_train\.[\w.]+\.(\w+)"', path.read_text()))
     page = re.findall(r"^::: [\w.]+\.(\w+)$", (DOCS / "config.md").read_text(), re.MULTILINE)
     assert named <= set(page)
 

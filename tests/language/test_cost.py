@@ -3,14 +3,14 @@
 import pytest
 from mmengine.config import Config
 
-from ssm_core.engine.analysis import count_cost, default_size
+from ssm_train.apis.analyse import count_cost, default_size
 
 
 def of(folder, scale):
     backbone = {"type": "tree_ssm.language.load_network", "path": str(folder / "pretrained"), "tree_scale": scale}
     dataset = {"max_length": 24}
     model = {"type": "LanguageModel", "backbone": backbone}
-    return Config({"default_scope": "ssm_core", "model": model, "test_dataloader": {"dataset": dataset}})
+    return Config({"default_scope": "ssm_train", "model": model, "test_dataloader": {"dataset": dataset}})
 
 
 def test_cost(folder):

@@ -11,10 +11,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from small import text_and_rows
 
-from ssm_core.engine.errors import ConfigError
+from ssm_core.errors import ConfigError
+from ssm_train.tasks.language.evaluation import TASKS, Harness
+from ssm_train.tasks.language.harness import MambaTreeLM
 from tree_ssm.language import load_network, load_tokenizer
-from tree_ssm.language.evaluation import TASKS, Harness
-from tree_ssm.language.harness import MambaTreeLM
 
 PAIRS = [
     ("Say one and two. The answer is", " one and two."),

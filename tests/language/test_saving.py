@@ -7,7 +7,7 @@ import torch
 from small import SIZE, rows, small_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
-from ssm_core.engine.errors import ConfigError
+from ssm_core.errors import ConfigError
 from ssm_core.testing import assert_close
 from tree_ssm.language import (
     MambaTreeConfig,

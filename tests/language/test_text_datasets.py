@@ -6,16 +6,16 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from ssm_core.engine.datasets.text import InstructionRows, TextBlocks, pad_rows
-from ssm_core.engine.errors import ConfigError, DataError
-from ssm_core.engine.perplexity import Perplexity
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.datasets.text import InstructionRows, TextBlocks, pad_rows
+from ssm_train.tasks.language.perplexity import Perplexity
 
 TEMPLATE = dict(with_input="Q {instruction} / {input}\nA ", without_input="Q {instruction}\nA ")
 
 
 @pytest.fixture(autouse=True)
 def _scope():
-    with DefaultScope.overwrite_default_scope("ssm_core"):
+    with DefaultScope.overwrite_default_scope("ssm_train"):
         yield
 
 

@@ -14,11 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_files import read_run
 
 import tree_ssm
-from ssm_core.engine import checkpoint
-from ssm_core.engine.config import load_config
-from ssm_core.engine.run import train
-from ssm_core.engine.vis_backends import markdown
-from ssm_core.registry import DATASETS
+from ssm_train.apis.train import train
+from ssm_train.registry import DATASETS
+from ssm_train.runtime import checkpoints as checkpoint
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.trackers.backends import markdown
 from tree_ssm.language import load_network, load_tokenizer
 
 WIKI = CONFIGS / "mambatree_l" / "wiki"
@@ -59,7 +59,7 @@ def trained(config, work_dir, options, resume=False):
 
 
 def held_out(config, options):
-    with DefaultScope.overwrite_default_scope("ssm_core"):
+    with DefaultScope.overwrite_default_scope("ssm_train"):
         return DATASETS.build(load_config(config, options).val_dataloader.dataset)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import Dim
 
 from quadtree_ssm.ops import quadtree_order
-from ssm_core.engine.export import TRANSLATED
+from ssm_train.apis.export import TRANSLATED
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
 
 FREE = Dim.DYNAMIC

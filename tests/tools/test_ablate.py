@@ -7,8 +7,8 @@ import os
 import pytest
 from command_line import CONFIGS, error_of, run
 
-from ssm_core.engine.errors import ConfigError
-from ssm_core.engine.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
+from ssm_core.errors import ConfigError
+from ssm_train.apis.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
 
 DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
 SHORT = ["model.backbone.name=test_efficientnet_gn", "train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=2"]

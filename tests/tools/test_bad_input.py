@@ -157,7 +157,7 @@ def test_missing_scikit_learn(fails, monkeypatch):
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory):
     """A checkpoint of timm's tiny test model, with what our runs note in it."""
-    from ssm_core.engine.timm_model import timm_model
+    from ssm_train.tasks.classification.timm_model import timm_model
 
     path = tmp_path_factory.mktemp("other") / "other.pth"
     state = {f"backbone.{k}": v for k, v in timm_model("test_efficientnet", 10, 1).state_dict().items()}

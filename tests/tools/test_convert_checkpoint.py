@@ -15,7 +15,7 @@ from oracles.weights import cast, make_images, make_weights
 
 from quadtree_ssm import QuadMamba
 from ssm_core.checkpoint import rename
-from ssm_core.registry import MODELS
+from ssm_train.registry import MODELS
 from tree_ssm import MambaTreeV
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
@@ -68,7 +68,7 @@ def test_lists_every_tensor_and_writes_a_loadable_model(family, convert):
         assert any(line.startswith((f"{name} -> ", f"{name}[")) for line in listing.splitlines()), name
     assert written["meta"]["entry"] == "model"
     assert f"dict(type={written['meta']['model']['type']!r}, " in listing
-    model = MODELS.build({"type": "ssm_core.ImageClassifier", "backbone": written["meta"]["model"]}).backbone
+    model = MODELS.build({"type": "ssm_train.ImageClassifier", "backbone": written["meta"]["model"]}).backbone
     model.load_state_dict(written["state_dict"], strict=True)
     assert sum(t.numel() for t in model.state_dict().values()) == sum(t.numel() for t in weights.values())
     assert model(make_images(1, 64, 64, 0).float()).shape == (1, 10)

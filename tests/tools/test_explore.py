@@ -12,8 +12,8 @@ from command_line import error_of, load_tool
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
-from ssm_core.engine.errors import ConfigError, DataError
-from ssm_core.engine.opened_model import Preparation
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.apis.open_model import Preparation
 from tree_ssm import MambaTreeV
 
 SIZES = {"depths": (1, 1, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 7}

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import nn
 
 from quadtree_ssm import QuadMamba
-from ssm_core.engine import export
-from ssm_core.engine.analysis import build_model
-from ssm_core.engine.config import load_config
+from ssm_train.apis import export
+from ssm_train.apis.analyse import build_model
+from ssm_train.runtime.config import load_config
 from tree_ssm import MambaTreeV
 
 # QuadMamba's cross scans begin at the third stage.

@@ -9,7 +9,7 @@ from command_line import error_of, run
 from PIL import Image
 from stand_ins import fashion_mnist, write_idx
 
-from ssm_core.engine.datasets.fashion_mnist import FILES
+from ssm_train.data.datasets.fashion_mnist import FILES
 
 WNIDS = [f"n{number:08d}" for number in range(1000)]
 
@@ -118,7 +118,7 @@ def test_nuclei(nuclei_root, tmp_path, capsys):
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
     """A download of three images a split."""
-    from ssm_core.engine.data_preparation import coco as module
+    from ssm_train.data.prepare import coco as module
 
     monkeypatch.setattr(module, "SIZES", {"train": (3, 1), "val": (3, 2)})
     source = tmp_path / "download"

@@ -6,8 +6,8 @@ import timm
 import torch
 from command_line import CONFIGS, error_of, run
 
-from ssm_core.engine.analysis import build_model
-from ssm_core.engine.config import load_config
+from ssm_train.apis.analyse import build_model
+from ssm_train.runtime.config import load_config
 from tree_ssm import MambaTreeV
 
 CONFIG = CONFIGS / "mambatree" / "mambatree-nano_digits.py"

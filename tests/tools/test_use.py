@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from ssm_core import _ext
-from ssm_core.engine.config import load_config
+from ssm_train.runtime.config import load_config
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False"),

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     args = parser.parse_args(arguments)
     # Later than the command line, so that --help is quick.
-    from ssm_core.engine.browse import browse
-    from ssm_core.engine.config import load_config
+    from ssm_train.apis.browse import browse
+    from ssm_train.runtime.config import load_config
 
     pictures = browse(load_config(args.config, args.cfg_options), args.split, args.out, args.count, args.seed)
     print(f"{len(pictures)} pictures in {args.out}")

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     import quadtree_ssm  # noqa: F401  so that timm knows our models
     import tree_ssm  # noqa: F401
-    from ssm_core.engine.analysis import count_cost, default_size, is_language, measure_throughput, timm_config
-    from ssm_core.engine.config import apply_options, load_config
+    from ssm_train.apis.analyse import count_cost, default_size, is_language, measure_throughput, timm_config
+    from ssm_train.runtime.config import apply_options, load_config
 
     if Path(args.model).suffix == ".py":
         cfg = load_config(args.model, args.cfg_options)

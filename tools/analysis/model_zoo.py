@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "model_zoo.md"
@@ -25,8 +25,8 @@ PUBLISHED = {
     "upernet_mambatree-tiny_8xb2-160k_ade20k-512x512": "48.5 / 49.4",
     "upernet_mambatree-small_8xb2-160k_ade20k-512x512": "50.7 / 51.7",
 }
-TASKS = {"ssm_core": "Image classification", "mmdet": "Detection and instance segmentation", "mmseg": "Segmentation"}
-MEASURES = {"ssm_core": "top-1", "mmdet": "box / mask AP", "mmseg": "mIoU, one scale / several and flipped"}
+TASKS = {"ssm_train": "Image classification", "mmdet": "Detection and instance segmentation", "mmseg": "Segmentation"}
+MEASURES = {"ssm_train": "top-1", "mmdet": "box / mask AP", "mmseg": "mIoU, one scale / several and flipped"}
 HEAD = """# All configurations of images
 
 Those of language models are in [language.md](language.md). Written by `python tools/analysis/model_zoo.py`, and checked
@@ -64,8 +64,8 @@ def describe_schedule(cfg) -> str:
 
 def row_of(path: Path) -> Row:
     """Load a config, count its model's cost and read its schedule."""
-    from ssm_core.engine.analysis import count_cost, default_size
-    from ssm_core.engine.config import load_config
+    from ssm_train.apis.analyse import count_cost, default_size
+    from ssm_train.runtime.config import load_config
 
     cfg = load_config(path)
     size = default_size(cfg)
@@ -96,7 +96,7 @@ def render(rows: list[Row]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Write the page."""
     argparse.ArgumentParser(description="Write docs/model_zoo.md.", allow_abbrev=False).parse_args(arguments)
-    from ssm_core.engine.files import write_text_atomically
+    from ssm_train.runtime.files import write_text_atomically
 
     rows = [row_of(path) for path in leaf_configs()]
     write_text_atomically(TABLE, render(rows))

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     args = parser.parse_args(arguments)
     # Later than the command line, so that --help is quick.
-    from ssm_core.engine.config import load_config
+    from ssm_train.runtime.config import load_config
 
     print(load_config(args.config, args.cfg_options).pretty_text)
 

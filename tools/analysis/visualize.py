@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssm_core.engine import cli
+from ssm_train.apis import cli
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def _open(source: str, pretrained: bool = False):
     """The model that an argument names; both families are imported, so that timm knows them."""
     import quadtree_ssm  # noqa: F401
     import tree_ssm  # noqa: F401
-    from ssm_core.engine.opened_model import open_model
+    from ssm_train.apis.open_model import open_model
 
     return open_model(source, pretrained)
 
@@ -116,9 +116,9 @@ def draw_tree(args: argparse.Namespace) -> "Figure":
 
 def draw_affinity(args: argparse.Namespace) -> "Figure":
     """The affinity maps of pixels."""
-    from ssm_core.engine.errors import ConfigError
-    from ssm_core.engine.opened_model import upright
+    from ssm_core.errors import ConfigError
     from ssm_core.visualization import scaled_pixel
+    from ssm_train.apis.open_model import upright
     from tree_ssm.visualization import affinity_figure, record_trees
 
     opened, image, trees = _recorded(args, record_trees)
@@ -148,7 +148,7 @@ def _recorded(args: argparse.Namespace, recorder):
     """The opened model, the photo as it is shown, and what a recorder recorded of the forward pass."""
     import torch
 
-    from ssm_core.engine.opened_model import to_area, upright
+    from ssm_train.apis.open_model import to_area, upright
 
     opened = _open(args.model)
     scale = opened.preparation
@@ -167,7 +167,7 @@ def _number(name: str) -> tuple[int, int]:
 
 def _chosen(record: dict, blocks: list[tuple[int, int]] | None, model: str, family: str) -> dict:
     """The asked-for blocks of what was recorded; all of them if none is asked for."""
-    from ssm_core.engine.errors import ConfigError
+    from ssm_core.errors import ConfigError
 
     if not record:
         raise ConfigError(f"{model} has no block of {family}")
@@ -181,10 +181,7 @@ def _chosen(record: dict, blocks: list[tuple[int, int]] | None, model: str, fami
 
 def draw_receptive_field(args: argparse.Namespace) -> "Figure":
     """A panel for every model; the areas are printed."""
-    from ssm_core.engine.datasets.image_folder import EXTENSIONS
-    from ssm_core.engine.errors import ConfigError
-    from ssm_core.engine.inference import find_images
-    from ssm_core.engine.opened_model import to_square, upright
+    from ssm_core.errors import ConfigError
     from ssm_core.visualization import (
         area_shares,
         draw_receptive_field,
@@ -192,6 +189,9 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
         map_extractor,
         panels,
     )
+    from ssm_train.apis.infer import find_images
+    from ssm_train.apis.open_model import to_square, upright
+    from ssm_train.data.datasets.image_folder import EXTENSIONS
 
     paths = find_images(args.images, EXTENSIONS)[: args.count]
     fields = {}
@@ -219,9 +219,9 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
 
 def draw_curves(args: argparse.Namespace) -> "Figure":
     """The curves of runs."""
-    from ssm_core.engine.errors import ConfigError
-    from ssm_core.engine.hooks.curves import read_curves
-    from ssm_core.visualization import draw_runs
+    from ssm_core.errors import ConfigError
+    from ssm_train.runtime.curve_figures import draw_runs
+    from ssm_train.runtime.hooks.curves import read_curves
 
     names = [path.name if len({p.name for p in args.runs}) == len(args.runs) else str(path) for path in args.runs]
     runs = {name: read_curves(path) for name, path in zip(names, args.runs, strict=True)}
@@ -235,8 +235,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw and write."""
     args = parse_arguments(arguments)
     # Later than the command line, so that --help is quick.
-    from ssm_core.engine.files import write_atomically
     from ssm_core.visualization import save
+    from ssm_train.runtime.files import write_atomically
 
     figure = args.draw(args)
     kind = args.out.suffix.lower().lstrip(".")

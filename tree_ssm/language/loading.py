@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ssm_core.engine.errors import ConfigError
+from ssm_core.errors import ConfigError
 
 from .configuration import EdgeDecay, MambaTreeConfig
 from .modeling import MambaTreeForCausalLM

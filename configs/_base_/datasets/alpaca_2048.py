@@ -22,14 +22,14 @@ train_dataloader = dict(
     num_workers=2,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.pad_rows"),
+    collate_fn=dict(type="ssm_train.pad_rows"),
     dataset=dict(part="train", **rows),
 )
 val_dataloader = dict(
     batch_size=8,
     num_workers=2,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.pad_rows"),
+    collate_fn=dict(type="ssm_train.pad_rows"),
     dataset=dict(part="held_out", **rows),
 )
 test_dataloader = val_dataloader

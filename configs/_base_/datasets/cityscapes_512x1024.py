@@ -4,5 +4,5 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=4,
     pin_memory=True,
-    collate_fn=dict(type="ssm_core.engine.segmentation.stack_samples"),
+    collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
 )

@@ -14,11 +14,11 @@ test_pipeline = [
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
-    num_workers=4, dataset=dict(type="ssm_core.engine.detection.CocoInstances", pipeline=train_pipeline)
+    num_workers=4, dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=train_pipeline)
 )
 val_dataloader = dict(
-    num_workers=4, dataset=dict(type="ssm_core.engine.detection.CocoInstances", pipeline=test_pipeline)
+    num_workers=4, dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="ssm_core.engine.detection.CocoInstanceMetric")
+val_evaluator = dict(type="ssm_train.tasks.detection.CocoInstanceMetric")
 test_evaluator = val_evaluator

@@ -21,7 +21,7 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type="ssm_core.engine.detection.CocoInstances",
+        type="ssm_train.tasks.detection.CocoInstances",
         data_root="data/composite",
         ann_file="train.json",
         data_prefix=dict(img="train"),
@@ -37,7 +37,7 @@ val_dataloader = dict(
     pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="ssm_core.engine.detection.CocoInstances",
+        type="ssm_train.tasks.detection.CocoInstances",
         data_root="data/composite",
         ann_file="val.json",
         data_prefix=dict(img="val"),
@@ -47,6 +47,6 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type="ssm_core.engine.detection.CocoInstanceMetric", ann_file="data/composite/val.json", metric=["bbox", "segm"]
+    type="ssm_train.tasks.detection.CocoInstanceMetric", ann_file="data/composite/val.json", metric=["bbox", "segm"]
 )
 test_evaluator = val_evaluator

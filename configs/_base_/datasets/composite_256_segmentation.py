@@ -16,7 +16,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.engine.segmentation.stack_samples"),
+    collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
     dataset=dict(
         type="BaseSegDataset",
         data_root="data/composite",

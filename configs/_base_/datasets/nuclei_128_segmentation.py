@@ -5,7 +5,7 @@ train_dataloader = dict(
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.engine.segmentation.stack_samples"),
+    collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
     dataset=dict(
         type="BaseSegDataset",
         data_root="data/nuclei",

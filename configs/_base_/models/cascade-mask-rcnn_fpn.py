@@ -2,7 +2,7 @@
 _base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
 model = dict(
     roi_head=dict(
-        bbox_roi_extractor=dict(type="ssm_core.engine.detection.Float32RoIExtractor"),
-        mask_roi_extractor=dict(type="ssm_core.engine.detection.Float32RoIExtractor"),
+        bbox_roi_extractor=dict(type="ssm_train.tasks.detection.Float32RoIExtractor"),
+        mask_roi_extractor=dict(type="ssm_train.tasks.detection.Float32RoIExtractor"),
     ),
 )

@@ -4,8 +4,8 @@
 # stem, of downsampling and of the quadrant predictors: optim_wrapper.paramwise_cfg.norms_too=False for exactly that;
 # optim_wrapper.paramwise_cfg=none for timm's rule, under which biases and the dynamics of scans do not decay either.
 optim_wrapper = dict(
-    type="ssm_core.GuardedOptimWrapper",
-    constructor="ssm_core.TimmOptimWrapperConstructor",
+    type="ssm_train.GuardedOptimWrapper",
+    constructor="ssm_train.TimmOptimWrapperConstructor",
     optimizer=dict(type="AdamW", fused=True, lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(no_decay_keys=[r"\.blocks\.\d+\.norm", r"\.out_norm"], norms_too=True),
 )
@@ -14,6 +14,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=1000),
     dict(type="MultiStepLR", begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]
-train_cfg = dict(type="ssm_core.ResumableEpochLoop", max_epochs=12, val_interval=1)
+train_cfg = dict(type="ssm_train.ResumableEpochLoop", max_epochs=12, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -2,8 +2,8 @@
 # which 250 warm up.
 max_epochs = 2
 optim_wrapper = dict(
-    type="ssm_core.GuardedOptimWrapper",
-    constructor="ssm_core.TimmOptimWrapperConstructor",
+    type="ssm_train.GuardedOptimWrapper",
+    constructor="ssm_train.TimmOptimWrapperConstructor",
     optimizer=dict(type="AdamW", fused=True, lr=7e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
@@ -11,6 +11,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
     dict(type="CosineAnnealingLR", eta_min_ratio=1e-2, begin=0, end=max_epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(type="ssm_core.ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(type="ssm_train.ResumableEpochLoop", max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -1,8 +1,8 @@
 # 6,000 iterations of AdamW from nothing: at batch 64 they are 8 passes over 48,000 images. 250 warm up, then the
 # rate falls linearly to 0. In a trial at 64x64 a rate of 3e-3 learned in 500 iterations what 1e-3 did in 1,000.
 optim_wrapper = dict(
-    type="ssm_core.GuardedOptimWrapper",
-    constructor="ssm_core.TimmOptimWrapperConstructor",
+    type="ssm_train.GuardedOptimWrapper",
+    constructor="ssm_train.TimmOptimWrapperConstructor",
     optimizer=dict(type="AdamW", fused=True, lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
 )
@@ -10,6 +10,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=250),
     dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=250, end=6000),
 ]
-train_cfg = dict(type="ssm_core.ResumableIterLoop", max_iters=6000, val_interval=2000)
+train_cfg = dict(type="ssm_train.ResumableIterLoop", max_iters=6000, val_interval=2000)
 val_cfg = dict()
 test_cfg = dict()

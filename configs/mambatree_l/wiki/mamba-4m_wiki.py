@@ -19,14 +19,14 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="ssm_core.pad_rows"),
+    collate_fn=dict(type="ssm_train.pad_rows"),
     dataset=dict(part="train", **blocks),
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=2,
     sampler=dict(type="DefaultSampler", shuffle=False),
-    collate_fn=dict(type="ssm_core.pad_rows"),
+    collate_fn=dict(type="ssm_train.pad_rows"),
     dataset=dict(part="held_out", **blocks),
 )
 test_dataloader = val_dataloader

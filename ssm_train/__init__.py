@@ -1,0 +1,11 @@
+"""Training, testing and everything else that stands on mmengine. Import what you need from the modules.
+
+Importing this package does the two things that have to happen before mmengine and mmdet are imported. It announces the
+substitute for mmcv's operators (:mod:`.compat.mmcv`). It imports mmengine's optimizers without transformers, which
+takes long to import (:mod:`.compat.quick_start`).
+"""
+
+from ssm_train.compat import mmcv, quick_start
+
+mmcv.install()
+quick_start.import_optimizers()

@@ -1,0 +1,112 @@
+"""Training and testing from Python, on the path that the command-line tools take."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mmengine.config import Config, ConfigDict
+
+from ssm_core.errors import ConfigError
+from ssm_train.runtime.hooks import CurvesHook
+from ssm_train.runtime.runner import Runner, building_from_config
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of a run.
+
+    Attributes:
+        work_dir: the folder with checkpoints, logs and ``curves.json``.
+        curves: points of the training and the validation curves, as :class:`CurvesHook` writes them.
+    """
+
+    work_dir: Path
+    curves: dict[str, list[dict]]
+
+    def last(self, metric: str = "top1") -> float | None:
+        """A metric at the last validation that had it."""
+        points = [point for point in self.curves["val"] if metric in point]
+        return points[-1][metric] if points else None
+
+    def best(
+        self, metric: str = "top1", counted_in: Literal["epoch", "iter"] = "epoch", lowest: bool = False
+    ) -> tuple[float, int] | None:
+        """The highest value of a metric, or the lowest, and the epoch or the iteration it was reached after."""
+        points = [point for point in self.curves["val"] if metric in point]
+        top = (min if lowest else max)(points, key=lambda point: point[metric], default=None)
+        return (top[metric], top[counted_in]) if top else None
+
+
+def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
+    """Train what a config describes.
+
+    Args:
+        cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
+        resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
+
+    Raises:
+        UserError: something outside the code is wrong; the message says what.
+    """
+    cfg.resume = bool(resume)
+    start_from = cfg.get("load_from")
+    if resume:
+        cfg.load_from = None if resume is True else str(resume)
+    with building_from_config():
+        runner = Runner.from_cfg(cfg)
+        runner.start_from = start_from
+        if runner.train_loop is None:
+            raise ConfigError(
+                "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"
+            )
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _ = runner.val_loop  # built here, so that a missing validation set is known before training
+    try:
+        runner.train()
+    finally:
+        runner.stop_workers()
+    curves = next((hook.curves for hook in runner.hooks if isinstance(hook, CurvesHook)), {"train": [], "val": []})
+    return TrainingResult(Path(runner.work_dir), curves)
+
+
+def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
+    """Evaluate a checkpoint on the test set of a config.
+
+    Args:
+        cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
+        checkpoint: file of the weights; None for a network that comes with weights, as language models do.
+
+    Raises:
+        UserError: something outside the code is wrong; the message says what.
+    """
+    if checkpoint is None and cfg.model.get("backbone", {}).get("path") is None:
+        raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
+    cfg.load_from, cfg.resume = None if checkpoint is None else str(checkpoint), False
+    with building_from_config():
+        runner = Runner.from_cfg(cfg)
+        if runner.test_loop is None:
+            raise ConfigError(
+                "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
+            )
+    try:
+        return runner.test()
+    finally:
+        runner.stop_workers()
+
+
+def augment_test(cfg: Config) -> None:
+    """Let a config test with augmentation: every image as its ``tta_pipeline`` says, merged by its ``tta_model``.
+
+    Raises:
+        ConfigError: the config lacks one of the two.
+    """
+    missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
+    if missing:
+        raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:  # of repeated or other wrapped datasets
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+test.__test__ = False  # pytest would collect it

@@ -1,0 +1,279 @@
+"""The operators of ``mmcv._ext`` that detectors need, by torchvision's; names and arguments are mmcv's.
+
+Like mmcv's, they write their results into tensors they are given. Boxes are ``(x1, y1, x2, y2)``; with ``offset`` 1,
+x2 and y2 are the last pixels inside, so that a width is ``x2 - x1 + 1``. Half types are computed in float32.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import nms as torchvision_nms
+from torchvision.ops import sigmoid_focal_loss
+
+from ssm_train.compat.mmcv import MissingOperatorError
+
+__all__ = [
+    "bbox_overlaps",
+    "get_compiler_version",
+    "get_compiling_cuda_version",
+    "nms",
+    "nms_match",
+    "roi_align_backward",
+    "roi_align_forward",
+    "sigmoid_focal_loss_backward",
+    "sigmoid_focal_loss_forward",
+    "softnms",
+]
+
+# mmcv's numbers.
+HARD, LINEAR, GAUSSIAN = 0, 1, 2
+MAX_POOL = 0
+IOU = 0
+
+
+def get_compiler_version() -> str:
+    """What mmcv's report on the environment shows."""
+    return "none (torchvision's operators)"
+
+
+def get_compiling_cuda_version() -> str:
+    """What mmcv's report on the environment shows."""
+    return f"none (torchvision's operators, CUDA {torch.version.cuda})"
+
+
+def _full(x: Tensor) -> Tensor:
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def nms(
+    boxes: Tensor,  # [N, 4]
+    scores: Tensor,  # [N]
+    iou_threshold: float,
+    offset: Literal[0, 1],
+) -> Tensor:  # [kept]
+    """Indices of the boxes left when each one drops those of lower scores that overlap it by more than the threshold.
+
+    They come in the order of falling scores; of equal ones, the box that comes first goes first.
+    """
+    boxes = _full(boxes)
+    # mmcv compares in the boxes' own precision: 0.3 is not the same number in both.
+    threshold = torch.tensor(iou_threshold, dtype=boxes.dtype).item()
+    if offset:
+        boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    return torchvision_nms(boxes, scores.to(boxes.dtype), threshold)
+
+
+def softnms(
+    boxes: Tensor,  # [N, 4], on the CPU
+    scores: Tensor,  # [N]
+    dets: Tensor,  # [N, 5], written to
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: Literal[0, 1],
+) -> Tensor:  # [kept]
+    """Soft-NMS (Bodla et al. 2017): overlapping boxes lose score instead of being dropped.
+
+    Args:
+        boxes: the boxes.
+        scores: their scores.
+        dets: gets the kept boxes with their new scores, in the order in which they were taken.
+        iou_threshold: overlap from which on a score falls; the Gaussian has none.
+        sigma: variance of the Gaussian.
+        min_score: a box whose score falls below it is dropped.
+        method: 0 drops the score to 0, 1 multiplies it by 1 - IoU, 2 by exp(-IoU² / sigma).
+        offset: see above.
+
+    Returns:
+        Indices of the kept boxes.
+    """
+    corners, score = _full(boxes).numpy(), _full(scores).numpy().copy()
+    areas = _areas(corners, offset)
+    left = np.arange(len(score))
+    kept = []
+    while left.size:
+        best = left[score[left].argmax()]
+        dets[len(kept)] = torch.cat([boxes[best], boxes.new_tensor([score[best]])])
+        kept.append(best)
+        left = left[left != best]
+        iou = _iou_of_one(corners, areas, best, left, offset)
+        if method == GAUSSIAN:
+            weight = np.exp(-(iou**2) / sigma)
+        else:
+            weight = np.where(iou >= iou_threshold, 1 - iou if method == LINEAR else 0, 1)
+        score[left] *= weight.astype(score.dtype)
+        left = left[score[left] >= min_score]
+    return torch.tensor(kept, dtype=torch.long)
+
+
+def nms_match(
+    dets: Tensor,  # [N, 5], on the CPU
+    iou_threshold: float,
+) -> list[list[int]]:
+    """Groups of boxes, each headed by one that :func:`nms` keeps and followed by those that it drops.
+
+    Here an overlap equal to the threshold drops too.
+    """
+    values = _full(dets).numpy()
+    corners, areas = values[:, :4], _areas(values[:, :4], 0)
+    left = np.argsort(-values[:, 4], kind="stable")
+    groups = []
+    while left.size:
+        first, left = left[0], left[1:]
+        dropped = _iou_of_one(corners, areas, first, left, 0) >= iou_threshold
+        groups.append([int(first), *left[dropped].tolist()])
+        left = left[~dropped]
+    return groups
+
+
+def _areas(corners: np.ndarray, offset: int) -> np.ndarray:
+    return (corners[:, 2] - corners[:, 0] + offset) * (corners[:, 3] - corners[:, 1] + offset)
+
+
+def _iou_of_one(corners: np.ndarray, areas: np.ndarray, one: int, others: np.ndarray, offset: int) -> np.ndarray:
+    """Overlap of one box with others; NaN, which no threshold is reached by, for two boxes without area."""
+    top_left = np.maximum(corners[one, :2], corners[others, :2])
+    bottom_right = np.minimum(corners[one, 2:], corners[others, 2:])
+    inside = np.maximum(bottom_right - top_left + offset, 0).prod(axis=1)
+    with np.errstate(invalid="ignore"):
+        return inside / (areas[one] + areas[others] - inside)
+
+
+def bbox_overlaps(
+    bboxes1: Tensor,  # [M, 4]
+    bboxes2: Tensor,  # [N, 4]
+    ious: Tensor,  # [M, N], or [M] if aligned; written to
+    mode: int,
+    aligned: bool,
+    offset: Literal[0, 1],
+) -> None:
+    """Overlaps of all pairs, or of the pairs at equal places: 0 over the union, 1 over the area of the first box."""
+    one, two = _full(bboxes1), _full(bboxes2)
+    if not aligned:
+        one = one[:, None]
+    sides1, sides2 = (box[..., 2:] - box[..., :2] + offset for box in (one, two))
+    inside = (torch.min(one[..., 2:], two[..., 2:]) - torch.max(one[..., :2], two[..., :2]) + offset).clamp(min=0)
+    inside, area1, area2 = inside.prod(-1), sides1.prod(-1), sides2.prod(-1)
+    ious.copy_(inside / (area1 + area2 - inside if mode == IOU else area1))
+
+
+def roi_align_forward(
+    input: Tensor,  # [B, C, H, W]
+    rois: Tensor,  # [K, 5]: the image's number and a box
+    output: Tensor,  # [K, C, h, w], written to
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """RoIAlign (He et al. 2017): means of bilinear samples in a grid of bins over each box.
+
+    Args:
+        input: the feature maps.
+        rois: the boxes, in units of the image.
+        output: gets the means.
+        argmax_y: for the maximum only.
+        argmax_x: for the maximum only.
+        aligned_height: h.
+        aligned_width: w.
+        spatial_scale: a feature map's size over the image's.
+        sampling_ratio: samples along each side of a bin; 0 for the bin's side in pixels, rounded up.
+        pool_mode: 1 for the mean.
+        aligned: whether a pixel's value is at its centre, half a pixel from its corner.
+
+    Raises:
+        MissingOperatorError: the maximum is asked for.
+    """
+    _check_mean(pool_mode)
+    maps = _full(input)
+    result = torch.ops.torchvision.roi_align(
+        maps, rois.to(maps.dtype), spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+    )
+    output.copy_(result)
+
+
+def roi_align_backward(
+    grad_output: Tensor,  # [K, C, h, w]
+    rois: Tensor,  # [K, 5]
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,  # [B, C, H, W], written to
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
+    """Gradient of :func:`roi_align_forward` for the feature maps.
+
+    Raises:
+        MissingOperatorError: the maximum is asked for.
+    """
+    _check_mean(pool_mode)
+    grad = _full(grad_output)
+    result = torch.ops.torchvision._roi_align_backward(
+        grad,
+        rois.to(grad.dtype),
+        spatial_scale,
+        aligned_height,
+        aligned_width,
+        *grad_input.shape,
+        sampling_ratio,
+        aligned,
+    )
+    grad_input.copy_(result)
+
+
+def _check_mean(pool_mode: int) -> None:
+    if pool_mode == MAX_POOL:
+        raise MissingOperatorError("roi_align with pool_mode='max'")
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor,  # [N, C]
+    target: Tensor,  # [N]
+    weight: Tensor,  # of every class; empty for none
+    output: Tensor,  # [N, C], written to
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Focal loss (Lin et al. 2017) of every class against the others; the target C is the background.
+
+    Raises:
+        MissingOperatorError: there are weights.
+    """
+    output.copy_(_focal_loss(_full(input), target, weight, gamma, alpha))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor,  # [N, C]
+    target: Tensor,  # [N]
+    weight: Tensor,  # of every class; empty for none
+    grad_input: Tensor,  # [N, C], written to
+    gamma: float,
+    alpha: float,
+) -> None:
+    """Derivative of each loss of :func:`sigmoid_focal_loss_forward` by its own logit.
+
+    Raises:
+        MissingOperatorError: there are weights.
+    """
+    with torch.enable_grad():
+        logits = _full(input.detach()).requires_grad_()
+        total = _focal_loss(logits, target, weight, gamma, alpha).sum()
+    grad_input.copy_(torch.autograd.grad(total, logits)[0])
+
+
+def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
+    if weight.numel():
+        raise MissingOperatorError("sigmoid_focal_loss with weights")
+    one_hot = (target[:, None] == torch.arange(logits.shape[1], device=target.device)).to(logits.dtype)
+    return sigmoid_focal_loss(logits, one_hot, alpha, gamma)

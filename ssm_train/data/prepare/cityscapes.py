@@ -1,0 +1,68 @@
+"""Cityscapes: arranged by links, with the label maps of its 19 classes made from those of its 35."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssm_core.errors import DataError
+from ssm_train.data.prepare.arrange import arrange, link, shorten
+from ssm_train.data.prepare.pictures import write_picture
+
+SIZES = {"train": 2975, "val": 500}
+# The ids of the 19 classes that are evaluated, in the order of their training labels (Cordts et al. 2016).
+EVALUATED_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+IGNORED = 255
+_HOW = "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from cityscapes-dataset.com, unpack them"
+
+
+def prepare_cityscapes(root: Path, source: Path | None) -> str:
+    """Arrange a downloaded Cityscapes as ``root/cityscapes/{leftImg8bit,gtFine}``, make its label maps, and count it.
+
+    ``gtFine/*/*/*_labelTrainIds.png`` is written where it is missing, into ``root`` and not into ``source``.
+    """
+    target = root / "cityscapes"
+    arrange(("leftImg8bit", "gtFine"), target if source is None else source, None, _HOW)
+    lines = []
+    for split in SIZES:
+        folder = target if source is None else source
+        images = sorted((folder / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
+        without = [image.name for image in images if not _make_labels(image, folder, target)]
+        if without:
+            raise DataError(f"{len(without)} images of {folder} have no label map in gtFine: {shorten(without)}")
+        missing = SIZES[split] - len(images)
+        words = f", {missing} missing" if missing > 0 else ", complete"
+        lines.append(f"{target / 'leftImg8bit' / split}: {len(images)} images with label maps{words}")
+    return "\n".join(lines)
+
+
+def _make_labels(image: Path, folder: Path, target: Path) -> bool:
+    """Put an image and the label map of its 19 classes in place; False if there is nothing to make that from."""
+    city = image.relative_to(folder / "leftImg8bit").parent
+    stem = image.name.removesuffix("_leftImg8bit.png")
+    maps = target / "gtFine" / city
+    maps.mkdir(parents=True, exist_ok=True)
+    made = maps / f"{stem}_gtFine_labelTrainIds.png"
+    given = folder / "gtFine" / city / made.name
+    ids = given.with_name(f"{stem}_gtFine_labelIds.png")
+    if folder != target:
+        (target / "leftImg8bit" / city).mkdir(parents=True, exist_ok=True)
+        link(image, target / "leftImg8bit" / city / image.name)
+        if given.exists():
+            link(given, made)
+    if made.exists():
+        return True
+    if not ids.exists():
+        return False
+    with Image.open(ids) as labels:
+        write_picture(made, training_labels(np.array(labels)))
+    return True
+
+
+def training_labels(
+    ids: np.ndarray,  # [H, W] uint8
+) -> np.ndarray:  # [H, W] uint8
+    """Labels 0 … 18 of the evaluated classes, 255 for all others."""
+    table = np.full(256, IGNORED, np.uint8)
+    table[list(EVALUATED_IDS)] = np.arange(len(EVALUATED_IDS), dtype=np.uint8)
+    return table[ids]

@@ -1,0 +1,45 @@
+"""COCO 2017: arranged by links, counted, and compared with its annotations."""
+
+import json
+import os
+from pathlib import Path
+
+from ssm_core.errors import DataError
+from ssm_train.data.prepare.arrange import arrange, shorten
+
+# Images (those without objects included) and instances of a split.
+SIZES = {"train": (118_287, 860_001), "val": (5_000, 36_781)}
+CATEGORIES = 80
+_HOW = "download train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org, unpack them"
+
+
+def prepare_coco(root: Path, source: Path | None) -> str:
+    """Arrange a downloaded COCO 2017 as ``root/coco/{train2017,val2017,annotations}``, and verify it.
+
+    Every annotation file has to be readable, of 80 categories, and every image it names has to be there.
+    """
+    target = root / "coco"
+    arrange(("train2017", "val2017", "annotations"), target, source, _HOW)
+    return "\n".join(_check_split(target, split) for split in SIZES)
+
+
+def _check_split(target: Path, split: str) -> str:
+    path = target / "annotations" / f"instances_{split}2017.json"
+    try:
+        content = json.loads(path.read_bytes())
+        named = [image["file_name"] for image in content["images"]]
+        instances, categories = len(content["annotations"]), len(content["categories"])
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}: it is in annotations_trainval2017.zip") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged or no COCO file: {type(error).__name__}: {error}") from None
+    if categories != CATEGORIES:
+        raise DataError(f"{path} has {categories} categories; COCO has {CATEGORIES}")
+    folder = target / f"{split}2017"
+    there = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
+    missing = sorted(set(named) - there)
+    if missing:
+        raise DataError(f"{folder} lacks {len(missing)} of {len(named)} images (or they are empty): {shorten(missing)}")
+    images, objects = SIZES[split]
+    known = "complete" if (len(named), instances) == SIZES[split] else f"COCO 2017 has {images} with {objects}"
+    return f"{folder}: {len(named)} images with {instances} instances, {known}"

@@ -1,0 +1,45 @@
+"""Fashion-MNIST: copied from where a package manager or the user put it, and verified."""
+
+from collections import Counter
+from pathlib import Path
+
+from ssm_core.errors import DataError
+from ssm_train.data.datasets.fashion_mnist import CLASSES, FILES
+from ssm_train.data.datasets.idx import read_idx
+from ssm_train.runtime.files import write_atomically
+
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+SIZES = {"train": 60_000, "test": 10_000}
+
+
+def prepare_fashion_mnist(root: Path, source: Path | None) -> str:
+    """Copy the four files to ``root/fashion-mnist`` unless they are there, and verify them."""
+    target = root / "fashion-mnist"
+    names = [name for pair in FILES.values() for name in pair]
+    folders = [source] if source is not None else [target, DEBIAN_FOLDER]
+    found = next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
+    if found is None:
+        raise DataError(
+            f"no Fashion-MNIST in {' or '.join(map(str, folders))}: install the Debian package dataset-fashion-mnist, "
+            f"or name the folder that has {names[0]} and the three others with --from"
+        )
+    counts = [_verify(found, split) for split in FILES]
+    if found.resolve() != target.resolve():
+        for name in names:
+            content = (found / name).read_bytes()
+            write_atomically(target / name, lambda file, content=content: file.write(content))
+    return f"{target}: {' and '.join(f'{n} {split} images' for n, split in zip(counts, FILES, strict=True))}, verified"
+
+
+def _verify(folder: Path, split: str) -> int:
+    images, labels = (read_idx(folder / name, dimensions=d) for name, d in zip(FILES[split], (3, 1), strict=True))
+    expected = SIZES[split]
+    if len(images) != expected or len(labels) != expected or images.shape[1:] != (28, 28):
+        raise DataError(
+            f"{folder / FILES[split][0]} holds {len(images)} images of {images.shape[1:]} and {len(labels)} labels; "
+            f"Fashion-MNIST has {expected} of (28, 28)"
+        )
+    wrong = [CLASSES[label] for label, n in Counter(labels.tolist()).items() if n != expected // len(CLASSES)]
+    if wrong:
+        raise DataError(f"{folder / FILES[split][1]} has another number of {wrong[0]} images than Fashion-MNIST")
+    return expected

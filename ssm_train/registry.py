@@ -1,0 +1,69 @@
+"""The scope ``ssm_train`` in mmengine's registry tree. mmengine imports this module when a config names the scope.
+
+mmengine imports the modules in ``locations`` at the first look-up, so a task loads only what it uses. Classes that need
+mmdet or mmseg are in no registry: a config gives their full path, ``type="ssm_train.tasks.detection.CocoInstances"``.
+"""
+
+from importlib import import_module
+
+from mmengine.registry import root
+from mmengine.registry.registry import Registry
+
+SCOPE = "ssm_train"
+_FOLDERS = ("runtime", "data", "tasks")  # whose classes configs may name by their full path
+
+
+class ScopedRegistry(Registry):
+    """mmengine's registry, which also finds classes of this package by their full path.
+
+    mmengine does that for any package but those that have a registry.
+    """
+
+    def get(self, key: str) -> type | None:
+        """The class of a name or path, with or without the scope before it."""
+        module, _, name = key.removeprefix(f"{SCOPE}.").rpartition(".")
+        if module.split(".")[0] not in _FOLDERS:
+            return super().get(key)
+        try:
+            return getattr(import_module(f"{SCOPE}.{module}"), name)
+        except (AttributeError, ModuleNotFoundError) as error:
+            if isinstance(error, AttributeError) or error.name.startswith(SCOPE):
+                raise RuntimeError(f"there is no {key}") from error  # as mmengine does
+            raise
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return ScopedRegistry(parent.name, parent=parent, scope=SCOPE, locations=[f"{SCOPE}.{name}" for name in locations])
+
+
+LOOPS = _child(root.LOOPS, "runtime.loops")
+HOOKS = _child(root.HOOKS, "runtime.hooks", "tasks.pictures", "tasks.language.text_samples")
+DATASETS = _child(root.DATASETS, "data.datasets", "data.datasets.text")
+TRANSFORMS = _child(root.TRANSFORMS, "data.transforms")
+MODELS = _child(
+    root.MODELS,
+    "runtime.averaging",
+    "tasks.classification.classifier",
+    "tasks.classification.timm_model",
+    "tasks.language.model",
+)
+METRICS = _child(root.METRICS, "tasks.classification.metrics", "tasks.language.perplexity")
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "runtime.optimizers")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "runtime.optimizers")
+VISUALIZERS = _child(root.VISUALIZERS, "runtime.trackers.visualizer")
+VISBACKENDS = _child(root.VISBACKENDS, "runtime.trackers.backends", "runtime.trackers.wandb")
+FUNCTIONS = _child(root.FUNCTIONS, "data.collate", "data.datasets.text")
+
+# These hold nothing of ours. mmengine would warn at every look-up in a registry that lacks the default scope.
+RUNNERS = _child(root.RUNNERS)
+RUNNER_CONSTRUCTORS = _child(root.RUNNER_CONSTRUCTORS)
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
+MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS)
+OPTIMIZERS = _child(root.OPTIMIZERS)
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS)
+EVALUATOR = _child(root.EVALUATOR)
+TASK_UTILS = _child(root.TASK_UTILS)
+LOG_PROCESSORS = _child(root.LOG_PROCESSORS)
+INFERENCERS = _child(root.INFERENCERS)
+STRATEGIES = _child(root.STRATEGIES)

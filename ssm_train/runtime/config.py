@@ -1,0 +1,122 @@
+"""Loading a config file and changing it from the command line, with errors that say what to do."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+
+from ssm_core.errors import ConfigError, MissingPackageError, nearest
+from ssm_train.runtime.config_check import check_config, possible_keys
+
+# For `mmseg::` in `_base_` mmengine asks for a distribution named mmsegmentation, and that of PyPI is
+# onedl-mmsegmentation; the module's own name is found whichever is installed.
+MODULE2PACKAGE["mmseg"] = "mmseg"
+
+# What running a faulty config file, or merging it with its bases, raises.
+_FAULTS = (
+    SyntaxError,
+    NameError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ImportError,
+    OSError,
+    ConfigParsingError,
+)
+
+
+def load_config(path: str | Path, options: list[str] | None = None) -> Config:
+    """Read a config, apply ``key=value`` options and check every name in it.
+
+    Args:
+        path: the config file.
+        options: such as ``["train_cfg.max_epochs=5", "model.backbone.arch=small"]``.
+
+    Raises:
+        ConfigError: the file is missing or faulty, or a key, a type or an argument is unknown.
+        MissingPackageError: a package that it inherits from or imports is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no config {path}{nearest(str(path), _configs_around(path))}")
+    try:
+        cfg = Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        # mmengine's, of a base config in a package; those of Python have the name apart.
+        package = error.name or str(error).partition(" is not installed")[0]
+        raise MissingPackageError(package, f"the config {path}") from error
+    except _FAULTS as error:
+        raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error
+    apply_options(cfg, options or [])
+    check_config(cfg)
+    return cfg
+
+
+def apply_options(cfg: Config, options: list[str]) -> None:
+    """Set values by dotted keys; a key has to exist, or to be an argument of what the config builds there.
+
+    Raises:
+        ConfigError: an option is not ``key=value``, or its key is unknown.
+    """
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--cfg-options takes KEY=VALUE, not {option!r}")
+        _check_key(cfg, key)
+        try:
+            cfg.merge_from_dict({key: parse_value(text)})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"--cfg-options cannot set {key}: {_one_line(error)}") from error
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, or ``true``, ``false``, ``none``, a comma-separated list, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    bracketed = text[:1] + text[-1:] in ("[]", "()")
+    if bracketed or "," in text:
+        items = (text[1:-1] if bracketed else text).split(",")
+        return [parse_value(item.strip()) for item in items if item.strip()]
+    return text
+
+
+def _check_key(cfg: Config, key: str) -> None:
+    """Raise unless the dotted key exists or could: the last part may be new where a class takes it as an argument."""
+    node: Any = cfg._cfg_dict
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        if isinstance(node, list | tuple):
+            if not part.isdigit() or int(part) >= len(node):
+                place = ".".join(parts[:depth])
+                raise ConfigError(f"--cfg-options {key}: {place} is a list of {len(node)}; give an index below that")
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            raise ConfigError(f"--cfg-options {key}: {'.'.join(parts[:depth])} is a value and has no {part!r}")
+        if part not in node:
+            known = possible_keys(node, parts[:depth], cfg.get("default_scope"))
+            if known is not None and part not in known:
+                place = ".".join(parts[:depth]) or "the config"
+                raise ConfigError(f"--cfg-options {key}: {place} has no {part!r}{nearest(part, known | set(node))}")
+            return
+        node = node[part]
+
+
+def _configs_around(path: Path) -> list[str]:
+    """Config files the missing one may have been meant to be: those of its folder, or all beneath the one above."""
+    folder = path.parent
+    while not folder.is_dir():
+        folder = folder.parent
+    return [str(p) for p in sorted(folder.rglob("*.py")) if "_base_" not in p.parts] if folder != Path() else []
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

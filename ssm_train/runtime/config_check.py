@@ -1,0 +1,233 @@
+"""Checks the names in a config before anything is built, so that a typo costs a second and not an hour.
+
+mmengine ignores unknown top-level keys and finds a wrong argument only when it builds that object, which for a
+validation metric is after the first epoch.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry, root
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
+from torch.utils.data import DataLoader
+
+from ssm_core.errors import ConfigError, MissingPackageError, nearest
+
+# Keys that mmengine's Runner reads from the whole config, besides its own arguments.
+_RUNNER_EXTRAS = {
+    "activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "find_unused_parameters",
+    "model_wrapper_cfg", "runner_type", "sync_bn",
+}  # fmt: skip
+TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_EXTRAS
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {
+    "num_batch_per_epoch", "disable_subprocess_warning", "unreadable",
+}  # fmt: skip
+_PLAIN = {
+    "auto_scale_lr": {"base_batch_size", "enable"},
+    "randomness": {"seed", "diff_rank_seed", "deterministic"},
+    "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+}
+_LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
+# The registry behind an argument's name, wherever it appears.
+_ARGUMENTS = {
+    "backbone": root.MODELS,
+    "data_preprocessor": root.MODELS,
+    "neck": root.MODELS,
+    "rpn_head": root.MODELS,
+    "roi_head": root.MODELS,
+    "bbox_roi_extractor": root.MODELS,
+    "bbox_head": root.MODELS,
+    "mask_roi_extractor": root.MODELS,
+    "mask_head": root.MODELS,
+    "decode_head": root.MODELS,
+    "auxiliary_head": root.MODELS,
+    "dataset": root.DATASETS,
+    "transform": root.TRANSFORMS,
+    "tokenizer": root.TASK_UTILS,
+    "evaluate": root.TASK_UTILS,
+    "pipeline": root.TRANSFORMS,
+    "sampler": root.DATA_SAMPLERS,
+    "batch_sampler": root.DATA_SAMPLERS,
+    "optimizer": root.OPTIMIZERS,
+}
+# (top-level key, registry, keys that something else than the class takes)
+_BUILT = (
+    ("model", root.MODELS, set()),
+    ("optim_wrapper", root.OPTIM_WRAPPERS, {"optimizer", "constructor", "paramwise_cfg"}),
+    ("param_scheduler", root.PARAM_SCHEDULERS, {"convert_to_iter_based"}),
+    ("default_hooks", root.HOOKS, {"priority"}),
+    ("custom_hooks", root.HOOKS, {"priority"}),
+    ("val_evaluator", root.METRICS, set()),
+    ("test_evaluator", root.METRICS, set()),
+    ("visualizer", root.VISUALIZERS, set()),
+    ("log_processor", root.LOG_PROCESSORS, set()),
+)
+
+
+def check_config(cfg: Config) -> None:
+    """Check top-level keys, types and arguments of a config.
+
+    Raises:
+        ConfigError: one of them is unknown; the message has its place and the nearest known name.
+    """
+    scope = cfg.get("default_scope")
+    for key in cfg:
+        # A config may have variables of its own; only what looks like a misspelt key is an error.
+        if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
+            raise ConfigError(f"the config has an unknown key {key!r}{hint}")
+    for key, allowed in _PLAIN.items():
+        _check_keys(key, cfg.get(key) or {}, allowed)
+    for key in _LOADERS:
+        loader = cfg.get(key)
+        if isinstance(loader, dict):
+            _check_keys(key, loader, _LOADER_KEYS)
+            _check_arguments(key, loader, scope)
+    for key in ("train_cfg", *_LOOPS):
+        _check_loop(key, cfg.get(key), scope)
+    for key, registry, extra in _BUILT:
+        for place, node in _objects(key, cfg.get(key)):
+            _check_object(place, node, registry, scope, extra)
+
+
+def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] | None:
+    """Keys that a dict in a config could have, going by its place and its type; None if it could have any."""
+    top = place[0] if place else None
+    if top is None:
+        return TOP_LEVEL_KEYS
+    if place == ["optim_wrapper", "paramwise_cfg"]:
+        return None  # the constructor of the wrapper knows
+    if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
+        return _PLAIN.get(top, _LOADER_KEYS)
+    if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
+        return _loop_keys(top, node)
+    kind = node.get("type")
+    target = find_type(kind, scope, _registry_at(place)) if isinstance(kind, str) else kind
+    if target is None:
+        return set()
+    accepted = accepted_arguments(target)
+    return None if accepted is None else accepted | next((keys for key, _, keys in _BUILT if key == top), set())
+
+
+def find_type(name: str, scope: str | None, registry: Registry) -> Callable | None:
+    """The class or function that a config's ``type`` names; None if there is none."""
+    with registry.switch_scope_and_registry(scope) as scoped:
+        try:
+            found = scoped.get(name)
+        except RuntimeError:  # mmengine's way to say that a name is neither registered nor importable
+            return None
+    return found if callable(found) else None  # the name of a module is importable too
+
+
+def accepted_arguments(target: Callable) -> set[str] | None:
+    """Names of the arguments of a function or class, those handed on to base classes included; None if unlimited."""
+    if not inspect.isclass(target):
+        parameters = inspect.signature(target).parameters.values()
+        return None if _is_open(parameters) else {p.name for p in parameters}
+    names: set[str] = set()
+    for cls in target.__mro__:
+        if "__init__" not in vars(cls) or cls is object:
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if not _is_open(parameters):
+            return names - {"self"}
+    return None
+
+
+def _registry_at(place: list[str]) -> Registry:
+    """The registry that builds the dict at a place: by its argument's name, else by its top-level key."""
+    names = [part for part in place if not part.isdigit()]
+    if names[-1] in _ARGUMENTS:
+        return _ARGUMENTS[names[-1]]
+    return next((registry for key, registry, _ in _BUILT if key == names[0]), root.LOOPS)
+
+
+def _is_open(parameters: Any) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _alike(key: str, hint: str) -> bool:
+    """Whether a key is so near its suggestion that it can only be a slip: the first letters and the length agree."""
+    suggestion = hint.split("'")[1]
+    return abs(len(key) - len(suggestion)) <= 2 and key[:2] == suggestion[:2] and key[-1] == suggestion[-1]
+
+
+def _check_keys(place: str, node: dict, allowed: set[str]) -> None:
+    for key in node:
+        if key not in allowed:
+            raise ConfigError(f"{place} has no argument {key!r}{nearest(key, allowed)}")
+
+
+def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
+    """The buildable dicts under a key: itself, the items of a list, or the values of a dict without a type."""
+    if isinstance(node, list | tuple):
+        for number, item in enumerate(node):
+            yield from _objects(f"{place}.{number}", item)
+    elif isinstance(node, dict) and ("type" in node or place in ("optim_wrapper", "model", "visualizer")):
+        yield place, node
+    elif isinstance(node, dict):
+        for key, item in node.items():
+            yield from _objects(f"{place}.{key}", item)
+
+
+def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: set[str]) -> None:
+    kind = node.get("type", "ssm_train.GuardedOptimWrapper" if place == "optim_wrapper" else None)
+    if kind is None:
+        return
+    target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)
+    if target is None:
+        _import_module_of(kind)
+        raise ConfigError(f"{place}.type: {_unknown_type(kind, registry, scope)}")
+    allowed = accepted_arguments(target)
+    if allowed is not None:
+        _check_keys(f"{place} ({kind})", node, allowed | extra | {"type", "_scope_"})
+    _check_arguments(place, node, scope)
+
+
+def _import_module_of(kind: str) -> None:
+    """Raise if a type given by its full path is unknown because its module lacks a package."""
+    package, _, rest = kind.partition(".")
+    module = kind.rpartition(".")[0]
+    if "." in rest and importlib.util.find_spec(package) is not None:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not module.startswith(str(error.name)):
+                raise MissingPackageError(str(error.name), kind) from error
+
+
+def _check_arguments(place: str, node: dict, scope: str | None) -> None:
+    for key, registry in _ARGUMENTS.items():
+        for inner, item in _objects(f"{place}.{key}", node.get(key)):
+            _check_object(inner, item, registry, scope, set())
+
+
+def _check_loop(place: str, node: dict | None, scope: str | None) -> None:
+    if not node:
+        return
+    if "type" in node:
+        _check_object(place, node, root.LOOPS, scope, set())
+        return
+    _check_keys(place, node, _loop_keys(place, node))
+
+
+def _loop_keys(place: str, node: dict) -> set[str]:
+    loop = _LOOPS.get(place) or (EpochBasedTrainLoop if node.get("by_epoch", True) else IterBasedTrainLoop)
+    return (accepted_arguments(loop) or set()) | {"by_epoch"}
+
+
+def _unknown_type(name: str, registry: Registry, scope: str | None) -> str:
+    package = name.split(".")[0]
+    if "." in name and importlib.util.find_spec(package) is None:
+        return f"there is no package {package!r}{nearest(package, (m.name for m in pkgutil.iter_modules()))}"
+    names = set(registry.module_dict)
+    for child in registry.children.values():
+        names |= set(child.module_dict) if child.scope == scope else {f"{child.scope}.{n}" for n in child.module_dict}
+    return f"{name!r} is no known {registry.name}{nearest(name, names)}"

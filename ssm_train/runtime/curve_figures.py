@@ -1,0 +1,125 @@
+"""Learning curves of one run or of several, from what :class:`ssm_train.runtime.hooks.CurvesHook` writes."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Curves = Mapping[str, Sequence[Mapping[str, float]]]  # "train" and "val" to their points
+Line = tuple[Sequence[float], Sequence[float]]  # x and y
+Counter = Literal["iter", "epoch"]
+_COLOURS = 10  # of matplotlib's cycle
+_INSIDE = 6  # so many names leave the lines to be seen
+_COUNTERS = {"iter": "iteration", "epoch": "epoch"}
+_LABELS = {"loss": "training loss", "lr": "learning rate", "top1": "held-out top-1, %"}
+
+
+def draw_curves(
+    axes: Axes,
+    runs: Mapping[str, Line],
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Draw one line a run; dashed from the eleventh on, where colours repeat, and with many the names stand beside.
+
+    Args:
+        axes: where to draw.
+        runs: name of the run to its x and y values.
+        x_label: what x is, with its unit.
+        y_label: what y is, with its unit.
+    """
+    for i, (name, (x, y)) in enumerate(runs.items()):
+        style = "-" if i < _COLOURS else "--"
+        axes.plot(x, y, style, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    if len(runs) > _INSIDE:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend(frameon=False)
+
+
+def metrics_of(runs: Mapping[str, Curves]) -> list[str]:
+    """Everything that some run has points of: ``loss``, ``lr``, then the validation metrics by name."""
+    found = {name for curves in runs.values() for part in curves.values() for point in part for name in point}
+    first = [name for name in ("loss", "lr") if name in found]
+    return first + sorted(found - set(first) - set(_COUNTERS))
+
+
+def line(curves: Curves, metric: str, counter: Counter = "iter") -> Line:
+    """The points that have a metric; of the training part where both have it."""
+    for part in ("train", "val"):
+        points = [point for point in curves.get(part, ()) if metric in point]
+        if points:
+            return [point[counter] for point in points], [point[metric] for point in points]
+    return [], []
+
+
+def smooth(values: Sequence[float], points: int) -> list[float]:
+    """The mean of every value and its neighbours, ``points`` together, fewer (and as many on either side) at the ends.
+
+    Args:
+        values: any numbers.
+        points: odd, or rounded down to an odd number; 1 leaves the values as they are.
+    """
+    half, last = max(points - 1, 0) // 2, len(values) - 1
+    reach = [min(half, i, last - i) for i in range(len(values))]
+    return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
+
+
+def draw_runs(
+    runs: Mapping[str, Curves],
+    metrics: Sequence[str] | None = None,
+    counter: Counter = "iter",
+    smoothing: int = 1,
+    start: float = 0,
+) -> Figure:
+    """A sheet with a panel for every metric, and in it a line for every run that has it.
+
+    Args:
+        runs: name of a run to its curves.
+        metrics: which; all but the learning rate if left out.
+        counter: what x counts.
+        smoothing: points that the training loss is averaged over, see :func:`smooth`.
+        start: what ``counter`` counts from; what was before is left out, so that the axes fit what comes later.
+
+    Raises:
+        ValueError: no run has one of the metrics, or any points at all.
+    """
+    runs = {
+        name: {part: [point for point in points if point[counter] >= start] for part, points in curves.items()}
+        for name, curves in runs.items()
+    }
+    known = metrics_of(runs)
+    chosen = [name for name in known if name != "lr"] if metrics is None else list(metrics)
+    missing = [name for name in chosen if name not in known]
+    if missing or not chosen:
+        have = f"they have {', '.join(known)}" if known else "they have no points at all"
+        raise ValueError(f"no run has {missing[0] if missing else 'a curve'}: {have}")
+    columns = min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for metric, axes in zip(chosen, grid, strict=False):
+        lines = {name: line(curves, metric, counter) for name, curves in runs.items()}
+        if metric == "loss":
+            lines = {name: (x, smooth(y, smoothing)) for name, (x, y) in lines.items()}
+        draw_curves(
+            axes, {name: xy for name, xy in lines.items() if xy[0]}, _COUNTERS[counter], _LABELS.get(metric, metric)
+        )
+    for axes in grid[len(chosen) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def draw_run(curves: Curves) -> Figure:
+    """A sheet for one run: the training loss, and beside it all validation metrics in one panel."""
+    held_out = {"val": curves["val"]}
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, {"training": line(curves, "loss")}, "iteration", "loss")
+    draw_curves(right, {name: line(held_out, name) for name in metrics_of({"": held_out})}, "iteration", "validation")
+    return figure

@@ -1,0 +1,94 @@
+"""Saves checkpoints so that there is always a good one."""
+
+from collections import deque
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from ssm_core.errors import ConfigError
+from ssm_train.registry import HOOKS
+from ssm_train.runtime.checkpoints import POINTER
+from ssm_train.runtime.files import remove_leftovers, write_text_atomically
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's hook, whose pointer to the last checkpoint is written atomically too.
+
+    An old checkpoint is deleted after the new one is on the disk, not before.
+
+    Args:
+        interval: epochs from one checkpoint to the next, or iterations with ``by_epoch=False``; -1 for none.
+        by_epoch: what ``interval`` counts, and what the files are named after.
+        max_keep_ckpts: how many to keep; -1 for all.
+        save_best: metrics whose best checkpoint is kept besides, without the optimizer's state.
+        rule: ``"greater"`` or ``"less"`` is better, for each of them; guessed from their names if left out.
+        save_last: save at the end of training in any case.
+        save_begin: the first epoch or iteration to save after.
+    """
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        max_keep_ckpts: int = -1,
+        save_best: str | list[str] | None = None,
+        rule: str | list[str] | None = None,
+        save_last: bool = True,
+        save_begin: int = 0,
+    ):
+        super().__init__(
+            interval,
+            by_epoch,
+            max_keep_ckpts=max_keep_ckpts,
+            save_best=save_best,
+            rule=rule,
+            save_last=save_last,
+            save_begin=save_begin,
+        )
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the interval and clear what a killed run left half-written."""
+        counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        if not self.by_epoch and self.interval % counts:
+            raise ConfigError(
+                f"default_hooks.checkpoint.interval={self.interval} would save between the {counts} iterations whose "
+                f"gradients make one update: take a multiple of {counts}"
+            )
+        self.out_dir = runner.work_dir
+        self.file_backend = LocalBackend()
+        known = runner.message_hub.runtime_info
+        if self.save_best is not None and len(self.key_indicators) == 1:
+            self.best_ckpt_path = known.get("best_ckpt")
+        elif self.save_best is not None:
+            self.best_ckpt_path_dict = {key: known.get(f"best_ckpt_{key}") for key in self.key_indicators}
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = deque(known.get("keep_ckpt_ids", []), self.max_keep_ckpts)
+        if is_main_process():
+            remove_leftovers(self.out_dir)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        outdated = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self.keep_ckpt_ids[0])
+            self.keep_ckpt_ids.append(step)  # a deque of that length drops the first
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        path = Path(self.out_dir) / self.filename_tmpl.format(step)
+        self.last_ckpt = str(path)
+        runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            path.name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+        )
+        if is_main_process():
+            write_text_atomically(Path(runner.work_dir) / POINTER, self.last_ckpt)
+            for number in outdated:
+                path.with_name(self.filename_tmpl.format(number)).unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""The learning curves of a run in one file that survives resuming."""
+
+import json
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ssm_core.errors import DataError
+from ssm_train.registry import HOOKS
+from ssm_train.runtime.files import write_atomically, write_text_atomically
+
+FILE = "curves.json"
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Writes ``curves.json``, and a picture ``curves.png`` at the end, into the work folder.
+
+    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``, where a
+    loss is the mean over ``interval`` iterations and all processes. It is brought up to date at every validation and
+    every checkpoint. A resumed run drops what comes after its checkpoint and goes on from there.
+
+    Args:
+        interval: iterations a point of the training curve stands for.
+        plot: draw the picture.
+    """
+
+    # After the metrics are known and before the checkpoint hook asks for a state.
+    priority = "LOW"
+
+    def __init__(self, interval: int = 10, plot: bool = True):
+        self.interval = interval
+        self.plot = plot
+        self.curves: dict[str, list[dict]] = {"train": [], "val": []}
+        self._losses: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the curves of the run being resumed."""
+        path = self._path(runner)
+        if runner.iter and path.exists():
+            before = json.loads(path.read_text())
+            self.curves = {k: [p for p in points if p["iter"] <= runner.iter] for k, points in before.items()}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Add a point to the training curve every ``interval`` iterations."""
+        self._losses.append(float(runner.message_hub.get_scalar("train/loss").current()))
+        if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
+            point = {"iter": runner.iter + 1, "epoch": runner.epoch + 1, "lr": runner.optim_wrapper.get_lr()["lr"][0]}
+            loss = torch.tensor(sum(self._losses) / len(self._losses), dtype=torch.float64)
+            all_reduce(loss, op="mean")
+            self.curves["train"].append({**point, "loss": loss.item()})
+            self._losses.clear()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add a point to every validation curve."""
+        numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, Real)}
+        point = {"iter": runner.iter, "epoch": runner.epoch, **numbers}
+        self.curves["val"] = [p for p in self.curves["val"] if p["iter"] != runner.iter] + [point]
+        self._write(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let the file reach at least as far as the checkpoint."""
+        self._write(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Write the file and the picture."""
+        self._write(runner)
+        if self.plot and is_main_process():
+            from ssm_core.visualization import save
+            from ssm_train.runtime.curve_figures import draw_run
+
+            figure = draw_run(self.curves)
+            write_atomically(self._path(runner).with_suffix(".png"), lambda file: save(figure, file, "png", dpi=100))
+
+    def _write(self, runner: Runner) -> None:
+        if is_main_process():
+            write_text_atomically(self._path(runner), json.dumps(self.curves))
+
+    def _path(self, runner: Runner) -> Path:
+        return Path(runner.work_dir) / FILE
+
+
+def read_curves(run: str | Path) -> dict[str, list[dict]]:
+    """The curves of a work folder, or of a ``curves.json``.
+
+    Raises:
+        DataError: there are none, or the file is damaged.
+    """
+    path = Path(run)
+    path = path / FILE if path.is_dir() else path
+    try:
+        curves = json.loads(path.read_text())
+        points = [point for part in ("train", "val") for point in curves[part]]
+        sound = all(isinstance(point["iter"], int) and isinstance(point["epoch"], int) for point in points)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read the curves {path}: {error}") from error
+    if not sound:
+        raise DataError(f"{path} has points without iter and epoch")
+    return curves

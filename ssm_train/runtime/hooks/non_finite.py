@@ -1,0 +1,109 @@
+"""Stops a diverged run with the cause in one line and a state to continue from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from torch import Tensor
+
+from ssm_core.errors import DivergedError, NonFiniteError
+from ssm_train.registry import HOOKS
+from ssm_train.runtime import checkpoints as ckpt
+from ssm_train.runtime.files import write_text_atomically
+from ssm_train.runtime.runner import Runner, check_finite
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Handles a :class:`NonFiniteError` raised by the optimizer wrapper, a model or the writing of a checkpoint.
+
+    The optimizer wrapper raises before it updates anything, so the state at hand is usually the last good one and is
+    saved. If something else made a weight NaN, the copy kept in memory is saved in its place.
+
+    Args:
+        interval: iterations from one copy in memory (of weights and optimizer state, on the host) to the next.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, interval: int = 500):
+        self.interval = interval
+        self._good: dict | None = None
+        self._batch: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the state that training starts from."""
+        self._keep(runner, runner.epoch, runner.iter)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch, to name it."""
+        self._batch = data_batch
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Keep a copy of the state every ``interval`` iterations."""
+        if (runner.iter + 1) % self.interval == 0:
+            self._keep(runner, runner.epoch, runner.iter + 1)
+
+    def on_non_finite(self, runner: Runner, error: NonFiniteError) -> None:
+        """Save the last good state and say what happened.
+
+        Raises:
+            DivergedError: always.
+        """
+        number = min(runner.iter + 1, runner.max_iters)  # when an epoch's end is being saved, all have run
+        place = f"training stopped at iteration {number} (epoch {runner.epoch + 1})"
+        rate = max(runner.optim_wrapper.get_lr()["lr"])
+        cause = f"{error}; {self._blame(runner)}"
+        saved = self._save(runner) if is_main_process() else "the main process saves the state"
+        raise DivergedError(f"{place}, learning rate {rate:.3g}: {cause}; {saved}") from error
+
+    def _keep(self, runner: Runner, epoch: int, iteration: int) -> None:
+        if is_main_process():
+            state = runner.checkpoint_state({"epoch": epoch, "iter": iteration})
+            check_finite(state)
+            self._good = ckpt.on_cpu(state, copy=True)
+
+    def _save(self, runner: Runner) -> str:
+        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter})
+        try:
+            check_finite(state)
+        except NonFiniteError:
+            state = self._good
+        if state is None:
+            return "there was no good state to save"
+        if runner.last_saved is not None and runner.last_saved[0] >= state["meta"]["iter"]:
+            return f"the last good state is in {runner.last_saved[1]}"
+        path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
+        ckpt.save(state, path)
+        write_text_atomically(path.with_name(ckpt.POINTER), str(path))
+        return f"the last good state is in {path}"
+
+    def _blame(self, runner: Runner) -> str:
+        parameters = dict(runner.bare_model.named_parameters())
+        if (bad := ckpt.first_non_finite(parameters)) is not None:
+            return f"the first bad parameter is {bad}"
+        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+        bad = ckpt.first_non_finite(gradients)
+        words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
+        return f"{words}; the batch {self._describe_batch(runner)}"
+
+    def _describe_batch(self, runner: Runner) -> str:
+        batch = self._batch if isinstance(self._batch, dict) else {}
+        inputs, samples = batch.get("inputs"), batch.get("data_samples")
+        if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
+            return "is of another kind"
+        bad = [number for number, image in enumerate(inputs) if not image.isfinite().all()]
+        words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
+        names = _names(samples, bad or range(len(inputs)), runner.train_dataloader.dataset)
+        return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+
+
+def _names(samples: Any, numbers: Sequence[int], dataset: Any) -> list[str]:
+    """What some samples of a batch are called: by the dataset in classification, by their files in the other tasks."""
+    if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
+        return [dataset.name(int(samples["index"][number])) for number in numbers]
+    if isinstance(samples, list):
+        return [str(samples[number].get("img_path")) for number in numbers]
+    return []

@@ -1,0 +1,221 @@
+"""How parameters are updated: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIMIZERS
+from timm.models import group_parameters
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ssm_core.errors import ConfigError, NonFiniteError
+from ssm_train.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(OptimWrapper):
+    """Updates parameters only with finite gradients of a finite loss, in full or mixed precision, on any device.
+
+    Loss and gradient norm are looked at together after the backward pass, at the synchronisation that logging the norm
+    costs anyway; where the optimizer is fused its update is queued before. Under data parallelism the gradients are
+    averaged by then, so all processes stop together.
+
+    Args:
+        optimizer: what updates the parameters.
+        accumulative_counts: iterations whose gradients make one update.
+        clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``: ``max_norm`` and, if not 2, ``norm_type``.
+        dtype: precision of matrix products and convolutions in the forward pass; ``float16`` scales the loss.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        accumulative_counts: int = 1,
+        clip_grad: dict | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ):
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"optim_wrapper.dtype is float32, bfloat16 or float16, not {dtype!r}")
+        if clip_grad is not None and "max_norm" not in clip_grad:
+            raise ConfigError("optim_wrapper.clip_grad needs max_norm, such as clip_grad=dict(max_norm=5.0)")
+        super().__init__(optimizer, accumulative_counts, clip_grad)
+        if len({group["lr"] for group in optimizer.param_groups}) == 1:
+            self.base_param_settings = None  # else mmengine logs a base rate that automatic scaling does not reach
+        self.device_type = optimizer.param_groups[0]["params"][0].device.type
+        self.dtype = getattr(torch, dtype)
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == "float16")
+        self._loss: Tensor | float = 0.0
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """The forward pass: autocast, and no gradient exchange in the iterations that only accumulate."""
+        enabled = self.dtype != torch.float32
+        with super().optim_context(model), torch.autocast(self.device_type, self.dtype, enabled=enabled):
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one iteration."""
+        self._loss = self._loss + loss.detach().float()
+        self.scaler.scale(loss).backward()
+        self._inner_count += 1
+
+    def step(self) -> None:
+        """Update the parameters.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite; the parameters are as they were.
+        """
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        options = self.clip_grad_kwargs or {}
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], options.get("norm_type", 2.0))
+        loss, self._loss = self._loss, 0.0
+        values = torch.stack([loss, norm.float()])
+        # A fused optimizer can be told on the device to leave the update out: it need not wait for the values then.
+        at_once = getattr(self.optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
+        if at_once:
+            self._step_if(values.isfinite().all(), parameters, norm)
+        loss_value, norm_value = values.tolist()
+        if not _is_finite(loss_value):
+            raise NonFiniteError(f"the loss is {loss_value}")
+        # Too large a loss scale gives infinite float16 gradients; the scaler then leaves the update out.
+        if not _is_finite(norm_value) and not self.scaler.is_enabled():
+            raise NonFiniteError(f"the gradient norm is {norm_value}")
+        self.message_hub.update_scalar("train/grad_norm", norm_value)
+        if not at_once:
+            self._clip(parameters, norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def _step_if(
+        self,
+        finite: Tensor,  # scalar, on the device
+        parameters: list[nn.Parameter],
+        norm: Tensor,  # scalar
+    ) -> None:
+        """Queue the update, which the optimizer leaves out unless all is finite, as it does for a gradient scaler.
+
+        Gradients then stay as they are, for whoever looks for the bad one.
+        """
+        self._clip(parameters, torch.where(finite, norm, 0.0))
+        self.optimizer.grad_scale, self.optimizer.found_inf = None, finite.logical_not().float()
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.grad_scale, self.optimizer.found_inf
+
+    def _clip(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        if self.clip_grad_kwargs:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_kwargs["max_norm"], norm)
+
+    def state_dict(self) -> dict:
+        """The optimizer's state and the loss scale."""
+        return {**super().state_dict(), "loss_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """The inverse of :meth:`state_dict`; a state saved in another precision starts with a fresh loss scale."""
+        state_dict = dict(state_dict)
+        scale = state_dict.pop("loss_scaler", {})
+        if scale and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale)
+        super().load_state_dict(state_dict)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TimmOptimWrapperConstructor:
+    """Groups parameters by weight decay and learning rate.
+
+    As in timm, biases, norms and what a module's ``no_weight_decay()`` names do not decay. ``paramwise_cfg`` may have
+
+    - ``layer_decay``: the factor by which the learning rate falls from each layer of the backbone to the one before it;
+      needs a network with timm's ``group_matcher``. Heads have the full rate.
+    - ``no_decay_keys``: regular expressions; what they find in the name of a parameter alone decides then that it does
+      not decay, as in the recipes of detection and segmentation, where biases and the dynamics of scans do decay.
+    - ``norms_too``: with these, norms do not decay either, whatever their names.
+
+    Args:
+        optim_wrapper_cfg: config of the wrapper, with the ``optimizer`` in it.
+        paramwise_cfg: see above.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        self.optim_wrapper_cfg = optim_wrapper_cfg
+        paramwise_cfg = paramwise_cfg or {}
+        known = ("layer_decay", "no_decay_keys", "norms_too")
+        if unknown := sorted(set(paramwise_cfg) - set(known)):
+            raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(unknown)}, only {', '.join(known)}")
+        self.layer_decay, self.no_decay_keys, self.norms_too = (paramwise_cfg.get(key) for key in known)
+        if self.norms_too and self.no_decay_keys is None:
+            raise ConfigError("optim_wrapper.paramwise_cfg.norms_too goes with no_decay_keys: without, no norm decays")
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer over the model's parameter groups, and its wrapper."""
+        model = model.module if is_model_wrapper(model) else model
+        wrapper_cfg = dict(self.optim_wrapper_cfg)
+        optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
+        decay = optimizer_cfg.get("weight_decay", 0.0)
+        exempt, factors = self._exempt(model), self._rate_factors(model)
+        members: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                members[factors.get(name, 1.0), 0.0 if name in exempt else decay].append(parameter)
+        groups = [
+            {"params": parameters, "lr": optimizer_cfg["lr"] * factor, "weight_decay": own_decay}
+            for (factor, own_decay), parameters in sorted(members.items(), key=lambda item: item[0])
+        ]
+        optimizer = OPTIMIZERS.build({**optimizer_cfg, "params": groups})
+        wrapper_cfg.setdefault("type", "ssm_train.GuardedOptimWrapper")
+        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
+
+    def _exempt(self, model: nn.Module) -> set[str]:
+        """Names of the parameters that do not decay."""
+        names = dict(model.named_parameters())
+        if self.no_decay_keys is None:
+            return no_weight_decay(model) | {n for n, p in names.items() if p.ndim <= 1 or n.endswith(".bias")}
+        named = {name for name in names if any(re.search(key, name) for key in self.no_decay_keys)}
+        return named | (parameters_of_norms(model) if self.norms_too else set())
+
+    def _rate_factors(self, model: nn.Module) -> dict[str, float]:
+        """What the learning rate of a parameter is multiplied by, for those of the backbone."""
+        if self.layer_decay is None:
+            return {}
+        network, prefix = (model.backbone, "backbone.") if hasattr(model, "backbone") else (model, "")
+        if not hasattr(network, "group_matcher"):
+            raise ConfigError(
+                f"optim_wrapper.paramwise_cfg.layer_decay needs a backbone of ours or timm's: {type(network).__name__} "
+                "does not tell its layers (group_matcher)"
+            )
+        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        last = max(layers.values())
+        return {f"{prefix}{name}": self.layer_decay ** (last - layer) for name, layer in layers.items()}
+
+
+def parameters_of_norms(model: nn.Module) -> set[str]:
+    """Full names of the weights and biases of all layer, batch, group and instance norms."""
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, kinds)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
+def no_weight_decay(model: nn.Module) -> set[str]:
+    """Full names of the parameters that any module's ``no_weight_decay()`` asks not to decay."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }

@@ -1,0 +1,1 @@
+"""Where scalars and pictures of a run go: files, TensorBoard, Weights & Biases."""

@@ -1,0 +1,93 @@
+"""Image classification: a network behind mmengine's model interface, with timm's losses and mixing."""
+
+from typing import Any, Literal
+
+import torch
+from mmengine.model import BaseModel
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor
+
+from ssm_core.errors import ConfigError
+from ssm_train.data.collate import problems_of
+from ssm_train.registry import MODELS
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Any network from images to logits, trained by cross entropy.
+
+    Args:
+        backbone: config of the network, head included, such as ``dict(type="quadtree_ssm.QuadMamba", arch="tiny")`` or
+            ``dict(type="timm", name="resnet18")``. It needs an attribute ``num_classes``.
+        label_smoothing: share of the target spread over all classes.
+        mixup_alpha: of the Beta distribution that mixup's weights are drawn from; 0 for no mixup.
+        cutmix_alpha: the same for CutMix; with both on, each batch gets one of the two at random.
+        mix_prob: probability that a batch is mixed at all.
+        data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        label_smoothing: float = 0.0,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        mix_prob: float = 1.0,
+        data_preprocessor: dict | None = None,
+    ):
+        super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
+        self.backbone = MODELS.build(backbone)
+        self.num_classes = self.backbone.num_classes
+        self.mixup = None
+        if mixup_alpha > 0 or cutmix_alpha > 0:
+            self.mixup = Mixup(
+                mixup_alpha, cutmix_alpha, prob=mix_prob, label_smoothing=label_smoothing, num_classes=self.num_classes
+            )
+        self.soft_loss = SoftTargetCrossEntropy()
+        self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
+
+    def init_weights(self) -> None:
+        """Nothing: networks initialise themselves when built, and mmengine would draw some of them anew."""
+
+    def forward(
+        self,
+        inputs: Tensor,  # [B, C, H, W]
+        data_samples: dict[str, Any] | None = None,
+        mode: Literal["tensor", "loss", "predict"] = "tensor",
+    ) -> Tensor | dict[str, Tensor] | list[dict]:
+        """Logits [B, num_classes], the training loss, or the predictions that metrics take.
+
+        Args:
+            inputs: normalised images.
+            data_samples: ``label`` [B] and ``unreadable``, as :func:`.collate_images` gives them.
+            mode: which of the three.
+
+        Raises:
+            ConfigError: mixing is on and the batch is odd.
+        """
+        if mode == "loss":
+            return self.loss(inputs, data_samples["label"])
+        logits = self.backbone(inputs)
+        if mode == "tensor":
+            return logits
+        problems = problems_of(data_samples)
+        rows = enumerate(zip(logits.float(), data_samples["label"], strict=True))
+        return [{"scores": scores, "label": label, "unreadable": problems.get(i, "")} for i, (scores, label) in rows]
+
+    def loss(
+        self,
+        inputs: Tensor,  # [B, C, H, W]
+        label: Tensor,  # [B]
+    ) -> dict[str, Tensor]:
+        """Cross entropy, over mixed images if mixing is on."""
+        if self.mixup is None:
+            return {"loss": self.hard_loss(self.backbone(inputs).float(), label)}
+        if len(inputs) % 2:
+            raise ConfigError(
+                f"mixup and CutMix pair images, and a batch has {len(inputs)}: make train_dataloader.batch_size even "
+                "and set train_dataloader.drop_last=True"
+            )
+        with torch.no_grad():
+            inputs, target = self.mixup(inputs.clone(), label)
+        return {"loss": self.soft_loss(self.backbone(inputs).float(), target)}

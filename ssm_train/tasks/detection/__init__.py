@@ -1,0 +1,8 @@
+"""What detection needs beyond mmdet. Configs name these classes by their full path, so that only they import mmdet."""
+
+from ssm_train.tasks.detection.dataset import CocoInstances
+from ssm_train.tasks.detection.metric import CocoInstanceMetric
+from ssm_train.tasks.detection.roi_extractor import Float32RoIExtractor
+from ssm_train.tasks.detection.visualizer import DetectionVisualizer
+
+__all__ = ["CocoInstanceMetric", "CocoInstances", "DetectionVisualizer", "Float32RoIExtractor"]

@@ -1,0 +1,141 @@
+"""Reading COCO annotation files that may have faults, which would otherwise show in the middle of a training."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmengine.logging import MMLogger
+
+from ssm_core.errors import ConfigError, DataError
+
+BadAnnotations = Literal["skip", "raise"]
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """What is sound in an annotation file.
+
+    Attributes:
+        images: COCO's dictionaries, with ``id``, ``file_name``, ``height`` and ``width``.
+        annotations: COCO's dictionaries; every one is of an image and a category of the file, with a box inside it.
+        categories: COCO's dictionaries, with ``id`` and ``name``.
+    """
+
+    images: list[dict]
+    annotations: list[dict]
+    categories: list[dict]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the categories, in the file's order."""
+        return [category["name"] for category in self.categories]
+
+
+def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip") -> CocoAnnotations:
+    """Read an annotation file and leave out annotations that no training or evaluation can use.
+
+    Those are annotations of images or categories that the file does not have, with boxes that are not four finite
+    numbers, have no area or are outside their image, or with masks that are malformed, of another size, or missing
+    where others are there. A missing ``area`` or ``iscrowd`` is filled in.
+
+    Args:
+        path: the JSON file.
+        bad_annotations: ``"skip"`` counts them, by kind, in a warning; ``"raise"`` stops at the first.
+
+    Raises:
+        ConfigError: ``bad_annotations`` is something else.
+        DataError: the file is missing, damaged or not in COCO's format, or has a fault that is not to be skipped.
+    """
+    if bad_annotations not in ("skip", "raise"):
+        raise ConfigError(f"bad_annotations is 'skip' or 'raise', not {bad_annotations!r}")
+    content = _read_json(Path(path))
+    images = {image["id"]: image for image in content["images"]}
+    categories = {category["id"] for category in content["categories"]}
+    masks = any(isinstance(entry, dict) and "segmentation" in entry for entry in content["annotations"])
+    sound: dict[Any, dict] = {}
+    faults: dict[str, list[Any]] = {}
+    for number, annotation in enumerate(content["annotations"]):
+        fault = _fault(annotation, images, categories, masks) or (annotation["id"] in sound and "an id that is taken")
+        if not fault:
+            area = annotation["bbox"][2] * annotation["bbox"][3]
+            sound[annotation["id"]] = {"area": area, "iscrowd": 0, **annotation}
+            continue
+        name = annotation.get("id", f"at place {number}") if isinstance(annotation, dict) else f"at place {number}"
+        if bad_annotations == "raise":
+            raise DataError(
+                f"annotation {name} of {path} has {fault}: mend it, or set bad_annotations='skip' to leave it out"
+            )
+        faults.setdefault(fault, []).append(name)
+    if faults:
+        kinds = ", ".join(f"{len(names)} with {fault} (first: {names[0]})" for fault, names in faults.items())
+        count = sum(map(len, faults.values()))
+        MMLogger.get_current_instance().warning(
+            f"{count} of {len(content['annotations'])} annotations of {path} are left out: {kinds}"
+        )
+    return CocoAnnotations(content["images"], list(sound.values()), content["categories"])
+
+
+def _read_json(path: Path) -> dict[str, list]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"there is no annotation file {path}; `python tools/prepare_data.py --help` tells how to make or arrange it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the annotation file {path}: {error}") from None
+    if isinstance(content, dict):
+        content.setdefault("annotations", [])  # test sets have none
+    needed = {"images": ("id", "file_name", "height", "width"), "annotations": (), "categories": ("id", "name")}
+    for key, fields in needed.items():
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise DataError(f"{path} is no COCO annotation file: it has no list {key!r}")
+        for entry in entries if fields else ():
+            if not isinstance(entry, dict) or any(field not in entry for field in fields):
+                raise DataError(f"{path} is no COCO annotation file: an entry of {key!r} lacks {' or '.join(fields)}")
+        if fields and not entries:
+            raise DataError(f"{path} is empty: it has no {key}")
+        if fields and len({entry["id"] for entry in entries}) < len(entries):
+            raise DataError(f"{path} has two {key} of the same id")
+    return content
+
+
+def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: bool) -> str | None:
+    """What is wrong with an annotation, to be read after "with"; None if it is sound."""
+    fields = ("id", "image_id", "category_id", "bbox")
+    if not isinstance(annotation, dict) or any(field not in annotation for field in fields):
+        return f"{', '.join(fields[:-1])} or {fields[-1]} missing"
+    image = images.get(annotation["image_id"])
+    if image is None:
+        return "an unknown image"
+    if annotation["category_id"] not in categories:
+        return "an unknown category"
+    box = annotation["bbox"]
+    if not isinstance(box, Sequence) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        return "a box that is not four finite numbers"
+    x, y, width, height = box
+    inside_x = min(x + width, image["width"]) - max(x, 0)
+    inside_y = min(y + height, image["height"]) - max(y, 0)
+    if min(width, height, inside_x, inside_y) <= 0:
+        return "a box without area in the image"
+    sound = not masks or _is_mask(annotation.get("segmentation"), image)
+    return None if sound else "a mask that is missing, malformed or of another size"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_mask(mask: Any, image: dict) -> bool:
+    """Whether a mask is polygons of three points or more, or run lengths of the image's size."""
+    if isinstance(mask, list):
+        return bool(mask) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask)
+    size = [image["height"], image["width"]]
+    if not isinstance(mask, dict) or list(mask.get("size", ())) != size:
+        return False
+    counts = mask.get("counts")
+    return isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == math.prod(size))

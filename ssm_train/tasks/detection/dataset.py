@@ -1,0 +1,88 @@
+"""Objects with boxes and masks in COCO's format."""
+
+from collections import defaultdict
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmengine.logging import MMLogger
+
+from ssm_core.errors import DataError
+from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
+
+
+class CocoInstances(CocoDataset):
+    """mmdet's COCO dataset, for any categories; bad annotations are found when the file is read.
+
+    Args:
+        args: mmdet's and mmengine's arguments. The classes are those of the file unless ``metainfo`` has some of them.
+        bad_annotations: ``"skip"`` leaves them out and counts them, ``"raise"`` stops at the first.
+        options: mmdet's and mmengine's arguments.
+    """
+
+    METAINFO: dict[str, Any] = {}  # noqa: RUF012, as the base classes have it
+
+    def __init__(self, *args: Any, bad_annotations: BadAnnotations = "skip", **options: Any):
+        self.bad_annotations = bad_annotations
+        super().__init__(*args, **options)
+
+    def load_data_list(self) -> list[dict]:
+        """The images with their instances, in mmdet's form.
+
+        Raises:
+            DataError: see :func:`read_annotations`; or the classes asked for are not in the file.
+        """
+        content = read_annotations(self.ann_file, self.bad_annotations)
+        self._take_classes(content)
+        wanted = set(self.metainfo["classes"])
+        self.cat_ids = [category["id"] for category in content.categories if category["name"] in wanted]
+        self.cat2label = {number: label for label, number in enumerate(self.cat_ids)}
+        self.cat_img_map = {number: [] for number in self.cat_ids}
+        of_image = defaultdict(list)
+        for annotation in content.annotations:
+            of_image[annotation["image_id"]].append(annotation)
+            if annotation["category_id"] in self.cat_img_map:
+                self.cat_img_map[annotation["category_id"]].append(annotation["image_id"])
+        return [
+            self.parse_data_info(
+                {"raw_img_info": {**image, "img_id": image["id"]}, "raw_ann_info": of_image[image["id"]]}
+            )
+            for image in content.images
+        ]
+
+    def _take_classes(self, content: CocoAnnotations) -> None:
+        wanted = list(self._metainfo.setdefault("classes", tuple(content.classes)))
+        known = [name for name in content.classes if name in wanted]
+        if unknown := [name for name in wanted if name not in known]:
+            raise DataError(f"{self.ann_file} has no category {unknown[0]!r}, only {', '.join(content.classes)}")
+        # mmdet's metric numbers them so.
+        if known != wanted:
+            raise DataError(f"metainfo.classes must be in the order of {self.ann_file}: {', '.join(known)}")
+
+    def filter_data(self) -> list[dict]:
+        """The images to use: in training, those that ``filter_cfg`` leaves.
+
+        Raises:
+            DataError: there are none.
+        """
+        kept = super().filter_data()
+        if not kept:
+            raise DataError(f"not one of {len(self.data_list)} images of {self.ann_file} has an object to train on")
+        if len(kept) < len(self.data_list):
+            MMLogger.get_current_instance().info(
+                f"{len(self.data_list) - len(kept)} of {len(self.data_list)} images of {self.ann_file} have no objects "
+                "or are too small and are not trained on"
+            )
+        return kept
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """A sample as the pipeline makes it.
+
+        Raises:
+            ValueError: the image is not of the size that its boxes and masks are for.
+        """
+        info = self.get_data_info(idx)
+        expected = info["height"], info["width"]
+        sample = self.pipeline(info)
+        if sample is not None and (found := tuple(sample["data_samples"].ori_shape)) != expected:
+            raise ValueError(f"it is {found[1]}x{found[0]} and its annotations are for {expected[1]}x{expected[0]}")
+        return sample

@@ -1,0 +1,1 @@
+"""Language models: training, perplexity, and evaluation with lm-evaluation-harness."""

@@ -1,0 +1,164 @@
+"""Pictures during training: what the model predicts for a few validation images, and what its scans chose on them."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+from torch import Tensor, nn
+
+from ssm_core.layers import record_scans
+from ssm_core.visualization import caption, draw_choice, panels, save, show_image
+from ssm_train.apis.infer import read_rgb, write_classes
+from ssm_train.data.transforms import to_pixels
+from ssm_train.registry import HOOKS
+
+_TOP = 3  # classes written into a classified image
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Hands pictures of the first validation images to the visualizer: ``prediction_0`` …, ``scans_0`` ….
+
+    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps
+    (these only over images that are files); the scans of an image are the quadrants or the spanning trees of the
+    blocks. Every backend gets them: files under ``vis_data/vis_image``, TensorBoard, Weights & Biases. They are made at
+    the first, second, fourth, eighth … validation and at the last, so that a long run does not drown in them.
+
+    Args:
+        count: images; 0 for none.
+        blocks: scans drawn of an image, spread over the depth of the network; 0 for none. A compiled model has none.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, count: int = 4, blocks: int = 6):
+        self.count = count
+        self.blocks = blocks
+        self._shown = 0
+        self._due = False
+        self._inputs: list[Tensor] = []
+        self._scans: dict[str, Any] = {}
+        self._listening = ExitStack()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Decide whether this validation is shown."""
+        self._shown = 0
+        self._due = is_main_process() and is_shown(runner)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Listen to what the backbone is given and what its scans choose."""
+        network = getattr(runner.bare_model, "backbone", None)
+        if not self._wanted or not self.blocks or network is None or runner.cfg.get("compile"):
+            return
+        self._scans = self._listening.enter_context(record_scans(network))
+        handle = network.register_forward_pre_hook(self._keep_inputs)
+        self._listening.callback(handle.remove)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        """Draw the images of this batch, as far as they are wanted."""
+        self._listening.close()
+        if not self._wanted or outputs is None:
+            return
+        step, draw = runner.iter, runner.visualizer
+        for i, output in enumerate(outputs[: self.count - self._shown]):
+            name = f"prediction_{self._shown}"
+            if isinstance(output, dict):
+                pixels = Image.fromarray(to_pixels(data_batch["inputs"][i], _transform(runner)))
+                written = write_classes(pixels.convert("RGB"), *_classes(output, draw.dataset_meta))
+                draw.add_image(name, np.asarray(written), step)
+            elif Path(output.img_path).is_file():  # and not in some storage that only the pipeline knows
+                rgb = read_rgb(Path(output.img_path))
+                draw.add_datasample(name, rgb, output.cpu(), draw_gt=True, show=False, step=step)
+            if scans := _spread(self._scans, self.blocks):
+                image = _displayed(self._inputs[0][i], runner)
+                draw.add_image(f"scans_{self._shown}", draw_scans(image, scans, i), step)
+            self._shown += 1
+        self._inputs, self._scans = [], {}
+
+    @property
+    def _wanted(self) -> bool:
+        return self._due and self._shown < self.count
+
+    def _keep_inputs(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self._inputs = [arguments[0].detach()]  # of the last call: in sliding windows, where the scans are from too
+
+
+def is_shown(runner: Runner) -> bool:
+    """Whether the validation is the first, second, fourth, eighth … or the last of the training."""
+    by_epoch = "max_epochs" in runner.cfg.train_cfg
+    place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+    number = max(place // runner.train_loop.val_interval, 1)
+    return number & (number - 1) == 0 or place >= end
+
+
+def draw_scans(
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    scans: Mapping[str, Any],
+    sample: int,
+) -> np.ndarray:  # [H", W", 3] uint8
+    """An image and, beside it, what scans chose on it.
+
+    Args:
+        image: what the model was given.
+        scans: some of what :func:`~ssm_core.layers.record_scans` recorded.
+        sample: the image's number in the recorded batch.
+    """
+    figure, grid = panels(1, len(scans) + 1, image.shape)
+    show_image(grid[0, 0], image, "image")
+    for axes, (name, chosen) in zip(grid[0, 1:], scans.items(), strict=True):
+        draw_choice(chosen, axes, image, sample, caption(name))
+    file = BytesIO()
+    save(figure, file, "png")
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def _spread(record: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """At most so many scans, evenly over the depth, of those that can be drawn and have more than two rows."""
+    names = [name for name, chosen in record.items() if chosen.height > 2 and _is_drawable(chosen)]
+    numbers = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
+    return {names[i]: record[names[i]] for i in numbers}
+
+
+def _is_drawable(chosen: Any) -> bool:
+    """Whether the package of a scan draws what it chose; its module ``visualization`` is imported for that."""
+    module = f"{type(chosen).__module__.partition('.')[0]}.visualization"
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)
+
+
+def _transform(runner: Runner) -> dict:
+    return runner.cfg.val_dataloader.dataset.get("transform", {})  # a dataset may do without, as noise does
+
+
+def _classes(output: dict, meta: dict) -> tuple[list[tuple[str, float]], str]:
+    """The likeliest classes of a prediction with their probabilities, and its label."""
+    names = meta["classes"]
+    top = output["scores"].softmax(0).topk(min(_TOP, len(names)))
+    likeliest = [(names[i], score) for i, score in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return likeliest, names[int(output["label"])]
+
+
+def _displayed(
+    inputs: Tensor,  # [C, H, W]
+    runner: Runner,
+) -> np.ndarray:  # [H, W, C] or [H, W], 0 … 1
+    """What the backbone was given, as a picture."""
+    preprocessor = runner.bare_model.data_preprocessor
+    if not hasattr(preprocessor, "mean"):
+        return to_pixels(inputs, _transform(runner)) / 255
+    pixels = inputs.float() * preprocessor.std + preprocessor.mean
+    return pixels.clip(0, 255).permute(1, 2, 0).cpu().numpy() / 255

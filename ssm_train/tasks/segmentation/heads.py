@@ -1,0 +1,89 @@
+"""mmseg's heads with a training step that neither waits for the device nor sorts every pixel's logits."""
+
+import torch
+from mmseg.models.decode_heads import FCNHead, UPerHead
+from torch import Tensor, nn
+
+from ssm_train.tasks.segmentation.resize import bilinear_resize
+
+
+class _FastLoss(nn.Module):
+    """The losses of mmseg's ``BaseDecodeHead``, with another resizing and another training accuracy.
+
+    mmseg takes the accuracy from the top-k of all logits, and cuts the pixels to ignore out, for which it waits.
+    """
+
+    # From maps to logits, so that a training with ``compile`` makes a graph of it, as of the backbone.
+    compiles_with_backbone = True
+
+    def loss(
+        self,
+        inputs: list[Tensor],  # [B, C, h, w] of every stage
+        batch_data_samples: list,
+        train_cfg: dict,
+    ) -> dict[str, Tensor]:
+        """Logits and their losses; mmseg's calls ``forward`` past what ``Module.compile`` put there."""
+        return self.loss_by_feat(self(inputs), batch_data_samples)
+
+    def loss_by_feat(
+        self,
+        seg_logits: Tensor,  # [B, classes, h, w]
+        batch_data_samples: list,
+    ) -> dict[str, Tensor]:
+        """The losses by their names, those of one name added up, and ``acc_seg``, the share of right pixels in %.
+
+        Args:
+            seg_logits: what the head gives, of any size.
+            batch_data_samples: mmseg's ``SegDataSample``, each with ``gt_sem_seg``, of one size.
+        """
+        labels = self._stack_batch_gt(batch_data_samples)  # [B, 1, H, W]
+        logits = bilinear_resize(seg_logits, labels.shape[2:], self.align_corners)
+        weight = None if self.sampler is None else self.sampler.sample(logits, labels)
+        labels = labels.squeeze(1)
+        losses: dict[str, Tensor] = {}
+        for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
+            value = loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
+            losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
+        losses["acc_seg"] = self._accuracy(logits.detach(), labels)
+        return losses
+
+    def _accuracy(
+        self,
+        logits: Tensor,  # [B, classes, H, W]
+        labels: Tensor,  # [B, H, W]
+    ) -> Tensor:
+        counts = labels != self.ignore_index
+        right = (logits.argmax(1) == labels) & counts
+        return 100.0 * right.sum() / counts.sum().clamp(min=1)
+
+
+class FastFCNHead(_FastLoss, FCNHead):
+    """mmseg's ``FCNHead`` and its arguments; the same losses, sooner."""
+
+
+class FastUPerHead(_FastLoss, UPerHead):
+    """mmseg's ``UPerHead`` and its arguments; the same features and losses, sooner."""
+
+    def psp_forward(
+        self,
+        inputs: list[Tensor],  # [B, C, h, w] of every stage, from the finest on
+    ) -> Tensor:  # [B, channels, h, w] of the coarsest
+        """The last stage beside its means over a few coarse grids."""
+        last = inputs[-1]
+        means = [bilinear_resize(pool(last), last.shape[2:], self.align_corners) for pool in self.psp_modules]
+        return self.bottleneck(torch.cat([last, *means], dim=1))
+
+    def _forward_feature(
+        self,
+        inputs: list[Tensor],  # [B, C, h, w] of every stage, from the finest on
+    ) -> Tensor:  # [B, channels, h, w] of the finest
+        """Features before the classes: a top-down pyramid over the stages and a pooled summary of the last."""
+        stages = self._transform_inputs(inputs)
+        summary = self.psp_forward(stages)
+        pyramid = [summary]
+        for stage, lateral in zip(reversed(stages[:-1]), reversed(self.lateral_convs), strict=True):
+            finer = lateral(stage)
+            pyramid.insert(0, finer + bilinear_resize(pyramid[0], finer.shape[2:], self.align_corners))
+        maps = [conv(level) for conv, level in zip(self.fpn_convs, pyramid, strict=False)] + [summary]
+        finest = maps[0].shape[2:]
+        return self.fpn_bottleneck(torch.cat([bilinear_resize(x, finest, self.align_corners) for x in maps], dim=1))

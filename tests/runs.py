@@ -1,0 +1,209 @@
+"""Short training runs in processes of their own, for the tests of this folder."""
+
+import functools
+import gc
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+from mmengine.hooks import Hook
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# Six iterations of eight digits in an epoch; two epochs.
+SMALL = (
+    "train_cfg.max_epochs=2",
+    "train_dataloader.batch_size=8",
+    "train_dataloader.num_batch_per_epoch=6",
+    "val_dataloader.num_batch_per_epoch=1",
+    "visualizer.tensorboard=False",
+    "default_hooks.curves.plot=False",
+    "default_hooks.pictures.count=0",
+    "default_hooks.logger.interval=1",
+    "default_hooks.curves.interval=1",
+    "log_level=WARNING",
+)
+TINY = ("model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)")
+RESNET = ("resnet/resnet18_digits.py", "model.backbone.name=test_efficientnet")
+QUADMAMBA = ("quadmamba/quadmamba-nano_digits.py", *TINY, "model.backbone.drop_path_rate=0.2")
+MAMBATREE = ("mambatree/mambatree-nano_digits.py", *TINY)
+EVERYTHING_RANDOM = (
+    "model.mixup_alpha=0.8",
+    "model.cutmix_alpha=1.0",
+    "train_dataloader.dataset.transform.random_erasing=0.5",
+    "train_dataloader.dataset.transform.hflip=0.5",
+)
+EMA = dict(type="EMAHook", momentum=0.1, update_buffers=True)
+
+
+def configure(name, work_dir, *options):
+    from ssm_train.runtime.config import load_config
+
+    cfg = load_config(CONFIGS / name, [*SMALL, *options])
+    cfg.work_dir = str(work_dir)
+    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    return cfg
+
+
+def train(name, work_dir, *options, resume=False, hooks=(), launcher="none"):
+    from ssm_train.apis import train as run
+
+    cfg = configure(name, work_dir, *options)
+    cfg.custom_hooks = list(hooks)
+    cfg.launcher = launcher
+    return run.train(cfg, resume)
+
+
+def train_tool(name, work_dir, *options, hooks=(), resume=False):
+    """As tools/train.py: the exit status is the tool's."""
+    from ssm_train.apis import cli
+
+    sys.exit(cli.run(lambda: train(name, work_dir, *options, hooks=hooks, resume=resume)))
+
+
+class PoisonInputHook(Hook):
+    """Puts a NaN into the last image of one batch."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.iteration:
+            data_batch["inputs"][-1, 0, 0, 0] = float("nan")
+
+
+class PoisonParameterHook(Hook):
+    """Makes a weight NaN behind the optimizer's back."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration, parameter):
+        self.iteration = iteration
+        self.parameter = parameter
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            runner.bare_model.get_parameter(self.parameter).data.view(-1)[1] = float("nan")
+
+
+class KillHook(Hook):
+    """Has the process killed after so many iterations."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_and_die(name, work_dir, iteration, *options, hooks=()):
+    train(name, work_dir, *options, hooks=[*hooks, dict(type="runs.KillHook", iteration=iteration)])
+
+
+def train_and_die_while_saving(name, work_dir, number, *options):
+    """Be killed with half of the checkpoint of that number written."""
+    import torch
+
+    saves, save = [], torch.save
+
+    def half_save(state, file):
+        saves.append(state)
+        if len(saves) < number:
+            return save(state, file)
+        save(state, file)
+        file.truncate(file.tell() // 2)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = half_save
+    train(name, work_dir, *options)
+
+
+def train_distributed(name, work_dir, rank, size, port, *options):
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    train(name, work_dir, *options, launcher="pytorch")
+
+
+@functools.cache
+def context():
+    """Children of a server that has done the slow imports, and that no test's threads have touched."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(
+        ["torch", "timm", "mmengine.runner", "setuptools", "yapf.yapflib.yapf_api", "sklearn.datasets",
+         "matplotlib.backends.backend_agg", "ssm_train.apis.train", "mmcv.ops", "ssm_train.runtime.config",
+         "ssm_train.runtime.loops", "ssm_train.runtime.trackers.visualizer",
+         "ssm_train.tasks.classification.classifier",
+         "quadtree_ssm.registry", "tree_ssm.registry"]
+    )  # fmt: skip
+    return fresh
+
+
+def _call(function, log, *arguments, **options):
+    gc.freeze()  # what the server imported is never garbage: it need not be searched for some
+    for descriptor, name in ((1, log), (2, f"{log}.err")):
+        with open(name, "w") as file:
+            os.dup2(file.fileno(), descriptor)
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        function(*arguments, **options)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(70)  # the process class would print the traceback once more
+
+
+def start(function, log, *arguments, **options):
+    process = context().Process(target=_call, args=(function, str(log), *arguments), kwargs=options)
+    process.start()
+    return process
+
+
+def finish(process, log, expected=0):
+    process.join(120)
+    printed = Path(log).read_text()[-2000:] + Path(f"{log}.err").read_text()[-2000:]
+    assert process.exitcode == expected, f"exit {process.exitcode}:\n{printed}"
+
+
+def call(function, log, *arguments, expected=0, **options):
+    """Run in a fresh process; its exit status has to be the expected one."""
+    finish(start(function, log, *arguments, **options), log, expected)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def last_state(work_dir):
+    from ssm_train.runtime import checkpoints as checkpoint
+
+    return checkpoint.load(Path((Path(work_dir) / checkpoint.POINTER).read_text()))
+
+
+def differing(a, b, place=""):
+    """Places at which two nested states differ in a single bit."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [place]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f"{place}: {a.keys() ^ b.keys()}"]
+        return [d for key in a for d in differing(a[key], b[key], f"{place}.{key}")]
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return [f"{place}: lengths"]
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differing(x, y, f"{place}.{i}")]
+    return [] if a == b else [place]

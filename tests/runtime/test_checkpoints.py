@@ -1,0 +1,122 @@
+"""Checkpoint files: whole or not there, plain, and compared with the model before they are loaded."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+
+from ssm_core.errors import CheckpointError
+from ssm_train.runtime import checkpoints as checkpoint
+from ssm_train.runtime.files import remove_leftovers, write_atomically, write_text_atomically
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_text_atomically(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_are_removed(tmp_path):
+    (tmp_path / ".iter_1.pth.123.tmp").touch()
+    (tmp_path / "iter_1.pth").touch()
+    remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["iter_1.pth"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "iter_3.pth"
+    checkpoint.save({"state_dict": {"w": torch.arange(1000.0)}}, path)
+    return path
+
+
+def test_whole_file(saved):
+    assert checkpoint.damage(saved) is None
+    assert torch.equal(checkpoint.load(saved)["state_dict"]["w"], torch.arange(1000.0))
+
+
+def test_cut_off_file(saved):
+    saved.write_bytes(saved.read_bytes()[:-100])
+    assert checkpoint.damage(saved) is not None
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(saved)
+
+
+def test_one_flipped_bit(saved):
+    content = bytearray(saved.read_bytes())
+    content[content.index(torch.arange(1000.0)[500:510].numpy().tobytes())] ^= 1
+    saved.write_bytes(content)
+    assert "checksum" in checkpoint.damage(saved)
+    with pytest.raises(CheckpointError, match="checksum"):
+        checkpoint.load(saved)
+
+
+def test_newest_good(tmp_path, saved):
+    logger = MMLogger.get_instance("newest_good")
+    assert checkpoint.newest_good(tmp_path, logger) == saved
+    for name in ("iter_5.pth", "epoch_2.pth", "best_top1_epoch_1.pth"):
+        (tmp_path / name).write_bytes(b"PK")
+    # A folder that was moved: the pointer's path is no longer there, its name is.
+    (tmp_path / checkpoint.POINTER).write_text("/elsewhere/iter_5.pth")
+    assert checkpoint.newest_good(tmp_path, logger) == saved
+    saved.unlink()
+    assert checkpoint.newest_good(tmp_path, logger) is None
+
+
+def test_plain():
+    value = {"a": np.float64(1.5), "b": (np.array([1, 2]), "x", None), "c": object(), "d": [torch.ones(1), print]}
+    assert checkpoint.plain(value) == {"a": 1.5, "b": ([1, 2], "x", None), "d": [torch.ones(1)]}
+
+
+def test_message_hub_round_trip(tmp_path):
+    hub = MessageHub.get_instance("round_trip")
+    for value in range(1500):
+        hub.update_scalar("train/loss", value)
+    hub.update_info("best_score", np.float32(0.5))
+    checkpoint.save(checkpoint.pack_message_hub(hub.state_dict()), tmp_path / "hub")
+    other = MessageHub.get_instance("round_trip_2")
+    other.load_state_dict(checkpoint.unpack_message_hub(checkpoint.load(tmp_path / "hub")))
+    assert other.get_info("best_score") == 0.5
+    assert other.get_scalar("train/loss").mean(20) == hub.get_scalar("train/loss").mean(20)
+    assert len(other.get_scalar("train/loss").data[0]) < 1500
+
+
+def test_first_non_finite():
+    state = {
+        "count": torch.tensor(3),
+        "a": torch.ones(2),
+        "empty": torch.empty(0),
+        "b": torch.tensor([1.0, float("inf")]),
+    }
+    assert checkpoint.first_non_finite(state) == "b"
+    assert checkpoint.first_non_finite({k: v for k, v in state.items() if k != "b"}) is None
+    assert checkpoint.first_non_finite({}) is None
+
+
+def test_misfit():
+    model = {"stem.weight": torch.ones(2), "head.weight": torch.ones(3)}
+    assert checkpoint.misfit(model, dict(model)) == ([], "")
+    names, words = checkpoint.misfit(model, {"stem.weight": torch.ones(2), "head.weihgt": torch.ones(3)})
+    assert names == ["head.weight", "head.weihgt"]
+    assert words == "head.weight is not in the file (did you mean 'head.weihgt'?)"
+    assert (
+        "head.weight is (4,) in the file and (3,)"
+        in checkpoint.misfit(model, {**model, "head.weight": torch.ones(4)})[1]
+    )
+    assert "x is not in the model" in checkpoint.misfit(model, {**model, "x": torch.ones(4)})[1]
+
+
+def test_on_cpu_copies_on_request():
+    state = {"a": [torch.zeros(1)], "b": 2}
+    shared, copied = checkpoint.on_cpu(state), checkpoint.on_cpu(state, copy=True)
+    state["a"][0] += 1
+    assert shared["a"][0] == 1
+    assert copied["a"][0] == 0

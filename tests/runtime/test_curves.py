@@ -1,0 +1,103 @@
+"""Learning curves: the drawn lines are the logged points."""
+
+import json
+
+import pytest
+
+from ssm_core.errors import DataError
+from ssm_train.runtime.curve_figures import draw_run, draw_runs, smooth
+from ssm_train.runtime.hooks.curves import read_curves
+
+RUNS = {
+    "one": {
+        "train": [{"iter": i, "epoch": 1 + i // 20, "lr": 0.1 / i, "loss": 9.0 / i} for i in range(10, 60, 10)],
+        "val": [{"iter": 20, "epoch": 1, "top1": 50.0}, {"iter": 40, "epoch": 2, "top1": 70.0, "top5": 90.0}],
+    },
+    "two": {"train": [{"iter": 10, "epoch": 1, "lr": 0.1, "loss": 3.0}], "val": []},
+}
+
+
+def lines(axes):
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+
+def test_a_panel_for_every_metric_and_a_line_for_every_run():
+    loss, top1, top5 = draw_runs(RUNS).axes
+    assert lines(loss) == {
+        "one": [[10, 0.9], [20, 0.45], [30, 0.3], [40, 0.225], [50, 0.18]],
+        "two": [[10, 3.0]],
+    }
+    assert lines(top1) == {"one": [[20, 50], [40, 70]]}
+    assert lines(top5) == {"one": [[40, 90]]}
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("iteration", "training loss")
+    assert top1.get_ylabel() == "held-out top-1, %"
+
+
+def test_epochs_chosen_metrics_and_smoothing():
+    top1, rate, loss = draw_runs(RUNS, ["top1", "lr", "loss"], "epoch", smoothing=3).axes
+    assert lines(top1) == {"one": [[1, 50], [2, 70]]}
+    assert lines(rate)["two"] == [[1, 0.1]]
+    assert [y for _, y in lines(loss)["one"]] == pytest.approx([0.9, 0.55, 0.325, 0.235, 0.18])
+
+
+def test_the_beginning_left_out():
+    loss, top1, _ = draw_runs(RUNS, start=30).axes
+    assert lines(loss) == {"one": [[30, 0.3], [40, 0.225], [50, 0.18]]}
+    assert lines(top1) == {"one": [[40, 70]]}
+    assert lines(draw_runs(RUNS, ["top1"], "epoch", start=2).axes[0]) == {"one": [[2, 70]]}
+    with pytest.raises(ValueError, match="they have no points at all"):
+        draw_runs(RUNS, start=51)
+
+
+def test_smoothing_is_a_centred_mean():
+    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
+    for points in (1, 2, 3, 5, 99):
+        half = (points - 1) // 2
+        expected = []
+        for i in range(len(values)):
+            reach = min(half, i, len(values) - 1 - i)
+            window = values[i - reach : i + reach + 1]
+            expected.append(sum(window) / len(window))
+        assert smooth(values, points) == pytest.approx(expected)
+    assert smooth([], 3) == []
+
+
+def test_what_is_not_there():
+    with pytest.raises(ValueError, match="no run has mIoU: they have loss, lr, top1, top5"):
+        draw_runs(RUNS, ["mIoU"])
+    with pytest.raises(ValueError, match="they have no points at all"):
+        draw_runs({"empty": {"train": [], "val": []}})
+
+
+def test_reading(tmp_path):
+    with pytest.raises(DataError, match=r"there is no .*curves.json: a run of tools/train.py writes it"):
+        read_curves(tmp_path)
+    file = tmp_path / "curves.json"
+    file.write_text(json.dumps(RUNS["one"]))
+    assert read_curves(tmp_path) == read_curves(file) == RUNS["one"]
+    for damaged in ('{"train": [', '{"train": []}', "[1]", '{"train": [{"loss": 1}], "val": []}'):
+        file.write_text(damaged)
+        with pytest.raises(DataError, match="cannot read the curves"):
+            read_curves(tmp_path)
+    file.write_text('{"train": [{"iter": "a", "epoch": 1}], "val": []}')
+    with pytest.raises(DataError, match="points without iter and epoch"):
+        read_curves(tmp_path)
+
+
+def test_the_picture_of_a_run():
+    """What a run writes at its end: the loss on the left, all validation metrics on the right."""
+    left, right = draw_run(RUNS["one"]).axes
+    assert lines(left)["training"][-1] == [50, 0.18]
+    assert lines(right) == {"top1": [[20, 50], [40, 70]], "top5": [[40, 90]]}
+
+
+def test_twelve_metrics_can_be_told_apart():
+    names = [f"coco/mAP_{i}" for i in range(12)]
+    figure = draw_run(
+        {"train": [{"iter": 1, "loss": 1.0}], "val": [{"iter": i, **dict.fromkeys(names, i)} for i in (1, 2)]}
+    )
+    axes = figure.axes[1]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 12
+    figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+    assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1

@@ -1,0 +1,50 @@
+"""Two processes with half the batch each do what one process does."""
+
+import json
+
+import pytest
+import runs
+
+MODELS = {
+    # No batch norm, whose statistics are of one process's images, and no Gumbel noise, which is drawn per batch.
+    "efficientnet": ("resnet/resnet18_digits.py", "model.backbone.name=test_efficientnet_gn"),
+    "quadmamba": ("quadmamba/quadmamba-nano_digits.py", *runs.TINY, "model.backbone.choice=3"),
+}
+# The augmentations are random per sample; mixup, which pairs the images of one process, is off.
+RANDOM_SAMPLES = (
+    "train_dataloader.dataset.transform.random_erasing=0.5",
+    "train_dataloader.dataset.transform.hflip=0.5",
+)
+# The gradients of the halves are averaged, hence added up in another order: float32 rounding, grown over 12 updates.
+TOLERANCE = 1e-4
+
+
+def curves(folder):
+    return json.loads((folder / "curves.json").read_text())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_processes_follow_one(model, tmp_path):
+    name, *options = (*MODELS[model], *RANDOM_SAMPLES)
+    # The 359 images to validate on do not divide by two: the one that pads them must not count.
+    options.append("val_dataloader.num_batch_per_epoch=None")
+    runs.call(runs.train, tmp_path / "one.log", name, tmp_path / "one", *options)
+    # The slice of the dataset is batches x batch size x processes, as is what is trained on.
+    half, port = [*options, "train_dataloader.batch_size=4"], runs.free_port()
+    logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
+    ranks = [
+        runs.start(runs.train_distributed, log, name, tmp_path / "two", rank, 2, port, *half)
+        for rank, log in enumerate(logs)
+    ]
+    for process, log in zip(ranks, logs, strict=True):
+        runs.finish(process, log)
+    one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
+    losses = [[p["loss"] for p in c["train"]] for c in (one, two)]
+    assert len(losses[0]) == 12
+    assert losses[1] == pytest.approx(losses[0], rel=TOLERANCE)
+    states = [runs.last_state(tmp_path / n)["state_dict"] for n in ("one", "two")]
+    for key, expected in states[0].items():
+        if expected.is_floating_point():
+            error = (states[1][key] - expected).norm() / expected.norm().clamp_min(1e-3)
+            assert error < TOLERANCE, f"{key}: {error:.1e}"
+    assert [p["top1"] for p in two["val"]] == [p["top1"] for p in one["val"]]

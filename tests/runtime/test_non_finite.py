@@ -1,0 +1,86 @@
+"""A NaN stops a run, with one line that says where, and leaves a state to continue from."""
+
+import re
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+from ssm_train.runtime import checkpoints as checkpoint
+
+NO_SAVES = ("default_hooks.checkpoint.interval=-1", "default_hooks.non_finite.interval=2")
+PARAMETER = "backbone.conv_stem.weight"
+
+
+def train_into_nan(tmp_path, model, hook):
+    """The one line on stderr, and the state that was saved."""
+    name, *options = model
+    runs.call(
+        runs.train_tool,
+        tmp_path / "log",
+        name,
+        tmp_path / "run",
+        *options,
+        *NO_SAVES,
+        hooks=[hook, runs.EMA],
+        expected=1,
+    )
+    lines = [line for line in Path(f"{tmp_path}/log.err").read_text().splitlines() if "Warning" not in line]
+    lines = [line for line in lines if not line.startswith("  ")]  # the source line under a warning
+    assert len(lines) == 1, lines
+    return lines[0], runs.last_state(tmp_path / "run")
+
+
+def assert_good(state, iteration):
+    assert state["meta"]["iter"] == iteration
+    assert checkpoint.first_non_finite(state["state_dict"]) is None
+    assert checkpoint.first_non_finite(state["ema_state_dict"]) is None
+    moments = state["optimizer"]["state"].values()
+    assert all(torch.isfinite(m["exp_avg"]).all() and torch.isfinite(m["exp_avg_sq"]).all() for m in moments)
+
+
+def test_a_bad_batch_is_named_and_the_state_before_it_saved(tmp_path):
+    model = (*runs.RESNET[:1], "model.backbone.name=test_efficientnet_gn")
+    line, state = train_into_nan(tmp_path, model, dict(type="runs.PoisonInputHook", iteration=9))
+    assert "stopped at iteration 9 (epoch 2), learning rate 0.00" in line
+    assert "the loss is nan" in line
+    assert "all parameters are finite" in line
+    assert re.search(r"1 of 8 inputs not finite: digit \d+;", line)
+    assert f"in {tmp_path / 'run' / 'iter_8.pth'}" in line
+    assert_good(state, 8)
+    runs.call(runs.train, tmp_path / "again", *model[:1], tmp_path / "run", *model[1:], resume=True, hooks=[runs.EMA])
+    assert runs.last_state(tmp_path / "run")["meta"]["iter"] == 12
+
+
+@pytest.mark.parametrize("model", [runs.RESNET, runs.MAMBATREE], ids=["batch-norm", "model-raises"])
+def test_what_the_forward_pass_spoils_is_not_saved(tmp_path, model):
+    # The NaN is in the running statistics of a batch norm before the loss is known; a spanning tree raises at once.
+    line, state = train_into_nan(tmp_path, model, dict(type="runs.PoisonInputHook", iteration=10))
+    assert "stopped at iteration 10 (epoch 2)" in line
+    assert "not finite: digit" in line
+    if model is runs.MAMBATREE:
+        assert "minimum_spanning_tree" in line
+        assert_good(state, 9)
+    else:
+        assert_good(state, 8)
+
+
+def test_a_bad_parameter_is_named_and_an_earlier_state_saved(tmp_path):
+    hook = dict(type="runs.PoisonParameterHook", iteration=7, parameter=PARAMETER)
+    line, state = train_into_nan(tmp_path, runs.RESNET, hook)
+    assert "stopped at iteration 8 (epoch 2)" in line
+    assert f"the first bad parameter is {PARAMETER}" in line
+    assert_good(state, 6)
+
+
+def test_a_checkpoint_with_nan_is_never_written(tmp_path):
+    name, *options = runs.RESNET
+    hook = dict(type="runs.PoisonParameterHook", iteration=12, parameter=PARAMETER)
+    runs.call(runs.train_tool, tmp_path / "log", name, tmp_path / "run", *options, hooks=[hook], expected=1)
+    assert_good(runs.last_state(tmp_path / "run") | {"ema_state_dict": {}}, 6)
+    line = Path(f"{tmp_path}/log.err").read_text()
+    assert "stopped at iteration 12 (epoch 2)" in line
+    assert f"{PARAMETER} is not finite" in line
+    assert "the last good state is in" in line
+    assert "epoch_1.pth" in line

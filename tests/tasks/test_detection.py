@@ -1,0 +1,272 @@
+"""Training detectors: they learn, go on after a stop, start from classifiers and outlive bad input."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import blobs
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from ssm_core.errors import CheckpointError, DataError
+from ssm_train.apis import train as run
+from ssm_train.runtime import checkpoints as checkpoint
+from ssm_train.runtime.config import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+QUADMAMBA = CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py"
+MAMBATREE = CONFIGS / "mambatree" / "mask-rcnn_mambatree-nano_nuclei-128x128.py"
+# mmengine shares loggers between runs of one name and second.
+NUMBER = itertools.count()
+QUICK = ["visualizer.tensorboard=False", "default_hooks.curves.plot=False", "default_hooks.curves.interval=1"]
+TINY = ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)", "model.neck.in_channels=[8,16,16,16]"]
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
+
+def configure(config, work_dir, *options):
+    cfg = load_config(config, [*QUICK, f"experiment_name=det{next(NUMBER)}", *options])
+    cfg.work_dir = str(work_dir)
+    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    return cfg
+
+
+def on_blobs(root, work_dir, *options, config=QUADMAMBA):
+    short = ["train_cfg.max_epochs=1", "param_scheduler.1.end=1", "default_hooks.non_finite.interval=100"]
+    short += ["default_hooks.pictures.count=0"]
+    return configure(config, work_dir, *blobs.options(root), *TINY, *short, *options)
+
+
+def log_of(work_dir):
+    return "".join(path.read_text() for path in Path(work_dir).rglob("*.log"))
+
+
+# --- Learning
+
+
+@pytest.fixture(scope="module", params=[QUADMAMBA, MAMBATREE], ids=["quadmamba", "mambatree"])
+def overfitted(request, nuclei_root, tmp_path_factory):
+    """A model trained on one nuclei tile for 40 iterations and tested on the same tile."""
+    root, folder = nuclei_root / "nuclei", tmp_path_factory.mktemp("overfit")
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        cfg = configure(
+            request.param,
+            folder,
+            f"train_dataloader.dataset.data_root={root}",
+            *(f"{split}_dataloader.dataset.data_root={root}" for split in ("val", "test")),
+            *(f"{split}_dataloader.dataset.ann_file=train.json" for split in ("val", "test")),
+            *(f"{split}_dataloader.dataset.data_prefix.img=train" for split in ("val", "test")),
+            *(f"{split}_evaluator.ann_file={root}/train.json" for split in ("val", "test")),
+            *(f"{split}_dataloader.batch_size=1" for split in ("train", "val", "test")),
+            *(f"{split}_dataloader.num_batch_per_epoch=1" for split in ("train", "val", "test")),
+            "train_dataloader.dataset.pipeline.3.prob=0.0",
+            "optim_wrapper.optimizer.lr=2e-3",
+            "param_scheduler.0.end=5",
+            "train_cfg.val_interval=40",
+            "default_hooks.checkpoint.interval=40",
+        )
+        return root, folder, cfg, run.train(cfg)
+
+
+def test_overfits_a_tile(overfitted):
+    _, _, _, result = overfitted
+    losses = [point["loss"] for point in result.curves["train"]]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.65 * np.mean(losses[:5])
+    assert result.last("coco/bbox_mAP_50") > 0.35
+    assert result.last("coco/segm_mAP_50") > 0.35
+
+
+def test_validation_is_shown(overfitted):
+    _, folder, _, _ = overfitted
+    names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
+    assert names == {"prediction_0_40.png", "scans_0_40.png"}
+
+
+def test_the_checkpoint_is_tested_alike(overfitted):
+    _, folder, cfg, result = overfitted
+    cfg.experiment_name = f"det{next(NUMBER)}"
+    metrics = run.test(cfg, folder / "epoch_40.pth")
+    assert metrics["coco/segm_mAP"] == result.last("coco/segm_mAP") > 0
+
+
+def test_mmdets_inferencer_draws(overfitted, tmp_path):
+    from mmdet.apis import DetInferencer
+
+    root, folder, cfg, _ = overfitted
+    cfg.dump(tmp_path / "config.py")
+    inferencer = DetInferencer(str(tmp_path / "config.py"), str(folder / "epoch_40.pth"), device="cpu")
+    assert inferencer.model.dataset_meta["classes"] == ("nucleus",)
+    image = sorted((root / "train").glob("*.png"))[0]
+    found = inferencer(str(image), out_dir=str(tmp_path / "out"), no_save_pred=True)["predictions"][0]
+    assert max(found["scores"]) > 0.3
+    drawn = next((tmp_path / "out").rglob("*.png"))
+    before, after = (np.array(Image.open(path).convert("RGB"), dtype=int) for path in (image, drawn))
+    assert abs(before - after).max() > 50
+
+
+def test_cascade_in_bfloat16(tmp_path):
+    """Three box heads and COCO's recipe; in bfloat16, which neither losses nor boxes may suffer from."""
+    blobs.write(tmp_path)
+    loaders = ("train", "val", "test")
+    heads = [f"bbox_head.{stage}" for stage in range(3)]
+    options = [
+        *(o for o in blobs.options(tmp_path) if "bbox_head" not in o),
+        *(
+            f"{split}_dataloader.{key}"
+            for split in loaders
+            for key in (
+                "dataset.ann_file=train.json",
+                "dataset.data_prefix.img=train",
+                "num_workers=0",
+                "persistent_workers=False",
+            )
+        ),
+        *(f"model.roi_head.{head}.{key}" for head in heads for key in ("num_classes=2", "fc_out_channels=32")),
+    ]
+    few = [f"model.train_cfg.rcnn.{stage}.sampler.num=8" for stage in range(3)]
+    few += ["model.test_cfg.rpn.max_per_img=20", "model.test_cfg.rcnn.max_per_img=2"]
+    few += ["model.train_cfg.rpn_proposal.max_per_img=20", "model.roi_head.mask_head.num_convs=1"]
+    # Of 256 channels: few CPUs multiply in bfloat16.
+    narrow = ("neck.out", "rpn_head.in", "rpn_head.feat", "roi_head.bbox_roi_extractor.out", "roi_head.mask_head.in")
+    narrow += ("roi_head.mask_head.conv_out", "roi_head.mask_roi_extractor.out", *(f"roi_head.{h}.in" for h in heads))
+    few += [f"model.{part}_channels=32" for part in narrow]
+    cascade = CONFIGS / "quadmamba" / "cascade-mask-rcnn_quadmamba-small_fpn_8xb2-1x_coco.py"
+    cfg = configure(
+        cascade, tmp_path / "run", *options, *few, *TINY,
+        "load_from=none", "train_cfg.max_epochs=1", "optim_wrapper.dtype=bfloat16",
+    )  # fmt: skip
+    result = run.train(cfg)
+    assert len(result.curves["train"]) == 2
+    assert all(np.isfinite(point["loss"]) for point in result.curves["train"])
+    assert result.last("coco/segm_mAP") is not None
+
+
+# --- Going on
+
+
+def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
+    blobs.write(tmp_path)
+    # As for COCO, where images of like shape make a batch.
+    grouped = ["train_dataloader.batch_sampler.type=AspectRatioBatchSampler", "train_dataloader.drop_last=False"]
+    options = [*grouped, "train_dataloader.batch_size=1", "train_cfg.val_interval=5"]
+    every = ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=1"]
+    whole = run.train(on_blobs(tmp_path, tmp_path / "whole", *options, *every))
+    rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=tmp_path / "whole" / "iter_2.pth")
+    assert [p["loss"] for p in rest.curves["train"]] == [p["loss"] for p in whole.curves["train"]][2:]
+    assert len(whole.curves["train"]) == 4
+
+
+# --- Starting from a classifier
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A checkpoint as training a classifier writes it."""
+    from quadtree_ssm import QuadMamba
+
+    arguments = dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), ssm_ratio=1.0, num_classes=5)
+    torch.manual_seed(5)
+    model = QuadMamba(**arguments)
+    backbone = {"type": "quadtree_ssm.QuadMamba", **arguments, "token_order": "released"}
+    path = tmp_path_factory.mktemp("classifier") / "epoch_300.pth"
+    state = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+    checkpoint.save({"state_dict": state, "meta": {"model": {"type": "ImageClassifier", "backbone": backbone}}}, path)
+    checkpoint.save({"state_dict": model.state_dict(), "meta": {"model": backbone}}, path.with_name("converted.pth"))
+    return path
+
+
+@pytest.mark.parametrize("name", ["epoch_300.pth", "converted.pth"])
+def test_starts_from_a_classifier(tmp_path, classifier, name):
+    blobs.write(tmp_path)
+    path = classifier.with_name(name)
+    # With a rate of zero the weights are afterwards what they were before.
+    run.train(on_blobs(tmp_path, tmp_path / "run", f"load_from={path}", "optim_wrapper.optimizer.lr=0.0"))
+    trained = checkpoint.load(tmp_path / "run" / "epoch_1.pth")["state_dict"]
+    before = {k.removeprefix("backbone."): v for k, v in checkpoint.load(path)["state_dict"].items()}
+    taken = [k for k in before if not k.startswith("head.")]
+    assert all(torch.equal(trained[f"backbone.{k}"], before[k]) for k in taken)
+    log = log_of(tmp_path / "run")
+    assert re.search(
+        rf"{name}: {len(taken)} tensors are taken; these start afresh: backbone.out_norms \(8\), neck", log
+    )
+    assert "these are not used: backbone.head (4)" in log
+    assert "was trained with token_order='released'; this config has it otherwise" in log
+
+
+def test_the_classifier_of_another_variant(tmp_path, classifier):
+    blobs.write(tmp_path)
+    cfg = on_blobs(
+        tmp_path, tmp_path / "run", f"load_from={classifier}",
+        "model.backbone.dims=(16,16,16,16)", "model.neck.in_channels=[16,16,16,16]", "model.backbone.ssm_ratio=2.0",
+    )  # fmt: skip
+    with pytest.raises(
+        CheckpointError, match=r"does not fit this config's quadtree_ssm.QuadMamba: .*conv1.weight is \(4, "
+    ):
+        run.train(cfg)
+
+
+# --- Bad input
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Eight images in each split; of the training ones five are sound, and one of those has no objects."""
+    content = blobs.write(tmp_path, images=8)
+    cut_off(tmp_path / "train" / "1.jpg")
+    (tmp_path / "train" / "2.jpg").unlink()
+    # Not of the size that the annotations, and so its masks, say.
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "train" / "3.jpg")
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 14]
+    content["annotations"][0]["category_id"] = 77
+    content["annotations"][1]["bbox"] = [3, 3, 0, 0]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    cut_off(tmp_path / "val" / "0.jpg")
+    return tmp_path
+
+
+def test_bad_input_is_counted(damaged, tmp_path):
+    no_filter = "train_dataloader.dataset.filter_cfg.filter_empty_gt=False"
+    result = run.train(on_blobs(damaged, tmp_path / "run", no_filter, "train_dataloader.batch_size=2"))
+    assert len(result.curves["train"]) == 4
+    assert all(np.isfinite(point["loss"]) for point in result.curves["train"])
+    assert "coco/bbox_mAP" in result.curves["val"][0]
+    log = log_of(tmp_path / "run")
+    assert "2 of 21 annotations of" in log
+    assert "1 with an unknown category (first: 1), 1 with a box without area in the image (first: 2)" in log
+    assert "3 training images could not be used" in log
+    assert all(re.search(rf"cannot use the image \S+train/{n}.jpg", log) for n in (1, 2, 3))
+    assert "1 of 8 images could not be used and are not in the metrics" in log
+
+
+def test_bad_input_stops_by_switch(damaged, tmp_path):
+    with pytest.raises(DataError, match=r"annotation 1 of .* has an unknown category"):
+        run.train(on_blobs(damaged, tmp_path / "a", "train_dataloader.dataset.bad_annotations=raise"))
+    with pytest.raises(DataError, match=r"cannot use the image \S+train/[123].jpg"):
+        run.train(on_blobs(damaged, tmp_path / "b", "train_dataloader.unreadable=raise"))
+
+
+def test_a_diverged_run_names_its_images(tmp_path, monkeypatch):
+    from mmdet.models import MaskRCNN
+
+    from ssm_core.errors import DivergedError
+
+    blobs.write(tmp_path)
+    loss = MaskRCNN.loss
+    monkeypatch.setattr(
+        MaskRCNN, "loss", lambda *a: {k: v * float("nan") if k == "loss_cls" else v for k, v in loss(*a).items()}
+    )
+    with pytest.raises(DivergedError, match=r"loss is nan.*has 2 finite inputs: \S+train/\d.jpg, \S+train/\d.jpg"):
+        run.train(on_blobs(tmp_path, tmp_path / "run"))

@@ -1,0 +1,234 @@
+"""COCO annotations with every fault, the dataset over them, and the metric."""
+
+import json
+import math
+
+import blobs
+import numpy as np
+import pytest
+import torch
+
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances, Float32RoIExtractor
+from ssm_train.tasks.detection.annotations import read_annotations
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """The root of a data set, and a function that changes its training annotations."""
+    content = blobs.write(tmp_path)
+    path = tmp_path / "train.json"
+
+    def change(**keys):
+        path.write_text(json.dumps({**content, **keys}))
+        return path
+
+    change.root, change.content, change.path = tmp_path, content, path
+    return change
+
+
+def dataset(root, **options):
+    options = {"filter_cfg": dict(filter_empty_gt=True), **options}
+    return CocoInstances(ann_file="train.json", data_root=str(root), data_prefix=dict(img="train"), **options)
+
+
+# --- Annotations
+
+
+FAULTS = {
+    "no box": (dict(bbox=...), "missing"),
+    "no category": (dict(category_id=...), "missing"),
+    "other image": (dict(image_id=99), "an unknown image"),
+    "other category": (dict(category_id=0), "an unknown category"),
+    "three numbers": (dict(bbox=[1, 2, 3]), "not four finite numbers"),
+    "NaN": (dict(bbox=[1, 2, math.nan, 4]), "not four finite numbers"),
+    "text": (dict(bbox=["1", 2, 3, 4]), "not four finite numbers"),
+    "flat": (dict(bbox=[1, 2, 0, 4]), "without area in the image"),
+    "turned": (dict(bbox=[5, 5, -3, -3]), "without area in the image"),
+    "outside": (dict(bbox=[70, 5, 10, 10]), "without area in the image"),
+    "no mask": (dict(segmentation=...), "mask that is missing"),
+    "empty mask": (dict(segmentation=[]), "mask that is missing, malformed"),
+    "two points": (dict(segmentation=[[1, 2, 3, 4]]), "malformed"),
+    "odd polygon": (dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "malformed"),
+    "other size": (dict(segmentation=dict(size=[32, 64], counts="abc")), "of another size"),
+    "short run lengths": (dict(segmentation=dict(size=[64, 64], counts=[10, 20])), "of another size"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
+    change, words = FAULTS[fault]
+    first, *others = coco.content["annotations"]
+    faulty = {key: value for key, value in {**first, **change}.items() if value is not ...}
+    path = coco(annotations=[faulty, *others])
+    assert read_annotations(path).annotations == others
+    with pytest.raises(DataError, match=rf"annotation 1 of .*train.json has .*{words}.*bad_annotations='skip'"):
+        read_annotations(path, "raise")
+
+
+def test_faults_are_counted_by_kind(coco, monkeypatch):
+    first, second, third, *others = coco.content["annotations"]
+    lines = []
+    monkeypatch.setattr("mmengine.logging.MMLogger.warning", lambda self, text: lines.append(text))
+    path = coco(annotations=["x", {**first, "image_id": 7}, {**second, "image_id": 8}, third, third, *others])
+    assert len(read_annotations(path).annotations) == len(others) + 1
+    assert len(lines) == 1
+    assert "4 of 14 annotations" in lines[0]
+    assert "1 with id, image_id, category_id or bbox missing (first: at place 0)" in lines[0]
+    assert "2 with an unknown image (first: 1)" in lines[0]
+    assert "1 with an id that is taken (first: 3)" in lines[0]
+
+
+def test_what_can_be_filled_in_is(coco):
+    bare = [{k: a[k] for k in ("id", "image_id", "category_id", "bbox")} for a in coco.content["annotations"]]
+    annotation = read_annotations(coco(annotations=bare)).annotations[0]
+    assert annotation["iscrowd"] == 0
+    assert annotation["area"] == annotation["bbox"][2] * annotation["bbox"][3]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "there is no annotation file .*prepare_data.py"),
+        ("", "cannot read the annotation file"),
+        ('{"images": [', "cannot read the annotation file"),
+        ("[]", "has no list 'images'"),
+        ('{"images": [], "annotations": [], "categories": []}', "is empty: it has no images"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "'images' lacks id or file_name"),
+        ('{"images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}], "annotations": []}', "'categories'"),
+    ],
+    ids=["missing", "empty", "cut off", "list", "no images", "no names", "no categories"],
+)
+def test_not_an_annotation_file(tmp_path, text, words):
+    path = tmp_path / "x.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_annotations(path)
+
+
+def test_two_images_of_one_id(coco):
+    with pytest.raises(DataError, match="two images of the same id"):
+        read_annotations(coco(images=[*coco.content["images"], coco.content["images"][0]]))
+
+
+def test_wrong_switch(coco):
+    with pytest.raises(ConfigError, match="bad_annotations is 'skip' or 'raise'"):
+        read_annotations(coco.path, "ignore")
+
+
+# --- Dataset
+
+
+def test_classes_are_the_files(coco):
+    data = dataset(coco.root)
+    assert data.metainfo["classes"] == blobs.CLASSES
+    labels = [i["bbox_label"] for n in range(len(data)) for i in data.get_data_info(n)["instances"]]
+    assert labels == [(a["category_id"] - 1) // 3 for a in coco.content["annotations"]]
+
+
+def test_some_of_the_classes(coco):
+    data = dataset(coco.root, metainfo=dict(classes=["box"]))
+    boxes = sum(a["category_id"] == 4 for a in coco.content["annotations"])
+    assert sum(len(data.get_data_info(n)["instances"]) for n in range(len(data))) == boxes
+    assert {i["bbox_label"] for n in range(len(data)) for i in data.get_data_info(n)["instances"]} == {0}
+    with pytest.raises(DataError, match=r"no category 'circle', only disc, box"):
+        dataset(coco.root, metainfo=dict(classes=["circle"]))
+    with pytest.raises(DataError, match=r"in the order of .*train.json: disc, box"):
+        dataset(coco.root, metainfo=dict(classes=["box", "disc"]))
+
+
+def test_images_without_objects(coco):
+    coco(annotations=[a for a in coco.content["annotations"] if a["image_id"] != 11])
+    assert len(dataset(coco.root)) == 3
+    assert len(dataset(coco.root, filter_cfg=None)) == 4
+    assert len(dataset(coco.root, test_mode=True)) == 4
+    coco(annotations=[])
+    with pytest.raises(DataError, match=r"not one of 4 images of .*train.json has an object to train on"):
+        dataset(coco.root)
+    assert len(dataset(coco.root, test_mode=True)) == 4
+
+
+def test_a_test_set_without_annotations(coco):
+    content = {key: value for key, value in coco.content.items() if key != "annotations"}
+    coco.path.write_text(json.dumps(content))
+    assert len(dataset(coco.root, test_mode=True)) == 4
+
+
+# --- Metric
+
+
+def perfect_samples(content, images, scale=1.0):
+    """What a model would predict that knows the truth."""
+    for image in images:
+        own = [a for a in content["annotations"] if a["image_id"] == image]
+        boxes = np.array([a["bbox"] for a in own], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] = boxes[:, :2] + boxes[:, 2:] * scale
+        prediction = {
+            "bboxes": torch.tensor(boxes),
+            "scores": torch.ones(len(own)),
+            "labels": torch.tensor([(a["category_id"] - 1) // 3 for a in own], dtype=torch.long),
+            "masks": [a["segmentation"] for a in own],
+        }
+        yield {"img_id": image, "ori_shape": (64, 64), "pred_instances": prediction}
+
+
+def evaluate(coco, samples, **options):
+    metric = CocoInstanceMetric(str(coco.path), **options)
+    metric.dataset_meta = dict(classes=blobs.CLASSES)
+    samples = list(samples)
+    metric.process({}, samples)
+    return metric.evaluate(len(samples))
+
+
+IMAGES = (10, 11, 12, 13)
+
+
+def test_a_perfect_prediction(coco):
+    result = evaluate(coco, perfect_samples(coco.content, IMAGES))
+    assert result["coco/bbox_mAP"] == 1.0
+    assert result["coco/segm_mAP"] == 1.0
+
+
+def test_boxes_that_overlap_by_two_thirds(coco):
+    # Sides of sqrt(2/3) give an overlap of 2/3, enough at the thresholds 0.5, 0.55, 0.6 and 0.65 of ten.
+    result = evaluate(coco, perfect_samples(coco.content, IMAGES, scale=math.sqrt(2 / 3)), metric="bbox")
+    assert result["coco/bbox_mAP"] == pytest.approx(0.4)
+    assert "coco/segm_mAP" not in result
+
+
+def test_only_predicted_images_count(coco):
+    # The others could not be read.
+    assert evaluate(coco, perfect_samples(coco.content, IMAGES[:2]))["coco/segm_mAP"] == 1.0
+
+
+def test_nothing_found(coco):
+    nothing = {**coco.content, "annotations": []}
+    result = evaluate(coco, perfect_samples(nothing, IMAGES))
+    assert result == {"coco/bbox_mAP": 0.0, "coco/segm_mAP": 0.0}
+
+
+def test_faulty_annotations_do_not_stop_the_metric(coco):
+    faulty = [{**coco.content["annotations"][0], "id": 1000, "bbox": [1, 2]}, {"id": 1001}]
+    coco(annotations=[*coco.content["annotations"], *faulty])
+    assert evaluate(coco, perfect_samples(coco.content, IMAGES))["coco/bbox_mAP"] == 1.0
+
+
+# --- RoIAlign under autocast
+
+
+def test_boxes_keep_their_precision_under_autocast():
+    from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+
+    settings = dict(
+        roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0), out_channels=4, featmap_strides=[4]
+    )
+    maps = torch.arange(320.0).expand(1, 4, 8, 320).to(torch.bfloat16)  # exact in bfloat16 up to 256
+    rois = torch.tensor([[0, 1001.5, 3.0, 1022.5, 24.0]])
+    exact = SingleRoIExtractor(**settings)((maps.float(),), rois)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = Float32RoIExtractor(**settings)((maps,), rois)
+        theirs = SingleRoIExtractor(**settings)((maps,), rois)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, exact)
+    assert (theirs.float() - exact).abs().max() > 0.25
