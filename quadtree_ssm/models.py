@@ -20,7 +20,7 @@ from quadtree_ssm.modules import (
 from ssm_core.backbone import Backbone, imagenet_cfg, look_up
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
 
-Arch = Literal["lite", "tiny", "small", "base"]
+Arch = Literal["nano", "lite", "tiny", "small", "base"]
 TokenOrder = Literal["quadtree", "released"]
 NORM_EPS = 1e-5
 QUADTREE_STAGES = 2
@@ -35,8 +35,10 @@ class Architecture(NamedTuple):
     drop_path_rate: float
 
 
-# Small and base are the authors' two configurations; lite and tiny are inferred from the paper's sizes and FLOPs.
+# Small and base are the authors' two configurations. Lite and tiny are inferred from the paper's sizes and FLOPs. Nano
+# is ours: it is small enough to be trained on a CPU, on a few images and without stochastic depth.
 ARCHITECTURES: dict[str, Architecture] = {
+    "nano": Architecture((1, 1, 2, 1), (32, 64, 128, 256), 1.0, 0.0),
     "lite": Architecture((2, 2, 2, 2), (48, 96, 192, 384), 1.0, 0.1),
     "tiny": Architecture((2, 6, 2, 2), (64, 128, 256, 512), 1.0, 0.1),
     "small": Architecture((2, 2, 5, 2), (96, 192, 384, 768), 2.0, 0.2),
@@ -155,6 +157,12 @@ def _create_quadmamba(variant: str, pretrained: bool, **kwargs) -> QuadMamba:
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )
+
+
+@register_model
+def quadmamba_nano(pretrained: bool = False, **kwargs) -> QuadMamba:
+    """QuadMamba-Nano, 1.8 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    return _create_quadmamba("quadmamba_nano", pretrained, **{"arch": "nano", **kwargs})
 
 
 @register_model

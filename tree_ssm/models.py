@@ -11,7 +11,7 @@ from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
 from tree_ssm.checkpoint import checkpoint_filter_fn
 from tree_ssm.modules import HEAD_RATIO, ConvHead, GuideDistance, TreeKind, TreeRoot, TreeScan, TreeSharing
 
-Arch = Literal["tiny", "small", "base"]
+Arch = Literal["nano", "lite", "tiny", "small", "base"]
 NORM_EPS = 1e-6
 
 
@@ -20,13 +20,18 @@ class Architecture(NamedTuple):
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
+    ssm_ratio: float
     drop_path_rate: float
 
 
+# Tiny, small and base are the authors' three configurations. Nano and lite are ours, of about the size of QuadMamba's
+# variants of these names. Nano is small enough to be trained on a CPU, on a few images and without stochastic depth.
 ARCHITECTURES: dict[str, Architecture] = {
-    "tiny": Architecture((2, 2, 9, 2), (80, 160, 320, 640), 0.1),
-    "small": Architecture((2, 2, 13, 2), (96, 192, 384, 768), 0.3),
-    "base": Architecture((2, 2, 13, 2), (128, 256, 512, 1024), 0.5),
+    "nano": Architecture((1, 1, 2, 1), (32, 64, 128, 256), 1.0, 0.0),
+    "lite": Architecture((2, 2, 4, 2), (40, 80, 160, 320), 2.0, 0.1),
+    "tiny": Architecture((2, 2, 9, 2), (80, 160, 320, 640), 2.0, 0.1),
+    "small": Architecture((2, 2, 13, 2), (96, 192, 384, 768), 2.0, 0.3),
+    "base": Architecture((2, 2, 13, 2), (128, 256, 512, 1024), 2.0, 0.5),
 }
 
 
@@ -64,7 +69,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         depths: Sequence[int] | None = None,
         dims: Sequence[int] | None = None,
         d_state: int = 1,
-        ssm_ratio: float = 2.0,
+        ssm_ratio: float | None = None,
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
         drop_path_rate: float | None = None,
@@ -84,6 +89,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
         depths = base.depths if depths is None else depths
         dims = base.dims if dims is None else dims
+        ssm_ratio = base.ssm_ratio if ssm_ratio is None else ssm_ratio
 
         def make_mixer(stage: int, index: int, block: int) -> ScanMixer:
             dim = dims[stage]
@@ -141,6 +147,18 @@ def _create_mambatree(variant: str, pretrained: bool, **kwargs) -> MambaTreeV:
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
         **kwargs,
     )
+
+
+@register_model
+def mambatree_nano(pretrained: bool = False, **kwargs) -> MambaTreeV:
+    """MambaTreeV-Nano, 2.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    return _create_mambatree("mambatree_nano", pretrained, **{"arch": "nano", **kwargs})
+
+
+@register_model
+def mambatree_lite(pretrained: bool = False, **kwargs) -> MambaTreeV:
+    """MambaTreeV-Lite, 5.9 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    return _create_mambatree("mambatree_lite", pretrained, **{"arch": "lite", **kwargs})
 
 
 @register_model

@@ -47,6 +47,27 @@ def test_forward_and_backward(name):
         assert gradient.isfinite().all(), f"the gradient of {parameter} is not finite"
 
 
+# What configs and checkpoints spelled out before these variants had names.
+SPELLED_OUT = {
+    "quadmamba_nano": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256), "ssm_ratio": 1.0, "drop_path_rate": 0.0},
+    "mambatree_nano": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256), "ssm_ratio": 1.0, "drop_path_rate": 0.0},
+    "mambatree_lite": {"depths": (2, 2, 4, 2), "dims": (40, 80, 160, 320)},
+}
+
+
+@pytest.mark.parametrize("out_indices", [None, (0, 1, 2, 3)], ids=["classifier", "backbone"])
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_named_variants_are_what_was_spelled_out(name, out_indices):
+    family, arch = name.split("_")
+    with torch.device("meta"):
+        named = CLASSES[family](arch=arch, in_chans=1, num_classes=10, out_indices=out_indices)
+        spelled = CLASSES[family](**SPELLED_OUT[name], in_chans=1, num_classes=10, out_indices=out_indices)
+    shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (named, spelled)]
+    assert shapes[0] == shapes[1]
+    rates = [[getattr(m, "drop_prob", None) for m in model.modules()] for model in (named, spelled)]
+    assert rates[0] == rates[1]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("size", [(33, 47), (32, 64), (35, 32), (97, 40)], ids=str)
 def test_any_size(name, size):

@@ -15,7 +15,12 @@ Weights = dict[str, Tensor]
 
 
 def shapes(
-    depths: tuple[int, ...], channels: int, *, layer_scale: bool = False, num_classes: int | None = 10
+    depths: tuple[int, ...],
+    channels: int,
+    *,
+    ssm_ratio: float = 2.0,
+    layer_scale: bool = False,
+    num_classes: int | None = 10,
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a released file; ``num_classes=None`` leaves head and ``conv_head`` out."""
     table: dict[str, tuple[int, ...]] = {}
@@ -29,7 +34,7 @@ def shapes(
         norm(f"patch_embed.norm{index}.1", outputs)
     for stage, depth in enumerate(depths):
         width = channels * 2**stage
-        inner, rank = 2 * width, math.ceil(width / 16)
+        inner, rank = int(ssm_ratio * width), math.ceil(width / 16)
         for index in range(depth):
             block = f"levels.{stage}.blocks.{index}"
             op = f"{block}.TreeSSM"
