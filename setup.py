@@ -54,8 +54,11 @@ def extension_modules() -> tuple[list, dict]:
         print("setup.py: no C++ compiler found, building without the compiled library (slow PyTorch references)")
         return [], {}
 
-    cuda_files = [p for kind in ("*.cu", "*.cpp") for p in (ROOT / "csrc" / "cuda").glob(kind)]
-    cuda_sources = sorted(str(p.relative_to(ROOT)) for p in cuda_files)
+    # Every .cpp and .cu file below csrc is a source; those in a folder named cuda need the CUDA toolkit. Objects mirror
+    # the paths of their sources, so that two folders may have files of the same name.
+    files = sorted(p.relative_to(ROOT) for kind in ("*.cpp", "*.cu") for p in (ROOT / "csrc").rglob(kind))
+    sources = [str(p) for p in files if "cuda" not in p.parts]
+    cuda_sources = [str(p) for p in files if "cuda" in p.parts]
     cuda_home = None if enabled("NO_CUDA") or not cuda_sources else find_cuda_home()
     if cuda_home is not None:
         # torch.utils.cpp_extension reads CUDA_HOME when it is imported.
@@ -72,8 +75,6 @@ def extension_modules() -> tuple[list, dict]:
             "set CUDA_HOME to a folder that has bin/nvcc and include/cuda_runtime.h"
         )
 
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
-    sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
     # No -std: torch's own default follows its version.
     # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result; -g0 takes back the -g of a Python
     # that was built with it, six megabytes a file.
@@ -81,7 +82,11 @@ def extension_modules() -> tuple[list, dict]:
     cxx_flags = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
-    options = {"py_limited_api": True, "extra_compile_args": {"cxx": cxx_flags}}
+    options = {
+        "py_limited_api": True,
+        "extra_compile_args": {"cxx": cxx_flags},
+        "include_dirs": [str(ROOT.resolve() / "csrc")],  # sources include each other by their paths below csrc
+    }
     if cuda_home is None:
         extension = cpp_extension.CppExtension("ssm_core._C", sources, **options)
     else:

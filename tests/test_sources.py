@@ -1,16 +1,16 @@
-"""What the sources of the compiled library include (docs/design.md)."""
+"""What the sources of the compiled library include, and how their objects are named (csrc/README.md)."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-CUDA = Path(__file__).parents[1] / "csrc" / "cuda"
+ROOT = Path(__file__).parents[1] / "csrc"
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
 
 
 def system_headers(path, seen):
-    """Of a file and all of ours that it includes."""
+    """Yield the system headers of a file and of all our files that it includes."""
     if path in seen:
         return
     seen.add(path)
@@ -18,10 +18,15 @@ def system_headers(path, seen):
         if system:
             yield system
         else:
-            yield from system_headers((path.parent / own).resolve(), seen)
+            yield from system_headers(ROOT / own, seen)
 
 
-@pytest.mark.parametrize("path", sorted(CUDA.glob("*.cu")), ids=lambda path: path.name)
+def name(path):
+    """Return a source's path below csrc, as a test's id."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.cu")), ids=name)
 def test_what_nvcc_compiles_has_none_of_torchs_headers(path):
     headers = set(system_headers(path, set()))
     assert not {header for header in headers if header.startswith(("ATen/", "torch/"))}
@@ -29,5 +34,11 @@ def test_what_nvcc_compiles_has_none_of_torchs_headers(path):
 
 
 def test_no_two_sources_of_a_folder_make_the_same_object():
-    names = [path.stem for kind in ("*.cu", "*.cpp") for path in CUDA.glob(kind)]
-    assert len(names) == len(set(names))
+    objects = [path.with_suffix(".o") for kind in ("*.cu", "*.cpp") for path in ROOT.rglob(kind)]
+    assert objects
+    assert len(objects) == len(set(objects))
+
+
+def test_cuda_sources_are_in_folders_of_that_name():
+    """setup.py leaves out these folders where there is no CUDA toolkit."""
+    assert {path.parent.name for kind in ("*.cu", "*.cuh") for path in ROOT.rglob(kind)} == {"cuda"}

@@ -1,0 +1,19 @@
+// Sums whose terms are spread over lanes, so that they vectorise in an order that is the same on every machine.
+#pragma once
+
+#include <cstdint>
+
+#include "common/dispatch.h"
+
+namespace ssm {
+
+// Halves are added onto each other: a sum one after the other would wait for every addition.
+template <typename acc, int64_t kLanes>
+SSM_INLINE acc sum_lanes(acc (&lanes)[kLanes]) {
+  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+}  // namespace ssm

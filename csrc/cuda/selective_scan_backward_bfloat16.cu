@@ -1,3 +1,0 @@
-#include "selective_scan_backward.cuh"
-
-template void ssm::launch_backward<c10::BFloat16>(const ScanLaunch&, const SelectiveScanGradients&);

@@ -1,3 +1,0 @@
-#include "selective_scan_forward.cuh"
-
-template void ssm::launch_forward<double>(const ScanLaunch&);

@@ -1,0 +1,83 @@
+// exp(-cosine) of the two ends of every edge of the 4-connected grid, on the CPU.
+#include "grid_distance/inputs.h"
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <utility>
+#include <vector>
+
+#include "common/cpu/lanes.h"
+
+namespace ssm {
+namespace {
+
+template <typename scalar_t>
+SSM_MULTIVERSION acc_t<scalar_t> dot(const scalar_t* __restrict__ a, const scalar_t* __restrict__ b, int64_t channels) {
+  using acc = acc_t<scalar_t>;
+  constexpr int64_t kLanes = 32;
+  acc lanes[kLanes] = {};
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] += static_cast<acc>(a[c + i]) * static_cast<acc>(b[c + i]);
+  }
+  acc sum = sum_lanes(lanes);
+  for (; c < channels; ++c) sum += static_cast<acc>(a[c]) * static_cast<acc>(b[c]);
+  return sum;
+}
+
+// One row of the grid with its edges to the right and down; `own` and `below` hold 1 / |x| of this row and the next.
+template <typename scalar_t, typename acc>
+void distances_of_row(
+    const scalar_t* x, const acc* own, const acc* below, acc* out, const Grid& grid, int64_t row, int64_t channels) {
+  const int64_t width = grid.width;
+  for (int64_t column = 0; column < width; ++column) {
+    const scalar_t* a = x + (row * width + column) * channels;
+    if (below != nullptr) {
+      out[row * width + column] = exp_minus_cosine(dot(a, a + width * channels, channels), own[column], below[column]);
+    }
+    if (column + 1 < width) {
+      out[grid.vertical() + row * (width - 1) + column] =
+          exp_minus_cosine(dot(a, a + channels, channels), own[column], own[column + 1]);
+    }
+  }
+}
+
+at::Tensor grid_cosine_distance(const at::Tensor& x) {
+  check_features(x, at::kCPU);
+  const Grid grid{x.size(1), x.size(2)};
+  const int64_t channels = x.size(3), length = grid.height * grid.width;
+  at::Tensor out = empty_distances(x, grid);
+  if (out.numel() == 0) return out;
+  SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
+    using acc = acc_t<scalar_t>;
+    at::parallel_for(0, x.size(0) * grid.height, 4, [&](int64_t begin, int64_t end) {
+      std::vector<acc> own(grid.width), below(grid.width);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t sample = i / grid.height, row = i % grid.height;
+        const scalar_t* features = x.const_data_ptr<scalar_t>() + sample * length * channels;
+        const auto norms_of_row = [&](int64_t r, std::vector<acc>& norms) {
+          for (int64_t column = 0; column < grid.width; ++column) {
+            const scalar_t* a = features + (r * grid.width + column) * channels;
+            norms[column] = inverse_norm(dot(a, a, channels));
+          }
+        };
+        if (i == begin || row == 0) norms_of_row(row, own);
+        const bool has_below = row + 1 < grid.height;
+        if (has_below) norms_of_row(row + 1, below);
+        distances_of_row(features, own.data(), has_below ? below.data() : nullptr,
+            out.mutable_data_ptr<acc>() + sample * grid.edges(), grid, row, channels);
+        std::swap(own, below);
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("grid_cosine_distance", &grid_cosine_distance);
+}
+
+}  // namespace ssm

@@ -1,0 +1,175 @@
+// Selective scan on the CPU. One task is one sample, one group and one block of kWidth channels; it walks the tokens of
+// each of the group's directions in that direction's order, tile after tile, all channels of the block at once.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include "selective_scan/cpu/backward.h"
+#include "selective_scan/cpu/tile.h"
+#include "selective_scan/inputs.h"
+
+namespace ssm {
+namespace {
+
+using namespace selective;
+
+// h ← exp(Δ·A)·h + Δ·B·u for one state of the block through the tile, which holds the decays; y += C·h. With the first
+// state comes y += D·u, by the first direction y = D·u.
+template <bool is_first_state, typename scalar_t, typename acc>
+SSM_INLINE void walk(const Tile<acc>& tile, acc* state, const scalar_t* B, int64_t B_stride, const scalar_t* C,
+    int64_t C_stride, const acc* D, const Rows<acc>& y, bool is_first_direction) {
+  const int tokens = tile.count;
+  Vec<acc> h[kVectors<acc>];
+  for (int v = 0; v < kVectors<acc>; ++v) h[v] = load(state + v * kLanesOf<acc>);
+  for (int i = 0; i < tokens; ++i) {
+    const int64_t token = tile.token[i];
+    const acc b = static_cast<acc>(B[token * B_stride]), weight = static_cast<acc>(C[token * C_stride]);
+    const acc* const inputs = tile.u[i];
+    acc* const out = y[token];
+    for (int v = 0; v < kVectors<acc>; ++v) {
+      const int c = v * kLanesOf<acc>;
+      const Vec<acc> u = load(inputs + c);
+      h[v] = load(tile.decay[i] + c) * h[v] + load(tile.dt[i] + c) * u * b;
+      Vec<acc> sum = is_first_state && is_first_direction ? Vec<acc>{} : load(out + c);
+      if constexpr (is_first_state) sum += load(D + c) * u;
+      store(out + c, sum + h[v] * weight);
+    }
+  }
+  for (int v = 0; v < kVectors<acc>; ++v) store(state + v * kLanesOf<acc>, h[v]);
+}
+
+template <typename acc>
+struct ForwardScratch {
+  explicit ForwardScratch(const SelectiveScanParams& p)
+      : sum(p.length * kWidth),
+        state(p.states * kWidth),
+        direction(p) {}
+  Buffer<acc> sum;    // [L, kWidth], summed over the group's directions
+  Buffer<acc> state;  // [N, kWidth]
+  Direction<acc> direction;
+  Tile<acc> tile;
+};
+
+template <typename scalar_t>
+SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, ForwardScratch<acc_t<scalar_t>>& s) {
+  using acc = acc_t<scalar_t>;
+  const Task task = task_at(p, index);
+  Tile<acc>& tile = s.tile;
+  scalar_t* const output =
+      static_cast<scalar_t*>(p.y) + (task.batch * p.groups + task.group) * p.length * p.channels + task.channel;
+  const Rows<acc> y = working_rows(p, task, output, s.sum.data());
+  const scalar_t* const u = row_of<scalar_t>(p.u, p.u_stride, task.batch, task.group, 0) + task.channel;
+
+  for (int64_t i = 0; i < p.inner; ++i) {
+    const int64_t k = task.group * p.inner + i;
+    const scalar_t* const delta = row_of<scalar_t>(p.delta, p.delta_stride, task.batch, k, 0) + task.channel;
+    const scalar_t* const B = row_of<scalar_t>(p.B, p.B_stride, task.batch, k, 0);
+    const scalar_t* const C = row_of<scalar_t>(p.C, p.C_stride, task.batch, k, 0);
+    s.direction.read(p, k, task);
+    std::fill_n(s.state.data(), p.states * kWidth, acc(0));
+    for (int64_t first = 0; first < p.length; first += kTile) {
+      tile.find_tokens(p, task.batch, k, first);
+      tile.u.read(u, p.u_stride.token, tile.token, tile.count, task.width);
+      tile.delta.read(delta, p.delta_stride.token, tile.token, tile.count, task.width);
+      fetch_tokens(p, task.batch, k, first + kTile, [&](int64_t token) __attribute__((always_inline)) {
+        fetch_row(u + token * p.u_stride.token);
+        fetch_row(delta + token * p.delta_stride.token);
+        fetch_row(y[token]);
+      });
+      tile.template time_steps<false>(s.direction.bias, p.delta_softplus, tile.dt[0], nullptr);
+      for (int64_t n = 0; n < p.states; ++n) {
+        tile.decays(tile.dt[0], s.direction.A.data() + n * kWidth);
+        acc* const h = s.state.data() + n * kWidth;
+        const scalar_t *const b = B + n * p.B_stride.last, *const c = C + n * p.C_stride.last;
+        if (n == 0) {
+          walk<true>(tile, h, b, p.B_stride.token, c, p.C_stride.token, s.direction.D, y, i == 0);
+        } else {
+          walk<false>(tile, h, b, p.B_stride.token, c, p.C_stride.token, s.direction.D, y, i == 0);
+        }
+      }
+    }
+    const int64_t row = (task.batch * p.groups * p.inner + k) * p.channels + task.channel;
+    for (int c = 0; c < task.width; ++c) {
+      for (int64_t n = 0; n < p.states; ++n) {
+        static_cast<acc*>(p.last_state)[(row + c) * p.states + n] = s.state.data()[n * kWidth + c];
+      }
+    }
+  }
+  finish_rows(p, task, output, y);
+}
+
+// The kernels index with these values, so a bad one must stop here; that they are a permutation is the caller's word.
+void check_permutation_range(const std::optional<at::Tensor>& order, int64_t length) {
+  if (!order.has_value() || order->numel() == 0) return;
+  const auto [low, high] = at::aminmax(*order);
+  TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < length,
+      "order must hold token indices from 0 to ", length - 1);
+}
+
+int64_t channel_blocks(const SelectiveScanParams& p) {
+  return (p.channels + kWidth - 1) / kWidth;
+}
+int64_t tasks(const SelectiveScanParams& p) {
+  return p.batch * p.groups * channel_blocks(p);
+}
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
+    const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
+    const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
+    bool delta_softplus) {
+  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  SelectiveScanParams& p = inputs.params;
+  check_permutation_range(order, p.length);
+  at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
+  p.y = y.data_ptr();
+  p.last_state = last_state.data_ptr();
+  SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
+    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
+      ForwardScratch<acc_t<scalar_t>> scratch(p);
+      for (int64_t index = begin; index < end; ++index) forward_task<scalar_t>(p, index, scratch);
+    });
+  });
+  return {y, last_state};
+}
+
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
+    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
+    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
+  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  const SelectiveScanParams& p = inputs.params;
+  check_permutation_range(order, p.length);
+  const int64_t K = p.groups * p.inner;
+  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
+  const auto options = A.options();
+  at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
+  at::Tensor grad_B = at::empty({channel_blocks(p), p.batch, K, p.length, p.states}, options);
+  at::Tensor grad_C = at::empty_like(grad_B);
+  at::Tensor grad_A = at::empty({p.batch, K, p.channels, p.states}, options);
+  at::Tensor grad_D = at::empty({p.batch, K, p.channels}, options);
+  at::Tensor grad_bias = at::empty_like(grad_D);
+  SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
+      grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(), grad_D.data_ptr(),
+      grad_bias.data_ptr()};
+  SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
+    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
+      BackwardScratch<acc_t<scalar_t>> scratch(p);
+      for (int64_t index = begin; index < end; ++index) backward_task<scalar_t>(p, g, index, scratch);
+    });
+  });
+  return {grad_u, grad_delta, grad_A.sum(0), grad_B.sum(0).to(u.scalar_type()), grad_C.sum(0).to(u.scalar_type()),
+      grad_D.sum(0), grad_bias.sum(0)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ssm_core, CPU, m) {
+  m.impl("selective_scan", &forward);
+  m.impl("selective_scan_backward", &backward);
+}
+
+}  // namespace ssm

@@ -1,0 +1,362 @@
+// The selective scan's backward kernel: the states once more from the left, their gradients from the right, in one
+// exchange; then every gradient. The gradient that travels is μ(s) = a(s) · λ(s), so that it decays as the state does.
+#pragma once
+
+#include "selective_scan/cuda/configure.cuh"
+#include "selective_scan/cuda/copy.cuh"
+#include "selective_scan/cuda/exchange.cuh"
+
+namespace ssm {
+
+enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
+
+// Sums over the lanes of a row of B's and C's gradients, for every position of the thread. Each step halves what a lane
+// holds: it gives the other half to its neighbour, and gets the neighbour's of its own.
+struct RowSum {
+  static constexpr int kEach = 2;  // positions that one lane ends up with the sums of
+  static_assert(kLanes == 8 && kTokens <= 8, "three halvings, of two times eight sums");
+  int lane;
+
+  __device__ bool of_C() const { return lane & 1; }
+  __device__ int first_position() const { return (lane & 2) * 2 + (lane & 4) / 2; }
+
+  template <typename acc>
+  __device__ __forceinline__ acc halve(int offset, acc low, acc high) const {
+    const bool upper = lane & offset;
+    return (upper ? high : low) + __shfl_xor_sync(kFullWarp, upper ? low : high, offset);
+  }
+  // From one[position] = halve(1, B's, C's).
+  template <typename acc>
+  __device__ __forceinline__ void finish(const acc (&one)[kTokens], acc (&sum)[kEach]) const {
+    acc two[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) two[i] = halve(2, one[i], i + 4 < kTokens ? one[i + 4] : acc(0));
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) sum[i] = halve(4, two[i], two[i + 2]);
+  }
+};
+
+template <bool kSingle, typename scalar_t>
+struct BackwardMemory {
+  using acc = acc_t<scalar_t>;
+  using Row = acc[kColumns<scalar_t>];
+  Exchange<scalar_t, 2>* exchange;
+  Parameters<scalar_t>* parameters;  // [2]: of this step, of the next
+  scalar_t *delta, *u, *grad_y;      // tiles; of u and the gradient of y two, this one's and the next's
+  acc* grad_u;                       // a tile: the sum over directions so far
+  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
+  acc* weight_sums;                  // [directions][RowSum::kEach][threads]: over the tiles so far; with one state
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
+  size_t bytes;
+
+  __host__ __device__ BackwardMemory(const ScanLaunch& a, char* memory) {
+    Carver carver(memory);
+    const int positions = a.subchunks * kTokens;
+    exchange = carver.take<Exchange<scalar_t, 2>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2);
+    delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
+    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
+    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
+    weight_sums = carver.take<acc>(kSingle ? a.count * RowSum::kEach * kLanes * a.subchunks : 0);
+    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
+    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
+    bytes = carver.bytes();
+  }
+};
+
+// What a lane has the sums of, to its block's row of the partial gradients. No other thread touches them there.
+template <typename scalar_t>
+__device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
+    const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[RowSum::kEach]) {
+  using acc = acc_t<scalar_t>;
+  const RowSum own{place.lane};
+  const int64_t row = static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k);
+  acc* to = static_cast<acc*>(own.of_C() ? g.grad_C : g.grad_B) + row * a.p.length * a.p.states + n;
+#pragma unroll
+  for (int i = 0; i < RowSum::kEach; ++i) {
+    const int position = own.first_position() + i;
+    if (position >= kTokens) continue;
+    const int token = tokens[place.sub * kTokens + position];
+    if (!is_token(a, token)) continue;
+    acc* at = to + token * a.p.states;
+    const acc value = sum[i] * (own.of_C() ? acc(1) : kUnit<scalar_t>);
+    *at = add ? *at + value : value;
+  }
+}
+
+// Called by a warp after a barrier: one parameter's sums over the block's rows, to the block's row of the partial
+// gradients.
+template <typename scalar_t>
+__device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
+    const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kSegments = 32 / kColumns<scalar_t>;
+  const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
+  acc total = 0;
+#pragma unroll kTogether
+  for (int r = segment; r < a.subchunks; r += kSegments) total += sums[which * kMaxSubchunks + r][column];
+#pragma unroll
+  for (int offset = kColumns<scalar_t>; offset < 32; offset *= 2) total += __shfl_xor_sync(kFullWarp, total, offset);
+  const int channel = first_channel + column;
+  if (segment > 0 || channel >= a.p.channels) return;
+  const int64_t K = a.p.groups * a.p.inner;
+  const int64_t row = ((place.chunk * a.p.batch + place.batch) * K + k) * a.p.channels + channel;
+  if (which == kGradA) static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total * kUnit<scalar_t>;
+  if (which == kGradD && n == 0) static_cast<acc*>(g.grad_D)[row] = total;
+  if (which == kGradBias && n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total;
+}
+
+// One thread's positions of one direction and state: what it keeps between its two walks.
+template <bool kOneOrder, typename scalar_t>
+struct Positions {
+  using acc = acc_t<scalar_t>;
+  using Tile = acc[kTokens][kVector<scalar_t>];
+  const Place& place;
+  const ThreadRows<kOneOrder>& rows;
+  const scalar_t *u, *grad_y;
+  const Weights<acc>* weights;
+  const Wide<scalar_t>& rate;
+  Tile &dt, &before, &reach;  // Δ; a step's decayed state, had it come in as 0; what is left of what comes in after it
+
+  // What the positions do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
+  template <bool kReversed>
+  __device__ __forceinline__ void summarise(Wide<scalar_t>& decays, Wide<scalar_t>& h, Wide<scalar_t>& mu) const {
+    decays = h = mu = {};
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) decays.value[v] = acc(1);
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
+      const Weights<acc> w = weights[place.sub * kTokens + position];
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], factor = decay(step * rate.value[v]);
+        before[position][v] = factor * h.value[v];
+        h.value[v] = before[position][v] + step * x.value[v] * w.B;
+        decays.value[v] *= factor;
+        reach[position][v] = decays.value[v];
+        mu.value[v] += decays.value[v] * (gy.value[v] * w.C);
+      }
+    }
+  }
+
+  // The walk back, from μ as it comes in; `h` is the state as it came in. `before` becomes the gradient of Δ.
+  // B's and C's go to `weight_sums`, u's are added to the tile `grad_u`.
+  template <bool kReversed>
+  __device__ __forceinline__ void differentiate(const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
+      const Wide<scalar_t>& h, Wide<scalar_t>& mu, Wide<scalar_t>& grad_A, Wide<scalar_t>& grad_D,
+      acc (&weight_sums)[kTokens], Wide<scalar_t>* grad_u) const {
+#pragma unroll
+    for (int i = kTokens - 1; i >= 0; --i) {
+      const int position = walked<kReversed>(i);
+      const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
+      const Weights<acc> w = weights[place.sub * kTokens + position];
+      acc for_B = 0, for_C = 0;
+      Wide<scalar_t>& to_u = grad_u[rows[position] * kLanes + place.lane];
+      Wide<scalar_t> out = to_u;
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], g = gy.value[v];
+        const acc lambda = w.C * g + mu.value[v];
+        const acc decayed = reach[position][v] * h.value[v] + before[position][v];
+        const acc exponent = lambda * decayed, drive = step * x.value[v], weighted = lambda * w.B;
+        mu.value[v] = decay(step * rate.value[v]) * lambda;
+        for_B += lambda * drive;
+        for_C += g * (drive * w.B + decayed);
+        out.value[v] += skip.value[v] * g;
+        out.value[v] += weighted * step;
+        grad_D.value[v] += g * x.value[v];
+        grad_A.value[v] += exponent * step;
+        before[position][v] = exponent * (A.value[v] * kUnit<scalar_t>)+weighted * x.value[v];
+      }
+      weight_sums[position] = RowSum{place.lane}.halve(1, for_B, for_C);
+      if (kOneOrder || rows.token(position) >= 0) to_u = out;
+    }
+  }
+};
+
+// From the gradient of Δ to that of delta, through softplus, and its sum over the tokens.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ void through_softplus(const ScanLaunch& a, const ThreadRows<kOneOrder>& rows,
+    acc_t<scalar_t> (&gradient)[kTokens][kVector<scalar_t>], const acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>],
+    Wide<scalar_t>& sum) {
+  using acc = acc_t<scalar_t>;
+  // Where there is no token, Δ was set to 0, and so is its slope.
+  if (a.p.delta_softplus) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) gradient[i][v] *= softplus_slope<scalar_t>(dt[i][v]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const acc slope = rows.token(i) >= 0 ? acc(1) / kUnit<scalar_t> : acc(0);
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) gradient[i][v] *= slope;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) sum.value[v] += gradient[i][v];
+  }
+}
+
+template <bool kOneOrder, bool kSingle, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
+    backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kWidth = kVector<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  const Place place(a);
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
+  const BackwardMemory<kSingle, scalar_t> m(a, memory);
+  const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
+  const int64_t length = a.p.length;
+
+  stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
+  __syncthreads();
+  const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
+  copier.fill_missing(place, m.delta, static_cast<scalar_t>(-INFINITY));
+  for (int i = 0; i < 2; ++i) {
+    copier.fill_missing(place, m.u + i * tile_size<scalar_t>(place.positions), scalar_t(0));
+    copier.fill_missing(place, m.grad_y + i * tile_size<scalar_t>(place.positions), scalar_t(0));
+  }
+  for (int i = threadIdx.x; i < tile_size<scalar_t>(place.positions); i += blockDim.x) m.grad_u[i] = acc(0);
+  Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
+  stream.advance(a, place, 0, 0);
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, 2>> slots(a, place);
+  wait_for_copies();
+  start_exchanges(a, *m.exchange);
+
+  int turn = 0, step = 0, scanning_warp = 0;
+  for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
+    const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
+    const int tile_at = (tile & 1) * tile_size<scalar_t>(place.positions);
+    for (int j = 0; j < a.count; ++j, ++step) {
+      const int k = place.direction(a, j);
+      const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
+      const ThreadRows<kOneOrder> rows(place, tokens);
+      const Parameters<scalar_t>& parameters = m.parameters[step & 1];
+      acc dt[kTokens][kWidth], grad_dt[kTokens][kWidth];
+      time_steps(dt, a, place, m.delta, rows, parameters.bias);
+      auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+      auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
+
+      for (int n = 0; n < states; ++n, ++turn) {
+        const bool last_state = n + 1 == states;
+        Weights<acc> next_weights;
+        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
+        if (n > 0) {
+          skip = {};
+          A = load_decay_rates<scalar_t>(a, k, n, channel);
+        }
+        Wide<scalar_t> rate, decays, h, mu, grad_A = {}, grad_D = {}, grad_bias = {};
+#pragma unroll
+        for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
+        acc before[kTokens][kWidth], reach[kTokens][kWidth];
+        const Positions<kOneOrder, scalar_t> positions{place, rows, m.u + tile_at, m.grad_y + tile_at,
+            m.weights + (kSingle ? j : turn & 1) * place.positions, rate, dt, before, reach};
+        const bool reversed = is_reversed(a, k);
+        if (reversed) {
+          positions.template summarise<true>(decays, h, mu);
+        } else {
+          positions.template summarise<false>(decays, h, mu);
+        }
+        m.exchange->put(0, slots.of(reversed), place.lane, decays, h);
+        m.exchange->put(1, slots.of(!reversed), place.lane, decays, mu);
+        __syncthreads();
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) {
+            scan_rows<true>(a, place, *m.exchange, turn, side, k, n, first_channel, g.grad_last_state);
+          }
+        }
+        if (last_state) stream.advance(a, place, step + 1 & 1, 0);
+        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
+        __syncthreads();
+        scanning_warp = next_warp(scanning_warp);
+        if (a.phase != Phase::kSummarise) {
+          h = m.exchange->get(0, slots.of(reversed), place.lane);
+          mu = m.exchange->get(1, slots.of(!reversed), place.lane);
+          // Decays are computed again: kept, they would cost a third of the blocks that fit.
+#pragma unroll
+          for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
+          acc weight_sums[kTokens], sum[RowSum::kEach];
+          auto* grad_u = reinterpret_cast<Wide<scalar_t>*>(m.grad_u);
+          if (reversed) {
+            positions.template differentiate<true>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
+          } else {
+            positions.template differentiate<false>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
+          }
+#pragma unroll
+          for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+            for (int v = 0; v < kWidth; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
+          }
+          if (last_state) {
+            scalar_t* row =
+                static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
+            through_softplus<kOneOrder, scalar_t>(a, rows, grad_dt, dt, grad_bias);
+            store_tokens(a, row, channel, rows, [&](int i) { return as_wide<scalar_t>(grad_dt[i]); });
+            if (j + 1 == a.count) {
+              store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
+                auto& sum = grad_u[rows[i] * kLanes + place.lane];
+                const Wide<scalar_t> total = sum;
+                // For the next tile. All positions without a token share a row.
+                if (kOneOrder || rows.token(i) >= 0) sum = {};
+                return total;
+              });
+            }
+          }
+          RowSum{place.lane}.finish(weight_sums, sum);
+          const bool first_tile = tile == place.first_tile(a);
+          if constexpr (kSingle) {
+            acc* kept = m.weight_sums + j * RowSum::kEach * blockDim.x + threadIdx.x;
+#pragma unroll
+            for (int i = 0; i < RowSum::kEach; ++i) {
+              if (!first_tile) sum[i] += kept[i * blockDim.x];
+              kept[i * blockDim.x] = sum[i];
+            }
+          }
+          if (!kSingle || tile + 1 == place.end_tile(a)) {
+            add_to_weights<scalar_t>(a, g, place, tokens, k, n, !kSingle && !first_tile, sum);
+          }
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxSubchunks + place.sub])[place.lane] = grad_A;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxSubchunks + place.sub])[place.lane] = grad_D;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxSubchunks + place.sub])[place.lane] = grad_bias;
+        }
+        wait_for_copies();
+        __syncthreads();
+        if (a.phase == Phase::kSummarise) continue;
+        for (int i = place.warp; i < kParameterGradients; i += warps) {
+          write_parameter<scalar_t>(a, g, place, i, m.sums, k, n, first_channel);
+        }
+      }
+    }
+  }
+}
+
+template <bool kOneOrder, bool kSingle, typename scalar_t>
+void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
+  launch_blocks(
+      backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
+}
+
+template <typename scalar_t>
+void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
+  if (a.p.states == 1) {
+    a.one_order ? launch_backward_as<true, true, scalar_t>(a, g) : launch_backward_as<false, true, scalar_t>(a, g);
+  } else {
+    a.one_order ? launch_backward_as<true, false, scalar_t>(a, g) : launch_backward_as<false, false, scalar_t>(a, g);
+  }
+}
+
+}  // namespace ssm

@@ -1,0 +1,3 @@
+#include "selective_scan/cuda/backward.cuh"
+
+template void ssm::launch_backward<float>(const ScanLaunch&, const SelectiveScanGradients&);

@@ -1,0 +1,310 @@
+// What the forward and the backward kernel share: who computes what, and the ways in and out of memory.
+#pragma once
+
+#include <type_traits>
+
+#include "common/cuda/math.cuh"
+#include "selective_scan/cuda/launch.h"
+
+namespace ssm {
+
+template <typename scalar_t>
+constexpr int kVector = vector_width(sizeof(scalar_t));
+template <typename scalar_t>
+constexpr int kColumns = tile_channels(sizeof(scalar_t));
+template <typename scalar_t>
+using Wide = Pack<acc_t<scalar_t>, kVector<scalar_t>>;
+template <typename scalar_t>
+using Narrow = Pack<scalar_t, kVector<scalar_t>>;
+
+// base + token · row_bytes in one instruction.
+__device__ __forceinline__ const char* row_address(const void* base, int token, int row_bytes) {
+  int64_t address;
+  asm("mad.wide.s32 %0, %1, %2, %3;"
+      : "=l"(address)
+      : "r"(token), "r"(row_bytes), "l"(reinterpret_cast<int64_t>(base)));
+  return reinterpret_cast<const char*>(address);
+}
+
+// Elements of a tile in shared memory, with one row that stands for no token.
+template <typename scalar_t>
+__host__ __device__ constexpr int tile_size(int positions) {
+  return (positions + 1) * kColumns<scalar_t>;
+}
+
+// One thread: row `sub` of the tiles that its block takes in turn, block `chunk` of one sample's and group's sequence.
+struct Place {
+  int64_t batch;
+  int group, chunk, split, lane, sub, warp, positions;
+
+  __device__ explicit Place(const ScanLaunch& a) {
+    split = static_cast<int>(blockIdx.x / a.chunks);
+    chunk = static_cast<int>(blockIdx.x) - split * a.chunks;
+    const unsigned row = blockIdx.y + blockIdx.z * kMaxRowsY, groups = static_cast<unsigned>(a.p.groups);
+    batch = groups == 1 ? row : row / groups;
+    group = static_cast<int>(row - static_cast<unsigned>(batch) * groups);
+    lane = threadIdx.x % kLanes;
+    sub = threadIdx.x / kLanes;
+    warp = threadIdx.x / 32;
+    positions = a.subchunks * kTokens;
+  }
+
+  __device__ int first_tile(const ScanLaunch& a) const { return split * a.tiles_each; }
+  __device__ int end_tile(const ScanLaunch& a) const { return min(a.tiles, (split + 1) * a.tiles_each); }
+  __device__ int direction(const ScanLaunch& a, int j) const {
+    return group * static_cast<int>(a.p.inner) + a.first + j;
+  }
+  __device__ int64_t sequence(const ScanLaunch& a, int k) const { return batch * a.p.groups * a.p.inner + k; }
+  // Index of [batch, K, N, chunks, D].
+  __device__ int64_t in_workspace(const ScanLaunch& a, int k, int n, int channel) const {
+    return ((sequence(a, k) * a.p.states + n) * a.chunks + chunk) * a.p.channels + channel;
+  }
+};
+
+// Of the block, and after the last the first.
+__device__ __forceinline__ int next_warp(int warp) {
+  return (warp + 1) * 32 == static_cast<int>(blockDim.x) ? 0 : warp + 1;
+}
+
+__device__ __forceinline__ bool is_reversed(const ScanLaunch& a, int k) {
+  return a.reverse[k >> 5] >> (k & 31) & 1;
+}
+
+// A reversed direction walks the same positions from their end.
+template <bool kReversed>
+__device__ __forceinline__ constexpr int walked(int i) {
+  return kReversed ? kTokens - 1 - i : i;
+}
+
+template <typename acc>
+struct alignas(2 * sizeof(acc)) Weights {
+  acc B, C;  // B over the unit of Δ
+};
+
+// The token at each position of this block, for each order that the launch follows. Where there is none: -1, or the row
+// that stands for it if tiles are kept by token. A value out of range is treated as no token: there is no way to report
+// it without a synchronisation, but it must not be followed.
+__device__ __forceinline__ void stage_tokens(const ScanLaunch& a, const Place& place, int* tokens, int orders) {
+  const int own = threadIdx.x;
+  if (own >= place.positions) return;
+  const int64_t position = static_cast<int64_t>(place.chunk) * place.positions + own;
+  for (int j = 0; j < orders; ++j) {
+    int64_t token = position;
+    if (a.p.order != nullptr && position < a.p.length) {
+      const Strides& s = a.p.order_stride;
+      token = a.p.order[place.batch * s.batch + place.direction(a, j) * s.group + position * s.token];
+    }
+    const int missing = a.one_order ? -1 : place.positions;
+    tokens[j * place.positions + own] = token >= 0 && token < a.p.length ? static_cast<int>(token) : missing;
+  }
+}
+
+__device__ __forceinline__ bool is_token(const ScanLaunch& a, int token) {
+  return static_cast<unsigned>(token) < static_cast<unsigned>(a.p.length);
+}
+
+// B and C of the position that this thread fetches for the block: there are at least as many threads as positions.
+template <typename scalar_t>
+__device__ __forceinline__ Weights<acc_t<scalar_t>> load_weights(
+    const ScanLaunch& a, const Place& place, const int* tokens, int k, int n) {
+  using acc = acc_t<scalar_t>;
+  const Strides &b = a.p.B_stride, &c = a.p.C_stride;
+  const auto* B = static_cast<const scalar_t*>(a.p.B) + place.batch * b.batch + k * b.group + n * b.last;
+  const auto* C = static_cast<const scalar_t*>(a.p.C) + place.batch * c.batch + k * c.group + n * c.last;
+  const int token = static_cast<int>(threadIdx.x) < place.positions ? tokens[threadIdx.x] : -1;
+  if (!is_token(a, token)) return {acc(0), acc(0)};
+  return {static_cast<acc>(B[static_cast<int64_t>(token) * static_cast<int>(b.token)]) * kUnit<scalar_t>,
+      static_cast<acc>(C[static_cast<int64_t>(token) * static_cast<int>(c.token)])};
+}
+
+template <typename acc>
+__device__ __forceinline__ void store_weights(Weights<acc>* shared, const Weights<acc>& weights, const Place& place) {
+  if (static_cast<int>(threadIdx.x) < place.positions) shared[threadIdx.x] = weights;
+}
+
+// B and C of all directions (or, with many states, of the first direction's first one) to shared memory.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ void stage_weights(
+    const ScanLaunch& a, const Place& place, Weights<acc_t<scalar_t>>* weights, const int* all_tokens, int directions) {
+  for (int j = 0; j < directions; ++j) {
+    const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
+    store_weights(
+        weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, place.direction(a, j), 0), place);
+  }
+}
+
+// With many states: B and C of the next state, or the next direction's first, or the next tile's.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ Weights<acc_t<scalar_t>> load_next_weights(
+    const ScanLaunch& a, const Place& place, const int* all_tokens, int j, int n) {
+  const bool last_state = n + 1 == a.p.states;
+  const int next = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
+  const int* tokens = all_tokens + (kOneOrder ? 0 : next * place.positions);
+  return load_weights<scalar_t>(a, place, tokens, place.direction(a, next), last_state ? 0 : n + 1);
+}
+
+// Rows of the tiles at the thread's positions. Tiles are kept by position where all directions follow one order, and by
+// token where each has its own: there one block holds the whole sequence. Row `positions` stands for no token.
+template <bool kOneOrder>
+class ThreadRows {
+ public:
+  // `tokens` are those of the block's positions.
+  __device__ __forceinline__ ThreadRows(const Place& place, const int* tokens)
+      : first_(place.sub * kTokens),
+        positions_(place.positions),
+        tokens_(tokens + first_) {}
+  __device__ __forceinline__ int operator[](int i) const { return kOneOrder ? first_ + i : tokens_[i]; }
+  // -1 where there is none.
+  __device__ __forceinline__ int token(int i) const { return kOneOrder || tokens_[i] < positions_ ? tokens_[i] : -1; }
+
+ private:
+  int first_, positions_;
+  const int* tokens_;
+};
+
+// Shared memory, part by part; the host counts bytes with the same calls.
+class Carver {
+ public:
+  __host__ __device__ explicit Carver(char* memory) : memory_(memory) {}
+  template <typename T>
+  __host__ __device__ T* take(size_t count) {
+    T* part = reinterpret_cast<T*>(memory_ + bytes_);
+    bytes_ += (count * sizeof(T) + 15) / 16 * 16;
+    return part;
+  }
+  __host__ __device__ size_t bytes() const { return bytes_; }
+
+ private:
+  char* memory_;
+  size_t bytes_ = 0;
+};
+
+template <typename scalar_t>
+__device__ __forceinline__ Wide<scalar_t> widened(const scalar_t* tile, int row, int lane) {
+  Wide<scalar_t> wide;
+  if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
+    // The halves of one word are floats but for their place: an instruction each, and not two.
+    const unsigned word = reinterpret_cast<const unsigned*>(tile)[row * kLanes + lane];
+    wide.value[0] = __uint_as_float(word << 16);
+    wide.value[1] = __uint_as_float(word & 0xffff0000u);
+  } else {
+    const auto narrow = reinterpret_cast<const Narrow<scalar_t>*>(tile)[row * kLanes + lane];
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) wide.value[v] = static_cast<acc_t<scalar_t>>(narrow.value[v]);
+  }
+  return wide;
+}
+
+template <typename acc, int kWidth>
+__device__ __forceinline__ Pack<acc, kWidth> load_pack(const acc* row, int lane) {
+  return reinterpret_cast<const Pack<acc, kWidth>*>(row)[lane];
+}
+
+template <typename scalar_t>
+__device__ __forceinline__ Wide<scalar_t> as_wide(const acc_t<scalar_t> (&values)[kVector<scalar_t>]) {
+  Wide<scalar_t> wide;
+#pragma unroll
+  for (int v = 0; v < kVector<scalar_t>; ++v) wide.value[v] = values[v];
+  return wide;
+}
+
+// Δ at the thread's positions; 0, which neither decays nor drives, where there is no token: softplus(-inf), since that
+// is what such rows hold.
+template <bool kOneOrder, typename scalar_t>
+__device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>], const ScanLaunch& a,
+    const Place& place, const scalar_t* tile, const ThreadRows<kOneOrder>& rows, const acc_t<scalar_t>* biases) {
+  using acc = acc_t<scalar_t>;
+  auto bias = load_pack<acc, kVector<scalar_t>>(biases, place.lane);
+#pragma unroll
+  for (int v = 0; v < kVector<scalar_t>; ++v) bias.value[v] *= acc(1) / kUnit<scalar_t>;
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    const Wide<scalar_t> raw = widened(tile, rows[i], place.lane);
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) dt[i][v] = biased<scalar_t>(raw.value[v], bias.value[v]);
+  }
+  if (a.p.delta_softplus) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) dt[i][v] = softplus<scalar_t>(dt[i][v]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) dt[i][v] = rows.token(i) >= 0 ? dt[i][v] : acc(0);
+    }
+  }
+}
+
+// A of the thread's channels; beyond the last, the last one's.
+template <typename scalar_t>
+__device__ __forceinline__ Wide<scalar_t> load_decay_rates(const ScanLaunch& a, int k, int n, int channel) {
+  Wide<scalar_t> A;
+#pragma unroll
+  for (int v = 0; v < kVector<scalar_t>; ++v) {
+    const int64_t last = a.p.channels - 1, row = k * a.p.channels + (channel + v < last ? channel + v : last);
+    A.value[v] = static_cast<const acc_t<scalar_t>*>(a.p.A)[row * a.p.states + n];
+  }
+  return A;
+}
+
+// The thread's channels of a token to memory; `row` points at those of token 0.
+template <bool kAligned, typename scalar_t>
+__device__ __forceinline__ void store_token(
+    const ScanLaunch& a, scalar_t* row, int token, int channel, const acc_t<scalar_t> (&value)[kVector<scalar_t>]) {
+  const int row_bytes = static_cast<int>(a.p.channels * sizeof(scalar_t));
+  char* to = const_cast<char*>(row_address(row, token, row_bytes));
+  if constexpr (kAligned) {
+    Narrow<scalar_t> narrow;
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) narrow.value[v] = static_cast<scalar_t>(value[v]);
+    if (token >= 0 && channel < a.p.channels) *reinterpret_cast<Narrow<scalar_t>*>(to) = narrow;
+  } else {
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) {
+      if (token >= 0 && channel + v < a.p.channels) {
+        reinterpret_cast<scalar_t*>(to)[v] = static_cast<scalar_t>(value[v]);
+      }
+    }
+  }
+}
+
+// All of the thread's tokens; value(i) gives those of position i.
+template <bool kOneOrder, typename scalar_t, typename Value>
+__device__ __forceinline__ void store_tokens(
+    const ScanLaunch& a, scalar_t* row, int channel, const ThreadRows<kOneOrder>& rows, const Value& value) {
+  if (a.aligned) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) store_token<true>(a, row, rows.token(i), channel, value(i).value);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) store_token<false>(a, row, rows.token(i), channel, value(i).value);
+  }
+}
+
+// The same for a result that is the sum over directions, of which other launches may have more.
+template <bool kOneOrder, typename scalar_t, typename Value>
+__device__ __forceinline__ void store_result(const ScanLaunch& a, const Place& place, scalar_t* result, int channel,
+    const ThreadRows<kOneOrder>& rows, const Value& value) {
+  using acc = acc_t<scalar_t>;
+  const int64_t first = (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels + channel;
+  if (a.sum == nullptr) return store_tokens(a, result + first, channel, rows, value);
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+    const int token = rows.token(i);
+    if (token < 0) continue;
+    Wide<scalar_t> total = value(i);
+    acc* sum = static_cast<acc*>(a.sum) + first + token * a.p.channels;
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) {
+      if (channel + v >= a.p.channels) continue;
+      if (a.add) total.value[v] += sum[v];
+      if (!a.finish) sum[v] = total.value[v];
+    }
+    if (a.finish) store_token<false>(a, result + first, token, channel, total.value);
+  }
+}
+
+}  // namespace ssm

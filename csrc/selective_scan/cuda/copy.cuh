@@ -1,0 +1,185 @@
+// How a block's tiles come into shared memory ahead of their use.
+#pragma once
+
+#include "selective_scan/cuda/block.cuh"
+
+namespace ssm {
+
+// Copies kBytes without passing through registers, or writes zeros, or (`write` = false) does nothing;
+// `wait_for_copies` before a barrier.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool exists, bool write = true) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  // A predicate and not a branch: the compiler would build one around each.
+  if constexpr (kBytes == 16) {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.ne.s32 p, %3, 0;\n"
+        " @p cp.async.cg.shared.global [%0], [%1], 16, %2;\n}" ::"r"(address),
+        "l"(from), "r"(exists ? 16 : 0), "r"(static_cast<int>(write))
+        : "memory");
+  } else {
+    asm volatile(
+        "{\n .reg .pred p;\n setp.ne.s32 p, %4, 0;\n"
+        " @p cp.async.ca.shared.global [%0], [%1], %2, %3;\n}" ::"r"(address),
+        "l"(from), "n"(kBytes), "r"(exists ? kBytes : 0), "r"(static_cast<int>(write))
+        : "memory");
+  }
+#else
+  struct alignas(kBytes) Piece {
+    int word[kBytes / 4];
+  };
+  if (write) *static_cast<Piece*>(to) = exists ? *static_cast<const Piece*>(from) : Piece{};
+#endif
+}
+
+__device__ __forceinline__ void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// The pieces of a tile that one thread copies, always the same.
+template <bool kOneOrder, typename scalar_t>
+class Copier {
+ public:
+  __device__ Copier(const ScanLaunch& a, const Place& place, const int* tokens)
+      : channel_(threadIdx.x % kPieces * kWidth) {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int row = (threadIdx.x + i * blockDim.x) / kPieces;
+      if (row >= place.positions) {
+        token_[i] = kOutside;
+      } else {
+        token_[i] = kOneOrder ? tokens[row] : (row < a.p.length ? row : -1);
+      }
+    }
+  }
+
+  // Once, what rows without a token hold ever after.
+  __device__ void fill_missing(const Place& place, scalar_t* tile, scalar_t value) const {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      if (token_[i] == -1) fill(piece(tile, i), value);
+    }
+    if (threadIdx.x < kPieces) fill(tile + place.positions * kColumns<scalar_t> + threadIdx.x * kWidth, value);
+  }
+
+  // `rows` points at the tile's first channel of token 0; channels that do not exist become 0.
+  __device__ __forceinline__ void copy(
+      const ScanLaunch& a, scalar_t* tile, const scalar_t* rows, int64_t stride, int first_channel) const {
+    const int left = static_cast<int>(a.p.channels) - first_channel - channel_;
+    const int row_bytes = static_cast<int>(stride * sizeof(scalar_t));
+    const scalar_t* from = rows + channel_;
+    if (a.aligned) {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        copy_async<16>(piece(tile, i), row_address(from, token_[i], row_bytes), left > 0, token_[i] >= 0);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        if (token_[i] < 0) continue;
+        const auto* source = reinterpret_cast<const scalar_t*>(row_address(from, token_[i], row_bytes));
+#pragma unroll 1
+        for (int c = 0; c < kWidth; ++c) piece(tile, i)[c] = c < left ? source[c] : scalar_t(0);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kWidth = 16 / sizeof(scalar_t);         // channels of a piece
+  static constexpr int kPieces = kColumns<scalar_t> / kWidth;  // of a row
+  static constexpr int kCopies = (kTokens * kPieces + kLanes - 1) / kLanes;
+  static constexpr int kOutside = -2;
+
+  static __device__ __forceinline__ scalar_t* piece(scalar_t* tile, int i) {
+    return tile + (threadIdx.x + i * blockDim.x) * kWidth;
+  }
+  static __device__ void fill(scalar_t* to, scalar_t value) {
+    for (int c = 0; c < kWidth; ++c) to[c] = value;
+  }
+
+  int token_[kCopies];
+  int channel_;
+};
+
+// A tile's A (of the first state), D and bias of one direction.
+template <typename scalar_t>
+struct Parameters {
+  acc_t<scalar_t> A[kColumns<scalar_t>], D[kColumns<scalar_t>], bias[kColumns<scalar_t>];
+
+  __device__ static void copy(const ScanLaunch& a, Parameters& to, int k, int first_channel) {
+    using acc = acc_t<scalar_t>;
+    const int column = threadIdx.x, channel = first_channel + column;
+    if (column >= kColumns<scalar_t>) return;
+    const bool exists = channel < a.p.channels;
+    const int64_t row = exists ? static_cast<int64_t>(k) * a.p.channels + channel : 0;
+    const acc *D = static_cast<const acc*>(a.p.D), *bias = static_cast<const acc*>(a.p.delta_bias);
+    copy_async<sizeof(acc)>(&to.A[column], static_cast<const acc*>(a.p.A) + row * a.p.states, exists);
+    copy_async<sizeof(acc)>(&to.D[column], D + row, exists && D != nullptr);
+    copy_async<sizeof(acc)>(&to.bias[column], bias + row, exists && bias != nullptr);
+  }
+};
+
+// Where tiles go, in shared memory.
+template <typename scalar_t>
+struct Destinations {
+  Parameters<scalar_t>* parameters;  // by slot and direction of a step
+  scalar_t* delta;                   // likewise
+  scalar_t *u, *grad_y;              // two each, of alternate tiles; no gradient in the forward pass
+};
+
+// The steps, each a tile and kJoint directions, whose copies are under way.
+template <bool kOneOrder, int kJoint, typename scalar_t>
+class Stream {
+ public:
+  // `grad_y` is contiguous, and null in the forward pass.
+  __device__ Stream(const ScanLaunch& a, const Place& place, const Copier<kOneOrder, scalar_t>& copier,
+      const Destinations<scalar_t>& to, const void* grad_y)
+      : copier_(copier),
+        to_(to),
+        grad_y_(static_cast<const scalar_t*>(grad_y)),
+        tile_(place.first_tile(a)),
+        j_(0) {
+    const Strides& s = a.p.delta_stride;
+    delta_ = static_cast<const scalar_t*>(a.p.delta) + place.batch * s.batch + place.direction(a, 0) * s.group +
+             tile_ * kColumns<scalar_t>;
+  }
+
+  // Starts the next step's copies; with a tile's first direction u comes too, and the gradient of y.
+  __device__ __forceinline__ void advance(const ScanLaunch& a, const Place& place, int parameter_slot, int delta_slot) {
+    if (tile_ >= place.end_tile(a)) return;
+    const int first_channel = tile_ * kColumns<scalar_t>, size = tile_size<scalar_t>(place.positions);
+    if (j_ == 0) {
+      const Strides& s = a.p.u_stride;
+      const auto* u = static_cast<const scalar_t*>(a.p.u) + place.batch * s.batch + place.group * s.group;
+      copier_.copy(a, to_.u + (tile_ & 1) * size, u + first_channel, s.token, first_channel);
+      if (to_.grad_y != nullptr) {
+        const auto* grad_y = grad_y_ + (place.batch * a.p.groups + place.group) * a.p.length * a.p.channels;
+        copier_.copy(a, to_.grad_y + (tile_ & 1) * size, grad_y + first_channel, a.p.channels, first_channel);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kJoint; ++i) {
+      copier_.copy(a, to_.delta + (delta_slot * kJoint + i) * size, delta_, a.p.delta_stride.token, first_channel);
+      Parameters<scalar_t>::copy(
+          a, to_.parameters[parameter_slot * kJoint + i], place.direction(a, j_ + i), first_channel);
+      delta_ += a.p.delta_stride.group;
+    }
+    j_ += kJoint;
+    if (j_ < a.count) return;
+    j_ = 0;
+    ++tile_;
+    delta_ += kColumns<scalar_t> - a.count * a.p.delta_stride.group;
+  }
+
+ private:
+  const Copier<kOneOrder, scalar_t>& copier_;
+  const Destinations<scalar_t> to_;
+  const scalar_t* grad_y_;
+  const scalar_t* delta_;  // of the next step
+  int tile_, j_;
+};
+
+}  // namespace ssm

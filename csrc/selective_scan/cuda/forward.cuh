@@ -1,0 +1,233 @@
+// The selective scan's forward kernel. See docs/ops/performance-log.md for how it came to be as it is.
+#pragma once
+
+#include "selective_scan/cuda/configure.cuh"
+#include "selective_scan/cuda/copy.cuh"
+#include "selective_scan/cuda/exchange.cuh"
+
+namespace ssm {
+
+template <bool kSingle, int kJoint, typename scalar_t>
+struct ForwardMemory {
+  using acc = acc_t<scalar_t>;
+  Exchange<scalar_t, kJoint>* exchange;
+  Parameters<scalar_t>* parameters;  // [2][joint]: of this step, of the next
+  scalar_t *delta, *u;               // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
+  acc* y;                            // a tile, where each direction has its order: the sum so far
+  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
+  int* tokens;                       // [orders][positions]
+  size_t bytes;
+
+  __host__ __device__ ForwardMemory(const ScanLaunch& a, char* memory) {
+    Carver carver(memory);
+    const int positions = a.subchunks * kTokens;
+    exchange = carver.take<Exchange<scalar_t, kJoint>>(1);
+    parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
+    delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
+    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
+    y = carver.take<acc>(a.one_order ? 0 : tile_size<scalar_t>(positions));
+    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
+    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
+    bytes = carver.bytes();
+  }
+};
+
+// What a thread keeps of its positions between its walk and the state that comes in: the output without it, and what
+// the output gets of it, for each of the directions that share an exchange.
+template <int kJoint, typename scalar_t>
+struct Outputs {
+  using acc = acc_t<scalar_t>;
+  acc own[kTokens][kVector<scalar_t>], share[kJoint][kTokens][kVector<scalar_t>];
+
+  // Walks one direction and state from a state of 0, adds to `own`, and returns what the positions do to the state.
+  template <bool kReversed, bool kOneOrder>
+  __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>],
+      const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
+      const scalar_t* u, const Weights<acc>* weights, const ThreadRows<kOneOrder>& rows, const Place& place,
+      Wide<scalar_t>& decays, Wide<scalar_t>& h) {
+#pragma unroll
+    for (int v = 0; v < kVector<scalar_t>; ++v) {
+      decays.value[v] = acc(1);
+      h.value[v] = acc(0);
+    }
+    weights += place.sub * kTokens;
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const int position = walked<kReversed>(i);
+      const Wide<scalar_t> x = widened(u, rows[position], place.lane);
+      const Weights<acc> w = weights[position];
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        const acc step = dt[position][v], factor = decay(step * decay_rate<scalar_t>(A.value[v]));
+        h.value[v] = factor * h.value[v] + step * x.value[v] * w.B;
+        decays.value[v] *= factor;
+        own[position][v] += skip.value[v] * x.value[v];
+        own[position][v] += w.C * h.value[v];
+        share[position][v] = w.C * decays.value[v];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void add(const acc (&share)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& incoming) {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) own[i][v] += share[i][v] * incoming.value[v];
+    }
+  }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) own[i][v] = acc(0);
+    }
+  }
+
+  // With an order for each direction, the sum over directions goes through shared memory, by token: zeros before the
+  // first and after the last, which gets it all.
+  __device__ __forceinline__ void sum_over_directions(acc* tile, const ThreadRows<false>& rows, int lane, bool last) {
+    auto* sums = reinterpret_cast<Wide<scalar_t>*>(tile);
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      const bool exists = rows.token(i) >= 0;
+      Wide<scalar_t>& sum = sums[rows[i] * kLanes + lane];
+      Wide<scalar_t> next = sum;
+#pragma unroll
+      for (int v = 0; v < kVector<scalar_t>; ++v) {
+        own[i][v] += next.value[v];
+        next.value[v] = last ? acc(0) : own[i][v];
+      }
+      if (exists) sum = next;
+    }
+  }
+};
+
+// Which of the directions from `k` on are reversed, a bit each.
+template <int kDirections>
+__device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
+  unsigned bits = 0;
+#pragma unroll
+  for (int i = 0; i < kDirections; ++i) bits |= static_cast<unsigned>(is_reversed(a, k + i)) << i;
+  return bits;
+}
+
+// Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
+                                               : kSingle && kJoint == 1 ? 4
+                                                                        : 3)
+    forward_kernel(const __grid_constant__ ScanLaunch a) {
+  using acc = acc_t<scalar_t>;
+  constexpr int kWidth = kVector<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  const Place place(a);
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
+  const ForwardMemory<kSingle, kJoint, scalar_t> m(a, memory);
+  const int states = kSingle ? 1 : static_cast<int>(a.p.states);
+  const int tile_elements = tile_size<scalar_t>(place.positions);
+
+  stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
+  __syncthreads();
+  const Copier<kOneOrder, scalar_t> copier(a, place, m.tokens);
+  for (int i = 0; i < 2 * kJoint; ++i) {
+    copier.fill_missing(place, m.delta + i * tile_elements, static_cast<scalar_t>(-INFINITY));
+  }
+  for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
+  Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
+  stream.advance(a, place, 0, 0);
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
+  for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
+  m.exchange->clear();
+  const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
+  wait_for_copies();
+  start_exchanges(a, *m.exchange);
+  stream.advance(a, place, 1, 1);
+
+  int turn = 0, step = 0, scanning_warp = 0;
+  unsigned walked_before = reversed_bits<kJoint>(a, place.direction(a, 0));
+  for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
+    const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
+    const scalar_t* u = m.u + (tile & 1) * tile_elements;
+    Outputs<kJoint, scalar_t> y;
+    y.clear();
+    for (int j = 0; j < a.count; j += kJoint, ++step) {
+      const int k = place.direction(a, j);
+      const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
+      const ThreadRows<kOneOrder> rows(place, tokens);
+      if (!kOneOrder) y.clear();
+      // Where a walk turns round, a thread's summary takes the place of another's, who may not have read it yet.
+      const unsigned walked_now = reversed_bits<kJoint>(a, k);
+      if (walked_now != walked_before) __syncthreads();
+      walked_before = walked_now;
+      acc dt[kTokens][kWidth];
+      Wide<scalar_t> skip, A;
+      for (int n = 0; n < states; ++n, ++turn) {
+        const bool last_state = n + 1 == states;
+        Weights<acc> next_weights;
+        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
+#pragma unroll
+        for (int i = 0; i < kJoint; ++i) {
+          const int slot = (step & 1) * kJoint + i;
+          const Parameters<scalar_t>& parameters = m.parameters[slot];
+          if (n == 0) {
+            time_steps(dt, a, place, m.delta + slot * tile_elements, rows, parameters.bias);
+            skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+            A = load_pack<acc, kWidth>(parameters.A, place.lane);
+          } else {
+            skip = {};
+            A = load_decay_rates<scalar_t>(a, k, n, channel);
+          }
+          const Weights<acc>* weights = m.weights + (kSingle ? j + i : turn & 1) * place.positions;
+          const bool reversed = is_reversed(a, k + i);
+          Wide<scalar_t> decays, h;
+          if (reversed) {
+            y.template walk<true>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          } else {
+            y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+          }
+          m.exchange->put(i, slots.of(reversed), place.lane, decays, h);
+        }
+        wait_for_copies();
+        __syncthreads();
+#pragma unroll 1
+        for (int side = 0, warp = scanning_warp; side < kJoint; ++side, warp = next_warp(warp)) {
+          if (place.warp == warp) scan_rows<false>(a, place, *m.exchange, turn, side, k, n, first_channel, nullptr);
+        }
+        if (last_state) stream.advance(a, place, step & 1, step & 1);
+        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
+        __syncthreads();
+        scanning_warp = next_warp(scanning_warp);
+#pragma unroll
+        for (int i = 0; i < kJoint; ++i) {
+          y.add(y.share[i], m.exchange->get(i, slots.of(is_reversed(a, k + i)), place.lane));
+        }
+      }
+      if constexpr (!kOneOrder) {
+        y.sum_over_directions(m.y, rows, place.lane, j + 1 == a.count);
+      }
+      if (a.phase == Phase::kSummarise || j + kJoint < a.count) continue;
+      store_result(
+          a, place, static_cast<scalar_t*>(a.p.y), channel, rows, [&](int i) { return as_wide<scalar_t>(y.own[i]); });
+    }
+  }
+}
+
+template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
+void launch_forward_as(const ScanLaunch& a) {
+  launch_blocks(forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a,
+      ForwardMemory<kSingle, kJoint, scalar_t>(a, nullptr).bytes);
+}
+
+template <typename scalar_t>
+void launch_forward(const ScanLaunch& a) {
+  if (a.p.states > 1) {
+    a.one_order ? launch_forward_as<true, false, 1, scalar_t>(a) : launch_forward_as<false, false, 1, scalar_t>(a);
+  } else if (!a.one_order) {
+    launch_forward_as<false, true, 1, scalar_t>(a);
+  } else {
+    a.count % 2 == 0 ? launch_forward_as<true, true, 2, scalar_t>(a) : launch_forward_as<true, true, 1, scalar_t>(a);
+  }
+}
+
+}  // namespace ssm

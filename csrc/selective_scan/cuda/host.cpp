@@ -1,0 +1,251 @@
+// Selective scan on the GPU, the host's side: how a call is cut into launches. The kernels are in
+// selective_scan_forward.cuh and selective_scan_backward.cuh.
+#include <ATen/ATen.h>
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "common/dispatch.h"
+#include "selective_scan/cuda/launch.h"
+#include "selective_scan/inputs.h"
+
+namespace ssm {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Whether rows of channels start at multiples of 16 bytes, and are as long.
+bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) {
+  const int64_t width = 16 / item;
+  bool fits = p.channels % width == 0;
+  for (const Strides& s : {p.u_stride, p.delta_stride}) {
+    fits = fits && s.batch % width == 0 && s.group % width == 0 && s.token % width == 0;
+  }
+  for (const void* data : {p.u, p.delta, grad_y}) fits = fits && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  return fits;
+}
+
+// Positions of a block whose tiles fit its shared memory: kMaxPositions from Ampere's data centre cards on, fewer
+// before. Counted generously: six tiles, a tile of sums, what each direction keeps of its tokens, and what does not
+// grow.
+int64_t positions_that_fit(const SelectiveScanParams& p, int64_t item, int64_t shared_bytes) {
+  constexpr int64_t kFixed = 24 << 10, kRowsOfWarp = 32 / kLanes;
+  const int64_t columns = tile_channels(item), acc = item == 8 ? 8 : 4;
+  const int64_t directions = std::min<int64_t>(p.inner, kMaxAtOnce);
+  const int64_t each = columns * (6 * item + acc) + directions * (5 * acc + static_cast<int64_t>(sizeof(int)));
+  const int64_t step = kTokens * kRowsOfWarp;
+  return std::min<int64_t>(std::max<int64_t>((shared_bytes - kFixed) / each / step, 1) * step, kMaxPositions);
+}
+
+// Everything of a launch but the outputs, the workspace and which directions it takes.
+class Plan {
+ public:
+  Plan(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y) : options_(u.options()) {
+    const int64_t directions = p.groups * p.inner;
+    TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
+        " directions on the GPU, got ", directions);
+    TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
+    for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
+      TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
+          "selective_scan: there must be at most 2^31 bytes from token to token");
+    }
+    launch_.p = p;
+    launch_.p.reverse = nullptr;
+    for (int64_t k = 0; k < directions; ++k) {
+      if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
+    }
+    launch_.aligned = is_aligned(p, grad_y, u.element_size());
+    launch_.tiles = static_cast<int>(ceil_div(p.channels, tile_channels(u.element_size())));
+    launch_.stream = at::cuda::getCurrentCUDAStream();
+    one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
+    cut_sequence();
+    share_tiles();
+  }
+
+  const ScanLaunch& launch() const { return launch_; }
+
+  // Calls `run` for each launch of `directions` that fits the blocks: all inner directions at once, or one by one with
+  // the sums over them in between.
+  template <typename Run>
+  void for_each_pass(const Run& run) {
+    const SelectiveScanParams& p = launch_.p;
+    const bool at_once = p.inner <= kMaxAtOnce && (one_order_ || launch_.chunks == 1);
+    const int64_t passes = at_once ? 1 : p.inner;
+    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
+    if (passes > 1) {
+      sum_ = at::empty({p.batch, p.groups, p.length, p.channels}, options_.dtype(dtype));
+      launch_.sum = sum_.data_ptr();
+    }
+    launch_.count = static_cast<int>(at_once ? p.inner : 1);
+    launch_.one_order = one_order_ || !at_once;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      launch_.first = static_cast<int>(pass);
+      launch_.add = pass > 0;
+      launch_.finish = pass + 1 == passes;
+      run(launch_);
+    }
+  }
+
+  // Room for the chunks' summaries, where blocks of a sequence cannot exchange them directly.
+  bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
+  void make_workspace(bool backward) {
+    const SelectiveScanParams& p = launch_.p;
+    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
+    workspace_ = at::empty(
+        {backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
+    launch_.chunk_decay = workspace_[0].data_ptr();
+    launch_.chunk_state = workspace_[1].data_ptr();
+    launch_.state_before = workspace_[2].data_ptr();
+    if (!backward) return;
+    launch_.chunk_gradient = workspace_[3].data_ptr();
+    launch_.gradient_after = workspace_[4].data_ptr();
+  }
+
+ private:
+  // One block if the sequence fits, a cluster of blocks up to kMaxCluster times that, and beyond (or before sm_90)
+  // independent blocks that read their inputs twice.
+  void cut_sequence() {
+    const SelectiveScanParams& p = launch_.p;
+    const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
+    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
+    const bool many_orders = !one_order_;
+    const int64_t item = options_.dtype().itemsize();
+    const int64_t positions = positions_that_fit(p, item, static_cast<int64_t>(device->sharedMemPerBlockOptin));
+    int64_t chunks = ceil_div(p.length, positions);
+    in_cluster_ = chunks <= max_cluster;
+    if (in_cluster_ && chunks > 1) {
+      // Powers of two fill the groups of multiprocessors that clusters live in.
+      while (chunks & (chunks - 1)) ++chunks;
+    }
+    const int64_t blocks = p.batch * p.groups * launch_.tiles;
+    // Few samples: more and smaller blocks for one sequence, down to one warp's worth of positions.
+    while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
+           2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
+      chunks *= 2;
+    }
+    const int64_t rows_of_warp = 32 / kLanes;
+    launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), rows_of_warp) * rows_of_warp);
+    launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
+  }
+
+  // How many tiles of channels a block takes one after another: as few waves of blocks as possible, and few starts,
+  // each of which costs about as much as a tile.
+  void share_tiles() {
+    const SelectiveScanParams& p = launch_.p;
+    const int64_t warps = kLanes * launch_.subchunks / 32;
+    const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
+                             std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
+    int64_t best = std::numeric_limits<int64_t>::max();
+    launch_.tiles_each = 1;
+    for (int64_t each = 1; each <= launch_.tiles; ++each) {
+      const int64_t blocks = p.batch * p.groups * launch_.chunks * ceil_div(launch_.tiles, each);
+      const int64_t cost = ceil_div(blocks, resident) * (each + 1);
+      if (cost > best) continue;
+      best = cost;
+      launch_.tiles_each = static_cast<int>(each);
+    }
+  }
+
+  at::TensorOptions options_;
+  ScanLaunch launch_ = {};
+  bool one_order_ = true, in_cluster_ = true;
+  at::Tensor workspace_, sum_;
+};
+
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
+    const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
+    const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
+    bool delta_softplus) {
+  const c10::cuda::CUDAGuard guard(u.device());
+  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  SelectiveScanParams& p = inputs.params;
+  at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
+  p.y = y.data_ptr();
+  p.last_state = last_state.data_ptr();
+  Plan plan(p, u, nullptr);
+  if (plan.needs_workspace()) plan.make_workspace(false);
+  SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
+    plan.for_each_pass([&](ScanLaunch launch) {
+      launch.phase = Phase::kWhole;
+      if (plan.needs_workspace()) {
+        launch.phase = Phase::kSummarise;
+        launch_forward<scalar_t>(launch);
+        launch_carry<acc_t<scalar_t>>(launch, nullptr, false);
+        launch.phase = Phase::kApply;
+      }
+      launch_forward<scalar_t>(launch);
+    });
+  });
+  return {y, last_state};
+}
+
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
+    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
+    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
+  const c10::cuda::CUDAGuard guard(u.device());
+  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  const SelectiveScanParams& p = inputs.params;
+  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
+  const int64_t K = p.groups * p.inner;
+  Plan plan(p, u, upstream.grad_y_data());
+  if (plan.needs_workspace()) plan.make_workspace(true);
+
+  // Sums over blocks of channels, and over samples and chunks, go through one partial sum each: no atomics.
+  const int64_t splits = channel_splits(plan.launch()), chunks = plan.launch().chunks;
+  at::Tensor partial_B = at::empty({splits, p.batch, K, p.length, p.states}, A.options());
+  at::Tensor partial_C = at::empty_like(partial_B);
+  at::Tensor partial_A = at::empty({chunks * p.batch, K, p.channels, p.states}, A.options());
+  at::Tensor partial_D = at::empty({chunks * p.batch, K, p.channels}, A.options());
+  at::Tensor partial_bias = at::empty_like(partial_D);
+  at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
+  at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
+  at::Tensor grad_B = at::empty({p.batch, K, p.length, p.states}, u.options());
+  at::Tensor grad_C = at::empty_like(grad_B);
+  at::Tensor grad_A = at::empty({K, p.channels, p.states}, A.options());
+  at::Tensor grad_D = at::empty({K, p.channels}, A.options());
+  at::Tensor grad_bias = at::empty_like(grad_D);
+  const SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
+      grad_delta.data_ptr(), partial_B.data_ptr(), partial_C.data_ptr(), partial_A.data_ptr(), partial_D.data_ptr(),
+      partial_bias.data_ptr()};
+
+  SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
+    using acc = acc_t<scalar_t>;
+    plan.for_each_pass([&](ScanLaunch launch) {
+      launch.phase = Phase::kWhole;
+      if (plan.needs_workspace()) {
+        launch.phase = Phase::kSummarise;
+        launch_backward<scalar_t>(launch, g);
+        launch_carry<acc>(launch, g.grad_last_state, true);
+        launch.phase = Phase::kApply;
+      }
+      launch_backward<scalar_t>(launch, g);
+    });
+    const int64_t weights = grad_B.numel(), channels = grad_D.numel();
+    const RowSums over_channels{{partial_B.const_data_ptr(), partial_C.const_data_ptr()},
+        {grad_B.data_ptr(), grad_C.data_ptr()}, {weights, weights}, 2, splits};
+    const RowSums over_samples{{partial_A.const_data_ptr(), partial_D.const_data_ptr(), partial_bias.const_data_ptr()},
+        {grad_A.data_ptr(), grad_D.data_ptr(), grad_bias.data_ptr()}, {grad_A.numel(), channels, channels}, 3,
+        chunks * p.batch};
+    launch_sum_rows<scalar_t>(over_channels, plan.launch().stream);
+    launch_sum_rows<acc>(over_samples, plan.launch().stream);
+  });
+  return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
+  m.impl("selective_scan", &forward);
+  m.impl("selective_scan_backward", &backward);
+}
+
+}  // namespace ssm

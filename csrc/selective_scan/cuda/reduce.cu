@@ -1,0 +1,122 @@
+// The small kernels between and after the scans: chunk summaries to incoming states, partial gradients to gradients.
+#include <c10/cuda/CUDAException.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+
+#include "common/scalar.h"
+#include "selective_scan/cuda/launch.h"
+
+namespace ssm {
+namespace {
+
+constexpr int kCarryThreads = 128;
+constexpr int kAhead = 32;  // chunks whose summaries are in flight at once
+
+// Walks the chunks of one channel and state from the first to the last (or back), and leaves at each what comes in.
+template <typename acc>
+__device__ acc walk_chunks(const acc* __restrict__ decay, const acc* __restrict__ state, acc* __restrict__ incoming,
+    acc value, int chunks, int64_t stride, bool downwards) {
+  for (int first = 0; first < chunks; first += kAhead) {
+    acc d[kAhead], s[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int c = min(first + i, chunks - 1);
+      const int64_t at = (downwards ? chunks - 1 - c : c) * stride;
+      d[i] = decay[at];
+      s[i] = state[at];
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int c = first + i;
+      if (c < chunks) {
+        incoming[(downwards ? chunks - 1 - c : c) * stride] = value;
+        value = d[i] * value + s[i];
+      }
+    }
+  }
+  return value;
+}
+
+template <typename acc>
+__global__ void __launch_bounds__(kCarryThreads)
+    carry_kernel(const __grid_constant__ ScanLaunch a, const acc* grad_last_state, bool backward) {
+  const SelectiveScanParams& p = a.p;
+  int64_t index = static_cast<int64_t>(blockIdx.x) * kCarryThreads + threadIdx.x;
+  if (index >= p.batch * p.groups * a.count * p.states * p.channels) return;
+  const int64_t channel = index % p.channels;
+  index /= p.channels;
+  const int64_t n = index % p.states;
+  index /= p.states;
+  const int64_t k = index / a.count % p.groups * p.inner + a.first + index % a.count;
+  const int64_t sequence = index / a.count / p.groups * p.groups * p.inner + k;
+  const int64_t first = (sequence * p.states + n) * a.chunks * p.channels + channel;
+  const bool reversed = a.reverse[k >> 5] >> (k & 31) & 1;
+  const acc* decay = static_cast<const acc*>(a.chunk_decay) + first;
+  walk_chunks(decay, static_cast<const acc*>(a.chunk_state) + first, static_cast<acc*>(a.state_before) + first, acc(0),
+      a.chunks, p.channels, reversed);
+  if (!backward) return;
+  const acc given = grad_last_state != nullptr ? grad_last_state[(sequence * p.channels + channel) * p.states + n] : 0;
+  walk_chunks(decay, static_cast<const acc*>(a.chunk_gradient) + first, static_cast<acc*>(a.gradient_after) + first,
+      given, a.chunks, p.channels, !reversed);
+}
+
+constexpr int kSumColumns = 32;
+constexpr int kSumRows = 32;
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const __grid_constant__ RowSums sums) {
+  using acc = acc_t<scalar_t>;
+  __shared__ acc parts[kSumRows][kSumColumns];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x,
+                columns = sums.columns[blockIdx.y];
+  const acc* in = static_cast<const acc*>(sums.in[blockIdx.y]);
+  acc sum = 0;
+  if (column < columns) {
+#pragma unroll 8
+    for (int64_t r = threadIdx.y; r < sums.rows; r += blockDim.y) sum += in[r * columns + column];
+  }
+  parts[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= columns) return;
+  for (int r = 1; r < static_cast<int>(blockDim.y); ++r) sum += parts[r][threadIdx.x];
+  static_cast<scalar_t*>(sums.out[blockIdx.y])[column] = static_cast<scalar_t>(sum);
+}
+
+unsigned blocks_for(int64_t items, int per_block) {
+  const int64_t blocks = (items + per_block - 1) / per_block;
+  TORCH_CHECK(blocks < (int64_t(1) << 31), "selective_scan: the input is too large for one launch");
+  return static_cast<unsigned>(blocks);
+}
+
+}  // namespace
+
+template <typename acc>
+void launch_carry(const ScanLaunch& a, const void* grad_last_state, bool backward) {
+  const int64_t threads = a.p.batch * a.p.groups * a.count * a.p.states * a.p.channels;
+  if (threads == 0) return;
+  carry_kernel<acc><<<blocks_for(threads, kCarryThreads), kCarryThreads, 0, a.stream>>>(
+      a, static_cast<const acc*>(grad_last_state), backward);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename scalar_t>
+void launch_sum_rows(const RowSums& sums, cudaStream_t stream) {
+  int64_t columns = 0;
+  for (int i = 0; i < sums.count; ++i) columns = std::max(columns, sums.columns[i]);
+  if (columns == 0) return;
+  const unsigned rows = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(sums.rows, 1), kSumRows));
+  const dim3 grid(blocks_for(columns, kSumColumns), static_cast<unsigned>(sums.count));
+  sum_rows_kernel<scalar_t><<<grid, dim3(kSumColumns, rows), 0, stream>>>(sums);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template void launch_carry<float>(const ScanLaunch&, const void*, bool);
+template void launch_carry<double>(const ScanLaunch&, const void*, bool);
+template void launch_sum_rows<float>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<double>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<c10::Half>(const RowSums&, cudaStream_t);
+template void launch_sum_rows<c10::BFloat16>(const RowSums&, cudaStream_t);
+
+}  // namespace ssm

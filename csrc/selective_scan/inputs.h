@@ -1,0 +1,106 @@
+// The host side that the CPU and the CUDA kernels of the selective scan share: checks, and tensors to raw pointers.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <vector>
+
+#include "common/checks.h"
+#include "selective_scan/params.h"
+
+namespace ssm {
+
+inline Strides strides_of(const at::Tensor& t) {
+  return {t.stride(0), t.stride(1), t.stride(2), t.dim() > 3 ? t.stride(3) : 1};
+}
+
+// Checks the canonical shapes and fills everything but the outputs. `reverse` is copied: bool[] arrives without storage
+// that a kernel can point to.
+struct SelectiveScanInputs {
+  SelectiveScanParams params;
+  std::vector<char> reverse;
+
+  SelectiveScanInputs(c10::DeviceType device, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
+      const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
+      const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order,
+      const c10::List<bool>& reverse_flags, bool delta_softplus) {
+    TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3, "u and delta must be 4-D and A 3-D");
+    const int64_t batch = u.size(0), groups = u.size(1), length = u.size(2), channels = u.size(3);
+    const int64_t K = delta.size(1), states = A.size(2);
+    TORCH_CHECK(groups > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
+    TORCH_CHECK(length > 0, "the sequence must not be empty");
+    const auto compute = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    for (const auto& t : {u, delta, A, B, C}) check_device(t, device, u, "every argument");
+    check_shape(delta, {batch, K, length, channels}, "delta");
+    check_shape(A, {K, channels, states}, "A");
+    check_shape(B, {batch, K, length, states}, "B");
+    check_shape(C, {batch, K, length, states}, "C");
+    for (const auto& t : {delta, B, C}) check_dtype(t, u.scalar_type(), "delta, B and C");
+    TORCH_CHECK(channels == 1 || (u.stride(3) == 1 && delta.stride(3) == 1),
+        "u and delta must be contiguous in their channels");
+    check_dtype(A, compute, "A");
+    check_contiguous(A, "A");
+    for (const auto& t : {D, delta_bias}) {
+      if (!t.has_value()) continue;
+      check_device(*t, device, u, "D and delta_bias");
+      check_shape(*t, {K, channels}, "D and delta_bias");
+      check_dtype(*t, compute, "D and delta_bias");
+      check_contiguous(*t, "D and delta_bias");
+    }
+    TORCH_CHECK(static_cast<int64_t>(reverse_flags.size()) == K, "reverse must have one flag for each direction");
+    for (bool flag : reverse_flags) reverse.push_back(flag);
+
+    params = {};
+    params.batch = batch;
+    params.groups = groups;
+    params.inner = K / groups;
+    params.length = length;
+    params.channels = channels;
+    params.states = states;
+    params.delta_softplus = delta_softplus;
+    params.u = u.const_data_ptr();
+    params.delta = delta.const_data_ptr();
+    params.B = B.const_data_ptr();
+    params.C = C.const_data_ptr();
+    params.A = A.const_data_ptr();
+    params.D = D.has_value() ? D->const_data_ptr() : nullptr;
+    params.delta_bias = delta_bias.has_value() ? delta_bias->const_data_ptr() : nullptr;
+    params.u_stride = strides_of(u);
+    params.delta_stride = strides_of(delta);
+    params.B_stride = strides_of(B);
+    params.C_stride = strides_of(C);
+    params.reverse = reinterpret_cast<const bool*>(reverse.data());
+    if (order.has_value()) {
+      check_device(*order, device, u, "order");
+      check_shape(*order, {batch, K, length}, "order");
+      check_dtype(*order, at::kLong, "order");
+      params.order = order->const_data_ptr<int64_t>();
+      params.order_stride = strides_of(*order);
+    }
+  }
+};
+
+// The gradients that come in, checked and contiguous.
+struct SelectiveScanUpstream {
+  at::Tensor grad_y, grad_last_state;
+
+  SelectiveScanUpstream(const SelectiveScanParams& p, const at::Tensor& grad_y_given,
+      const std::optional<at::Tensor>& grad_last_state_given, const at::Tensor& u, const at::Tensor& A)
+      : grad_y(grad_y_given.contiguous()) {
+    check_device(grad_y, u.device().type(), u, "grad_y");
+    check_shape(grad_y, {p.batch, p.groups, p.length, p.channels}, "grad_y");
+    check_dtype(grad_y, u.scalar_type(), "grad_y");
+    if (!grad_last_state_given.has_value()) return;
+    grad_last_state = grad_last_state_given->contiguous();
+    check_device(grad_last_state, u.device().type(), u, "grad_last_state");
+    check_shape(grad_last_state, {p.batch, p.groups * p.inner, p.channels, p.states}, "grad_last_state");
+    check_dtype(grad_last_state, A.scalar_type(), "grad_last_state");
+  }
+
+  const void* grad_y_data() const { return grad_y.const_data_ptr(); }
+  const void* grad_last_state_data() const {
+    return grad_last_state.defined() ? grad_last_state.const_data_ptr() : nullptr;
+  }
+};
+
+}  // namespace ssm

@@ -1,0 +1,33 @@
+// What the host hands to the kernels of the selective tree scan by value, and the launchers, one translation unit a
+// type.
+#pragma once
+
+#include "tree/cuda/walk_launch.h"
+
+namespace ssm {
+
+// scalar_t is the type of x, delta, B, h and their gradients; acc is acc_t<scalar_t>.
+struct SelectiveTreeScanLaunch : WalkLaunch {
+  const void *x, *delta, *grad_h;
+  VertexStrides x_stride, delta_stride, grad_h_stride;
+  const void* B;  // [batch, L]
+  VertexStrides B_stride;
+  const void *A, *delta_bias;  // acc [D]
+
+  void *state, *grad_state;        // scalar_t [batch, L, D]: ξ and η between the passes; may be outputs
+  void *output, *grad_delta;       // h or the gradient of x; scalar_t [batch, L, D]
+  void* grad_B;                    // acc [slices, batch, L], to be summed over the slices
+  void *grad_A, *grad_delta_bias;  // acc [batch, most_pieces, D], to be summed over both
+};
+
+// Blocks of channels.
+template <typename scalar_t>
+int selective_slices(const SelectiveTreeScanLaunch& launch) {
+  const int64_t slice = 32 * walk_width<scalar_t>(launch);
+  return static_cast<int>((launch.channels + slice - 1) / slice);
+}
+
+template <typename scalar_t>
+void launch_selective_tree_scan(const SelectiveTreeScanLaunch& launch);
+
+}  // namespace ssm

@@ -1,0 +1,12 @@
+// Schemas of the selective tree scan, which has kernels for GPUs alone: elsewhere Python makes it of tree_scan.
+#include <torch/library.h>
+
+TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+  // x, delta [B, L, D]; A, delta_bias [D]; B [B, L]; schedule: a tree_schedule -> h [B, L, D]
+  m.def(
+      "selective_tree_scan(Tensor x, Tensor delta, Tensor A, Tensor B, Tensor delta_bias, Tensor schedule) -> "
+      "Tensor h");
+  m.def(
+      "selective_tree_scan_backward(Tensor grad_h, Tensor x, Tensor delta, Tensor A, Tensor B, Tensor delta_bias, "
+      "Tensor schedule) -> (Tensor grad_x, Tensor grad_delta, Tensor grad_A, Tensor grad_B, Tensor grad_delta_bias)");
+}

@@ -1,0 +1,279 @@
+// Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks
+// in global memory where a sample does not fit; then breadth-first order, of a grid by one warp a sample, of a list by
+// a block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more
+// than infinity, an edge with an end that is no vertex does not exist, a root that is no vertex is vertex 0, and what
+// the root does not reach hangs from it.
+#include <c10/macros/Macros.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "common/scalar.h"
+#include "spanning_tree/cuda/launch.h"
+#include "spanning_tree/cuda/list.cuh"
+
+namespace ssm {
+namespace {
+
+constexpr int kThreads = 1024;
+constexpr int64_t kMaxShared = 200 * 1024;
+
+struct FaultShared {
+  int root, edge, weight;
+};
+
+__device__ int clamped_root(const SpanningTreeParams& p, int64_t sample) {
+  const int64_t root = p.root[sample];
+  return root >= 0 && root < p.num_vertices() ? static_cast<int>(root) : 0;
+}
+
+template <typename scalar_t, typename Visit>
+__device__ void with_weights(const SpanningTreeLaunch& l, int64_t sample, const Visit& visit) {
+  if (l.place != nullptr) {
+    const int64_t* own = l.place + sample * l.p.num_edges;
+    visit([own](int e) { return ordered(own[e]); });
+  } else {
+    const scalar_t* own = static_cast<const scalar_t*>(l.p.edge_weight) + sample * l.p.num_edges;
+    visit([own](int e) { return ordered(own[e]); });
+  }
+}
+
+template <typename scalar_t>
+__device__ bool is_finite(scalar_t weight) {
+  return isfinite(static_cast<acc_t<scalar_t>>(weight));
+}
+
+// The first fault of the kinds that show before the tree does, in the order of GraphFault; by one block.
+template <typename scalar_t, typename Graph>
+__device__ void report_fault(
+    const SpanningTreeLaunch& l, const Graph& graph, int64_t sample, FaultShared* shared, bool connected) {
+  const int edges = static_cast<int>(l.p.num_edges);
+  const scalar_t* weight = static_cast<const scalar_t*>(l.p.edge_weight) + sample * l.p.num_edges;
+  if (threadIdx.x == 0) shared->edge = shared->weight = std::numeric_limits<int>::max();
+  __syncthreads();
+  for (int e = threadIdx.x; e < edges; e += blockDim.x) {
+    int a, b;
+    if (!graph.ends(e, a, b)) atomicMin(&shared->edge, e);
+    if (!is_finite(weight[e])) atomicMin(&shared->weight, e);
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  const int64_t root = l.p.root[sample];
+  GraphFault fault = connected ? GraphFault::none : GraphFault::disconnected;
+  int64_t where = connected ? 0 : -1;
+  if (root < 0 || root >= l.p.num_vertices()) {
+    fault = GraphFault::root;
+    where = root;
+  } else if (shared->edge < edges) {
+    fault = GraphFault::edge;
+    where = shared->edge;
+  } else if (shared->weight < edges) {
+    fault = GraphFault::weight;
+    where = shared->weight;
+  }
+  l.p.fault[2 * sample] = static_cast<int64_t>(fault);
+  l.p.fault[2 * sample + 1] = where;
+}
+
+// Bytes of shared memory with which one block does a whole grid: components, weights, the tree.
+int64_t whole_grid_bytes(const SpanningTreeParams& p) {
+  return 4 * (Components::kArrays * p.num_vertices() + p.num_edges + side_words(p.num_vertices()));
+}
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads) whole_grid_kernel(SpanningTreeLaunch l) {
+  extern __shared__ __align__(16) uint32_t memory[];
+  __shared__ TeamShared team_shared;
+  __shared__ FaultShared fault_shared;
+  const int64_t sample = blockIdx.x;
+  const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
+  const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
+  Components components(memory, vertices);
+  uint32_t *weight = memory + Components::kArrays * int64_t(vertices), *tree = weight + edges;
+  Team team(1, &team_shared);
+  with_weights<scalar_t>(l, sample, [&](const auto& read) {
+    for (int e = threadIdx.x; e < edges; e += blockDim.x) weight[e] = read(e);
+  });
+  boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
+  report_fault<scalar_t>(l, graph, sample, &fault_shared, true);
+  if (threadIdx.x >= 32) return;
+  // The four arrays are done with: they make a ring of at least as many entries as there are vertices.
+  uint32_t capacity = 1;
+  while (capacity < vertices) capacity *= 2;
+  root_grid_tree(graph, tree, clamped_root(l.p, sample), memory, capacity, l.p.parent + sample * vertices,
+      l.p.order + sample * vertices);
+}
+
+template <typename scalar_t, typename Graph>
+__device__ Graph graph_of(const SpanningTreeLaunch& l, int64_t sample) {
+  if constexpr (std::is_same_v<Graph, GridGraph>) {
+    return {static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
+  } else {
+    return {l.p.edges + sample * l.p.edges_batch_stride, static_cast<int>(l.p.num_vertices()),
+        static_cast<int>(l.p.num_edges)};
+  }
+}
+
+// Of a sample's scratch, between Components and the tree.
+template <typename Graph>
+__device__ int64_t words_before_tree(int64_t vertices) {
+  return std::is_same_v<Graph, ListGraph> ? Tour::words(vertices) : 0;
+}
+
+// Borůvka's rounds in global memory.
+template <typename scalar_t, typename Graph>
+__global__ void __launch_bounds__(kThreads) components_kernel(SpanningTreeLaunch l) {
+  __shared__ TeamShared team_shared;
+  __shared__ FaultShared fault_shared;
+  const int64_t sample = blockIdx.x / l.team;
+  const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
+  const Graph graph = graph_of<scalar_t, Graph>(l, sample);
+  uint32_t* const scratch = l.scratch + sample * l.scratch_stride;
+  const Components components(scratch, vertices);
+  uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices) + words_before_tree<Graph>(vertices);
+  Team team(l.team, &team_shared);
+  with_weights<scalar_t>(
+      l, sample, [&](const auto& weight) { boruvka(team, graph, weight, vertices, edges, components, tree); });
+  bool apart = false;
+  for (int v = team.first(); v < vertices; v += team.stride()) apart |= components.label[v] != components.label[0];
+  apart = team.any(apart);
+  if (team.rank() == 0) report_fault<scalar_t>(l, graph, sample, &fault_shared, !apart);
+  team.leave();
+}
+
+// One warp a sample; the sides are copied into shared memory where they fit.
+__global__ void __launch_bounds__(32) root_grid_kernel(SpanningTreeLaunch l, uint32_t capacity, bool copy) {
+  extern __shared__ __align__(16) uint32_t memory[];
+  const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
+  const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
+  const uint32_t* sides = l.scratch + sample * l.scratch_stride + Components::kArrays * vertices;
+  if (copy) {
+    uint32_t* const near = memory + capacity;
+    for (int64_t i = threadIdx.x; i < side_words(vertices); i += 32) near[i] = sides[i];
+    sides = near;
+    __syncwarp();
+  }
+  root_grid_tree(graph, sides, clamped_root(l.p, sample), memory, capacity, l.p.parent + sample * vertices,
+      l.p.order + sample * vertices);
+}
+
+__global__ void __launch_bounds__(kThreads) root_list_kernel(SpanningTreeLaunch l) {
+  __shared__ TeamShared team_shared;
+  const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
+  const ListGraph graph = graph_of<float, ListGraph>(l, sample);
+  uint32_t* const label = l.scratch + sample * l.scratch_stride;  // the first of Components
+  uint32_t* const tour = label + Components::kArrays * vertices;
+  Team team(1, &team_shared);
+  root_list(team, graph, tour + Tour::words(vertices), label, tour, clamped_root(l.p, sample),
+      l.p.parent + sample * vertices, l.p.order + sample * vertices);
+}
+
+// A listed graph as one block holds it in shared memory: the labels; what the rounds and the weights need, and after
+// them the tour; the edges; the tree.
+struct WholeList {
+  int64_t vertices, edges;
+
+  C10_HOST_DEVICE int64_t labels() const { return (vertices + 1) / 2 * 2; }
+  C10_HOST_DEVICE int64_t work() const {
+    const int64_t rounds = (Components::kArrays - 1) * vertices + edges, tour = Tour::words(vertices);
+    return rounds > tour ? rounds : tour;
+  }
+  C10_HOST_DEVICE int64_t bytes() const { return 4 * (labels() + work() + edges + (edges + 31) / 32); }
+};
+
+template <typename scalar_t>
+__global__ void __launch_bounds__(kThreads) whole_list_kernel(SpanningTreeLaunch l) {
+  extern __shared__ __align__(16) uint32_t memory[];
+  __shared__ TeamShared team_shared;
+  __shared__ FaultShared fault_shared;
+  const int64_t sample = blockIdx.x;
+  const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
+  const WholeList layout{vertices, edges};
+  uint32_t* const label = memory;
+  uint32_t *const work = label + layout.labels(), *const packed = work + layout.work(), *const tree = packed + edges;
+  Components components(label, vertices);
+  components.hook = work;
+  components.weight = work + vertices;
+  components.edge = work + 2 * vertices;
+  uint32_t* const weight = work + 3 * vertices;
+  const ListGraph listed = graph_of<scalar_t, ListGraph>(l, sample);
+  const PackedGraph graph{packed, vertices, edges};
+  Team team(1, &team_shared);
+  with_weights<scalar_t>(l, sample, [&](const auto& read) {
+    for (int e = threadIdx.x; e < edges; e += blockDim.x) {
+      weight[e] = read(e);
+      packed[e] = PackedGraph::pack(listed, e);
+    }
+  });
+  boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
+  bool apart = false;
+  for (int v = threadIdx.x; v < vertices; v += blockDim.x) apart |= label[v] != label[0];
+  apart = __syncthreads_or(apart);
+  report_fault<scalar_t>(l, graph, sample, &fault_shared, !apart);
+  root_list(team, graph, tree, label, work, clamped_root(l.p, sample), l.p.parent + sample * vertices,
+      l.p.order + sample * vertices);
+}
+
+int threads_for(int64_t count) {
+  return static_cast<int>(std::clamp<int64_t>((count + 31) / 32 * 32, 32, kThreads));
+}
+
+// A team of as many blocks as have work, where the samples alone do not fill the GPU.
+int team_for(const SpanningTreeParams& p) {
+  const int64_t fill = 2 * multiprocessors();
+  int team = 1;
+  while (team < largest_team() && p.batch * team < fill && p.num_edges > 2 * kThreads * team) team *= 2;
+  return team;
+}
+
+template <typename scalar_t>
+void span_grids(SpanningTreeLaunch l) {
+  const SpanningTreeParams& p = l.p;
+  if (l.scratch == nullptr) {
+    launch_teams(whole_grid_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole_grid_bytes(p), l);
+    return;
+  }
+  l.team = team_for(p);
+  launch_teams(components_kernel<scalar_t, GridGraph>, p.batch, l.team, kThreads, 0, l);
+  constexpr uint32_t kCapacity = 4096;
+  const int64_t bytes = 4 * (kCapacity + side_words(p.num_vertices()));
+  const bool copy = bytes <= kMaxShared;
+  launch_teams(root_grid_kernel, p.batch, 1, 32, copy ? bytes : 4 * kCapacity, l, kCapacity, copy);
+}
+
+template <typename scalar_t>
+void span_lists(SpanningTreeLaunch l) {
+  const SpanningTreeParams& p = l.p;
+  if (l.scratch == nullptr) {
+    const WholeList whole{p.num_vertices(), p.num_edges};
+    launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole.bytes(), l);
+    return;
+  }
+  l.team = team_for(p);
+  launch_teams(components_kernel<scalar_t, ListGraph>, p.batch, l.team, threads_for(p.num_edges), 0, l);
+  launch_teams(root_list_kernel, p.batch, 1, threads_for(p.num_edges), 0, l);
+}
+
+}  // namespace
+
+int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
+  const int64_t vertices = p.num_vertices(), components = Components::kArrays * vertices;
+  if (!listed) return whole_grid_bytes(p) <= kMaxShared ? 0 : components + side_words(vertices);
+  const WholeList whole{vertices, p.num_edges};
+  if (whole.bytes() <= kMaxShared && vertices <= PackedGraph::kMostVertices) return 0;
+  return (components + Tour::words(vertices) + (p.num_edges + 31) / 32 + 1) / 2 * 2;
+}
+
+template <typename scalar_t>
+void launch_spanning_tree(const SpanningTreeLaunch& l, bool listed) {
+  listed ? span_lists<scalar_t>(l) : span_grids<scalar_t>(l);
+}
+
+template void launch_spanning_tree<double>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<float>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<c10::Half>(const SpanningTreeLaunch&, bool);
+template void launch_spanning_tree<c10::BFloat16>(const SpanningTreeLaunch&, bool);
+
+}  // namespace ssm

@@ -1,0 +1,164 @@
+// y = C · LN(h) + D · x for one state a channel, forward and backward, on the CPU.
+#include "state_readout/inputs.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "common/cpu/lanes.h"
+
+namespace ssm {
+namespace {
+
+// Rows are cut into pieces, as many as their number says whatever that of the threads, so that sums over rows are
+// always the same.
+constexpr int64_t kMostPieces = 64, kRowsOfPiece = 64;
+constexpr int64_t kLanes = 32;
+
+template <typename acc>
+SSM_INLINE acc sum_of(const acc* __restrict__ value, int64_t count) {
+  acc lanes[kLanes] = {};
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] += value[c + i];
+  }
+  acc sum = sum_lanes(lanes);
+  for (; c < count; ++c) sum += value[c];
+  return sum;
+}
+
+// n = (h - mean) / deviation; `scratch` has the row's length. Returns 1 / deviation.
+template <typename scalar_t, typename acc>
+SSM_INLINE acc normalize(
+    const scalar_t* __restrict__ h, acc* __restrict__ n, acc* __restrict__ scratch, int64_t channels, acc eps) {
+  for (int64_t c = 0; c < channels; ++c) n[c] = static_cast<acc>(h[c]);
+  const acc mean = sum_of(n, channels) / channels;
+  for (int64_t c = 0; c < channels; ++c) {
+    n[c] -= mean;
+    scratch[c] = n[c] * n[c];
+  }
+  const acc scale = acc(1) / std::sqrt(sum_of(scratch, channels) / channels + eps);
+  for (int64_t c = 0; c < channels; ++c) n[c] *= scale;
+  return scale;
+}
+
+template <typename acc>
+struct Parameters {
+  const acc *weight, *bias, *D;
+};
+
+template <typename scalar_t, typename acc>
+SSM_MULTIVERSION void readout_row(const scalar_t* __restrict__ h, const scalar_t* __restrict__ x, acc C,
+    Parameters<acc> of, scalar_t* __restrict__ y, acc* __restrict__ n, acc* __restrict__ scratch, int64_t channels,
+    acc eps) {
+  normalize(h, n, scratch, channels, eps);
+  const acc* __restrict__ weight = of.weight, * __restrict__ bias = of.bias, * __restrict__ D = of.D;
+  for (int64_t c = 0; c < channels; ++c) {
+    y[c] = static_cast<scalar_t>(C * (n[c] * weight[c] + bias[c]) + D[c] * static_cast<acc>(x[c]));
+  }
+}
+
+// Adds what the row gives ∂weight, ∂bias, ∂D to `sums` (three rows); returns ∂C. `work` has three rows, too.
+template <typename scalar_t, typename acc>
+SSM_MULTIVERSION acc readout_backward_row(const scalar_t* __restrict__ grad_y, const scalar_t* __restrict__ h,
+    const scalar_t* __restrict__ x, acc C, Parameters<acc> of, scalar_t* __restrict__ grad_h,
+    scalar_t* __restrict__ grad_x, acc* sums, acc* work, int64_t channels, acc eps) {
+  acc* __restrict__ n = work, * __restrict__ scratch = work + channels, * __restrict__ weighted = work + 2 * channels;
+  acc* __restrict__ sum_weight = sums, * __restrict__ sum_bias = sums + channels, * __restrict__ sum_D = sums + 2 * channels;
+  const acc* __restrict__ weight = of.weight, * __restrict__ bias = of.bias, * __restrict__ D = of.D;
+  const acc scale = normalize(h, n, scratch, channels, eps);
+  for (int64_t c = 0; c < channels; ++c) {
+    const acc g = static_cast<acc>(grad_y[c]);
+    grad_x[c] = static_cast<scalar_t>(D[c] * g);
+    sum_D[c] += g * static_cast<acc>(x[c]);
+    scratch[c] = g * bias[c];
+    weighted[c] = g * weight[c];
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    const acc g = C * static_cast<acc>(grad_y[c]);
+    sum_bias[c] += g;
+    sum_weight[c] += g * n[c];
+  }
+  const acc through_bias = sum_of(scratch, channels), total = sum_of(weighted, channels);
+  for (int64_t c = 0; c < channels; ++c) scratch[c] = weighted[c] * n[c];
+  const acc along = sum_of(scratch, channels);
+  const acc mean = total / channels, slope = along / channels, factor = C * scale;
+  for (int64_t c = 0; c < channels; ++c) {
+    grad_h[c] = static_cast<scalar_t>(factor * (weighted[c] - mean - n[c] * slope));
+  }
+  return through_bias + along;
+}
+
+template <typename acc>
+Parameters<acc> parameters(const ReadoutInputs& in) {
+  return {in.weight.const_data_ptr<acc>(), in.bias.const_data_ptr<acc>(), in.D.const_data_ptr<acc>()};
+}
+
+at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
+    const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
+  check_readout(in, at::kCPU);
+  at::Tensor y = at::empty_like(x);
+  const at::Tensor weights = C.contiguous();
+  const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
+  SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
+    using acc = acc_t<scalar_t>;
+    const auto* states = h.const_data_ptr<scalar_t>();
+    const auto of = parameters<acc>(in);
+    at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
+      std::vector<acc> work(2 * channels);
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t at = row * channels;
+        readout_row(states + at, x.const_data_ptr<scalar_t>() + at,
+            static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of, y.mutable_data_ptr<scalar_t>() + at,
+            work.data(), work.data() + channels, channels, static_cast<acc>(eps));
+      }
+    });
+  });
+  return y;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> state_readout_backward(
+    const at::Tensor& grad_y, const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
+    const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
+  check_readout(in, at::kCPU);
+  check_gradient(grad_y, in);
+  const at::Tensor g = grad_y.contiguous(), weights = C.contiguous();
+  at::Tensor grad_h = at::empty_like(h), grad_x = at::empty_like(x), grad_C = at::empty(C.sizes(), C.options());
+  const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
+  const int64_t pieces = std::clamp<int64_t>(rows / kRowsOfPiece, 1, kMostPieces);
+  at::Tensor sums = at::zeros({pieces, 3, channels}, D.options());
+  SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
+    using acc = acc_t<scalar_t>;
+    const auto of = parameters<acc>(in);
+    at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+      std::vector<acc> work(3 * channels);
+      for (int64_t piece = begin; piece < end; ++piece) {
+        for (int64_t row = rows * piece / pieces; row < rows * (piece + 1) / pieces; ++row) {
+          const int64_t at = row * channels;
+          const acc grad = readout_backward_row(g.const_data_ptr<scalar_t>() + at, h.const_data_ptr<scalar_t>() + at,
+              x.const_data_ptr<scalar_t>() + at, static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of,
+              grad_h.mutable_data_ptr<scalar_t>() + at, grad_x.mutable_data_ptr<scalar_t>() + at,
+              sums.mutable_data_ptr<acc>() + piece * 3 * channels, work.data(), channels, static_cast<acc>(eps));
+          grad_C.mutable_data_ptr<scalar_t>()[row] = static_cast<scalar_t>(grad);
+        }
+      }
+    });
+  });
+  const at::Tensor total = sums.sum(0);
+  return {grad_h, grad_x, grad_C, total[2].clone(), total[0].clone(), total[1].clone()};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("state_readout", &state_readout);
+  m.impl("state_readout_backward", &state_readout_backward);
+}
+
+}  // namespace ssm

@@ -1,0 +1,283 @@
+// y = C · LN(h) + D · x for one state a channel, forward and backward, each in one pass over memory.
+#include <c10/cuda/CUDAException.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include "common/cuda/device.h"
+#include "common/scalar.h"
+#include "state_readout/cuda/launch.h"
+
+namespace ssm {
+namespace {
+
+constexpr int kThreads = kReadoutThreads, kParameters = kReadoutParameters;
+constexpr int kWarps = kThreads / 32;
+
+template <typename scalar_t, int kVector>
+struct alignas(sizeof(scalar_t) * kVector > 16 ? 16 : sizeof(scalar_t) * kVector) Packed {
+  scalar_t value[kVector];
+};
+
+template <typename scalar_t, int kVector>
+__device__ Packed<scalar_t, kVector> load_packed(const void* base, int64_t at) {
+  return *reinterpret_cast<const Packed<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
+}
+
+template <typename acc, typename scalar_t, int kVector>
+__device__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
+  const auto packed = load_packed<scalar_t, kVector>(base, at);
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
+}
+
+template <typename acc, typename scalar_t, int kVector>
+__device__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
+  Packed<scalar_t, kVector> packed;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
+  *reinterpret_cast<Packed<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
+}
+
+// Sums of kCount values over a row's team; every thread of the block takes part, every thread gets its row's sums.
+template <int kCount, typename acc>
+__device__ void team_sum(acc (&value)[kCount], int team, acc* scratch) {
+  for (int offset = min(team, 32) / 2; offset > 0; offset /= 2) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) value[i] += __shfl_xor_sync(0xffffffffu, value[i], offset);
+  }
+  if (team <= 32) return;
+  const int warp = threadIdx.x / 32, first = threadIdx.x / team * (team / 32);
+  __syncthreads();  // the last sum has been read by all
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) scratch[warp * kCount + i] = value[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    value[i] = 0;
+    for (int w = first; w < first + team / 32; ++w) value[i] += scratch[w * kCount + i];
+  }
+}
+
+// The three parameters, channel by channel, where the whole block can read them.
+template <typename acc>
+__device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
+  const void* sources[kParameters] = {p.weight, p.bias, p.D};
+  for (int k = 0; k < kParameters; ++k) {
+    for (int c = threadIdx.x; c < p.channels; c += kThreads) {
+      shared[k * p.channels + c] = static_cast<const acc*>(sources[k])[c];
+    }
+  }
+  __syncthreads();
+}
+
+// One row of h: its values, less the mean, times the inverse standard deviation.
+template <typename scalar_t, int kVector, int kItems, typename acc>
+__device__ acc normalized_row(
+    const ReadoutLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
+  acc sum[1] = {0};
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int channel = (i * p.team + lane) * kVector;
+    if (live && channel < p.channels) load<acc, scalar_t>(p.h, row * p.channels + channel, h[i]);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      if (!live || channel >= p.channels) h[i][v] = 0;
+      sum[0] += h[i][v];
+    }
+  }
+  team_sum(sum, p.team, scratch);
+  const acc mean = sum[0] / p.channels;
+  acc square[1] = {0};
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const bool inside = (i * p.team + lane) * kVector < p.channels;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      h[i][v] = inside ? h[i][v] - mean : acc(0);
+      square[0] += h[i][v] * h[i][v];
+    }
+  }
+  team_sum(square, p.team, scratch);
+  const acc scale = rsqrt(square[0] / p.channels + static_cast<acc>(p.eps));
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) h[i][v] *= scale;
+  }
+  return scale;
+}
+
+template <typename scalar_t, typename acc>
+__device__ acc output_weight(const ReadoutLaunch& p, int64_t row) {
+  const int64_t at = row / p.length * p.C_batch_stride + row % p.length * p.C_token_stride;
+  return static_cast<acc>(static_cast<const scalar_t*>(p.C)[at]);
+}
+
+template <typename scalar_t, int kVector, int kItems>
+__global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
+  using acc = acc_t<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  acc* scratch = reinterpret_cast<acc*>(memory);
+  acc* parameters = scratch + kWarps;
+  share_parameters(p, parameters);
+  const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  // All teams of a block make the same number of turns, since they wait for each other in team_sum.
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
+      first += static_cast<int64_t>(gridDim.x) * teams) {
+    const int64_t row = first + threadIdx.x / p.team;
+    const bool live = row < p.rows;
+    acc h[kItems][kVector];
+    normalized_row<scalar_t>(p, row, live, lane, h, scratch);
+    if (!live) continue;
+    const acc C = output_weight<scalar_t, acc>(p, row);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = (i * p.team + lane) * kVector;
+      if (channel >= p.channels) continue;
+      acc x[kVector];
+      load<acc, scalar_t>(p.x, row * p.channels + channel, x);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const acc* of = parameters + channel + v;
+        x[v] = C * (h[i][v] * of[0] + of[p.channels]) + of[2 * p.channels] * x[v];
+      }
+      store<acc, scalar_t>(p.y, row * p.channels + channel, x);
+    }
+  }
+}
+
+// The block's sums over its rows of what each channel's parameters get, in the order of the teams.
+template <int kVector, int kItems, typename acc>
+__device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
+  const int lane = threadIdx.x % p.team;
+  __syncthreads();
+  for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) shared[c] = 0;
+  for (int turn = 0; turn < kThreads / p.team; ++turn) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) / p.team != turn) continue;
+#pragma unroll
+    for (int k = 0; k < kParameters; ++k) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const int channel = (i * p.team + lane) * kVector;
+        if (channel >= p.channels) continue;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) shared[k * p.channels + channel + v] += sums[k][i][v];
+      }
+    }
+  }
+  __syncthreads();
+  acc* out = static_cast<acc*>(p.partial) + static_cast<int64_t>(blockIdx.x) * kParameters * p.channels;
+  for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) out[c] = shared[c];
+}
+
+// With n = LN(h) before its weight w and bias b: ∂C = Σ g (n w + b), ∂x = D g, and ∂h as for a layer norm whose output
+// has the gradient C g; the parameters get ∂w = Σ C g n, ∂b = Σ C g, ∂D = Σ g x over the rows.
+template <typename scalar_t, int kVector, int kItems>
+__global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLaunch p) {
+  using acc = acc_t<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  acc* scratch = reinterpret_cast<acc*>(memory);
+  acc* parameters = scratch + kParameters * kWarps;
+  share_parameters(p, parameters);
+  const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  acc sums[kParameters][kItems][kVector] = {};
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
+      first += static_cast<int64_t>(gridDim.x) * teams) {
+    const int64_t row = first + threadIdx.x / p.team;
+    const bool live = row < p.rows;
+    // Asked for here, so that they are on their way while the row is normed.
+    Packed<scalar_t, kVector> grad_y[kItems], inputs[kItems];
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = (i * p.team + lane) * kVector;
+      if (!live || channel >= p.channels) continue;
+      grad_y[i] = load_packed<scalar_t, kVector>(p.grad_y, row * p.channels + channel);
+      inputs[i] = load_packed<scalar_t, kVector>(p.x, row * p.channels + channel);
+    }
+    acc n[kItems][kVector], g[kItems][kVector];
+    const acc scale = normalized_row<scalar_t>(p, row, live, lane, n, scratch);
+    const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
+    acc of_row[3] = {0, 0, 0};  // ∂C, Σ w g, Σ w g n
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = (i * p.team + lane) * kVector;
+      const int64_t at = row * p.channels + channel;
+      const bool inside = live && channel < p.channels;
+      acc x[kVector];
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        g[i][v] = inside ? static_cast<acc>(grad_y[i].value[v]) : acc(0);
+        x[v] = inside ? static_cast<acc>(inputs[i].value[v]) : acc(0);
+        const acc* of = parameters + (inside ? channel + v : 0);
+        const acc weighted = g[i][v] * of[0];
+        of_row[0] += weighted * n[i][v] + g[i][v] * of[p.channels];
+        of_row[1] += weighted;
+        of_row[2] += weighted * n[i][v];
+        sums[0][i][v] += C * g[i][v] * n[i][v];
+        sums[1][i][v] += C * g[i][v];
+        sums[2][i][v] += g[i][v] * x[v];
+        x[v] = of[2 * p.channels] * g[i][v];
+        g[i][v] = weighted;
+      }
+      if (inside) store<acc, scalar_t>(p.grad_x, at, x);
+    }
+    team_sum(of_row, p.team, scratch);
+    if (!live) continue;
+    if (lane == 0) static_cast<scalar_t*>(p.grad_C)[row] = static_cast<scalar_t>(of_row[0]);
+    const acc mean = of_row[1] / p.channels, slope = of_row[2] / p.channels, factor = C * scale;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = (i * p.team + lane) * kVector;
+      if (channel >= p.channels) continue;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) g[i][v] = factor * (g[i][v] - mean - n[i][v] * slope);
+      store<acc, scalar_t>(p.grad_h, row * p.channels + channel, g[i]);
+    }
+  }
+  write_partial(p, sums, parameters);
+}
+
+template <typename Kernel>
+void launch(Kernel kernel, const ReadoutLaunch& p, int64_t blocks, size_t shared) {
+  if (shared > 48 * 1024) {
+    C10_CUDA_CHECK(cudaFuncSetAttribute(
+        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  }
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared, current_stream()>>>(p);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <typename scalar_t>
+size_t shared_bytes(int channels, int scratch) {
+  return sizeof(acc_t<scalar_t>) * (kParameters * static_cast<size_t>(channels) + scratch);
+}
+
+}  // namespace
+
+template <typename scalar_t>
+void launch_readout(const ReadoutLaunch& p, bool fours, int64_t blocks) {
+  auto* const kernel =
+      fours ? readout_kernel<scalar_t, kFours.width, kFours.items> : readout_kernel<scalar_t, kOnes.width, kOnes.items>;
+  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kWarps));
+}
+
+template <typename scalar_t>
+void launch_readout_backward(const ReadoutLaunch& p, bool fours, int64_t blocks) {
+  auto* const kernel = fours ? readout_backward_kernel<scalar_t, kFours.width, kFours.items>
+                             : readout_backward_kernel<scalar_t, kOnes.width, kOnes.items>;
+  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kParameters * kWarps));
+}
+
+template void launch_readout<double>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<float>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<c10::Half>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout<c10::BFloat16>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<double>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<float>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<c10::Half>(const ReadoutLaunch&, bool, int64_t);
+template void launch_readout_backward<c10::BFloat16>(const ReadoutLaunch&, bool, int64_t);
+
+}  // namespace ssm

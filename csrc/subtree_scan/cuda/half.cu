@@ -1,0 +1,10 @@
+#include "subtree_scan/cuda/walk.cuh"
+
+namespace ssm {
+
+template <>
+void launch_subtree_scan<c10::Half>(const SubtreeScanLaunch& launch) {
+  launch_subtree_types<c10::Half>(launch);
+}
+
+}  // namespace ssm

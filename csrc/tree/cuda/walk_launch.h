@@ -1,0 +1,51 @@
+// What the host hands to the kernels of a walk by value, whatever is scanned.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "common/cuda/device.h"
+#include "tree/cuda/schedule.h"
+#include "tree/params.h"
+
+namespace ssm {
+
+struct WalkLaunch {
+  int64_t batch, length, channels;
+  int64_t cut;  // see ScheduleLayout; 0 where trees are walked whole
+  bool backward;
+  bool aligned;         // whether every row begins at a multiple of 16 bytes
+  int slices;           // blocks of channels
+  const int* schedule;  // [batch, ScheduleLayout::words()]
+  void* piece_sums;     // see TrunkLaunch; null where trees are walked whole
+
+  constexpr ScheduleLayout layout() const { return {length, cut}; }
+  constexpr int64_t most_pieces() const { return cut ? layout().most_pieces() : 1; }
+  // A warp takes its time for a step, whatever else the multiprocessor does; with few warps there, half types too are
+  // better off with one channel a thread.
+  bool prefers_narrow() const {
+    return batch * (cut ? length / cut : 1) * ((channels + 31) / 32) <= 8 * multiprocessors();
+  }
+};
+
+// Channels of a thread.
+template <typename scalar_t>
+int walk_width(const WalkLaunch& l) {
+  return sizeof(scalar_t) == 2 && l.aligned && !l.prefers_narrow() ? 2 : 1;
+}
+
+// Calls `launch(width, aligned)`, both as types, for the one of a walk's kernels that fits. There are these and no
+// more, each for every scan, direction and architecture, whole with either ring and in pieces: aligned rows with one
+// channel a thread and, in half types, two; all others a channel at a time. Double, although no model runs in it, has
+// the same as float: it is in double that the tests tell a wrong row from a rounded one.
+template <typename scalar_t, typename Launch>
+void with_walk_shape(const WalkLaunch& l, const Launch& launch) {
+  using std::integral_constant;
+  if constexpr (sizeof(scalar_t) == 2) {
+    if (walk_width<scalar_t>(l) == 2) return launch(integral_constant<int, 2>(), std::true_type());
+  }
+  if (l.aligned) return launch(integral_constant<int, 1>(), std::true_type());
+  launch(integral_constant<int, 1>(), std::false_type());
+}
+
+}  // namespace ssm

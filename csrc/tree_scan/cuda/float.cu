@@ -1,0 +1,10 @@
+#include "tree_scan/cuda/types.cuh"
+
+namespace ssm {
+
+template <>
+void launch_tree_scan<float>(const TreeScanLaunch& launch) {
+  launch_types<float, float>(launch);
+}
+
+}  // namespace ssm
