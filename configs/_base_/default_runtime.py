@@ -1,6 +1,6 @@
-# What every task shares; types of ours have their scope, since detectors and segmentors look theirs up in mmdet's and
-# mmseg's. Switches worth knowing:
-#   --cfg-options visualizer.wandb=True       (WANDB_MODE=offline keeps it on this machine)
+# What every task shares. Types of this project carry its scope, because detectors and segmentors look up names in
+# mmdet's and mmseg's. Useful switches:
+#   --cfg-options visualizer.wandb=True       with WANDB_MODE=offline nothing leaves the computer
 #   --cfg-options default_hooks.checkpoint.by_epoch=False default_hooks.checkpoint.interval=500
 default_scope = "ssm_train"
 default_hooks = dict(

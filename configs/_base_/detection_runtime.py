@@ -1,4 +1,4 @@
-# What training a detector shares, whatever the data and schedule.
+# What all trainings of detectors share.
 _base_ = "./default_runtime.py"
 
 default_scope = "mmdet"

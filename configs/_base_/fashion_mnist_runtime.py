@@ -1,4 +1,4 @@
 _base_ = "./classification_runtime.py"
 
-# An epoch takes seconds: a checkpoint after each would take as long.
+# An epoch takes seconds, and writing a checkpoint takes as long.
 default_hooks = dict(checkpoint=dict(interval=10))

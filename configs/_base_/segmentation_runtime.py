@@ -1,4 +1,4 @@
-# What training a segmentor shares, whatever the data and schedule.
+# What all trainings of segmentors share.
 _base_ = "./default_runtime.py"
 
 default_scope = "mmseg"

@@ -1,3 +1,2 @@
-# Published: 84.2 top-1.
 _base_ = "./mambatree-tiny_8xb128_in1k.py"
 model = dict(backbone=dict(arch="small"))

@@ -1,5 +1,5 @@
-# The authors' recipe: as QuadMamba's, but a plain cosine over all 300 epochs (the warm-up multiplies its beginning) and
-# the whole image at test time. Published: 83.4 top-1.
+# The authors' recipe. It differs from QuadMamba's in two things: the cosine spans all 300 epochs, and the warm-up
+# multiplies its beginning; tests take the whole image.
 _base_ = [
     "../_base_/models/mambatree.py",
     "../_base_/datasets/imagenet_224.py",

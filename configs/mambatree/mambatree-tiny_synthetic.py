@@ -1,4 +1,4 @@
-# The speed of training alone: 100 iterations on noise in bfloat16, see tools/benchmarks/distributed.py.
+# Measures the speed of training: 100 iterations on noise in bfloat16. tools/benchmarks/distributed.py runs it.
 _base_ = [
     "../_base_/models/mambatree.py",
     "../_base_/datasets/synthetic_224.py",

@@ -4,15 +4,10 @@ _base_ = [
     "../_base_/schedules/detection_2e.py",
     "../_base_/detection_runtime.py",
 ]
+
+from tree_ssm import models
+
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="tree_ssm.MambaTreeV",
-        depths=(2, 2, 4, 2),
-        dims=(40, 80, 160, 320),
-        drop_path_rate=0.0,
-        out_indices=(0, 1, 2, 3),
-    ),
-    neck=dict(in_channels=[40, 80, 160, 320]),
-    roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)),
+    backbone=dict(type="tree_ssm.MambaTreeV", arch="lite", drop_path_rate=0.0),
+    neck=dict(in_channels=list(models.ARCHITECTURES["lite"].dims)),
 )

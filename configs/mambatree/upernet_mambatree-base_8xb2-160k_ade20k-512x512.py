@@ -1,8 +1,10 @@
-# Starts from ImageNet weights; load_from=none starts from nothing.
 _base_ = "./upernet_mambatree-tiny_8xb2-160k_ade20k-512x512.py"
+
+from tree_ssm import models
+
 model = dict(
     backbone=dict(arch="base"),
-    decode_head=dict(in_channels=[128, 256, 512, 1024]),
-    auxiliary_head=dict(in_channels=512),
+    decode_head=dict(in_channels=list(models.ARCHITECTURES["base"].dims)),
+    auxiliary_head=dict(in_channels=models.ARCHITECTURES["base"].dims[2]),
 )
 load_from = "checkpoints/mambatree-base_in1k.pth"

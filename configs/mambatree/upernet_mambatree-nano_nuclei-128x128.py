@@ -4,5 +4,5 @@ _base_ = [
     "../_base_/schedules/segmentation_1k.py",
     "../_base_/segmentation_runtime.py",
 ]
-model = dict(backbone=dict(type="tree_ssm.MambaTreeV"))
+model = dict(backbone=dict(type="tree_ssm.MambaTreeV", ssm_ratio=2.0))
 default_hooks = dict(logger=dict(interval=25), curves=dict(interval=25), checkpoint=dict(interval=250))

@@ -1,16 +1,17 @@
 # The recipe of ADE20K at Cityscapes' crop.
-# Starts from ImageNet weights; load_from=none starts from nothing.
+# Starts from ImageNet weights; load_from=none starts from random ones.
 _base_ = [
-    "../_base_/models/upernet.py",
+    "../_base_/models/upernet_cityscapes.py",
     "../_base_/datasets/cityscapes_512x1024.py",
     "../_base_/schedules/segmentation_160k.py",
     "../_base_/segmentation_runtime.py",
 ]
+
+from tree_ssm import models
+
 model = dict(
-    data_preprocessor=dict(size=(512, 1024)),
-    backbone=dict(_delete_=True, type="tree_ssm.MambaTreeV", arch="tiny", out_indices=(0, 1, 2, 3)),
-    decode_head=dict(in_channels=[80, 160, 320, 640], num_classes=19),
-    auxiliary_head=dict(in_channels=320, num_classes=19),
-    test_cfg=dict(crop_size=(512, 1024), stride=(341, 683)),
+    backbone=dict(type="tree_ssm.MambaTreeV", arch="tiny"),
+    decode_head=dict(in_channels=list(models.ARCHITECTURES["tiny"].dims)),
+    auxiliary_head=dict(in_channels=models.ARCHITECTURES["tiny"].dims[2]),
 )
 load_from = "checkpoints/mambatree-tiny_in1k.pth"

@@ -1,4 +1,5 @@
-# The model as pretrained: python tools/test.py THIS, without a checkpoint. There is nothing to train.
+# The pretrained model without adapters. There is nothing to train: run `tools/test.py` on this config without a
+# checkpoint.
 _base_ = "./mamba-130m-lora_alpaca.py"
 model = dict(backbone=dict(lora=None))
 train_dataloader = None

@@ -1,12 +1,6 @@
-# Starts from ImageNet weights; load_from=none starts from nothing.
-_base_ = [
-    "../_base_/models/mask-rcnn_fpn.py",
-    "../_base_/datasets/coco_instances_multi-scale.py",
-    "../_base_/schedules/coco_36e.py",
-    "../_base_/detection_runtime.py",
-]
-model = dict(
-    backbone=dict(_delete_=True, type="quadtree_ssm.QuadMamba", arch="base", out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
+_base_ = "./mask-rcnn_quadmamba-small_fpn_8xb2-3x-ms_coco.py"
+
+from quadtree_ssm import models
+
+model = dict(backbone=dict(arch="base"), neck=dict(in_channels=list(models.ARCHITECTURES["base"].dims)))
 load_from = "checkpoints/quadmamba-base_in1k.pth"

@@ -4,10 +4,10 @@ _base_ = [
     "../_base_/schedules/detection_2e.py",
     "../_base_/detection_runtime.py",
 ]
+
+from quadtree_ssm import models
+
 model = dict(
-    backbone=dict(
-        _delete_=True, type="quadtree_ssm.QuadMamba", arch="lite", drop_path_rate=0.0, out_indices=(0, 1, 2, 3)
-    ),
-    neck=dict(in_channels=[48, 96, 192, 384]),
-    roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)),
+    backbone=dict(type="quadtree_ssm.QuadMamba", arch="lite", drop_path_rate=0.0),
+    neck=dict(in_channels=list(models.ARCHITECTURES["lite"].dims)),
 )

@@ -1,12 +1,6 @@
-# Starts from ImageNet weights; load_from=none starts from nothing.
-_base_ = [
-    "../_base_/models/mask-rcnn_fpn.py",
-    "../_base_/datasets/coco_instances.py",
-    "../_base_/schedules/coco_12e.py",
-    "../_base_/detection_runtime.py",
-]
-model = dict(
-    backbone=dict(_delete_=True, type="quadtree_ssm.QuadMamba", arch="tiny", out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[64, 128, 256, 512]),
-)
+_base_ = "./mask-rcnn_quadmamba-small_fpn_8xb2-1x_coco.py"
+
+from quadtree_ssm import models
+
+model = dict(backbone=dict(arch="tiny"), neck=dict(in_channels=list(models.ARCHITECTURES["tiny"].dims)))
 load_from = "checkpoints/quadmamba-tiny_in1k.pth"

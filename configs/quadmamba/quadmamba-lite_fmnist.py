@@ -1,13 +1,7 @@
 _base_ = [
-    "../_base_/models/quadmamba.py",
+    "../_base_/models/fashion_mnist.py",
     "../_base_/datasets/fashion_mnist_64.py",
     "../_base_/schedules/fashion_mnist_90e.py",
     "../_base_/fashion_mnist_runtime.py",
 ]
-model = dict(
-    backbone=dict(arch="lite", drop_path_rate=0.1, in_chans=1, num_classes=10),
-    label_smoothing=0.1,
-    mixup_alpha=0.2,
-    cutmix_alpha=1.0,
-    mix_prob=0.3,
-)
+model = dict(backbone=dict(type="quadtree_ssm.QuadMamba", arch="lite"))

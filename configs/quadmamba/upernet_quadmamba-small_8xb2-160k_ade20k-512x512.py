@@ -1,11 +1,16 @@
-# Starts from ImageNet weights; load_from=none starts from nothing.
+# Starts from ImageNet weights; load_from=none starts from random ones.
 _base_ = [
     "../_base_/models/upernet.py",
     "../_base_/datasets/ade20k_512.py",
     "../_base_/schedules/segmentation_160k.py",
     "../_base_/segmentation_runtime.py",
 ]
+
+from quadtree_ssm import models
+
 model = dict(
-    backbone=dict(_delete_=True, type="quadtree_ssm.QuadMamba", arch="small", out_indices=(0, 1, 2, 3)),
+    backbone=dict(type="quadtree_ssm.QuadMamba", arch="small"),
+    decode_head=dict(in_channels=list(models.ARCHITECTURES["small"].dims)),
+    auxiliary_head=dict(in_channels=models.ARCHITECTURES["small"].dims[2]),
 )
 load_from = "checkpoints/quadmamba-small_in1k.pth"

@@ -1,4 +1,4 @@
-# The control: ResNet-18 from nothing, under the recipe of our models.
+# The control: mmdet's ResNet-18 from random weights, under the recipe of our models.
 _base_ = [
     "../_base_/models/mask-rcnn_fpn_light.py",
     "../_base_/datasets/composite_256_instances.py",
@@ -6,7 +6,16 @@ _base_ = [
     "../_base_/detection_runtime.py",
 ]
 model = dict(
-    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, zero_init_residual=False, init_cfg=None),
+    backbone=dict(
+        type="ResNet",
+        depth=18,
+        num_stages=4,
+        frozen_stages=-1,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+        zero_init_residual=False,
+        init_cfg=None,
+    ),
     neck=dict(in_channels=[64, 128, 256, 512]),
-    roi_head=dict(bbox_head=dict(num_classes=10), mask_head=dict(num_classes=10)),
 )

@@ -1,4 +1,4 @@
-# The control: mmseg's ResNet-18 under the recipe of our models.
+# The control: mmseg's ResNet-18 from random weights, under the recipe of our models.
 _base_ = [
     "../_base_/models/upernet_light.py",
     "../_base_/datasets/composite_256_segmentation.py",
@@ -6,18 +6,8 @@ _base_ = [
     "../_base_/segmentation_runtime.py",
 ]
 model = dict(
-    data_preprocessor=dict(size=(256, 256)),
-    backbone=dict(
-        _delete_=True,
-        type="ResNet",
-        depth=18,
-        num_stages=4,
-        out_indices=(0, 1, 2, 3),
-        norm_cfg=dict(type="SyncBN"),
-        norm_eval=False,
-    ),
+    backbone=dict(type="ResNet", depth=18, num_stages=4, norm_cfg=dict(type="SyncBN"), norm_eval=False),
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256),
-    test_cfg=dict(crop_size=(256, 256), stride=(170, 170)),
 )
 default_hooks = dict(checkpoint=dict(interval=2000))

@@ -1,4 +1,4 @@
-# Cityscapes at 512x1024, 2 images a GPU; whole images of 1024x2048 for validation.
+# Cityscapes: training crops of 512x1024, 2 images per GPU; validation takes whole images of 1024x2048.
 _base_ = ["mmseg::_base_/datasets/cityscapes.py"]
 train_dataloader = dict(
     batch_size=2,

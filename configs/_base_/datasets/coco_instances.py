@@ -1,4 +1,4 @@
-# COCO 2017 at 1333x800, 2 images a GPU. Pillow decodes as OpenCV does and follows the cameras' orientation too.
+# COCO 2017 at 1333x800, 2 images per GPU. Pillow decodes as OpenCV does and heeds the orientation stored by cameras.
 _base_ = "mmdet::_base_/datasets/coco_instance.py"
 train_pipeline = [
     dict(type="LoadImageFromFile", imdecode_backend="pillow"),

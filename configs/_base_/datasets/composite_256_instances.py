@@ -1,5 +1,6 @@
-# Fashion-MNIST items composited onto photos at 256x256: the first 12,000 images of 48,000 to train on, 500 to validate;
-# 10 classes, objects of about 30 to 130 pixels. `python tools/prepare_data.py composite` makes them.
+# Items of Fashion-MNIST composited onto photographs at 256x256: the first 12,000 of 48,000 images to train on, 500 to
+# validate; 10 classes, objects of about 30 to 130 pixels. `python tools/prepare_data.py composite` makes them.
+_base_ = "./instance_loaders.py"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -18,35 +19,15 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="ssm_train.tasks.detection.CocoInstances",
-        data_root="data/composite",
-        ann_file="train.json",
-        data_prefix=dict(img="train"),
-        indices=12000,
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root="data/composite", indices=12000, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="ssm_train.tasks.detection.CocoInstances",
-        data_root="data/composite",
-        ann_file="val.json",
-        data_prefix=dict(img="val"),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(data_root="data/composite", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="ssm_train.tasks.detection.CocoInstanceMetric", ann_file="data/composite/val.json", metric=["bbox", "segm"]
-)
+val_evaluator = dict(ann_file="data/composite/val.json")
 test_evaluator = val_evaluator

@@ -1,4 +1,4 @@
-# scikit-learn's digits, one channel, 8x8 enlarged to 32x32: 1,438 images to train on, 359 to test.
+# scikit-learn's digits: one channel, 8x8 enlarged to 32x32, 1,438 images to train on and 359 to test.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=32,

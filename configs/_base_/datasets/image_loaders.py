@@ -1,4 +1,4 @@
-# What loaders of classified images share; datasets, batch sizes and processes are in the files that inherit this one.
+# What loaders of classified images share. Datasets, batch sizes and processes are in the files that inherit this one.
 train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,

@@ -1,4 +1,5 @@
-# Nuclei in one fluorescence image, in tiles of 128x128; 1 class. `python tools/prepare_data.py nuclei` makes them.
+# Nuclei in one fluorescence image, cut into tiles of 128x128; 1 class. `tools/prepare_data.py nuclei` makes them.
+_base_ = "./instance_loaders.py"
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -16,33 +17,14 @@ train_dataloader = dict(
     batch_size=2,
     num_workers=0,
     persistent_workers=False,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="ssm_train.tasks.detection.CocoInstances",
-        data_root="data/nuclei",
-        ann_file="train.json",
-        data_prefix=dict(img="train"),
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root="data/nuclei", pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=2,
     num_workers=0,
     persistent_workers=False,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="ssm_train.tasks.detection.CocoInstances",
-        data_root="data/nuclei",
-        ann_file="val.json",
-        data_prefix=dict(img="val"),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(data_root="data/nuclei", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="ssm_train.tasks.detection.CocoInstanceMetric", ann_file="data/nuclei/val.json", metric=["bbox", "segm"]
-)
+val_evaluator = dict(ann_file="data/nuclei/val.json")
 test_evaluator = val_evaluator

@@ -1,6 +1,8 @@
-# Cascade Mask R-CNN with FPN (Cai and Vasconcelos 2018), as mmdet has it.
+# Cascade Mask R-CNN with FPN (Cai and Vasconcelos 2018), as mmdet defines it. A leaf config adds the backbone and its
+# widths.
 _base_ = "mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py"
 model = dict(
+    backbone=dict(_delete_=True, out_indices=(0, 1, 2, 3)),
     roi_head=dict(
         bbox_roi_extractor=dict(type="ssm_train.tasks.detection.Float32RoIExtractor"),
         mask_roi_extractor=dict(type="ssm_train.tasks.detection.Float32RoIExtractor"),

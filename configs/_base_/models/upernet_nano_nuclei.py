@@ -1,15 +1,12 @@
-# UPerNet small enough for a CPU, over a backbone of five blocks that the leaf configs name.
+# UPerNet small enough for a CPU. A leaf config names the family; both families' nano backbones have these widths.
 _base_ = "./upernet_light.py"
+
+from quadtree_ssm import models
+
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(
-        _delete_=True,
-        depths=(1, 1, 2, 1),
-        dims=(32, 64, 128, 256),
-        drop_path_rate=0.0,
-        out_indices=(0, 1, 2, 3),
-    ),
-    decode_head=dict(in_channels=[32, 64, 128, 256], num_classes=3),
-    auxiliary_head=dict(in_channels=128, num_classes=3),
+    backbone=dict(arch="nano"),
+    decode_head=dict(in_channels=list(models.ARCHITECTURES["nano"].dims), num_classes=3),
+    auxiliary_head=dict(in_channels=models.ARCHITECTURES["nano"].dims[2], num_classes=3),
     test_cfg=dict(crop_size=(128, 128), stride=(85, 85)),
 )

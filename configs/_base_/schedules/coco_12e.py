@@ -1,8 +1,10 @@
-# 1x: 12 epochs of AdamW, a tenth of the rate after 8 and after 11. lr = 1e-4 * batch / 16, scaled by auto_scale_lr.
-# At 8 GPUs x 2 images: 117,266 / 16 = 7,330 iterations an epoch, 87,960 in all, of which 1,000 warm up.
-# Norms do not decay, all else does. The keys are those of the authors' list (VMamba's), which misses the norms of the
-# stem, of downsampling and of the quadrant predictors: optim_wrapper.paramwise_cfg.norms_too=False for exactly that;
-# optim_wrapper.paramwise_cfg=none for timm's rule, under which biases and the dynamics of scans do not decay either.
+# The 1x schedule: 12 epochs of AdamW. The rate falls to a tenth after epoch 8 and again after epoch 11. auto_scale_lr
+# sets it to 1e-4 * batch / 16. With 8 GPUs x 2 images an epoch has 117,266 / 16 = 7,330 iterations, the training
+# 87,960; the first 1,000 warm up.
+# Norms do not decay, everything else does. The keys are the authors' (VMamba's). They miss the norms of the stem, of
+# downsampling and of the quadrant predictors; norms_too adds those. Two other rules:
+#   --cfg-options optim_wrapper.paramwise_cfg.norms_too=False   the authors' keys and nothing else
+#   --cfg-options optim_wrapper.paramwise_cfg=none              timm's rule: biases, A_log and D do not decay either
 optim_wrapper = dict(
     type="ssm_train.GuardedOptimWrapper",
     constructor="ssm_train.TimmOptimWrapperConstructor",

@@ -1,4 +1,5 @@
-# 3x: 36 epochs of AdamW, a tenth of the rate after 27 and after 33; 263,880 iterations at 8 GPUs x 2 images.
+# The 3x schedule: 36 epochs of AdamW. The rate falls to a tenth after epoch 27 and again after epoch 33. With 8 GPUs x
+# 2 images the training has 263,880 iterations.
 _base_ = "./coco_12e.py"
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-3, by_epoch=False, begin=0, end=1000),

@@ -1,4 +1,4 @@
-# 25 epochs of AdamW on 1,438 images: 44 iterations an epoch at batch 32, 1,100 in all, of which 88 warm up.
+# 25 epochs of AdamW on 1,438 images. At batch 32 an epoch has 44 iterations, the training 1,100; the first 88 warm up.
 max_epochs, warmup = 25, 2
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

@@ -1,4 +1,5 @@
-# 30 epochs of AdamW from pretrained weights (load_from) or, for larger datasets, from nothing. lr = 5e-4 * batch / 512.
+# 30 epochs of AdamW from pretrained weights (load_from), or from random ones if the dataset is large. auto_scale_lr
+# sets the rate to 5e-4 * batch / 512.
 max_epochs, warmup = 30, 3
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

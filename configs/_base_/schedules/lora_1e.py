@@ -1,5 +1,5 @@
-# One epoch at a constant rate behind 20 updates of warm-up, bf16, 16 rows an update. Rates are set by iteration, of
-# which an update has as many as it accumulates.
+# One epoch in bf16: 20 updates of warm-up, then a constant rate. An update sums the gradients of 4 iterations, which at
+# 4 rows an iteration makes 16 rows. Schedules count iterations, so the warm-up has 20 * 4 of them.
 accumulation = 4
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

@@ -1,3 +1,3 @@
-# Edges weighed by euclidean distance.
+# The weight of an edge is the Euclidean distance.
 _base_ = "../mambatree-tiny_8xb128_in1k.py"
 model = dict(backbone=dict(guide_distance="euclidean"))

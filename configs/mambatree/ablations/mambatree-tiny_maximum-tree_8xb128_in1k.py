@@ -1,3 +1,3 @@
-# The tree that joins what is least alike.
+# A maximum spanning tree, which joins the least similar tokens.
 _base_ = "../mambatree-tiny_8xb128_in1k.py"
 model = dict(backbone=dict(tree_kind="maximum"))

@@ -1,3 +1,3 @@
-# A tree that does not look at the features.
+# A random tree, independent of the features.
 _base_ = "../mambatree-tiny_8xb128_in1k.py"
 model = dict(backbone=dict(tree_kind="random"))

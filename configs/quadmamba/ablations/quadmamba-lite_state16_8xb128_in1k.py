@@ -1,3 +1,3 @@
-# Sixteen states a channel in place of one.
+# Every channel has sixteen states instead of one.
 _base_ = "../quadmamba-lite_8xb128_in1k.py"
 model = dict(backbone=dict(d_state=16))

@@ -1,0 +1,22 @@
+# What datasets of small images with labels of every pixel share: images in DATA/train and DATA/val, labels in
+# DATA/train_labels and DATA/val_labels. Classes, folders, pipelines of training and batch sizes are in the files that
+# inherit this one.
+train_dataloader = dict(
+    persistent_workers=True,
+    sampler=dict(type="InfiniteSampler", shuffle=True),
+    collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
+    dataset=dict(type="BaseSegDataset", data_prefix=dict(img_path="train", seg_map_path="train_labels")),
+)
+val_dataloader = dict(
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="BaseSegDataset",
+        data_prefix=dict(img_path="val", seg_map_path="val_labels"),
+        test_mode=True,
+        pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+test_evaluator = val_evaluator

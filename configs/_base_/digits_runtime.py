@@ -1,0 +1,4 @@
+_base_ = "./classification_runtime.py"
+
+# An epoch has 44 iterations.
+default_hooks = dict(logger=dict(interval=22), curves=dict(interval=11))
