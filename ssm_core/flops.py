@@ -1,24 +1,23 @@
-"""Counting a model's work as the papers of this family count it, and what its activations take."""
+"""Counts the work of a forward pass as papers on vision state space models do, and the memory of its activations."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-_TREES = ("spanning_tree", "grid_cosine_distance")
+from ssm_core.ops.registry import Shape, Work, work_of_operators
 
 
 class FlopCount(NamedTuple):
     """Work of one forward pass; a multiply-add counts once.
 
     Attributes:
-        total: all that is counted.
-        scans: the part of it in scans, along sequences and along trees.
-        trees: the part of it that grows spanning trees: distances along the edges, and comparisons.
+        total: everything that is counted.
+        scans: its part in scans along sequences and along trees.
+        trees: its part in growing spanning trees: the weights of the edges, and comparisons.
     """
 
     total: int
@@ -27,12 +26,12 @@ class FlopCount(NamedTuple):
 
     @property
     def published(self) -> int:
-        """As the papers count: QuadMamba's and VMamba's with the scans, MambaTree's without scans and trees."""
+        """The number that papers report, which is without trees and scans for models that grow trees."""
         return self.total - self.scans - self.trees if self.trees else self.total
 
 
-def _layer_norm(input_shape: Sequence[int], *_, out_shape=None, **__) -> int:
-    # fvcore's five operations an element, doubled because FlopCounterMode counts a multiply-add twice.
+def _layer_norm(input_shape: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    # fvcore counts five operations an element. They are doubled because FlopCounterMode counts a multiply-add twice.
     return 2 * 5 * math.prod(input_shape)
 
 
@@ -42,30 +41,30 @@ def count_pass(
 ) -> FlopCount:
     """Count convolutions, matrix products, attention, layer norms, scans and spanning trees of a forward pass.
 
-    The count is that of VMamba, QuadMamba and MambaTree (fvcore's conventions): a multiply-add counts once, a layer
-    norm five times its elements, a selective scan 9·B·L·D·N + B·D·L a direction, other elementwise work not at all.
-    MambaTree's published numbers leave scan and tree out. Here an edge and channel of a tree scan counts three
-    multiply-adds (one in the pass from the leaves alone), the distances of the grid's edges one for each channel of an
-    edge and of a vertex, and the spanning tree E·⌈log₂ L⌉ comparisons.
+    The conventions are fvcore's. A multiply-add counts once, a layer norm five times its elements, and an operator of
+    this project as it declares (see the README of each). Other elementwise work is not counted.
 
     Args:
-        model: on any device, in the mode it is to be counted in.
-        inputs: what it takes; tensors without contents (``FakeTensorMode``) will do.
+        model: on any device, in the mode in which to count it.
+        inputs: the model's input; a tensor without contents (``FakeTensorMode``) is enough.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with counter, torch.no_grad():
         model(inputs)
     counts = counter.get_flop_counts()["Global"]
-    trees = sum(n for op, n in counts.items() if any(name in str(op) for name in _TREES))
-    scans = sum(n for op, n in counts.items() if "scan" in str(op))
-    return FlopCount(sum(counts.values()) // 2, scans // 2, trees // 2)
+    work = work_of_operators()
+
+    def spent_on(kind: Work) -> int:
+        return sum(n for op, n in counts.items() if work.get(op) is kind) // 2
+
+    return FlopCount(sum(counts.values()) // 2, spent_on(Work.SCAN), spent_on(Work.TREE))
 
 
 def count_flops(model: nn.Module, image_size: tuple[int, int] = (224, 224), in_chans: int = 3) -> FlopCount:
     """:func:`count_pass` for one image.
 
     Args:
-        model: takes a batch of images; on any device, in the mode it is to be counted in.
+        model: takes a batch of images; on any device, in the mode in which to count it.
         image_size: height and width.
         in_chans: channels of the images.
     """
@@ -77,17 +76,17 @@ def activation_bytes(
     model: nn.Module,
     inputs: Tensor,  # [B, ...]
 ) -> int:
-    """Bytes that autograd keeps of a forward pass for the backward pass, beside parameters and buffers.
+    """Bytes that autograd keeps from a forward pass for the backward pass, without parameters and buffers.
 
-    Counted where the operators save tensors, each memory once however many tensors share it. This is what a training
-    step holds at the end of its forward pass; gradients, optimiser and the allocator's rounding come on top.
+    The count is taken where operators save tensors. Memory that several tensors share counts once. A training step
+    holds this much at the end of its forward pass, and gradients, optimiser and the allocator's rounding besides.
 
     Args:
-        model: on any device, in the mode it is to be counted in.
-        inputs: what it takes; tensors without contents (``FakeTensorMode``) will do.
+        model: on any device, in the mode in which to count it.
+        inputs: the model's input; a tensor without contents (``FakeTensorMode``) is enough.
     """
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    # The memories themselves are kept too, so that no address is used twice.
+    # Keeping the storages keeps their memory, so that no later one is found at the same address.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -1,9 +1,20 @@
 """Loading the compiled library: absent, damaged, older than the Python code. It is never a reason to stop."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
 
 from ssm_core import _ext
+from ssm_core.ops import registry
+from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.registry import Operator, has_kernel, register
 
+ROOT = Path(__file__).parents[1]
 # Without the cache, which holds what was found when the process started.
 load = _ext.load.__wrapped__
 
@@ -16,8 +27,9 @@ def test_it_is_built_and_loads_twice():
 def test_absent(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(_ext, "__file__", str(tmp_path / "_ext.py"))
     assert not load()
-    # A warning of another kind is of what happens to be thrown away meanwhile, such as an unclosed file.
-    assert UserWarning not in {w.category for w in recwarn}, "the warning is for the operator that then runs slowly"
+    assert not _ext.defines(["ssm_core::selective_scan"])
+    # Objects that Python throws away meanwhile, such as an unclosed file, may cause warnings of other kinds.
+    assert UserWarning not in {w.category for w in recwarn}, "the operator that then runs slowly is to warn"
 
 
 def test_damaged_or_of_another_torch(tmp_path, monkeypatch):
@@ -27,7 +39,109 @@ def test_damaged_or_of_another_torch(tmp_path, monkeypatch):
         assert not load()
 
 
-def test_older_than_the_python_code(monkeypatch):
-    monkeypatch.setattr(_ext, "OPERATORS", (*_ext.OPERATORS, "tree_ssm::of_tomorrow"))
-    with pytest.warns(UserWarning, match="is older than the Python code: it lacks tree_ssm::of_tomorrow"):
-        assert not load()
+@pytest.fixture
+def registered(monkeypatch):
+    """The list of operators, restored after the test."""
+    operators = dict(registry._COMPILED)
+    monkeypatch.setattr(registry, "_COMPILED", operators)
+    return operators
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Operator("ssm_core::of_tomorrow", needs=("ssm_core::selective_scan",)),
+        Operator("ssm_core::selective_scan_backward", needs=("ssm_core::of_tomorrow",)),
+    ],
+    ids=["operator", "what it needs"],
+)
+def test_older_than_the_python_code(operator, registered):
+    """The operator that is missing falls back to its reference; the others keep their kernels."""
+    before = list(registered)
+    message = (
+        r"_C\..* is older than the Python code: it lacks ssm_core::of_tomorrow\. Using the slow PyTorch reference of "
+        rf"{operator.name}; build it with `make setup`"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert not register(operator)
+    assert list(registered) == before
+    assert not has_kernel(operator.name, "cpu")
+    assert has_kernel("ssm_core::selective_scan", "cpu")
+
+
+def test_a_missing_operator_warns_once_when_it_is_called(recwarn):
+    _ext._warn_slow_once.cache_clear()
+    for _ in range(2):
+        assert choose_backend("of_tomorrow", "ssm_core::of_tomorrow", "auto", torch.device("cpu")) == "reference"
+    words = [str(w.message) for w in recwarn if w.category is UserWarning]
+    assert len(words) == 1
+    assert words[0].startswith("of_tomorrow has no compiled kernel for cpu here and runs its slow PyTorch reference")
+    with pytest.raises(ValueError, match="of_tomorrow: backend 'cpu' was asked for but its kernel is not built"):
+        choose_backend("of_tomorrow", "ssm_core::of_tomorrow", "cpu", torch.device("cpu"))
+
+
+def test_an_operator_is_registered_once(registered):
+    name = "ssm_core::selective_scan"
+    with pytest.raises(ValueError, match=f"the operator {name} is registered already"):
+        register(registered[name])
+
+
+CALLS = """
+import sys
+import warnings
+
+import torch
+
+from quadtree_ssm.ops import quadtree_order
+from quadtree_ssm.ops.quadtree_order import mask_gradient
+from ssm_core.ops import directional_scan, selective_scan
+from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, subtree_scan
+from tree_ssm.ops import Tree, token_distances, tree_scan
+
+torch.manual_seed(0)
+x, B, C = torch.randn(1, 6, 4), torch.randn(1, 6, 2), torch.randn(1, 6, 2)
+A, bias, choice = -torch.rand(4, 2), torch.randn(4), torch.tensor([2])
+tree = Tree(torch.tensor([[0, 0, 1, 2, 3, 4]]), torch.arange(6).unsqueeze(0))
+calls = {
+    selective_scan: (x.mT, x.mT, A, B.mT, C.mT, bias, None, bias, True),
+    directional_scan: (x, x.unsqueeze(1), A.unsqueeze(0), B.unsqueeze(1), C.unsqueeze(1)),
+    quadtree_order: (choice, 2, 3),
+    mask_gradient: (x, x, choice, 2, 3),
+    grid_distances: (x.view(1, 2, 3, 4),),
+    minimum_spanning_tree: (torch.rand(1, 7), 2, 3),
+    tree_scan: (x, x.sigmoid(), tree),
+    selective_tree_scan: (x, x, A[:, 0], B[..., 0], bias, tree),
+    subtree_scan: (x, x, A, B, C, bias, tree),
+    token_distances: (x, x, bias, B, torch.tensor([0]), torch.tensor([6])),
+    state_readout: (x, x, B[..., 0], bias, bias, bias),
+}
+results, warned = {}, {}
+for function, arguments in calls.items():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            results[function.__name__] = function(*arguments)
+    warned[function.__name__] = [str(w.message) for w in caught]
+torch.save((results, warned), sys.argv[1])
+"""
+
+
+def test_every_operator_works_without_the_library(tmp_path):
+    """The same program beside copies of the packages that have no library: equal results, one warning a function."""
+    without = shutil.ignore_patterns("_C*", "__pycache__")
+    for package in ("ssm_core", "quadtree_ssm", "tree_ssm"):
+        shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=without)
+    runs = []
+    for packages in (ROOT, tmp_path / "copy"):
+        environment = {**os.environ, "PYTHONPATH": str(packages)}
+        command = [sys.executable, "-c", CALLS, tmp_path / "results.pt"]
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+        runs.append(torch.load(tmp_path / "results.pt", weights_only=False))
+    (compiled, quiet), (references, warned) = runs
+    assert not any(quiet.values())
+    for name, expected in compiled.items():
+        words = warned[name]
+        # On a CPU the distances of tokens are always computed by their reference.
+        assert len(words) == (name != "token_distances"), words
+        assert all(f"{name} has no compiled kernel for cpu here" in word for word in words)
+        torch.testing.assert_close(references[name], expected)

@@ -1,43 +1,50 @@
-"""Which implementation of an operator runs, and what only one of them can."""
+"""Which implementation of an operator runs, and what only one of them can do."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
 from ssm_core import _ext
 
-from .checks import require
+from .registry import has_kernel
+
+Backend = Literal["auto", "cuda", "cpu", "reference"]
 
 
-def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> str:
+def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> Literal["cuda", "cpu", "reference"]:
     """Resolve ``backend`` to ``"cuda"``, ``"cpu"`` or ``"reference"`` for tensors on ``device``.
 
     Args:
         op: the public function's name, for messages.
-        kernel: the operator's qualified name, such as ``"ssm_core::selective_scan"``.
-        backend: ``"auto"`` for the compiled kernel where there is one and else, with one warning, the reference; or
-            one of the three by name.
+        kernel: the qualified name of a registered operator, such as ``"ssm_core::selective_scan"``.
+        backend: ``"auto"`` takes the compiled kernel where there is one; where there is none it warns once and takes
+            the reference. Any other name asks for that backend.
         device: where the tensors are.
 
     Raises:
-        ValueError: the backend is unknown, not built, or not that device's.
+        ValueError: the backend is unknown or not built, or the tensors are on another device.
     """
     if backend == "auto":
-        if device.type in ("cpu", "cuda") and _ext.has(device.type, kernel):
-            return device.type
+        if device.type == "cuda" and has_kernel(kernel, "cuda"):
+            return "cuda"
+        if device.type == "cpu" and has_kernel(kernel, "cpu"):
+            return "cpu"
         _ext.warn_slow(op, device.type)
         return "reference"
-    known = ("cpu", "cuda", "reference")
-    require(backend in known, op, f"backend must be one of auto, {', '.join(known)}, got {backend!r}")
-    if backend != "reference":
-        require(device.type == backend, op, f"backend {backend!r} was asked for but the tensors are on {device}")
-        require(_ext.has(backend, kernel), op, f"backend {backend!r} was asked for but its kernel is not built")
+    if backend == "reference":
+        return "reference"
+    if backend != "cpu" and backend != "cuda":
+        raise ValueError(f"{op}: backend must be one of auto, cpu, cuda, reference, got {backend!r}")
+    if device.type != backend:
+        raise ValueError(f"{op}: backend {backend!r} was asked for but the tensors are on {device}")
+    if not has_kernel(kernel, backend):
+        raise ValueError(f"{op}: backend {backend!r} was asked for but its kernel is not built")
     return backend
 
 
 def no_second_derivative(op: str) -> Callable[..., NoReturn]:
-    """What to register as the derivative of a backward kernel: the sentence that says who has one.
+    """A derivative to register for a backward kernel: it raises an error that names the backend that has one.
 
     Args:
         op: the public function's name.

@@ -1,13 +1,10 @@
-"""Argument checks that every operator's public function shares."""
+"""Argument checks that the operators' public functions share.
+
+An operator raises ``ValueError`` by a plain ``if``, so that the message is put together only when there is an error.
+"""
 
 import torch
 from torch import Tensor
-
-
-def require(condition: bool, op: str, message: str) -> None:
-    """Raise ``ValueError("op: message")`` unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{op}: {message}")
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:
@@ -16,7 +13,12 @@ def shape_of(x: Tensor) -> tuple[int, ...]:
 
 
 def require_same_device(op: str, **tensors: Tensor | None) -> None:
-    """Raise ``ValueError`` naming the first argument that is on another device than the first one."""
+    """Raise ``ValueError`` for the first argument that is not on the first one's device.
+
+    Args:
+        op: the public function's name, for the message.
+        tensors: the arguments by name; None for one that was left out.
+    """
     given = [(name, x) for name, x in tensors.items() if x is not None]
     first_name, first = given[0]
     for name, x in given[1:]:
@@ -25,5 +27,5 @@ def require_same_device(op: str, **tensors: Tensor | None) -> None:
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What the scans compute in, and keep parameters in: float64 for float64, else float32."""
+    """The dtype in which scans accumulate and keep parameters: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from ssm_core import _ext
 from ssm_core.errors import ConfigError, DataError, MissingPackageError, UserError
+from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_train.apis.analyse import build_model, is_language
 from ssm_train.apis.infer import load_weights
 
@@ -31,15 +32,6 @@ SUFFIXES: dict[Format, str] = {"torch_export": ".pt2", "aoti": ".aoti.pt2", "onn
 MIN_FREE_SIDE = 33
 # What the graph is traced with: a batch and two sides that nothing can be mistaken for.
 _TRACED = (2, 96, 128)
-# Operators with a module to_onnx beside their registration.
-TRANSLATED = (
-    "ssm_core.ops.selective_scan",
-    "quadtree_ssm.ops.quadtree_order",
-    "tree_ssm.ops.grid_distance",
-    "tree_ssm.ops.spanning_tree",
-    "tree_ssm.ops.state_readout",
-    "tree_ssm.ops.tree_scan",
-)
 Runner = Callable[[Tensor], list[Tensor]]
 
 
@@ -125,18 +117,11 @@ def trace(network: nn.Module, channels: int, size: tuple[int, int] | None = None
 
 
 def without_python(program: ExportedProgram) -> ExportedProgram:
-    """The graph with nothing in it that this project's Python code computes: the compiled library is all it needs.
-
-    The spanning tree's operator, which raises errors about values, becomes the kernel beneath, which does not.
-    """
-    if "tree_ssm" not in str(program.graph):
+    """The graph without the operators that this project implements in Python; it needs the compiled library alone."""
+    replaced = decompositions()
+    if not any(node.target in replaced for node in program.graph.nodes):
         return program
-    tree_ops = torch.ops.tree_ssm
-
-    def kernel(edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor) -> Sequence[Tensor]:
-        return tree_ops.spanning_tree(edge_weight, edges, height, width, root)[:2]
-
-    return program.run_decompositions({tree_ops.minimum_spanning_tree.default: kernel})
+    return program.run_decompositions(replaced)
 
 
 def write_torch_export(program: ExportedProgram, path: Path) -> None:
@@ -153,14 +138,11 @@ def write_aoti(program: ExportedProgram, path: Path) -> None:
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:
     """Write an ONNX model of standard operators alone."""
-    table = {}
-    for op in TRANSLATED:
-        table.update(importlib.import_module(f"{op}.to_onnx").TRANSLATIONS)
     outputs = len(program.graph_signature.user_outputs)
     onnx_program = torch.onnx.export(
         program,
         dynamo=True,
-        custom_translation_table=table,
+        custom_translation_table=onnx_translations(),
         input_names=["images"],
         output_names=["logits"] if outputs == 1 else [f"map{i}" for i in range(outputs)],
         verbose=False,

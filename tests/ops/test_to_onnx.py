@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import Dim
 
 from quadtree_ssm.ops import quadtree_order
-from ssm_train.apis.export import TRANSLATED
+from ssm_core.ops.registry import onnx_translations
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
 
 FREE = Dim.DYNAMIC
@@ -26,15 +26,12 @@ class Function(nn.Module):
 
 def convert(function, inputs, free):
     """``function`` as onnxruntime runs it; ``free`` lists the free axes of each input."""
-    table = {}
-    for op in TRANSLATED:
-        table.update(importlib.import_module(f"{op}.to_onnx").TRANSLATIONS)
     shapes = (tuple(dict.fromkeys(axes, FREE) for axes in free),)
     program = torch.onnx.export(
         Function(function).eval(),
         inputs,
         dynamo=True,
-        custom_translation_table=table,
+        custom_translation_table=onnx_translations(),
         dynamic_shapes=shapes,
         verbose=False,
     )

@@ -28,9 +28,9 @@ from ssm_train.apis.timing import copy_rate, machine, milliseconds
 from tree_ssm.ops import (
     grid_distances,
     minimum_spanning_tree,
-    selective_subtree_scan,
     selective_tree_scan,
     state_readout,
+    subtree_scan,
     token_distances,
     token_edges,
     tree_scan,
@@ -153,7 +153,7 @@ def subtree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, C, bias))
 
     def run(backend: str) -> Tensor:
-        return selective_subtree_scan(*leaves, tree, True, backend)[0]
+        return subtree_scan(*leaves, tree, True, backend)[0]
 
     return Case(run, (*leaves, *tree), leaves)
 
@@ -233,7 +233,7 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "state_readout": readout_case,
     "token_distances": token_distance_case,
     "sequence_tree": sequence_tree_case,
-    "selective_subtree_scan": subtree_case,
+    "subtree_scan": subtree_case,
 }
 
 

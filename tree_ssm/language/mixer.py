@@ -8,7 +8,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from ssm_core.ops import selective_scan
 from ssm_core.ops.checks import accumulate_dtype
-from tree_ssm.ops import selective_subtree_scan
+from tree_ssm.ops import subtree_scan
 
 from .configuration import MambaTreeConfig
 from .context import PromptEdges, grow_tree
@@ -115,7 +115,7 @@ class MambaTreeMixer(MambaMixer):
         # Autocast would round what is float32 here for the sake of accuracy.
         with torch.autocast(x.device.type, enabled=False):
             tree = grow_tree(x, dt, bias, B, candidates)
-            return selective_subtree_scan(x, dt, A, B, C, bias, tree, next_step)
+            return subtree_scan(x, dt, A, B, C, bias, tree, next_step)
 
     def _continue(
         self,

@@ -1,10 +1,10 @@
 """Operators of the tree family: distances of neighbours, the spanning tree, the scans along it, and their readout."""
 
 from .grid_distance import GuideDistance, grid_distances
-from .selective_subtree_scan import selective_subtree_scan
 from .selective_tree_scan import selective_tree_scan
 from .spanning_tree import Tree, grid_edges, minimum_spanning_tree
 from .state_readout import state_readout
+from .subtree_scan import subtree_scan
 from .token_distance import token_distances, token_edges
 from .tree_scan import tree_scan
 
@@ -14,9 +14,9 @@ __all__ = [
     "grid_distances",
     "grid_edges",
     "minimum_spanning_tree",
-    "selective_subtree_scan",
     "selective_tree_scan",
     "state_readout",
+    "subtree_scan",
     "token_distances",
     "token_edges",
     "tree_scan",

@@ -5,13 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
-from ssm_core.ops.checks import require, require_same_device, shape_of
+from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.checks import require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .reference import mask_gradient_reference, quadtree_order_reference
 
-Backend = Literal["auto", "cuda", "cpu", "reference"]
 Shift = tuple[int, int]
 
 
@@ -44,7 +43,8 @@ def quadtree_order(
     """
     op = "quadtree_order"
     _check_geometry(op, choice, height, width)
-    require(levels in (0, 1, 2), op, f"levels must be 0, 1 or 2, got {levels!r}")
+    if levels not in (0, 1, 2):
+        raise ValueError(f"{op}: levels must be 0, 1 or 2, got {levels!r}")
     if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":
         return quadtree_order_reference(choice, height, width, levels, shift)
     return torch.ops.quadtree_ssm.quadtree_order(choice, height, width, levels, *shift)
@@ -79,9 +79,12 @@ def mask_gradient(
     op = "mask_gradient"
     _check_geometry(op, choice, height, width)
     expected = (choice.shape[0], height * width)
-    require(a.dim() == 3 and a.shape[:2] == expected, op, f"a must be [B, L, D], B, L = {expected}, got {shape_of(a)}")
-    require(a.shape == b.shape, op, f"a and b must have the same shape, got {shape_of(a)} and {shape_of(b)}")
-    require(a.dtype == b.dtype, op, f"a and b must have the same dtype, got {a.dtype} and {b.dtype}")
+    if a.dim() != 3 or a.shape[:2] != expected:
+        raise ValueError(f"{op}: a must be [B, L, D], B, L = {expected}, got {shape_of(a)}")
+    if a.shape != b.shape:
+        raise ValueError(f"{op}: a and b must have the same shape, got {shape_of(a)} and {shape_of(b)}")
+    if a.dtype != b.dtype:
+        raise ValueError(f"{op}: a and b must have the same dtype, got {a.dtype} and {b.dtype}")
     require_same_device(op, a=a, b=b, choice=choice)
     if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":
         return mask_gradient_reference(a, b, choice, height, width, shift)
@@ -153,23 +156,19 @@ def straight_through_output(
 
 
 def _check_geometry(op: str, choice: Tensor, height: int, width: int) -> None:
-    require(
-        choice.dim() == 1 and choice.dtype == torch.int64,
-        op,
-        f"choice must be an int64 vector [B], got {choice.dtype} {shape_of(choice)}",
-    )
-    require(height >= 2 and width >= 2, op, f"the map must be at least 2×2 to be cut in four, got {height}×{width}")
+    if choice.dim() != 1 or choice.dtype != torch.int64:
+        raise ValueError(f"{op}: choice must be an int64 vector [B], got {choice.dtype} {shape_of(choice)}")
+    if height < 2 or width < 2:
+        raise ValueError(f"{op}: the map must be at least 2×2 to be cut in four, got {height}×{width}")
 
 
 def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, width: int) -> None:
     _check_geometry(op, choice, height, width)
     batch = choice.shape[0]
-    require(
-        x.dim() == 3 and x.shape[:2] == (batch, height * width),
-        op,
-        f"the tokens must be [B, L, D] with B, L = {batch, height * width}, got {shape_of(x)}",
-    )
-    require(mask.shape == (batch, 4), op, f"mask must be [B, 4] with B = {batch}, got {shape_of(mask)}")
+    if x.dim() != 3 or x.shape[:2] != (batch, height * width):
+        raise ValueError(f"{op}: the tokens must be [B, L, D] with B, L = {batch, height * width}, got {shape_of(x)}")
+    if mask.shape != (batch, 4):
+        raise ValueError(f"{op}: mask must be [B, 4] with B = {batch}, got {shape_of(mask)}")
 
 
 __all__ = [

@@ -1,18 +1,29 @@
-"""Fake rules of the quadtree operators; neither has a gradient of its own. The schemas are in ``csrc/library.cpp``."""
+"""Declares the quadtree operators and registers their fake rules; neither has a gradient. ``csrc`` has the schemas."""
 
 import torch
+from torch import Tensor
 
-from ssm_core import _ext
+from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.registry import Operator, Table, register
 
 
-def _fake_order(choice, height, width, levels, shift_y, shift_x):
+def _fake_order(choice: Tensor, height: int, width: int, levels: int, shift_y: int, shift_x: int) -> Tensor:
     return choice.new_empty(choice.shape[0], height * width)
 
 
-def _fake_mask_gradient(a, b, choice, height, width, shift_y, shift_x):
-    return a.new_empty(a.shape[0], 4, dtype=torch.float64 if a.dtype == torch.float64 else torch.float32)
+def _fake_mask_gradient(
+    a: Tensor, b: Tensor, choice: Tensor, height: int, width: int, shift_y: int, shift_x: int
+) -> Tensor:
+    return a.new_empty(a.shape[0], 4, dtype=accumulate_dtype(a.dtype))
 
 
-if _ext.load():
+def _onnx() -> Table:
+    from .to_onnx import TRANSLATIONS
+
+    return TRANSLATIONS
+
+
+if register(Operator("quadtree_ssm::quadtree_order", onnx=_onnx)):
     torch.library.register_fake("quadtree_ssm::quadtree_order", _fake_order)
+if register(Operator("quadtree_ssm::mask_gradient")):
     torch.library.register_fake("quadtree_ssm::mask_gradient", _fake_mask_gradient)

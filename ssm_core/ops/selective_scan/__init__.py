@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require, require_same_device, shape_of
+from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import selective_scan_reference, visiting_order
 
-Backend = Literal["auto", "cuda", "cpu", "reference", "mamba_ssm"]
+ScanBackend = Backend | Literal["mamba_ssm"]
 _OP = "ssm_core::selective_scan"
 
 
@@ -35,7 +35,7 @@ def selective_scan(
     *,
     order: Tensor | None = None,  # [L], [B, L] or [B, G, L]
     reverse: bool | Sequence[bool] = False,
-    backend: Backend = "auto",
+    backend: ScanBackend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u along the tokens (Mamba, Gu and Dao 2023, equation 2, discretised).
 
@@ -63,23 +63,17 @@ def selective_scan(
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
     """
-    require(u.dim() == 3, "selective_scan", f"u must be [B, D, L], got {shape_of(u)}")
+    if u.dim() != 3:
+        raise ValueError(f"selective_scan: u must be [B, D, L], got {shape_of(u)}")
     batch, channels, length = u.shape
-    require(delta.shape == u.shape, "selective_scan", f"delta must have u's shape {shape_of(u)}, got {shape_of(delta)}")
-    require(
-        A.dim() == 2 and A.shape[0] == channels and A.dtype.is_floating_point,
-        "selective_scan",
-        f"A must be real [D, N] with D = {channels}, got {A.dtype} {shape_of(A)}",
-    )
+    for name, x in (("delta", delta), ("z", z)):
+        if x is not None and x.shape != u.shape:
+            raise ValueError(f"selective_scan: {name} must have u's shape {shape_of(u)}, got {shape_of(x)}")
+    if A.dim() != 2 or A.shape[0] != channels or not A.dtype.is_floating_point:
+        raise ValueError(f"selective_scan: A must be real [D, N] with D = {channels}, got {A.dtype} {shape_of(A)}")
     for name, x in (("D", D), ("delta_bias", delta_bias)):
-        if x is not None:
-            fits = x.shape == (channels,)
-            require(fits, "selective_scan", f"{name} must be [D] with D = {channels}, got {shape_of(x)}")
-    require(
-        z is None or z.shape == u.shape,
-        "selective_scan",
-        f"z must have u's shape {shape_of(u)}, got {None if z is None else shape_of(z)}",
-    )
+        if x is not None and x.shape != (channels,):
+            raise ValueError(f"selective_scan: {name} must be [D] with D = {channels}, got {shape_of(x)}")
     groups = _groups(B, C, channels)
     B4 = _grouped(B, "B", batch, groups, channels, A.shape[1], length)
     C4 = _grouped(C, "C", batch, groups, channels, A.shape[1], length)
@@ -122,7 +116,7 @@ def directional_scan(
     *,
     order: Tensor | None = None,  # [L], [K, L] or [B, K, L]
     reverse: Sequence[bool] | None = None,  # [K]
-    backend: Backend = "auto",
+    backend: ScanBackend = "auto",
 ) -> Tensor:
     """Sum of K selective scans over one input, each with its own parameters and its own order of the tokens.
 
@@ -149,25 +143,22 @@ def directional_scan(
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
     """
     op = "directional_scan"
-    require(x.dim() == 3, op, f"x must be [B, L, D], got {shape_of(x)}")
-    require(
-        delta.dim() == 4 and (delta.shape[0], *delta.shape[2:]) == tuple(x.shape),
-        op,
-        f"delta must be [B, K, L, D] with x's B, L, D = {shape_of(x)}, got {shape_of(delta)}",
-    )
+    if x.dim() != 3:
+        raise ValueError(f"{op}: x must be [B, L, D], got {shape_of(x)}")
+    if delta.dim() != 4 or (delta.shape[0], *delta.shape[2:]) != tuple(x.shape):
+        raise ValueError(f"{op}: delta must be [B, K, L, D] with x's B, L, D = {shape_of(x)}, got {shape_of(delta)}")
     batch, directions, length, channels = delta.shape
-    require(
-        A.dim() == 3 and A.shape[:2] == (directions, channels) and A.dtype.is_floating_point,
-        op,
-        f"A must be real [K, D, N] with K, D = {directions, channels}, got {A.dtype} {shape_of(A)}",
-    )
+    if A.dim() != 3 or A.shape[:2] != (directions, channels) or not A.dtype.is_floating_point:
+        raise ValueError(
+            f"{op}: A must be real [K, D, N] with K, D = {directions, channels}, got {A.dtype} {shape_of(A)}"
+        )
     expected = (batch, directions, length, A.shape[2])
     for name, value in (("B", B), ("C", C)):
-        require(value.shape == expected, op, f"{name} must be [B, K, L, N] = {expected}, got {shape_of(value)}")
+        if value.shape != expected:
+            raise ValueError(f"{op}: {name} must be [B, K, L, N] = {expected}, got {shape_of(value)}")
     for name, value in (("D", D), ("delta_bias", delta_bias)):
-        if value is not None:
-            fits = value.shape == (directions, channels)
-            require(fits, op, f"{name} must be [K, D] = {directions, channels}, got {shape_of(value)}")
+        if value is not None and value.shape != (directions, channels):
+            raise ValueError(f"{op}: {name} must be [K, D] = {directions, channels}, got {shape_of(value)}")
     flags = [False] * directions if reverse is None else list(reverse)
     y, _ = _scan(x.unsqueeze(1), delta, A, B, C, D, delta_bias, order, flags, True, backend, op)
     return y.squeeze(1)
@@ -178,30 +169,28 @@ def _groups(B: Tensor, C: Tensor, channels: int) -> int:
     if 2 in (B.dim(), C.dim()):
         return channels
     if 3 in (B.dim(), C.dim()):
-        require(
-            all(x.dim() == 3 or (x.dim() == 4 and x.shape[1] == 1) for x in (B, C)),
-            "selective_scan",
-            f"B and C must have the same number of groups, got {shape_of(B)} and {shape_of(C)}",
-        )
+        if not all(x.dim() == 3 or (x.dim() == 4 and x.shape[1] == 1) for x in (B, C)):
+            raise ValueError(
+                f"selective_scan: B and C must have the same number of groups, got {shape_of(B)} and {shape_of(C)}"
+            )
         return 1
-    require(
-        B.dim() == C.dim() == 4 and B.shape[1] == C.shape[1] and B.shape[1] > 0 and channels % B.shape[1] == 0,
-        "selective_scan",
-        f"B and C must be [B, N, L], [B, G, N, L] with G a divisor of D = {channels}, or [D, N], "
-        f"got {shape_of(B)} and {shape_of(C)}",
-    )
+    both = B.dim() == C.dim() == 4 and B.shape[1] == C.shape[1] and B.shape[1] > 0
+    if not both or channels % B.shape[1] != 0:
+        raise ValueError(
+            f"selective_scan: B and C must be [B, N, L], [B, G, N, L] with G a divisor of D = {channels}, or [D, N], "
+            f"got {shape_of(B)} and {shape_of(C)}"
+        )
     return B.shape[1]
 
 
 def _grouped(x: Tensor, name: str, batch: int, groups: int, channels: int, states: int, length: int) -> Tensor:
     """Any of the three forms of B and C as ``[B, G, L, N]``."""
     forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, x.shape[1], states, length)}
-    require(
-        tuple(x.shape) == forms.get(x.dim()),
-        "selective_scan",
-        f"{name} must be [B, N, L], [B, G, N, L] or [D, N] with B, D, N, L = {batch, channels, states, length}, "
-        f"got {shape_of(x)}",
-    )
+    if tuple(x.shape) != forms.get(x.dim()):
+        raise ValueError(
+            f"selective_scan: {name} must be [B, N, L], [B, G, N, L] or [D, N] "
+            f"with B, D, N, L = {batch, channels, states, length}, got {shape_of(x)}"
+        )
     if x.dim() == 2:
         return x[None, :, None].expand(batch, channels, length, states)
     if x.dim() == 3:
@@ -222,21 +211,24 @@ def _scan(
     order: Tensor | None,
     reverse: list[bool],
     delta_softplus: bool,
-    backend: Backend,
+    backend: ScanBackend,
     op: str,
 ) -> tuple[Tensor, Tensor]:
     """Bring dtypes and strides to the kernels' canonical form and call the chosen implementation."""
     require_same_device(op, u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, order=order)
     batch, directions, length = delta.shape[:3]
-    require(length > 0, op, "the sequence is empty")
-    require(len(reverse) == directions, op, f"reverse must have {directions} flags, got {len(reverse)}")
+    if length == 0:
+        raise ValueError(f"{op}: the sequence is empty")
+    if len(reverse) != directions:
+        raise ValueError(f"{op}: reverse must have {directions} flags, got {len(reverse)}")
     if order is not None:
         order = _full_order(order, batch, directions, length, op)
     io = (u, delta, B, C)
     dtype = u.dtype
     for x in io[1:]:
         dtype = torch.promote_types(dtype, x.dtype)
-    require(dtype.is_floating_point, op, f"u must be a real floating-point tensor, got {dtype}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"{op}: u must be a real floating-point tensor, got {dtype}")
     u, delta, B, C = (x.to(dtype) for x in io)
     parameter_dtype = accumulate_dtype(dtype)
     A, D, delta_bias = (None if x is None else x.to(parameter_dtype) for x in (A, D, delta_bias))
@@ -259,14 +251,11 @@ def _full_order(order: Tensor, batch: int, directions: int, length: int, op: str
         order = order.unsqueeze(1)  # [B, L]: one order a sample
     sizes = (batch, directions, length)[3 - order.dim() :] if fits else ()
     fits = fits and all(a in (1, b) for a, b in zip(order.shape, sizes, strict=True))
-    forms = "[L], [B, L] or [B, G, L]" if op == "selective_scan" else "[L], [K, L] or [B, K, L]"
-    require(
-        fits,
-        op,
-        f"order must be an int64 {forms} with B, {'G' if op == 'selective_scan' else 'K'}, L = "
-        f"{batch, directions, length}, got {order.dtype} {shape_of(order)}",
-    )
+    if not fits:
+        forms = "[L], [B, L] or [B, G, L] with B, G" if op == "selective_scan" else "[L], [K, L] or [B, K, L] with B, K"
+        sizes = (batch, directions, length)
+        raise ValueError(f"{op}: order must be an int64 {forms}, L = {sizes}, got {order.dtype} {shape_of(order)}")
     return order.expand(batch, directions, length)
 
 
-__all__ = ["Backend", "directional_scan", "selective_scan", "selective_scan_reference", "visiting_order"]
+__all__ = ["ScanBackend", "directional_scan", "selective_scan", "selective_scan_reference", "visiting_order"]

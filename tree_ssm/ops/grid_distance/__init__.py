@@ -1,17 +1,13 @@
 """How different neighbouring tokens are: the weights from which a spanning tree of the grid is grown."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
-from ssm_core.ops.checks import require, shape_of
+from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.checks import shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import GuideDistance, grid_distances_reference
-
-Backend = Literal["auto", "cuda", "cpu", "reference"]
 
 
 @torch.no_grad()
@@ -37,9 +33,10 @@ def grid_distances(
         ValueError: an argument does not fit; the message says which.
     """
     op = "grid_distances"
-    require(x.dim() == 4 and x.dtype.is_floating_point, op, f"x must be real [B, H, W, D], got {x.dtype} {shape_of(x)}")
-    known = ("cosine", "euclidean", "manhattan")
-    require(distance in known, op, f"distance must be one of {', '.join(known)}, got {distance!r}")
+    if x.dim() != 4 or not x.dtype.is_floating_point:
+        raise ValueError(f"{op}: x must be real [B, H, W, D], got {x.dtype} {shape_of(x)}")
+    if distance not in ("cosine", "euclidean", "manhattan"):
+        raise ValueError(f"{op}: distance must be one of cosine, euclidean, manhattan, got {distance!r}")
     if distance == "cosine" and choose_backend(op, "tree_ssm::grid_cosine_distance", backend, x.device) != "reference":
         return torch.ops.tree_ssm.grid_cosine_distance(x.contiguous())
     return grid_distances_reference(x, distance)

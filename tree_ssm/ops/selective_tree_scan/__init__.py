@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
-from tree_ssm.ops.tree_scan import Backend, tree_scan
+from tree_ssm.ops.tree_scan import tree_scan
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import source_and_weight
@@ -44,7 +44,9 @@ def selective_tree_scan(
         ValueError: an argument does not fit; the message says which.
     """
     _check(x, delta, A, B, delta_bias, tree)
-    chosen = choose_backend("selective_tree_scan", "tree_ssm::tree_scan", backend, x.device)
+    # Only GPUs have a kernel of their own. On the CPU the scan is composed of PyTorch's operations and the tree scan.
+    kernel = "tree_ssm::selective_tree_scan" if x.is_cuda else "tree_ssm::tree_scan"
+    chosen = choose_backend("selective_tree_scan", kernel, backend, x.device)
     if chosen == "cuda":
         schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
         return torch.ops.tree_ssm.selective_tree_scan(x, delta, A, B, delta_bias, schedule)

@@ -1,49 +1,61 @@
-"""Fake, autograd, autocast and FLOP rules of ``tree_ssm::selective_tree_scan``; the schemas are in csrc/library.cpp."""
+"""Declares ``tree_ssm::selective_tree_scan`` and registers its fake, autograd and autocast rules.
+
+``csrc`` has the schemas. There is a kernel for GPUs alone.
+"""
+
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch import Tensor
 
-from ssm_core import _ext
 from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.registry import Operator, Shape, Work, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
-def _fake(x, delta, A, B, delta_bias, schedule):
+def _fake(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, schedule: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _fake_backward(grad_h, x, delta, A, B, delta_bias, schedule):
+def _fake_backward(
+    grad_h: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, schedule: Tensor
+) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, delta, A, B, delta_bias))
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad_h):
+def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
     return *torch.ops.tree_ssm.selective_tree_scan_backward(grad_h, *ctx.saved_tensors), None
 
 
-# The scan itself, as everywhere else: the elementwise operations around it are not counted there either.
-def _flops(x_shape, *args, out_shape=None) -> int:
+def _flops(x_shape: Shape, *_: Any, out_shape: Any = None) -> int:
+    """Those of the tree scan within; elementwise operations are not counted, here or for any other scan."""
     batch, length, channels = x_shape
     return 6 * batch * (length - 1) * channels
 
 
-def _flops_backward(grad_shape, *args, out_shape=None) -> int:
+def _flops_backward(grad_shape: Shape, *_: Any, out_shape: Any = None) -> int:
+    """Those of the tree scan's backward pass."""
     batch, length, channels = grad_shape
     return 15 * batch * (length - 1) * channels
 
 
-if _ext.load():
-    torch.library.register_fake("tree_ssm::selective_tree_scan", _fake)
-    torch.library.register_fake("tree_ssm::selective_tree_scan_backward", _fake_backward)
-    torch.library.register_autograd("tree_ssm::selective_tree_scan", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "tree_ssm::selective_tree_scan_backward", no_second_derivative("selective_tree_scan")
-    )
-    # Autocast casts nothing: the parameters keep the precision they come in.
+_NAME = "tree_ssm::selective_tree_scan"
+_OPERATOR = Operator(
+    _NAME,
+    needs=(f"{_NAME}_backward", "tree_ssm::tree_schedule"),
+    work=Work.SCAN,
+    flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward},
+)
+
+if register(_OPERATOR):
+    torch.library.register_fake(_NAME, _fake)
+    torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
+    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
+    torch.library.register_autograd(f"{_NAME}_backward", no_second_derivative("selective_tree_scan"))
+    # Autocast casts nothing: the parameters keep their precision.
     _library.impl("selective_tree_scan", torch.library.fallthrough_kernel, "AutocastCUDA")
-    register_flop_formula(torch.ops.tree_ssm.selective_tree_scan)(_flops)
-    register_flop_formula(torch.ops.tree_ssm.selective_tree_scan_backward)(_flops_backward)

@@ -4,18 +4,17 @@ The choice is discrete: everything here returns integers and no gradient passes.
 folder's README.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .reference import grid_edges, minimum_spanning_tree_reference
 
-Backend = Literal["auto", "cuda", "cpu", "reference"]
 _OP = "minimum_spanning_tree"
 _WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -1,27 +1,32 @@
-"""Fake, error and FLOP rules of the spanning tree operators; they are discrete, so there is no gradient.
+"""Declares the spanning tree operators and registers their fake and error rules; discrete results have no gradient.
 
-``spanning_tree`` is the kernel: pure, and with the faults of each sample as an output. ``minimum_spanning_tree`` is the
-operator in graphs: on the CPU, where looking at a value costs nothing, it raises the faults as errors.
+``spanning_tree`` is the kernel: it is pure, and the faults of each sample are one of its outputs.
+``minimum_spanning_tree`` is the operator that the public function calls. On the CPU it is implemented here and raises
+the faults as errors, since looking at a value there waits for nothing. ``csrc`` has the schemas.
 """
 
-import torch
-from torch.utils.flop_counter import register_flop_formula
+from typing import Any
 
-from ssm_core import _ext
+import torch
+from torch import Tensor
+
+from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
 from .faults import Fault, raise_fault
 
 
-def _fake(edge_weight, edges, height, width, root):
+def _fake(edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor) -> tuple[Tensor, Tensor]:
     parent = root.new_empty(edge_weight.shape[0], height * width)
     return parent, torch.empty_like(parent)
 
 
-def _fake_kernel(edge_weight, edges, height, width, root):
+def _fake_kernel(
+    edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     return *_fake(edge_weight, edges, height, width, root), root.new_empty(edge_weight.shape[0], 2)
 
 
-def _checked(edge_weight, edges, height, width, root):
+def _checked(edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor) -> tuple[Tensor, Tensor]:
     parent, order, fault = torch.ops.tree_ssm.spanning_tree(edge_weight, edges, height, width, root)
     if fault.any():
         sample = int(fault[:, 0].nonzero()[0])
@@ -30,17 +35,40 @@ def _checked(edge_weight, edges, height, width, root):
     return parent, order
 
 
-def _flops(weight_shape, edges_shape, height, width, *_, out_shape=None, **__) -> int:
+def _unchecked(
+    edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The kernel in place of ``minimum_spanning_tree``, for graphs without Python; it raises nothing about values."""
+    parent, order, _ = torch.ops.tree_ssm.spanning_tree(edge_weight, edges, height, width, root)
+    return parent, order
+
+
+def _flops(weight_shape: Shape, edges_shape: Any, height: int, width: int, *_: Any, out_shape: Any = None) -> int:
     """A comparison an edge in each of Borůvka's rounds, of which there are at most ⌈log₂ L⌉.
 
-    A comparison counts as a multiply-add does, which ``FlopCounterMode`` counts twice.
+    A comparison counts as much as a multiply-add.
     """
     batch, edges = weight_shape
     return 2 * batch * edges * (height * width - 1).bit_length()
 
 
-if _ext.load():
-    torch.library.register_fake("tree_ssm::spanning_tree", _fake_kernel)
-    torch.library.register_fake("tree_ssm::minimum_spanning_tree", _fake)
-    torch.library.impl("tree_ssm::minimum_spanning_tree", "cpu", _checked)
-    register_flop_formula([torch.ops.tree_ssm.spanning_tree, torch.ops.tree_ssm.minimum_spanning_tree])(_flops)
+def _onnx() -> Table:
+    from .to_onnx import TRANSLATIONS
+
+    return TRANSLATIONS
+
+
+_KERNEL, _NAME = "tree_ssm::spanning_tree", "tree_ssm::minimum_spanning_tree"
+_OPERATOR = Operator(
+    _NAME,
+    needs=(_KERNEL,),
+    work=Work.TREE,
+    flops={_KERNEL: _flops, _NAME: _flops},
+    onnx=_onnx,
+    without_python=_unchecked,
+)
+
+if register(_OPERATOR):
+    torch.library.register_fake(_KERNEL, _fake_kernel)
+    torch.library.register_fake(_NAME, _fake)
+    torch.library.impl(_NAME, "cpu", _checked)

@@ -1,17 +1,14 @@
 """The output equation of MambaTree's state space model: the normed state, weighted, beside the skip."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require, require_same_device, shape_of
+from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import state_readout_reference
 
-Backend = Literal["auto", "cuda", "cpu", "reference"]
 # What the GPU kernel keeps of a row in registers: in fours, or one by one.
 MOST_CHANNELS_IN_FOURS, MOST_CHANNELS = 2560, 1024
 
@@ -46,19 +43,28 @@ def state_readout(
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
     """
     op = "state_readout"
-    require(x.dim() == 3 and x.dtype.is_floating_point, op, f"x must be real [B, L, D], got {x.dtype} {shape_of(x)}")
-    require(h.shape == x.shape, op, f"h must have x's shape {shape_of(x)}, got {shape_of(h)}")
-    require(C.shape == x.shape[:2], op, f"C must be [B, L] = {shape_of(x)[:2]}, got {shape_of(C)}")
+    if x.dim() != 3 or not x.dtype.is_floating_point:
+        raise ValueError(f"{op}: x must be real [B, L, D], got {x.dtype} {shape_of(x)}")
+    if h.shape != x.shape:
+        raise ValueError(f"{op}: h must have x's shape {shape_of(x)}, got {shape_of(h)}")
+    if C.shape != x.shape[:2]:
+        raise ValueError(f"{op}: C must be [B, L] = {shape_of(x)[:2]}, got {shape_of(C)}")
     channels = x.shape[2]
     for name, value in (("D", D), ("weight", weight), ("bias", bias)):
-        require(value.shape == (channels,), op, f"{name} must be [D] with D = {channels}, got {shape_of(value)}")
+        if value.shape != (channels,):
+            raise ValueError(f"{op}: {name} must be [D] with D = {channels}, got {shape_of(value)}")
     require_same_device(op, x=x, h=h, C=C, D=D, weight=weight, bias=bias)
     dtype = accumulate_dtype(x.dtype)
-    require(h.dtype == x.dtype, op, f"h must be {x.dtype} as x, got {h.dtype}")
+    if h.dtype != x.dtype:
+        raise ValueError(f"{op}: h must be {x.dtype} as x, got {h.dtype}")
     if x.device.type == "cuda" and channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS):
-        most = f"{MOST_CHANNELS} channels, or {MOST_CHANNELS_IN_FOURS} in fours"
-        require(backend != "cuda", op, f"backend 'cuda' takes at most {most}, got {channels}")
-        backend = "reference" if backend == "auto" else backend
+        if backend == "cuda":
+            raise ValueError(
+                f"{op}: backend 'cuda' takes at most {MOST_CHANNELS} channels, or {MOST_CHANNELS_IN_FOURS} in fours, "
+                f"got {channels}"
+            )
+        if backend == "auto":
+            backend = "reference"
     if choose_backend(op, "tree_ssm::state_readout", backend, x.device) == "reference":
         return state_readout_reference(h, x, C, D, weight, bias, eps)
     D, weight, bias = (value.to(dtype).contiguous() for value in (D, weight, bias))

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
-from tree_ssm.ops.tree_scan import Backend
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import token_distances_reference, token_edges

@@ -1,19 +1,23 @@
-"""Fake and autocast rules of ``tree_ssm::token_distance``, which has no gradient; its schema: csrc/library.cpp."""
+"""Declares ``tree_ssm::token_distance``, which has no gradient, and registers its fake and autocast rules.
+
+``csrc`` has the schema. There is a kernel for GPUs alone.
+"""
 
 import torch
+from torch import Tensor
 
-from ssm_core import _ext
+from ssm_core.ops.registry import Operator, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
-def _fake(x, delta, delta_bias, B, start, end, reach):
+def _fake(x: Tensor, delta: Tensor, delta_bias: Tensor, B: Tensor, start: Tensor, end: Tensor, reach: int) -> Tensor:
     batch, length, _ = x.shape
     furthest = min(reach, length - 1)
     return delta_bias.new_empty(batch, furthest * length - furthest * (furthest + 1) // 2)
 
 
-if _ext.load():
+if register(Operator("tree_ssm::token_distance")):
     torch.library.register_fake("tree_ssm::token_distance", _fake)
-    # Features are read as they come and compared in float32 at least.
+    # Autocast changes nothing: the kernel reads half types and computes in float32.
     _library.impl("token_distance", torch.library.fallthrough_kernel, "AutocastCUDA")

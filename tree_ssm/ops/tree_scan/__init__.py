@@ -9,14 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import tree_scan_reference
 
-Backend = Literal["auto", "cuda", "cpu", "reference"]
 Direction = Literal["both", "up"]
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -9,7 +9,7 @@ from tree_ssm.ops.spanning_tree import Tree
 from tree_ssm.ops.tree_scan import tree_scan_reference
 
 
-def selective_subtree_scan_reference(
+def subtree_scan_reference(
     x: Tensor,  # [B, L, D]
     delta: Tensor,  # [B, L, D]
     A: Tensor,  # [D, N]

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssm_core.ops import selective_scan
 from ssm_core.testing import assert_as_good_as, assert_close
-from tree_ssm.ops import Tree, selective_subtree_scan
+from tree_ssm.ops import Tree, subtree_scan
 
 BACKENDS = ["reference", "cpu"]
 RULES = pytest.mark.parametrize("next_step", [False, True], ids=["own", "next"])
@@ -34,7 +34,7 @@ def dense(values, tree, next_step):
 @pytest.mark.parametrize("name", TREES)
 def test_equals_dense_sum(name, backend, next_step):
     values = arguments(TREES[name], 3, 2)
-    actual = selective_subtree_scan(*values, TREES[name], next_step, backend)
+    actual = subtree_scan(*values, TREES[name], next_step, backend)
     for a, e in zip(actual, dense(values, TREES[name], next_step), strict=True):
         assert_close(a, e)
 
@@ -43,7 +43,7 @@ def test_equals_dense_sum(name, backend, next_step):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradcheck(backend, next_step):
     tree = TREES["random"]
-    scan = partial(selective_subtree_scan, tree=tree, next_step=next_step, backend=backend)
+    scan = partial(subtree_scan, tree=tree, next_step=next_step, backend=backend)
     assert gradcheck(scan, arguments(tree, 2, 2), fast_mode=True)
 
 
@@ -54,7 +54,7 @@ def test_kernel_equals_reference_with_every_gradient(next_step):
         values = arguments(tree, channels, states)
         gradients = [torch.randn(3, 65, channels).double(), torch.randn(3, channels, states).double()]
         for kept in (gradients, [gradients[0], None], [None, gradients[1]]):
-            scans = [partial(selective_subtree_scan, tree=tree, next_step=next_step, backend=b) for b in BACKENDS]
+            scans = [partial(subtree_scan, tree=tree, next_step=next_step, backend=b) for b in BACKENDS]
             expected, actual = (scan_and_gradients(scan, values, kept) for scan in scans)
             for name, a, e in zip(NAMES, actual, expected, strict=True):
                 assert_close(a, e, name)
@@ -64,7 +64,7 @@ def test_kernel_equals_reference_with_every_gradient(next_step):
 def test_on_a_chain_it_is_mambas_scan(backend):
     tree = chain(2, 33)
     x, delta, A, B, C, bias = arguments(tree, 5, 4)
-    y, state = selective_subtree_scan(x, delta, A, B, C, bias, tree, True, backend)
+    y, state = subtree_scan(x, delta, A, B, C, bias, tree, True, backend)
     rows = [t.transpose(1, 2) for t in (x, delta)]
     expected, last = selective_scan(
         *rows, A, B.mT, C.mT, delta_bias=bias, delta_softplus=True, return_last_state=True, backend="reference"
@@ -77,8 +77,8 @@ def test_on_a_chain_it_is_mambas_scan(backend):
 def test_half_types_compute_in_float32(dtype):
     tree = sequence_tree(2, 81)
     values = arguments(tree, 5, 16, dtype)
-    exact = selective_subtree_scan(*(v.double() for v in values), tree, True)
-    y, state = selective_subtree_scan(*values, tree, True)
+    exact = subtree_scan(*(v.double() for v in values), tree, True)
+    y, state = subtree_scan(*values, tree, True)
     assert y.dtype == dtype
     assert state.dtype == torch.float32
     assert_as_good_as(y, exact[0].to(dtype), exact[0])
@@ -88,14 +88,14 @@ def test_half_types_compute_in_float32(dtype):
 def test_strides_compilation_and_operator_rules():
     tree = sequence_tree(2, 20)
     values = arguments(tree, 6, 4, torch.float32)
-    expected = selective_subtree_scan(*values, tree, True)
+    expected = subtree_scan(*values, tree, True)
     x, delta, A, B, C, bias = values
     wide = torch.cat([B, x, C], dim=-1)
     strided = (wide[..., 4:10], delta.mT.contiguous().mT, A, wide[..., :4], wide[..., 10:], bias)
-    for a, e in zip(selective_subtree_scan(*strided, tree, True), expected, strict=True):
+    for a, e in zip(subtree_scan(*strided, tree, True), expected, strict=True):
         assert torch.equal(a, e)
     opcheck(torch.ops.tree_ssm.selective_subtree_scan, (*values, *tree, True))
-    scan = partial(selective_subtree_scan, tree=tree, next_step=True)
+    scan = partial(subtree_scan, tree=tree, next_step=True)
     gradients = [torch.randn_like(e) for e in expected]
     compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
     for a, e in zip(*(scan_and_gradients(s, values, gradients) for s in (compiled, scan)), strict=True):
@@ -111,7 +111,7 @@ def test_the_same_bits_for_any_number_of_threads():
     tree = sequence_tree(2, 300)
     values = arguments(tree, 50, 16, torch.float32)
     gradients = [torch.randn(2, 300, 50), None]
-    scan = partial(selective_subtree_scan, tree=tree, next_step=True)
+    scan = partial(subtree_scan, tree=tree, next_step=True)
     before = torch.get_num_threads()
     try:
         results = []
@@ -126,9 +126,9 @@ def test_the_same_bits_for_any_number_of_threads():
 def test_no_second_derivative():
     tree = TREES["random"]
     values = arguments(tree, 2, 2)
-    y, _ = selective_subtree_scan(*values, tree, backend="cpu")
+    y, _ = subtree_scan(*values, tree, backend="cpu")
     (gradient,) = torch.autograd.grad(y.sum(), values[:1], create_graph=True)
-    with pytest.raises(NotImplementedError, match="selective_subtree_scan: the compiled kernel has no second"):
+    with pytest.raises(NotImplementedError, match="subtree_scan: the compiled kernel has no second"):
         gradient.sum().backward()
 
 
@@ -137,17 +137,17 @@ def test_errors_name_the_argument():
     names = ("x", "delta", "A", "B", "C", "delta_bias")
     values = dict(zip(names, arguments(tree, 4, 3), strict=True))
     for name in names[1:]:
-        with pytest.raises(ValueError, match=f"selective_subtree_scan: {name} must be torch.float64"):
-            selective_subtree_scan(**{**values, name: values[name].float()}, tree=tree)
-        with pytest.raises(ValueError, match=f"selective_subtree_scan: {name} must be"):
-            selective_subtree_scan(**{**values, name: values[name][:1]}, tree=tree)
+        with pytest.raises(ValueError, match=f"subtree_scan: {name} must be torch.float64"):
+            subtree_scan(**{**values, name: values[name].float()}, tree=tree)
+        with pytest.raises(ValueError, match=f"subtree_scan: {name} must be"):
+            subtree_scan(**{**values, name: values[name][:1]}, tree=tree)
     with pytest.raises(ValueError, match=r"x must be \[B, L, D\]"):
-        selective_subtree_scan(**{**values, "x": values["x"][0]}, tree=tree)
+        subtree_scan(**{**values, "x": values["x"][0]}, tree=tree)
     with pytest.raises(ValueError, match="x must be a real floating-point tensor"):
-        selective_subtree_scan(**{**values, "x": values["x"].long()}, tree=tree)
+        subtree_scan(**{**values, "x": values["x"].long()}, tree=tree)
     with pytest.raises(ValueError, match=r"tree\.order must be"):
-        selective_subtree_scan(**values, tree=Tree(tree.parent, tree.order.int()))
-    with pytest.raises(ValueError, match="selective_subtree_scan: tree is not a tree in sample 0"):
-        selective_subtree_scan(**values, tree=Tree(tree.parent, tree.order.flip(1)), backend="cpu")
+        subtree_scan(**values, tree=Tree(tree.parent, tree.order.int()))
+    with pytest.raises(ValueError, match="subtree_scan: tree is not a tree in sample 0"):
+        subtree_scan(**values, tree=Tree(tree.parent, tree.order.flip(1)), backend="cpu")
     with pytest.raises(ValueError, match="backend 'cuda' was asked for"):
-        selective_subtree_scan(**values, tree=tree, backend="cuda")
+        subtree_scan(**values, tree=tree, backend="cuda")

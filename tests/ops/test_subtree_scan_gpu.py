@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from ssm_core.testing import assert_as_good_as, assert_close
-from tree_ssm.ops import Tree, selective_subtree_scan
+from tree_ssm.ops import Tree, subtree_scan
 
 pytestmark = pytest.mark.gpu
 RULES = pytest.mark.parametrize("next_step", [False, True], ids=["own", "next"])
@@ -21,7 +21,7 @@ def to_cuda(tree):
 
 
 def scan_of(tree, next_step, backend="auto"):
-    return partial(selective_subtree_scan, tree=tree, next_step=next_step, backend=backend)
+    return partial(subtree_scan, tree=tree, next_step=next_step, backend=backend)
 
 
 def upstream(values):
@@ -139,7 +139,7 @@ def test_opcheck_compile_autocast_and_empty_sizes():
         ((x[:0], delta[:0], A, B[:0], C[:0], bias), none),
         ((x[..., :0], delta[..., :0], A[:0], B, C, bias[:0]), tree),
     ):
-        y, state = selective_subtree_scan(*empty, of)
+        y, state = subtree_scan(*empty, of)
         assert y.shape == empty[0].shape
         assert state.shape == (len(empty[0]), *empty[2].shape)
         gradients = torch.autograd.grad(y.sum() + state.sum(), empty, materialize_grads=True)

@@ -3,19 +3,18 @@
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import choose_backend
+from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
-from tree_ssm.ops.tree_scan import Backend
 
 from . import register as _register  # noqa: F401  registers the operator's rules
-from .reference import selective_subtree_scan_reference
+from .reference import subtree_scan_reference
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _STATES_AT_ONCE = 16  # kMostStates of csrc/cuda/subtree_scan_launch.h
 
 
-def selective_subtree_scan(
+def subtree_scan(
     x: Tensor,  # [B, L, D]
     delta: Tensor,  # [B, L, D]
     A: Tensor,  # [D, N]
@@ -51,9 +50,9 @@ def selective_subtree_scan(
         ValueError: an argument does not fit; the message says which.
     """
     _check(x, delta, A, B, C, delta_bias, tree)
-    chosen = choose_backend("selective_subtree_scan", "tree_ssm::selective_subtree_scan", backend, x.device)
+    chosen = choose_backend("subtree_scan", "tree_ssm::selective_subtree_scan", backend, x.device)
     if chosen == "reference":
-        return selective_subtree_scan_reference(x, delta, A, B, C, delta_bias, tree, next_step)
+        return subtree_scan_reference(x, delta, A, B, C, delta_bias, tree, next_step)
     scan = torch.ops.tree_ssm.selective_subtree_scan
     if chosen == "cpu":
         return scan(x, delta, A, B, C, delta_bias, tree.parent, tree.order, next_step)
@@ -69,7 +68,7 @@ def selective_subtree_scan(
 
 
 def _check(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias: Tensor, tree: Tree) -> None:
-    op = "selective_subtree_scan"
+    op = "subtree_scan"
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"{op}: x must be [B, L, D] with L at least 1, got {shape_of(x)}")
     if x.dtype not in _DTYPES:
@@ -97,4 +96,4 @@ def _check(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias
     )
 
 
-__all__ = ["selective_subtree_scan", "selective_subtree_scan_reference"]
+__all__ = ["subtree_scan", "subtree_scan_reference"]
