@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quadtree_ssm.modules import ReleasedQuadtreeScan
-from ssm_core.checkpoint import ReleasedFormat, Source, count, filter_released, replaced, size_of
+from ssm_core.conversion import ReleasedFormat, Source, count, filter_released, replaced, size_of
 
 _TOP = {
     "stem.conv1": "patch_embed.0",

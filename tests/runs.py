@@ -187,9 +187,10 @@ def free_port():
 
 
 def last_state(work_dir):
-    from ssm_train.runtime import checkpoints as checkpoint
+    from ssm_core.weights import read_file
+    from ssm_train.runtime.checkpoints import POINTER
 
-    return checkpoint.load(Path((Path(work_dir) / checkpoint.POINTER).read_text()))
+    return read_file(Path((Path(work_dir) / POINTER).read_text()))
 
 
 def differing(a, b, place=""):

@@ -171,7 +171,7 @@ def reason(status: int, log: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the grid and print the table."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from ssm_core.errors import UserError
 
     sweep = Sweep(args)

@@ -66,9 +66,10 @@ class Explorer:
         Raises:
             DataError: it cannot be read, or it is too large.
         """
-        from ssm_train.apis.open_model import to_area, upright
+        from ssm_train.data.images import read_image, to_area
 
-        photo = upright(path, max_megapixels=self.max_megapixels)
+        # The page does not say where on the disk an upload lies.
+        photo = read_image(path, max_megapixels=self.max_megapixels, title=Path(path).name)
         seen = []
         for opened in self.models:
             scale = opened.preparation

@@ -7,7 +7,6 @@ then the bare label map too). predictions.json has the same as numbers.
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 from ssm_train.apis import cli
@@ -29,32 +28,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Predict, write, and say what came of it."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
-    import torch
-
+    # Imported after parsing so that --help stays fast.
     from ssm_core.errors import DataError
-    from ssm_train.apis.infer import build_predictor, find_images
-    from ssm_train.data.datasets.image_folder import EXTENSIONS
+    from ssm_train.apis.infer import Predictor, predict_all
+    from ssm_train.data.images import find_images
     from ssm_train.runtime.config import load_config
     from ssm_train.runtime.files import write_text_atomically
 
-    images = find_images(args.images, EXTENSIONS)
+    images = find_images(args.images)
     root = args.images if args.images.is_dir() else args.images.parent
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    predictor = build_predictor(load_config(args.config, args.cfg_options), args.checkpoint, device, args.min_score)
-    stems = Counter(path.with_suffix("") for path in images)
+    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.device, args.min_score)
     predictions, unreadable = {}, 0
-    for path in images:
-        name = path.relative_to(root)
-        try:
-            # Where a folder has a.jpg and a.png, the suffix stays in the names.
-            stem = name.with_suffix("") if stems[path.with_suffix("")] == 1 else name
-            predictions[str(name)] = predictor(path, args.out / stem)
-        except DataError as error:
-            if len(images) == 1:
-                raise
+    for name, found in predict_all(predictor, images, root, args.out):
+        if not isinstance(found, DataError):
+            predictions[name] = found
+        elif len(images) == 1:
+            raise found
+        else:
             unreadable += 1
-            print(f"skipped: {error}")
+            print(f"skipped: {found}")
     write_text_atomically(args.out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
     print(f"{len(predictions)} images{f', {unreadable} unreadable' if unreadable else ''}, in {args.out}")
 

@@ -23,30 +23,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Merge and write."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
-    from mmengine.registry import init_default_scope
-
-    from ssm_core.errors import CheckpointError, ConfigError
-    from ssm_train.registry import MODELS, TASK_UTILS
-    from ssm_train.runtime import checkpoints as checkpoint
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis.merge import merge_adapters
     from ssm_train.runtime.config import load_config
-    from ssm_train.runtime.runner import building_from_config
-    from tree_ssm.language import save_network
 
-    cfg = load_config(args.config, args.cfg_options)
-    if cfg.model.get("type") != "LanguageModel":
-        raise ConfigError(f"{args.config} describes no language model, but a {cfg.model.get('type')}")
-    init_default_scope(cfg.get("default_scope", "ssm_train"))
-    with building_from_config():
-        model = MODELS.build(cfg.model)
-        tokenizer = TASK_UTILS.build(cfg.test_dataloader.dataset.tokenizer)
-    state = checkpoint.load(args.checkpoint)
-    weights = checkpoint.strip_prefix(state.get("state_dict", state))
-    names, words = checkpoint.misfit(model.state_dict(), weights)
-    if names:
-        raise CheckpointError(f"{args.checkpoint} does not fit {args.config}: {len(names)} tensors differ, {words}")
-    model.load_state_dict(weights)
-    save_network(model.backbone, args.folder, tokenizer)
+    merge_adapters(load_config(args.config, args.cfg_options), args.checkpoint, args.folder)
     print(f"written to {args.folder}")
 
 

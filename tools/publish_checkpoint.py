@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Strip, name by the contents, and write the folder if asked to."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from ssm_core.errors import ConfigError
     from ssm_train.apis import publish
     from ssm_train.runtime.config import load_config

@@ -73,17 +73,17 @@ def draw_scans(results: dict, path: Path) -> None:
 
 def trained(config: str, result):
     """The model of a run with its last weights, in evaluation mode, and its test set."""
-    import torch
     from mmengine.logging import MMLogger
 
+    from ssm_core.weights import read_file
     from ssm_train.registry import DATASETS, MODELS
-    from ssm_train.runtime.checkpoints import load, newest_good
+    from ssm_train.runtime.checkpoints import newest_good
     from ssm_train.runtime.config import load_config
 
     cfg = load_config(ROOT / config)
     model = MODELS.build(cfg.model)
     checkpoint = newest_good(result.work_dir, MMLogger.get_current_instance())
-    model.load_state_dict(load(checkpoint, torch.device("cpu"))["state_dict"])
+    model.load_state_dict(read_file(checkpoint)["state_dict"])
     return model.eval(), DATASETS.build(cfg.test_dataloader.dataset)
 
 

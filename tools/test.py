@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from ssm_train.apis import cli
 
@@ -27,17 +26,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Test and print the metrics."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from mmengine.dist import is_main_process
 
-    from ssm_train.apis.train import augment_test, test
-    from ssm_train.runtime.config import load_config
+    from ssm_train.apis.train import test
+    from ssm_train.runtime.config import run_config
 
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
-    if args.tta:
-        augment_test(cfg)
+    cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, augmented=args.tta)
     metrics = test(cfg, args.checkpoint)
     if is_main_process():
         # COCO's precisions go from 0 to 1, all others are percentages.

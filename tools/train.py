@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssm_train.apis import cli
@@ -32,19 +31,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train and print the final figures."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from mmengine.dist import is_main_process
 
     from ssm_train.apis.train import train
-    from ssm_train.runtime.config import load_config
+    from ssm_train.runtime.config import run_config
 
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(args.config).stem)
-    if args.amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
-        cfg.optim_wrapper.dtype = "bfloat16"
-    if args.compile:
-        cfg.compile = cfg.get("compile") or True
+    cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
     result = train(cfg, resume=args.resume)
     if not is_main_process():
         return

@@ -12,24 +12,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ssm_core import _ext
-from ssm_core.errors import ConfigError, DataError, MissingPackageError, UserError
+from ssm_core.backbone import MIN_SIDE
+from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.ops.registry import decompositions, onnx_translations
-from ssm_train.apis.analyse import build_model, is_language
-from ssm_train.apis.infer import load_weights
+from ssm_train.data.images import read_image, to_array
+from ssm_train.data.preparation import Preparation, of_config
+from ssm_train.tasks import image_task_of
 
 Format = Literal["torch_export", "aoti", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch_export": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx"}
 # The smallest side that stays free: at 32 the last map is a single token, which the exporter takes for a constant.
 MIN_FREE_SIDE = 33
+# The largest difference from the network, over its largest output, that an exported file may have.
+TOLERANCE = 1e-3
 # What the graph is traced with: a batch and two sides that nothing can be mistaken for.
 _TRACED = (2, 96, 128)
 Runner = Callable[[Tensor], list[Tensor]]
@@ -69,6 +71,64 @@ class Outputs(nn.Module):
         return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
+def export_checkpoint(
+    cfg: Config,
+    checkpoint: str | Path,
+    kind: Format,
+    out: Path | None = None,
+    size: tuple[int, int] | None = None,
+    images: Sequence[Path] = (),
+) -> tuple[Path, Agreement]:
+    """Write a trained network in a format, and compare the file with the network.
+
+    Args:
+        cfg: the config that it was trained with.
+        checkpoint: its weights.
+        kind: the format.
+        out: the file; by default the checkpoint's name with the format's suffix.
+        size: height and width of all images to come; free if left out.
+        images: photos to compare with; random images of two sizes if there are none.
+
+    Returns:
+        The file, and how it compares with the network.
+
+    Raises:
+        ConfigError: the size or the file's name does not fit, or the config has no model of images.
+        CheckpointError: the checkpoint is missing, damaged or of another model.
+        DataError: a photo cannot be read.
+        UserError: something that the format needs is missing, or the file differs from the network.
+    """
+    if size and min(size) < MIN_SIDE:
+        raise ConfigError(f"--size takes sides of {MIN_SIDE} and more, got {size[0]} {size[1]}")
+    suffix = SUFFIXES[kind]
+    ending = Path(f"net{suffix}").suffix
+    if out and out.suffix != ending:
+        raise ConfigError(f"--out has to end in {ending} for --format {kind}, got {out}")
+    check_format(kind)
+    network = load_network(cfg, checkpoint)
+    channels = cfg.model.backbone.get("in_chans", 3)
+    preparation = of_config(cfg)
+    if images and preparation is None:
+        raise ConfigError(f"{cfg.filename} does not say how images are scaled: leave out --image")
+    if images and len(preparation.mean) != channels:
+        raise ConfigError(f"the config's images have {len(preparation.mean)} channels and its model takes {channels}")
+    path = out or Path(checkpoint).with_suffix(suffix)
+    batches = [photo(image, preparation, size) for image in images] or random_images(channels, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[kind](trace(network, channels, size), path)
+    found = compare(network, load_exported(path, kind), batches)
+    if not found.difference <= TOLERANCE:
+        raise UserError(f"{path} differs from the model by {found.difference:.1e}, more than {TOLERANCE:g}")
+    return path, found
+
+
+def random_images(channels: int, size: tuple[int, int] | None) -> list[Tensor]:  # [B, C, H, W] each
+    """Two batches of random images, of two sizes unless the size is fixed."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [size, size] if size else [(96, 160), (224, 224)]
+    return [torch.randn(b, channels, *s, generator=generator) for b, s in zip((2, 1), sizes, strict=True)]
+
+
 def load_network(cfg: Config, checkpoint: str | Path) -> Outputs:
     """The network of a config's model, with a checkpoint's weights.
 
@@ -76,10 +136,7 @@ def load_network(cfg: Config, checkpoint: str | Path) -> Outputs:
         ConfigError: the config has no model of images, or it cannot be built.
         CheckpointError: the file is missing, damaged or of another model.
     """
-    if is_language(cfg):
-        raise ConfigError("language models are not exported here: tools/merge_adapters.py writes transformers' folder")
-    model = build_model(cfg)
-    load_weights(model, cfg, checkpoint)
+    model, _ = image_task_of(cfg).load(checkpoint)
     return Outputs(model.backbone)
 
 
@@ -169,31 +226,23 @@ def load_exported(path: Path, kind: Format) -> Runner:
     return lambda images: list(run(images.contiguous()))
 
 
-def photo(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
-    """An image file, normalised with ImageNet's statistics (grey ones with their means), as a batch of one.
+def photo(path: str | Path, preparation: Preparation, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
+    """An image file as a batch of one, scaled as the model's images are.
 
     Args:
         path: the file.
-        channels: 3, or 1 for grey.
+        preparation: what the model's images need.
         size: height and width to scale it to; its own if left out.
 
     Raises:
         DataError: it cannot be read.
-        ConfigError: the channels are others.
+        ConfigError: the model takes other than 1 or 3 channels.
     """
+    channels = len(preparation.mean)
     if channels not in (1, 3):
         raise ConfigError(f"photos have 1 or 3 channels and the model takes {channels}: leave out --image")
-    try:
-        with Image.open(path) as image:
-            image = image.convert("RGB" if channels == 3 else "L")
-            pixels = np.array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the image {path}: {' '.join(str(error).split())}") from error
-    values = torch.from_numpy(pixels).reshape(*pixels.shape[:2], channels).permute(2, 0, 1).float() / 255
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    if channels == 1:
-        mean, std = mean.mean(), std.mean()
-    return ((values - mean) / std).unsqueeze(0).contiguous()
+    image = read_image(path, preparation.mode)
+    return preparation.inputs(to_array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC)))
 
 
 def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], repeats: int = 3) -> Agreement:

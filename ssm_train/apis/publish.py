@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
+from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
-from ssm_train.apis.analyse import build_model
-from ssm_train.apis.infer import load_weights
 from ssm_train.runtime import checkpoints as ckpt
+from ssm_train.tasks import image_task_of
 
 _DIGITS = 8
 
@@ -42,10 +42,10 @@ def publish_checkpoint(source: Path, folder: Path, name: str) -> Published:
     Raises:
         CheckpointError: the source is missing or damaged, or has no weights or numbers that are not finite.
     """
-    content = ckpt.load(source)
+    content = weights.read_file(source)
     if "state_dict" not in content:
         raise CheckpointError(f"{source} has no state_dict: only checkpoints of these tools are published")
-    bad = ckpt.first_non_finite(content["state_dict"])
+    bad = weights.first_non_finite(content["state_dict"])
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
     state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(content["state_dict"])}
@@ -63,8 +63,7 @@ def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path) -> None:
         ConfigError: the network is none of ours.
         CheckpointError: the checkpoint does not fit.
     """
-    model = build_model(cfg)
-    load_weights(model, cfg, checkpoint)
+    model, _ = image_task_of(cfg).load(checkpoint)
     try:
         save_hub_folder(model.backbone, folder)
     except TypeError as error:

@@ -1,5 +1,6 @@
 """Runs over a grid of settings: which there are, what came of each, and one table of all."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,8 +16,8 @@ from mmengine.config import Config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssm_core.errors import ConfigError
-from ssm_train.apis.analyse import build_model
 from ssm_train.apis.train import TrainingResult
+from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
 SHORTHAND = {"seed": SEED}
@@ -131,10 +132,9 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
 
 def count_parameters(cfg: Config) -> int:
     """Parameters of a config's model, which is built without contents unless it comes with weights."""
-    if cfg.model.get("backbone", {}).get("path") is not None:
-        return sum(parameter.numel() for parameter in build_model(cfg).parameters())
-    with FakeTensorMode():
-        return sum(parameter.numel() for parameter in build_model(cfg).parameters())
+    task = task_of(cfg)
+    with contextlib.nullcontext() if task.comes_with_weights else FakeTensorMode():
+        return sum(parameter.numel() for parameter in task.build().parameters())
 
 
 def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:

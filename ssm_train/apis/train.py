@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from ssm_core.errors import ConfigError
+from ssm_train.runtime.building import building_from_config
+from ssm_train.runtime.config import changed
 from ssm_train.runtime.hooks import CurvesHook
-from ssm_train.runtime.runner import Runner, building_from_config
+from ssm_train.runtime.runner import Runner
+from ssm_train.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,10 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
     Raises:
         UserError: something outside the code is wrong; the message says what.
     """
-    cfg.resume = bool(resume)
     start_from = cfg.get("load_from")
-    if resume:
-        cfg.load_from = None if resume is True else str(resume)
+    load_from = start_from if not resume else None if resume is True else str(resume)
     with building_from_config():
-        runner = Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(changed(cfg, {"resume": bool(resume), "load_from": load_from}))
         runner.start_from = start_from
         if runner.train_loop is None:
             raise ConfigError(
@@ -78,11 +79,11 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
     Raises:
         UserError: something outside the code is wrong; the message says what.
     """
-    if checkpoint is None and cfg.model.get("backbone", {}).get("path") is None:
+    if checkpoint is None and not task_of(cfg).comes_with_weights:
         raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
-    cfg.load_from, cfg.resume = None if checkpoint is None else str(checkpoint), False
+    load_from = None if checkpoint is None else str(checkpoint)
     with building_from_config():
-        runner = Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(changed(cfg, {"resume": False, "load_from": load_from}))
         if runner.test_loop is None:
             raise ConfigError(
                 "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
@@ -91,22 +92,6 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
         return runner.test()
     finally:
         runner.stop_workers()
-
-
-def augment_test(cfg: Config) -> None:
-    """Let a config test with augmentation: every image as its ``tta_pipeline`` says, merged by its ``tta_model``.
-
-    Raises:
-        ConfigError: the config lacks one of the two.
-    """
-    missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
-    if missing:
-        raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:  # of repeated or other wrapped datasets
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
 test.__test__ = False  # pytest would collect it

@@ -1,24 +1,31 @@
 """Bad samples of detection and segmentation data: passed over and named, instead of ending an epoch."""
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import cv2
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.structures import BaseDataElement
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.images import UNREADABLE, check_whole, reason
 
-# What decoders and transforms raise over a bad file; mmcv asserts that an image was decoded.
-_FAULTS = (OSError, ValueError, SyntaxError, TypeError, AttributeError, AssertionError, KeyError, IndexError)
-_FAULTS += (cv2.error, Image.DecompressionBombError)
-# So many in a row are no accident: the config's pipeline is wrong, or the folder.
+# What transforms raise over a bad file, beside what decoders raise.
+_FAULTS = (*UNREADABLE, TypeError, AttributeError, KeyError, IndexError)
+# More bad samples in a row than this are no accident: the config's pipeline or the folder is wrong.
 _LIMIT = 50
-_END_OF_JPEG = b"\xff\xd9"
-UNREADABLE = "unreadable"
+_MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
+MARK = "unreadable"  # the metainfo of a replaced sample
+
+
+def guarded(dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip") -> Dataset:
+    """A dataset of mmengine's kind in a :class:`GuardedDataset`; ours look after themselves.
+
+    Args:
+        dataset: any dataset.
+        unreadable: see :class:`GuardedDataset`.
+    """
+    return GuardedDataset(dataset, unreadable) if isinstance(dataset, _MMENGINE_DATASETS) else dataset
 
 
 class GuardedDataset(Dataset):
@@ -58,13 +65,13 @@ class GuardedDataset(Dataset):
             try:
                 sample = self._load(candidate)
             except _FAULTS as error:
-                words = " ".join(str(error).split()) or type(error).__name__
+                words = reason(error)
                 if self.unreadable == "raise":
                     raise DataError(f"cannot use the image {self.name(candidate)}: {words}") from error
                 problem = problem or f"{self.name(candidate)} ({words})"
                 continue
             for data_sample in data_samples_of(sample):
-                data_sample.set_metainfo({UNREADABLE: problem})
+                data_sample.set_metainfo({MARK: problem})
             return sample
         raise DataError(f"not one of {min(len(self), _LIMIT)} images in a row can be used, the first being {problem}")
 
@@ -91,26 +98,6 @@ def data_samples_of(batch: Mapping) -> list[BaseDataElement]:
         elif isinstance(item, list | tuple):
             rest += reversed(item)
     return found
-
-
-def check_whole(path: str | os.PathLike) -> None:
-    """Raise an ``OSError`` unless an image file is there, not empty and, if a JPEG, not cut off.
-
-    OpenCV fills up what is missing of a JPEG with grey and does not say so.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            raise OSError("the file is empty")
-        file.seek(max(size - 2, 0))
-        ending = file.read()
-    # Some encoders write more after the end; then only decoding tells.
-    if path.suffix.lower() in (".jpg", ".jpeg") and ending != _END_OF_JPEG:
-        with Image.open(path) as image:
-            image.load()
 
 
 def check_labels(sample: dict, classes: int, ignored: int) -> None:

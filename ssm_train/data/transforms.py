@@ -1,10 +1,7 @@
 """Image transforms: timm's, under typed arguments."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor
@@ -91,21 +88,3 @@ class TestTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image into a tensor [C, size, size]."""
         return self.transform(image)
-
-
-def to_pixels(
-    inputs: Tensor,  # [C, H, W], normalised
-    transform: Mapping[str, Any],
-) -> np.ndarray:  # [H, W, C] or [H, W] uint8
-    """The picture that a transform made an input of.
-
-    Args:
-        inputs: what the network is given.
-        transform: config of the transform; ``mean`` and ``std`` are ImageNet's unless it has them.
-    """
-    mean, std = (
-        torch.tensor(transform.get(key, default), device=inputs.device).view(-1, 1, 1)
-        for key, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD))
-    )
-    pixels = ((inputs.float() * std + mean).clip(0, 1) * 255).round().byte().permute(1, 2, 0)
-    return pixels.squeeze(2).cpu().numpy() if pixels.shape[2] == 1 else pixels.cpu().numpy()

@@ -1,10 +1,11 @@
-"""Checkpoint files: written atomically, holding plain data only, verified before they are trusted."""
+"""Checkpoint files of runs: written atomically, holding plain data only, found again in their folders.
+
+:mod:`ssm_core.weights` reads them.
+"""
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MMLogger
 from torch import Tensor
 
-from ssm_core.errors import CheckpointError, nearest
+from ssm_core.weights import damage
 from ssm_train.runtime.files import write_atomically
 
 POINTER = "last_checkpoint"
@@ -67,39 +68,6 @@ def save(state: dict, path: str | Path) -> None:
     write_atomically(path, lambda file: torch.save(state, file))
 
 
-def damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, or None: it is whole, and every byte agrees with its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except FileNotFoundError:
-        return "there is no such file"
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error) or type(error).__name__
-    return f"the checksum of {bad} is wrong" if bad else None
-
-
-def load(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    """Read a checkpoint without executing anything in it.
-
-    Raises:
-        CheckpointError: it is missing or damaged, or holds objects other than tensors and plain data.
-    """
-    # Files from before torch 1.6 are no zip archives and have no checksums.
-    problem = damage(path) if zipfile.is_zipfile(path) or not Path(path).exists() else None
-    if problem is not None:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {problem}")
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        if "Unsupported global" in str(error):
-            raise CheckpointError(
-                f"{path} holds pickled Python objects, which could run any code when loaded: if you trust it, load it "
-                "yourself and save its state_dict alone"
-            ) from None
-        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from error
-
-
 def _candidates(folder: Path) -> Iterator[Path]:
     """Checkpoints of a work folder: the one last written, then the others from the newest to the oldest."""
     pointer = folder / POINTER
@@ -123,40 +91,3 @@ def newest_good(folder: str | Path, logger: MMLogger) -> Path | None:
         passed.add(path)
         logger.warning(f"{path} is damaged ({problem}): looking for the checkpoint before it")
     return None
-
-
-def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Name of the first floating-point tensor that has a NaN or an infinity, or None."""
-    floating = {name: t for name, t in state.items() if t.is_floating_point() and t.numel()}
-    if not floating:
-        return None
-    # One host synchronisation for all of them.
-    finite = torch.stack([t.detach().isfinite().all() for t in floating.values()]).tolist()
-    return None if all(finite) else list(floating)[finite.index(False)]
-
-
-def strip_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """Names without the prefix that a data-parallel wrapper puts before them."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-
-
-def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[list[str], str]:
-    """Compare a model's tensors with a checkpoint's.
-
-    Returns:
-        The names that are in one of them only or differ in shape, and the first such case in words; ``([], "")`` when
-        the two agree.
-    """
-    missing = [name for name in expected if name not in found]
-    other_shape = [name for name in expected if name in found and expected[name].shape != found[name].shape]
-    unexpected = [name for name in found if name not in expected]
-    if other_shape:
-        name = other_shape[0]
-        words = f"{name} is {tuple(found[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
-    elif missing:
-        words = f"{missing[0]} is not in the file{nearest(missing[0], unexpected)}"
-    elif unexpected:
-        words = f"{unexpected[0]} is not in the model{nearest(unexpected[0], expected)}"
-    else:
-        words = ""
-    return missing + other_shape + unexpected, words

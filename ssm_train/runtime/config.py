@@ -1,14 +1,16 @@
 """Loading a config file and changing it from the command line, with errors that say what to do."""
 
 import ast
+import copy
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.runtime.config_check import check_config, possible_keys
+from ssm_train.runtime.launching import Launcher
 
 # For `mmseg::` in `_base_` mmengine asks for a distribution named mmsegmentation, and that of PyPI is
 # onedl-mmsegmentation; the module's own name is found whichever is installed.
@@ -53,6 +55,65 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
     apply_options(cfg, options or [])
     check_config(cfg)
     return cfg
+
+
+def run_config(
+    path: str | Path,
+    options: list[str] | None = None,
+    work_dir: str | None = None,
+    launcher: Launcher = "none",
+    amp: bool = False,
+    compiled: bool = False,
+    augmented: bool = False,
+) -> Config:
+    """The config of a run, complete: nothing changes it on its way to the Runner.
+
+    Args:
+        path: see :func:`load_config`.
+        options: see :func:`load_config`.
+        work_dir: folder of the run. By default what the config says, else ``work_dirs/`` and the config's name.
+        launcher: what started the processes of the run.
+        amp: train in bfloat16 unless the config names a precision.
+        compiled: compile the network, by the config's settings if it has any.
+        augmented: test with the config's augmentation, see :func:`with_test_augmentation`.
+
+    Raises:
+        ConfigError: see :func:`load_config`; or the config has no test-time augmentation.
+        MissingPackageError: see :func:`load_config`.
+    """
+    cfg = load_config(path, options)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
+    if amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
+        cfg.optim_wrapper.dtype = "bfloat16"
+    if compiled:
+        cfg.compile = cfg.get("compile") or True
+    return with_test_augmentation(cfg) if augmented else cfg
+
+
+def changed(cfg: Config, values: dict[str, Any]) -> Config:
+    """A copy of a config with other values at its top level; the config itself stays as it is."""
+    copied = copy.deepcopy(cfg)
+    for key, value in values.items():
+        copied[key] = value
+    return copied
+
+
+def with_test_augmentation(cfg: Config) -> Config:
+    """A copy that tests every image as the config's ``tta_pipeline`` says, merged by its ``tta_model``.
+
+    Raises:
+        ConfigError: the config lacks one of the two.
+    """
+    missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
+    if missing:
+        raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
+    augmented = changed(cfg, {"model": ConfigDict(**cfg.tta_model, module=cfg.model)})
+    dataset = augmented.test_dataloader.dataset
+    while "dataset" in dataset:  # of repeated or other wrapped datasets
+        dataset = dataset.dataset
+    dataset.pipeline = augmented.tta_pipeline
+    return augmented
 
 
 def apply_options(cfg: Config, options: list[str]) -> None:

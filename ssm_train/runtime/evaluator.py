@@ -9,7 +9,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
-from ssm_train.data.guarded import UNREADABLE
+from ssm_train.data.guarded import MARK
 
 
 class ReadableEvaluator(Evaluator):
@@ -19,7 +19,7 @@ class ReadableEvaluator(Evaluator):
 
     def process(self, data_samples: Sequence[BaseDataElement], data_batch: Any = None) -> None:
         """Hand the predictions of a batch to the metrics."""
-        good = [s for s in data_samples if not (isinstance(s, BaseDataElement) and s.metainfo.get(UNREADABLE))]
+        good = [s for s in data_samples if not (isinstance(s, BaseDataElement) and s.metainfo.get(MARK))]
         self._replaced += len(data_samples) - len(good)
         if good:
             super().process(good, data_batch)

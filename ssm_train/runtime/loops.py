@@ -1,6 +1,6 @@
 """Training loops that can start anywhere."""
 
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ssm_core.errors import CheckpointError
 from ssm_train.registry import LOOPS
@@ -113,3 +113,14 @@ class ResumableIterLoop(IterBasedTrainLoop):
         # Set first: the checkpoint of a new best score is written inside.
         self.runner.message_hub.update_info("last_iteration_validated", self._iter)
         self.runner.val_loop.run()
+
+
+def is_shown(runner: Runner) -> bool:
+    """Whether a validation's pictures and texts are shown: the first, second, fourth, eighth … and the last.
+
+    A long run would drown in those of every validation.
+    """
+    by_epoch = "max_epochs" in runner.cfg.train_cfg
+    place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+    number = max(place // runner.train_loop.val_interval, 1)
+    return number & (number - 1) == 0 or place >= end

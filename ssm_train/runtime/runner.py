@@ -1,46 +1,43 @@
 """mmengine's Runner, made reproducible, resumable at any iteration, and able to train on CPUs in several processes."""
 
 import logging
-import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
-from mmengine.config import Config
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.visualization import Visualizer
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ssm_core.errors import CheckpointError, ConfigError, DivergedError, MissingPackageError, NonFiniteError, UserError
-from ssm_train.data.guarded import GuardedDataset
+from ssm_core import weights
+from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError
+from ssm_train.data.guarded import guarded
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import pretrained
+from ssm_train.runtime.building import building_from_config, describe_model
 from ssm_train.runtime.evaluator import ReadableEvaluator
+from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.trackers.wandb import run_identity
 
-_MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
 _FOREIGN = "; a file released by the models' authors has to go through tools/convert_checkpoint.py first"
 
 
 class Runner(mmengine_runner.Runner):
     """Runs a training or a test from a config; see mmengine for the config's keys.
 
-    Over mmengine's: every draw is a function of the seed and the place in the run (:mod:`.reproducible`), checkpoints
-    are atomic plain data (:mod:`.checkpoint`), a NaN stops training before it reaches the parameters, the console shows
-    progress only (the log file has everything), and processes without GPUs communicate by gloo.
+    It adds to mmengine's: every draw is a function of the seed and the place in the run (:mod:`.reproducibility`).
+    Checkpoints are atomic and hold plain data (:mod:`.checkpoints`). A NaN stops training before it reaches the
+    parameters. The console shows progress only, the log file everything. Processes without GPUs communicate by gloo.
     """
 
     # Iterations completed and file of the last checkpoint that can be resumed.
@@ -50,12 +47,8 @@ class Runner(mmengine_runner.Runner):
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
-        if self.distributed and "RANK" not in os.environ and self.launcher == "pytorch":
-            raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
-        if self.distributed and not torch.cuda.is_available() and not torch.distributed.is_initialized():
-            if self.launcher != "pytorch":
-                raise ConfigError(f"--launcher {self.launcher} needs GPUs; on CPUs use `tools/dist_train.sh CONFIG N`")
-            torch.distributed.init_process_group("gloo")
+        if self.distributed:
+            join_processes(self.launcher)
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
@@ -76,37 +69,29 @@ class Runner(mmengine_runner.Runner):
         return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """mmengine's wrapping, but without GPU numbers for a model on the CPU and without copies of the gradients.
+        """Move the model to its device and, in a run of several processes, wrap it for data parallelism.
 
-        Synchronised batch norms become plain ones where there is one process (mmengine) or there are no GPUs, which
-        torch's are for. ``sync_bn="torch"`` in the config makes plain ones synchronised by timm's function: mmengine's
-        takes the activation off the norms that have one, such as those of MambaTree's classifier.
+        The wrapper keeps no copies of the gradients, and a model on the CPU has no GPU numbers. mmengine does the rest
+        for one process. Several processes do not go through mmengine, which would take the activation off the batch
+        norms that have one (see :func:`synchronise_norms`).
 
         Raises:
-            ConfigError: ``sync_bn`` is something else.
+            ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out.
         """
         sync_bn = self.cfg.get("sync_bn")
         if sync_bn not in (None, "torch"):
             raise ConfigError(f"sync_bn is 'torch', or left out, not {sync_bn!r}")
-        if self.distributed:
-            if not torch.cuda.is_available():
-                model = revert_sync_batchnorm(model)
-            elif sync_bn:
-                model = convert_sync_batchnorm(model)
-            wrapper = {
-                "broadcast_buffers": False,
-                "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
-                "gradient_as_bucket_view": True,  # spares every iteration a copy of all gradients
-            }
-            model_wrapper_cfg = dict(model_wrapper_cfg or wrapper)
-            if not torch.cuda.is_available():
-                model_wrapper_cfg["device_ids"] = None
-        whole = self.cfg
-        self.cfg = Config({key: value for key, value in whole.items() if key != "sync_bn"})
-        try:
+        if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        finally:
-            self.cfg = whole
+        on_gpu = torch.cuda.is_available()
+        model = synchronise_norms(model.to(get_device()), on_gpu, convert=sync_bn is not None)
+        settings = model_wrapper_cfg or {
+            "broadcast_buffers": False,
+            "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
+            "gradient_as_bucket_view": True,  # spares every iteration a copy of all gradients
+        }
+        with building_from_config():
+            return MODEL_WRAPPERS.build(wrapper_settings(settings, on_gpu), default_args={"module": model})
 
     @staticmethod
     def build_dataloader(
@@ -121,8 +106,7 @@ class Runner(mmengine_runner.Runner):
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
-        of_mmengine = isinstance(loader.dataset, _MMENGINE_DATASETS)
-        return make_reproducible(loader, seed or 0, GuardedDataset(loader.dataset, unreadable) if of_mmengine else None)
+        return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """mmengine's, which does not know of unreadable samples; an evaluator of another type is built as it is."""
@@ -215,17 +199,18 @@ class Runner(mmengine_runner.Runner):
         """
         if "://" in filename:
             return super().load_checkpoint(filename, map_location, strict)
-        checkpoint = ckpt.load(filename, map_location)
+        checkpoint = weights.read_file(filename, map_location)
+        state, _ = weights.state_dict_of(checkpoint, filename)
+        if "state_dict" not in checkpoint:
+            checkpoint = {"state_dict": state}
         if "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
-        # mmengine would run this text as Python when resuming; older versions of it wrote the config there.
+        # mmengine would run this text as Python when resuming. Older versions of it wrote the config there.
         checkpoint.get("meta", {}).pop("config", None)
-        if "state_dict" not in checkpoint:
-            checkpoint = {"state_dict": checkpoint.get("model", checkpoint)}
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
         expected = self.bare_model.state_dict()
-        checkpoint["state_dict"] = fit_prefix(ckpt.strip_prefix(checkpoint["state_dict"]), expected)
+        checkpoint["state_dict"] = weights.add_backbone_prefix(state, expected)
 
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
         if exact:
@@ -237,14 +222,14 @@ class Runner(mmengine_runner.Runner):
         if exact:
             load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
         else:
-            self.bare_model.load_state_dict(pretrained.fitting(expected, checkpoint["state_dict"]), strict=False)
+            self.bare_model.load_state_dict(weights.fitting(expected, checkpoint["state_dict"]), strict=False)
         self._has_loaded = True
         self.logger.info(f"loaded {filename}")
         return checkpoint
 
     def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
         """Raise a :class:`CheckpointError` unless a checkpoint is of this very model."""
-        names, words = ckpt.misfit(expected, checkpoint["state_dict"])
+        names, words = weights.misfit(expected, checkpoint["state_dict"])
         if not names:
             return
         meta = checkpoint.get("meta", {})
@@ -260,11 +245,11 @@ class Runner(mmengine_runner.Runner):
 
     def _check_start(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
         """Say what starts afresh; raise a :class:`CheckpointError` unless half of the backbone fits or more."""
-        taken = pretrained.fitting(expected, checkpoint["state_dict"])
+        taken = weights.fitting(expected, checkpoint["state_dict"])
         backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
         if 2 * sum(name in taken for name in backbone) < len(backbone):
             self._check_fit(filename, checkpoint, expected)
-        if report := pretrained.report(expected, checkpoint["state_dict"]):
+        if report := weights.report(expected, checkpoint["state_dict"]):
             self.logger.warning(f"{filename}: {report}")
         network = getattr(self.bare_model, "backbone", self.bare_model)
         trained = checkpoint.get("meta", {}).get("model", {})
@@ -336,41 +321,11 @@ class Runner(mmengine_runner.Runner):
             self.last_saved = (meta["iter"], path)
 
 
-@contextmanager
-def building_from_config() -> Iterator[None]:
-    """Constructors complain in many ways about arguments that came from a config; make all of them one."""
-    try:
-        yield
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(str(error.name), "this config") from error
-    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
-        # Of a bare assertion, what it asserts.
-        message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
-        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
-
-
 def check_finite(state: dict) -> None:
     """Raise :class:`NonFiniteError` when a weight in a checkpoint's state, or in its moving average, is not finite."""
     for part in ("state_dict", "ema_state_dict"):
-        if (bad := ckpt.first_non_finite(state.get(part, {}))) is not None:
+        if (bad := weights.first_non_finite(state.get(part, {}))) is not None:
             raise NonFiniteError(f"{bad} is not finite")
-
-
-def describe_model(model: dict | Config) -> str:
-    """Short name of the model in a config: the backbone's type and variant."""
-    model = model.get("module", model)  # under test-time augmentation
-    network = model.get("backbone", model)
-    variant = network.get("arch", network.get("name"))
-    kind = network.get("type", "model")
-    return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
-
-
-def fit_prefix(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name a backbone's own state dict as the classifier names it."""
-    prefixed = {f"backbone.{name}": tensor for name, tensor in state.items()}
-    return prefixed if not state.keys() & expected.keys() and prefixed.keys() & expected.keys() else state
 
 
 def _is_short(record: logging.LogRecord) -> bool:

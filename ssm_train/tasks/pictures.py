@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, draw_choice, panels, save, show_image
-from ssm_train.apis.infer import read_rgb, write_classes
-from ssm_train.data.transforms import to_pixels
+from ssm_train.data.preparation import of_config, of_transform
 from ssm_train.registry import HOOKS
-
-_TOP = 3  # classes written into a classified image
+from ssm_train.runtime.loops import is_shown
+from ssm_train.tasks import image_task_of
 
 
 @HOOKS.register_module()
@@ -69,18 +67,13 @@ class PicturesHook(Hook):
         self._listening.close()
         if not self._wanted or outputs is None:
             return
-        step, draw = runner.iter, runner.visualizer
+        step, draw, task = runner.iter, runner.visualizer, image_task_of(runner.cfg)
+        preparation = of_config(runner.cfg)
         for i, output in enumerate(outputs[: self.count - self._shown]):
-            name = f"prediction_{self._shown}"
-            if isinstance(output, dict):
-                pixels = Image.fromarray(to_pixels(data_batch["inputs"][i], _transform(runner)))
-                written = write_classes(pixels.convert("RGB"), *_classes(output, draw.dataset_meta))
-                draw.add_image(name, np.asarray(written), step)
-            elif Path(output.img_path).is_file():  # and not in some storage that only the pipeline knows
-                rgb = read_rgb(Path(output.img_path))
-                draw.add_datasample(name, rgb, output.cpu(), draw_gt=True, show=False, step=step)
+            task.show(draw, f"prediction_{self._shown}", data_batch["inputs"][i], output, step)
             if scans := _spread(self._scans, self.blocks):
-                image = _displayed(self._inputs[0][i], runner)
+                inputs = self._inputs[0][i]
+                image = (preparation or of_transform({}, len(inputs))).pixels(inputs) / 255
                 draw.add_image(f"scans_{self._shown}", draw_scans(image, scans, i), step)
             self._shown += 1
         self._inputs, self._scans = [], {}
@@ -91,14 +84,6 @@ class PicturesHook(Hook):
 
     def _keep_inputs(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         self._inputs = [arguments[0].detach()]  # of the last call: in sliding windows, where the scans are from too
-
-
-def is_shown(runner: Runner) -> bool:
-    """Whether the validation is the first, second, fourth, eighth … or the last of the training."""
-    by_epoch = "max_epochs" in runner.cfg.train_cfg
-    place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
-    number = max(place // runner.train_loop.val_interval, 1)
-    return number & (number - 1) == 0 or place >= end
 
 
 def draw_scans(
@@ -138,27 +123,3 @@ def _is_drawable(chosen: Any) -> bool:
         if error.name != module:
             raise
     return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)
-
-
-def _transform(runner: Runner) -> dict:
-    return runner.cfg.val_dataloader.dataset.get("transform", {})  # a dataset may do without, as noise does
-
-
-def _classes(output: dict, meta: dict) -> tuple[list[tuple[str, float]], str]:
-    """The likeliest classes of a prediction with their probabilities, and its label."""
-    names = meta["classes"]
-    top = output["scores"].softmax(0).topk(min(_TOP, len(names)))
-    likeliest = [(names[i], score) for i, score in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return likeliest, names[int(output["label"])]
-
-
-def _displayed(
-    inputs: Tensor,  # [C, H, W]
-    runner: Runner,
-) -> np.ndarray:  # [H, W, C] or [H, W], 0 … 1
-    """What the backbone was given, as a picture."""
-    preprocessor = runner.bare_model.data_preprocessor
-    if not hasattr(preprocessor, "mean"):
-        return to_pixels(inputs, _transform(runner)) / 255
-    pixels = inputs.float() * preprocessor.std + preprocessor.mean
-    return pixels.clip(0, 255).permute(1, 2, 0).cpu().numpy() / 255

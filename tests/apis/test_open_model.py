@@ -9,7 +9,9 @@ from PIL import Image
 
 import tree_ssm  # noqa: F401
 from ssm_core.errors import CheckpointError, ConfigError, DataError
-from ssm_train.apis.open_model import Preparation, open_model, to_area, to_square, upright
+from ssm_train.apis.open_model import open_model
+from ssm_train.data.images import read_image, to_area, to_square
+from ssm_train.data.preparation import Preparation
 from ssm_train.runtime.config import load_config
 
 DIGITS = CONFIGS / "mambatree" / "mambatree-nano_digits.py"
@@ -140,14 +142,14 @@ def test_images_are_turned_upright_and_keep_their_proportions(tmp_path):
     exif = turned.getexif()
     exif[274] = 6  # the camera was turned by a quarter
     turned.save(tmp_path / "a.jpg", exif=exif)
-    image = upright(tmp_path / "a.jpg")
+    image = read_image(tmp_path / "a.jpg")
     assert image.size == (20, 60)
     assert to_area(image, 104).shape == (180, 60, 3)
     assert to_area(image.resize((4000, 1)), 64).shape == (32, 512, 3)
     assert to_square(image.convert("L"), 40).shape == (40, 40)
     assert to_area(image, 104).max() <= 1
     with pytest.raises(DataError, match=r"has 60 × 20 pixels: at most 0\.001 megapixels are taken"):
-        upright(tmp_path / "a.jpg", max_megapixels=0.001)
+        read_image(tmp_path / "a.jpg", max_megapixels=0.001)
     for name in ("none.jpg", "."):
         with pytest.raises(DataError, match="cannot read the image"):
-            upright(tmp_path / name)
+            read_image(tmp_path / name)

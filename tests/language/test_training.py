@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_files import read_run
 
 import tree_ssm
+from ssm_core.weights import read_file
 from ssm_train.apis.train import train
 from ssm_train.registry import DATASETS
 from ssm_train.runtime import checkpoints as checkpoint
@@ -65,7 +66,7 @@ def held_out(config, options):
 
 def state(work_dir, name=None):
     path = Path((work_dir / checkpoint.POINTER).read_text()) if name is None else work_dir / name
-    return checkpoint.load(path)
+    return read_file(path)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from oracles.weights import cast, gradients, make_images, make_weights
 from torch import Tensor, nn
 
-from ssm_core.checkpoint import ReleasedFormat, convert, rename
+from ssm_core.conversion import ReleasedFormat, convert, rename
 from ssm_core.testing import relative_error
 
 Outputs = Tensor | list[Tensor]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
 
+from ssm_core import weights
 from ssm_core.errors import CheckpointError
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.files import remove_leftovers, write_atomically, write_text_atomically
@@ -39,24 +40,24 @@ def saved(tmp_path):
 
 
 def test_whole_file(saved):
-    assert checkpoint.damage(saved) is None
-    assert torch.equal(checkpoint.load(saved)["state_dict"]["w"], torch.arange(1000.0))
+    assert weights.damage(saved) is None
+    assert torch.equal(weights.read_file(saved)["state_dict"]["w"], torch.arange(1000.0))
 
 
 def test_cut_off_file(saved):
     saved.write_bytes(saved.read_bytes()[:-100])
-    assert checkpoint.damage(saved) is not None
+    assert weights.damage(saved) is not None
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(saved)
+        weights.read_file(saved)
 
 
 def test_one_flipped_bit(saved):
     content = bytearray(saved.read_bytes())
     content[content.index(torch.arange(1000.0)[500:510].numpy().tobytes())] ^= 1
     saved.write_bytes(content)
-    assert "checksum" in checkpoint.damage(saved)
+    assert "checksum" in weights.damage(saved)
     with pytest.raises(CheckpointError, match="checksum"):
-        checkpoint.load(saved)
+        weights.read_file(saved)
 
 
 def test_newest_good(tmp_path, saved):
@@ -83,7 +84,7 @@ def test_message_hub_round_trip(tmp_path):
     hub.update_info("best_score", np.float32(0.5))
     checkpoint.save(checkpoint.pack_message_hub(hub.state_dict()), tmp_path / "hub")
     other = MessageHub.get_instance("round_trip_2")
-    other.load_state_dict(checkpoint.unpack_message_hub(checkpoint.load(tmp_path / "hub")))
+    other.load_state_dict(checkpoint.unpack_message_hub(weights.read_file(tmp_path / "hub")))
     assert other.get_info("best_score") == 0.5
     assert other.get_scalar("train/loss").mean(20) == hub.get_scalar("train/loss").mean(20)
     assert len(other.get_scalar("train/loss").data[0]) < 1500
@@ -96,22 +97,21 @@ def test_first_non_finite():
         "empty": torch.empty(0),
         "b": torch.tensor([1.0, float("inf")]),
     }
-    assert checkpoint.first_non_finite(state) == "b"
-    assert checkpoint.first_non_finite({k: v for k, v in state.items() if k != "b"}) is None
-    assert checkpoint.first_non_finite({}) is None
+    assert weights.first_non_finite(state) == "b"
+    assert weights.first_non_finite({k: v for k, v in state.items() if k != "b"}) is None
+    assert weights.first_non_finite({}) is None
 
 
 def test_misfit():
     model = {"stem.weight": torch.ones(2), "head.weight": torch.ones(3)}
-    assert checkpoint.misfit(model, dict(model)) == ([], "")
-    names, words = checkpoint.misfit(model, {"stem.weight": torch.ones(2), "head.weihgt": torch.ones(3)})
+    assert weights.misfit(model, dict(model)) == ([], "")
+    names, words = weights.misfit(model, {"stem.weight": torch.ones(2), "head.weihgt": torch.ones(3)})
     assert names == ["head.weight", "head.weihgt"]
     assert words == "head.weight is not in the file (did you mean 'head.weihgt'?)"
     assert (
-        "head.weight is (4,) in the file and (3,)"
-        in checkpoint.misfit(model, {**model, "head.weight": torch.ones(4)})[1]
+        "head.weight is (4,) in the file and (3,)" in weights.misfit(model, {**model, "head.weight": torch.ones(4)})[1]
     )
-    assert "x is not in the model" in checkpoint.misfit(model, {**model, "x": torch.ones(4)})[1]
+    assert "x is not in the model" in weights.misfit(model, {**model, "x": torch.ones(4)})[1]
 
 
 def test_on_cpu_copies_on_request():

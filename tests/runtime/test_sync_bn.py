@@ -1,77 +1,120 @@
-"""Batch norms of several processes: synchronised on GPUs, plain without; mmengine sees to runs of one process."""
+"""Batch norms and the wrapper in runs of several processes: synchronised on GPUs, plain without."""
 
 import copy
+import os
 
 import pytest
+import runs
 import torch
-from mmengine.config import Config
-from mmengine.model import convert_sync_batchnorm as convert_by_mmengine
-from mmengine.runner import Runner as MMEngineRunner
+from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from ssm_core.errors import ConfigError
+from ssm_train.runtime.launching import synchronise_norms, wrapper_settings
 from ssm_train.runtime.runner import Runner
 from tree_ssm.modules import ConvHead
 
 
-@pytest.fixture
-def wrap(monkeypatch):
-    """A model after a run of several processes has wrapped it."""
-
-    def wrapped(model, gpus, config, wrapper=None):
-        def wrap_by_mmengine(runner, wrapper, model):  # what it does before it asks for processes
-            wrapped.settings = wrapper
-            sync_bn = runner.cfg.get("sync_bn")
-            return model if sync_bn is None else convert_by_mmengine(model, sync_bn)
-
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-        monkeypatch.setattr(MMEngineRunner, "wrap_model", wrap_by_mmengine)
-        runner = Runner.__new__(Runner)
-        runner._distributed, runner.cfg = True, Config(config)
-        result = runner.wrap_model(wrapper, model)
-        assert runner.cfg.to_dict() == config
-        return result
-
-    return wrapped
+@pytest.mark.parametrize("convert", [True, False])
+def test_norms_on_cpus_are_plain(convert):
+    for norm in (nn.SyncBatchNorm(3), nn.BatchNorm2d(3)):
+        (plain,) = synchronise_norms(nn.Sequential(norm), on_gpu=False, convert=convert)
+        assert not isinstance(plain, nn.SyncBatchNorm)
+        assert isinstance(plain, nn.modules.batchnorm._BatchNorm)
+        assert torch.isfinite(plain(torch.randn(2, 3, 4, 4))).all()
 
 
-@pytest.mark.parametrize("config", [{}, {"sync_bn": "torch"}])
-def test_processes_on_cpus(wrap, config):
-    for model in (nn.SyncBatchNorm(3), nn.BatchNorm2d(3)):
-        norm = wrap(nn.Sequential(model), False, config)[0]
-        assert not isinstance(norm, nn.SyncBatchNorm)
-        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+def test_norms_on_gpus():
+    """Synchronised ones stay so; plain ones become so if asked for."""
+    for norm, convert, expected in (
+        (nn.SyncBatchNorm(3), False, nn.SyncBatchNorm),
+        (nn.SyncBatchNorm(3), True, nn.SyncBatchNorm),
+        (nn.BatchNorm2d(3), True, nn.SyncBatchNorm),
+        (nn.BatchNorm2d(3), False, nn.BatchNorm2d),
+    ):
+        assert type(synchronise_norms(nn.Sequential(norm), on_gpu=True, convert=convert)[0]) is expected
 
 
-@pytest.mark.parametrize("gpus", [True, False])
-def test_settings_of_the_wrapper(wrap, gpus):
-    """Ours where the config has none; a config's own stand alone, but for the GPU that a CPU has not."""
-    own = {} if gpus else {"device_ids": None}
-    ours = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
-    wrap(nn.Linear(1, 1), gpus, {"find_unused_parameters": True})
-    assert wrap.settings == {**ours, "find_unused_parameters": True, **own}
-    config = {"static_graph": True}
-    wrap(nn.Linear(1, 1), gpus, {}, config)
-    assert wrap.settings == {**config, **own}
-    assert config == {"static_graph": True}
-
-
-def test_processes_on_gpus(wrap):
-    assert type(wrap(nn.Sequential(nn.SyncBatchNorm(3)), True, {})[0]) is nn.SyncBatchNorm
-    assert type(wrap(nn.Sequential(nn.BatchNorm2d(3)), True, {"sync_bn": "torch"})[0]) is nn.SyncBatchNorm
-
-
-def test_synchronised_norms_keep_their_activation(wrap):
+def test_synchronised_norms_keep_their_activation():
     head = ConvHead(4, 8).eval()
-    wrapped = wrap(copy.deepcopy(head), True, {"sync_bn": "torch"})
-    assert isinstance(wrapped.bn, nn.SyncBatchNorm)
+    converted = synchronise_norms(copy.deepcopy(head), on_gpu=True, convert=True)
+    assert isinstance(converted.bn, nn.SyncBatchNorm)
     x = torch.randn(2, 3, 3, 4)
     assert (head(x) < 0).any(), "GELU's outputs are negative in places"
     # SyncBatchNorm in evaluation is an ordinary batch norm, on a CPU too.
-    torch.testing.assert_close(wrapped(x), head(x), rtol=0, atol=0)
-    assert list(wrapped.state_dict()) == list(head.state_dict())
+    torch.testing.assert_close(converted(x), head(x), rtol=0, atol=0)
+    assert list(converted.state_dict()) == list(head.state_dict())
 
 
-def test_unknown_kind(wrap):
+def test_settings_of_the_wrapper(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    given = {"static_graph": True}
+    on_gpu = wrapper_settings(given, on_gpu=True)
+    assert on_gpu == {"static_graph": True, "type": "MMDistributedDataParallel", "device_ids": [1]}
+    assert wrapper_settings(given, on_gpu=False)["device_ids"] is None
+    assert wrapper_settings({"device_ids": [3]}, on_gpu=True)["device_ids"] == [3]
+    assert wrapper_settings({"device_ids": [3]}, on_gpu=False)["device_ids"] is None
+    assert "device_ids" not in wrapper_settings({"type": "MMFullyShardedDataParallel"}, on_gpu=True)
+    assert given == {"static_graph": True}
+
+
+def build_runner(name, work_dir, *options, **settings):
+    """A Runner in this process, which is one of a run of one process; nothing is trained."""
+    port = runs.free_port()
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    cfg = runs.configure(name, work_dir, *options)
+    cfg.launcher = "pytorch"
+    cfg.merge_from_dict(settings)
+    before = copy.deepcopy(cfg.to_dict())
+    runner = Runner.from_cfg(cfg)
+    assert cfg.to_dict() == before
+    assert isinstance(runner.model, MMDistributedDataParallel)
+    return runner
+
+
+def check_on_cpu(work_dir):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where there is a GPU
+    runner = build_runner(*runs.MAMBATREE[:1], work_dir, *runs.MAMBATREE[1:], "sync_bn=torch")
+    norms = [m for m in runner.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert not any(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert runner.model.device_ids is None
+    assert runner.model.gradient_as_bucket_view
+    assert not runner.model.broadcast_buffers
+
+
+def check_on_gpu(work_dir):
+    runner = build_runner(*runs.MAMBATREE[:1], work_dir, *runs.MAMBATREE[1:], "sync_bn=torch")
+    norms = [m for m in runner.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+    assert runner.model.device_ids == [0]
+    head = runner.bare_model.backbone.head.transform
+    x = torch.randn(2, 8, 8, head.conv.in_channels, device="cuda")
+    assert (head(x) < 0).any(), "the activation is still there"
+
+
+def check_own_wrapper(work_dir):
+    name, *options = runs.QUADMAMBA
+    runner = build_runner(name, work_dir, *options, model_wrapper_cfg={"static_graph": True})
+    assert runner.model.static_graph
+    assert not runner.model.gradient_as_bucket_view, "a config's own settings stand alone"
+
+
+def test_a_run_on_the_cpu(tmp_path):
+    runs.call(check_on_cpu, tmp_path / "log", tmp_path / "run")
+
+
+def test_a_configs_own_wrapper(tmp_path):
+    runs.call(check_own_wrapper, tmp_path / "log", tmp_path / "run")
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu(tmp_path):
+    runs.call(check_on_gpu, tmp_path / "log", tmp_path / "run")
+
+
+def test_unknown_kind(tmp_path):
+    cfg = runs.configure("resnet/resnet18_digits.py", tmp_path, "model.backbone.name=test_efficientnet", "sync_bn=mmcv")
     with pytest.raises(ConfigError, match="sync_bn is 'torch', or left out, not 'mmcv'"):
-        wrap(nn.Sequential(nn.BatchNorm2d(3)), True, {"sync_bn": "mmcv"})
+        Runner.from_cfg(cfg)

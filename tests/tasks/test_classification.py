@@ -11,7 +11,7 @@ from ssm_train.data.datasets import collate_images, problems_of
 from ssm_train.tasks.classification.classifier import ImageClassifier
 from ssm_train.tasks.classification.metrics import Accuracy, rank_of_label
 
-NETWORK = dict(type="ssm_core.timm", name="test_efficientnet_gn", num_classes=6, in_chans=1)
+NETWORK = dict(type="ssm_train.timm", name="test_efficientnet_gn", num_classes=6, in_chans=1)
 
 
 def make(**options):

@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ssm_core.errors import CheckpointError, DataError
+from ssm_core.weights import read_file
 from ssm_train.apis import train as run
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.config import load_config
@@ -190,8 +191,8 @@ def test_starts_from_a_classifier(tmp_path, classifier, name):
     path = classifier.with_name(name)
     # With a rate of zero the weights are afterwards what they were before.
     run.train(on_blobs(tmp_path, tmp_path / "run", f"load_from={path}", "optim_wrapper.optimizer.lr=0.0"))
-    trained = checkpoint.load(tmp_path / "run" / "epoch_1.pth")["state_dict"]
-    before = {k.removeprefix("backbone."): v for k, v in checkpoint.load(path)["state_dict"].items()}
+    trained = read_file(tmp_path / "run" / "epoch_1.pth")["state_dict"]
+    before = {k.removeprefix("backbone."): v for k, v in read_file(path)["state_dict"].items()}
     taken = [k for k in before if not k.startswith("head.")]
     assert all(torch.equal(trained[f"backbone.{k}"], before[k]) for k in taken)
     log = log_of(tmp_path / "run")
@@ -209,7 +210,7 @@ def test_the_classifier_of_another_variant(tmp_path, classifier):
         "model.backbone.dims=(16,16,16,16)", "model.neck.in_channels=[16,16,16,16]", "model.backbone.ssm_ratio=2.0",
     )  # fmt: skip
     with pytest.raises(
-        CheckpointError, match=r"does not fit this config's quadtree_ssm.QuadMamba: .*conv1.weight is \(4, "
+        CheckpointError, match=r"does not fit this config's quadtree_ssm.QuadMamba 'nano': .*conv1.weight is \(4, "
     ):
         run.train(cfg)
 

@@ -16,8 +16,9 @@ from torch._dynamo.utils import counters
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis import train as run
-from ssm_train.data.guarded import UNREADABLE, GuardedDataset, check_whole, data_samples_of
-from ssm_train.runtime.config import load_config
+from ssm_train.data.guarded import MARK, GuardedDataset, data_samples_of
+from ssm_train.data.images import check_whole
+from ssm_train.runtime.config import load_config, with_test_augmentation
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
 
 FAMILIES = {
@@ -157,10 +158,10 @@ def test_whole_slide_and_augmented_tests(trained, tiles, tmp_path):
     assert figures["one window"] == pytest.approx(figures["whole"])
     cfg = point_at(configure(family, tmp_path), tiles)
     with pytest.raises(ConfigError, match="the config has no tta_pipeline"):
-        run.augment_test(cfg)
+        with_test_augmentation(cfg)
     composite = load_config(CONFIGS / "quadmamba/upernet_quadmamba-lite_composite-256x256.py")
     cfg.tta_pipeline = composite.tta_pipeline
-    run.augment_test(cfg)
+    cfg = with_test_augmentation(cfg)
     assert set(run.test(cfg, folder / "iter_4.pth")) == set(figures["whole"])
 
 
@@ -255,7 +256,7 @@ def damage(tiles, folder, how):
 BAD = {
     "cut off": "truncated",
     "empty": "the file is empty",
-    "text": "cannot identify image file",
+    "text": "it is no image",
     "no labels": "No such file",
     "label 3": "has the label 3, and there are 3 classes",
     "other size": r"label map is \(1, 32, 64\) and the image \(3, 64, 64\)",
@@ -274,8 +275,8 @@ def test_bad_samples(tiles, tmp_path, how):
     guarded = GuardedDataset(dataset)
     first, second = guarded[0], guarded[1]
     assert torch.equal(first["inputs"], second["inputs"])
-    assert not second["data_samples"].metainfo[UNREADABLE]
-    named = first["data_samples"].metainfo[UNREADABLE]
+    assert not second["data_samples"].metainfo[MARK]
+    named = first["data_samples"].metainfo[MARK]
     assert named.startswith(guarded.name(0))
     with pytest.raises(DataError, match=f"cannot use the image .*{BAD[how]}"):
         GuardedDataset(dataset, "raise")[0]
@@ -316,7 +317,7 @@ def test_what_follows_a_jpeg_does_no_harm(tmp_path):
 
 
 def test_samples_of_other_tasks_have_no_data_elements():
-    assert data_samples_of({"data_samples": {"label": torch.zeros(2), UNREADABLE: ["", ""]}}) == []
+    assert data_samples_of({"data_samples": {"label": torch.zeros(2), MARK: ["", ""]}}) == []
 
 
 def test_no_loading_process_is_left(tiles, tmp_path):

@@ -1,33 +1,30 @@
-import importlib.util
+import errno
 import io
 import os
 import subprocess
 import sys
 import types
 import warnings
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from command_line import ROOT, run
 from oracles import released_mambatree, released_quadmamba
 from oracles.weights import cast, make_images, make_weights
 
 from quadtree_ssm import QuadMamba
-from ssm_core.checkpoint import rename
+from ssm_core.conversion import recognise, rename
+from ssm_train.apis.convert import FAMILIES, name_of
 from ssm_train.registry import MODELS
 from tree_ssm import MambaTreeV
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
-spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
-QUADMAMBA, MAMBATREE = tool.FAMILIES
+QUADMAMBA, MAMBATREE = FAMILIES
 
 QUADMAMBA_SHAPES = released_quadmamba.shapes((1, 2, 1, 1), (16, 16, 24, 32), d_state=2)
 MAMBATREE_SHAPES = released_mambatree.shapes((1, 1, 2, 1), 16, layer_scale=True)
 SHAPES = {"QuadMamba": QUADMAMBA_SHAPES, "MambaTree": MAMBATREE_SHAPES}
-both_families = pytest.mark.parametrize("family", tool.FAMILIES, ids=lambda family: family.released.title)
+both_families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.released.title)
 
 
 def float_weights(shapes):
@@ -43,10 +40,10 @@ def quadmamba_weights():
 def convert(tmp_path, capsys):
     """Save something, convert it, and give the exit status, the written content (or None) and the message."""
 
-    def run(content, *options):
+    def convert_content(content, *options):
         source, destination = tmp_path / "source.pth", tmp_path / "converted.pth"
         source.write_bytes(content) if isinstance(content, bytes) else torch.save(content, source)
-        status = tool.main([str(source), str(destination), *options])
+        status = run("convert_checkpoint", str(source), str(destination), *options)
         written = torch.load(destination, weights_only=True) if destination.exists() else None
         output = capsys.readouterr()
         assert sorted(p.name for p in tmp_path.iterdir() if p not in (source, destination)) == []
@@ -56,7 +53,7 @@ def convert(tmp_path, capsys):
             assert output.err.count("\n") == 1
         return status, written, output.err if status else output.out
 
-    return run
+    return convert_content
 
 
 @both_families
@@ -83,7 +80,7 @@ def test_released_token_order_comes_with_the_weights(convert, weights):
     ("family", "arch"),
     [
         pytest.param(family, arch, id=f"{family.released.title}-{arch}")
-        for family in tool.FAMILIES
+        for family in FAMILIES
         for arch in family.architectures
     ],
 )
@@ -96,8 +93,8 @@ def test_variants_are_recognised(family, arch):
         else:
             shapes = released_mambatree.shapes(depths, dims[0], ssm_ratio=ssm_ratio, num_classes=1000)
         released = {name: torch.empty(shape) for name, shape in shapes.items()}
-    assert tool.recognise(released, [f.released for f in tool.FAMILIES]) is family.released
-    assert tool.name_of(family, family.released.arguments(released)) == arch
+    assert recognise(released, [f.released for f in FAMILIES]) is family.released
+    assert name_of(family, family.released.arguments(released)) == arch
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     renaming = rename(released, own, family.released.source_of)
     assert not renaming.missing
@@ -217,7 +214,7 @@ def test_a_file_that_needs_pickle_is_refused_and_not_run(convert, weights, tmp_p
     status, written, message = convert({"model": weights, "config": Bomb(tmp_path / "exploded")})
     assert (status, written) == (1, None)
     assert not (tmp_path / "exploded").exists()
-    assert "holds Python objects (" in message
+    assert "holds pickled Python objects (" in message
     assert "mkdir" in message
 
 
@@ -265,7 +262,7 @@ def test_damaged_and_absent_files(tmp_path, capsys, weights, damage):
     source.unlink()
     if left is not None:
         source.write_bytes(left)
-    assert tool.main([str(source), str(destination)]) == 1
+    assert run("convert_checkpoint", str(source), str(destination)) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert str(source) in message
@@ -279,11 +276,11 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, capsys, weights):
 
     def full_disk(content, file):
         file.write(b"half")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tool.torch, "save", full_disk)
-    assert tool.main([str(source), str(destination)]) == 1
-    assert capsys.readouterr().err == "error: No space left on device\n"
+    monkeypatch.setattr(torch, "save", full_disk)
+    assert run("convert_checkpoint", str(source), str(destination)) == 1
+    assert capsys.readouterr().err == f"error: cannot write {destination}: No space left on device\n"
     assert destination.read_bytes() == b"the file of last week"
     assert sorted(tmp_path.iterdir()) == [destination, source]
 
@@ -292,7 +289,7 @@ def test_the_source_is_never_overwritten(tmp_path, capsys, weights):
     source = tmp_path / "source.pth"
     torch.save({"model": weights}, source)
     before = source.read_bytes()
-    assert tool.main([str(source), str(source)]) == 1
+    assert run("convert_checkpoint", str(source), str(source)) == 1
     assert "DST is SRC" in capsys.readouterr().err
     assert source.read_bytes() == before
 
@@ -300,17 +297,22 @@ def test_the_source_is_never_overwritten(tmp_path, capsys, weights):
 def test_folders_are_made(tmp_path, weights):
     source, destination = tmp_path / "source.pth", tmp_path / "a" / "b" / "converted.pth"
     torch.save({"model": weights}, source)
-    assert tool.main([str(source), str(destination)]) == 0
+    assert run("convert_checkpoint", str(source), str(destination)) == 0
     assert destination.exists()
 
 
 def test_command_line(tmp_path):
-    command = [sys.executable, str(TOOL), str(tmp_path / "absent.pth"), str(tmp_path / "converted.pth")]
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "convert_checkpoint.py"),
+        str(tmp_path / "absent.pth"),
+        str(tmp_path / "converted.pth"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: there is no file {tmp_path / 'absent.pth'}\n"
+    assert done.stderr == f"error: cannot read the checkpoint {tmp_path / 'absent.pth'}: there is no such file\n"
     with pytest.raises(SystemExit) as usage:
-        tool.main([command[2]])
+        run("convert_checkpoint", command[2])
     assert usage.value.code == 2
 
 

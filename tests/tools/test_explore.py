@@ -13,7 +13,7 @@ from PIL import Image
 
 from quadtree_ssm import QuadMamba
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.apis.open_model import Preparation
+from ssm_train.data.preparation import Preparation
 from tree_ssm import MambaTreeV
 
 SIZES = {"depths": (1, 1, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 7}

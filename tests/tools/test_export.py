@@ -15,25 +15,29 @@ from torch import nn
 
 from quadtree_ssm import QuadMamba
 from ssm_train.apis import export
-from ssm_train.apis.analyse import build_model
+from ssm_train.data.preparation import of_transform
 from ssm_train.runtime.config import load_config
+from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV
 
 # QuadMamba's cross scans begin at the third stage.
+RGB = ["model.backbone.in_chans=3"]
+RGB += [f"test_dataloader.dataset.transform.{key}=(0.5,0.4,0.3)" for key in ("mean", "std")]
 SMALL = {
-    "quadmamba": ["model.backbone.dims=(8,8,16)", "model.backbone.depths=(2,1,1)", "model.backbone.in_chans=3"],
-    "mambatree": ["model.backbone.dims=(8,16)", "model.backbone.depths=(1,1)", "model.backbone.in_chans=3"],
+    "quadmamba": ["model.backbone.dims=(8,8,16)", "model.backbone.depths=(2,1,1)", *RGB],
+    "mambatree": ["model.backbone.dims=(8,16)", "model.backbone.depths=(1,1)", *RGB],
 }
 DIGITS = {name: CONFIGS / name / f"{name}-nano_digits.py" for name in ("quadmamba", "mambatree")}
 NUCLEI = {
     "detection": CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py",
     "segmentation": CONFIGS / "mambatree" / "upernet_mambatree-nano_nuclei-128x128.py",
 }
+IMAGENET = of_transform({})
 LIBRARY = next((ROOT / "ssm_core").glob("_C*.so"))
 # What another program would do: this project's packages and timm cannot be imported.
 ELSEWHERE = """
 import sys
-for name in ("ssm_core", "quadtree_ssm", "tree_ssm", "timm"):
+for name in ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train", "timm"):
     sys.modules[name] = None
 import torch
 library, package, program, file = sys.argv[1:]
@@ -58,7 +62,7 @@ def photos(tmp_path_factory):
 def checkpoint_of(config, options, path):
     """A checkpoint of a config's model as it is drawn, its scans moved away from where they begin."""
     torch.manual_seed(0)
-    model = build_model(load_config(config, options))
+    model = task_of(load_config(config, options)).build()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 or name.endswith("A_log"):
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -92,7 +96,8 @@ def test_without_our_python(photos, tmp_path, monkeypatch):
     paths = tmp_path / "net.aoti.pt2", tmp_path / "net.pt2"
     export.write_aoti(program, paths[0])
     export.write_torch_export(program, paths[1])
-    batches = [export.photo(path, 3) for path in photos] + [torch.cat([export.photo(photos[0], 3, (64, 96))] * 3)]
+    batches = [export.photo(path, IMAGENET) for path in photos]
+    batches.append(torch.cat([export.photo(photos[0], IMAGENET, (64, 96))] * 3))
     assert len({batch.shape for batch in batches}) == 4
     with torch.inference_mode():
         torch.save([(batch, network(batch)) for batch in batches], tmp_path / "expected.pt")

@@ -6,8 +6,8 @@ import timm
 import torch
 from command_line import CONFIGS, error_of, run
 
-from ssm_train.apis.analyse import build_model
 from ssm_train.runtime.config import load_config
+from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV
 
 CONFIG = CONFIGS / "mambatree" / "mambatree-nano_digits.py"
@@ -15,7 +15,7 @@ CONFIG = CONFIGS / "mambatree" / "mambatree-nano_digits.py"
 
 def save_checkpoint(path, **changed):
     torch.manual_seed(0)
-    model = build_model(load_config(CONFIG))
+    model = task_of(load_config(CONFIG)).build()
     state = {
         "state_dict": model.state_dict(),
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(200_000)}}},

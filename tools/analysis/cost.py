@@ -33,24 +33,25 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Count, time if asked to, and print."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     import torch
 
     import quadtree_ssm  # noqa: F401  so that timm knows our models
     import tree_ssm  # noqa: F401
-    from ssm_train.apis.analyse import count_cost, default_size, is_language, measure_throughput, timm_config
+    from ssm_train.apis.analyse import count_cost, measure_throughput, timm_config
     from ssm_train.runtime.config import apply_options, load_config
+    from ssm_train.tasks import task_of
 
     if Path(args.model).suffix == ".py":
         cfg = load_config(args.model, args.cfg_options)
     else:
         cfg = timm_config(args.model)
         apply_options(cfg, args.cfg_options)
-    size = tuple(args.size) if args.size else default_size(cfg)
+    task = task_of(cfg)
+    size = tuple(args.size) if args.size else task.default_size()
     dtype = torch.bfloat16 if args.amp else torch.float32
     cost = count_cost(cfg, size, dtype)
-    thing, things = ("row", "rows") if is_language(cfg) else ("image", "images")
-    extent = f"{size[0]} tokens" if is_language(cfg) else f"{size[0]} × {size[1]}"
+    thing, things, extent = task.unit, f"{task.unit}s", task.describe(size)
     flops = cost.flops
     print(f"parameters  {cost.parameters / 1e6:.3f} M")
     print(f"operations  {flops.total / 1e9:.3f} GFLOPs for one {thing} of {extent}, multiply-adds once")

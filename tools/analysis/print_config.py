@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="config file")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     args = parser.parse_args(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from ssm_train.runtime.config import load_config
 
     print(load_config(args.config, args.cfg_options).pretty_text)

@@ -118,12 +118,12 @@ def draw_affinity(args: argparse.Namespace) -> "Figure":
     """The affinity maps of pixels."""
     from ssm_core.errors import ConfigError
     from ssm_core.visualization import scaled_pixel
-    from ssm_train.apis.open_model import upright
+    from ssm_train.data.images import read_image
     from tree_ssm.visualization import affinity_figure, record_trees
 
     opened, image, trees = _recorded(args, record_trees)
     blocks = args.blocks or sorted({stage: (stage, block) for stage, block in map(_number, trees)}.values())
-    width, height = upright(args.image).size
+    width, height = read_image(args.image).size
     pixels = []
     for row, column in args.pixel:
         if not (0 <= row < height and 0 <= column < width):
@@ -148,11 +148,11 @@ def _recorded(args: argparse.Namespace, recorder):
     """The opened model, the photo as it is shown, and what a recorder recorded of the forward pass."""
     import torch
 
-    from ssm_train.apis.open_model import to_area, upright
+    from ssm_train.data.images import read_image, to_area
 
     opened = _open(args.model)
     scale = opened.preparation
-    image = to_area(upright(args.image, scale.grey), args.side or scale.side)
+    image = to_area(read_image(args.image, scale.mode), args.side or scale.side)
     with recorder(opened.network) as record, torch.no_grad():
         opened.network(scale.inputs(image))
     print(f"{opened.title}; image of {image.shape[0]} × {image.shape[1]}")
@@ -189,17 +189,15 @@ def draw_receptive_field(args: argparse.Namespace) -> "Figure":
         map_extractor,
         panels,
     )
-    from ssm_train.apis.infer import find_images
-    from ssm_train.apis.open_model import to_square, upright
-    from ssm_train.data.datasets.image_folder import EXTENSIONS
+    from ssm_train.data.images import find_images, read_image, to_square
 
-    paths = find_images(args.images, EXTENSIONS)[: args.count]
+    paths = find_images(args.images)[: args.count]
     fields = {}
     for source in args.models:
         opened = _open(source, args.pretrained)
         network = opened.network.to(args.device).requires_grad_(False)
         scale = opened.preparation
-        squares = (to_square(upright(path, scale.grey), args.side) for path in paths)
+        squares = (to_square(read_image(path, scale.mode), args.side) for path in paths)
         try:
             field = effective_receptive_field(map_extractor(network, args.stage),
                                               (scale.inputs(square).to(args.device) for square in squares))  # fmt: skip
@@ -234,7 +232,7 @@ def draw_curves(args: argparse.Namespace) -> "Figure":
 def main(arguments: list[str] | None = None) -> None:
     """Draw and write."""
     args = parse_arguments(arguments)
-    # Later than the command line, so that --help is quick.
+    # Imported after parsing so that --help stays fast.
     from ssm_core.visualization import save
     from ssm_train.runtime.files import write_atomically
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.images import UNREADABLE, reason
 from ssm_train.registry import TRANSFORMS
 
 Transform = Callable[[Image.Image], Tensor]
@@ -47,7 +48,7 @@ class ImageDataset(Dataset):
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
-        """Decode an image; any ``OSError``, ``ValueError`` or ``SyntaxError`` means that it is unreadable."""
+        """Decode an image. An exception of :data:`~ssm_train.data.images.UNREADABLE` means that it is unreadable."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -67,9 +68,8 @@ class ImageDataset(Dataset):
             candidate = (index + step) % len(self)
             try:
                 return self.load(candidate), candidate, problem
-            # Pillow raises SyntaxError for broken PNGs, DecompressionBombError (an Exception) for absurd sizes.
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except UNREADABLE as error:
                 if self.unreadable == "raise":
-                    raise DataError(f"cannot read the image {self.name(candidate)}: {error}") from error
-                problem = problem or f"{self.name(candidate)} ({error})"
+                    raise DataError(f"cannot read the image {self.name(candidate)}: {reason(error)}") from error
+                problem = problem or f"{self.name(candidate)} ({reason(error)})"
         raise DataError(f"not one of {len(self)} images can be read, the first being {problem}")

@@ -8,9 +8,8 @@ from PIL import Image
 
 from ssm_core.errors import DataError
 from ssm_train.data.datasets.base import ImageDataset, Transform
+from ssm_train.data.images import EXTENSIONS, Mode, decode
 from ssm_train.registry import DATASETS
-
-EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 @DATASETS.register_module()
@@ -32,7 +31,7 @@ class ImageFolder(ImageDataset):
         transform: dict | Transform,
         root: str,
         split: str = "train",
-        mode: Literal["RGB", "L"] = "RGB",
+        mode: Mode = "RGB",
         unreadable: Literal["skip", "raise"] = "skip",
     ):
         folder = Path(root) / split
@@ -53,9 +52,8 @@ class ImageFolder(ImageDataset):
         super().__init__(labels, classes, transform, unreadable)
 
     def load(self, index: int) -> Image.Image:
-        """Decode the file."""
-        with Image.open(self.paths[index]) as image:
-            return image.convert(self.mode)
+        """Decode the file, turned upright."""
+        return decode(self.paths[index], self.mode)
 
     def name(self, index: int) -> str:
         """The file."""

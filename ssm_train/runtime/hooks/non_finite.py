@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from ssm_core.errors import DivergedError, NonFiniteError
+from ssm_core.weights import first_non_finite
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.files import write_text_atomically
@@ -82,10 +83,10 @@ class NonFiniteHook(Hook):
 
     def _blame(self, runner: Runner) -> str:
         parameters = dict(runner.bare_model.named_parameters())
-        if (bad := ckpt.first_non_finite(parameters)) is not None:
+        if (bad := first_non_finite(parameters)) is not None:
             return f"the first bad parameter is {bad}"
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        bad = ckpt.first_non_finite(gradients)
+        bad = first_non_finite(gradients)
         words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
         return f"{words}; the batch {self._describe_batch(runner)}"
 

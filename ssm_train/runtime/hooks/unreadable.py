@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ssm_train.data.collate import problems_of
-from ssm_train.data.guarded import UNREADABLE, data_samples_of
+from ssm_train.data.guarded import MARK, data_samples_of
 from ssm_train.registry import HOOKS
 
 
@@ -23,7 +23,7 @@ class UnreadableImagesHook(Hook):
         problems = (
             problems_of(samples).values()
             if isinstance(samples, dict)
-            else [sample.metainfo.get(UNREADABLE) for sample in data_samples_of(data_batch)]
+            else [sample.metainfo.get(MARK) for sample in data_samples_of(data_batch)]
         )
         for problem in problems:
             if problem and problem not in self.seen:

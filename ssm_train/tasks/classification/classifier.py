@@ -1,6 +1,6 @@
 """Image classification: a network behind mmengine's model interface, with timm's losses and mixing."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from mmengine.model import BaseModel
@@ -26,6 +26,8 @@ class ImageClassifier(BaseModel):
         mix_prob: probability that a batch is mixed at all.
         data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
     """
+
+    task: ClassVar[str] = "classification"
 
     def __init__(
         self,

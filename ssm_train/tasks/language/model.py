@@ -1,6 +1,6 @@
 """Language models behind mmengine's model interface: losses and perplexities of responses."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ class LanguageModel(BaseModel):
             such as ``dict(type="tree_ssm.language.load_network", path=...)``.
         data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
     """
+
+    task: ClassVar[str] = "language"
 
     def __init__(self, backbone: dict, data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})

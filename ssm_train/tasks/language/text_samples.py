@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ssm_train.registry import HOOKS
-from ssm_train.tasks.pictures import is_shown
+from ssm_train.runtime.loops import is_shown
 
 
 @HOOKS.register_module()

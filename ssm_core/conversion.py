@@ -1,31 +1,18 @@
-"""Reading checkpoints that others wrote and renaming their tensors; what both families' converters share."""
+"""Converting the checkpoints that the authors of a family released: what the converters of all families share."""
 
 import re
-import struct
-import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-# Where training scripts put the weights; the first that is there is taken, so the averaged ones if there are no others.
-CONTAINERS = ("model", "state_dict", "module")
-AVERAGED = ("model_ema", "state_dict_ema")
-
-# Both families' training scripts save their yacs config beside the weights. It is a dictionary and is read as one, so
-# that neither yacs nor trust in the file is needed.
-AUTHORS_CONFIG = (OrderedDict, "yacs.config.CfgNode")
-
-# What the unpickler stumbles over in files that are damaged or something else; nothing of theirs is ever executed.
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
+from ssm_core.errors import CheckpointError
+from ssm_core.weights import listed
 
 
-class ConversionError(ValueError):
-    """A checkpoint cannot be read or converted; the message is one sentence that says why."""
+class ConversionError(CheckpointError):
+    """A checkpoint cannot be converted; the message is one sentence that says why."""
 
 
 class Source(NamedTuple):
@@ -80,12 +67,6 @@ class Converted(NamedTuple):
     lines: list[Renamed]
 
 
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """The names with commas, the first ``most`` of them."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
-
-
 def size_of(state_dict: Mapping[str, Tensor], name: str, axis: int) -> int:
     """Length of one side of a tensor that has to be there.
 
@@ -110,65 +91,6 @@ def replaced(name: str, table: Mapping[str, str]) -> str:
     """The name with the part that the table knows replaced: all of it, or all but ``.weight``, ``.bias`` …."""
     stem, _, leaf = name.rpartition(".")
     return table.get(name) or (f"{table[stem]}.{leaf}" if stem in table else name)
-
-
-def read_state_dict(path: str | Path, entry: str | None = None, prefix: str = "") -> tuple[dict[str, Tensor], str]:
-    """Read the weights of a checkpoint file without executing anything in it.
-
-    Args:
-        path: the file: a state dict, or a dictionary that holds one.
-        entry: which entry of the dictionary holds it; found by the usual names if left out.
-        prefix: take the names that begin with it, and take it off. A data-parallel wrapper's ``module.`` goes anyway.
-
-    Returns:
-        The tensors, and the name of the entry they were in (empty for a bare state dict).
-
-    Raises:
-        ConversionError: the file is missing or damaged, holds more than tensors and plain data, has no such entry, or
-            no name begins with the prefix.
-    """
-    content = _load(Path(path))
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    if entry is None:
-        entry = next((key for key in CONTAINERS + AVERAGED if isinstance(content.get(key), Mapping)), "")
-    elif not isinstance(content.get(entry), Mapping):
-        raise ConversionError(f"{path} has no state dict {entry!r}: its entries are {listed(list(map(str, content)))}")
-    weights = content[entry] if entry else content
-    other = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if other or not weights:
-        what = f"other things than named tensors: {listed(other)}" if other else "nothing"
-        raise ConversionError(f"{path} is not a state dict: {f'its entry {entry!r}' if entry else 'it'} holds {what}")
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    chosen = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    if not chosen:
-        raise ConversionError(f"no name in {path} begins with {prefix!r}: the first is {next(iter(weights))}")
-    return chosen, entry
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise ConversionError(f"there is no file {path}")
-    try:
-        # torch does not look at the checksums.
-        bad = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
-        with torch.serialization.safe_globals([AUTHORS_CONFIG]):
-            content = torch.load(path, map_location="cpu", weights_only=True) if bad is None else None
-    except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise ConversionError(f"{path} is damaged or not a PyTorch checkpoint") from None
-        raise ConversionError(
-            f"{path} holds Python objects ({found[1]}) beside tensors, and restoring them could run any code: if you "
-            "trust the file, load it where its authors' code is installed and save its state dict alone"
-        ) from None
-    except (*UNREADABLE, zipfile.BadZipFile) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConversionError(f"{path} is damaged or not a PyTorch checkpoint ({reason})") from None
-    if bad is not None:
-        raise ConversionError(f"{path} is damaged: the checksum of {bad} in it is wrong")
-    return content
 
 
 def recognise(state_dict: Mapping[str, Tensor], formats: Iterable[ReleasedFormat]) -> ReleasedFormat:

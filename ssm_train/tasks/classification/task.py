@@ -1,0 +1,100 @@
+"""Image classification as a task."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
+from mmengine.visualization import Visualizer
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ssm_train.data.collate import collate_images
+from ssm_train.data.datasets.base import Transform
+from ssm_train.data.images import decode, read_image
+from ssm_train.data.preparation import of_config, of_transform
+from ssm_train.runtime.building import building_in_scope
+from ssm_train.tasks.base import ImageTask, Labels, Size
+
+_TOP = 5  # classes named for an image
+_TOP_SHOWN = 3  # classes written into a picture of a validation image
+_MIN_DRAWN = 256  # pixels of the shorter side of a picture with text
+
+
+class Classification(ImageTask):
+    """Images to classes."""
+
+    def default_size(self) -> Size:
+        """Height and width of the test images."""
+        if "image_size" in self.cfg:
+            return tuple(self.cfg.image_size)
+        transform = (self.cfg.get("test_dataloader") or {}).get("dataset", {}).get("transform")
+        return super().default_size() if transform is None else (transform.size, transform.size)
+
+    @cached_property
+    def transform(self) -> Transform:
+        """The config's test transform."""
+        settings = self._test_data().transform
+        with building_in_scope(self.scope):
+            return TRANSFORMS.build(settings)
+
+    def prepare(self, path: Path) -> dict[str, Any]:
+        """A sample of an image file; its label means nothing."""
+        image = decode(path, "L" if self.channels == 1 else "RGB")
+        return {"inputs": self.transform(image), "data_samples": {"label": 0, "unreadable": ""}}
+
+    def collate(self, samples: list[dict]) -> dict[str, Any]:
+        """A batch of samples."""
+        return collate_images(samples)
+
+    def as_data(self, prediction: dict, labels: Labels) -> dict[str, Any]:
+        """The likeliest classes with their probabilities."""
+        names, scores = _likeliest(prediction["scores"], labels, _TOP)
+        return {"classes": names, "scores": [round(score, 5) for score in scores]}
+
+    def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
+        """Write the likeliest classes over the image."""
+        likeliest = zip(*_likeliest(prediction["scores"], labels, _TOP), strict=True)
+        write_classes(read_image(path), list(likeliest)).save(out.with_name(f"{out.name}.png"))
+
+    def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
+        """Hand over the image with its label and the likeliest classes."""
+        preparation = of_config(self.cfg) or of_transform({}, len(inputs))
+        labels = Labels(visualizer.dataset_meta["classes"], None)
+        likeliest = list(zip(*_likeliest(prediction["scores"], labels, _TOP_SHOWN), strict=True))
+        picture = Image.fromarray(preparation.pixels(inputs)).convert("RGB")
+        written = write_classes(picture, likeliest, labels.name(int(prediction["label"])))
+        visualizer.add_image(name, np.asarray(written), step)
+
+    def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
+        """Write the transformed image; its label is in the name."""
+        preparation = of_transform(settings.get("transform", {}), len(sample["inputs"]))
+        path = place.with_name(f"{place.name}_class{sample['data_samples']['label']}.png")
+        Image.fromarray(preparation.pixels(sample["inputs"])).save(path)
+        return path
+
+
+def _likeliest(scores: Tensor, labels: Labels, count: int) -> tuple[list[str], list[float]]:
+    """Names and probabilities of the likeliest classes."""
+    top = scores.softmax(0).topk(min(count, len(scores)))
+    return [labels.name(i) for i in top.indices.tolist()], top.values.tolist()
+
+
+def write_classes(picture: Image.Image, likeliest: Sequence[tuple[str, float]], truth: str = "") -> Image.Image:
+    """Enlarge a small picture and write classes with their probabilities into its corner.
+
+    Args:
+        picture: in mode RGB.
+        likeliest: names and probabilities.
+        truth: the label, for a first line; none if empty.
+    """
+    scale = max(_MIN_DRAWN / min(picture.size), 1)
+    picture = picture.resize([round(side * scale) for side in picture.size])
+    words = "\n".join([f"({truth})"] * bool(truth) + [f"{name} {score:.3f}" for name, score in likeliest])
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    draw.rectangle(draw.multiline_textbbox((4, 4), words, font), fill="black")
+    draw.multiline_text((4, 4), words, "white", font)
+    return picture

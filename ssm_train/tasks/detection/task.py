@@ -1,0 +1,69 @@
+"""Detection and instance segmentation as a task."""
+
+from typing import Any, ClassVar
+
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ssm_train.tasks.base import Labels, PipelineTask, Size
+
+# mmdet's own count of operations assumes these numbers for a two-stage detector.
+PROPOSALS, MASKS = 1000, 100
+_COCO_SCALE, _COCO_SIZE = (800, 1333), (800, 1280)
+
+
+class Detection(PipelineTask):
+    """Images to objects with boxes, and with masks where the model has a head for them."""
+
+    drawing: ClassVar[dict[str, Any]] = {"pred_score_thr": 0.0}  # what is unsure was left out before
+
+    def default_size(self) -> Size:
+        """Height and width. COCO's test images are 800 × 1333 at most, and figures are given for 800 × 1280."""
+        size = super().default_size()
+        return _COCO_SIZE if size == _COCO_SCALE else size
+
+    def measure(
+        self,
+        model: nn.Module,
+        inputs: Tensor,  # [B, C, H, W]
+    ) -> None:
+        """Run the backbone, the neck and every head of a two-stage detector on a fixed number of boxes."""
+        if not hasattr(model, "roi_head"):
+            super().measure(model, inputs)
+            return
+        maps = model.extract_feat(inputs)
+        model.rpn_head(maps)
+        heads = model.roi_head
+        # The level that a box is taken from depends on the box. The size of what is taken does not.
+        for extractor, head, count in (
+            (heads.bbox_roi_extractor, heads.bbox_head, PROPOSALS),
+            (heads.mask_roi_extractor, heads.mask_head, MASKS),
+        ):
+            stages = zip(extractor, head, strict=True) if isinstance(head, nn.ModuleList) else ((extractor, head),)
+            for stage_extractor, stage_head in stages:
+                size = stage_extractor.roi_layers[0].output_size
+                stage_head(inputs.new_zeros(count * len(inputs), stage_extractor.out_channels, *size))
+
+    def select(self, prediction: BaseDataElement, min_score: float) -> BaseDataElement:
+        """The prediction with the objects whose score is high enough."""
+        found = prediction.pred_instances
+        prediction.pred_instances = found[found.scores >= min_score]
+        return prediction
+
+    def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
+        """Class, score and box (left, top, right, bottom in pixels) of every object."""
+        found = prediction.pred_instances
+        names = [labels.name(i) for i in found.labels.tolist()]
+        boxes = [[round(value, 2) for value in box] for box in found.bboxes.tolist()]
+        scores = [round(score, 5) for score in found.scores.tolist()]
+        objects = zip(names, scores, boxes, strict=True)
+        return {"objects": [{"class": name, "score": score, "box": box} for name, score, box in objects]}
+
+    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
+        """The data sample with plain arrays, which are all that mmdet's visualizer draws."""
+        if "gt_instances" in annotated:
+            objects = annotated.gt_instances
+            objects.bboxes = getattr(objects.bboxes, "tensor", objects.bboxes)
+            if "masks" in objects:
+                objects.masks = objects.masks.to_ndarray()
+        return annotated

@@ -1,0 +1,33 @@
+"""Semantic segmentation as a task."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.structures import BaseDataElement
+from PIL import Image
+
+from ssm_train.tasks.base import Labels, PipelineTask
+
+
+class Segmentation(PipelineTask):
+    """Images to a class for every pixel."""
+
+    def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
+        """The share of the pixels that each class has."""
+        label_map = _label_map(prediction)
+        numbers, counts = np.unique(label_map, return_counts=True)
+        names = [labels.name(i) for i in numbers.tolist()]
+        return {"shares": dict(zip(names, (counts / label_map.size).round(5).tolist(), strict=True))}
+
+    def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
+        """Draw the label map over the image, and write the bare label map beside that."""
+        super().draw(path, prediction, labels, out)
+        label_map = _label_map(prediction)
+        wide = label_map.max(initial=0) > np.iinfo(np.uint8).max
+        depth = np.uint16 if wide else np.uint8
+        Image.fromarray(label_map.astype(depth)).save(out.with_name(f"{out.name}_labels.png"))
+
+
+def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
+    return prediction.pred_sem_seg.data.squeeze(0).cpu().numpy()
