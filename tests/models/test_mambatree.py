@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from oracles.grid import DISTANCES, grid
+from oracles.spanning_trees import hang, kruskal, neighbours_of
 
 from ssm_core.layers import record_scans
 from ssm_core.testing import assert_close
@@ -15,27 +16,6 @@ from tree_ssm.modules import TreeScan, scattered_weights
 SIZES = {"depths": (2, 2, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 5}
 
 
-def grow(weights, edges, root):
-    """Kruskal with ties by edge index; returns each vertex's parent."""
-    forest = {v: {v} for edge in edges for v in edge} or {0: {0}}
-    neighbours = {v: [] for v in forest}
-    for _, index in sorted((float(w), i) for i, w in enumerate(weights)):
-        a, b = edges[index]
-        if forest[a] is not forest[b]:
-            forest[a] |= forest[b]
-            for v in forest[b]:
-                forest[v] = forest[a]
-            neighbours[a].append(b)
-            neighbours[b].append(a)
-    parent, open_ = {root: root}, [root]
-    for v in open_:
-        for n in neighbours[v]:
-            if n not in parent:
-                parent[n] = v
-                open_.append(n)
-    return parent, neighbours
-
-
 def literal_tree_scan(scan, x, root):
     """h_i = Σ_j (∏ Ā over path(i, j)) u_j a state at a time, all paths walked; y = C ⊙ LN(h) + D ⊙ x."""
     _, height, width, dim = x.shape
@@ -43,8 +23,9 @@ def literal_tree_scan(scan, x, root):
     sizes = (scan.dt_rank, scan.d_state, scan.d_state)
     for tokens in x.flatten(1, 2):
         distance = DISTANCES[scan.guide_distance]
-        weights = [distance(tokens[a].detach(), tokens[b].detach()) for a, b in edges]
-        parent, neighbours = grow(weights, edges, root)
+        weights = [float(distance(tokens[a].detach(), tokens[b].detach())) for a, b in edges]
+        tree = kruskal(weights, edges, height * width)
+        neighbours, (parent, _) = neighbours_of(tree, height * width), hang(tree, height * width, root)
         step, B, C = (tokens @ scan.x_proj.weight.T).split(sizes, dim=-1)
         delta = F.softplus(step @ scan.dt_weight[0].T + scan.dt_bias[0])
         y = scan.D[0] * tokens
@@ -64,7 +45,7 @@ def literal_tree_scan(scan, x, root):
             h = F.layer_norm(torch.stack(h), (dim,), scan.h_norm.weight, scan.h_norm.bias)
             y = y + C[:, n : n + 1] * h
         results.append(y)
-        parents.append([parent[v] for v in range(height * width)])
+        parents.append(parent)
     return torch.stack(results).view_as(x), torch.tensor(parents)
 
 

@@ -5,38 +5,13 @@ import pytest
 import scipy.signal
 import torch
 import torch.nn.functional as F
+from oracles.selective_scans import NAMES, make_inputs, make_order, operator_arguments, run_with_gradients
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssm_core import _ext
 from ssm_core.ops import directional_scan, registry, selective_scan
 from ssm_core.testing import assert_as_good_as, assert_close, relative_error
-
-NAMES = ("x", "delta", "A", "B", "C", "D", "delta_bias")
-
-
-def make_inputs(batch, length, channels, directions, states, dtype=torch.float64, grad=True):
-    parameter = torch.float64 if dtype == torch.float64 else torch.float32
-    inputs = [
-        torch.randn(batch, length, channels, dtype=dtype),
-        torch.randn(batch, directions, length, channels, dtype=dtype) - 1,
-        -torch.rand(directions, channels, states, dtype=parameter) - 0.1,
-        torch.randn(batch, directions, length, states, dtype=dtype),
-        torch.randn(batch, directions, length, states, dtype=dtype),
-        torch.randn(directions, channels, dtype=parameter),
-        torch.randn(directions, channels, dtype=parameter) * 0.1,
-    ]
-    return [x.requires_grad_(grad) for x in inputs]
-
-
-def make_order(batch, directions, length):
-    return torch.stack([torch.randperm(length) for _ in range(batch * directions)]).view(batch, directions, length)
-
-
-def run_with_gradients(inputs, **options):
-    y = directional_scan(*inputs, **options)
-    weight = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
-    return [y, *torch.autograd.grad((y * weight).sum(), inputs)]
 
 
 def dense_sum(u, delta, A, B, C, D):
@@ -82,7 +57,7 @@ def test_kernel_equals_reference_with_every_gradient(length, states, channels):
     options = {"order": make_order(2, 3, length), "reverse": (False, True, False)}
     actual = run_with_gradients(inputs, **options, backend="cpu")
     expected = run_with_gradients(inputs, **options, backend="reference")
-    for name, a, e in zip(("y", *NAMES), actual, expected, strict=True):
+    for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_close(a, e, name)
 
 
@@ -93,14 +68,14 @@ def test_every_form_of_order(shape):
     order = {"[L]": full[0, 0], "[K, L]": full[0], "[B, K, L]": full, "none": None}[shape]
     actual = run_with_gradients(inputs, order=order, backend="cpu")
     expected = run_with_gradients(inputs, order=order, backend="reference")
-    for name, a, e in zip(("y", *NAMES), actual, expected, strict=True):
+    for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_close(a, e, name)
 
 
 def test_optional_parameters_may_be_left_out():
     inputs = make_inputs(2, 12, 6, 2, 2)[:5]
     for name, a, e in zip(
-        ("y", *NAMES[:5]),
+        NAMES[:6],
         run_with_gradients(inputs, backend="cpu"),
         run_with_gradients(inputs, backend="reference"),
         strict=True,
@@ -188,12 +163,8 @@ def test_gradcheck_on_the_kernel():
 
 
 def test_opcheck():
-    x, *rest = make_inputs(2, 5, 3, 2, 2, dtype=torch.float32)
-    order = make_order(2, 2, 5)
-    delta, A, B, C, D, bias = rest
-    args = (x.unsqueeze(1), delta, A, B, C, D, bias, order, [False, True], True)
-    opcheck(torch.ops.ssm_core.selective_scan.default, args)
-    opcheck(torch.ops.ssm_core.selective_scan.default, (*args[:5], None, None, None, [False, True], False))
+    for arguments in operator_arguments("cpu"):
+        opcheck(torch.ops.ssm_core.selective_scan.default, arguments)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -218,7 +189,7 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states):
     exact = run_with_gradients([x.detach().double().requires_grad_() for x in inputs], backend="reference")
     same_dtype = run_with_gradients(inputs, backend="reference")
     actual = run_with_gradients(inputs, backend="cpu")
-    for name, a, s, e in zip(("y", *NAMES), actual, same_dtype, exact, strict=True):
+    for name, a, s, e in zip(NAMES, actual, same_dtype, exact, strict=True):
         assert a.dtype == s.dtype
         assert_as_good_as(a, s, e, name)
 

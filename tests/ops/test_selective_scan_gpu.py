@@ -1,7 +1,11 @@
 """The selective scan on the GPU: against the CPU kernel, and everything that only a GPU can get wrong."""
 
+from functools import partial
+
 import pytest
 import torch
+from oracles import selective_scans
+from oracles.selective_scans import NAMES, operator_arguments, run_with_gradients
 from torch.library import opcheck
 
 from ssm_core.ops import directional_scan, selective_scan
@@ -9,38 +13,13 @@ from ssm_core.testing import assert_as_good_as, assert_close, relative_error
 
 pytestmark = pytest.mark.gpu
 
-NAMES = ("x", "delta", "A", "B", "C", "D", "delta_bias")
 HALF_TYPES = (torch.bfloat16, torch.float16)
-
-
-def make_inputs(batch, length, channels, directions, states, dtype=torch.float64, device="cuda"):
-    parameter = torch.float64 if dtype == torch.float64 else torch.float32
-    inputs = [
-        torch.randn(batch, length, channels, dtype=dtype),
-        torch.randn(batch, directions, length, channels, dtype=dtype) - 1,
-        -torch.rand(directions, channels, states, dtype=parameter) - 0.1,
-        torch.randn(batch, directions, length, states, dtype=dtype),
-        torch.randn(batch, directions, length, states, dtype=dtype),
-        torch.randn(directions, channels, dtype=parameter),
-        torch.randn(directions, channels, dtype=parameter) * 0.1,
-    ]
-    return [x.to(device).requires_grad_() for x in inputs]
+make_inputs = partial(selective_scans.make_inputs, device="cuda")
+make_order = partial(selective_scans.make_order, device="cuda")
 
 
 def on(device, inputs):
     return [x.detach().to(device).requires_grad_() for x in inputs]
-
-
-def make_order(batch, directions, length, one_order=False, device="cuda"):
-    order = torch.stack([torch.randperm(length) for _ in range(batch * directions)]).view(batch, directions, length)
-    order = order.to(device)
-    return order[:, :1].expand(-1, directions, -1) if one_order else order
-
-
-def run_with_gradients(inputs, **options):
-    y = directional_scan(*inputs, **options)
-    weight = torch.linspace(-1, 2, y.numel(), dtype=torch.float64, device=y.device).to(y.dtype).view_as(y)
-    return [y, *torch.autograd.grad((y * weight).sum(), inputs)]
 
 
 def assert_equals_cpu(inputs, order=None, reverse=None, tolerance=None):
@@ -48,7 +27,7 @@ def assert_equals_cpu(inputs, order=None, reverse=None, tolerance=None):
     expected = run_with_gradients(
         on("cpu", inputs), order=None if order is None else order.cpu(), reverse=reverse, backend="cpu"
     )
-    for name, a, e in zip(("y", *NAMES), actual, expected, strict=False):
+    for name, a, e in zip(NAMES, actual, expected, strict=False):
         assert_close(a, e, name, tolerance)
 
 
@@ -84,7 +63,7 @@ def test_blocks_that_take_several_tiles_of_channels(batch, length, directions, s
     actual = run_with_gradients(inputs, **options, backend="cuda")
     exact = [x.detach().double().cpu().requires_grad_() for x in inputs]
     options["order"] = options["order"].cpu()
-    for name, a, e in zip(("y", *NAMES), actual, run_with_gradients(exact, **options, backend="cpu"), strict=True):
+    for name, a, e in zip(NAMES, actual, run_with_gradients(exact, **options, backend="cpu"), strict=True):
         assert_close(a, e, name)
 
 
@@ -105,7 +84,7 @@ def test_pairs_of_channels_in_float32():
         exact = run_with_gradients(
             [x.detach().double().requires_grad_() for x in inputs], order=order, reverse=(False, True)
         )
-        for name, a, e in zip(("y", *NAMES), actual, exact, strict=True):
+        for name, a, e in zip(NAMES, actual, exact, strict=True):
             assert_close(a, e, f"{name} at {length}")
 
 
@@ -181,12 +160,8 @@ def test_gradcheck_on_the_kernel(one_order):
 
 
 def test_opcheck():
-    x, *rest = make_inputs(2, 5, 3, 2, 2, dtype=torch.float32)
-    order = make_order(2, 2, 5)
-    delta, A, B, C, D, bias = rest
-    args = (x.unsqueeze(1), delta, A, B, C, D, bias, order, [False, True], True)
-    opcheck(torch.ops.ssm_core.selective_scan.default, args)
-    opcheck(torch.ops.ssm_core.selective_scan.default, (*args[:5], None, None, None, [False, True], False))
+    for arguments in operator_arguments("cuda"):
+        opcheck(torch.ops.ssm_core.selective_scan.default, arguments)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -211,7 +186,7 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states, length):
     exact = run_with_gradients([x.detach().double().requires_grad_() for x in inputs], backend="reference")
     same_dtype = run_with_gradients(inputs, backend="reference")
     actual = run_with_gradients(inputs, backend="cuda")
-    for name, a, s, e in zip(("y", *NAMES), actual, same_dtype, exact, strict=True):
+    for name, a, s, e in zip(NAMES, actual, same_dtype, exact, strict=True):
         assert a.dtype == s.dtype
         assert_as_good_as(a, s, e, name)
 
@@ -299,12 +274,14 @@ def test_runs_on_the_current_stream():
 def test_needs_no_synchronisation():
     inputs = make_inputs(2, 500, 16, 2, 1, dtype=torch.float32)
     order = make_order(2, 2, 500)
+    expected = run_with_gradients(inputs, order=order, reverse=(False, True))
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        run_with_gradients(inputs, order=order, reverse=(False, True))
+        actual = run_with_gradients(inputs, order=order, reverse=(False, True))
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+    assert all(map(torch.equal, actual, expected))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")

@@ -3,20 +3,13 @@
 import pytest
 import torch
 from oracles.trees import TREES, brute_force, grid_tree
+from oracles.trees import selective_arguments as arguments
 from torch.autograd import gradcheck
 
 from ssm_core.testing import assert_as_good_as, assert_close
 from tree_ssm.ops import Tree, selective_tree_scan
 
 BACKENDS = ["reference", "cpu"]
-
-
-def arguments(tree, channels, dtype=torch.float64):
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
-    B, A, bias = torch.randn(tree.parent.shape), -torch.rand(channels) - 0.1, torch.randn(channels) - 2
-    wanted = ((x, dtype), (delta, dtype), (A, wide), (B, dtype), (bias, wide))
-    return [value.to(to).requires_grad_() for value, to in wanted]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

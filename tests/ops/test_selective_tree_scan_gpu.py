@@ -1,8 +1,13 @@
 """The fused selective tree scan on the GPU: against its definition, with every gradient."""
 
+from functools import partial
+
 import pytest
 import torch
-from oracles.trees import TREES, grid_tree, large_tree, large_trees
+from oracles.gradients import with_gradients
+from oracles.trees import SELECTIVE_NAMES as NAMES
+from oracles.trees import TREES, grid_tree, large_trees, stack, to_cuda
+from oracles.trees import selective_arguments as arguments
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
@@ -11,25 +16,9 @@ from tree_ssm.ops import Tree, selective_tree_scan
 
 pytestmark = pytest.mark.gpu
 
-NAMES = ("h", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_delta_bias")
-
-
-def to_cuda(tree):
-    return Tree(*(x.cuda() for x in tree))
-
-
-def arguments(tree, channels, dtype=torch.float64):
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
-    B, A, bias = torch.randn(tree.parent.shape), -torch.rand(channels) - 0.1, torch.randn(channels) - 2
-    wanted = ((x, dtype), (delta, dtype), (A, wide), (B, dtype), (bias, wide))
-    return [value.to(to) for value, to in wanted]
-
 
 def scan_and_gradients(values, tree, g, backend="auto"):
-    values = [v.detach().requires_grad_() for v in values]
-    h = selective_tree_scan(*values, tree, backend)
-    return (h.detach(), *torch.autograd.grad(h, values, g, materialize_grads=True))
+    return with_gradients(partial(selective_tree_scan, tree=tree, backend=backend), values, g)
 
 
 def assert_equals_definition(tree, channels, dtype):
@@ -60,7 +49,7 @@ def test_equals_definition_on_grids(shape):
 
 @pytest.mark.parametrize("parents", large_trees().values(), ids=large_trees())
 def test_pieces_of_large_trees_equal_definition(parents):
-    assert_equals_definition(large_tree(parents), 33, torch.float64)
+    assert_equals_definition(stack(parents), 33, torch.float64)
 
 
 @pytest.mark.parametrize("channels", [5, 64, 160])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.spanning_trees import edge_weights, hang, kruskal
 from scipy.sparse import coo_matrix, csgraph
 from torch.library import opcheck
 
@@ -14,46 +15,13 @@ GRIDS = [(1, 1), (1, 2), (2, 1), (1, 9), (9, 1), (2, 2), (3, 5), (7, 7), (12, 5)
 NAN, INF = float("nan"), float("inf")
 
 
-def kruskal(weight, edges, length):
-    """Literal reading of the definition: take edges by (weight, index) unless their ends are joined already."""
-    component = list(range(length))
-
-    def find(v):
-        while component[v] != v:
-            v = component[v]
-        return v
-
-    taken = []
-    for _, index in sorted((w, i) for i, w in enumerate(weight)):
-        a, b = find(edges[index][0]), find(edges[index][1])
-        if a != b:
-            component[a] = b
-            taken.append(edges[index])
-    return taken
-
-
-def oracle(weight, edges, length, root):
-    """Parent and order of one sample, in plain Python."""
-    neighbours = [[] for _ in range(length)]
-    for a, b in kruskal(weight.tolist(), edges.tolist(), length):
-        neighbours[a].append(b)
-        neighbours[b].append(a)
-    parent, order = {root: root}, [root]
-    for v in order:
-        for child in sorted(neighbours[v]):
-            if child not in parent:
-                parent[child] = v
-                order.append(child)
-    return torch.tensor([parent[v] for v in range(length)]), torch.tensor(order)
-
-
 def assert_equals_oracle(tree, weight, edges, root):
     length = tree.parent.shape[1]
     for b in range(len(weight)):
         own = edges[b] if edges.dim() == 3 else edges
-        parent, order = oracle(weight[b], own, length, int(root[b]))
-        assert torch.equal(tree.parent[b], parent)
-        assert torch.equal(tree.order[b], order)
+        parent, order = hang(kruskal(weight[b].tolist(), own.tolist(), length), length, int(root[b]))
+        assert tree.parent[b].tolist() == parent
+        assert tree.order[b].tolist() == order
 
 
 def random_graph(length, extra, generator):
@@ -67,12 +35,6 @@ def random_graph(length, extra, generator):
     return edges[torch.randperm(len(edges), generator=generator)]
 
 
-def weights(batch, num_edges, kind, generator, dtype=torch.float64):
-    if kind == "ties":
-        return torch.randint(-2, 3, (batch, num_edges), generator=generator).to(dtype)
-    return torch.randn(batch, num_edges, generator=generator, dtype=torch.float64).to(dtype)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["ties", "distinct"])
 def test_total_weight_equals_scipys_on_thousands_of_graphs(kind, backend):
@@ -84,7 +46,7 @@ def test_total_weight_equals_scipys_on_thousands_of_graphs(kind, backend):
             edges, length = grid_edges(*shape), shape[0] * shape[1]
         else:
             edges, length = random_graph(*shape, generator), shape[0]
-        weight = weights(64, len(edges), kind, generator)
+        weight = edge_weights(64, len(edges), kind, torch.float64, generator)
         tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, backend=backend)
         for b in range(64):
             # scipy takes zeros for missing edges; a shift changes every tree's total alike.
@@ -108,7 +70,7 @@ def test_grid_tree_equals_oracle(grid, kind, backend):
     generator = torch.Generator().manual_seed(2)
     edges, length = grid_edges(*grid), grid[0] * grid[1]
     for dtype in DTYPES:
-        weight = weights(6, len(edges), kind, generator, dtype)
+        weight = edge_weights(6, len(edges), kind, dtype, generator)
         root = torch.randint(length, (6,), generator=generator)
         tree = minimum_spanning_tree(weight, *grid, root=root, backend=backend)
         assert tree.parent.dtype == tree.order.dtype == torch.int64
@@ -129,7 +91,7 @@ def test_listed_edges_with_loops_and_repetitions_equal_oracle(length, kind, back
             per_sample.append(edges[torch.randperm(len(edges), generator=generator)])
         root = torch.randint(length, (8,), generator=generator)
         for edges in (per_sample[0], torch.stack(per_sample)):
-            weight = weights(8, edges.shape[-2], kind, generator, dtype)
+            weight = edge_weights(8, edges.shape[-2], kind, dtype, generator)
             tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, root=root, backend=backend)
             assert_equals_oracle(tree, weight, edges, root)
 

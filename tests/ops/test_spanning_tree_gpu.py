@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from oracles.grid import num_edges
+from oracles.spanning_trees import edge_weights as weights
 from torch.library import opcheck
 
 from tree_ssm.ops import grid_edges, minimum_spanning_tree
@@ -10,18 +12,6 @@ pytestmark = pytest.mark.gpu
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 NAN, INF = float("nan"), float("inf")
-
-
-def num_edges(height, width):
-    return (height - 1) * width + height * (width - 1)
-
-
-def weights(batch, count, kind, dtype=torch.float32):
-    if kind == "ties":
-        return torch.randint(-2, 3, (batch, count)).to(dtype)
-    if kind == "rising":  # one long chain of hooks
-        return torch.arange(count).expand(batch, -1).to(dtype).contiguous()
-    return torch.randn(batch, count, dtype=torch.float64).to(dtype)
 
 
 def assert_same_tree(actual, expected):
@@ -154,14 +144,17 @@ def test_never_waits_for_the_device():
     weight = weights(4, num_edges(14, 14), "distinct").cuda()
     edges = grid_edges(14, 14, "cuda")
     root = torch.zeros(4, dtype=torch.int64, device="cuda")
-    minimum_spanning_tree(weight, 14, 14, root=root)
+    expected = minimum_spanning_tree(weight, 14, 14, root=root)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        minimum_spanning_tree(weight, 14, 14, root=root)
-        minimum_spanning_tree(weight.double(), 14, 14, root=root)
-        minimum_spanning_tree(weight, edges=edges, num_vertices=196, root=root)
+        trees = [
+            minimum_spanning_tree(weight, 14, 14, root=root),
+            minimum_spanning_tree(weight.double(), 14, 14, root=root),
+            minimum_spanning_tree(weight, edges=edges, num_vertices=196, root=root),
+        ]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(tree.order, expected.order) for tree in trees)
 
 
 def test_opcheck_and_compile():

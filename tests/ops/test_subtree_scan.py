@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from oracles.sequences import NAMES, arguments, chain, scan_and_gradients, sequence_tree
+from oracles.gradients import with_gradients
+from oracles.sequences import NAMES, chain, sequence_tree
+from oracles.sequences import scan_arguments as arguments
 from oracles.trees import TREES, brute_force
 from torch.autograd import gradcheck
 from torch.library import opcheck
@@ -55,7 +57,7 @@ def test_kernel_equals_reference_with_every_gradient(next_step):
         gradients = [torch.randn(3, 65, channels).double(), torch.randn(3, channels, states).double()]
         for kept in (gradients, [gradients[0], None], [None, gradients[1]]):
             scans = [partial(subtree_scan, tree=tree, next_step=next_step, backend=b) for b in BACKENDS]
-            expected, actual = (scan_and_gradients(scan, values, kept) for scan in scans)
+            expected, actual = (with_gradients(scan, values, kept) for scan in scans)
             for name, a, e in zip(NAMES, actual, expected, strict=True):
                 assert_close(a, e, name)
 
@@ -98,7 +100,7 @@ def test_strides_compilation_and_operator_rules():
     scan = partial(subtree_scan, tree=tree, next_step=True)
     gradients = [torch.randn_like(e) for e in expected]
     compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
-    for a, e in zip(*(scan_and_gradients(s, values, gradients) for s in (compiled, scan)), strict=True):
+    for a, e in zip(*(with_gradients(s, values, gradients) for s in (compiled, scan)), strict=True):
         assert torch.equal(a, e)
     with torch.autocast("cpu", torch.bfloat16):
         assert scan(*values)[0].dtype == torch.float32
@@ -117,7 +119,7 @@ def test_the_same_bits_for_any_number_of_threads():
         results = []
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            results.append(scan_and_gradients(scan, values, gradients))
+            results.append(with_gradients(scan, values, gradients))
     finally:
         torch.set_num_threads(before)
     assert all(map(torch.equal, *results))

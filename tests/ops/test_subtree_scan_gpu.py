@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from oracles.sequences import NAMES, arguments, chain, scan_and_gradients, sequence_tree
-from oracles.trees import TREES, grid_tree
+from oracles.gradients import with_gradients
+from oracles.sequences import NAMES, chain, sequence_tree
+from oracles.sequences import scan_arguments as arguments
+from oracles.trees import TREES, grid_tree, to_cuda
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
@@ -14,10 +16,6 @@ from tree_ssm.ops import Tree, subtree_scan
 
 pytestmark = pytest.mark.gpu
 RULES = pytest.mark.parametrize("next_step", [False, True], ids=["own", "next"])
-
-
-def to_cuda(tree):
-    return Tree(*(x.cuda() for x in tree))
 
 
 def scan_of(tree, next_step, backend="auto"):
@@ -38,8 +36,8 @@ def assert_equals_definition(tree, next_step, channels, states, dtype):
     values = arguments(tree, channels, states, dtype)
     g = upstream(values)
     exact = scan_of(tree, next_step, "cpu")
-    expected = scan_and_gradients(exact, [v.double() for v in values], [v.double() for v in g])
-    actual = scan_and_gradients(scan_of(to_cuda(tree), next_step, "cuda"), on_gpu(values), on_gpu(g))
+    expected = with_gradients(exact, [v.double() for v in values], [v.double() for v in g])
+    actual = with_gradients(scan_of(to_cuda(tree), next_step, "cuda"), on_gpu(values), on_gpu(g))
     for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_close(a, e, f"{name}, {channels} channels of {states} states")
 
@@ -75,9 +73,9 @@ def test_half_types_are_as_good_as_the_composition(dtype):
     for tree, channels in ((TREES["random"], 5), (sequence_tree(2, 500), 64), (sequence_tree(2, 100), 23)):
         values = arguments(tree, channels, 16, dtype)
         g = upstream(values)
-        exact = scan_and_gradients(scan_of(tree, True), [v.double() for v in values], [v.double() for v in g])
-        same = scan_and_gradients(scan_of(tree, True, "reference"), values, g)
-        actual = scan_and_gradients(scan_of(to_cuda(tree), True, "cuda"), on_gpu(values), on_gpu(g))
+        exact = with_gradients(scan_of(tree, True), [v.double() for v in values], [v.double() for v in g])
+        same = with_gradients(scan_of(tree, True, "reference"), values, g)
+        actual = with_gradients(scan_of(to_cuda(tree), True, "cuda"), on_gpu(values), on_gpu(g))
         for name, a, s, e in zip(NAMES, actual, same, exact, strict=True):
             assert a.dtype == s.dtype
             # What comes out in float32 is made of steps that are as good as the half type they come from.
@@ -90,14 +88,14 @@ def test_strided_inputs_missing_gradients_and_gradcheck():
     values = on_gpu(arguments(tree, 4, 3))
     g = on_gpu(upstream(values))
     scan = scan_of(tree, True)
-    expected = scan_and_gradients(scan, values, g)
+    expected = with_gradients(scan, values, g)
     x, delta, A, B, C, bias = values
     spread = torch.cat([B, x, C], dim=-1).detach()
     strided = [spread[..., 3:7], delta.mT.contiguous().mT, A, spread[..., :3], spread[..., 7:], bias]
-    actual = scan_and_gradients(scan, strided, [g[0].mT.contiguous().mT, g[1]])
+    actual = with_gradients(scan, strided, [g[0].mT.contiguous().mT, g[1]])
     for name, a, e in zip(NAMES, actual, expected, strict=True):
         assert_close(a, e, name)
-    parts = [scan_and_gradients(scan, values, kept) for kept in ([g[0], None], [None, g[1]])]
+    parts = [with_gradients(scan, values, kept) for kept in ([g[0], None], [None, g[1]])]
     for name, a, b, e in zip(NAMES[2:], *(p[2:] for p in parts), expected[2:], strict=True):
         assert_close(a + b, e, name)
     assert gradcheck(scan, [v.detach().requires_grad_() for v in values], fast_mode=True)
@@ -108,13 +106,13 @@ def test_bitwise_repetition_and_graph_replay(dtype):
     tree = to_cuda(sequence_tree(4, 700))
     values = on_gpu(arguments(tree, 96, 16, dtype))
     g = on_gpu(upstream(values))
-    expected = scan_and_gradients(scan_of(tree, True), values, g)
+    expected = with_gradients(scan_of(tree, True), values, g)
     for _ in range(5):
-        assert all(map(torch.equal, scan_and_gradients(scan_of(tree, True), values, g), expected))
+        assert all(map(torch.equal, with_gradients(scan_of(tree, True), values, g), expected))
     statics, parent = [torch.zeros_like(v) for v in values], torch.zeros_like(tree.parent)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        replayed = scan_and_gradients(scan_of(Tree(parent, tree.order), True), statics, g)
+        replayed = with_gradients(scan_of(Tree(parent, tree.order), True), statics, g)
     for static, value in zip((*statics, parent), (*values, tree.parent), strict=True):
         static.data.copy_(value)
     graph.replay()
@@ -129,7 +127,7 @@ def test_opcheck_compile_autocast_and_empty_sizes():
     g = on_gpu(upstream(values))
     scan = scan_of(tree, True)
     compiled = torch.compile(scan, fullgraph=True)
-    for a, e in zip(*(scan_and_gradients(s, values, g) for s in (compiled, scan)), strict=True):
+    for a, e in zip(*(with_gradients(s, values, g) for s in (compiled, scan)), strict=True):
         assert_close(a, e)
     with torch.autocast("cuda", torch.bfloat16):
         assert scan(*values)[0].dtype == torch.float32
@@ -150,5 +148,7 @@ def test_what_is_no_tree_leads_nowhere_else():
     # Nothing is raised on a GPU; a cycle's result is without meaning, but the process goes on.
     parent = torch.tensor([[1, 2, 0, 3]], device="cuda")
     values = on_gpu(arguments(Tree(parent, parent), 3, 4))
-    scan_and_gradients(scan_of(Tree(parent, parent), True), values, on_gpu(upstream(values)))
+    found = with_gradients(scan_of(Tree(parent, parent), True), values, on_gpu(upstream(values)))
     torch.cuda.synchronize()
+    assert [x.shape for x in found[2:]] == [v.shape for v in values]
+    assert_equals_definition(TREES["random"], True, 3, 4, torch.float64)

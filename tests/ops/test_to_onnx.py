@@ -5,6 +5,7 @@ import importlib
 import onnxruntime
 import pytest
 import torch
+from oracles.grid import num_edges
 from torch import nn
 from torch.export import Dim
 
@@ -52,13 +53,12 @@ def test_spanning_tree():
         tree = minimum_spanning_tree(edge_weight, *grid.shape, root=root)
         return tree.parent, tree.order
 
-    def edges(height, width):
-        return (height - 1) * width + height * (width - 1)
-
-    run = convert(grow, (torch.rand(2, edges(5, 6)), torch.zeros(5, 6), torch.tensor([0, 7])), [(0, 1), (0, 1), (0,)])
+    run = convert(
+        grow, (torch.rand(2, num_edges(5, 6)), torch.zeros(5, 6), torch.tensor([0, 7])), [(0, 1), (0, 1), (0,)]
+    )
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in ((2, 5, 6), (3, 2, 2), (1, 17, 9), (2, 1, 5), (1, 4, 1), (1, 30, 31)):
-        weight, grid = torch.randn(batch, edges(height, width), generator=generator), torch.zeros(height, width)
+        weight, grid = torch.randn(batch, num_edges(height, width), generator=generator), torch.zeros(height, width)
         for weights in (weight, weight.round(), torch.zeros_like(weight)):
             root = torch.randint(height * width, (batch,), generator=generator)
             pairs = zip(grow(weights, grid, root), run(weights, grid, root), strict=True)

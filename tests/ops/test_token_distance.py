@@ -5,18 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from oracles.sequences import distance_arguments as arguments
 
 from ssm_core.testing import assert_close
 from tree_ssm.ops import minimum_spanning_tree, token_distances, token_edges
-
-
-def arguments(batch, length, channels, states, dtype=torch.float64):
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x, delta = torch.randn(2, batch, length, channels).to(dtype)
-    B = torch.randn(batch, length, states).to(dtype)
-    start = torch.randint(0, 3, (batch,)).clamp_max(length)
-    end = start + torch.randint(0, length + 1, (batch,)).minimum(length - start)
-    return x, delta, torch.randn(channels).to(wide), B, start, end
 
 
 def test_edges_are_listed_by_distance():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_token_distance import arguments
+from oracles.sequences import distance_arguments as arguments
 from torch.library import opcheck
 
 from ssm_core.testing import assert_close

@@ -4,7 +4,16 @@ import itertools
 
 import pytest
 import torch
-from oracles.trees import TREES, brute_force, grid_tree, inputs, random_parents, scan_and_gradients, stack
+from oracles.trees import (
+    TREES,
+    brute_force,
+    depth_first,
+    grid_tree,
+    inputs,
+    random_parents,
+    scan_and_gradients,
+    stack,
+)
 from torch.autograd import gradcheck, gradgradcheck
 
 from ssm_core.ops import selective_scan
@@ -148,20 +157,10 @@ def test_any_root_and_any_order_give_the_same_sum(backend):
         tree = minimum_spanning_tree(torch.zeros(1, 11), edges=edges, num_vertices=12, root=root)
         weight = edge_weight[torch.arange(12), tree.parent[0]].unsqueeze(0)
         results.append(tree_scan(u, weight, tree, backend=backend))
-    depth_first = Tree(first.parent, torch.tensor([sorted_depth_first(parent)]))
     weight = edge_weight[torch.arange(12), first.parent[0]].unsqueeze(0)
-    results.append(tree_scan(u, weight, depth_first, backend=backend))
+    results.append(tree_scan(u, weight, stack([parent], depth_first), backend=backend))
     for h in results[1:]:
         assert_close(h, results[0])
-
-
-def sorted_depth_first(parent):
-    root = next(v for v, p in enumerate(parent) if v == p)
-    waiting, order = [root], []
-    while waiting:
-        order.append(waiting.pop())
-        waiting += [c for c in range(len(parent)) if parent[c] == order[-1] and c != root]
-    return order
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -2,83 +2,25 @@
 
 import pytest
 import torch
-from oracles.trees import large_tree, large_trees
+from oracles.trees import LONGER_TREES as TREES
+from oracles.trees import depth_first, grid_tree, inputs, large_trees, scan_and_gradients, stack, to_cuda
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
 from ssm_core.testing import assert_as_good_as, assert_close
-from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
+from tree_ssm.ops import Tree, tree_scan
 
 pytestmark = pytest.mark.gpu
 
 DIRECTIONS = ["both", "up"]
 
 
-def breadth_first(parent):
-    children = [[] for _ in parent]
-    for v, p in enumerate(parent):
-        if v != p:
-            children[p].append(v)
-    order = [next(v for v, p in enumerate(parent) if v == p)]
-    for v in order:
-        order += children[v]
-    return order
-
-
-def stack(parents):
-    return Tree(torch.tensor(parents), torch.tensor([breadth_first(p) for p in parents]))
-
-
-def random_parents(length, seed):
-    generator = torch.Generator().manual_seed(seed)
-    names = torch.randperm(length, generator=generator).tolist()
-    parent = [0] * length
-    for place in range(length):
-        above = int(torch.randint(place, (), generator=generator)) if place else 0
-        parent[names[place]] = names[above]
-    return parent
-
-
-def grid_tree(batch, height, width):
-    weight = torch.rand(batch, (height - 1) * width + height * (width - 1))
-    return minimum_spanning_tree(weight, height, width, root=height * width // 3)
-
-
-def to_cuda(tree):
-    return Tree(*(x.cuda() for x in tree))
-
-
-TREES = {
-    "one vertex": stack([[0], [0]]),
-    "two vertices": stack([[0, 0], [1, 1]]),
-    "chains": stack([[0, 0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 6]]),
-    "long chain": stack([[max(v - 1, 0) for v in range(333)]]),
-    "star": stack([[3] * 77]),
-    "caterpillar": stack([[max(v - 1, 0) if v < 40 else v % 40 for v in range(200)]]),
-    "random": stack([random_parents(50, seed) for seed in range(4)]),
-    "grid": grid_tree(3, 17, 13),
-}
-
-
-def scan_and_gradients(u, weight, tree, direction, g, backend="auto"):
-    u, weight = u.detach().requires_grad_(), weight.detach().requires_grad_()
-    h = tree_scan(u, weight, tree, direction, backend)
-    return (h.detach(), *torch.autograd.grad(h, (u, weight), g, materialize_grads=True))
-
-
-def inputs(tree, channels, dtype, weight_dtype=None):
-    shape = (*tree.parent.shape, channels)
-    u, g = torch.randn(2, *shape, dtype=torch.float64).to(dtype)
-    return u, torch.rand(shape, dtype=torch.float64).mul(1.4).sub(0.3).to(weight_dtype or dtype), g
-
-
 def assert_equals_cpu(tree, channels, dtype, direction, weight_dtype=None):
-    u, weight, g = inputs(tree, channels, dtype, weight_dtype)
-    expected = scan_and_gradients(u, weight, tree, direction, g, "cpu")
-    actual = scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), direction, g.cuda(), "cuda")
-    for name, a, e in zip(("h", "grad_u", "grad_weight"), actual, expected, strict=True):
-        assert a.dtype == e.dtype
-        assert_close(a, e, name)
+    u, weight = inputs(tree, channels, dtype, weight_dtype)
+    expected = scan_and_gradients(u, weight, tree, direction, "cpu")
+    for name, value in scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), direction, "cuda").items():
+        assert value.dtype == expected[name].dtype
+        assert_close(value, expected[name], name)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 32, 37, 160])
@@ -106,19 +48,19 @@ def test_equals_cpu_on_grids(shape, direction):
 @pytest.mark.parametrize("parents", large_trees().values(), ids=large_trees())
 def test_pieces_of_large_trees_equal_cpu(parents, direction, channels):
     for dtype in (torch.float64, torch.float32):
-        assert_equals_cpu(large_tree(parents), channels, dtype, direction)
+        assert_equals_cpu(stack(parents), channels, dtype, direction)
 
 
 def test_pieces_equal_whole_walks():
     tree = grid_tree(1, 32, 32)  # so many at once are not cut
     many = Tree(*(x.expand(40, -1) for x in tree))
     for direction in DIRECTIONS:
-        u, weight, g = inputs(tree, 32, torch.float64)
-        pieces = scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), direction, g.cuda())
-        args = (x.expand(40, -1, -1).cuda() for x in (u, weight))
-        whole = scan_and_gradients(*args, to_cuda(many), direction, g.expand(40, -1, -1).cuda())
-        for a, e in zip(whole, pieces, strict=True):
-            assert_close(a, e.expand_as(a))
+        u, weight, g = torch.rand(3, 1, 1024, 32, dtype=torch.float64).cuda()
+        pieces = scan_and_gradients(u, weight, to_cuda(tree), direction, "cuda", g)
+        args = (x.expand(40, -1, -1) for x in (u, weight))
+        whole = scan_and_gradients(*args, to_cuda(many), direction, "cuda", g.expand(40, -1, -1))
+        for name, value in whole.items():
+            assert_close(value, pieces[name].expand_as(value), name)
 
 
 @pytest.mark.parametrize("channels", [5, 64])
@@ -127,46 +69,38 @@ def test_pieces_equal_whole_walks():
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_half_types_are_as_good_as_the_reference(direction, dtype, wide_weight, channels):
     for tree in (TREES["random"], grid_tree(2, 20, 20), grid_tree(1, 56, 56)):
-        u, weight, g = inputs(tree, channels, dtype, torch.float32 if wide_weight else None)
-        weight = weight.abs().clamp_max(0.99)
-        exact = scan_and_gradients(u.double(), weight.double(), tree, direction, g.double(), "reference")
-        same = scan_and_gradients(u, weight, tree, direction, g, "reference")
-        actual = scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), direction, g.cuda(), "cuda")
-        for name, a, s, e in zip(("h", "grad_u", "grad_weight"), actual, same, exact, strict=True):
-            assert a.dtype == s.dtype
-            assert_as_good_as(a, s, e, name)
+        u, weight = inputs(tree, channels, dtype, torch.float32 if wide_weight else None)
+        weight, g = weight.abs().clamp_max(0.99), torch.randn(u.shape).to(dtype)
+        exact = scan_and_gradients(u.double(), weight.double(), tree, direction, "reference", g.double())
+        same = scan_and_gradients(u, weight, tree, direction, "reference", g)
+        on_gpu = (u.cuda(), weight.cuda(), to_cuda(tree), direction, "cuda", g.cuda())
+        for name, value in scan_and_gradients(*on_gpu).items():
+            assert value.dtype == same[name].dtype
+            assert_as_good_as(value, same[name], exact[name], name)
 
 
 def test_any_order_with_parents_first_and_strided_inputs():
     tree = TREES["random"]
-    depth_first = []
-    for parent in tree.parent.tolist():
-        stack_, order = [breadth_first(parent)[0]], []
-        while stack_:
-            v = stack_.pop()
-            order.append(v)
-            stack_ += [c for c, p in enumerate(parent) if p == v and c != v]
-        depth_first.append(order)
-    other = Tree(tree.parent, torch.tensor(depth_first))
-    u, weight, g = inputs(tree, 16, torch.float64)
-    expected = scan_and_gradients(u, weight, tree, "both", g)
+    other = to_cuda(stack(tree.parent.tolist(), depth_first))
+    u, weight = inputs(tree, 16, grad=False)
+    expected = scan_and_gradients(u, weight, tree, "both", "cpu")
     wide = torch.randn(4, 50, 40, dtype=torch.float64).cuda()
     wide[..., 3:19] = u.cuda()
     swapped = weight.cuda().transpose(1, 2).contiguous().transpose(1, 2)
-    actual = scan_and_gradients(wide[..., 3:19], swapped, to_cuda(other), "both", g.cuda())
-    for a, e in zip(actual, expected, strict=True):
-        assert_close(a, e)
-    one = torch.ones((), dtype=torch.float64)
-    actual = scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), "both", one.cuda().expand_as(g))
-    for a, e in zip(actual, scan_and_gradients(u, weight, tree, "both", one.expand_as(g)), strict=True):
-        assert_close(a, e)
+    for name, value in scan_and_gradients(wide[..., 3:19], swapped, other, "both", "cuda").items():
+        assert_close(value, expected[name], name)
+    g = torch.ones((), dtype=torch.float64).expand_as(u)
+    expected = scan_and_gradients(u, weight, tree, "both", "cpu", g)
+    g = torch.ones((), dtype=torch.float64, device="cuda").expand_as(u)
+    for name, value in scan_and_gradients(u.cuda(), weight.cuda(), to_cuda(tree), "both", "cuda", g).items():
+        assert_close(value, expected[name], name)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_gradcheck(direction):
     for name in ("caterpillar", "random"):
         tree = TREES[name]
-        u, weight, _ = inputs(tree, 2, torch.float64)
+        u, weight = inputs(tree, 2, grad=False)
         u, weight = u[:1].cuda().requires_grad_(), weight[:1].cuda().requires_grad_()
         one = Tree(tree.parent[:1].cuda(), tree.order[:1].cuda())
         assert gradcheck(lambda a, b, t=one: tree_scan(a, b, t, direction), (u, weight), fast_mode=True)
@@ -177,46 +111,44 @@ def test_gradcheck(direction):
 def test_bitwise_repetition_stream_and_graph_replay(shape, dtype):
     batch, height, width, channels = shape
     tree = to_cuda(grid_tree(batch, height, width))
-    u, weight, g = (x.cuda() for x in inputs(tree, channels, dtype))
-    expected = scan_and_gradients(u, weight, tree, "both", g)
+    u, weight = (x.cuda() for x in inputs(tree, channels, dtype, grad=False))
+    g = torch.randn(u.shape).to(u)
+
+    def run(u, weight, tree, g):
+        return list(scan_and_gradients(u, weight, tree, "both", "cuda", g).values())
+
+    expected = run(u, weight, tree, g)
     for _ in range(5):
-        for a, e in zip(scan_and_gradients(u, weight, tree, "both", g), expected, strict=True):
-            assert torch.equal(a, e)
+        assert all(map(torch.equal, run(u, weight, tree, g), expected))
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
     for _ in range(5):
         assert torch.equal(torch.ops.tree_ssm.tree_schedule(tree.parent), schedule)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        results = scan_and_gradients(u.clone(), weight.clone(), tree, "both", g.clone())
+        results = run(u.clone(), weight.clone(), tree, g.clone())
     torch.cuda.current_stream().wait_stream(stream)
-    for a, e in zip(results, expected, strict=True):
-        assert torch.equal(a, e)
+    assert all(map(torch.equal, results, expected))
     statics = [torch.zeros_like(x) for x in (u, weight, g)]
     parent, order = torch.zeros_like(tree.parent), tree.order.clone()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        replayed = scan_and_gradients(*statics[:2], Tree(parent, order), "both", statics[2])
+        replayed = run(*statics[:2], Tree(parent, order), statics[2])
     for static, x in zip((*statics, parent), (u, weight, g, tree.parent), strict=True):
         static.copy_(x)
     graph.replay()
-    for a, e in zip(replayed, expected, strict=True):
-        assert torch.equal(a, e)
+    assert all(map(torch.equal, replayed, expected))
 
 
 def test_opcheck_and_compile():
     tree = to_cuda(TREES["grid"])
-    u, weight, _ = (x.cuda().requires_grad_() for x in inputs(tree, 8, torch.float32))
+    u, weight = (x.cuda().requires_grad_() for x in inputs(tree, 8, torch.float32, grad=False))
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
     for batch, length in ((3, 221), (1, 5000), (32, 1500), (40, 1500)):  # whole and cut
         parent = torch.zeros(batch, length, dtype=torch.int64, device="cuda")
         opcheck(torch.ops.tree_ssm.tree_schedule.default, (parent,))
     for last in ((), (schedule,)):
         opcheck(torch.ops.tree_ssm.tree_scan.default, (u, weight, *tree, True, *last))
-
-    def step(a, b, parent, order):
-        h = tree_scan(a, b, Tree(parent, order))
-        return h, *torch.autograd.grad(h.square().sum(), (a, b))
 
     def forward(a, b, parent, order):
         return tree_scan(a * 2, b, Tree(parent, order)).square().sum()
@@ -239,11 +171,12 @@ def test_what_is_no_tree_ends_and_stays_inside():
     u, weight = torch.randn(2, 7, 2000, 8).cuda().requires_grad_(True).unbind(0)
     tree_scan(u, weight, Tree(parent, order.cuda().expand(7, -1))).sum().backward()
     torch.cuda.synchronize()
+    assert_equals_cpu(TREES["random"], 8, torch.float64, "both")
 
 
 def test_autocast_and_empty_sizes():
     tree = to_cuda(TREES["two vertices"])
-    u, weight, _ = (x.cuda() for x in inputs(tree, 4, torch.float32))
+    u, weight = (x.cuda() for x in inputs(tree, 4, torch.float32, grad=False))
     with torch.autocast("cuda", dtype=torch.float16):
         assert tree_scan(u, weight, tree).dtype == torch.float32
         assert tree_scan(u.half(), weight, tree).dtype == torch.float16

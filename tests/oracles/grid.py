@@ -1,4 +1,4 @@
-"""The 4-connected grid edge by edge, and what its edges can be weighed by."""
+"""The 4-connected grid edge by edge, and measures by which its edges can be weighed."""
 
 import torch
 import torch.nn.functional as F
@@ -16,3 +16,7 @@ def grid(height, width):
     vertical = torch.stack([number[:-1], number[1:]], -1).view(-1, 2)
     horizontal = torch.stack([number[:, :-1], number[:, 1:]], -1).view(-1, 2)
     return torch.cat([vertical, horizontal]).tolist()
+
+
+def num_edges(height, width):
+    return (height - 1) * width + height * (width - 1)

@@ -9,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from oracles.spanning_trees import hang, kruskal
 
 
 def projections(mixer, hidden):
@@ -26,31 +27,10 @@ def parents(u, context, reach=3):
     """Parent of every token: the tree over the prompt by Kruskal, then the chain, hung from the last token."""
     length = len(u)
     flat = u.detach().flatten(1)
-    edges = []
-    for distance in range(1, reach + 1):
-        for i in range(max(0, context - distance)):
-            edges.append((math.exp(-float(F.cosine_similarity(flat[i], flat[i + distance], dim=0))), i, i + distance))
-    component = list(range(length))
-    neighbours = {t: [] for t in range(length)}
-
-    def join(i, j):
-        neighbours[i].append(j)
-        neighbours[j].append(i)
-
-    for _, i, j in sorted(edges, key=lambda edge: edge[0]):  # stable: ties go to the earlier edge
-        if component[i] != component[j]:
-            join(i, j)
-            component = [component[i] if c == component[j] else c for c in component]
-    for t in range(max(context, 1), length):
-        join(t - 1, t)
-    parent, waiting = {length - 1: length - 1}, [length - 1]
-    while waiting:
-        t = waiting.pop()
-        for s in neighbours[t]:
-            if s not in parent:
-                parent[s] = t
-                waiting.append(s)
-    return [parent[t] for t in range(length)]
+    edges = [(i, i + distance) for distance in range(1, reach + 1) for i in range(max(0, context - distance))]
+    weights = [math.exp(-float(F.cosine_similarity(flat[a], flat[b], dim=0))) for a, b in edges]
+    chain = [(t - 1, t) for t in range(max(context, 1), length)]
+    return hang(kruskal(weights, edges, length) + chain, length, length - 1)[0]
 
 
 def dense_tree(u, decay, parent, rule):

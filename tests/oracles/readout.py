@@ -1,10 +1,13 @@
 """Inputs of the state's readout, and its result with every gradient under a name."""
 
+from functools import partial
+
 import torch
+from oracles.gradients import with_gradients
 
 from tree_ssm.ops import state_readout
 
-NAMES = ("h", "x", "C", "D", "weight", "bias")
+NAMES = ("y", "grad_h", "grad_x", "grad_C", "grad_D", "grad_weight", "grad_bias")
 
 
 def inputs(shape, dtype=torch.float64):
@@ -14,8 +17,7 @@ def inputs(shape, dtype=torch.float64):
 
 def readout_and_gradients(leaves, backend, device="cpu"):
     torch.manual_seed(1)
-    g = torch.randn(leaves[1].shape, dtype=torch.float64).to(leaves[1].dtype).to(device)
-    leaves = [v.detach().to(device).requires_grad_() for v in leaves]
-    y = state_readout(*leaves, backend=backend)
-    gradients = torch.autograd.grad(y, leaves, g)
-    return {"y": y.detach()} | {f"grad_{name}": v for name, v in zip(NAMES, gradients, strict=True)}
+    x = leaves[1]
+    g = torch.randn(x.shape, dtype=torch.float64).to(device, x.dtype)
+    found = with_gradients(partial(state_readout, backend=backend), [v.to(device) for v in leaves], g)
+    return dict(zip(NAMES, found, strict=True))

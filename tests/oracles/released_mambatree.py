@@ -6,12 +6,19 @@ over all pairs of vertices, h_i = sum_j (product of the weights on the path from
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from oracles import released_layers
+from oracles.released_layers import Weights
+from oracles.released_layers import conv as _conv
+from oracles.released_layers import count as _count
+from oracles.released_layers import linear as _linear
+from oracles.spanning_trees import hang, kruskal
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+_norm = partial(released_layers.norm, eps=1e-6)
 
 
 def shapes(
@@ -71,24 +78,6 @@ def shapes(
     return table
 
 
-def _norm(w: Weights, name: str, x: Tensor, eps: float = 1e-6) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt()
-    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def _linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    y = x @ w[f"{name}.weight"].T
-    return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
-
-
-def _conv(w: Weights, name: str, x: Tensor, stride: int = 1) -> Tensor:  # channels last in and out
-    weight = w[f"{name}.weight"]
-    groups = x.shape[-1] // weight.shape[1]
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, w.get(f"{name}.bias"), stride=stride, padding=1, groups=groups)
-    return y.permute(0, 2, 3, 1)
-
-
 def _spanning_tree(x: Tensor, width: int) -> list[tuple[int, int]]:
     """Kruskal on the grid of tokens x [L, D]: (vertex, parent) of all but the root 0, breadth first."""
     count = x.shape[0]
@@ -97,20 +86,8 @@ def _spanning_tree(x: Tensor, width: int) -> list[tuple[int, int]]:
     edges = down + right
     norms = x.norm(dim=-1).clamp_min(1e-8)
     weights = [math.exp(-float(x[a] @ x[b] / (norms[a] * norms[b]))) for a, b in edges]
-    component, neighbours = list(range(count)), [[] for _ in range(count)]
-    for index in sorted(range(len(edges)), key=lambda e: (weights[e], e)):
-        a, b = edges[index]
-        if component[a] != component[b]:
-            old, new = component[b], component[a]
-            component = [new if c == old else c for c in component]
-            neighbours[a].append(b)
-            neighbours[b].append(a)
-    parents, queue = [], [(0, 0)]
-    for vertex, parent in queue:
-        children = [v for v in neighbours[vertex] if v != parent]
-        parents += [(child, vertex) for child in children]
-        queue += [(child, vertex) for child in children]
-    return parents
+    parent, order = hang(kruskal(weights, edges, count), count, 0)
+    return [(v, parent[v]) for v in order[1:]]
 
 
 def _tree_scan(u: Tensor, log_weight: Tensor, parents: list[tuple[int, int]]) -> Tensor:
@@ -141,13 +118,9 @@ def _tree_ssm(w: Weights, op: str, x: Tensor) -> Tensor:
     log_decay = delta * -w[f"{op}.A_logs"].squeeze(-1).exp()
     u = delta * b * x
     h = torch.stack([_tree_scan(u[i], log_decay[i], _spanning_tree(x[i].detach(), width)) for i in range(batch)])
-    y = c * _norm(w, f"{op}.h_norm", h, 1e-5) + w[f"{op}.Ds"] * x
-    y = _norm(w, f"{op}.out_norm", y, 1e-5).reshape(gate.shape) * F.silu(gate)
+    y = c * _norm(w, f"{op}.h_norm", h, eps=1e-5) + w[f"{op}.Ds"] * x
+    y = _norm(w, f"{op}.out_norm", y, eps=1e-5).reshape(gate.shape) * F.silu(gate)
     return _linear(w, f"{op}.out_proj", y)
-
-
-def _count(w: Weights, prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in w if name.startswith(prefix))
 
 
 def forward(w: Weights, images: Tensor, *, maps: bool = False) -> Tensor | list[Tensor]:

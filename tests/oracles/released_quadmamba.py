@@ -6,12 +6,18 @@ from the paper, but for the Gumbel noise, which is left out. Loops are welcome h
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from oracles import released_layers
+from oracles.released_layers import Weights
+from oracles.released_layers import conv as _conv
+from oracles.released_layers import count as _count
+from oracles.released_layers import linear as _linear
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+_norm = partial(released_layers.norm, eps=1e-5)
 
 
 def shapes(
@@ -79,24 +85,6 @@ def shapes(
     for stage in out_indices:
         norm(f"outnorm{stage}", dims[stage])
     return table
-
-
-def _norm(w: Weights, name: str, x: Tensor) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-
-def _linear(w: Weights, name: str, x: Tensor) -> Tensor:
-    y = x @ w[f"{name}.weight"].T
-    return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
-
-
-def _conv(w: Weights, name: str, x: Tensor, stride: int = 1) -> Tensor:  # channels last in and out
-    weight = w[f"{name}.weight"]
-    groups = x.shape[-1] // weight.shape[1]
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, w.get(f"{name}.bias"), stride=stride, padding=1, groups=groups)
-    return y.permute(0, 2, 3, 1)
 
 
 def _scan(w: Weights, op: str, k: int, sequence: Tensor) -> Tensor:
@@ -174,10 +162,6 @@ def _shift(index: int, global_index: int, height: int) -> tuple[int, int]:
         return 0, 0
     size = height // 8
     return ((size, size), (-size, -size), (size, -size), (-size, size))[global_index // 2 % 4]
-
-
-def _count(w: Weights, prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in w if name.startswith(prefix))
 
 
 def forward(w: Weights, images: Tensor, *, global_context: bool = False) -> Tensor | list[Tensor]:

@@ -1,8 +1,10 @@
-"""Trees of sequences, and inputs of the scan along them."""
+"""Trees of sequences, and inputs of the operators that grow them and scan along them."""
 
 import torch
 
 from tree_ssm.ops import Tree, minimum_spanning_tree, token_edges
+
+NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_delta_bias")
 
 
 def sequence_tree(batch, length, reach=3, seed=0):
@@ -18,8 +20,8 @@ def chain(batch, length):
     return Tree(parent, torch.arange(length - 1, -1, -1).expand(batch, -1).contiguous())
 
 
-def arguments(tree, channels, states, dtype=torch.float64):
-    """x, delta, A, B, C and delta_bias of the selective subtree scan, all with gradients."""
+def scan_arguments(tree, channels, states, dtype=torch.float64):
+    """x, delta, A, B, C and delta_bias of the subtree scan, all with gradients."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
     B, C = torch.randn(2, *tree.parent.shape, states, dtype=torch.float64)
@@ -28,15 +30,11 @@ def arguments(tree, channels, states, dtype=torch.float64):
     return [value.to(to).requires_grad_() for value, to in wanted]
 
 
-NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C", "grad_delta_bias")
-
-
-def scan_and_gradients(scan, values, gradients):
-    """What a scan gives for ``values``, and the gradients of them for those of both results, None for one unused."""
-    values = [v.detach().requires_grad_() for v in values]
-    results = scan(*values)
-    outputs, upstream = zip(
-        *(pair for pair in zip(results, gradients, strict=True) if pair[1] is not None), strict=True
-    )
-    found = torch.autograd.grad(outputs, values, upstream, materialize_grads=True)
-    return (*(r.detach() for r in results), *found)
+def distance_arguments(batch, length, channels, states, dtype=torch.float64):
+    """x, delta, delta_bias, B, start and end of the distances of tokens; prompts begin and end anywhere."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, delta = torch.randn(2, batch, length, channels).to(dtype)
+    B = torch.randn(batch, length, states).to(dtype)
+    start = torch.randint(0, 3, (batch,)).clamp_max(length)
+    end = start + torch.randint(0, length + 1, (batch,)).minimum(length - start)
+    return x, delta, torch.randn(channels).to(wide), B, start, end

@@ -1,21 +1,49 @@
-"""Trees, inputs and the dense sum that the tests of the tree scan share."""
+"""Trees, inputs and the dense sum that the tests of the scans along trees share."""
+
+from functools import partial
 
 import torch
+from oracles.gradients import with_gradients
+from oracles.grid import num_edges
 
 from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
 
 
+def _children(parent):
+    """The children of every vertex by their number, and the root."""
+    children = [[] for _ in parent]
+    for v, p in enumerate(parent):
+        if v != p:
+            children[p].append(v)
+    return children, next(v for v, p in enumerate(parent) if v == p)
+
+
 def breadth_first(parent):
-    """Order of one tree given by its parents."""
-    root = next(v for v, p in enumerate(parent) if v == p)
+    """An order of one tree, given by its parents."""
+    children, root = _children(parent)
     order = [root]
     for v in order:
-        order += [c for c in range(len(parent)) if parent[c] == v and c != root]
+        order += children[v]
     return order
 
 
-def stack(parents):
-    return Tree(torch.tensor(parents), torch.tensor([breadth_first(p) for p in parents]))
+def depth_first(parent):
+    """Another order with parents before their children."""
+    children, root = _children(parent)
+    waiting, order = [root], []
+    while waiting:
+        order.append(waiting.pop())
+        waiting += children[order[-1]]
+    return order
+
+
+def stack(parents, order=breadth_first):
+    """A batch of trees of one size, each given by its parents."""
+    return Tree(torch.tensor(parents), torch.tensor([order(parent) for parent in parents]))
+
+
+def to_cuda(tree):
+    return Tree(*(x.cuda() for x in tree))
 
 
 def random_parents(length, seed):
@@ -29,12 +57,31 @@ def random_parents(length, seed):
     return parent
 
 
+def grid_tree(batch, height, width, seed=0):
+    """What random weights make of a grid."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.rand(batch, num_edges(height, width), generator=generator)
+    return minimum_spanning_tree(weight, height, width, root=height * width // 3)
+
+
+# Small enough for the dense sum.
 TREES = {
     "one vertex": stack([[0], [0]]),
     "two vertices": stack([[0, 0], [1, 1]]),
     "chains": stack([[0, 0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6, 6]]),
     "stars": stack([[0] * 7, [3] * 7]),
     "random": stack([random_parents(11, seed) for seed in range(5)]),
+}
+# Of more vertices than a warp has threads, for kernels against each other.
+LONGER_TREES = {
+    "one vertex": TREES["one vertex"],
+    "two vertices": TREES["two vertices"],
+    "chains": TREES["chains"],
+    "long chain": stack([[max(v - 1, 0) for v in range(333)]]),
+    "star": stack([[3] * 77]),
+    "caterpillar": stack([[max(v - 1, 0) if v < 40 else v % 40 for v in range(200)]]),
+    "random": stack([random_parents(50, seed) for seed in range(4)]),
+    "grid": grid_tree(3, 17, 13),
 }
 
 
@@ -48,7 +95,10 @@ def renumbered(parent, seed=0):
 
 
 def large_trees():
-    """Trees that a GPU cuts into pieces: without a fork, all forks at once, long teeth, many branches at one vertex."""
+    """Parents of two samples a kind, of trees that a GPU cuts into pieces.
+
+    They are without a fork, with all forks at once, with long teeth, and with many branches at one vertex.
+    """
     kinds = {
         "snake": [max(v - 1, 0) for v in range(9000)],
         "star": [0] * 3000,
@@ -59,28 +109,8 @@ def large_trees():
     return {name: (parent, renumbered(parent)) for name, parent in kinds.items()}
 
 
-def large_tree(parents):
-    """Two samples, in breadth-first order."""
-    orders = []
-    for parent in parents:
-        children = [[] for _ in parent]
-        order = [next(v for v, p in enumerate(parent) if v == p)]
-        for v, p in enumerate(parent):
-            if v != p:
-                children[p].append(v)
-        for v in order:
-            order += children[v]
-        orders.append(order)
-    return Tree(torch.tensor(parents), torch.tensor(orders))
-
-
-def grid_tree(batch, height, width, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.rand(batch, (height - 1) * width + height * (width - 1), generator=generator)
-    return minimum_spanning_tree(weight, height, width, root=height * width // 3)
-
-
 def inputs(tree, channels, dtype=torch.float64, weight_dtype=None, grad=True):
+    """u and weight of the tree scan ``[B, L, D]``."""
     shape = (*tree.parent.shape, channels)
     u = torch.randn(shape, dtype=torch.float64).to(dtype)
     weight = torch.rand(shape, dtype=torch.float64).mul(1.4).sub(0.3).to(weight_dtype or dtype)
@@ -88,10 +118,23 @@ def inputs(tree, channels, dtype=torch.float64, weight_dtype=None, grad=True):
 
 
 def scan_and_gradients(u, weight, tree, direction, backend, g=None):
-    h = tree_scan(u, weight, tree, direction, backend)
-    g = torch.cos(torch.arange(h.numel(), dtype=torch.float64)).view_as(h).to(h.dtype) if g is None else g
-    gradients = torch.autograd.grad(h, (u, weight), g, materialize_grads=True)
-    return {"h": h, "grad_u": gradients[0], "grad_weight": gradients[1]}
+    """The tree scan's result and gradients by name, for ``g`` or for one that is the same in every call."""
+    if g is None:
+        g = torch.cos(torch.arange(u.numel(), dtype=torch.float64)).view(u.shape).to(u)
+    scan = partial(tree_scan, tree=tree, direction=direction, backend=backend)
+    return dict(zip(("h", "grad_u", "grad_weight"), with_gradients(scan, (u, weight), g), strict=True))
+
+
+SELECTIVE_NAMES = ("h", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_delta_bias")
+
+
+def selective_arguments(tree, channels, dtype=torch.float64):
+    """x, delta, A, B and delta_bias of the selective tree scan, all with gradients."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
+    B, A, bias = torch.randn(tree.parent.shape), -torch.rand(channels) - 0.1, torch.randn(channels) - 2
+    wanted = ((x, dtype), (delta, dtype), (A, wide), (B, dtype), (bias, wide))
+    return [value.to(to).requires_grad_() for value, to in wanted]
 
 
 def brute_force(u, weight, tree, direction):
