@@ -18,7 +18,7 @@ from quadtree_ssm.modules import (
     ReleasedQuadtreeScan,
 )
 from ssm_core.backbone import Backbone, imagenet_cfg, look_up
-from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
+from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer, SelectiveSSM
 
 Arch = Literal["nano", "lite", "tiny", "small", "base"]
 TokenOrder = Literal["quadtree", "released"]
@@ -108,6 +108,7 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         def make_mixer(stage: int, index: int, block: int) -> ScanMixer:
             dim = dims[stage]
             sizes = (int(ssm_ratio * dim), d_state, math.ceil(dim / 16))
+            scan: SelectiveSSM
             if stage >= QUADTREE_STAGES:
                 scan = CrossScan(*sizes)
             else:
@@ -148,7 +149,7 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
 default_cfgs = generate_default_cfgs({f"quadmamba_{arch}": imagenet_cfg(crop_pct=0.875) for arch in ARCHITECTURES})
 
 
-def _create_quadmamba(variant: str, pretrained: bool, **kwargs) -> QuadMamba:
+def _create_quadmamba(variant: str, pretrained: bool, **kwargs: Any) -> QuadMamba:
     return build_model_with_cfg(
         QuadMamba,
         variant,
@@ -160,30 +161,30 @@ def _create_quadmamba(variant: str, pretrained: bool, **kwargs) -> QuadMamba:
 
 
 @register_model
-def quadmamba_nano(pretrained: bool = False, **kwargs) -> QuadMamba:
+def quadmamba_nano(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
     """QuadMamba-Nano, 1.8 M parameters; keyword arguments are :class:`QuadMamba`'s."""
     return _create_quadmamba("quadmamba_nano", pretrained, **{"arch": "nano", **kwargs})
 
 
 @register_model
-def quadmamba_lite(pretrained: bool = False, **kwargs) -> QuadMamba:
+def quadmamba_lite(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
     """QuadMamba-Lite, 5.5 M parameters; keyword arguments are :class:`QuadMamba`'s."""
     return _create_quadmamba("quadmamba_lite", pretrained, **{"arch": "lite", **kwargs})
 
 
 @register_model
-def quadmamba_tiny(pretrained: bool = False, **kwargs) -> QuadMamba:
+def quadmamba_tiny(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
     """QuadMamba-Tiny, 10.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
     return _create_quadmamba("quadmamba_tiny", pretrained, **{"arch": "tiny", **kwargs})
 
 
 @register_model
-def quadmamba_small(pretrained: bool = False, **kwargs) -> QuadMamba:
+def quadmamba_small(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
     """QuadMamba-Small, 31.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
     return _create_quadmamba("quadmamba_small", pretrained, **{"arch": "small", **kwargs})
 
 
 @register_model
-def quadmamba_base(pretrained: bool = False, **kwargs) -> QuadMamba:
+def quadmamba_base(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
     """QuadMamba-Base, 50.7 M parameters; keyword arguments are :class:`QuadMamba`'s."""
     return _create_quadmamba("quadmamba_base", pretrained, **{"arch": "base", **kwargs})

@@ -13,7 +13,7 @@ from torch import Tensor
 class _Bands(NamedTuple):
     """The band that each place along one side lies in."""
 
-    index: Tensor  # [n]
+    number: Tensor  # [n]
     start: Tensor  # [n], first place of the band
     size: Tensor  # [n], number of places in the band
 
@@ -44,7 +44,7 @@ def quadrant_of_tokens(
         device: where to make the result.
     """
     rows, columns = (_bands(n, s, 2, device) for n, s in zip((height, width), shift, strict=True))
-    return 2 * rows.index[:, None] + columns.index
+    return 2 * rows.number[:, None] + columns.number
 
 
 def window_raster_slots(

@@ -183,7 +183,7 @@ def draw_order(
     near = np.maximum(abs(np.diff(row)), abs(np.diff(column))) <= 1
     thickness = float(np.clip(16 / width, 0.5, 1.4))
     way = LineCollection(
-        segments, cmap="plasma", linewidths=np.where(near, thickness, 0.25), alpha=np.where(near, 1.0, 0.5)
+        list(segments), cmap="plasma", linewidths=np.where(near, thickness, 0.25), alpha=np.where(near, 1.0, 0.5)
     )
     way.set_array(np.arange(len(segments)))
     axes.add_collection(way)
@@ -203,6 +203,9 @@ def quadtree_figure(
         model: the model whose modules are named in ``chosen``.
         chosen: of :func:`ssm_core.layers.record_scans`, or some of it.
         title: what is said above the picture.
+
+    Raises:
+        ValueError: ``chosen`` names a module of the model that is no quadtree scan.
     """
     figure, grid = panels(3, 1 + len(chosen), image.shape, title=title)
     show_image(grid[0, 0], image, "image")
@@ -213,6 +216,9 @@ def quadtree_figure(
         else:
             draw_heat(column[0], image, block.score[0].float().cpu().numpy(), title=f"{caption(name)}\nscores")
         draw_quadrants(column[1], image, block, title=f"quadrants{shift}")
-        order = token_order(model.get_submodule(name), block)[0].cpu().numpy()
+        scan = model.get_submodule(name)
+        if not isinstance(scan, QuadtreeScan):
+            raise ValueError(f"{name} is a {type(scan).__name__} and no quadtree scan")
+        order = token_order(scan, block)[0].cpu().numpy()
         draw_order(column[2], image, order, block.height, block.width, f"order of {order.size} tokens")
     return figure

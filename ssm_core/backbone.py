@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -68,7 +68,7 @@ def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
 
 
 class Stage(nn.Module):
-    """Downsampling (but for the first stage), blocks, and the norm that closes the stage (in MambaTree).
+    """Downsampling (but for the first stage), blocks, and the norm that closes the stage (in some families).
 
     Args:
         downsample: the downsampling, or ``nn.Identity()``.
@@ -221,7 +221,7 @@ class Backbone(nn.Module, HubModel):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         for stage in self.stages:
-            stage.grad_checkpointing = enable
+            cast(Stage, stage).grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -346,7 +346,8 @@ class Backbone(nn.Module, HubModel):
             ValueError: the input is not four-dimensional, has other channels, or a side is below 32.
         """
         if self.out_indices is not None:
-            return self.forward_intermediates(
+            maps = self.forward_intermediates(
                 images, self.out_indices, norm=True, stop_early=True, intermediates_only=True
             )
+            return cast(list[Tensor], maps)
         return self.forward_head(self.forward_features(images))

@@ -132,11 +132,15 @@ def rename(
         shapes: names and shapes of the model's own tensors.
         source_of: where each is found.
     """
-    tensors, lines, missing, misshapen, used = {}, [], {}, [], set()
+    tensors: dict[str, Tensor] = {}
+    lines: list[Renamed] = []
+    missing: dict[str, None] = {}  # a set that keeps the order: two tensors may come from one
+    misshapen: list[str] = []
+    used: set[str] = set()
     for name, shape in shapes.items():
         released, part, parts = source_of(name)
         if released not in state_dict:
-            missing[released] = None  # a set that keeps the order: two tensors may come from one
+            missing[released] = None
             continue
         used.add(released)
         tensor, rows = state_dict[released], None

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from timm.models import get_pretrained_cfg
@@ -44,14 +44,29 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
 
     # Registered with timm as ``<family>_<arch>``.
     family: ClassVar[str]
+    # Of the network that this is mixed into.
+    in_chans: int
+    num_classes: int
+    num_features: int
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the network was built with; the mixin keeps it."""
+        return cast(dict[str, Any], self._hub_mixin_config)
 
     def hub_config(self) -> dict[str, Any]:
-        """What ``config.json`` holds: the model's arguments, and the same as timm names them."""
-        arguments = {key: value for key, value in self._hub_mixin_config.items() if value is not None}
+        """What ``config.json`` holds: the model's arguments, and the same as timm names them.
+
+        Raises:
+            ValueError: timm does not know the model.
+        """
+        arguments = {key: value for key, value in self._arguments().items() if value is not None}
         # As it is now: a classifier may have been replaced.
         arguments["num_classes"] = self.num_classes
         name = f"{self.family}_{arguments['arch']}"
-        known = get_pretrained_cfg(name).to_dict(remove_source=True, remove_null=True)
+        registered = get_pretrained_cfg(name)
+        if registered is None:
+            raise ValueError(f"timm knows no model {name}; register it with timm before it is saved")
+        known = registered.to_dict(remove_source=True, remove_null=True)
         known.pop("architecture", None)
         known |= {"num_classes": self.num_classes, "input_size": (self.in_chans, *known["input_size"][1:])}
         return {
@@ -71,10 +86,10 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
                 Markdown about what the model was measured to do.
         """
         known = {
-            "name": f"{self.family}_{self._hub_mixin_config['arch']}",
+            "name": f"{self.family}_{self._arguments()['arch']}",
             "title": type(self).__name__,
             "package": type(self).__module__.partition(".")[0],
-            "parameters": f"{sum(parameter.numel() for parameter in self.parameters()) / 1e6:.3f}",
+            "parameters": f"{sum(parameter.numel() for parameter in cast(nn.Module, self).parameters()) / 1e6:.3f}",
             "channels": self.in_chans,
             "results": f"{self.num_classes} logits" if self.num_classes else "features",
         }
@@ -102,7 +117,7 @@ def save_hub_folder(network: nn.Module, folder: str | Path, **fields: Any) -> No
         TypeError: the network is none of ours.
     """
     if not isinstance(network, HubModel):
-        raise TypeError(f"a {type(network).__name__} has no save_pretrained; only QuadMamba and MambaTreeV have")
+        raise TypeError(f"a {type(network).__name__} is no HubModel and has no save_pretrained")
     card = Path(folder) / "README.md"
     card.unlink(missing_ok=True)  # the mixin keeps one that is there
     network.save_pretrained(folder, model_card_kwargs=fields)

@@ -9,7 +9,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from ssm_core.backbone import Backbone, imagenet_cfg, look_up
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
 from tree_ssm.checkpoint import checkpoint_filter_fn
-from tree_ssm.modules import HEAD_RATIO, ConvHead, GuideDistance, TreeKind, TreeRoot, TreeScan, TreeSharing
+from tree_ssm.modules import HEAD_RATIO, ConvHead, TreeKind, TreeRoot, TreeScan, TreeSharing
+from tree_ssm.ops import GuideDistance
 
 Arch = Literal["nano", "lite", "tiny", "small", "base"]
 NORM_EPS = 1e-6
@@ -138,7 +139,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
 default_cfgs = generate_default_cfgs({f"mambatree_{arch}": imagenet_cfg(crop_pct=1.0) for arch in ARCHITECTURES})
 
 
-def _create_mambatree(variant: str, pretrained: bool, **kwargs) -> MambaTreeV:
+def _create_mambatree(variant: str, pretrained: bool, **kwargs: Any) -> MambaTreeV:
     return build_model_with_cfg(
         MambaTreeV,
         variant,
@@ -150,30 +151,30 @@ def _create_mambatree(variant: str, pretrained: bool, **kwargs) -> MambaTreeV:
 
 
 @register_model
-def mambatree_nano(pretrained: bool = False, **kwargs) -> MambaTreeV:
+def mambatree_nano(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
     """MambaTreeV-Nano, 2.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
     return _create_mambatree("mambatree_nano", pretrained, **{"arch": "nano", **kwargs})
 
 
 @register_model
-def mambatree_lite(pretrained: bool = False, **kwargs) -> MambaTreeV:
+def mambatree_lite(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
     """MambaTreeV-Lite, 5.9 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
     return _create_mambatree("mambatree_lite", pretrained, **{"arch": "lite", **kwargs})
 
 
 @register_model
-def mambatree_tiny(pretrained: bool = False, **kwargs) -> MambaTreeV:
+def mambatree_tiny(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
     """MambaTreeV-Tiny, 30.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
     return _create_mambatree("mambatree_tiny", pretrained, **{"arch": "tiny", **kwargs})
 
 
 @register_model
-def mambatree_small(pretrained: bool = False, **kwargs) -> MambaTreeV:
+def mambatree_small(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
     """MambaTreeV-Small, 51.3 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
     return _create_mambatree("mambatree_small", pretrained, **{"arch": "small", **kwargs})
 
 
 @register_model
-def mambatree_base(pretrained: bool = False, **kwargs) -> MambaTreeV:
+def mambatree_base(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
     """MambaTreeV-Base, 90.6 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
     return _create_mambatree("mambatree_base", pretrained, **{"arch": "base", **kwargs})

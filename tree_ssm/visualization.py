@@ -4,9 +4,9 @@ The affinity of two tokens is ∏ Ā over the path between them, the factor that
 (MambaTree, section 3.2; its figures of affinity maps). A scan row by row has the path along the rows instead.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,8 +55,8 @@ def record_trees(model: nn.Module) -> Iterator[dict[str, WeighedTree]]:
     """
     record: dict[str, WeighedTree] = {}
 
-    def hook(name: str):
-        def store(scan: TreeScan, inputs: tuple, output: tuple[Tensor, GrownTree]) -> None:
+    def hook(name: str) -> Callable[[TreeScan, tuple[Any, ...], tuple[Tensor, GrownTree]], None]:
+        def store(scan: TreeScan, inputs: tuple[Any, ...], output: tuple[Tensor, GrownTree]) -> None:
             with torch.no_grad():
                 weight = scan.edge_weights(inputs[0].flatten(1, 2)).flatten(2)
             record[name] = WeighedTree(output[1].tree, weight, output[1].height, output[1].width)
@@ -139,7 +139,7 @@ def draw_tree(
     child = vertex[parent != vertex]
     segments = np.stack([places[child], places[parent[child]]], axis=1)
     thickness = float(np.clip(16 / width, 0.4, 1.2))
-    axes.add_collection(LineCollection(segments, colors=TREE_COLOUR, linewidths=thickness))
+    axes.add_collection(LineCollection(list(segments), colors=TREE_COLOUR, linewidths=thickness))
     axes.plot(*places[parent == vertex].T, "o", color=TREE_COLOUR, markersize=3)
 
 

@@ -35,6 +35,7 @@ class ClassifierHead(nn.Module):
         self.transform = transform
         self.num_features = num_features
         self.drop_rate = drop_rate
+        self.global_pool = global_pool
         self.fc: nn.Module = nn.Identity()
         self.reset(num_classes, global_pool)
 

@@ -1,6 +1,6 @@
 """Reading back what the scans of a model chose, for pictures and for analysis."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from .ssm import SelectiveSSM
 
 
 def _detached(chosen: NamedTuple) -> NamedTuple:
-    return type(chosen)(*(x.detach() if isinstance(x, Tensor) else x for x in chosen))
+    return chosen._make(x.detach() if isinstance(x, Tensor) else x for x in chosen)
 
 
 @contextmanager
@@ -24,13 +24,13 @@ def record_scans(model: nn.Module) -> Iterator[dict[str, Any]]:
         model: any module that contains scan modules.
 
     Yields:
-        The dictionary that a forward pass fills: name of the scan module, in the order of execution, to what it chose
-        (``quadtree_ssm.modules.ChosenQuadrant``, ``tree_ssm.modules.GrownTree``). Scans that choose nothing are absent.
+        The dictionary that a forward pass fills, in the order of execution. A key is the name of a scan module, its
+        value the named tuple in which the family's scan says what it chose. Scans that choose nothing are absent.
     """
     record: dict[str, Any] = {}
 
-    def hook(name: str):
-        def store(module: nn.Module, inputs: tuple, output: tuple[Tensor, Any]) -> None:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], tuple[Tensor, Any]], None]:
+        def store(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
             if output[1] is not None:
                 record[name] = _detached(output[1])
 

@@ -1,6 +1,6 @@
-"""Pictures of what models see, for both families: Matplotlib over plain arrays, no task libraries.
+"""Pictures of what models see: Matplotlib over plain arrays, no task libraries.
 
-What a family's scans chose is drawn by the family: :mod:`quadtree_ssm.visualization`, :mod:`tree_ssm.visualization`.
+A family draws what its scans chose in its own module ``visualization``.
 """
 
 from .figures import (

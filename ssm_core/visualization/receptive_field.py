@@ -3,7 +3,7 @@
 Luo et al., *Understanding the effective receptive field in deep convolutional neural networks* (2016), in the form that
 Ding et al., *Scaling up your kernels to 31×31* (2022) gave it and VMamba took over: at a pixel, the sum over the
 image's channels of max(0, ∂s/∂pixel), where s is the sum over the map's channels of max(0, y) at its centre
-(⌊H/2⌋, ⌊W/2⌋); averaged over images. The gradient is autograd's: QuadMamba's choice of a quadrant passes its
+(⌊H/2⌋, ⌊W/2⌋); averaged over images. The gradient is autograd's: a discrete choice passes its
 straight-through gradient.
 """
 
@@ -28,12 +28,13 @@ def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tenso
     Raises:
         ValueError: the model has no such method, or (on the first call) no such stage.
     """
-    if not hasattr(model, "forward_intermediates"):
+    forward: Callable[..., Sequence[Tensor]] | None = getattr(model, "forward_intermediates", None)
+    if forward is None:
         raise ValueError(f"{type(model).__name__} has no forward_intermediates, which gives a timm model's maps")
 
     def extract(images: Tensor) -> Tensor:
         try:
-            return model.forward_intermediates(images, indices=[stage], stop_early=True, intermediates_only=True)[-1]
+            return forward(images, indices=[stage], stop_early=True, intermediates_only=True)[-1]
         except (AssertionError, IndexError, ValueError) as error:  # of a stage or an image size that it does not have
             reason = " ".join(str(error).split()) or "no reason given"
             size = "×".join(map(str, images.shape[2:]))

@@ -1,6 +1,6 @@
 """The configuration of MambaTree-L: transformers' MambaConfig and what the tree adds."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import MambaConfig
@@ -36,7 +36,7 @@ class MambaTreeConfig(MambaConfig):
     tree_decay: EdgeDecay = "next"
     chain_backend: ChainBackend = "auto"
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.tree_scale = float(self.tree_scale)
         super().__post_init__(**kwargs)
         self.__dict__.pop("model_type", None)  # that of a plain Mamba's file, which would be saved as it is

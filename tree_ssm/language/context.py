@@ -1,5 +1,6 @@
 """Where the prompts are in a batch, and the tree that each layer grows over them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ class Prompts(NamedTuple):
 
 
 def find_prompts(
-    shape: tuple[int, int],
+    shape: Sequence[int],
     device: torch.device,
     attention_mask: Tensor | None,  # [B, L]
     context_len: Tensor | int | None,  # [B]
@@ -36,21 +37,21 @@ def find_prompts(
     Raises:
         ValueError: an argument does not fit; lengths beyond the row are noticed on the CPU only and else cut.
     """
-    batch, length = shape = tuple(shape)
+    batch, length = shape
     if attention_mask is None:
         start = torch.zeros(batch, dtype=torch.int64, device=device)
         count = torch.full_like(start, length)
     else:
         if attention_mask.shape != (batch, length):
             raise ValueError(
-                f"attention_mask must be [B, L] = {shape}, one number a token, got {shape_of(attention_mask)}"
+                f"attention_mask must be [B, L] = {(batch, length)}, one number a token, got {shape_of(attention_mask)}"
             )
         present = attention_mask.to(device=device, dtype=torch.int64)
         start, count = present.argmax(1), present.sum(1)
-    if context_len is None and labels is None:
-        return Prompts(start, start + count)
     if context_len is None:
-        counts = (labels != -100).long()
+        if labels is None:
+            return Prompts(start, start + count)
+        counts = labels.ne(-100).long()
         end = torch.where(counts.any(1), counts.argmax(1), start + count)
         return Prompts(start, end.maximum(start))
     if not isinstance(context_len, Tensor):

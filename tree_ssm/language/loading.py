@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -154,13 +154,13 @@ def merge_adapters(network: nn.Module) -> MambaTreeForCausalLM:
     adapter, since that adapter changes what goes in and not what comes out.
     """
     if not isinstance(network, PeftModel):
-        return network
-    base = network.get_base_model()
+        return cast(MambaTreeForCausalLM, network)
+    base: Any = network.get_base_model()
     embeddings = base.get_input_embeddings()
     if hasattr(embeddings, "base_layer") and base.config.tie_word_embeddings:
         base.lm_head.weight = nn.Parameter(base.lm_head.weight.detach().clone())
         base.config.tie_word_embeddings = False
-    return network.merge_and_unload()
+    return cast(MambaTreeForCausalLM, network.merge_and_unload())
 
 
 def save_network(network: nn.Module, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:

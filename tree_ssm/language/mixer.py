@@ -1,5 +1,7 @@
 """Mamba's mixer with a scan along a tree of the prompt beside the scan along the tokens."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,10 +48,15 @@ class MambaTreeMixer(MambaMixer):
             cache_params: states of the rows so far, brought up to date in place.
             attention_mask: 0 for padding.
             candidates: the edges the tree may have; None for tokens that continue a cache, which have no choice.
+
+        Raises:
+            ValueError: neither candidates nor a cache are given.
         """
         self._refuse_adapters()
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
         if candidates is None:
+            if cache_params is None:
+                raise ValueError("tokens without candidates continue a cache, and there are no cache_params")
             y = self._continue(x, cache_params)
         else:
             y = self._scan_rows(x, cache_params, attention_mask, candidates)
@@ -131,7 +138,8 @@ class MambaTreeMixer(MambaMixer):
         delta, A = self._step_size(dt), self._decay()
         wide = delta.dtype
         x_wide, B, C = x.to(wide), B.to(wide), C.to(wide)
-        chain, tree = cache.layers[self.layer_idx].recurrent_states[0].to(wide).chunk(2, dim=-1)
+        states: Any = cache.layers[self.layer_idx]  # of linear attention; the annotation allows other kinds of layers
+        chain, tree = states.recurrent_states[0].to(wide).chunk(2, dim=-1)
         outputs = []
         for t in range(length):
             decay = torch.exp(delta[:, t].unsqueeze(-1) * A)  # [B, D, N]

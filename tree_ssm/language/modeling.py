@@ -27,7 +27,7 @@ class MambaTreeBlock(MambaBlock):
         super().__init__(config, layer_idx)
         self.mixer = MambaTreeMixer(config, layer_idx)
 
-    def forward(
+    def forward(  # type: ignore[override]  # the edges of the tree stand where MambaBlock takes any options
         self,
         hidden_states: Tensor,  # [B, L, C]
         cache_params: Cache | None = None,
@@ -50,7 +50,8 @@ class MambaTreePreTrainedModel(MambaPreTrainedModel):
 
     config: MambaTreeConfig
     config_class = MambaTreeConfig
-    _no_split_modules = ("MambaTreeBlock", "MambaTreeMixer")
+    # A tuple, which no class can change for another; transformers only reads it.
+    _no_split_modules = ("MambaTreeBlock", "MambaTreeMixer")  # type: ignore[assignment]  # annotated as a list
 
 
 class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
@@ -79,7 +80,7 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> tuple | MambaOutput:
+    ) -> tuple[Any, ...] | MambaOutput:
         """Hidden states of every token; the arguments are those of :meth:`MambaTreeForCausalLM.forward`."""
         config = self.config
         if output_hidden_states is None:
@@ -105,7 +106,7 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
             prompts = find_prompts(hidden.shape[:2], hidden.device, attention_mask, context_len, None)
             branching = _may_branch(prompts, context_len)
             candidates = prompt_edges(prompts, hidden.shape[1], config.tree_reach, branching)
-        every = []
+        states: list[Tensor] = []
         for layer in self.layers:
             hidden = layer(
                 hidden,
@@ -114,12 +115,16 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
                 candidates=candidates,
             )
             if output_hidden_states:
-                every.append(hidden)
+                states.append(hidden)
         hidden = self.norm_f(hidden)
-        every = (*every, hidden) if output_hidden_states else None
+        every = (*states, hidden) if output_hidden_states else None
         if not (config.return_dict if return_dict is None else return_dict):
             return tuple(part for part in (hidden, cache, every) if part is not None)
-        return MambaOutput(last_hidden_state=hidden, cache_params=cache, hidden_states=every)
+        return MambaOutput(
+            last_hidden_state=hidden,
+            cache_params=cache,
+            hidden_states=every,
+        )
 
 
 class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
@@ -152,7 +157,7 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **loss_options: Any,
-    ) -> tuple | MambaCausalLMOutput:
+    ) -> tuple[Any, ...] | MambaCausalLMOutput:
         """Logits of the next token at every token, and the loss on the responses.
 
         Args:
@@ -205,7 +210,7 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
         )
         return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
-    def generate(
+    def generate(  # type: ignore[override]  # what else transformers takes is among the options
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **options: Any
     ) -> Any:
         """transformers' ``generate``: the prompts in one pass, then token by token with the cached states.
@@ -220,11 +225,11 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
             raise ValueError(
                 "prefill_chunk_size would cut the prompt, and the tree would cover its first piece only: leave it out"
             )
-        return super().generate(inputs, generation_config, **options)
+        return super().generate(inputs, generation_config, **options)  # type: ignore[misc]  # self is a protocol there
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **options: Any
-    ):
+    ) -> Any:
         # Without a cache every step gives whole rows: what was the prompt in the first has to stay it.
         if model_kwargs.get("context_len") is None:
             mask = model_kwargs.get("attention_mask")
