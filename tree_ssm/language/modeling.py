@@ -120,11 +120,7 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
         every = (*states, hidden) if output_hidden_states else None
         if not (config.return_dict if return_dict is None else return_dict):
             return tuple(part for part in (hidden, cache, every) if part is not None)
-        return MambaOutput(
-            last_hidden_state=hidden,
-            cache_params=cache,
-            hidden_states=every,
-        )
+        return MambaOutput(last_hidden_state=hidden, cache_params=cache, hidden_states=every)
 
 
 class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):

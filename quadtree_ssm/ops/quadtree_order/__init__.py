@@ -1,6 +1,6 @@
 """Order of the tokens under QuadMamba's two-level quadtree, and the gradient that reaches the choice of quadrant."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -95,7 +95,9 @@ class _StraightThrough(torch.autograd.Function):
     """The identity on the tokens; backward, the mask's gradient at the scan's input or at its output."""
 
     @staticmethod
-    def forward(ctx, tokens, mask, choice, height, width, shift, at_input):
+    def forward(
+        ctx: Any, tokens: Tensor, mask: Tensor, choice: Tensor, height: int, width: int, shift: Shift, at_input: bool
+    ) -> Tensor:
         ctx.save_for_backward(tokens, choice)
         ctx.geometry = (height, width, shift)
         ctx.mask_dtype = mask.dtype
@@ -103,7 +105,7 @@ class _StraightThrough(torch.autograd.Function):
         return tokens.view_as(tokens)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_mask = None
         if ctx.needs_input_grad[1]:
             tokens, choice = ctx.saved_tensors

@@ -8,6 +8,8 @@ from onnxscript import INT64, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
+from ssm_core.ops.registry import Table
+
 
 @script(Opset("quadtree_ssm", 1))
 def _order(
@@ -54,7 +56,7 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
     return x
 
 
-TRANSLATIONS = {
+TRANSLATIONS: Table = {
     torch.ops.quadtree_ssm.quadtree_order.default: quadtree_order,
     torch.ops.aten.roll.default: roll,
 }

@@ -81,8 +81,8 @@ def selective_scan(
     def split(x: Tensor) -> Tensor:  # [B, D, L] -> [B, G, L, D / G]
         return x.unflatten(1, (groups, channels // groups)).transpose(2, 3)
 
-    def split_parameter(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.unflatten(0, (groups, channels // groups))
+    def split_parameter(x: Tensor) -> Tensor:  # [D, …] -> [G, D / G, …]
+        return x.unflatten(0, (groups, channels // groups))
 
     flags = [reverse] * groups if isinstance(reverse, bool) else list(reverse)
     y, last_state = _scan(
@@ -91,8 +91,8 @@ def selective_scan(
         split_parameter(A),
         B4,
         C4,
-        split_parameter(D),
-        split_parameter(delta_bias),
+        None if D is None else split_parameter(D),
+        None if delta_bias is None else split_parameter(delta_bias),
         order,
         flags,
         delta_softplus,
@@ -120,7 +120,7 @@ def directional_scan(
 ) -> Tensor:
     """Sum of K selective scans over one input, each with its own parameters and its own order of the tokens.
 
-    This is the cross scan of VMamba and the quadtree scan of QuadMamba (section 3.2) in one call: direction k walks
+    This is the cross scan of VMamba and a scan along the nested quadrants of a map in one call: direction k walks
     the tokens ``order[k]``, backwards where ``reverse[k]``; Δ = softplus(delta + delta_bias). All inputs, and the
     result, are at the tokens' own places.
 
@@ -156,9 +156,9 @@ def directional_scan(
     for name, value in (("B", B), ("C", C)):
         if value.shape != expected:
             raise ValueError(f"{op}: {name} must be [B, K, L, N] = {expected}, got {shape_of(value)}")
-    for name, value in (("D", D), ("delta_bias", delta_bias)):
-        if value is not None and value.shape != (directions, channels):
-            raise ValueError(f"{op}: {name} must be [K, D] = {directions, channels}, got {shape_of(value)}")
+    for name, parameter in (("D", D), ("delta_bias", delta_bias)):
+        if parameter is not None and parameter.shape != (directions, channels):
+            raise ValueError(f"{op}: {name} must be [K, D] = {directions, channels}, got {shape_of(parameter)}")
     flags = [False] * directions if reverse is None else list(reverse)
     y, _ = _scan(x.unsqueeze(1), delta, A, B, C, D, delta_bias, order, flags, True, backend, op)
     return y.squeeze(1)
@@ -231,7 +231,8 @@ def _scan(
         raise ValueError(f"{op}: u must be a real floating-point tensor, got {dtype}")
     u, delta, B, C = (x.to(dtype) for x in io)
     parameter_dtype = accumulate_dtype(dtype)
-    A, D, delta_bias = (None if x is None else x.to(parameter_dtype) for x in (A, D, delta_bias))
+    A = A.to(parameter_dtype)
+    D, delta_bias = (None if x is None else x.to(parameter_dtype) for x in (D, delta_bias))
 
     if backend == "mamba_ssm":
         from .mamba_ssm import selective_scan_mamba
@@ -240,7 +241,8 @@ def _scan(
     if choose_backend(op, _OP, backend, u.device) == "reference":
         return selective_scan_reference(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
     u, delta = (x if x.stride(-1) == 1 else x.contiguous() for x in (u, delta))
-    A, D, delta_bias = (None if x is None else x.contiguous() for x in (A, D, delta_bias))
+    A = A.contiguous()
+    D, delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
     return torch.ops.ssm_core.selective_scan(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
 
 

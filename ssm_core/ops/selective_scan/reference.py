@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def visiting_order(order: Tensor | None, reverse: Sequence[bool], batch: int, length: int, device) -> Tensor:
+def visiting_order(
+    order: Tensor | None, reverse: Sequence[bool], batch: int, length: int, device: torch.device
+) -> Tensor:
     """Token visited at each step, ``[B, K, L]``: ``order`` (or row-major) with the reversed directions flipped."""
     if order is None:
         order = torch.arange(length, device=device).expand(batch, len(reverse), length)

@@ -71,10 +71,9 @@ def minimum_spanning_tree(
     order.
     """
     if edges is None:
-        num_edges = _check_grid(height, width, num_vertices)
+        num_edges, height, width = _check_grid(height, width, num_vertices)
     else:
-        num_edges = _check_edges(edges, edge_weight, height, width, num_vertices)
-        height, width = num_vertices, 1
+        num_edges, height, width = _check_edges(edges, edge_weight, height, width, num_vertices)
     if edge_weight.dim() != 2 or edge_weight.shape[1] != num_edges:
         raise ValueError(f"{_OP}: edge_weight must be [B, E] with E = {num_edges}, got {shape_of(edge_weight)}")
     if edge_weight.dtype not in _WEIGHT_DTYPES:
@@ -90,19 +89,19 @@ def minimum_spanning_tree(
 # The checks are plain ifs: messages are not put together on the way of every call.
 
 
-def _check_grid(height: int | None, width: int | None, num_vertices: int | None) -> int:
-    """The number of the grid's edges."""
+def _check_grid(height: int | None, width: int | None, num_vertices: int | None) -> tuple[int, int, int]:
+    """The number of the grid's edges, its height and its width."""
     if height is None or width is None or num_vertices is not None:
         raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
     if height < 1 or width < 1:
         raise ValueError(f"{_OP}: the grid must be at least 1×1, got {height}×{width}")
-    return (height - 1) * width + height * (width - 1)
+    return (height - 1) * width + height * (width - 1), height, width
 
 
 def _check_edges(
     edges: Tensor, edge_weight: Tensor, height: int | None, width: int | None, num_vertices: int | None
-) -> int:
-    """The number of listed edges."""
+) -> tuple[int, int, int]:
+    """The number of listed edges, and the vertices as a column: their number and 1."""
     if height is not None or width is not None or num_vertices is None:
         raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
     if num_vertices < 1:
@@ -114,7 +113,7 @@ def _check_edges(
             f"{_OP}: edges must be int64 [E, 2] or [B, E, 2] beside an edge_weight of {shape_of(edge_weight)}, "
             f"got {edges.dtype} {shape_of(edges)}"
         )
-    return edges.shape[-2]
+    return edges.shape[-2], num_vertices, 1
 
 
 def _roots(root: int | Tensor, edge_weight: Tensor, num_vertices: int) -> Tensor:
