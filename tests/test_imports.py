@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OPTIONAL_LIBRARIES = {
     "mmengine", "mmcv", "mmdet", "mmseg", "matplotlib", "sklearn", "transformers", "peft", "tokenizers", "lm_eval",
-    "datasets",
+    "datasets", "onnx", "onnxscript",
 }  # fmt: skip
 FAMILY = re.compile(r"quadtree_ssm|tree_ssm|quad_?mamba|mamba_?tree", re.IGNORECASE)
 
