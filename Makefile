@@ -2,7 +2,7 @@
 # make test         set up if needed, then run the tests
 # make setup        .venv with the pinned packages and the compiled library
 # make docs         the documentation site, in site/;  make docs-serve  shows it while you write
-# make lint         ruff and clang-format;  make format  applies them
+# make lint         ruff, clang-format, mypy, import contracts;  make format  applies the first two
 # make clean        remove everything that make made
 
 PYTHON ?= python3
@@ -43,6 +43,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -50,5 +51,5 @@ format: setup
 	$(BIN)/clang-format -i $(CLANG_FORMAT_FILES)
 
 clean:
-	rm -rf $(VENV) build site work_dirs *.egg-info ssm_core/_C*.so
+	rm -rf $(VENV) build site work_dirs *.egg-info .mypy_cache .import_linter_cache ssm_core/_C*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
