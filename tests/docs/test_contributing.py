@@ -94,3 +94,10 @@ def test_the_version_is_in_one_place():
     assert 'dynamic = ["version"]' in project
     assert '{attr = "ssm_core.__version__"}' in project
     assert not re.search(r"^version\s*=\s*\"", project, re.MULTILINE)
+
+
+def test_the_oldest_versions_are_those_that_are_promised():
+    promised = re.search(r"^dependencies = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    tested = (ROOT / "requirements" / "oldest.txt").read_text()
+    for name, version in re.findall(r'"([\w-]+)>=([\d.]+)"', promised):
+        assert re.search(rf"^{name}=={re.escape(version)}(\.0)?$", tested, re.MULTILINE), name
