@@ -22,7 +22,7 @@ from ssm_core.layers import (
     to_channels_first,
 )
 
-# At 32 the second stage's map is 4 × 4, one token for each window of a two-level quadtree, and the last one's 1 × 1.
+# The smallest side of an image: the second stage's map is then 4 × 4, and the last one's 1 × 1.
 MIN_SIDE = 32
 STEM_REDUCTION = 4
 
@@ -68,7 +68,7 @@ def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
 
 
 class Stage(nn.Module):
-    """Downsampling (but for the first stage), blocks, and the norm that closes the stage (in some families).
+    """Downsampling (in all stages but the first), blocks, and in some families a norm that closes the stage.
 
     Args:
         downsample: the downsampling, or ``nn.Identity()``.

@@ -117,7 +117,7 @@ def save_hub_folder(network: nn.Module, folder: str | Path, **fields: Any) -> No
         TypeError: the network is none of ours.
     """
     if not isinstance(network, HubModel):
-        raise TypeError(f"a {type(network).__name__} is no HubModel and has no save_pretrained")
+        raise TypeError(f"a {type(network).__name__} has no save_pretrained: only models of this project have")
     card = Path(folder) / "README.md"
     card.unlink(missing_ok=True)  # the mixin keeps one that is there
     network.save_pretrained(folder, model_card_kwargs=fields)

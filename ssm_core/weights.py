@@ -168,7 +168,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
         module: the network.
         state: the weights, named as the module names them.
         path: the file they are from, for the message.
-        title: what the module is, for the message: ``"this config's QuadMamba"``.
+        title: what the module is, for the message: ``"this config's model"``.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape.

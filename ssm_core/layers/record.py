@@ -17,15 +17,15 @@ def _detached(chosen: NamedTuple) -> NamedTuple:
 def record_scans(model: nn.Module) -> Iterator[dict[str, Any]]:
     """Record what each scan chose in the model's last forward pass within the context.
 
-    Works on a whole classifier or detector that contains a backbone, in training and in evaluation; nothing is kept
-    outside the context, and a compiled model records only if it is compiled within it.
+    It works on a whole classifier or detector that contains a backbone, in training and in evaluation. Nothing is kept
+    outside the context. A compiled model records only if it is compiled within the context.
 
     Args:
         model: any module that contains scan modules.
 
     Yields:
-        The dictionary that a forward pass fills, in the order of execution. A key is the name of a scan module, its
-        value the named tuple in which the family's scan says what it chose. Scans that choose nothing are absent.
+        The dictionary that a forward pass fills: name of the scan module, in the order of execution, to the named tuple
+        of what it chose. Scans that choose nothing are absent.
     """
     record: dict[str, Any] = {}
 

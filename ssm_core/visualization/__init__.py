@@ -1,6 +1,6 @@
-"""Pictures of what models see: Matplotlib over plain arrays, no task libraries.
+"""Pictures of what models see, of any family: Matplotlib over plain arrays, no task libraries.
 
-A family draws what its scans chose in its own module ``visualization``.
+A family draws what its scans chose in its own module ``visualization`` and registers that with :func:`draw_choice`.
 """
 
 from .figures import (

@@ -52,7 +52,8 @@ def test_command_rewrites_configs(tmp_path):
     subprocess.run(COMMAND, shell=True, check=True, cwd=tmp_path)
     text = config.read_text()
     assert "ssm_core" not in text
-    assert 'default_scope = "ssm_train"' in text and 'type="quadtree_ssm.QuadMamba"' in text
+    assert 'default_scope = "ssm_train"' in text
+    assert 'type="quadtree_ssm.QuadMamba"' in text
     types = re.findall(r"""["'](ssm_train\.[\w.]+)["']""", text)
     assert len(types) == len(re.findall(r"""["'](?:ssm_core\.|tree_ssm\.language)[\w.]+["']""", OLD_CONFIG))
     assert all(resolve(name) for name in types)
