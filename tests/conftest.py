@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import os
 import sys
 
@@ -17,12 +18,17 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(config, items):
     # The longest module first, lest one process be alone with it at the end (the Makefile keeps this order).
     items.sort(key=lambda item: item.path.name != "test_export.py")
-    if torch.cuda.is_available():
-        return
-    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if needs_gpu:
-        config.hook.pytest_deselected(items=needs_gpu)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    impossible = [item for item in items if not _can_run(item)]
+    if impossible:
+        config.hook.pytest_deselected(items=impossible)
+        items[:] = [item for item in items if _can_run(item)]
+
+
+def _can_run(item):
+    """Whether there are the GPU and the packages that a test needs."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        return False
+    return all(importlib.util.find_spec(marker.args[0]) for marker in item.iter_markers("needs"))
 
 
 def pytest_collection_finish(session):
