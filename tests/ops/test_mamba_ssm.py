@@ -1,4 +1,4 @@
-"""The backend "mamba_ssm": how the arguments are laid out for that package, and its own kernel where it is installed."""
+"""The backend "mamba_ssm": the layout of its arguments, and the package's own kernel where it is installed."""
 
 import importlib
 import inspect
@@ -41,12 +41,11 @@ ORDER = torch.tensor([3, 1, 4, 0, 8, 5, 2, 7, 6])
 
 
 @pytest.mark.usefixtures("documented")
-@pytest.mark.parametrize(
-    "options", [{}, {"reverse": True}, {"order": ORDER}, {"order": ORDER, "reverse": True}], ids=str
-)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("order", [None, ORDER], ids=["row by row", "any order"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_groups_of_channels_in_any_order(groups, options):
-    assert_reference_in_groups(groups, **options)
+def test_groups_of_channels_in_any_order(groups, order, reverse):
+    assert_reference_in_groups(groups, order=order, reverse=reverse)
 
 
 @pytest.mark.usefixtures("documented")
