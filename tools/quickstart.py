@@ -47,6 +47,8 @@ def draw_scans(results: dict, path: Path) -> None:
     import torch
     from matplotlib.figure import Figure
 
+    import quadtree_ssm.visualization  # noqa: F401  registers how its scans are drawn
+    import tree_ssm.visualization  # noqa: F401  registers how its scans are drawn
     from ssm_core.visualization import caption, draw_choice, show_image
 
     rows = []

@@ -16,7 +16,7 @@ from .figures import (
     token_places,
 )
 from .receptive_field import area_shares, draw_receptive_field, effective_receptive_field, map_extractor
-from .scans import draw_choice
+from .scans import draw_choice, is_drawable
 
 __all__ = [
     "area_shares",
@@ -27,6 +27,7 @@ __all__ = [
     "draw_receptive_field",
     "effective_receptive_field",
     "in_rows",
+    "is_drawable",
     "map_extractor",
     "panels",
     "save",

@@ -1,7 +1,6 @@
 """One function for what any scan chose, so that its callers need not know the family."""
 
 from functools import singledispatch
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ def draw_choice(
     sample: int = 0,
     title: str = "",
 ) -> None:
-    """Draw what one scan chose on one image of the batch: a spanning tree, or quadrants under their scores.
+    """Draw what one scan chose on one image of the batch.
 
-    A family says how in its module ``visualization``, which is imported here when its choice is first seen.
+    A family registers how (``@draw_choice.register``) in its module ``visualization``, which has to be imported before.
 
     Args:
         chosen: what :func:`ssm_core.layers.record_scans` recorded for the scan.
@@ -28,16 +27,14 @@ def draw_choice(
         title: a caption.
 
     Raises:
-        TypeError: no family knows what ``chosen`` is.
+        TypeError: no imported module has registered how to draw ``chosen``.
     """
     kind = type(chosen)
-    module = f"{kind.__module__.partition('.')[0]}.visualization"
-    try:
-        import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-    draw = draw_choice.dispatch(kind)
-    if draw is draw_choice.dispatch(object):
-        raise TypeError(f"there is no drawing of a {kind.__name__} in {module}")
-    draw(chosen, axes, image, sample, title)
+    raise TypeError(
+        f"no drawing is registered for a {kind.__name__} of {kind.__module__}: import the module that registers one"
+    )
+
+
+def is_drawable(chosen: Any) -> bool:
+    """Whether an imported module has registered how to draw what a scan chose."""
+    return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)

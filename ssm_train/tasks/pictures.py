@@ -1,6 +1,5 @@
 """Pictures during training: what the model predicts for a few validation images, and what its scans chose on them."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from io import BytesIO
@@ -13,8 +12,10 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor, nn
 
+import quadtree_ssm.visualization  # noqa: F401  registers how its scans are drawn
+import tree_ssm.visualization  # noqa: F401  registers how its scans are drawn
 from ssm_core.layers import record_scans
-from ssm_core.visualization import caption, draw_choice, panels, save, show_image
+from ssm_core.visualization import caption, draw_choice, is_drawable, panels, save, show_image
 from ssm_train.data.preparation import of_config, of_transform
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.loops import is_shown
@@ -109,17 +110,6 @@ def draw_scans(
 
 def _spread(record: Mapping[str, Any], count: int) -> dict[str, Any]:
     """At most so many scans, evenly over the depth, of those that can be drawn and have more than two rows."""
-    names = [name for name, chosen in record.items() if chosen.height > 2 and _is_drawable(chosen)]
+    names = [name for name, chosen in record.items() if chosen.height > 2 and is_drawable(chosen)]
     numbers = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
     return {names[i]: record[names[i]] for i in numbers}
-
-
-def _is_drawable(chosen: Any) -> bool:
-    """Whether the package of a scan draws what it chose; its module ``visualization`` is imported for that."""
-    module = f"{type(chosen).__module__.partition('.')[0]}.visualization"
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-    return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)
