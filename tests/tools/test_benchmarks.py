@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 from command_line import CONFIGS, load_tool
 
-from ssm_train.apis import timing as benchmark
+from ssm_core import timing as benchmark
 
 
 def test_time_of_short_calls_is_that_of_one():

@@ -193,7 +193,5 @@ def test_draw_choice_knows_trees():
         draw_choice(chosen, axes, np.zeros((32, 32)), sample)
         drawn.append(np.array(axes.collections[0].get_segments()))
     assert not np.array_equal(*drawn)
-    with pytest.raises(
-        TypeError, match="no drawing is registered for a Decimal of decimal: import"
-    ):
+    with pytest.raises(TypeError, match="no drawing is registered for a Decimal of decimal: import"):
         draw_choice(Decimal(3), axes, np.zeros((32, 32)))

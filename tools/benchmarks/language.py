@@ -24,7 +24,7 @@ import transformers
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
-from ssm_train.apis.timing import machine, summarize, timed
+from ssm_core.timing import machine, summarize, timed
 from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM
 from tree_ssm.language.kernels import installed
 

@@ -24,7 +24,7 @@ from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
-from ssm_train.apis.timing import copy_rate, machine, milliseconds
+from ssm_core.timing import copy_rate, machine, milliseconds
 from tree_ssm.ops import (
     grid_distances,
     minimum_spanning_tree,

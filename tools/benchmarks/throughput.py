@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
-from ssm_train.apis.timing import machine, summarize, timed
+from ssm_core.timing import machine, summarize, timed
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 WARM_UP_STEPS = 5
