@@ -1,7 +1,7 @@
 """``mamba_ssm.ops.selective_scan_interface.selective_scan_fn`` as mamba-ssm 2 documents it, in plain PyTorch.
 
 It is written from the published signature, from the shapes and dtypes that the documentation names, and from the
-recurrence in "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (Gu and Dao 2023), section 2: equation 2
+recurrence in "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (Gu and Dao 2023), equations 2a and 2b,
 with Ā = exp(ΔA) and B̄ = ΔB. No code of that package is in it, and it calls none of this project. The module can take
 the package's place in ``sys.modules``, since the package needs a GPU and a long compilation.
 """
