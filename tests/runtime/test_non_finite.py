@@ -7,7 +7,7 @@ import pytest
 import runs
 import torch
 
-from ssm_train.runtime import checkpoints as checkpoint
+from ssm_core import weights
 
 NO_SAVES = ("default_hooks.checkpoint.interval=-1", "default_hooks.non_finite.interval=2")
 PARAMETER = "backbone.conv_stem.weight"
@@ -34,8 +34,8 @@ def train_into_nan(tmp_path, model, hook):
 
 def assert_good(state, iteration):
     assert state["meta"]["iter"] == iteration
-    assert checkpoint.first_non_finite(state["state_dict"]) is None
-    assert checkpoint.first_non_finite(state["ema_state_dict"]) is None
+    assert weights.first_non_finite(state["state_dict"]) is None
+    assert weights.first_non_finite(state["ema_state_dict"]) is None
     moments = state["optimizer"]["state"].values()
     assert all(torch.isfinite(m["exp_avg"]).all() and torch.isfinite(m["exp_avg_sq"]).all() for m in moments)
 
