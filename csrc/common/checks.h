@@ -1,7 +1,7 @@
 // Argument checks shared by every host wrapper.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 namespace ssm {
 

@@ -1,22 +1,29 @@
-// What both implementations of the grid's distances take and give.
+// The host side that the CPU and the CUDA kernels of the grid's distances share: checks, the result, and tensors to raw
+// pointers.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include "common/checks.h"
-#include "common/edge_distance.h"
+#include "grid_distance/params.h"
 
 namespace ssm {
 
-inline void check_features(const at::Tensor& x, c10::DeviceType device) {
-  TORCH_CHECK(x.dim() == 4, "x must be 4-D, got ", x.sizes());
-  check_device(x, device, x, "x");
-  check_contiguous(x, "x");
-}
+struct GridDistanceInputs {
+  at::Tensor out;
+  GridDistanceParams params;
 
-inline at::Tensor empty_distances(const at::Tensor& x, const Grid& grid) {
-  const auto dtype = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return at::empty({x.size(0), grid.edges()}, x.options().dtype(dtype));
-}
+  GridDistanceInputs(c10::DeviceType device, const at::Tensor& x) {
+    TORCH_CHECK(x.dim() == 4, "x must be 4-D, got ", x.sizes());
+    check_device(x, device, x, "x");
+    check_contiguous(x, "x");
+    TORCH_CHECK(x.size(3) < int64_t(1) << 31, "x has 2^31 channels or more");
+    const Grid grid{x.size(1), x.size(2)};
+    const auto dtype = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    out = at::empty({x.size(0), grid.edges()}, x.options().dtype(dtype));
+    params = {x.size(0), x.size(3), grid, x.const_data_ptr(), out.mutable_data_ptr()};
+  }
+};
 
 }  // namespace ssm

@@ -1,7 +1,7 @@
 // The host side that the CPU and the CUDA kernels of the selective scan share: checks, and tensors to raw pointers.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 
 #include <vector>
 

@@ -1,43 +1,72 @@
-// What both implementations of the state's readout take, and its checks.
+// The host side that the CPU and the CUDA kernels of the state's readout share: checks, and tensors to raw pointers.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <limits>
+#include <utility>
 
 #include "common/checks.h"
+#include "state_readout/params.h"
 
 namespace ssm {
 
-// h, x [B, L, D] contiguous; C [B, L] of any strides; D, weight, bias [D].
-struct ReadoutInputs {
-  const at::Tensor &h, &x, &C, &D, &weight, &bias;
-  double eps;
-};
-
-inline void check_readout(const ReadoutInputs& in, c10::DeviceType device) {
-  const at::Tensor& x = in.x;
+// Checks h, x [B, L, D] contiguous; C [B, L] of any strides; D, weight, bias [D]; and fills everything but the results.
+inline ReadoutParams readout_params(c10::DeviceType device, const at::Tensor& h, const at::Tensor& x,
+    const at::Tensor& C, const at::Tensor& D, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   TORCH_CHECK(x.dim() == 3, "x must be 3-D, got ", x.sizes());
+  TORCH_CHECK(x.size(2) <= std::numeric_limits<int>::max(), "x has too many channels: ", x.sizes());
   const auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   check_device(x, device, x, "x");
   check_contiguous(x, "x");
-  check_device(in.h, device, x, "h");
-  check_shape(in.h, x.sizes(), "h");
-  check_contiguous(in.h, "h");
-  check_dtype(in.h, x.scalar_type(), "h");
-  check_device(in.C, device, x, "C");
-  check_shape(in.C, {x.size(0), x.size(1)}, "C");
-  check_dtype(in.C, x.scalar_type(), "C");
-  for (const auto& [tensor, name] : {std::pair(&in.D, "D"), {&in.weight, "weight"}, {&in.bias, "bias"}}) {
+  check_device(h, device, x, "h");
+  check_shape(h, x.sizes(), "h");
+  check_contiguous(h, "h");
+  check_dtype(h, x.scalar_type(), "h");
+  check_device(C, device, x, "C");
+  check_shape(C, {x.size(0), x.size(1)}, "C");
+  check_dtype(C, x.scalar_type(), "C");
+  for (const auto& [tensor, name] : {std::pair(&D, "D"), {&weight, "weight"}, {&bias, "bias"}}) {
     check_device(*tensor, device, x, name);
     check_shape(*tensor, {x.size(2)}, name);
     check_dtype(*tensor, wide, name);
     check_contiguous(*tensor, name);
   }
+  ReadoutParams p{};
+  p.rows = x.size(0) * x.size(1);
+  p.length = x.size(1);
+  p.channels = static_cast<int>(x.size(2));
+  p.eps = eps;
+  p.h = h.const_data_ptr();
+  p.x = x.const_data_ptr();
+  p.C = C.const_data_ptr();
+  p.C_batch_stride = C.stride(0);
+  p.C_token_stride = C.stride(1);
+  p.D = D.const_data_ptr();
+  p.weight = weight.const_data_ptr();
+  p.bias = bias.const_data_ptr();
+  return p;
 }
 
-inline void check_gradient(const at::Tensor& grad_y, const ReadoutInputs& in) {
-  check_device(grad_y, in.x.device().type(), in.x, "grad_y");
-  check_shape(grad_y, in.x.sizes(), "grad_y");
-  check_dtype(grad_y, in.x.scalar_type(), "grad_y");
-}
+// The gradient that comes in, checked, and the results that the backward pass fills; `p` gets their addresses.
+struct ReadoutGradients {
+  at::Tensor grad_y, grad_h, grad_x, grad_C;
+
+  ReadoutGradients(const at::Tensor& grad_y_given, const at::Tensor& x, const at::Tensor& C, ReadoutParams& p) {
+    check_device(grad_y_given, x.device().type(), x, "grad_y");
+    check_shape(grad_y_given, x.sizes(), "grad_y");
+    check_dtype(grad_y_given, x.scalar_type(), "grad_y");
+    grad_y = grad_y_given.contiguous();
+    grad_h = at::empty_like(x);
+    grad_x = at::empty_like(x);
+    grad_C = at::empty(C.sizes(), C.options());
+    p.grad_y = grad_y.const_data_ptr();
+    p.grad_h = grad_h.mutable_data_ptr();
+    p.grad_x = grad_x.mutable_data_ptr();
+    p.grad_C = grad_C.mutable_data_ptr();
+  }
+};
 
 }  // namespace ssm

@@ -5,7 +5,12 @@
 
 namespace ssm {
 
-// Strides, in elements, of a [B, L, D] tensor whose channels lie side by side.
+// B, L and D of the [B, L, D] tensors.
+struct TreeShape {
+  int64_t batch, length, channels;
+};
+
+// Strides, in elements, of a [B, L, D] tensor whose channels lie side by side, or of a [B, L] tensor.
 struct VertexStrides {
   int64_t batch = 0;
   int64_t vertex = 0;

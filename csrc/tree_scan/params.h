@@ -1,15 +1,12 @@
-// What the host wrappers of the tree scan hand to a kernel: raw pointers, sizes and strides (in elements).
+// What the hosts of the tree scan hand to a kernel: raw pointers, sizes and strides (in elements).
 #pragma once
-
-#include <cstdint>
 
 #include "tree/params.h"
 
 namespace ssm {
 
 // scalar_t is the type of u, h and their gradients; weight_t that of the weights, scalar_t or acc_t<scalar_t>.
-struct TreeScanParams {
-  int64_t batch, length, channels;
+struct TreeScanParams : TreeShape {
   bool both;  // both passes, or the one from the leaves to the root alone
 
   const int64_t* parent;  // contiguous [batch, L]

@@ -1,4 +1,4 @@
-// exp, softplus and packs of channels of the CUDA scans.
+// exp and softplus as the CUDA scans compute them.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -7,11 +7,6 @@
 #include "common/scalar.h"
 
 namespace ssm {
-
-template <typename scalar_t, int kVector>
-struct alignas(sizeof(scalar_t) * kVector) Pack {
-  scalar_t value[kVector];
-};
 
 // The unit that a kernel counts Δ in, and B, whose product with it matters, by its inverse. Half types take ln 2: then
 // exp(Δ·A) is 2^(Δ·A) and softplus needs no scaling. Float takes 1, since one more rounding would show.

@@ -3,7 +3,8 @@
 
 #include <cooperative_groups.h>
 
-#include "common/cuda/team_launch.h"
+#include "common/cuda/launch.h"
+#include "common/cuda/reduce.cuh"
 
 namespace ssm {
 
@@ -58,16 +59,16 @@ class Team {
   // Sum of the threads before this one, and of all. blockDim.x is a multiple of 32; every thread must call.
   __device__ int3 prefix(int3 own, int3& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    const int3 upto = warp_prefix(own, lane);
+    const int3 upto = prefix_over_warp(own, lane);
     if (lane == 31) shared_->warp_sum[warp] = upto;
     __syncthreads();
     if (warp == 0) {
       const int3 mine = lane < warps ? shared_->warp_sum[lane] : make_int3(0, 0, 0);
-      shared_->warp_sum[lane] = warp_prefix(mine, lane);
+      shared_->warp_sum[lane] = prefix_over_warp(mine, lane);
     }
     __syncthreads();
     const int3 before = warp > 0 ? shared_->warp_sum[warp - 1] : make_int3(0, 0, 0);
-    int3 result = plus(before, minus(upto, own));
+    int3 result = before + (upto - own);
     total = shared_->warp_sum[31];
 #if __CUDA_ARCH__ >= 900
     if (size_ > 1) {
@@ -78,8 +79,8 @@ class Team {
       total = make_int3(0, 0, 0);
       for (int r = 0; r < size_; ++r) {
         const int3 other = *cooperative_groups::this_cluster().map_shared_rank(shared_->block_sum + turn, r);
-        if (r < rank_) result = plus(result, other);
-        total = plus(total, other);
+        if (r < rank_) result = result + other;
+        total = total + other;
       }
     }
 #endif
@@ -93,17 +94,6 @@ class Team {
   }
 
  private:
-  static __device__ int3 plus(int3 a, int3 b) { return make_int3(a.x + b.x, a.y + b.y, a.z + b.z); }
-  static __device__ int3 minus(int3 a, int3 b) { return make_int3(a.x - b.x, a.y - b.y, a.z - b.z); }
-  static __device__ int3 warp_prefix(int3 own, int lane) {
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int3 before = make_int3(
-          __shfl_up_sync(~0u, own.x, offset), __shfl_up_sync(~0u, own.y, offset), __shfl_up_sync(~0u, own.z, offset));
-      if (lane >= offset) own = plus(own, before);
-    }
-    return own;
-  }
-
   int size_, rank_;
   TeamShared* shared_;
   int turn_ = 0, prefix_turn_ = 0;

@@ -1,13 +1,15 @@
 // exp(-cosine) of the two ends of every edge of the 4-connected grid, on the CPU.
-#include "grid_distance/inputs.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
 #include <utility>
 #include <vector>
 
+#include "common/cosine.h"
 #include "common/cpu/lanes.h"
+#include "grid_distance/inputs.h"
 
 namespace ssm {
 namespace {
@@ -44,34 +46,34 @@ void distances_of_row(
 }
 
 at::Tensor grid_cosine_distance(const at::Tensor& x) {
-  check_features(x, at::kCPU);
-  const Grid grid{x.size(1), x.size(2)};
-  const int64_t channels = x.size(3), length = grid.height * grid.width;
-  at::Tensor out = empty_distances(x, grid);
-  if (out.numel() == 0) return out;
+  const GridDistanceInputs in(at::kCPU, x);
+  const GridDistanceParams& p = in.params;
+  const Grid grid = p.grid;
+  const int64_t length = grid.height * grid.width;
+  if (in.out.numel() == 0) return in.out;
   SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
     using acc = acc_t<scalar_t>;
-    at::parallel_for(0, x.size(0) * grid.height, 4, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, p.batch * grid.height, 4, [&](int64_t begin, int64_t end) {
       std::vector<acc> own(grid.width), below(grid.width);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t sample = i / grid.height, row = i % grid.height;
-        const scalar_t* features = x.const_data_ptr<scalar_t>() + sample * length * channels;
+        const scalar_t* features = static_cast<const scalar_t*>(p.x) + sample * length * p.channels;
         const auto norms_of_row = [&](int64_t r, std::vector<acc>& norms) {
           for (int64_t column = 0; column < grid.width; ++column) {
-            const scalar_t* a = features + (r * grid.width + column) * channels;
-            norms[column] = inverse_norm(dot(a, a, channels));
+            const scalar_t* a = features + (r * grid.width + column) * p.channels;
+            norms[column] = inverse_norm(dot(a, a, p.channels));
           }
         };
         if (i == begin || row == 0) norms_of_row(row, own);
         const bool has_below = row + 1 < grid.height;
         if (has_below) norms_of_row(row + 1, below);
         distances_of_row(features, own.data(), has_below ? below.data() : nullptr,
-            out.mutable_data_ptr<acc>() + sample * grid.edges(), grid, row, channels);
+            static_cast<acc*>(p.out) + sample * grid.edges(), grid, row, p.channels);
         std::swap(own, below);
       }
     });
   });
-  return out;
+  return in.out;
 }
 
 }  // namespace

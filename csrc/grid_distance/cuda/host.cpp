@@ -1,25 +1,22 @@
 // Host side of the grid's distances on the GPU.
-#include "grid_distance/inputs.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
 #include "common/dispatch.h"
 #include "grid_distance/cuda/launch.h"
+#include "grid_distance/inputs.h"
 
 namespace ssm {
 namespace {
 
 at::Tensor grid_cosine_distance(const at::Tensor& x) {
-  check_features(x, at::kCUDA);
+  const GridDistanceInputs in(at::kCUDA, x);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Grid grid{x.size(1), x.size(2)};
-  at::Tensor out = empty_distances(x, grid);
-  if (out.numel() == 0) return out;
-  const GridDistanceLaunch l{x.size(0), x.size(3), grid, x.const_data_ptr(), out.mutable_data_ptr()};
-  SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] { launch_grid_distance<scalar_t>(l); });
-  return out;
+  if (in.out.numel() == 0) return in.out;
+  SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] { launch_grid_distance<scalar_t>(in.params); });
+  return in.out;
 }
 
 }  // namespace

@@ -1,31 +1,28 @@
 // exp(-cosine) of the two ends of every edge of the 4-connected grid, on the GPU.
-#include <c10/cuda/CUDAException.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "common/cuda/device.h"
+#include "common/cosine.h"
+#include "common/cuda/launch.h"
+#include "common/cuda/reduce.cuh"
+#include "common/pack.h"
 #include "common/scalar.h"
 #include "grid_distance/cuda/launch.h"
+#include "grid_distance/cuda/tuning.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 128;
 constexpr int kSums = 5;
-
-template <typename scalar_t, int kVector>
-struct alignas(sizeof(scalar_t) * kVector) Packed {
-  scalar_t value[kVector];
-};
 
 // A team of threads takes one vertex with its edges to the right and down. Each feature is read three times, but from
 // memory once: the neighbours' teams are in the same block or run at about the same time.
 template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kGridThreads)
     distance_kernel(const scalar_t* x, acc_t<scalar_t>* out, int64_t vertices, Grid grid, int vectors, int team) {
   using acc = acc_t<scalar_t>;
-  using Row = Packed<scalar_t, kVector>;
-  const int64_t vertex = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / team;
+  using Row = Pack<scalar_t, kVector>;
+  const int64_t vertex = (static_cast<int64_t>(blockIdx.x) * kGridThreads + threadIdx.x) / team;
   const int lane = threadIdx.x % team;
   const bool live = vertex < vertices;
   const int64_t length = static_cast<int64_t>(grid.height) * grid.width;
@@ -49,10 +46,7 @@ __global__ void __launch_bounds__(kThreads)
       sums[4] += f * d;
     }
   }
-  for (int offset = team / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] += __shfl_xor_sync(0xffffffffu, sums[i], offset);
-  }
+  sum_over_lanes(sums, team);
   if (lane != 0) return;
   acc* edges = out + sample * grid.edges();
   const acc inverse = inverse_norm(sums[0]);
@@ -66,17 +60,15 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 template <typename scalar_t>
-void launch_grid_distance(const GridDistanceLaunch& l) {
+void launch_grid_distance(const GridDistanceParams& l) {
   constexpr int kWide = 16 / sizeof(scalar_t);
   const int64_t vertices = l.batch * l.grid.height * l.grid.width;
   const auto run = [&](auto kernel, int64_t vectors) {
-    int team = 4;
-    while (team < 32 && vectors > 6 * team) team *= 2;
-    const int64_t blocks = (vertices * team + kThreads - 1) / kThreads;
-    TORCH_CHECK(blocks < (int64_t(1) << 31) && vectors < (int64_t(1) << 31), "the input is too large for one launch");
-    kernel<<<static_cast<unsigned>(blocks), kThreads, 0, current_stream()>>>(static_cast<const scalar_t*>(l.x),
+    const int team = grid_team(vectors);
+    const int64_t blocks = (vertices * team + kGridThreads - 1) / kGridThreads;
+    const dim3 grid(grid_blocks(blocks, "grid_cosine_distance"));
+    launch_kernel(kernel, {grid, dim3(kGridThreads), 0, 1, current_stream()}, static_cast<const scalar_t*>(l.x),
         static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid, static_cast<int>(vectors), team);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
   };
   if (l.channels % kWide == 0 && reinterpret_cast<uintptr_t>(l.x) % 16 == 0) {
     run(distance_kernel<scalar_t, kWide>, l.channels / kWide);
@@ -85,9 +77,9 @@ void launch_grid_distance(const GridDistanceLaunch& l) {
   }
 }
 
-template void launch_grid_distance<double>(const GridDistanceLaunch&);
-template void launch_grid_distance<float>(const GridDistanceLaunch&);
-template void launch_grid_distance<c10::Half>(const GridDistanceLaunch&);
-template void launch_grid_distance<c10::BFloat16>(const GridDistanceLaunch&);
+template void launch_grid_distance<double>(const GridDistanceParams&);
+template void launch_grid_distance<float>(const GridDistanceParams&);
+template void launch_grid_distance<c10::Half>(const GridDistanceParams&);
+template void launch_grid_distance<c10::BFloat16>(const GridDistanceParams&);
 
 }  // namespace ssm

@@ -1,65 +1,41 @@
 // The quadtree token order, and the gradient of the straight-through mask, on the GPU.
-#include <c10/cuda/CUDAException.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "common/cuda/device.h"
+#include "common/cuda/launch.h"
+#include "common/cuda/reduce.cuh"
+#include "common/pack.h"
 #include "common/scalar.h"
 #include "quadtree_order/cuda/launch.h"
+#include "quadtree_order/cuda/tuning.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 256;
-
-struct Window {
-  int top, left, height, width;
-
-  __host__ __device__ int size() const { return height * width; }
-
-  // One of the four windows of this one, in raster order, cut at ceil(size / 2).
-  __host__ __device__ Window quarter(int index) const {
-    const int row = (height + 1) / 2, col = (width + 1) / 2;
-    const bool below = index >= 2, right = index % 2 == 1;
-    return {below ? top + row : top, right ? left + col : left, below ? height - row : row, right ? width - col : col};
-  }
-};
-
-struct Map {
-  int height, width, shift_y, shift_x;
-
-  __host__ __device__ Window whole() const { return {0, 0, height, width}; }
-
-  // The token, in the unrolled map, at place `index` of the raster of a window.
-  __device__ int raster(const Window& w, int index) const {
-    const int row = w.top + index / w.width - shift_y, col = w.left + index % w.width - shift_x;
-    return (row < 0 ? row + height : row) * width + (col < 0 ? col + width : col);
-  }
-
-  // The same for the rasters of its four quarters, one after another.
-  __device__ int raster_quarters(const Window& w, int index) const {
-    for (int q = 0; q < 3; ++q) {
-      const Window part = w.quarter(q);
-      if (index < part.size()) return raster(part, index);
-      index -= part.size();
-    }
-    return raster(w.quarter(3), index);
-  }
-};
-
-unsigned grid_size(int64_t blocks) {
-  TORCH_CHECK(blocks < (int64_t(1) << 31), "the input is too large for one launch");
-  return static_cast<unsigned>(blocks);
+// The token, in the unrolled map, at place `index` of the raster of a window.
+__device__ int raster(const RolledMap& map, const Window& w, int index) {
+  const int row = w.top + index / w.width - map.shift_y, col = w.left + index % w.width - map.shift_x;
+  return (row < 0 ? row + map.height : row) * map.width + (col < 0 ? col + map.width : col);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    order_kernel(const int64_t* choice, int64_t choice_stride, int64_t* order, int64_t batch, Map map, int levels) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+// The same for the rasters of its four quarters, one after another.
+__device__ int raster_quarters(const RolledMap& map, const Window& w, int index) {
+  for (int q = 0; q < 3; ++q) {
+    const Window part = w.quarter(q);
+    if (index < part.size()) return raster(map, part, index);
+    index -= part.size();
+  }
+  return raster(map, w.quarter(3), index);
+}
+
+__global__ void __launch_bounds__(kQuadtreeThreads) order_kernel(
+    const int64_t* choice, int64_t choice_stride, int64_t* order, int64_t batch, RolledMap map, int levels) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kQuadtreeThreads + threadIdx.x;
   const int length = map.height * map.width;
   if (index >= batch * length) return;
   int place = static_cast<int>(index % length);
   if (levels == 0) {
-    order[index] = map.raster(map.whole(), place);
+    order[index] = raster(map, map.whole(), place);
     return;
   }
   int q = 0;
@@ -69,34 +45,16 @@ __global__ void __launch_bounds__(kThreads)
     window = map.whole().quarter(++q);
   }
   const bool split = levels == 2 && choice[index / length * choice_stride] == q;
-  order[index] = split ? map.raster_quarters(window, place) : map.raster(window, place);
-}
-
-template <typename scalar_t, int kVector>
-struct alignas(sizeof(scalar_t) * kVector) Vector {
-  scalar_t value[kVector];
-};
-
-// The block's sum, in a fixed order; thread 0 has it.
-template <typename acc>
-__device__ acc block_sum(acc value) {
-  __shared__ acc sums[kThreads / 32];
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    for (int w = 1; w < kThreads / 32; ++w) value += sums[w];
-  }
-  return value;
+  order[index] = split ? raster_quarters(map, window, place) : raster(map, window, place);
 }
 
 // One block takes one of `splits` stretches of one quadrant of one sample. Within the chosen quadrant the token at the
 // fine place of t is t itself; elsewhere the one at its coarse place is. So each token is compared with one partner.
 template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kThreads) mask_gradient_kernel(const scalar_t* a, const scalar_t* b,
-    const int64_t* choice, int64_t choice_stride, acc_t<scalar_t>* partial, Map map, int vectors, int splits) {
+__global__ void __launch_bounds__(kQuadtreeThreads) mask_gradient_kernel(const scalar_t* a, const scalar_t* b,
+    const int64_t* choice, int64_t choice_stride, acc_t<scalar_t>* partial, RolledMap map, int vectors, int splits) {
   using acc = acc_t<scalar_t>;
-  using Packed = Vector<scalar_t, kVector>;
+  using Packed = Pack<scalar_t, kVector>;
   const int split = blockIdx.x % splits;
   const int q = blockIdx.x / splits % 4;
   const int64_t sample = blockIdx.x / splits / 4;
@@ -110,9 +68,9 @@ __global__ void __launch_bounds__(kThreads) mask_gradient_kernel(const scalar_t*
 
   acc sum = 0;
   const int64_t items = static_cast<int64_t>(end - first) * vectors;
-  for (int64_t item = threadIdx.x; item < items; item += kThreads) {
+  for (int64_t item = threadIdx.x; item < items; item += kQuadtreeThreads) {
     const int place = first + static_cast<int>(item / vectors), column = static_cast<int>(item % vectors);
-    const int coarse = map.raster(window, place), fine = map.raster_quarters(window, place);
+    const int coarse = raster(map, window, place), fine = raster_quarters(map, window, place);
     if (coarse == fine) continue;
     const int64_t t = is_chosen ? coarse : fine, partner = is_chosen ? fine : coarse;
     const Packed x = a_rows[t * vectors + column];
@@ -122,34 +80,31 @@ __global__ void __launch_bounds__(kThreads) mask_gradient_kernel(const scalar_t*
       sum += static_cast<acc>(x.value[v]) * (static_cast<acc>(own.value[v]) - static_cast<acc>(other.value[v]));
     }
   }
-  sum = block_sum(is_chosen ? sum : -sum);
+  sum = sum_over_block<kQuadtreeThreads>(is_chosen ? sum : -sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
 template <typename acc>
-__global__ void __launch_bounds__(kThreads) sum_splits_kernel(const acc* partial, acc* out, int64_t count, int splits) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+__global__ void __launch_bounds__(kQuadtreeThreads)
+    sum_splits_kernel(const acc* partial, acc* out, int64_t count, int splits) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kQuadtreeThreads + threadIdx.x;
   if (i >= count) return;
   acc sum = 0;
   for (int s = 0; s < splits; ++s) sum += partial[i * splits + s];
   out[i] = sum;
 }
 
-Map map_of(const RolledMap& map) {
-  return {map.height, map.width, map.shift_y, map.shift_x};
-}
-
-unsigned blocks_for(int64_t threads) {
-  return grid_size((threads + kThreads - 1) / kThreads);
+LaunchShape shape_for(int64_t blocks, const char* op) {
+  return {dim3(grid_blocks(blocks, op)), dim3(kQuadtreeThreads), 0, 1, current_stream()};
 }
 
 }  // namespace
 
-void launch_quadtree_order(const QuadtreeOrderLaunch& l) {
+void launch_quadtree_order(const QuadtreeOrderParams& l) {
   const int64_t tokens = l.batch * l.map.height * l.map.width;
-  order_kernel<<<blocks_for(tokens), kThreads, 0, current_stream()>>>(
-      l.choice, l.choice_stride, l.order, l.batch, map_of(l.map), l.levels);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const int64_t blocks = (tokens + kQuadtreeThreads - 1) / kQuadtreeThreads;
+  launch_kernel(
+      order_kernel, shape_for(blocks, "quadtree_order"), l.choice, l.choice_stride, l.order, l.batch, l.map, l.levels);
 }
 
 template <typename scalar_t>
@@ -158,10 +113,9 @@ void launch_mask_gradient(const MaskGradientLaunch& l) {
   constexpr int kWide = 16 / sizeof(scalar_t);
   auto* const partial = static_cast<acc*>(l.partial);
   const auto run = [&](auto kernel, int width) {
-    kernel<<<grid_size(4 * l.batch * l.splits), kThreads, 0, current_stream()>>>(static_cast<const scalar_t*>(l.a),
-        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, map_of(l.map),
+    launch_kernel(kernel, shape_for(4 * l.batch * l.splits, "mask_gradient"), static_cast<const scalar_t*>(l.a),
+        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, l.map,
         static_cast<int>(l.channels / width), l.splits);
-    C10_CUDA_KERNEL_LAUNCH_CHECK();
   };
   const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
   if (l.channels % kWide == 0 && aligned(l.a) && aligned(l.b)) {
@@ -170,9 +124,9 @@ void launch_mask_gradient(const MaskGradientLaunch& l) {
     run(mask_gradient_kernel<scalar_t, 1>, 1);
   }
   if (l.splits == 1) return;
-  sum_splits_kernel<acc><<<blocks_for(4 * l.batch), kThreads, 0, current_stream()>>>(
-      partial, static_cast<acc*>(l.gradient), 4 * l.batch, l.splits);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const int64_t blocks = (4 * l.batch + kQuadtreeThreads - 1) / kQuadtreeThreads;
+  launch_kernel(sum_splits_kernel<acc>, shape_for(blocks, "mask_gradient"), partial, static_cast<acc*>(l.gradient),
+      4 * l.batch, l.splits);
 }
 
 template void launch_mask_gradient<double>(const MaskGradientLaunch&);

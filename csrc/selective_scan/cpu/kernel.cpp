@@ -1,7 +1,10 @@
 // Selective scan on the CPU. One task is one sample, one group and one block of kWidth channels; it walks the tokens of
 // each of the group's directions in that direction's order, tile after tile, all channels of the block at once.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "selective_scan/cpu/backward.h"

@@ -8,13 +8,10 @@
 
 namespace ssm {
 
-enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
-
 // Sums over the lanes of a row of B's and C's gradients, for every position of the thread. Each step halves what a lane
 // holds: it gives the other half to its neighbour, and gets the neighbour's of its own.
 struct RowSum {
-  static constexpr int kEach = 2;  // positions that one lane ends up with the sums of
-  static_assert(kLanes == 8 && kTokens <= 8, "three halvings, of two times eight sums");
+  static_assert(kLanes == 8 && kTokens <= 8 && kSumsOfLane == 2, "three halvings of two times eight sums leave two");
   int lane;
 
   __device__ bool of_C() const { return lane & 1; }
@@ -22,61 +19,29 @@ struct RowSum {
 
   template <typename acc>
   __device__ __forceinline__ acc halve(int offset, acc low, acc high) const {
-    const bool upper = lane & offset;
-    return (upper ? high : low) + __shfl_xor_sync(kFullWarp, upper ? low : high, offset);
+    return exchange_halves((lane & offset) != 0, offset, low, high);
   }
-  // From one[position] = halve(1, B's, C's).
+  // `one` holds halve(1, B's, C's) of each position.
   template <typename acc>
-  __device__ __forceinline__ void finish(const acc (&one)[kTokens], acc (&sum)[kEach]) const {
+  __device__ __forceinline__ void finish(const acc (&one)[kTokens], acc (&sum)[kSumsOfLane]) const {
     acc two[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) two[i] = halve(2, one[i], i + 4 < kTokens ? one[i + 4] : acc(0));
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) sum[i] = halve(4, two[i], two[i + 2]);
-  }
-};
-
-template <bool kSingle, typename scalar_t>
-struct BackwardMemory {
-  using acc = acc_t<scalar_t>;
-  using Row = acc[kColumns<scalar_t>];
-  Exchange<scalar_t, 2>* exchange;
-  Parameters<scalar_t>* parameters;  // [2]: of this step, of the next
-  scalar_t *delta, *u, *grad_y;      // tiles; of u and the gradient of y two, this one's and the next's
-  acc* grad_u;                       // a tile: the sum over directions so far
-  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
-  acc* weight_sums;                  // [directions][RowSum::kEach][threads]: over the tiles so far; with one state
-  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
-  int* tokens;                       // [orders][positions]
-  size_t bytes;
-
-  __host__ __device__ BackwardMemory(const ScanLaunch& a, char* memory) {
-    Carver carver(memory);
-    const int positions = a.subchunks * kTokens;
-    exchange = carver.take<Exchange<scalar_t, 2>>(1);
-    parameters = carver.take<Parameters<scalar_t>>(2);
-    delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
-    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
-    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
-    weight_sums = carver.take<acc>(kSingle ? a.count * RowSum::kEach * kLanes * a.subchunks : 0);
-    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
-    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
-    bytes = carver.bytes();
+    for (int i = 0; i < kSumsOfLane; ++i) sum[i] = halve(4, two[i], two[i + 2]);
   }
 };
 
 // What a lane has the sums of, to its block's row of the partial gradients. No other thread touches them there.
 template <typename scalar_t>
 __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
-    const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[RowSum::kEach]) {
+    const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[kSumsOfLane]) {
   using acc = acc_t<scalar_t>;
   const RowSum own{place.lane};
   const int64_t row = static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k);
   acc* to = static_cast<acc*>(own.of_C() ? g.grad_C : g.grad_B) + row * a.p.length * a.p.states + n;
 #pragma unroll
-  for (int i = 0; i < RowSum::kEach; ++i) {
+  for (int i = 0; i < kSumsOfLane; ++i) {
     const int position = own.first_position() + i;
     if (position >= kTokens) continue;
     const int token = tokens[place.sub * kTokens + position];
@@ -93,13 +58,11 @@ template <typename scalar_t>
 __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
     const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
   using acc = acc_t<scalar_t>;
-  constexpr int kSegments = 32 / kColumns<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
   acc total = 0;
 #pragma unroll kTogether
-  for (int r = segment; r < a.subchunks; r += kSegments) total += sums[which * kMaxSubchunks + r][column];
-#pragma unroll
-  for (int offset = kColumns<scalar_t>; offset < 32; offset *= 2) total += __shfl_xor_sync(kFullWarp, total, offset);
+  for (int r = segment; r < a.subchunks; r += kSegments<scalar_t>) total += sums[which * kMaxSubchunks + r][column];
+  total = sum_over_columns(total, kColumns<scalar_t>);
   const int channel = first_channel + column;
   if (segment > 0 || channel >= a.p.channels) return;
   const int64_t K = a.p.groups * a.p.inner;
@@ -208,14 +171,14 @@ __device__ __forceinline__ void through_softplus(const ScanLaunch& a, const Thre
 }
 
 template <bool kOneOrder, bool kSingle, typename scalar_t>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
+__global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar_t)))
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
-  const BackwardMemory<kSingle, scalar_t> m(a, memory);
+  const BackwardMemory<kSingle, scalar_t> m(shape_of(a), memory);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
   const int64_t length = a.p.length;
 
@@ -231,8 +194,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
   Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
   stream.advance(a, place, 0, 0);
   stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
-  m.exchange->clear();
-  const Slots<Exchange<scalar_t, 2>> slots(a, place);
+  clear_rows(*m.exchange);
+  const Slots<scalar_t> slots(a, place);
   wait_for_copies();
   start_exchanges(a, *m.exchange);
 
@@ -270,8 +233,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
         } else {
           positions.template summarise<false>(decays, h, mu);
         }
-        m.exchange->put(0, slots.of(reversed), place.lane, decays, h);
-        m.exchange->put(1, slots.of(!reversed), place.lane, decays, mu);
+        put_pairs(*m.exchange, 0, slots.of(reversed), place.lane, decays, h);
+        put_pairs(*m.exchange, 1, slots.of(!reversed), place.lane, decays, mu);
         __syncthreads();
 #pragma unroll 1
         for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
@@ -284,12 +247,12 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
         __syncthreads();
         scanning_warp = next_warp(scanning_warp);
         if (a.phase != Phase::kSummarise) {
-          h = m.exchange->get(0, slots.of(reversed), place.lane);
-          mu = m.exchange->get(1, slots.of(!reversed), place.lane);
+          h = get_carry(*m.exchange, 0, slots.of(reversed), place.lane);
+          mu = get_carry(*m.exchange, 1, slots.of(!reversed), place.lane);
           // Decays are computed again: kept, they would cost a third of the blocks that fit.
 #pragma unroll
           for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
-          acc weight_sums[kTokens], sum[RowSum::kEach];
+          acc weight_sums[kTokens], sum[kSumsOfLane];
           auto* grad_u = reinterpret_cast<Wide<scalar_t>*>(m.grad_u);
           if (reversed) {
             positions.template differentiate<true>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
@@ -319,9 +282,9 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
           RowSum{place.lane}.finish(weight_sums, sum);
           const bool first_tile = tile == place.first_tile(a);
           if constexpr (kSingle) {
-            acc* kept = m.weight_sums + j * RowSum::kEach * blockDim.x + threadIdx.x;
+            acc* kept = m.weight_sums + j * kSumsOfLane * blockDim.x + threadIdx.x;
 #pragma unroll
-            for (int i = 0; i < RowSum::kEach; ++i) {
+            for (int i = 0; i < kSumsOfLane; ++i) {
               if (!first_tile) sum[i] += kept[i * blockDim.x];
               kept[i * blockDim.x] = sum[i];
             }
@@ -346,8 +309,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8 ? 1 : 2)
 
 template <bool kOneOrder, bool kSingle, typename scalar_t>
 void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  launch_blocks(
-      backward_kernel<kOneOrder, kSingle, scalar_t>, a, BackwardMemory<kSingle, scalar_t>(a, nullptr).bytes, g);
+  launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t>, a, backward_bytes<scalar_t>(shape_of(a), a.p.states), g);
 }
 
 template <typename scalar_t>

@@ -4,14 +4,12 @@
 #include <type_traits>
 
 #include "common/cuda/math.cuh"
+#include "common/pack.h"
 #include "selective_scan/cuda/launch.h"
+#include "selective_scan/cuda/memory.h"
 
 namespace ssm {
 
-template <typename scalar_t>
-constexpr int kVector = vector_width(sizeof(scalar_t));
-template <typename scalar_t>
-constexpr int kColumns = tile_channels(sizeof(scalar_t));
 template <typename scalar_t>
 using Wide = Pack<acc_t<scalar_t>, kVector<scalar_t>>;
 template <typename scalar_t>
@@ -26,12 +24,6 @@ __device__ __forceinline__ const char* row_address(const void* base, int token, 
   return reinterpret_cast<const char*>(address);
 }
 
-// Elements of a tile in shared memory, with one row that stands for no token.
-template <typename scalar_t>
-__host__ __device__ constexpr int tile_size(int positions) {
-  return (positions + 1) * kColumns<scalar_t>;
-}
-
 // One thread: row `sub` of the tiles that its block takes in turn, block `chunk` of one sample's and group's sequence.
 struct Place {
   int64_t batch;
@@ -40,7 +32,7 @@ struct Place {
   __device__ explicit Place(const ScanLaunch& a) {
     split = static_cast<int>(blockIdx.x / a.chunks);
     chunk = static_cast<int>(blockIdx.x) - split * a.chunks;
-    const unsigned row = blockIdx.y + blockIdx.z * kMaxRowsY, groups = static_cast<unsigned>(a.p.groups);
+    const unsigned row = blockIdx.y + blockIdx.z * kMaxGridY, groups = static_cast<unsigned>(a.p.groups);
     batch = groups == 1 ? row : row / groups;
     group = static_cast<int>(row - static_cast<unsigned>(batch) * groups);
     lane = threadIdx.x % kLanes;
@@ -61,7 +53,7 @@ struct Place {
   }
 };
 
-// Of the block, and after the last the first.
+// The next warp of the block, wrapping around.
 __device__ __forceinline__ int next_warp(int warp) {
   return (warp + 1) * 32 == static_cast<int>(blockDim.x) ? 0 : warp + 1;
 }
@@ -75,11 +67,6 @@ template <bool kReversed>
 __device__ __forceinline__ constexpr int walked(int i) {
   return kReversed ? kTokens - 1 - i : i;
 }
-
-template <typename acc>
-struct alignas(2 * sizeof(acc)) Weights {
-  acc B, C;  // B over the unit of Δ
-};
 
 // The token at each position of this block, for each order that the launch follows. Where there is none: -1, or the row
 // that stands for it if tiles are kept by token. A value out of range is treated as no token: there is no way to report
@@ -160,23 +147,6 @@ class ThreadRows {
  private:
   int first_, positions_;
   const int* tokens_;
-};
-
-// Shared memory, part by part; the host counts bytes with the same calls.
-class Carver {
- public:
-  __host__ __device__ explicit Carver(char* memory) : memory_(memory) {}
-  template <typename T>
-  __host__ __device__ T* take(size_t count) {
-    T* part = reinterpret_cast<T*>(memory_ + bytes_);
-    bytes_ += (count * sizeof(T) + 15) / 16 * 16;
-    return part;
-  }
-  __host__ __device__ size_t bytes() const { return bytes_; }
-
- private:
-  char* memory_;
-  size_t bytes_ = 0;
 };
 
 template <typename scalar_t>

@@ -1,43 +1,10 @@
 // How a block's tiles come into shared memory ahead of their use.
 #pragma once
 
+#include "common/cuda/async_copy.cuh"
 #include "selective_scan/cuda/block.cuh"
 
 namespace ssm {
-
-// Copies kBytes without passing through registers, or writes zeros, or (`write` = false) does nothing;
-// `wait_for_copies` before a barrier.
-template <int kBytes>
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool exists, bool write = true) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  // A predicate and not a branch: the compiler would build one around each.
-  if constexpr (kBytes == 16) {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.ne.s32 p, %3, 0;\n"
-        " @p cp.async.cg.shared.global [%0], [%1], 16, %2;\n}" ::"r"(address),
-        "l"(from), "r"(exists ? 16 : 0), "r"(static_cast<int>(write))
-        : "memory");
-  } else {
-    asm volatile(
-        "{\n .reg .pred p;\n setp.ne.s32 p, %4, 0;\n"
-        " @p cp.async.ca.shared.global [%0], [%1], %2, %3;\n}" ::"r"(address),
-        "l"(from), "n"(kBytes), "r"(exists ? kBytes : 0), "r"(static_cast<int>(write))
-        : "memory");
-  }
-#else
-  struct alignas(kBytes) Piece {
-    int word[kBytes / 4];
-  };
-  if (write) *static_cast<Piece*>(to) = exists ? *static_cast<const Piece*>(from) : Piece{};
-#endif
-}
-
-__device__ __forceinline__ void wait_for_copies() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
 
 // The pieces of a tile that one thread copies, always the same.
 template <bool kOneOrder, typename scalar_t>
@@ -74,7 +41,7 @@ class Copier {
     if (a.aligned) {
 #pragma unroll
       for (int i = 0; i < kCopies; ++i) {
-        copy_async<16>(piece(tile, i), row_address(from, token_[i], row_bytes), left > 0, token_[i] >= 0);
+        copy_async_or_zero<16>(piece(tile, i), row_address(from, token_[i], row_bytes), left > 0, token_[i] >= 0);
       }
     } else {
 #pragma unroll
@@ -104,23 +71,19 @@ class Copier {
   int channel_;
 };
 
-// A tile's A (of the first state), D and bias of one direction.
+// Starts the copies of one direction's parameters for a tile that begins with `first_channel`.
 template <typename scalar_t>
-struct Parameters {
-  acc_t<scalar_t> A[kColumns<scalar_t>], D[kColumns<scalar_t>], bias[kColumns<scalar_t>];
-
-  __device__ static void copy(const ScanLaunch& a, Parameters& to, int k, int first_channel) {
-    using acc = acc_t<scalar_t>;
-    const int column = threadIdx.x, channel = first_channel + column;
-    if (column >= kColumns<scalar_t>) return;
-    const bool exists = channel < a.p.channels;
-    const int64_t row = exists ? static_cast<int64_t>(k) * a.p.channels + channel : 0;
-    const acc *D = static_cast<const acc*>(a.p.D), *bias = static_cast<const acc*>(a.p.delta_bias);
-    copy_async<sizeof(acc)>(&to.A[column], static_cast<const acc*>(a.p.A) + row * a.p.states, exists);
-    copy_async<sizeof(acc)>(&to.D[column], D + row, exists && D != nullptr);
-    copy_async<sizeof(acc)>(&to.bias[column], bias + row, exists && bias != nullptr);
-  }
-};
+__device__ void copy_parameters(const ScanLaunch& a, Parameters<scalar_t>& to, int k, int first_channel) {
+  using acc = acc_t<scalar_t>;
+  const int column = threadIdx.x, channel = first_channel + column;
+  if (column >= kColumns<scalar_t>) return;
+  const bool exists = channel < a.p.channels;
+  const int64_t row = exists ? static_cast<int64_t>(k) * a.p.channels + channel : 0;
+  const acc *D = static_cast<const acc*>(a.p.D), *bias = static_cast<const acc*>(a.p.delta_bias);
+  copy_async_or_zero<sizeof(acc)>(&to.A[column], static_cast<const acc*>(a.p.A) + row * a.p.states, exists);
+  copy_async_or_zero<sizeof(acc)>(&to.D[column], D + row, exists && D != nullptr);
+  copy_async_or_zero<sizeof(acc)>(&to.bias[column], bias + row, exists && bias != nullptr);
+}
 
 // Where tiles go, in shared memory.
 template <typename scalar_t>
@@ -163,8 +126,7 @@ class Stream {
 #pragma unroll
     for (int i = 0; i < kJoint; ++i) {
       copier_.copy(a, to_.delta + (delta_slot * kJoint + i) * size, delta_, a.p.delta_stride.token, first_channel);
-      Parameters<scalar_t>::copy(
-          a, to_.parameters[parameter_slot * kJoint + i], place.direction(a, j_ + i), first_channel);
+      copy_parameters(a, to_.parameters[parameter_slot * kJoint + i], place.direction(a, j_ + i), first_channel);
       delta_ += a.p.delta_stride.group;
     }
     j_ += kJoint;

@@ -7,31 +7,6 @@
 
 namespace ssm {
 
-template <bool kSingle, int kJoint, typename scalar_t>
-struct ForwardMemory {
-  using acc = acc_t<scalar_t>;
-  Exchange<scalar_t, kJoint>* exchange;
-  Parameters<scalar_t>* parameters;  // [2][joint]: of this step, of the next
-  scalar_t *delta, *u;               // tiles: [2][joint], of this step, of the next; [2], of this tile, of the next
-  acc* y;                            // a tile, where each direction has its order: the sum so far
-  Weights<acc>* weights;             // [directions][positions]; with many states [2][positions]: this one's, the next's
-  int* tokens;                       // [orders][positions]
-  size_t bytes;
-
-  __host__ __device__ ForwardMemory(const ScanLaunch& a, char* memory) {
-    Carver carver(memory);
-    const int positions = a.subchunks * kTokens;
-    exchange = carver.take<Exchange<scalar_t, kJoint>>(1);
-    parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
-    delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
-    u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
-    y = carver.take<acc>(a.one_order ? 0 : tile_size<scalar_t>(positions));
-    weights = carver.take<Weights<acc>>((kSingle ? a.count : 2) * positions);
-    tokens = carver.take<int>((a.one_order ? 1 : a.count) * positions);
-    bytes = carver.bytes();
-  }
-};
-
 // What a thread keeps of its positions between its walk and the state that comes in: the output without it, and what
 // the output gets of it, for each of the directions that share an exchange.
 template <int kJoint, typename scalar_t>
@@ -114,16 +89,14 @@ __device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
 
 // Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
 template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
-__global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
-                                               : kSingle && kJoint == 1 ? 4
-                                                                        : 3)
+__global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_t), kSingle, kJoint))
     forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
-  const ForwardMemory<kSingle, kJoint, scalar_t> m(a, memory);
+  const ForwardMemory<kSingle, kJoint, scalar_t> m(shape_of(a), memory);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states);
   const int tile_elements = tile_size<scalar_t>(place.positions);
 
@@ -138,8 +111,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
   stream.advance(a, place, 0, 0);
   stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
   for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
-  m.exchange->clear();
-  const Slots<Exchange<scalar_t, kJoint>> slots(a, place);
+  clear_rows(*m.exchange);
+  const Slots<scalar_t> slots(a, place);
   wait_for_copies();
   start_exchanges(a, *m.exchange);
   stream.advance(a, place, 1, 1);
@@ -186,7 +159,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
           } else {
             y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
           }
-          m.exchange->put(i, slots.of(reversed), place.lane, decays, h);
+          put_pairs(*m.exchange, i, slots.of(reversed), place.lane, decays, h);
         }
         wait_for_copies();
         __syncthreads();
@@ -200,7 +173,7 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
         scanning_warp = next_warp(scanning_warp);
 #pragma unroll
         for (int i = 0; i < kJoint; ++i) {
-          y.add(y.share[i], m.exchange->get(i, slots.of(is_reversed(a, k + i)), place.lane));
+          y.add(y.share[i], get_carry(*m.exchange, i, slots.of(is_reversed(a, k + i)), place.lane));
         }
       }
       if constexpr (!kOneOrder) {
@@ -215,8 +188,8 @@ __global__ void __launch_bounds__(kMaxThreads, sizeof(scalar_t) == 8    ? 2
 
 template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
 void launch_forward_as(const ScanLaunch& a) {
-  launch_blocks(forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a,
-      ForwardMemory<kSingle, kJoint, scalar_t>(a, nullptr).bytes);
+  launch_blocks(
+      forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a, forward_bytes<scalar_t>(shape_of(a), a.p.states));
 }
 
 template <typename scalar_t>
@@ -226,7 +199,8 @@ void launch_forward(const ScanLaunch& a) {
   } else if (!a.one_order) {
     launch_forward_as<false, true, 1, scalar_t>(a);
   } else {
-    a.count % 2 == 0 ? launch_forward_as<true, true, 2, scalar_t>(a) : launch_forward_as<true, true, 1, scalar_t>(a);
+    shares_exchange(shape_of(a), a.p.states) ? launch_forward_as<true, true, 2, scalar_t>(a)
+                                             : launch_forward_as<true, true, 1, scalar_t>(a);
   }
 }
 

@@ -1,15 +1,19 @@
 // Selective scan on the GPU, the host's side: how a call is cut into launches. The kernels are in
 // selective_scan_forward.cuh and selective_scan_backward.cuh.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <limits>
 
+#include "common/cuda/launch.h"
 #include "common/dispatch.h"
-#include "selective_scan/cuda/launch.h"
+#include "selective_scan/cuda/memory.h"
 #include "selective_scan/inputs.h"
 
 namespace ssm {
@@ -30,22 +34,21 @@ bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) 
   return fits;
 }
 
-// Positions of a block whose tiles fit its shared memory: kMaxPositions from Ampere's data centre cards on, fewer
-// before. Counted generously: six tiles, a tile of sums, what each direction keeps of its tokens, and what does not
-// grow.
-int64_t positions_that_fit(const SelectiveScanParams& p, int64_t item, int64_t shared_bytes) {
-  constexpr int64_t kFixed = 24 << 10, kRowsOfWarp = 32 / kLanes;
-  const int64_t columns = tile_channels(item), acc = item == 8 ? 8 : 4;
-  const int64_t directions = std::min<int64_t>(p.inner, kMaxAtOnce);
-  const int64_t each = columns * (6 * item + acc) + directions * (5 * acc + static_cast<int64_t>(sizeof(int)));
-  const int64_t step = kTokens * kRowsOfWarp;
-  return std::min<int64_t>(std::max<int64_t>((shared_bytes - kFixed) / each / step, 1) * step, kMaxPositions);
+// Bytes of shared memory that a block takes.
+size_t block_bytes(const BlockShape& shape, int64_t states, at::ScalarType type, bool backward) {
+  size_t bytes = 0;
+  SSM_DISPATCH(type, "selective_scan",
+      [&] { bytes = backward ? backward_bytes<scalar_t>(shape, states) : forward_bytes<scalar_t>(shape, states); });
+  return bytes;
 }
 
 // Everything of a launch but the outputs, the workspace and which directions it takes.
 class Plan {
  public:
-  Plan(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y) : options_(u.options()) {
+  // `grad_y` is null in the forward pass.
+  Plan(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y, bool backward)
+      : options_(u.options()),
+        backward_(backward) {
     const int64_t directions = p.groups * p.inner;
     TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
         " directions on the GPU, got ", directions);
@@ -74,7 +77,7 @@ class Plan {
   template <typename Run>
   void for_each_pass(const Run& run) {
     const SelectiveScanParams& p = launch_.p;
-    const bool at_once = p.inner <= kMaxAtOnce && (one_order_ || launch_.chunks == 1);
+    const bool at_once = takes_all_at_once(launch_.chunks);
     const int64_t passes = at_once ? 1 : p.inner;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     if (passes > 1) {
@@ -93,29 +96,35 @@ class Plan {
 
   // Room for the chunks' summaries, where blocks of a sequence cannot exchange them directly.
   bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
-  void make_workspace(bool backward) {
+  void make_workspace() {
     const SelectiveScanParams& p = launch_.p;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     workspace_ = at::empty(
-        {backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
+        {backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
     launch_.chunk_decay = workspace_[0].data_ptr();
     launch_.chunk_state = workspace_[1].data_ptr();
     launch_.state_before = workspace_[2].data_ptr();
-    if (!backward) return;
+    if (!backward_) return;
     launch_.chunk_gradient = workspace_[3].data_ptr();
     launch_.gradient_after = workspace_[4].data_ptr();
   }
 
  private:
+  // Whether one launch takes all inner directions, if so many blocks share a sequence.
+  bool takes_all_at_once(int64_t chunks) const { return launch_.p.inner <= kMaxAtOnce && (one_order_ || chunks == 1); }
+
   // One block if the sequence fits, a cluster of blocks up to kMaxCluster times that, and beyond (or before sm_90)
   // independent blocks that read their inputs twice.
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
-    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? 8 : 1;
+    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? kPortableCluster : 1;
     const bool many_orders = !one_order_;
-    const int64_t item = options_.dtype().itemsize();
-    const int64_t positions = positions_that_fit(p, item, static_cast<int64_t>(device->sharedMemPerBlockOptin));
+    const int64_t positions = positions_that_fit(device->sharedMemPerBlockOptin, [&](int subchunks) {
+      const bool at_once = takes_all_at_once(ceil_div(p.length, subchunks * kTokens));
+      const BlockShape shape{subchunks, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
+      return block_bytes(shape, p.states, c10::typeMetaToScalarType(options_.dtype()), backward_);
+    });
     int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;
     if (in_cluster_ && chunks > 1) {
@@ -128,8 +137,7 @@ class Plan {
            2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
     }
-    const int64_t rows_of_warp = 32 / kLanes;
-    launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), rows_of_warp) * rows_of_warp);
+    launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), kRowsOfWarp) * kRowsOfWarp);
     launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
   }
 
@@ -153,7 +161,7 @@ class Plan {
 
   at::TensorOptions options_;
   ScanLaunch launch_ = {};
-  bool one_order_ = true, in_cluster_ = true;
+  bool backward_, one_order_ = true, in_cluster_ = true;
   at::Tensor workspace_, sum_;
 };
 
@@ -168,8 +176,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
   at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
-  Plan plan(p, u, nullptr);
-  if (plan.needs_workspace()) plan.make_workspace(false);
+  Plan plan(p, u, nullptr, false);
+  if (plan.needs_workspace()) plan.make_workspace();
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
     plan.for_each_pass([&](ScanLaunch launch) {
       launch.phase = Phase::kWhole;
@@ -196,8 +204,8 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   const SelectiveScanParams& p = inputs.params;
   const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
   const int64_t K = p.groups * p.inner;
-  Plan plan(p, u, upstream.grad_y_data());
-  if (plan.needs_workspace()) plan.make_workspace(true);
+  Plan plan(p, u, upstream.grad_y_data(), true);
+  if (plan.needs_workspace()) plan.make_workspace();
 
   // Sums over blocks of channels, and over samples and chunks, go through one partial sum each: no atomics.
   const int64_t splits = channel_splits(plan.launch()), chunks = plan.launch().chunks;

@@ -5,34 +5,12 @@
 
 #include <cstdint>
 
+#include "selective_scan/cuda/tuning.h"
 #include "selective_scan/params.h"
 
 namespace ssm {
 
-// A thread walks kTokens positions of one or two neighbouring channels; kLanes threads side by side make one row of a
-// tile, and up to kMaxSubchunks of these rows, one after another along the sequence, a block. A block takes the tiles
-// of one stretch of the sequence one by one.
-constexpr int kTokens = 7;  // 49, 196, 784 and 3136 positions leave few threads idle
-constexpr int kLanes = 8;
-constexpr int kMaxPositions = 196;
-constexpr int kMaxSubchunks = kMaxPositions / kTokens;
-constexpr int kMaxThreads = kLanes * kMaxSubchunks;
-constexpr int kMaxCluster = 16;   // Hopper; 8 is what every device with clusters has
-constexpr int kMaxRowsY = 65535;  // of a grid
-// Directions that one block keeps the weights and the orders of; above it each direction gets a launch of its own.
-constexpr int kMaxAtOnce = 4;
-constexpr int kMaxDirections = 8192;
-// Warps to have for each multiprocessor, as far as there is work for them: those it holds at a time, or twice as many.
-constexpr int kResidentWarps = 28;
-constexpr int kMaxBlocks = 32;
-
-// Channels of one thread, and of a tile.
-constexpr int vector_width(int64_t item) {
-  return item <= 4 ? 2 : 1;
-}
-constexpr int tile_channels(int64_t item) {
-  return kLanes * vector_width(item);
-}
+constexpr int kMaxGridY = 65535;  // blocks of a grid's second and third dimension
 
 enum class Phase : int {
   kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write
@@ -40,6 +18,14 @@ enum class Phase : int {
   kApply,      // start each chunk from the state in the workspace
 };
 
+// What decides how much shared memory a block takes.
+struct BlockShape {
+  int subchunks, count;
+  bool one_order;
+};
+
+// A block takes the tiles of one stretch of the sequence, a chunk, one after another. A tile is up to kMaxSubchunks
+// rows of kLanes threads, each of which walks kTokens positions of one or two neighbouring channels.
 struct ScanLaunch {
   SelectiveScanParams p;  // `reverse` points to host memory: kernels read the bits below
   uint32_t reverse[kMaxDirections / 32];
@@ -47,9 +33,9 @@ struct ScanLaunch {
   int first, count;  // inner directions of this launch
   bool one_order;    // whether they all follow the order of the first
   int chunks;        // blocks along the sequence
-  int subchunks;     // threads along the sequence in a block
+  int subchunks;     // rows of threads along the sequence in a block
   int tiles;         // tiles of channels
-  int tiles_each;    // of one block
+  int tiles_each;    // tiles of one block
   bool aligned;      // whether rows of channels can be copied 16 bytes at a time
   Phase phase;
   cudaStream_t stream;

@@ -1,34 +1,31 @@
 // The small kernels between and after the scans: chunk summaries to incoming states, partial gradients to gradients.
-#include <c10/cuda/CUDAException.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
 #include <algorithm>
 
+#include "common/cuda/launch.h"
 #include "common/scalar.h"
 #include "selective_scan/cuda/launch.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kCarryThreads = 128;
-constexpr int kAhead = 32;  // chunks whose summaries are in flight at once
-
 // Walks the chunks of one channel and state from the first to the last (or back), and leaves at each what comes in.
 template <typename acc>
 __device__ acc walk_chunks(const acc* __restrict__ decay, const acc* __restrict__ state, acc* __restrict__ incoming,
     acc value, int chunks, int64_t stride, bool downwards) {
-  for (int first = 0; first < chunks; first += kAhead) {
-    acc d[kAhead], s[kAhead];
+  for (int first = 0; first < chunks; first += kCarryAhead) {
+    acc d[kCarryAhead], s[kCarryAhead];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kCarryAhead; ++i) {
       const int c = min(first + i, chunks - 1);
       const int64_t at = (downwards ? chunks - 1 - c : c) * stride;
       d[i] = decay[at];
       s[i] = state[at];
     }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
+    for (int i = 0; i < kCarryAhead; ++i) {
       const int c = first + i;
       if (c < chunks) {
         incoming[(downwards ? chunks - 1 - c : c) * stride] = value;
@@ -62,9 +59,6 @@ __global__ void __launch_bounds__(kCarryThreads)
       given, a.chunks, p.channels, !reversed);
 }
 
-constexpr int kSumColumns = 32;
-constexpr int kSumRows = 32;
-
 template <typename scalar_t>
 __global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const __grid_constant__ RowSums sums) {
   using acc = acc_t<scalar_t>;
@@ -85,9 +79,7 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const _
 }
 
 unsigned blocks_for(int64_t items, int per_block) {
-  const int64_t blocks = (items + per_block - 1) / per_block;
-  TORCH_CHECK(blocks < (int64_t(1) << 31), "selective_scan: the input is too large for one launch");
-  return static_cast<unsigned>(blocks);
+  return grid_blocks((items + per_block - 1) / per_block, "selective_scan");
 }
 
 }  // namespace
@@ -96,9 +88,8 @@ template <typename acc>
 void launch_carry(const ScanLaunch& a, const void* grad_last_state, bool backward) {
   const int64_t threads = a.p.batch * a.p.groups * a.count * a.p.states * a.p.channels;
   if (threads == 0) return;
-  carry_kernel<acc><<<blocks_for(threads, kCarryThreads), kCarryThreads, 0, a.stream>>>(
-      a, static_cast<const acc*>(grad_last_state), backward);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(carry_kernel<acc>, {dim3(blocks_for(threads, kCarryThreads)), dim3(kCarryThreads), 0, 1, a.stream}, a,
+      static_cast<const acc*>(grad_last_state), backward);
 }
 
 template <typename scalar_t>
@@ -108,8 +99,7 @@ void launch_sum_rows(const RowSums& sums, cudaStream_t stream) {
   if (columns == 0) return;
   const unsigned rows = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(sums.rows, 1), kSumRows));
   const dim3 grid(blocks_for(columns, kSumColumns), static_cast<unsigned>(sums.count));
-  sum_rows_kernel<scalar_t><<<grid, dim3(kSumColumns, rows), 0, stream>>>(sums);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch_kernel(sum_rows_kernel<scalar_t>, {grid, dim3(kSumColumns, rows), 0, 1, stream}, sums);
 }
 
 template void launch_carry<float>(const ScanLaunch&, const void*, bool);

@@ -1,5 +1,9 @@
 // Host side of the selective tree scan on the GPU. Nothing waits for the device.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
@@ -20,26 +24,24 @@ struct Arguments {
 
 Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
     const at::Tensor& delta_bias, const at::Tensor& schedule) {
-  TORCH_CHECK(x.dim() == 3 && x.size(1) >= 1, "x must be [B, L, D] with L at least 1, got ", x.sizes());
+  check_vertex_rows(x, "x", kLongestWalk);
   const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
-  TORCH_CHECK(length < kLongestWalk && channels < kLongestWalk, "x has 2^27 vertices or channels or more");
+  TORCH_CHECK(channels < kLongestWalk, "x has ", kLongestWalk, " channels or more");
   check_shape(delta, x.sizes(), "delta");
   check_shape(B, {batch, length}, "B");
-  check_shape(schedule, {batch, ScheduleLayout::of(batch, length).words()}, "schedule");
   check_dtype(delta, x.scalar_type(), "delta");
   check_dtype(B, x.scalar_type(), "B");
-  check_dtype(schedule, at::kInt, "schedule");
   const auto accumulate = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   for (const auto& parameter : {A, delta_bias}) {
     check_shape(parameter, {channels}, "A and delta_bias");
     check_dtype(parameter, accumulate, "A and delta_bias");
   }
-  for (const auto& tensor : {x, delta, A, B, delta_bias, schedule}) {
-    check_device(tensor, at::kCUDA, x, "x, delta, A, B, delta_bias and schedule");
+  for (const auto& tensor : {x, delta, A, B, delta_bias}) {
+    check_device(tensor, at::kCUDA, x, "x, delta, A, B and delta_bias");
   }
   // B is gathered, whatever its strides: the kernels count the bytes from a vertex to the next in 32 bits.
   Arguments a{with_adjacent_channels(x), with_adjacent_channels(delta), A.contiguous(),
-      B.stride(1) < int64_t(1) << 28 ? B : B.contiguous(), delta_bias.contiguous(), schedule.contiguous(), {}};
+      B.stride(1) < int64_t(1) << 28 ? B : B.contiguous(), delta_bias.contiguous(), check_schedule(schedule, x), {}};
   a.l.batch = batch;
   a.l.length = length;
   a.l.channels = channels;
@@ -51,9 +53,9 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
   a.l.A = a.A.const_data_ptr();
   a.l.B = a.B.const_data_ptr();
   a.l.delta_bias = a.delta_bias.const_data_ptr();
-  a.l.x_stride = strides_of(a.x);
-  a.l.delta_stride = strides_of(a.delta);
-  a.l.B_stride = strides_of(a.B);
+  a.l.x_stride = vertex_strides(a.x);
+  a.l.delta_stride = vertex_strides(a.delta);
+  a.l.B_stride = vertex_strides(a.B);
   return a;
 }
 
@@ -88,7 +90,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
   const at::Tensor upstream = with_adjacent_channels(grad_h);
   a.l.backward = true;
   a.l.grad_h = upstream.const_data_ptr();
-  a.l.grad_h_stride = strides_of(upstream);
+  a.l.grad_h_stride = vertex_strides(upstream);
   a.l.aligned = a.l.aligned && is_aligned(upstream);
   a.l.state = a.l.grad_delta = grad_delta.data_ptr();
   a.l.grad_state = a.l.output = grad_x.data_ptr();

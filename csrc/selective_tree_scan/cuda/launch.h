@@ -2,17 +2,15 @@
 // type.
 #pragma once
 
+#include "selective_tree_scan/params.h"
 #include "tree/cuda/walk_launch.h"
 
 namespace ssm {
 
 // scalar_t is the type of x, delta, B, h and their gradients; acc is acc_t<scalar_t>.
-struct SelectiveTreeScanLaunch : WalkLaunch {
-  const void *x, *delta, *grad_h;
-  VertexStrides x_stride, delta_stride, grad_h_stride;
-  const void* B;  // [batch, L]
-  VertexStrides B_stride;
-  const void *A, *delta_bias;  // acc [D]
+struct SelectiveTreeScanLaunch : WalkLaunch<SelectiveTreeScanParams> {
+  const void* grad_h;  // scalar_t
+  VertexStrides grad_h_stride;
 
   void *state, *grad_state;        // scalar_t [batch, L, D]: ξ and η between the passes; may be outputs
   void *output, *grad_delta;       // h or the gradient of x; scalar_t [batch, L, D]
@@ -23,7 +21,7 @@ struct SelectiveTreeScanLaunch : WalkLaunch {
 // Blocks of channels.
 template <typename scalar_t>
 int selective_slices(const SelectiveTreeScanLaunch& launch) {
-  const int64_t slice = 32 * walk_width<scalar_t>(launch);
+  const int64_t slice = kWarp * walk_width<scalar_t>(launch);
   return static_cast<int>((launch.channels + slice - 1) / slice);
 }
 

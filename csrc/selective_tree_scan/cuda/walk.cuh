@@ -223,7 +223,7 @@ struct SelectiveGradients : SelectivePass<Kind> {
       grad_rate[c] += chunk_rate[c];
       grad_bias[c] += chunk_bias[c];
     }
-    const acc sum = sum_over_warp(grad_B);  // of step `lane`
+    const acc sum = sums_over_warp(grad_B);  // of step `lane`
     if (t.lane < kChunk && t.lane < left) t.grad_B[held.step[first % kHeldSteps + t.lane].vertex] = sum;
   }
 };

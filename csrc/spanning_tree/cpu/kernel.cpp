@@ -1,8 +1,8 @@
 // Minimum spanning trees of many small graphs on the CPU, one sample to a thread: Borůvka's rounds, then breadth-first
 // order. The loops over edges and components have no branch that depends on the weights: on a grid this takes half the
 // time of Kruskal's algorithm on radix-sorted edges, most of which goes on mispredicted branches.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
 #include <algorithm>

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/cuda/team.cuh"
+#include "spanning_tree/cuda/tuning.h"
 #include "spanning_tree/params.h"
 
 namespace ssm {
@@ -32,9 +33,6 @@ __device__ inline uint32_t ordered<int64_t>(int64_t place) {
 enum Side : int { kUp = 0, kLeft = 1, kRight = 2, kDown = 3, kNowhere = 4 };
 
 // Four bits a vertex, eight vertices a word.
-inline __host__ __device__ int64_t side_words(int64_t vertices) {
-  return (vertices + 7) / 8;
-}
 __device__ inline uint32_t sides_of(const uint32_t* sides, uint32_t v) {
   return sides[v / 8] >> (v % 8 * 4) & 15u;
 }
@@ -71,7 +69,7 @@ struct ListGraph {
   const int64_t* edges;
   int vertices, num_edges;
 
-  __device__ int64_t tree_words() const { return (int64_t(num_edges) + 31) / 32; }
+  __device__ int64_t tree_words() const { return taken_words(num_edges); }
   __device__ bool valid(int e) const {
     const int64_t a = edges[2 * int64_t(e)], b = edges[2 * int64_t(e) + 1];
     return a >= 0 && a < vertices && b >= 0 && b < vertices;
@@ -89,12 +87,11 @@ struct PackedGraph {
   const uint32_t* packed;
   int vertices, num_edges;
 
-  static constexpr int64_t kMostVertices = 65535;
   static __device__ uint32_t pack(const ListGraph& graph, int e) {
     int a, b;
     return graph.ends(e, a, b) ? static_cast<uint32_t>(a) << 16 | static_cast<uint32_t>(b) : kNone;
   }
-  __device__ int64_t tree_words() const { return (int64_t(num_edges) + 31) / 32; }
+  __device__ int64_t tree_words() const { return taken_words(num_edges); }
   __device__ bool ends(int e, int& a, int& b) const {
     const uint32_t both = packed[e];
     a = static_cast<int>(both >> 16);
@@ -104,11 +101,10 @@ struct PackedGraph {
   __device__ void take(uint32_t* tree, int e, int, int) const { atomicOr(tree + e / 32, 1u << e % 32); }
 };
 
-// One sample's scratch: four arrays of a word for each vertex.
+// One sample's scratch: kComponentArrays arrays of a word for each vertex.
 struct Components {
   uint32_t *label, *hook, *weight, *edge;
 
-  static constexpr int kArrays = 4;
   __device__ Components(uint32_t* base, int64_t vertices)
       : label(base),
         hook(base + vertices),

@@ -1,5 +1,10 @@
 // Host side of the spanning tree on the GPU.
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sort.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 

@@ -17,9 +17,6 @@
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 1024;
-constexpr int64_t kMaxShared = 200 * 1024;
-
 struct FaultShared {
   int root, edge, weight;
 };
@@ -77,13 +74,8 @@ __device__ void report_fault(
   l.p.fault[2 * sample + 1] = where;
 }
 
-// Bytes of shared memory with which one block does a whole grid: components, weights, the tree.
-int64_t whole_grid_bytes(const SpanningTreeParams& p) {
-  return 4 * (Components::kArrays * p.num_vertices() + p.num_edges + side_words(p.num_vertices()));
-}
-
 template <typename scalar_t>
-__global__ void __launch_bounds__(kThreads) whole_grid_kernel(SpanningTreeLaunch l) {
+__global__ void __launch_bounds__(kSpanningThreads) whole_grid_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
@@ -91,7 +83,8 @@ __global__ void __launch_bounds__(kThreads) whole_grid_kernel(SpanningTreeLaunch
   const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
   const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
   Components components(memory, vertices);
-  uint32_t *weight = memory + Components::kArrays * int64_t(vertices), *tree = weight + edges;
+  const WholeGrid layout{vertices, edges};
+  uint32_t *weight = memory + layout.weights(), *tree = memory + layout.tree();
   Team team(1, &team_shared);
   with_weights<scalar_t>(l, sample, [&](const auto& read) {
     for (int e = threadIdx.x; e < edges; e += blockDim.x) weight[e] = read(e);
@@ -119,12 +112,12 @@ __device__ Graph graph_of(const SpanningTreeLaunch& l, int64_t sample) {
 // Of a sample's scratch, between Components and the tree.
 template <typename Graph>
 __device__ int64_t words_before_tree(int64_t vertices) {
-  return std::is_same_v<Graph, ListGraph> ? Tour::words(vertices) : 0;
+  return std::is_same_v<Graph, ListGraph> ? tour_words(vertices) : 0;
 }
 
 // Borůvka's rounds in global memory.
 template <typename scalar_t, typename Graph>
-__global__ void __launch_bounds__(kThreads) components_kernel(SpanningTreeLaunch l) {
+__global__ void __launch_bounds__(kSpanningThreads) components_kernel(SpanningTreeLaunch l) {
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
   const int64_t sample = blockIdx.x / l.team;
@@ -132,7 +125,7 @@ __global__ void __launch_bounds__(kThreads) components_kernel(SpanningTreeLaunch
   const Graph graph = graph_of<scalar_t, Graph>(l, sample);
   uint32_t* const scratch = l.scratch + sample * l.scratch_stride;
   const Components components(scratch, vertices);
-  uint32_t* const tree = scratch + Components::kArrays * int64_t(vertices) + words_before_tree<Graph>(vertices);
+  uint32_t* const tree = scratch + kComponentArrays * int64_t(vertices) + words_before_tree<Graph>(vertices);
   Team team(l.team, &team_shared);
   with_weights<scalar_t>(
       l, sample, [&](const auto& weight) { boruvka(team, graph, weight, vertices, edges, components, tree); });
@@ -148,7 +141,7 @@ __global__ void __launch_bounds__(32) root_grid_kernel(SpanningTreeLaunch l, uin
   extern __shared__ __align__(16) uint32_t memory[];
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
-  const uint32_t* sides = l.scratch + sample * l.scratch_stride + Components::kArrays * vertices;
+  const uint32_t* sides = l.scratch + sample * l.scratch_stride + kComponentArrays * vertices;
   if (copy) {
     uint32_t* const near = memory + capacity;
     for (int64_t i = threadIdx.x; i < side_words(vertices); i += 32) near[i] = sides[i];
@@ -159,32 +152,19 @@ __global__ void __launch_bounds__(32) root_grid_kernel(SpanningTreeLaunch l, uin
       l.p.order + sample * vertices);
 }
 
-__global__ void __launch_bounds__(kThreads) root_list_kernel(SpanningTreeLaunch l) {
+__global__ void __launch_bounds__(kSpanningThreads) root_list_kernel(SpanningTreeLaunch l) {
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
   const ListGraph graph = graph_of<float, ListGraph>(l, sample);
   uint32_t* const label = l.scratch + sample * l.scratch_stride;  // the first of Components
-  uint32_t* const tour = label + Components::kArrays * vertices;
+  uint32_t* const tour = label + kComponentArrays * vertices;
   Team team(1, &team_shared);
-  root_list(team, graph, tour + Tour::words(vertices), label, tour, clamped_root(l.p, sample),
+  root_list(team, graph, tour + tour_words(vertices), label, tour, clamped_root(l.p, sample),
       l.p.parent + sample * vertices, l.p.order + sample * vertices);
 }
 
-// A listed graph as one block holds it in shared memory: the labels; what the rounds and the weights need, and after
-// them the tour; the edges; the tree.
-struct WholeList {
-  int64_t vertices, edges;
-
-  C10_HOST_DEVICE int64_t labels() const { return (vertices + 1) / 2 * 2; }
-  C10_HOST_DEVICE int64_t work() const {
-    const int64_t rounds = (Components::kArrays - 1) * vertices + edges, tour = Tour::words(vertices);
-    return rounds > tour ? rounds : tour;
-  }
-  C10_HOST_DEVICE int64_t bytes() const { return 4 * (labels() + work() + edges + (edges + 31) / 32); }
-};
-
 template <typename scalar_t>
-__global__ void __launch_bounds__(kThreads) whole_list_kernel(SpanningTreeLaunch l) {
+__global__ void __launch_bounds__(kSpanningThreads) whole_list_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
@@ -192,7 +172,8 @@ __global__ void __launch_bounds__(kThreads) whole_list_kernel(SpanningTreeLaunch
   const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
   const WholeList layout{vertices, edges};
   uint32_t* const label = memory;
-  uint32_t *const work = label + layout.labels(), *const packed = work + layout.work(), *const tree = packed + edges;
+  uint32_t *const work = memory + layout.work(), *const packed = memory + layout.packed();
+  uint32_t* const tree = memory + layout.tree();
   Components components(label, vertices);
   components.hook = work;
   components.weight = work + vertices;
@@ -216,15 +197,12 @@ __global__ void __launch_bounds__(kThreads) whole_list_kernel(SpanningTreeLaunch
       l.p.order + sample * vertices);
 }
 
-int threads_for(int64_t count) {
-  return static_cast<int>(std::clamp<int64_t>((count + 31) / 32 * 32, 32, kThreads));
-}
-
 // A team of as many blocks as have work, where the samples alone do not fill the GPU.
 int team_for(const SpanningTreeParams& p) {
-  const int64_t fill = 2 * multiprocessors();
+  const int64_t fill = kBlocksOfMultiprocessor * multiprocessors();
   int team = 1;
-  while (team < largest_team() && p.batch * team < fill && p.num_edges > 2 * kThreads * team) team *= 2;
+  while (team < largest_team() && p.batch * team < fill && p.num_edges > kEdgesOfThread * kSpanningThreads * team)
+    team *= 2;
   return team;
 }
 
@@ -232,15 +210,15 @@ template <typename scalar_t>
 void span_grids(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
   if (l.scratch == nullptr) {
-    launch_teams(whole_grid_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole_grid_bytes(p), l);
+    launch_teams(whole_grid_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges),
+        WholeGrid{p.num_vertices(), p.num_edges}.bytes(), l);
     return;
   }
   l.team = team_for(p);
-  launch_teams(components_kernel<scalar_t, GridGraph>, p.batch, l.team, kThreads, 0, l);
-  constexpr uint32_t kCapacity = 4096;
-  const int64_t bytes = 4 * (kCapacity + side_words(p.num_vertices()));
-  const bool copy = bytes <= kMaxShared;
-  launch_teams(root_grid_kernel, p.batch, 1, 32, copy ? bytes : 4 * kCapacity, l, kCapacity, copy);
+  launch_teams(components_kernel<scalar_t, GridGraph>, p.batch, l.team, kSpanningThreads, 0, l);
+  const RootGrid rooting{p.num_vertices()};
+  const bool copy = rooting.sides_fit();
+  launch_teams(root_grid_kernel, p.batch, 1, 32, rooting.bytes(copy), l, kQueueEntries, copy);
 }
 
 template <typename scalar_t>
@@ -248,22 +226,25 @@ void span_lists(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
   if (l.scratch == nullptr) {
     const WholeList whole{p.num_vertices(), p.num_edges};
-    launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, threads_for(p.num_edges), whole.bytes(), l);
+    launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges), whole.bytes(), l);
     return;
   }
   l.team = team_for(p);
-  launch_teams(components_kernel<scalar_t, ListGraph>, p.batch, l.team, threads_for(p.num_edges), 0, l);
-  launch_teams(root_list_kernel, p.batch, 1, threads_for(p.num_edges), 0, l);
+  launch_teams(components_kernel<scalar_t, ListGraph>, p.batch, l.team, spanning_threads(p.num_edges), 0, l);
+  launch_teams(root_list_kernel, p.batch, 1, spanning_threads(p.num_edges), 0, l);
 }
 
 }  // namespace
 
 int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
-  const int64_t vertices = p.num_vertices(), components = Components::kArrays * vertices;
-  if (!listed) return whole_grid_bytes(p) <= kMaxShared ? 0 : components + side_words(vertices);
+  const int64_t vertices = p.num_vertices(), components = kComponentArrays * vertices;
+  if (!listed) {
+    const WholeGrid whole{vertices, p.num_edges};
+    return whole.bytes() <= kSpanningShared ? 0 : components + side_words(vertices);
+  }
   const WholeList whole{vertices, p.num_edges};
-  if (whole.bytes() <= kMaxShared && vertices <= PackedGraph::kMostVertices) return 0;
-  return (components + Tour::words(vertices) + (p.num_edges + 31) / 32 + 1) / 2 * 2;
+  if (whole.bytes() <= kSpanningShared && vertices <= kMostPackedVertices) return 0;
+  return (components + tour_words(vertices) + taken_words(p.num_edges) + 1) / 2 * 2;
 }
 
 template <typename scalar_t>

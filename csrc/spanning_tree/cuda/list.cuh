@@ -11,7 +11,6 @@ namespace ssm {
 struct Neighbours {
   uint32_t *first, *fill, *found, *sorted;
 
-  static __host__ __device__ int64_t words(int64_t vertices) { return 6 * vertices + 1; }
   __device__ Neighbours(uint32_t* base, int64_t vertices)
       : first(base),
         fill(base + vertices + 1),
@@ -94,11 +93,7 @@ __device__ inline int root_list_tree(const Neighbours& n, int root, int64_t* par
     const int v = active ? static_cast<int>(order[i]) : 0, above = active ? static_cast<int>(parent[v]) : 0;
     const uint32_t begin = active ? n.first[v] : 0, end = active ? n.first[v + 1] : 0;
     const int children = static_cast<int>(end - begin) - (active && v != root);
-    int upto = active ? children : 0;
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int other = __shfl_up_sync(~0u, upto, offset);
-      if (lane >= offset) upto += other;
-    }
+    const int upto = prefix_over_warp(active ? children : 0, lane);
     int place = tail + upto - (active ? children : 0);
     head = min(head + 32, tail);
     tail += __shfl_sync(~0u, upto, 31);
@@ -137,9 +132,6 @@ struct Tour {
   Neighbours neighbours;
   uint32_t *twin, *parent, *by_place;
 
-  static __host__ __device__ int64_t words(int64_t vertices) {
-    return (8 * vertices + Neighbours::words(vertices) + vertices + 1) / 2 * 2;
-  }
   __device__ Tour(uint32_t* base, int64_t vertices)
       : from(reinterpret_cast<Link*>(base)),
         to(from + 2 * vertices),

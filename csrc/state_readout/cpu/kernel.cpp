@@ -1,8 +1,10 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, on the CPU.
-#include "state_readout/inputs.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -10,12 +12,13 @@
 #include <vector>
 
 #include "common/cpu/lanes.h"
+#include "state_readout/inputs.h"
 
 namespace ssm {
 namespace {
 
-// Rows are cut into pieces, as many as their number says whatever that of the threads, so that sums over rows are
-// always the same.
+// Rows are cut into pieces. Their number depends on that of the rows and not on the threads, so that sums over rows
+// always have the same order.
 constexpr int64_t kMostPieces = 64, kRowsOfPiece = 64;
 constexpr int64_t kLanes = 32;
 
@@ -94,28 +97,25 @@ SSM_MULTIVERSION acc readout_backward_row(const scalar_t* __restrict__ grad_y, c
 }
 
 template <typename acc>
-Parameters<acc> parameters(const ReadoutInputs& in) {
-  return {in.weight.const_data_ptr<acc>(), in.bias.const_data_ptr<acc>(), in.D.const_data_ptr<acc>()};
+Parameters<acc> parameters(const ReadoutParams& p) {
+  return {static_cast<const acc*>(p.weight), static_cast<const acc*>(p.bias), static_cast<const acc*>(p.D)};
 }
 
 at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
     const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
-  check_readout(in, at::kCPU);
+  ReadoutParams p = readout_params(at::kCPU, h, x, C, D, weight, bias, eps);
   at::Tensor y = at::empty_like(x);
-  const at::Tensor weights = C.contiguous();
-  const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
+  p.y = y.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
     using acc = acc_t<scalar_t>;
-    const auto* states = h.const_data_ptr<scalar_t>();
-    const auto of = parameters<acc>(in);
-    at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
-      std::vector<acc> work(2 * channels);
+    const auto of = parameters<acc>(p);
+    at::parallel_for(0, p.rows, 64, [&](int64_t begin, int64_t end) {
+      std::vector<acc> work(2 * p.channels);
       for (int64_t row = begin; row < end; ++row) {
-        const int64_t at = row * channels;
-        readout_row(states + at, x.const_data_ptr<scalar_t>() + at,
-            static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of, y.mutable_data_ptr<scalar_t>() + at,
-            work.data(), work.data() + channels, channels, static_cast<acc>(eps));
+        const int64_t at = row * p.channels;
+        readout_row(static_cast<const scalar_t*>(p.h) + at, static_cast<const scalar_t*>(p.x) + at,
+            static_cast<acc>(static_cast<const scalar_t*>(p.C)[p.C_of(row)]), of, static_cast<scalar_t*>(p.y) + at,
+            work.data(), work.data() + p.channels, p.channels, static_cast<acc>(p.eps));
       }
     });
   });
@@ -125,33 +125,31 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> state_readout_backward(
     const at::Tensor& grad_y, const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
     const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  const ReadoutInputs in{h, x, C, D, weight, bias, eps};
-  check_readout(in, at::kCPU);
-  check_gradient(grad_y, in);
-  const at::Tensor g = grad_y.contiguous(), weights = C.contiguous();
-  at::Tensor grad_h = at::empty_like(h), grad_x = at::empty_like(x), grad_C = at::empty(C.sizes(), C.options());
-  const int64_t channels = x.size(2), rows = x.size(0) * x.size(1);
-  const int64_t pieces = std::clamp<int64_t>(rows / kRowsOfPiece, 1, kMostPieces);
-  at::Tensor sums = at::zeros({pieces, 3, channels}, D.options());
+  ReadoutParams p = readout_params(at::kCPU, h, x, C, D, weight, bias, eps);
+  const ReadoutGradients g(grad_y, x, C, p);
+  const int64_t pieces = std::clamp<int64_t>(p.rows / kRowsOfPiece, 1, kMostPieces);
+  at::Tensor sums = at::zeros({pieces, kReadoutParameters, p.channels}, D.options());
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
     using acc = acc_t<scalar_t>;
-    const auto of = parameters<acc>(in);
+    const auto of = parameters<acc>(p);
     at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-      std::vector<acc> work(3 * channels);
+      std::vector<acc> work(3 * p.channels);
       for (int64_t piece = begin; piece < end; ++piece) {
-        for (int64_t row = rows * piece / pieces; row < rows * (piece + 1) / pieces; ++row) {
-          const int64_t at = row * channels;
-          const acc grad = readout_backward_row(g.const_data_ptr<scalar_t>() + at, h.const_data_ptr<scalar_t>() + at,
-              x.const_data_ptr<scalar_t>() + at, static_cast<acc>(weights.const_data_ptr<scalar_t>()[row]), of,
-              grad_h.mutable_data_ptr<scalar_t>() + at, grad_x.mutable_data_ptr<scalar_t>() + at,
-              sums.mutable_data_ptr<acc>() + piece * 3 * channels, work.data(), channels, static_cast<acc>(eps));
-          grad_C.mutable_data_ptr<scalar_t>()[row] = static_cast<scalar_t>(grad);
+        acc* const own = sums.mutable_data_ptr<acc>() + piece * kReadoutParameters * p.channels;
+        for (int64_t row = p.rows * piece / pieces; row < p.rows * (piece + 1) / pieces; ++row) {
+          const int64_t at = row * p.channels;
+          const acc grad = readout_backward_row(static_cast<const scalar_t*>(p.grad_y) + at,
+              static_cast<const scalar_t*>(p.h) + at, static_cast<const scalar_t*>(p.x) + at,
+              static_cast<acc>(static_cast<const scalar_t*>(p.C)[p.C_of(row)]), of,
+              static_cast<scalar_t*>(p.grad_h) + at, static_cast<scalar_t*>(p.grad_x) + at, own, work.data(),
+              p.channels, static_cast<acc>(p.eps));
+          static_cast<scalar_t*>(p.grad_C)[row] = static_cast<scalar_t>(grad);
         }
       }
     });
   });
   const at::Tensor total = sums.sum(0);
-  return {grad_h, grad_x, grad_C, total[2].clone(), total[0].clone(), total[1].clone()};
+  return {g.grad_h, g.grad_x, g.grad_C, total[2].clone(), total[0].clone(), total[1].clone()};
 }
 
 }  // namespace

@@ -1,9 +1,10 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, each in one pass over memory.
-#include <c10/cuda/CUDAException.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "common/cuda/device.h"
+#include "common/cuda/launch.h"
+#include "common/cuda/reduce.cuh"
+#include "common/pack.h"
 #include "common/scalar.h"
 #include "state_readout/cuda/launch.h"
 
@@ -11,16 +12,12 @@ namespace ssm {
 namespace {
 
 constexpr int kThreads = kReadoutThreads, kParameters = kReadoutParameters;
-constexpr int kWarps = kThreads / 32;
+constexpr int kSums = 1;          // that the forward kernel takes over a row at once
+constexpr int kBackwardSums = 3;  // the same of the backward kernel
 
 template <typename scalar_t, int kVector>
-struct alignas(sizeof(scalar_t) * kVector > 16 ? 16 : sizeof(scalar_t) * kVector) Packed {
-  scalar_t value[kVector];
-};
-
-template <typename scalar_t, int kVector>
-__device__ Packed<scalar_t, kVector> load_packed(const void* base, int64_t at) {
-  return *reinterpret_cast<const Packed<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
+__device__ Pack<scalar_t, kVector> load_packed(const void* base, int64_t at) {
+  return *reinterpret_cast<const Pack<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
 }
 
 template <typename acc, typename scalar_t, int kVector>
@@ -32,32 +29,10 @@ __device__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
 
 template <typename acc, typename scalar_t, int kVector>
 __device__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
-  Packed<scalar_t, kVector> packed;
+  Pack<scalar_t, kVector> packed;
 #pragma unroll
   for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
-  *reinterpret_cast<Packed<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
-}
-
-// Sums of kCount values over a row's team; every thread of the block takes part, every thread gets its row's sums.
-template <int kCount, typename acc>
-__device__ void team_sum(acc (&value)[kCount], int team, acc* scratch) {
-  for (int offset = min(team, 32) / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) value[i] += __shfl_xor_sync(0xffffffffu, value[i], offset);
-  }
-  if (team <= 32) return;
-  const int warp = threadIdx.x / 32, first = threadIdx.x / team * (team / 32);
-  __syncthreads();  // the last sum has been read by all
-  if (threadIdx.x % 32 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) scratch[warp * kCount + i] = value[i];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    value[i] = 0;
-    for (int w = first; w < first + team / 32; ++w) value[i] += scratch[w * kCount + i];
-  }
+  *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
 }
 
 // The three parameters, channel by channel, where the whole block can read them.
@@ -87,7 +62,7 @@ __device__ acc normalized_row(
       sum[0] += h[i][v];
     }
   }
-  team_sum(sum, p.team, scratch);
+  sum_over_threads(sum, p.team, scratch);
   const acc mean = sum[0] / p.channels;
   acc square[1] = {0};
 #pragma unroll
@@ -99,7 +74,7 @@ __device__ acc normalized_row(
       square[0] += h[i][v] * h[i][v];
     }
   }
-  team_sum(square, p.team, scratch);
+  sum_over_threads(square, p.team, scratch);
   const acc scale = rsqrt(square[0] / p.channels + static_cast<acc>(p.eps));
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -111,19 +86,18 @@ __device__ acc normalized_row(
 
 template <typename scalar_t, typename acc>
 __device__ acc output_weight(const ReadoutLaunch& p, int64_t row) {
-  const int64_t at = row / p.length * p.C_batch_stride + row % p.length * p.C_token_stride;
-  return static_cast<acc>(static_cast<const scalar_t*>(p.C)[at]);
+  return static_cast<acc>(static_cast<const scalar_t*>(p.C)[p.C_of(row)]);
 }
 
 template <typename scalar_t, int kVector, int kItems>
 __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
-  acc* scratch = reinterpret_cast<acc*>(memory);
-  acc* parameters = scratch + kWarps;
+  const ReadoutMemory<acc> shared(p.channels, kSums, memory);
+  acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   share_parameters(p, parameters);
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
-  // All teams of a block make the same number of turns, since they wait for each other in team_sum.
+  // All teams of a block make the same number of turns, since they wait for each other in sum_over_threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
       first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
@@ -176,11 +150,11 @@ __device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParamet
 // With n = LN(h) before its weight w and bias b: ∂C = Σ g (n w + b), ∂x = D g, and ∂h as for a layer norm whose output
 // has the gradient C g; the parameters get ∂w = Σ C g n, ∂b = Σ C g, ∂D = Σ g x over the rows.
 template <typename scalar_t, int kVector, int kItems>
-__global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLaunch p) {
+__global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_backward_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
-  acc* scratch = reinterpret_cast<acc*>(memory);
-  acc* parameters = scratch + kParameters * kWarps;
+  const ReadoutMemory<acc> shared(p.channels, kBackwardSums, memory);
+  acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   share_parameters(p, parameters);
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
   acc sums[kParameters][kItems][kVector] = {};
@@ -189,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLa
     const int64_t row = first + threadIdx.x / p.team;
     const bool live = row < p.rows;
     // Asked for here, so that they are on their way while the row is normed.
-    Packed<scalar_t, kVector> grad_y[kItems], inputs[kItems];
+    Pack<scalar_t, kVector> grad_y[kItems], inputs[kItems];
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
@@ -200,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLa
     acc n[kItems][kVector], g[kItems][kVector];
     const acc scale = normalized_row<scalar_t>(p, row, live, lane, n, scratch);
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
-    acc of_row[3] = {0, 0, 0};  // ∂C, Σ w g, Σ w g n
+    acc of_row[kBackwardSums] = {0, 0, 0};  // ∂C, Σ w g, Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
@@ -224,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLa
       }
       if (inside) store<acc, scalar_t>(p.grad_x, at, x);
     }
-    team_sum(of_row, p.team, scratch);
+    sum_over_threads(of_row, p.team, scratch);
     if (!live) continue;
     if (lane == 0) static_cast<scalar_t*>(p.grad_C)[row] = static_cast<scalar_t>(of_row[0]);
     const acc mean = of_row[1] / p.channels, slope = of_row[2] / p.channels, factor = C * scale;
@@ -240,19 +214,10 @@ __global__ void __launch_bounds__(kThreads, 3) readout_backward_kernel(ReadoutLa
   write_partial(p, sums, parameters);
 }
 
-template <typename Kernel>
-void launch(Kernel kernel, const ReadoutLaunch& p, int64_t blocks, size_t shared) {
-  if (shared > 48 * 1024) {
-    C10_CUDA_CHECK(cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  }
-  kernel<<<static_cast<unsigned>(blocks), kThreads, shared, current_stream()>>>(p);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-template <typename scalar_t>
-size_t shared_bytes(int channels, int scratch) {
-  return sizeof(acc_t<scalar_t>) * (kParameters * static_cast<size_t>(channels) + scratch);
+template <typename scalar_t, typename Kernel>
+void launch(Kernel* kernel, const ReadoutLaunch& p, int64_t blocks, int sums) {
+  const size_t bytes = ReadoutMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes;
+  launch_kernel(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, 1, current_stream()}, p);
 }
 
 }  // namespace
@@ -261,14 +226,14 @@ template <typename scalar_t>
 void launch_readout(const ReadoutLaunch& p, bool fours, int64_t blocks) {
   auto* const kernel =
       fours ? readout_kernel<scalar_t, kFours.width, kFours.items> : readout_kernel<scalar_t, kOnes.width, kOnes.items>;
-  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kWarps));
+  launch<scalar_t>(kernel, p, blocks, kSums);
 }
 
 template <typename scalar_t>
 void launch_readout_backward(const ReadoutLaunch& p, bool fours, int64_t blocks) {
   auto* const kernel = fours ? readout_backward_kernel<scalar_t, kFours.width, kFours.items>
                              : readout_backward_kernel<scalar_t, kOnes.width, kOnes.items>;
-  launch(kernel, p, blocks, shared_bytes<scalar_t>(p.channels, kParameters * kWarps));
+  launch<scalar_t>(kernel, p, blocks, kBackwardSums);
 }
 
 template void launch_readout<double>(const ReadoutLaunch&, bool, int64_t);

@@ -1,37 +1,29 @@
 // The selective scan from the leaves of a tree to its root, on the CPU. One task is one sample and kWidth channels with
 // all their states, which lie state by state, channels side by side. A task's sums have one order, so results do not
 // depend on the threads.
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 
-#include "common/checks.h"
 #include "common/cpu/lanes.h"
 #include "common/cpu/vector_math.h"
 #include "common/dispatch.h"
+#include "subtree_scan/inputs.h"
 #include "tree/cpu/order.h"
-#include "tree/params.h"
 
 namespace ssm {
 namespace {
 
 constexpr int kWidth = 16;
 
-// scalar_t is the type of x, delta, B, C and the gradients of them; acc that of the rest.
-struct Params {
-  int64_t batch, length, channels, states;
-  bool next;
-  const void *x, *delta, *grad_y, *B, *C;
-  VertexStrides x_stride, delta_stride, grad_y_stride, B_stride, C_stride;
-  const void *A, *delta_bias, *grad_root;
-  void *y, *root_state;
-  void *grad_x, *grad_delta;
-  void* grad_weights;        // [blocks, batch, L, 2 N]
-  void *grad_A, *grad_bias;  // [batch, D, N] and [batch, D]
+constexpr int64_t kMostVertices = int64_t(1) << 31;  // are numbered in 32 bits
+
+struct Params : SubtreeScanParams, SubtreeScanGradients {
+  void* grad_weights;  // acc_t, [blocks, batch, L, 2 N]: gradients of B and of C, to be summed over the blocks
 
   int64_t blocks() const { return (channels + kWidth - 1) / kWidth; }
   // The token whose step the edge above a vertex has.
@@ -224,8 +216,8 @@ SSM_MULTIVERSION void backward_task(const Task<scalar_t>& task, acc_t<scalar_t>*
   std::fill_n(s.grad_steps, p.length * kWidth, acc(0));
   acc* const root = s.gradients + task.vertex[0] * size;
   std::fill_n(root, size, acc(0));
-  if (p.grad_root != nullptr) {
-    const acc* const given = static_cast<const acc*>(p.grad_root) + own * p.states;
+  if (p.grad_root_state != nullptr) {
+    const acc* const given = static_cast<const acc*>(p.grad_root_state) + own * p.states;
     for (int c = 0; c < task.width; ++c) {
       for (int64_t n = 0; n < p.states; ++n) root[n * kWidth + c] = given[c * p.states + n];
     }
@@ -250,63 +242,6 @@ SSM_MULTIVERSION void backward_task(const Task<scalar_t>& task, acc_t<scalar_t>*
   }
 }
 
-at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
-}
-
-VertexStrides strides_of(const at::Tensor& x) {
-  return {x.stride(0), x.stride(1)};
-}
-
-// The parameters and the tensors that they point into.
-struct Arguments {
-  at::Tensor x, delta, A, B, C, delta_bias, parent, order;
-  Params p;
-
-  TreeOrder tree() const {
-    return follow_orders(
-        parent.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>(), p.batch, p.length, "selective_subtree_scan");
-  }
-};
-
-Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
-    const at::Tensor& C, const at::Tensor& delta_bias, const at::Tensor& parent, const at::Tensor& order, bool next) {
-  TORCH_CHECK(x.dim() == 3 && x.size(1) >= 1, "x must be [B, L, D] with L at least 1, got ", x.sizes());
-  TORCH_CHECK(x.size(1) <= std::numeric_limits<int32_t>::max(), "x has more than 2^31 vertices");
-  const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
-  TORCH_CHECK(A.dim() == 2 && A.size(0) == channels, "A must be [D, N], got ", A.sizes());
-  const auto accumulate = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const auto check = [&](const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, const char* name) {
-    check_cpu(tensor, name);
-    check_shape(tensor, shape, name);
-    check_dtype(tensor, dtype, name);
-  };
-  check_cpu(x, "x");
-  check(delta, x.sizes(), x.scalar_type(), "delta");
-  check(A, A.sizes(), accumulate, "A");
-  check(delta_bias, {channels}, accumulate, "delta_bias");
-  for (const auto& weights : {B, C}) check(weights, {batch, length, A.size(1)}, x.scalar_type(), "B and C");
-  for (const auto& index : {parent, order}) check(index, {batch, length}, at::kLong, "parent and order");
-  Arguments a{with_adjacent_channels(x), with_adjacent_channels(delta), A.contiguous(), with_adjacent_channels(B),
-      with_adjacent_channels(C), delta_bias.contiguous(), parent.contiguous(), order.contiguous(), {}};
-  a.p.batch = batch;
-  a.p.length = length;
-  a.p.channels = channels;
-  a.p.states = A.size(1);
-  a.p.next = next;
-  a.p.x = a.x.const_data_ptr();
-  a.p.delta = a.delta.const_data_ptr();
-  a.p.A = a.A.const_data_ptr();
-  a.p.B = a.B.const_data_ptr();
-  a.p.C = a.C.const_data_ptr();
-  a.p.delta_bias = a.delta_bias.const_data_ptr();
-  a.p.x_stride = strides_of(a.x);
-  a.p.delta_stride = strides_of(a.delta);
-  a.p.B_stride = strides_of(a.B);
-  a.p.C_stride = strides_of(a.C);
-  return a;
-}
-
 template <typename scalar_t, typename Run>
 void for_each_task(const Params& p, const TreeOrder& tree, int64_t scratch_numbers, const Run& run) {
   at::parallel_for(0, p.batch * p.blocks(), 1, [&](int64_t begin, int64_t end) {
@@ -315,20 +250,37 @@ void for_each_task(const Params& p, const TreeOrder& tree, int64_t scratch_numbe
   });
 }
 
+// The inputs, and the tree in the order in which a task goes through it.
+struct Arguments {
+  SubtreeScanInputs in;
+  TreeOrder tree;
+
+  Arguments(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+      const at::Tensor& delta_bias, const at::Tensor& parent, const at::Tensor& order, bool next)
+      : in(at::kCPU, x, delta, A, B, C, delta_bias, next, kMostVertices) {
+    const SubtreeScanParams& p = in.params;
+    for (const auto& index : {parent, order}) {
+      check_cpu(index, "parent and order");
+      check_shape(index, {p.batch, p.length}, "parent and order");
+      check_dtype(index, at::kLong, "parent and order");
+    }
+    const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
+    tree = follow_orders(parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length,
+        "selective_subtree_scan");
+  }
+};
+
 std::tuple<at::Tensor, at::Tensor> selective_subtree_scan(const at::Tensor& x, const at::Tensor& delta,
     const at::Tensor& A, const at::Tensor& B, const at::Tensor& C, const at::Tensor& delta_bias,
     const at::Tensor& parent, const at::Tensor& order, bool next, const std::optional<at::Tensor>& /*schedule*/) {
-  Arguments a = check_arguments(x, delta, A, B, C, delta_bias, parent, order, next);
-  const TreeOrder tree = a.tree();
-  at::Tensor y = at::empty(x.sizes(), x.options());
-  at::Tensor root_state = at::empty({a.p.batch, a.p.channels, a.p.states}, A.options());
-  a.p.y = y.data_ptr();
-  a.p.root_state = root_state.data_ptr();
+  Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
+  const SubtreeScanOutputs outputs(a.in);
+  const Params p{a.in.params, {}, nullptr};
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan", [&] {
-    const int64_t numbers = (a.p.length * (a.p.states + 1) + a.p.states) * kWidth;
-    for_each_task<scalar_t>(a.p, tree, numbers, forward_task<scalar_t>);
+    const int64_t numbers = (p.length * (p.states + 1) + p.states) * kWidth;
+    for_each_task<scalar_t>(p, a.tree, numbers, forward_task<scalar_t>);
   });
-  return {y, root_state};
+  return {outputs.y, outputs.root_state};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective_subtree_scan_backward(
@@ -336,39 +288,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
     const at::Tensor& delta_bias, const at::Tensor& parent, const at::Tensor& order, bool next,
     const std::optional<at::Tensor>& /*schedule*/) {
-  Arguments a = check_arguments(x, delta, A, B, C, delta_bias, parent, order, next);
-  Params& p = a.p;
-  check_cpu(grad_y, "grad_y");
-  check_shape(grad_y, x.sizes(), "grad_y");
-  check_dtype(grad_y, x.scalar_type(), "grad_y");
-  const TreeOrder tree = a.tree();
-  const at::Tensor upstream = with_adjacent_channels(grad_y);
-  at::Tensor of_root;
-  if (grad_root_state.has_value()) {
-    check_cpu(*grad_root_state, "grad_root_state");
-    check_shape(*grad_root_state, {p.batch, p.channels, p.states}, "grad_root_state");
-    check_dtype(*grad_root_state, A.scalar_type(), "grad_root_state");
-    of_root = grad_root_state->contiguous();
-    p.grad_root = of_root.const_data_ptr();
-  }
-  at::Tensor grad_x = at::empty(x.sizes(), x.options()), grad_delta = at::empty(x.sizes(), x.options());
+  const Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
+  const SubtreeScanResults results(grad_y, grad_root_state, a.in);
+  Params p{a.in.params, results.gradients, nullptr};
   const at::Tensor weights = at::empty({p.blocks(), p.batch, p.length, 2 * p.states}, A.options());
-  const at::Tensor rates = at::empty({p.batch, p.channels, p.states}, A.options());
-  const at::Tensor bias = at::empty({p.batch, p.channels}, A.options());
-  p.grad_y = upstream.const_data_ptr();
-  p.grad_y_stride = strides_of(upstream);
-  p.grad_x = grad_x.data_ptr();
-  p.grad_delta = grad_delta.data_ptr();
   p.grad_weights = weights.data_ptr();
-  p.grad_A = rates.data_ptr();
-  p.grad_bias = bias.data_ptr();
-  SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward",
-      [&] { for_each_task<scalar_t>(p, tree, BackwardScratch<acc_t<scalar_t>>::numbers(p), backward_task<scalar_t>); });
-  const at::Tensor of_weights = weights.sum(0);
-  const auto states = [&](int64_t first) {
-    return of_weights.narrow(2, first, p.states).to(x.scalar_type()).contiguous();
-  };
-  return {grad_x, grad_delta, rates.sum(0), states(0), states(p.states), bias.sum(0)};
+  SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward", [&] {
+    for_each_task<scalar_t>(p, a.tree, BackwardScratch<acc_t<scalar_t>>::numbers(p), backward_task<scalar_t>);
+  });
+  const at::Tensor sums = weights.sum(0);
+  return {results.grad_x, results.grad_delta, results.grad_A.sum(0), results.states_of(sums, 0, a.in),
+      results.states_of(sums, p.states, a.in), results.grad_bias.sum(0)};
 }
 
 }  // namespace

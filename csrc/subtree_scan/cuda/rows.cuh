@@ -7,8 +7,6 @@
 
 namespace ssm {
 
-static_assert(kSubtreeChunk == kChunk && kSubtreeSlice == kWarp);
-
 // kIsAligned: whether every row begins at a multiple of 16 bytes. A thread has one channel and kNumStates states of it.
 template <typename scalar, int kNumStates, bool kIsAligned, bool kIsBackward>
 struct SubtreeKind {

@@ -268,7 +268,7 @@ struct SubtreeDown {
     }
     if (Up::forks(step)) stack.write(Up::own_slot(step) - WalkStep::kFirstSlot, gradient);
     write(step.vertex, token, of_input, of_edge);
-    const acc sum = sum_over_warp(part);
+    const acc sum = sums_over_warp(part);
     if (threadIdx.x < kWeights) grad_weights[static_cast<int64_t>(step.vertex) * kWeights + threadIdx.x] = sum;
   }
 
@@ -291,7 +291,7 @@ struct SubtreeDown {
 template <typename Kind>
 struct SubtreeShared {
   using acc = typename Kind::acc;
-  static constexpr int kDepth = kShallowRing;
+  static constexpr int kDepth = kSubtreeRing;
   static constexpr int64_t kRow = StateRows<acc, Kind::kStates>::kSize;
   static constexpr int64_t kRing =
       kDepth * (Kind::kBackward ? SubtreeDown<Kind>::Layout::kBytes : SubtreeUp<Kind>::Layout::kBytes);
@@ -328,10 +328,9 @@ __global__ void __launch_bounds__(kWarp) subtree_scan_kernel(const __grid_consta
   acc* const incoming = static_cast<acc*>(l.incoming) + block * chunks * Shared::kRow;
   acc* const crossing = static_cast<acc*>(l.crossing) + block * kMostCrossing * chunks * Shared::kRow;
   const int last_crossing = static_cast<int>(kMostCrossing * chunks - 1);
-  acc* const root_state = static_cast<acc*>(l.root_state);
-  acc* const own_root = root_state == nullptr ? nullptr : root_state + rows.own * l.states;
+  acc* const root_state = static_cast<acc*>(l.root_state) + rows.own * l.states;  // in the forward pass
 
-  SubtreeUp<Kind> up{rows, weights, stack, incoming, crossing, written(l.y), own_root, last_crossing};
+  SubtreeUp<Kind> up{rows, weights, stack, incoming, crossing, written(l.y), root_state, last_crossing};
   walk<true, Shared::kDepth>(steps, length, held, ring, up);
   if constexpr (Kind::kBackward) {
     const auto wide = [&](void* base) { return VertexRows<acc>(static_cast<acc*>(base) + first, l.channels); };
@@ -340,9 +339,10 @@ __global__ void __launch_bounds__(kWarp) subtree_scan_kernel(const __grid_consta
     SubtreeDown<Kind> down{rows, weights, stack, chunk_rows + kChunk * Shared::kRow, chunk_rows, incoming, crossing,
         written(l.grad_x), written(l.grad_delta), wide(l.grad_delta), wide(l.grad_edge), grad_weights, last_crossing,
         up.crossed};
+    const acc* const given = static_cast<const acc*>(l.grad_root_state);
 #pragma unroll
     for (int n = 0; n < Kind::kStates; ++n) {
-      down.gradient[n] = own_root != nullptr && n < l.states ? own_root[n] : acc(0);
+      down.gradient[n] = given != nullptr && n < l.states ? given[rows.own * l.states + n] : acc(0);
     }
     walk<false, Shared::kDepth>(steps, length, held, ring, down);
     if (!rows.live) return;

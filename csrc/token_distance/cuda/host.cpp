@@ -1,13 +1,16 @@
 // Host side of the tokens' distances on the GPU.
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
 #include <algorithm>
+#include <limits>
 
-#include "common/checks.h"
 #include "common/dispatch.h"
 #include "token_distance/cuda/launch.h"
+#include "token_distance/cuda/tuning.h"
+#include "tree/inputs.h"
 
 namespace ssm {
 namespace {
@@ -15,7 +18,7 @@ namespace {
 at::Tensor token_distance(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& delta_bias,
     const at::Tensor& B, const at::Tensor& start, const at::Tensor& end, int64_t reach) {
   const c10::cuda::CUDAGuard guard(x.device());
-  TORCH_CHECK(x.dim() == 3 && x.size(1) >= 1, "x must be [B, L, D] with L at least 1, got ", x.sizes());
+  check_vertex_rows(x, "x", std::numeric_limits<int64_t>::max());
   TORCH_CHECK(reach >= 1 && reach <= kReach, "reach must be 1 to ", kReach, ", got ", reach);
   const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
   const auto accumulate = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -35,14 +38,14 @@ at::Tensor token_distance(const at::Tensor& x, const at::Tensor& delta, const at
   const int64_t furthest = std::min(reach, length - 1), edges = furthest * length - furthest * (furthest + 1) / 2;
   at::Tensor out = at::empty({batch, edges}, x.options().dtype(accumulate));
   if (out.numel() == 0) return out;
-  const auto adjacent = [](const at::Tensor& t) { return t.stride(2) == 1 || t.size(2) == 1 ? t : t.contiguous(); };
-  const auto strides = [](const at::Tensor& t) { return VertexStrides{t.stride(0), t.stride(1)}; };
-  const at::Tensor inputs = adjacent(x), steps = adjacent(delta), weights = adjacent(B);
+  const at::Tensor inputs = with_adjacent_channels(x), steps = with_adjacent_channels(delta);
+  const at::Tensor weights = with_adjacent_channels(B);
   const at::Tensor bias = delta_bias.contiguous(), begins = start.contiguous(), ends = end.contiguous();
-  const DistanceLaunch l{batch, length, channels, B.size(2), edges, static_cast<int>(reach), inputs.const_data_ptr(),
-      steps.const_data_ptr(), weights.const_data_ptr(), strides(inputs), strides(steps), strides(weights),
-      bias.const_data_ptr(), begins.const_data_ptr<int64_t>(), ends.const_data_ptr<int64_t>(), out.data_ptr()};
-  SSM_DISPATCH(x.scalar_type(), "token_distance", [&] { launch_token_distance<scalar_t>(l); });
+  const TokenDistanceParams p{{batch, length, channels}, B.size(2), edges, static_cast<int>(reach),
+      inputs.const_data_ptr(), steps.const_data_ptr(), weights.const_data_ptr(), vertex_strides(inputs),
+      vertex_strides(steps), vertex_strides(weights), bias.const_data_ptr(), begins.const_data_ptr<int64_t>(),
+      ends.const_data_ptr<int64_t>(), out.data_ptr()};
+  SSM_DISPATCH(x.scalar_type(), "token_distance", [&] { launch_token_distance<scalar_t>(p); });
   return out;
 }
 

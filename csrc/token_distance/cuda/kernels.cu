@@ -1,26 +1,21 @@
 // exp(-cosine) of the inputs Δ·x ⊗ B of tokens that are at most kReach apart, on the GPU.
-#include <c10/cuda/CUDAException.h>
-
-#include "common/cuda/device.h"
+#include "common/cosine.h"
+#include "common/cuda/launch.h"
 #include "common/cuda/math.cuh"
 #include "common/cuda/reduce.cuh"
-#include "common/edge_distance.h"
+#include "common/pack.h"
 #include "token_distance/cuda/launch.h"
+#include "token_distance/cuda/tuning.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kTokens = 7;               // of a warp, whose sums are then 7 · 3 products and 10 squares
-constexpr int kRows = kTokens + kReach;  // it reads those behind them, too
-constexpr int kProducts = kTokens * kReach;
-constexpr int kSums = 32;
-constexpr int kWarps = 4;
 constexpr double kNever = 4;  // heavier than any exp(-cosine) <= e
-static_assert(kProducts + kRows <= kSums);
 
 // Products of a warp's tokens with those behind them, and the squares of all its rows, over its threads' channels.
 template <typename scalar_t, int kVector>
-__device__ void add_products(const DistanceLaunch& l, int64_t sample, int64_t first, acc_t<scalar_t> (&sums)[kSums]) {
+__device__ void add_products(
+    const TokenDistanceParams& l, int64_t sample, int64_t first, acc_t<scalar_t> (&sums)[kRunSums]) {
   using acc = acc_t<scalar_t>;
   using Row = Pack<scalar_t, kVector>;
   const auto row = [&](const void* base, const VertexStrides& stride, int r, int64_t channel) {
@@ -29,13 +24,13 @@ __device__ void add_products(const DistanceLaunch& l, int64_t sample, int64_t fi
     return *reinterpret_cast<const Row*>(at + channel);
   };
   for (int64_t channel = threadIdx.x % 32 * kVector; channel < l.channels; channel += 32 * kVector) {
-    acc bias[kVector], v[kRows][kVector];
+    acc bias[kVector], v[kRunRows][kVector];
 #pragma unroll
     for (int c = 0; c < kVector; ++c) {
       bias[c] = static_cast<const acc*>(l.delta_bias)[channel + c] / kUnit<scalar_t>;
     }
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRunRows; ++r) {
       const Row x = row(l.x, l.x_stride, r, channel), delta = row(l.delta, l.delta_stride, r, channel);
 #pragma unroll
       for (int c = 0; c < kVector; ++c) {
@@ -44,7 +39,7 @@ __device__ void add_products(const DistanceLaunch& l, int64_t sample, int64_t fi
         sums[kProducts + r] += v[r][c] * v[r][c];
 #pragma unroll
         for (int k = 1; k <= kReach; ++k) {
-          if (r - k >= 0 && r - k < kTokens) sums[(r - k) * kReach + k - 1] += v[r - k][c] * v[r][c];
+          if (r - k >= 0 && r - k < kRunTokens) sums[(r - k) * kReach + k - 1] += v[r - k][c] * v[r][c];
         }
       }
     }
@@ -53,7 +48,7 @@ __device__ void add_products(const DistanceLaunch& l, int64_t sample, int64_t fi
 
 // Cosine of B at two tokens.
 template <typename scalar_t>
-__device__ acc_t<scalar_t> weight_cosine(const DistanceLaunch& l, int64_t sample, int64_t a, int64_t b) {
+__device__ acc_t<scalar_t> weight_cosine(const TokenDistanceParams& l, int64_t sample, int64_t a, int64_t b) {
   using acc = acc_t<scalar_t>;
   const scalar_t* const B = static_cast<const scalar_t*>(l.B) + sample * l.B_stride.batch;
   const scalar_t *const at_a = B + a * l.B_stride.vertex, *const at_b = B + b * l.B_stride.vertex;
@@ -68,17 +63,18 @@ __device__ acc_t<scalar_t> weight_cosine(const DistanceLaunch& l, int64_t sample
 }
 
 template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(32 * kWarps) token_distance_kernel(const __grid_constant__ DistanceLaunch l) {
+__global__ void __launch_bounds__(32 * kTokenWarps)
+    token_distance_kernel(const __grid_constant__ TokenDistanceParams l) {
   using acc = acc_t<scalar_t>;
-  const int64_t runs = (l.length + kTokens - 1) / kTokens;
-  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const int64_t runs = (l.length + kRunTokens - 1) / kRunTokens;
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kTokenWarps + threadIdx.x / 32;
   if (warp >= l.batch * runs) return;
   const int lane = threadIdx.x % 32;
-  const int64_t sample = warp / runs, first = warp % runs * kTokens;
-  acc sums[kSums] = {};
+  const int64_t sample = warp / runs, first = warp % runs * kRunTokens;
+  acc sums[kRunSums] = {};
   add_products<scalar_t, kVector>(l, sample, first, sums);
-  const acc sum = sum_over_warp(sums);
-  const int place = min(lane / kReach, kTokens - 1), distance = lane % kReach + 1;
+  const acc sum = sums_over_warp(sums);
+  const int place = min(lane / kReach, kRunTokens - 1), distance = lane % kReach + 1;
   const acc square_a = __shfl_sync(~0u, sum, kProducts + place);
   const acc square_b = __shfl_sync(~0u, sum, kProducts + place + distance);
   const int64_t a = first + place, b = a + distance;
@@ -96,23 +92,23 @@ __global__ void __launch_bounds__(32 * kWarps) token_distance_kernel(const __gri
 }  // namespace
 
 template <typename scalar_t>
-void launch_token_distance(const DistanceLaunch& l) {
+void launch_token_distance(const TokenDistanceParams& l) {
   constexpr int kWide = sizeof(scalar_t) == 2 ? 4 : 16 / sizeof(scalar_t);
-  const int64_t warps = l.batch * ((l.length + kTokens - 1) / kTokens), blocks = (warps + kWarps - 1) / kWarps;
-  TORCH_CHECK(blocks < (int64_t(1) << 31), "the input is too large for one launch");
+  const int64_t warps = l.batch * ((l.length + kRunTokens - 1) / kRunTokens),
+                blocks = (warps + kTokenWarps - 1) / kTokenWarps;
   const auto fits = [&](const void* base, const VertexStrides& stride) {
     return reinterpret_cast<uintptr_t>(base) % 16 == 0 && stride.batch % kWide == 0 && stride.vertex % kWide == 0 &&
            l.channels % kWide == 0;
   };
   auto* const kernel = fits(l.x, l.x_stride) && fits(l.delta, l.delta_stride) ? token_distance_kernel<scalar_t, kWide>
                                                                               : token_distance_kernel<scalar_t, 1>;
-  kernel<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, current_stream()>>>(l);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  const dim3 grid(grid_blocks(blocks, "token_distance"));
+  launch_kernel(kernel, {grid, dim3(32 * kTokenWarps), 0, 1, current_stream()}, l);
 }
 
-template void launch_token_distance<double>(const DistanceLaunch&);
-template void launch_token_distance<float>(const DistanceLaunch&);
-template void launch_token_distance<c10::Half>(const DistanceLaunch&);
-template void launch_token_distance<c10::BFloat16>(const DistanceLaunch&);
+template void launch_token_distance<double>(const TokenDistanceParams&);
+template void launch_token_distance<float>(const TokenDistanceParams&);
+template void launch_token_distance<c10::Half>(const TokenDistanceParams&);
+template void launch_token_distance<c10::BFloat16>(const TokenDistanceParams&);
 
 }  // namespace ssm

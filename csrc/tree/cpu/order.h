@@ -1,7 +1,7 @@
 // Trees as the CPU's scans follow them: vertex and parent at each step of an order that lists parents first.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>

@@ -1,7 +1,9 @@
 // Host side of the tree scan's schedule on the GPU.
 #include "tree/cuda/schedule.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 

@@ -1,21 +1,13 @@
-// What the host wrappers of the tree scans ask of their tensors.
+// What the CUDA hosts of the scans along trees ask of their tensors beyond tree/inputs.h.
 #pragma once
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include "tree/cuda/walk_launch.h"
+#include "tree/inputs.h"
 
 namespace ssm {
-
-// The kernels count the bytes from a vertex to the next in 32 bits.
-inline at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  const bool adjacent = x.stride(2) == 1 || x.size(2) == 1;
-  return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
-}
-
-inline VertexStrides strides_of(const at::Tensor& x) {
-  return {x.stride(0), x.stride(1)};
-}
 
 // Whether every row begins at a multiple of 16 bytes.
 inline bool is_aligned(const at::Tensor& x) {
@@ -24,8 +16,16 @@ inline bool is_aligned(const at::Tensor& x) {
   return address % 16 == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 && x.size(2) % width == 0;
 }
 
-// Where the pieces of cut trees leave what they tell each other.
-inline at::Tensor empty_piece_sums(const WalkLaunch& l, int sums, const at::TensorOptions& options) {
+inline at::Tensor check_schedule(const at::Tensor& schedule, const at::Tensor& x) {
+  check_device(schedule, at::kCUDA, x, "schedule");
+  check_dtype(schedule, at::kInt, "schedule");
+  check_shape(schedule, {x.size(0), ScheduleLayout::of(x.size(0), x.size(1)).words()}, "schedule");
+  return schedule.contiguous();
+}
+
+// Where the pieces of cut trees leave what they tell each other; see TrunkLaunch. `sums` go up and come down.
+template <typename Params>
+at::Tensor empty_piece_sums(const WalkLaunch<Params>& l, int sums, const at::TensorOptions& options) {
   if (l.cut == 0) return at::empty({0}, options);
   return at::empty({l.batch, 1 + 2 * sums, l.most_pieces(), l.channels}, options);
 }

@@ -3,8 +3,9 @@
 
 #include <type_traits>
 
+#include "common/cuda/launch.h"
 #include "common/cuda/math.cuh"
-#include "common/cuda/team_launch.h"
+#include "common/pack.h"
 #include "common/scalar.h"
 
 namespace ssm {

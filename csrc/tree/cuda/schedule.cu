@@ -10,7 +10,6 @@
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 1024;
 constexpr int kJumps = 32;  // bound for whatever is given as parents, a cycle say
 
 using Pair = unsigned long long;
@@ -25,7 +24,7 @@ __device__ uint32_t low(Pair p) {
 }
 
 // Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of
-// children and for the pieces; see schedule_work_words.
+// children and for the pieces.
 struct Work {
   Pair *a, *b;
   int *parent, *size, *heavy, *children, *place, *found, *begin;
@@ -40,6 +39,9 @@ struct Work {
         place(children + n),
         found(place + n),
         begin(found + n) {}
+
+  // 32-bit words of all arrays, rounded up to whole pairs.
+  static constexpr int64_t words(int64_t n) { return (11 * n + 1) / 2 * 2; }
 };
 
 struct Builder {
@@ -56,14 +58,13 @@ struct Builder {
   // The same for what begins with reads, which wait for each other: a few vertices are read before the first is used.
   template <typename Read, typename Use>
   __device__ void each_after_reading(const Read& read, const Use& use) const {
-    constexpr int kAtOnce = 4;
     const int stride = team.stride();
-    for (int begin = team.first(); begin < length; begin += kAtOnce * stride) {
-      decltype(read(0)) values[kAtOnce];
+    for (int begin = team.first(); begin < length; begin += kScheduleAtOnce * stride) {
+      decltype(read(0)) values[kScheduleAtOnce];
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) values[i] = read(min(begin + i * stride, length - 1));
+      for (int i = 0; i < kScheduleAtOnce; ++i) values[i] = read(min(begin + i * stride, length - 1));
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
+      for (int i = 0; i < kScheduleAtOnce; ++i) {
         if (begin + i * stride < length) use(begin + i * stride, values[i]);
       }
     }
@@ -286,7 +287,7 @@ struct Builder {
   }
 };
 
-__global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleLaunch l) {
+__global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(ScheduleLaunch l) {
   extern __shared__ int2 memory[];
   __shared__ TeamShared team_shared;
   const int64_t sample = blockIdx.x / l.team;
@@ -304,16 +305,21 @@ __global__ void __launch_bounds__(kThreads) schedule_kernel(ScheduleLaunch l) {
 
 }  // namespace
 
+int64_t schedule_scratch_words(int64_t length) {
+  const int64_t words = Work::words(length);
+  return words * static_cast<int64_t>(sizeof(int)) <= kScheduleShared ? 0 : words;
+}
+
 void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch) {
   ScheduleLaunch l = launch;
   l.team = 1;
-  const int threads = static_cast<int>(std::clamp<int64_t>((l.length + 31) / 32 * 32, 32, kThreads));
+  const int threads = static_cast<int>(std::clamp<int64_t>((l.length + 31) / 32 * 32, 32, kScheduleThreads));
   if (l.scratch == nullptr) {
-    launch_teams(schedule_kernel, batch, 1, threads, 4 * schedule_work_words(l.length), l);
+    launch_teams(schedule_kernel, batch, 1, threads, sizeof(int) * Work::words(l.length), l);
     return;
   }
   const int64_t fill = 2 * multiprocessors();
-  while (l.team < largest_team() && batch * l.team < fill && l.length > kThreads * l.team) l.team *= 2;
+  while (l.team < largest_team() && batch * l.team < fill && l.length > kScheduleThreads * l.team) l.team *= 2;
   launch_teams(schedule_kernel, batch, l.team, threads, 0, l);
 }
 

@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "tree/cuda/tuning.h"
+
 namespace ssm {
 
 constexpr int64_t kLongestWalk = int64_t(1) << 27;
@@ -47,21 +49,11 @@ struct alignas(16) Piece {
   int parent, after;       // the piece above, and the next one that is not below
 };
 
-// Vertices above which a subtree is trunk and about as many as a piece has, or 0 where trees stay whole. Maps of the
-// usual networks have the fewer channels the more vertices, so that whole walks are enough for the GPU if there are
-// more than about sqrt(L) trees. Otherwise about 600 pieces, as simulated on trees of smoothed features.
-constexpr int64_t piece_size(int64_t batch, int64_t length) {
-  if (length < 512 || batch * batch >= length) return 0;
-  int64_t size = 64;
-  while (size * 512 < batch * length || size * 256 < length) size *= 2;
-  return size;
-}
-constexpr int kMostPieces = 3 * 256 + 1;  // of a tree that is cut
-
 // One sample's schedule as int32: the steps of the walk; if it is cut, then the spines of all pieces as steps, the
 // number of pieces, the pieces and one more that says where the last one ends.
 struct ScheduleLayout {
-  int64_t length, cut;
+  int64_t length;
+  int64_t cut;  // a subtree of more vertices is trunk; 0 where trees stay whole
 
   static constexpr ScheduleLayout of(int64_t batch, int64_t length) { return {length, piece_size(batch, length)}; }
   constexpr int64_t spine() const { return 2 * length; }
@@ -71,5 +63,8 @@ struct ScheduleLayout {
   constexpr int64_t most_pieces() const { return 3 * (length / cut) + 1; }
   constexpr int64_t words() const { return cut ? pieces() + 4 * (most_pieces() + 1) : (2 * length + 3) / 4 * 4; }
 };
+
+constexpr int kMostPieces = ScheduleLayout{kPiecesOfTree, 1}.most_pieces();  // of a tree that is cut
+static_assert(kTrunkThreads >= kMostPieces, "a thread for each piece");
 
 }  // namespace ssm

@@ -13,15 +13,8 @@ struct ScheduleLaunch {
   int length, team, cut;   // blocks of a sample are for the launcher to choose
 };
 
-// Arrays of a sample, in 32-bit words.
-constexpr int64_t schedule_work_words(int64_t length) {
-  return (11 * length + 1) / 2 * 2;
-}
-// Of global memory: none where a block has them in its shared memory.
-constexpr int64_t schedule_scratch_words(int64_t length) {
-  const int64_t words = schedule_work_words(length);
-  return 4 * words <= 200 * 1024 ? 0 : words;
-}
+// Words of scratch in global memory that a sample needs: none where a block has them in its shared memory.
+int64_t schedule_scratch_words(int64_t length);
 
 void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch);
 

@@ -6,16 +6,14 @@
 
 #include <algorithm>
 
-#include "common/cuda/team_launch.h"
+#include "common/cuda/launch.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kThreads = 1024;
-static_assert(kThreads >= kMostPieces, "a thread a piece");
-
+// Channels of a block, a thread each.
 template <typename acc>
-constexpr int kTrunkLanes = 32 / static_cast<int>(sizeof(acc));  // channels of a block; a thread each
+constexpr int kTrunkLanes = kTrunkBytes / static_cast<int>(sizeof(acc));
 
 // The tree of pieces in shared memory.
 struct PieceTree {
@@ -54,9 +52,9 @@ struct PieceTree {
 };
 
 template <typename acc, int kSums, bool kBoth, bool kDown>
-__global__ void __launch_bounds__(kThreads, 1) trunk_kernel(TrunkLaunch l) {
+__global__ void __launch_bounds__(kTrunkThreads, 1) trunk_kernel(TrunkLaunch l) {
   constexpr int kLanes = kTrunkLanes<acc>, kRows = 1 + 2 * kSums, kUsed = kDown ? kRows : 1 + kSums;
-  constexpr int kOwn = (kMostPieces * kLanes + kThreads - 1) / kThreads;  // pieces of a worker
+  constexpr int kOwn = (kMostPieces * kLanes + kTrunkThreads - 1) / kTrunkThreads;  // pieces of a worker
   extern __shared__ int4 memory[];
   __shared__ int deepest;
   const int most = static_cast<int>(l.layout.most_pieces());
@@ -122,7 +120,7 @@ void launch(const TrunkLaunch& l) {
   constexpr int kLanes = kTrunkLanes<acc>, kUsed = 1 + (kDown ? 2 : 1) * kSums;
   const int64_t groups = (l.channels + kLanes - 1) / kLanes, most = l.layout.most_pieces();
   const size_t bytes = static_cast<size_t>(most) * (kUsed * kLanes * sizeof(acc) + PieceTree::kBytes);
-  const int threads = static_cast<int>(std::min<int64_t>((most * kLanes + 31) / 32 * 32, kThreads));
+  const int threads = static_cast<int>(std::min<int64_t>((most * kLanes + 31) / 32 * 32, kTrunkThreads));
   launch_teams(trunk_kernel<acc, kSums, kBoth, kDown>, l.batch * groups, 1, threads, bytes, l);
 }
 

@@ -6,48 +6,12 @@
 #include <tuple>
 #include <type_traits>
 
+#include "common/cuda/async_copy.cuh"
 #include "tree/cuda/rows.cuh"
 #include "tree/cuda/schedule.h"
+#include "tree/cuda/tuning.h"
 
 namespace ssm {
-
-constexpr int kWarp = 32;
-constexpr int kChunk = 8;       // steps whose rows are copied, and worked on, together
-constexpr int kStepBlocks = 4;  // kWarp steps each: those that the warp works on or asks rows for, and a spare one
-constexpr int kHeldSteps = kStepBlocks * kWarp;
-// Chunks in the ring: many for few warps, few where many warps share a multiprocessor's memory.
-constexpr int kDeepRing = 8, kShallowRing = 3;
-
-// Asks for a few bytes; old GPUs, and copies too narrow for it, wait for them.
-template <typename Bytes>
-__device__ __forceinline__ void request_copy(Bytes* to, const void* from) {
-#if __CUDA_ARCH__ >= 800
-  const uint32_t target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  constexpr int kSize = sizeof(Bytes);
-  if constexpr (kSize == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from));
-    return;
-  } else if constexpr (kSize == 4 || kSize == 8) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(from), "n"(kSize));
-    return;
-  }
-#endif
-  *to = *static_cast<const Bytes*>(from);
-}
-
-__device__ __forceinline__ void close_request() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-
-// All but the last kOpen requests of this thread are there.
-template <int kOpen>
-__device__ __forceinline__ void await_requests() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
-#endif
-}
 
 // Rows of a chunk in the ring: tensor by tensor, step by step, thread by thread.
 template <typename... Rows>
@@ -118,12 +82,12 @@ struct CopiedRows {
 #pragma unroll
       for (int j = 0; j < kChunk; j += kRows) {
         const uint32_t vertex = of(steps[j + lane / kPieces].vertex);
-        request_copy(reinterpret_cast<int4*>(to) + j * kPieces + lane, rows[vertex]);
+        copy_async(reinterpret_cast<int4*>(to) + j * kPieces + lane, rows[vertex]);
       }
     } else {
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) {
-        request_copy(reinterpret_cast<Row*>(to) + j * kWarp + lane, rows[of(steps[j].vertex)]);
+        copy_async(reinterpret_cast<Row*>(to) + j * kWarp + lane, rows[of(steps[j].vertex)]);
       }
     }
   }
@@ -192,7 +156,7 @@ __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldStep
     if (chunk < chunks) {
       pass.request(ring + chunk % kDepth * Pass::Layout::kBytes, held.step + chunk * kChunk % kHeldSteps);
     }
-    close_request();
+    close_copy_group();
   };
   acc scalar{};
 #pragma unroll
@@ -203,7 +167,7 @@ __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldStep
   }
   WalkStep coming = fetch(2);
   __syncwarp();
-  static_assert(kDepth * kChunk <= 2 * kWarp);
+  static_assert(kDepth <= kDeepRing);
 #pragma unroll 1
   for (int chunk = 0; chunk < kDepth - 1; ++chunk) request(chunk);
 #pragma unroll 1
@@ -215,7 +179,7 @@ __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldStep
       scalar = pass.scalar(coming.vertex);
       coming = fetch(block + 3);
     }
-    await_requests<kDepth - 2>();
+    wait_for_copy_groups<kDepth - 2>();
     __syncwarp();  // the chunk is there, from all threads, and all have done with the one before
     request(chunk + kDepth - 1);
     const int first = chunk * kChunk;

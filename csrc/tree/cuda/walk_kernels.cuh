@@ -131,10 +131,13 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
   }
 }
 
-inline bool has_room(int64_t blocks, size_t bytes) {
+// Whether all blocks, each with so many bytes of dynamic shared memory, are on the GPU at once.
+template <typename acc>
+bool has_room(int64_t blocks, size_t bytes) {
   const cudaDeviceProp& device = device_properties();
-  const auto all = static_cast<int64_t>(device.sharedMemPerMultiprocessor / 8 * 7);  // some is the blocks' own
-  return bytes <= device.sharedMemPerBlockOptin && blocks * static_cast<int64_t>(bytes) <= multiprocessors() * all;
+  if (bytes > device.sharedMemPerBlockOptin) return false;
+  const size_t each = bytes + sizeof(HeldSteps<acc>) + device.reservedSharedMemPerBlock;
+  return blocks <= multiprocessors() * static_cast<int64_t>(device.sharedMemPerMultiprocessor / each);
 }
 
 template <typename Scan>
@@ -154,7 +157,7 @@ void launch_walk(const typename Scan::Launch& l) {
   if (l.cut > 0) return launch_pieces<Scan>(l);
   const int64_t blocks = l.batch * l.slices;
   const size_t deep = walk_bytes<Scan, kDeepRing>(l.length), shallow = walk_bytes<Scan, kShallowRing>(l.length);
-  if (has_room(blocks, deep)) {
+  if (has_room<typename Scan::Up::acc>(blocks, deep)) {
     launch_teams(walk_kernel<Scan, kDeepRing>, blocks, 1, kWarp, deep, l);
   } else {
     launch_teams(walk_kernel<Scan, kShallowRing>, blocks, 1, kWarp, shallow, l);

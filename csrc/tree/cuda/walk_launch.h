@@ -6,12 +6,14 @@
 
 #include "common/cuda/device.h"
 #include "tree/cuda/schedule.h"
+#include "tree/cuda/tuning.h"
 #include "tree/params.h"
 
 namespace ssm {
 
-struct WalkLaunch {
-  int64_t batch, length, channels;
+// Params is a TreeShape and what is scanned.
+template <typename Params>
+struct WalkLaunch : Params {
   int64_t cut;  // see ScheduleLayout; 0 where trees are walked whole
   bool backward;
   bool aligned;         // whether every row begins at a multiple of 16 bytes
@@ -19,18 +21,19 @@ struct WalkLaunch {
   const int* schedule;  // [batch, ScheduleLayout::words()]
   void* piece_sums;     // see TrunkLaunch; null where trees are walked whole
 
-  constexpr ScheduleLayout layout() const { return {length, cut}; }
+  constexpr ScheduleLayout layout() const { return {Params::length, cut}; }
   constexpr int64_t most_pieces() const { return cut ? layout().most_pieces() : 1; }
   // A warp takes its time for a step, whatever else the multiprocessor does; with few warps there, half types too are
   // better off with one channel a thread.
   bool prefers_narrow() const {
-    return batch * (cut ? length / cut : 1) * ((channels + 31) / 32) <= 8 * multiprocessors();
+    const int64_t walks = Params::batch * (cut ? Params::length / cut : 1);
+    return walks * ((Params::channels + kWarp - 1) / kWarp) <= kFewWarps * multiprocessors();
   }
 };
 
 // Channels of a thread.
-template <typename scalar_t>
-int walk_width(const WalkLaunch& l) {
+template <typename scalar_t, typename Params>
+int walk_width(const WalkLaunch<Params>& l) {
   return sizeof(scalar_t) == 2 && l.aligned && !l.prefers_narrow() ? 2 : 1;
 }
 
@@ -38,8 +41,8 @@ int walk_width(const WalkLaunch& l) {
 // more, each for every scan, direction and architecture, whole with either ring and in pieces: aligned rows with one
 // channel a thread and, in half types, two; all others a channel at a time. Double, although no model runs in it, has
 // the same as float: it is in double that the tests tell a wrong row from a rounded one.
-template <typename scalar_t, typename Launch>
-void with_walk_shape(const WalkLaunch& l, const Launch& launch) {
+template <typename scalar_t, typename Params, typename Launch>
+void with_walk_shape(const WalkLaunch<Params>& l, const Launch& launch) {
   using std::integral_constant;
   if constexpr (sizeof(scalar_t) == 2) {
     if (walk_width<scalar_t>(l) == 2) return launch(integral_constant<int, 2>(), std::true_type());

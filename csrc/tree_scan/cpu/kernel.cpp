@@ -1,18 +1,17 @@
 // Tree scan on the CPU. One task is one sample and one block of channels; it walks the vertices in breadth-first order,
 // backwards from the leaves up and forwards from the root down, all channels of the block at once. A task's sums have
 // one order, so results depend neither on the threads nor on the blocks.
-#include "tree_scan/params.h"
+#include "tree_scan/inputs.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <type_traits>
 
-#include "common/checks.h"
 #include "common/dispatch.h"
 #include "tree/cpu/order.h"
 
@@ -224,60 +223,21 @@ void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function
   });
 }
 
-at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  return x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
-}
-
-VertexStrides strides_of(const at::Tensor& x) {
-  return {x.stride(0), x.stride(1)};
-}
-
-// The parameters and the tensors that they point into.
-struct Arguments {
-  at::Tensor u, weight, parent, order;
-  TreeScanParams p;
-};
-
-Arguments check_arguments(
-    const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both) {
-  TORCH_CHECK(u.dim() == 3 && u.size(1) >= 1, "u must be [B, L, D] with L at least 1, got ", u.sizes());
-  TORCH_CHECK(u.size(1) <= std::numeric_limits<int32_t>::max(), "u has more than 2^31 vertices");
-  check_shape(weight, u.sizes(), "weight");
-  const bool is_half = u.scalar_type() == at::kHalf || u.scalar_type() == at::kBFloat16;
-  if (!(is_half && weight.scalar_type() == at::kFloat)) check_dtype(weight, u.scalar_type(), "weight");
-  for (const auto& index : {parent, order}) {
-    check_cpu(index, "parent and order");
-    check_dtype(index, at::kLong, "parent and order");
-    check_shape(index, {u.size(0), u.size(1)}, "parent and order");
-  }
-  check_cpu(u, "u");
-  check_cpu(weight, "weight");
-  Arguments a{with_adjacent_channels(u), with_adjacent_channels(weight), parent.contiguous(), order.contiguous(), {}};
-  a.p.batch = u.size(0);
-  a.p.length = u.size(1);
-  a.p.channels = u.size(2);
-  a.p.both = both;
-  a.p.parent = a.parent.const_data_ptr<int64_t>();
-  a.p.order = a.order.const_data_ptr<int64_t>();
-  a.p.u = a.u.const_data_ptr();
-  a.p.weight = a.weight.const_data_ptr();
-  a.p.u_stride = strides_of(a.u);
-  a.p.weight_stride = strides_of(a.weight);
-  return a;
-}
+constexpr int64_t kMostVertices = int64_t(1) << 31;  // are numbered in 32 bits
 
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
     bool both, const std::optional<at::Tensor>& /*schedule*/) {
-  const Arguments a = check_arguments(u, weight, parent, order, both);
-  const TreeOrder tree = follow_orders(a.p.parent, a.p.order, a.p.batch, a.p.length, "tree_scan");
+  const TreeScanInputs in(at::kCPU, u, weight, parent, order, both, kMostVertices);
+  const TreeScanParams& p = in.params;
+  const TreeOrder tree = follow_orders(p.parent, p.order, p.batch, p.length, "tree_scan");
   at::Tensor h = at::empty(u.sizes(), u.options());
   void* output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] {
     using acc = acc_t<scalar_t>;
     const bool same = weight.scalar_type() == u.scalar_type();
-    const int64_t scratch_rows = kInPlace<scalar_t> ? 0 : a.p.length;
-    for_each_task<acc>(a.p, scratch_rows, [&](const Task& task, acc* scratch) {
-      (same ? forward_task<scalar_t, scalar_t> : forward_task<scalar_t, acc>)(a.p, tree, output, task, scratch);
+    const int64_t scratch_rows = kInPlace<scalar_t> ? 0 : p.length;
+    for_each_task<acc>(p, scratch_rows, [&](const Task& task, acc* scratch) {
+      (same ? forward_task<scalar_t, scalar_t> : forward_task<scalar_t, acc>)(p, tree, output, task, scratch);
     });
   });
   return h;
@@ -286,24 +246,20 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
 std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, const at::Tensor& u,
     const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
     const std::optional<at::Tensor>& /*schedule*/) {
-  const Arguments a = check_arguments(u, weight, parent, order, both);
-  check_cpu(grad_h, "grad_h");
-  check_shape(grad_h, u.sizes(), "grad_h");
-  check_dtype(grad_h, u.scalar_type(), "grad_h");
-  const TreeOrder tree = follow_orders(a.p.parent, a.p.order, a.p.batch, a.p.length, "tree_scan");
-  const at::Tensor upstream = with_adjacent_channels(grad_h);
-  at::Tensor grad_u = at::empty(u.sizes(), u.options());
-  at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
-  const TreeScanGradients g{upstream.const_data_ptr(), strides_of(upstream), grad_u.data_ptr(), grad_weight.data_ptr()};
+  const TreeScanInputs in(at::kCPU, u, weight, parent, order, both, kMostVertices);
+  const TreeScanParams& p = in.params;
+  const TreeScanResults results(grad_h, u, weight);
+  const TreeScanGradients& g = results.gradients;
+  const TreeOrder tree = follow_orders(p.parent, p.order, p.batch, p.length, "tree_scan");
   SSM_DISPATCH(u.scalar_type(), "tree_scan_backward", [&] {
     using acc = acc_t<scalar_t>;
     const bool same = weight.scalar_type() == u.scalar_type();
-    const int64_t scratch_rows = (kInPlace<scalar_t> ? 1 : 2) * a.p.length;
-    for_each_task<acc>(a.p, scratch_rows, [&](const Task& task, acc* scratch) {
-      (same ? backward_task<scalar_t, scalar_t> : backward_task<scalar_t, acc>)(a.p, tree, g, task, scratch);
+    const int64_t scratch_rows = (kInPlace<scalar_t> ? 1 : 2) * p.length;
+    for_each_task<acc>(p, scratch_rows, [&](const Task& task, acc* scratch) {
+      (same ? backward_task<scalar_t, scalar_t> : backward_task<scalar_t, acc>)(p, tree, g, task, scratch);
     });
   });
-  return {grad_u, grad_weight};
+  return {results.grad_u, results.grad_weight};
 }
 
 }  // namespace

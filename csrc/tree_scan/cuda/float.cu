@@ -1,4 +1,4 @@
-#include "tree_scan/cuda/types.cuh"
+#include "tree_scan/cuda/walk.cuh"
 
 namespace ssm {
 

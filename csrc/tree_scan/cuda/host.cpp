@@ -1,87 +1,68 @@
-// Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked: what
-// is no tree gives results without meaning, but reads and writes nothing outside the tensors and ends.
-#include <ATen/ATen.h>
+// Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked. What
+// is no tree gives results without meaning, but the kernel ends and touches nothing outside the tensors.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
-#include "common/checks.h"
 #include "common/dispatch.h"
 #include "tree/cuda/inputs.h"
 #include "tree/cuda/schedule.h"
 #include "tree_scan/cuda/launch.h"
+#include "tree_scan/inputs.h"
 
 namespace ssm {
 namespace {
 
+// The schedule that was given, checked, or one that is made here.
+at::Tensor schedule_of(const TreeScanInputs& in, const std::optional<at::Tensor>& given) {
+  if (given.has_value()) return check_schedule(*given, in.u);
+  static const auto tree_schedule = c10::Dispatcher::singleton()
+                                        .findSchemaOrThrow("tree_ssm::tree_schedule", "")
+                                        .typed<at::Tensor(const at::Tensor&)>();
+  return tree_schedule.call(in.parent);
+}
+
 // The launch and the tensors that it points into.
 struct Arguments {
-  at::Tensor u, weight, schedule;
-  TreeScanLaunch l;
+  TreeScanInputs in;
+  at::Tensor schedule;
+  TreeScanLaunch l{};
+
+  Arguments(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
+      const std::optional<at::Tensor>& given)
+      : in(at::kCUDA, u, weight, parent, order, both, kLongestWalk),
+        schedule(schedule_of(in, given)) {
+    TORCH_CHECK(u.size(2) < kLongestWalk, "u has ", kLongestWalk, " channels or more");
+    static_cast<TreeScanParams&>(l) = in.params;
+    l.cut = piece_size(l.batch, l.length);
+    l.wide_weight = weight.scalar_type() != u.scalar_type();
+    l.schedule = schedule.const_data_ptr<int>();
+    l.aligned = is_aligned(in.u) && is_aligned(in.weight);
+  }
+
+  // Where ξ or η is kept between the passes: in the output if that has the type.
+  at::Tensor state_in(const at::Tensor& output) const {
+    const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
+    const bool is_result = !l.both && !l.backward;
+    if (is_result || is_sum || !l.wide_weight) return output;
+    return at::empty(output.sizes(), output.options().dtype(at::kFloat));
+  }
+
+  // The sums of pieces: of ξ alone, or of ξ and η.
+  at::Tensor piece_sums() const {
+    const auto accumulate = in.u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    return empty_piece_sums(l, l.both && l.backward ? 2 : 1, in.u.options().dtype(accumulate));
+  }
 };
-
-Arguments check_arguments(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent,
-    const at::Tensor& order, bool both, const std::optional<at::Tensor>& schedule) {
-  TORCH_CHECK(u.dim() == 3 && u.size(1) >= 1, "u must be [B, L, D] with L at least 1, got ", u.sizes());
-  TORCH_CHECK(u.size(1) < kLongestWalk && u.size(2) < kLongestWalk, "u has 2^27 vertices or channels or more");
-  check_shape(weight, u.sizes(), "weight");
-  const bool is_half = u.scalar_type() == at::kHalf || u.scalar_type() == at::kBFloat16;
-  if (!(is_half && weight.scalar_type() == at::kFloat)) check_dtype(weight, u.scalar_type(), "weight");
-  for (const auto& index : {parent, order}) {
-    check_device(index, at::kCUDA, u, "parent and order");
-    check_dtype(index, at::kLong, "parent and order");
-    check_shape(index, {u.size(0), u.size(1)}, "parent and order");
-  }
-  check_device(u, at::kCUDA, u, "u");
-  check_device(weight, at::kCUDA, u, "weight");
-  Arguments a{with_adjacent_channels(u), with_adjacent_channels(weight), {}, {}};
-  a.l.cut = piece_size(u.size(0), u.size(1));
-  const int64_t words = ScheduleLayout{u.size(1), a.l.cut}.words();
-  if (schedule.has_value()) {
-    check_device(*schedule, at::kCUDA, u, "schedule");
-    check_dtype(*schedule, at::kInt, "schedule");
-    check_shape(*schedule, {u.size(0), words}, "schedule");
-    a.schedule = schedule->contiguous();
-  } else {
-    static const auto tree_schedule = c10::Dispatcher::singleton()
-                                          .findSchemaOrThrow("tree_ssm::tree_schedule", "")
-                                          .typed<at::Tensor(const at::Tensor&)>();
-    a.schedule = tree_schedule.call(parent);
-  }
-  a.l.batch = u.size(0);
-  a.l.length = u.size(1);
-  a.l.channels = u.size(2);
-  a.l.both = both;
-  a.l.wide_weight = weight.scalar_type() != u.scalar_type();
-  a.l.schedule = a.schedule.const_data_ptr<int>();
-  a.l.u = a.u.const_data_ptr();
-  a.l.weight = a.weight.const_data_ptr();
-  a.l.u_stride = strides_of(a.u);
-  a.l.weight_stride = strides_of(a.weight);
-  a.l.aligned = is_aligned(a.u) && is_aligned(a.weight);
-  return a;
-}
-
-// Where ξ or η is kept between the passes: in the output if that has the type.
-at::Tensor state_in(const at::Tensor& output, const Arguments& a) {
-  const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
-  const bool is_result = !a.l.both && !a.l.backward;
-  return is_result || is_sum || !a.l.wide_weight ? output
-                                                 : at::empty(output.sizes(), output.options().dtype(at::kFloat));
-}
-
-// Of ξ alone, or of ξ and η.
-at::Tensor piece_sums_of(const Arguments& a, const at::Tensor& u) {
-  const auto accumulate = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return empty_piece_sums(a.l, a.l.both && a.l.backward ? 2 : 1, u.options().dtype(accumulate));
-}
 
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
     bool both, const std::optional<at::Tensor>& schedule) {
   const c10::cuda::CUDAGuard guard(u.device());
-  Arguments a = check_arguments(u, weight, parent, order, both, schedule);
+  Arguments a(u, weight, parent, order, both, schedule);
   at::Tensor h = at::empty(u.sizes(), u.options());
   if (h.numel() == 0) return h;
-  const at::Tensor state = state_in(h, a), piece_sums = piece_sums_of(a, u);
+  const at::Tensor state = a.state_in(h), piece_sums = a.piece_sums();
   a.l.state = state.data_ptr();
   a.l.piece_sums = piece_sums.data_ptr();
   a.l.output = h.data_ptr();
@@ -93,26 +74,20 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
     const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
     const std::optional<at::Tensor>& schedule) {
   const c10::cuda::CUDAGuard guard(u.device());
-  Arguments a = check_arguments(u, weight, parent, order, both, schedule);
-  check_device(grad_h, at::kCUDA, u, "grad_h");
-  check_shape(grad_h, u.sizes(), "grad_h");
-  check_dtype(grad_h, u.scalar_type(), "grad_h");
-  at::Tensor grad_u = at::empty(u.sizes(), u.options());
-  at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
-  if (grad_u.numel() == 0) return {grad_u, grad_weight};
-  const at::Tensor upstream = with_adjacent_channels(grad_h);
+  Arguments a(u, weight, parent, order, both, schedule);
+  const TreeScanResults results(grad_h, u, weight);
+  if (results.grad_u.numel() == 0) return {results.grad_u, results.grad_weight};
+  static_cast<TreeScanGradients&>(a.l) = results.gradients;
   a.l.backward = true;
-  const at::Tensor state = state_in(grad_weight, a), grad_state = state_in(grad_u, a), piece_sums = piece_sums_of(a, u);
-  a.l.piece_sums = piece_sums.data_ptr();
-  a.l.grad_h = upstream.const_data_ptr();
-  a.l.grad_h_stride = strides_of(upstream);
-  a.l.aligned = a.l.aligned && is_aligned(upstream);
+  a.l.aligned = a.l.aligned && is_aligned(results.grad_h);
+  const at::Tensor state = a.state_in(results.grad_weight), grad_state = a.state_in(results.grad_u);
+  const at::Tensor piece_sums = a.piece_sums();
   a.l.state = state.data_ptr();
   a.l.grad_state = grad_state.data_ptr();
-  a.l.output = grad_u.data_ptr();
-  a.l.grad_weight = grad_weight.data_ptr();
+  a.l.piece_sums = piece_sums.data_ptr();
+  a.l.output = a.l.grad_u;
   SSM_DISPATCH(u.scalar_type(), "tree_scan_backward", [&] { launch_tree_scan<scalar_t>(a.l); });
-  return {grad_u, grad_weight};
+  return {results.grad_u, results.grad_weight};
 }
 
 }  // namespace

@@ -2,21 +2,18 @@
 #pragma once
 
 #include "tree/cuda/walk_launch.h"
+#include "tree_scan/params.h"
 
 namespace ssm {
 
 // scalar_t is the type of u, h and their gradients; weight_t that of the weights, scalar_t or acc_t<scalar_t>.
-struct TreeScanLaunch : WalkLaunch {
-  bool both;
+struct TreeScanLaunch : WalkLaunch<TreeScanParams>, TreeScanGradients {
   bool wide_weight;  // whether weight_t is acc_t<scalar_t>, not scalar_t
-  const void *u, *weight, *grad_h;
-  VertexStrides u_stride, weight_stride, grad_h_stride;
 
   // [batch, L, D], rows by vertex: ξ and η between the passes; may be the outputs themselves. scalar_t if that is the
   // type of the weights too or ξ is the result, else acc_t.
   void *state, *grad_state;
-  void* output;       // h, or the gradient of u; scalar_t, contiguous [batch, L, D]
-  void* grad_weight;  // weight_t, contiguous [batch, L, D]
+  void* output;  // h, or the gradient of u; scalar_t, contiguous [batch, L, D]
 };
 
 template <typename scalar_t>

@@ -1,0 +1,26 @@
+// What the hosts of the grid's distances hand to a kernel.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+#include <cstdint>
+
+namespace ssm {
+
+// The 4-connected grid. Its edges are the vertical ones, by their upper end, and then the horizontal ones, by their
+// left end; both row by row.
+struct Grid {
+  int64_t height, width;
+
+  C10_HOST_DEVICE int64_t vertical() const { return (height - 1) * width; }
+  C10_HOST_DEVICE int64_t edges() const { return vertical() + height * (width - 1); }
+};
+
+struct GridDistanceParams {
+  int64_t batch, channels;
+  Grid grid;
+  const void* x;  // scalar_t, contiguous [batch, height, width, channels]
+  void* out;      // acc_t<scalar_t>, contiguous [batch, edges]
+};
+
+}  // namespace ssm

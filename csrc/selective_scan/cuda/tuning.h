@@ -1,0 +1,94 @@
+// Tile sizes of the selective scan's CUDA kernels and what follows from them. csrc/README.md says how to try others;
+// the versions that are named here are those of the performance log.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ssm {
+
+// Positions of the sequence that one thread walks. With 7, sequences of 49, 196, 784 and 3136 leave few threads idle.
+// Rejected: 14 (version 2b), which halves the exchanges but leaves more threads idle in short sequences.
+constexpr int kTokens = 7;
+
+// Threads side by side that make one row of a tile. RowSum in backward.cuh is written for 8.
+constexpr int kLanes = 8;
+
+// Neighbouring channels of one thread, by the bytes of an element. Rejected: 4 (versions 3 to 5), which leaves too few
+// warps to cover the waits for global memory; it was faster only where one block holds a whole sequence.
+constexpr int vector_width(int64_t item) {
+  return item <= 4 ? 2 : 1;
+}
+// Channels of a tile.
+constexpr int tile_channels(int64_t item) {
+  return kLanes * vector_width(item);
+}
+template <typename scalar_t>
+constexpr int kVector = vector_width(sizeof(scalar_t));
+template <typename scalar_t>
+constexpr int kColumns = tile_channels(sizeof(scalar_t));
+// Stretches of a block's rows that different lanes of the scanning warp walk.
+template <typename scalar_t>
+constexpr int kSegments = 32 / kColumns<scalar_t>;
+
+// Positions that one block holds at most, and its rows of threads. Rejected: 392 (version 1).
+constexpr int kMaxPositions = 196;
+constexpr int kMaxSubchunks = kMaxPositions / kTokens;
+constexpr int kMaxThreads = kLanes * kMaxSubchunks;
+// A block has whole warps, so that its positions are a multiple of these.
+constexpr int kRowsOfWarp = 32 / kLanes;
+constexpr int kPositionsOfWarp = kTokens * kRowsOfWarp;
+static_assert(kMaxPositions % kPositionsOfWarp == 0);
+
+// Blocks of a cluster: 16 on Hopper, kPortableCluster on later devices.
+constexpr int kMaxCluster = 16;
+
+// Blocks that a multiprocessor must have registers for (__launch_bounds__). Of two directions that share an exchange,
+// or of many states, a thread keeps more.
+constexpr int forward_min_blocks(int64_t item, bool single_state, int joint) {
+  return item == 8 ? 2 : single_state && joint == 1 ? 4 : 3;
+}
+// 128 registers. Rejected: 3 blocks, 80 registers (version 6), and 4 blocks, 72 registers (version 5): both spill.
+constexpr int backward_min_blocks(int64_t item) {
+  return item == 8 ? 1 : 2;
+}
+
+// Inner directions that one block keeps the weights and the orders of. Above it, each direction has a launch of its
+// own.
+constexpr int kMaxAtOnce = 4;
+constexpr int kMaxDirections = 8192;  // the directions' flags are a kernel parameter, a bit each
+
+// Rows whose summaries the scanning warp reads before it uses the first of them.
+constexpr int kTogether = 7;
+
+// Warps to have for each multiprocessor, as far as there is work for them: about as many as it holds at a time.
+constexpr int kResidentWarps = 28;
+constexpr int kMaxBlocks = 32;
+
+// The kernel that carries states from chunk to chunk: threads of a block, and chunks whose summaries a thread reads
+// before it uses the first of them.
+constexpr int kCarryThreads = 128;
+constexpr int kCarryAhead = 32;
+
+// The kernel that sums partial gradients: a block's columns and rows of threads.
+constexpr int kSumColumns = 32;
+constexpr int kSumRows = 32;
+
+// Elements of a tile in shared memory, with one row that stands for positions without a token.
+template <typename scalar_t>
+C10_HOST_DEVICE constexpr int tile_size(int positions) {
+  return (positions + 1) * kColumns<scalar_t>;
+}
+
+// The most positions of a block whose shared memory fits; bytes_of(rows) is the size of a block with so many rows of
+// threads (memory.h).
+template <typename Bytes>
+int64_t positions_that_fit(size_t shared_bytes, const Bytes& bytes_of) {
+  int positions = kMaxPositions;
+  while (positions > kPositionsOfWarp && bytes_of(positions / kTokens) > shared_bytes) positions -= kPositionsOfWarp;
+  return positions;
+}
+
+}  // namespace ssm

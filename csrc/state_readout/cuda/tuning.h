@@ -1,0 +1,55 @@
+// Tile sizes of the state's readout on the GPU and what follows from them. csrc/README.md says how to try others.
+#pragma once
+
+#include <c10/macros/Macros.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/memory.h"
+#include "state_readout/params.h"
+
+namespace ssm {
+
+constexpr int kReadoutThreads = 128;  // of a block
+constexpr int kReadoutWarps = kReadoutThreads / 32;
+
+// Blocks that a multiprocessor must have registers for in the backward pass.
+constexpr int kReadoutBackwardMinBlocks = 3;
+
+// Blocks of a launch at most. Backward, each block writes its part of the parameters' gradients: four blocks for each
+// multiprocessor of an H200. The number depends on the shape alone, so that the sums' order does too.
+constexpr int64_t kReadoutBlocks = 4096;
+constexpr int64_t kReadoutBackwardBlocks = 528;
+
+// How a thread holds its channels of a row: `items` vectors of `width` neighbouring channels.
+struct ReadoutShape {
+  int width, items;
+
+  // Threads to a row, a power of two; 0 if a block has too few.
+  constexpr int team(int64_t channels) const {
+    int team = 1;
+    while (team <= kReadoutThreads && static_cast<int64_t>(team) * width * items < channels) team *= 2;
+    return team <= kReadoutThreads ? team : 0;
+  }
+  constexpr int64_t most_channels() const { return static_cast<int64_t>(kReadoutThreads) * width * items; }
+};
+constexpr ReadoutShape kFours{4, 5}, kOnes{1, 8};
+
+// Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
+template <typename acc>
+struct ReadoutMemory {
+  acc* scratch;     // [warps][sums]
+  acc* parameters;  // [kReadoutParameters][channels]
+  size_t bytes;
+
+  // `sums`: how many sums the kernel takes over a row at once.
+  C10_HOST_DEVICE ReadoutMemory(int channels, int sums, char* memory) {
+    Carver carver(memory);
+    scratch = carver.take<acc>(static_cast<size_t>(sums) * kReadoutWarps);
+    parameters = carver.take<acc>(static_cast<size_t>(kReadoutParameters) * channels);
+    bytes = carver.bytes();
+  }
+};
+
+}  // namespace ssm
