@@ -1,17 +1,18 @@
-"""Every config loads, builds, and says what the papers say."""
+"""Every config loads, builds, fits together, and stands in its metafile. What the papers say is in test_recipes.py."""
 
 import ast
-import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from command_line import load_tool
-from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import DefaultScope
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ssm_train.apis.analyse import default_size
+from ssm_train.apis.analyse import count_cost
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 from ssm_train.runtime.hooks.class_count import class_counts
@@ -23,16 +24,6 @@ LEAVES = sorted(
     p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if not {"_base_", "mambatree_l"} & set(p.parts)
 )
 ABLATIONS = [name for name in LEAVES if "/ablations/" in name]
-# Million parameters, resize ratio at test time, drop path.
-IMAGENET = {
-    "quadmamba/quadmamba-lite": (5.470, 0.875, 0.1),
-    "quadmamba/quadmamba-tiny": (10.323, 0.875, 0.1),
-    "quadmamba/quadmamba-small": (31.252, 0.875, 0.2),
-    "quadmamba/quadmamba-base": (50.694, 0.875, 0.3),
-    "mambatree/mambatree-tiny": (29.959, 1.0, 0.1),
-    "mambatree/mambatree-small": (51.332, 1.0, 0.3),
-    "mambatree/mambatree-base": (90.597, 1.0, 0.5),
-}
 
 
 # Variables of the configs themselves, and of those they inherit from mmdet and mmseg.
@@ -78,16 +69,15 @@ def classes_of(cfg):
 
 
 @pytest.fixture(scope="module")
-def table():
-    """The lines of docs/model_zoo.md by config: parameters, operations, size and schedule."""
-    lines = (CONFIGS.parent / "docs" / "model_zoo.md").read_text().splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| [")]
-    return {row[0].split("](../configs/")[1].rstrip(")"): row[1:] for row in cells}
+def entries():
+    """What the metafiles say, by config."""
+    metafiles = [yaml.safe_load((CONFIGS / folder / "metafile.yml").read_text()) for folder in model_zoo.folders()]
+    return {e["Config"].removeprefix("configs/"): e for metafile in metafiles for e in metafile["Models"]}
 
 
 @pytest.mark.parametrize("name", LEAVES)
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
-def test_loads_and_builds(name, table):
+def test_loads_and_builds(name, entries):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
     assert set(class_counts(model).values()) == {classes_of(cfg)}
@@ -97,20 +87,82 @@ def test_loads_and_builds(name, table):
     own = {key for key in cfg if key not in TOP_LEVEL_KEYS}
     assert own <= (OWN_KEYS if cfg.default_scope == "ssm_train" else OWN_KEYS | INHERITED_KEYS)
     assert cfg.val_dataloader == cfg.test_dataloader
-    millions, _, size, schedule, _ = table[name]
-    assert millions == f"{parameters(model) / 1e6:.3f} M"
-    assert size == " × ".join(map(str, default_size(cfg)))
-    assert schedule == model_zoo.describe_schedule(cfg)
+    assert entries[name]["Metadata"]["Parameters"] == parameters(model)
 
 
-def test_the_table_has_every_config(table):
-    assert list(table) == [name for task in ("ssm_train", "mmdet", "mmseg") for name in LEAVES if task_of(name) == task]
-    assert set(model_zoo.PUBLISHED) <= {Path(name).stem for name in LEAVES}
+def widths_asked_for(model_cfg):
+    """The widths that necks and heads expect of the backbone's maps, by what expects them."""
+    if "neck" in model_cfg:
+        return {"neck": list(model_cfg.neck.in_channels)}
+    decode, auxiliary = model_cfg.decode_head, model_cfg.auxiliary_head
+    return {
+        "decode_head": [list(decode.in_channels)[i] for i in decode.in_index],
+        "auxiliary_head": {auxiliary.in_index: auxiliary.in_channels},
+    }
 
 
-def task_of(name):
-    kind = Path(name).name.split("_")[0]
-    return {"upernet": "mmseg", "mask-rcnn": "mmdet", "cascade-mask-rcnn": "mmdet"}.get(kind, "ssm_train")
+@pytest.mark.parametrize("name", [name for name in LEAVES if "rcnn" in name or "upernet" in name])
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_widths_are_those_of_the_backbone(name):
+    cfg = load_config(CONFIGS / name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), FakeTensorMode():
+        backbone = ROOT_MODELS.build(cfg.model.backbone)
+        backbone.eval()
+        widths = [m.shape[1] for m in backbone(torch.zeros(1, 3, 64, 64))]
+    asked = widths_asked_for(cfg.model)
+    if "neck" in asked:
+        assert asked["neck"] == widths
+    else:
+        assert asked["decode_head"] == widths
+        assert asked["auxiliary_head"] == {2: widths[2]}
+
+
+@pytest.mark.parametrize("folder", model_zoo.folders())
+def test_metafiles_and_readmes_are_up_to_date(folder):
+    """All but the counted figures; parameters are compared with every built model, operations with some."""
+    metafile = model_zoo.make_metafile(folder, model_zoo.known_counts(folder))
+    assert (CONFIGS / folder / "metafile.yml").read_text() == model_zoo.dump(metafile)
+    assert (CONFIGS / folder / "README.md").read_text() == model_zoo.make_readme(folder, metafile)
+
+
+def test_the_page_is_made_of_the_metafiles():
+    metafiles = [yaml.safe_load((CONFIGS / folder / "metafile.yml").read_text()) for folder in model_zoo.folders()]
+    assert model_zoo.PAGE.read_text() == model_zoo.make_page(metafiles)
+    linked = [
+        line.split("](../configs/")[1].split(")")[0]
+        for line in model_zoo.PAGE.read_text().splitlines()
+        if "| [" in line
+    ]
+    assert sorted(linked) == sorted(
+        p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts
+    )
+
+
+def test_facts_are_of_configs_and_sources_that_exist(entries):
+    """A slip in the data file would leave a figure out without a word."""
+    facts = model_zoo.facts()
+    names = {Path(name).stem for name in entries}
+    assert set(facts["Models"]) <= names
+    for name, fact in facts["Models"].items():
+        assert set(fact) <= {"measured", "control", "source", "published", "published in", "parameters"}, name
+        assert ("measured" in fact) == ("source" in fact), name
+        assert ("published" in fact) == ("published in" in fact), name
+        assert fact.get("control", name) in facts["Models"], name
+    used = {fact[key] for fact in facts["Models"].values() for key in ("source", "published in") if key in fact}
+    assert used == set(facts["Sources"])
+    for source in facts["Sources"].values():
+        if source.startswith("docs/"):
+            path, _, anchor = source.partition("#")
+            headings = re.findall(r"^#+ (.+)$", (CONFIGS.parent / path).read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_results_stand_beside_their_control(entries):
+    results = {entry["Name"]: {r["Task"]: r for r in entry.get("Results", [])} for entry in entries.values()}
+    beside = [(task, r) for of_config in results.values() for task, r in of_config.items() if "Control" in r]
+    assert len(beside) == 12
+    for task, result in beside:
+        assert result["Control"]["Metrics"] == results[result["Control"]["Name"]][task]["Metrics"]
 
 
 @pytest.mark.parametrize(
@@ -123,93 +175,12 @@ def task_of(name):
     ],
 )
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
-def test_operations_in_the_table(name, table):
-    row = model_zoo.row_of(CONFIGS / name)
-    assert [f"{row.parameters / 1e6:.3f} M", f"{row.flops / 1e9:.3f}"] == table[name][:2]
-
-
-@pytest.mark.parametrize("name", IMAGENET)
-def test_imagenet_recipe(name):
-    millions, crop, drop_path = IMAGENET[name]
-    cfg = load_config(CONFIGS / f"{name}_8xb128_in1k.py")
-    model = build(cfg)
-    assert round(parameters(model) / 1e6, 3) == millions
-    assert model.backbone.stages[-1].blocks[-1].drop_path.drop_prob == pytest.approx(drop_path)
-    assert (model.mixup.mixup_alpha, model.mixup.cutmix_alpha, model.mixup.label_smoothing) == (0.8, 1.0, 0.1)
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.betas, optimizer.weight_decay) == (
-        "AdamW",
-        1e-3,
-        (0.9, 0.999),
-        0.05,
+def test_operations_in_the_metafile(name, entries):
+    cost, counted = (
+        count_cost(load_config(CONFIGS / name), tuple(entries[name]["Metadata"]["Image Size"])),
+        entries[name],
     )
-    assert cfg.optim_wrapper.clip_grad.max_norm == 5.0
-    assert cfg.auto_scale_lr == dict(base_batch_size=8 * cfg.train_dataloader.batch_size, enable=True)
-    assert cfg.train_cfg.max_epochs == 300
-    assert cfg.custom_hooks[0].type == "EMAHook"
-    assert cfg.custom_hooks[0].momentum == pytest.approx(1 - 0.9999)
-    train, test = cfg.train_dataloader.dataset.transform, cfg.test_dataloader.dataset.transform
-    assert (train.auto_augment, train.random_erasing, train.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.25, 0.4)
-    assert (train.size, test.size, test.crop_ratio) == (224, 224, crop)
-
-
-@pytest.mark.parametrize("name", [name for name in LEAVES if "160k" in name])
-def test_segmentation_recipe(name):
-    cfg = load_config(CONFIGS / name)
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ("AdamW", 6e-5, 0.01)
-    assert cfg.optim_wrapper.paramwise_cfg == dict(no_decay_keys=["norm"])
-    warm_up, decay = cfg.param_scheduler
-    assert (warm_up.type, warm_up.begin, warm_up.end, warm_up.by_epoch) == ("LinearLR", 0, 1500, False)
-    assert (decay.type, decay.power, decay.begin, decay.end, decay.eta_min) == ("PolyLR", 1.0, 1500, 160_000, 0.0)
-    assert cfg.train_cfg.max_iters == 160_000
-    assert cfg.train_dataloader.batch_size * 8 == 16
-    assert (cfg.model.decode_head.channels, cfg.model.auxiliary_head.channels) == (512, 256)
-    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
-    crop = (512, 1024) if "cityscapes" in name else (512, 512)
-    assert cfg.model.data_preprocessor.size == cfg.model.test_cfg.crop_size == crop
-    assert next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop").crop_size == crop
-    scales, flips = cfg.tta_pipeline[-1].transforms[:2]
-    assert [scale.scale_factor for scale in scales] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
-    assert len(flips) == 2
-
-
-def learning_rates(name, epoch_length):
-    cfg = load_config(CONFIGS / name)
-    weight = torch.nn.Parameter(torch.zeros(1))
-    wrapper = OptimWrapper(torch.optim.AdamW([weight], lr=cfg.optim_wrapper.optimizer.lr))
-    schedulers = [
-        PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=wrapper, epoch_length=epoch_length))
-        for s in cfg.param_scheduler
-    ]
-    rates = []
-    for _ in range(cfg.train_cfg.max_epochs * epoch_length):
-        rates.append(wrapper.get_lr()["lr"][0])
-        wrapper.step()
-        for scheduler in schedulers:
-            scheduler.step()
-    return rates, wrapper.get_lr()["lr"][0]
-
-
-def test_quadmamba_schedule():
-    # 20 epochs of warm-up, then a cosine over 280 down to a hundredth.
-    rates, last = learning_rates("quadmamba/quadmamba-small_8xb128_in1k.py", 5)
-    assert rates[0] == pytest.approx(1e-6)
-    assert rates[50] == pytest.approx(1e-3 * (0.001 + 0.999 * 50 / 99))
-    assert max(rates) == pytest.approx(1e-3)
-    for step in (100, 300, 800, 1499):
-        expected = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (step - 100) / 1400)) / 2
-        assert rates[step] == pytest.approx(expected, rel=2e-3)
-    assert last == pytest.approx(1e-5, rel=1e-2)
-
-
-def test_mambatree_schedule():
-    # One cosine over all 300 epochs; the warm-up multiplies its first 20.
-    rates, last = learning_rates("mambatree/mambatree-tiny_8xb128_in1k.py", 5)
-    assert rates[0] == pytest.approx(1e-6)
-    for step in (100, 300, 800, 1499):
-        assert rates[step] == pytest.approx(1e-3 * (1 + math.cos(math.pi * step / 1500)) / 2, rel=1e-6)
-    assert last == pytest.approx(0.0, abs=1e-8)
+    assert (cost.parameters, cost.flops.total) == (counted["Metadata"]["Parameters"], counted["Metadata"]["FLOPs"])
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -1,10 +1,13 @@
-"""The language models' configs load, say what the paper says, and differ in what they are to compare alone."""
+"""The language models' configs load and differ in what they compare alone. The recipe is in test_recipes.py."""
 
 import pytest
+import torch
+import yaml
 from test_configs import CONFIGS
 
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
+from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM, add_lora
 
 FOLDER = CONFIGS / "mambatree_l"
 LEAVES = sorted(p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*.py"))
@@ -49,13 +52,22 @@ def test_three_settings_under_one(size):
     assert all(base.get(key) is None for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"))
 
 
-def test_the_papers_recipe():
-    cfg = load_config(FOLDER / "mambatree-l-130m_alpaca.py")
-    assert cfg.model.backbone.path == "state-spaces/mamba-130m-hf"
-    optimizer, wrapper = cfg.optim_wrapper.optimizer, cfg.optim_wrapper
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay, wrapper.dtype) == ("AdamW", 2e-5, 0.0, "bfloat16")
-    assert cfg.train_dataloader.batch_size * wrapper.accumulative_counts == 16
-    (warm_up,) = cfg.param_scheduler
-    assert warm_up.end == 20 * wrapper.accumulative_counts
-    assert cfg.train_cfg.max_epochs == 1
-    assert cfg.train_dataloader.dataset.max_length == 2048
+# Vocabulary, width and layers: of the checkpoint that a config names, or that its tokenizer and arguments give.
+SIZES = {"130m": (50_280, 768, 24), "4m": (4096, 256, 8)}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_parameters_in_the_metafile(name):
+    size = next(numbers for key, numbers in SIZES.items() if f"-{key}" in name)
+    backbone = load_config(FOLDER / name).model.backbone
+    if "hidden_size" in backbone:
+        assert (backbone.hidden_size, backbone.num_hidden_layers) == size[1:]
+    with torch.device("meta"):
+        network = MambaTreeForCausalLM(
+            MambaTreeConfig(vocab_size=size[0], hidden_size=size[1], num_hidden_layers=size[2])
+        )
+        if backbone.get("lora"):
+            network = add_lora(network, **backbone.lora)
+    metafile = yaml.safe_load((FOLDER / "metafile.yml").read_text())
+    (entry,) = [entry for entry in metafile["Models"] if entry["Config"] == f"configs/mambatree_l/{name}"]
+    assert entry["Metadata"]["Parameters"] == sum(parameter.numel() for parameter in network.parameters())
