@@ -2,6 +2,9 @@
 
 import copy
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import runs
@@ -13,6 +16,8 @@ from ssm_core.errors import ConfigError
 from ssm_train.runtime.launching import synchronise_norms, wrapper_settings
 from ssm_train.runtime.runner import Runner
 from tree_ssm.modules import ConvHead
+
+HERE = Path(__file__).resolve().parent
 
 
 @pytest.mark.parametrize("convert", [True, False])
@@ -111,7 +116,14 @@ def test_a_configs_own_wrapper(tmp_path):
 
 @pytest.mark.gpu
 def test_a_run_on_a_gpu(tmp_path):
-    runs.call(check_on_gpu, tmp_path / "log", tmp_path / "run")
+    """In a process that is not forked, since a forked one cannot use the GPU."""
+    code = f"import test_sync_bn; test_sync_bn.check_on_gpu({str(tmp_path)!r})"
+    folders = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1])))
+    path = os.pathsep.join(filter(None, (folders, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_unknown_kind(tmp_path):

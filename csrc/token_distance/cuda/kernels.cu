@@ -63,7 +63,7 @@ __device__ acc_t<scalar_t> weight_cosine(const TokenDistanceParams& l, int64_t s
 }
 
 template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(32 * kTokenWarps)
+__global__ void __launch_bounds__(32 * kTokenWarps, token_min_blocks(sizeof(scalar_t)))
     token_distance_kernel(const __grid_constant__ TokenDistanceParams l) {
   using acc = acc_t<scalar_t>;
   const int64_t runs = (l.length + kRunTokens - 1) / kRunTokens;

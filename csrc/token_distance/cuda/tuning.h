@@ -1,6 +1,8 @@
 // Sizes of the tokens' distances on the GPU and what follows from them. csrc/README.md says how to try others.
 #pragma once
 
+#include <cstdint>
+
 namespace ssm {
 
 // Furthest apart that two tokens with an edge are; tree_ssm/ops/token_distance knows it too.
@@ -15,5 +17,11 @@ constexpr int kRunSums = 32;
 static_assert(kProducts + kRunRows <= kRunSums);
 
 constexpr int kTokenWarps = 4;  // of a block
+
+// Blocks that a multiprocessor must have registers for (__launch_bounds__). Left alone, the compiler takes 134
+// registers for half types: a multiprocessor then holds three blocks, not four, and the kernel takes a third longer.
+constexpr int token_min_blocks(int64_t item) {
+  return item == 2 ? 4 : 3;
+}
 
 }  // namespace ssm
