@@ -51,3 +51,11 @@ def nuclei_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     prepare_nuclei(root, None)
     return root
+
+
+@pytest.fixture(scope="session")
+def lm_folder(tmp_path_factory):
+    """A folder with ``pretrained/`` (a network of random weights and its tokenizer), ``text.txt`` and ``rows.json``."""
+    from small_language import write_folder
+
+    return write_folder(tmp_path_factory.mktemp("language"))

@@ -9,7 +9,7 @@ from ssm_train.data.datasets.fashion_mnist import FILES
 
 
 def write_idx(path, array):
-    """A gzipped idx file."""
+    """Write an array of bytes as a gzipped idx file."""
     header = struct.pack(f">{1 + array.ndim}I", 0x0800 | array.ndim, *array.shape)
     path.write_bytes(gzip.compress(header + array.tobytes(), 1))
 
@@ -25,13 +25,17 @@ def items(count, seed):
     return images, (np.arange(count) % 10).astype(np.uint8)
 
 
-def fashion_mnist(folder, monkeypatch, train=40, test=20):
-    """Four files of Fashion-MNIST's names in a folder, whose sizes the verification is made to expect."""
-    from ssm_train.data.prepare import fashion_mnist as module
+def fashion_mnist(folder, distinct=100):
+    """Write four files with the names and the numbers of images of Fashion-MNIST, and return their folder.
 
-    monkeypatch.setattr(module, "SIZES", {"train": train, "test": test})
+    Args:
+        folder: where to write; it is made if it is not there.
+        distinct: different images of a split, which are repeated.
+    """
     folder.mkdir(exist_ok=True)
-    for seed, (split, count) in enumerate((("train", train), ("test", test))):
-        for name, array in zip(FILES[split], items(count, seed), strict=True):
-            write_idx(folder / name, array)
+    for seed, (split, count) in enumerate((("train", 60_000), ("test", 10_000))):
+        images, labels = items(distinct, seed)
+        repeats = count // distinct
+        write_idx(folder / FILES[split][0], np.tile(images, (repeats, 1, 1)))
+        write_idx(folder / FILES[split][1], np.tile(labels, repeats))
     return folder

@@ -22,7 +22,7 @@ _LONGEST = 8  # the longer side of a scaled image is at most so many sides of th
 
 
 def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = None) -> Image.Image:
-    """Decode an image file, turned upright as its EXIF orientation says.
+    """Decode an image file, turned upright as its EXIF orientation says, eight bits a channel.
 
     Args:
         path: the file.
@@ -38,7 +38,12 @@ def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = 
             size = f"{image.width} × {image.height} pixels"
             raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
         ImageOps.exif_transpose(image, in_place=True)
-        return image.convert(mode)
+        return _in_eight_bits(image).convert(mode)
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits by its upper eight, as OpenCV reads it. Pillow would clip it at 255."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
 
 
 def read_image(

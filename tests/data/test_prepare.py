@@ -127,8 +127,8 @@ def test_a_larger_set_begins_with_the_smaller_one_and_seeds_differ(composer):
         assert not np.array_equal(first.labels, other.scene(5).labels)
 
 
-def test_composite_files(tmp_path, monkeypatch):
-    source = stand_ins.fashion_mnist(tmp_path / "download", monkeypatch)
+def test_composite_files(tmp_path):
+    source = stand_ins.fashion_mnist(tmp_path / "download")
     for root, processes in (("one", 1), ("two", 3)):
         (tmp_path / root / "composite" / "train").mkdir(parents=True)
         (tmp_path / root / "composite" / "train" / "old.jpg").touch()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import rows, small_model
+from small_language import rows, small_model
 from transformers import DynamicCache
 
 from ssm_core.testing import assert_close

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from oracles import mamba_interface
-from small import rows, small_model
+from small_language import rows, small_model
 
 from ssm_core.testing import assert_close
 from tree_ssm.language import kernels

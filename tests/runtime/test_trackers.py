@@ -8,6 +8,8 @@ from runs import MAMBATREE, call, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_files import read_run
 
+from ssm_train.runtime.trackers.backends import markdown
+
 SHOWN = ("visualizer.tensorboard=True", "visualizer.wandb=True", "default_hooks.pictures.count=2")
 SCALARS = {"train/loss", "train/lr", "train/grad_norm", "val/top1"}
 PICTURES = {"prediction_0", "prediction_1", "scans_0", "scans_1"}
@@ -81,3 +83,8 @@ def test_a_resumed_training_goes_on_in_its_run(runs):
     first, second = (wandb(place) for place in runs)
     assert first[0] == second[0] != ""
     assert [step for step, _ in second[2]["train/loss"]] == [7, 8, 9, 10, 11, 12]
+
+
+def test_a_table_of_texts_keeps_its_lines():
+    table = markdown(("a", "b"), [("1 | 2", "<b>\nc & d")])
+    assert table == "| a | b |\n| --- | --- |\n| 1 \\| 2 | &lt;b><br>c &amp; d |\n"

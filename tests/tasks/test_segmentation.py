@@ -17,7 +17,6 @@ from torch._dynamo.utils import counters
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis import train as run
 from ssm_train.data.guarded import MARK, GuardedDataset, data_samples_of
-from ssm_train.data.images import check_whole
 from ssm_train.runtime.config import load_config, with_test_augmentation
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
 
@@ -306,14 +305,6 @@ def test_nothing_but_bad_samples(tiles, tmp_path):
     suffix = [f"{part}_dataloader.dataset.img_suffix=.jpg" for part in ("train", "val", "test")]
     with pytest.raises(DataError, match="not one of 4 images in a row can be used"):
         run.train(point_at(configure("quadmamba", tmp_path / "run", *suffix), folder))
-
-
-def test_what_follows_a_jpeg_does_no_harm(tmp_path):
-    path = tmp_path / "x.jpg"
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(path)
-    with path.open("ab") as file:
-        file.write(b"trailer")
-    check_whole(path)
 
 
 def test_samples_of_other_tasks_have_no_data_elements():

@@ -98,8 +98,8 @@ def test_no_imagenet(tmp_path, capsys):
     assert "image-net.org" in line
 
 
-def test_composite(tmp_path, monkeypatch, capsys):
-    source = fashion_mnist(tmp_path / "download", monkeypatch)
+def test_composite(tmp_path, capsys):
+    source = fashion_mnist(tmp_path / "download")
     arguments = ["--root", tmp_path, "--from", source, "--size", 64, "--train-count", 3, "--val-count", 2, "--seed", 1]
     assert run("prepare_data", "composite", *arguments) == 0
     assert "val: 2 composited images" in capsys.readouterr().out

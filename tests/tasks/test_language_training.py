@@ -70,16 +70,16 @@ def state(work_dir, name=None):
 
 
 @pytest.fixture(scope="module")
-def tuned(folder, tmp_path_factory):
+def tuned(lm_folder, tmp_path_factory):
     """Work folder of MambaTree-L after two epochs, gradients of two batches making an update."""
     path = tmp_path_factory.mktemp("tuned")
-    options = tuning(folder, "train_cfg.max_epochs=2", "optim_wrapper.accumulative_counts=2")
+    options = tuning(lm_folder, "train_cfg.max_epochs=2", "optim_wrapper.accumulative_counts=2")
     return path, trained(TREE, path, [*options, "model.backbone.gradient_checkpointing=True"])
 
 
-def test_adapters_alone_are_trained_and_learn(folder, tuned):
+def test_adapters_alone_are_trained_and_learn(lm_folder, tuned):
     path, result = tuned
-    pretrained = load_network(str(folder / "pretrained")).state_dict()
+    pretrained = load_network(str(lm_folder / "pretrained")).state_dict()
     weights = state(path)["state_dict"]
     adapters = [name for name in weights if "lora_" in name]
     assert len(adapters) == 2 * (1 + 3 * 2)
@@ -93,28 +93,28 @@ def test_adapters_alone_are_trained_and_learn(folder, tuned):
     assert result.best("perplexity", lowest=True) == (values[1], 2)
 
 
-def test_resumed_equals_uninterrupted(folder, tuned, tmp_path):
+def test_resumed_equals_uninterrupted(lm_folder, tuned, tmp_path):
     path, _ = tuned
     options = ["optim_wrapper.accumulative_counts=2", "model.backbone.gradient_checkpointing=True"]
-    trained(TREE, tmp_path, tuning(folder, "train_cfg.max_epochs=1", *options))
-    trained(TREE, tmp_path, tuning(folder, "train_cfg.max_epochs=2", *options), resume=True)
+    trained(TREE, tmp_path, tuning(lm_folder, "train_cfg.max_epochs=1", *options))
+    trained(TREE, tmp_path, tuning(lm_folder, "train_cfg.max_epochs=2", *options), resume=True)
     resumed, whole = state(tmp_path), state(path)
     assert resumed["meta"]["iter"] == whole["meta"]["iter"] == 8
     assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
 
 
-def test_perplexity_of_the_config_is_that_of_the_model(folder, tmp_path, capsys):
+def test_perplexity_of_the_config_is_that_of_the_model(lm_folder, tmp_path, capsys):
     """tools/test.py without a checkpoint, against losses taken row by row."""
     config = WIKI / "mamba-4m_alpaca-demo.py"
-    options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={folder / 'pretrained'}", *QUIET]
-    options += data_options(folder, "val", "test")
+    options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={lm_folder / 'pretrained'}", *QUIET]
+    options += data_options(lm_folder, "val", "test")
     assert run("test", config, "--work-dir", tmp_path, "--cfg-options", *options) == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     rows = load_config(config, options).test_dataloader.dataset
-    network = load_network(str(folder / "pretrained"), tree_scale=0.0).eval()
-    tokenizer = load_tokenizer(str(folder / "pretrained"))
+    network = load_network(str(lm_folder / "pretrained"), tree_scale=0.0).eval()
+    tokenizer = load_tokenizer(str(lm_folder / "pretrained"))
     total = tokens = 0
-    for row in json.loads((folder / "rows.json").read_text())[9::10]:
+    for row in json.loads((lm_folder / "rows.json").read_text())[9::10]:
         text = rows.template["with_input" if row["input"] else "without_input"]
         prompt = tokenizer.encode(text.format(**{k: row[k] for k in ("instruction", "input")}))
         response = [*tokenizer.encode(row["output"]), tokenizer.eos_token_id]
@@ -125,14 +125,14 @@ def test_perplexity_of_the_config_is_that_of_the_model(folder, tmp_path, capsys)
     assert printed == f"perplexity {torch.tensor(total / tokens).exp():.2f}"
 
 
-def test_merged_folder_has_the_perplexity_of_the_run(folder, tuned, tmp_path, capsys):
+def test_merged_folder_has_the_perplexity_of_the_run(lm_folder, tuned, tmp_path, capsys):
     path, result = tuned
-    options = tuning(folder)
+    options = tuning(lm_folder)
     assert run("merge_adapters", TREE, path / "epoch_2.pth", tmp_path / "merged", "--cfg-options", *options) == 0
     base = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={tmp_path / 'merged'}", *QUIET]
-    base += [*data_options(folder, "val", "test"), "model.backbone.tree_scale=0.3"]
+    base += [*data_options(lm_folder, "val", "test"), "model.backbone.tree_scale=0.3"]
     harness = "default_hooks.harness.evaluate"
-    base += [f"{harness}.tasks=response_choice", f"{harness}.limit=2", f"{harness}.path={folder / 'rows.json'}"]
+    base += [f"{harness}.tasks=response_choice", f"{harness}.limit=2", f"{harness}.path={lm_folder / 'rows.json'}"]
     assert run("test", WIKI / "mamba-4m_alpaca-demo.py", "--work-dir", tmp_path, "--cfg-options", *base) == 0
     printed = capsys.readouterr().out.splitlines()[-1]
     figures = dict(part.rsplit(" ", 1) for part in printed.split(", "))
@@ -140,8 +140,8 @@ def test_merged_folder_has_the_perplexity_of_the_run(folder, tuned, tmp_path, ca
     assert float(figures["response_choice/acc"]) in (0.0, 0.5, 1.0)
 
 
-def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
-    text = folder / "text.txt"
+def test_from_a_text_file_to_a_pretrained_folder(lm_folder, tmp_path, capsys):
+    text = lm_folder / "text.txt"
     assert run("train_tokenizer", tmp_path / "tokenizer", text, "--vocab-size", 280) == 0
     assert "280 tokens" in capsys.readouterr().out
     options = [
@@ -177,7 +177,7 @@ def test_from_a_text_file_to_a_pretrained_folder(folder, tmp_path, capsys):
     )
 
 
-def test_a_missing_package_is_one_line(folder, tmp_path, capsys, monkeypatch):
+def test_a_missing_package_is_one_line(lm_folder, tmp_path, capsys, monkeypatch):
     for name in [name for name in sys.modules if name.startswith(("tree_ssm.language", "transformers"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(tree_ssm, "language", None, raising=False)
@@ -186,28 +186,28 @@ def test_a_missing_package_is_one_line(folder, tmp_path, capsys, monkeypatch):
     line = error_of(capsys, "train", TREE, "--work-dir", tmp_path)
     assert line.startswith("error: tree_ssm.language.load_")
     assert line.endswith(f" needs transformers, {words}")
-    line = error_of(capsys, "train_tokenizer", tmp_path / "t", folder / "text.txt")
+    line = error_of(capsys, "train_tokenizer", tmp_path / "t", lm_folder / "text.txt")
     assert line == f"error: this tool needs transformers, {words}"
 
 
-def test_bad_input_is_one_line(folder, tmp_path, capsys):
+def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
     def fails(tool, *arguments, config=TREE):
         return error_of(capsys, tool, config, *arguments)
 
-    rows = json.loads((folder / "rows.json").read_text())
+    rows = json.loads((lm_folder / "rows.json").read_text())
     rows[7]["output"] = ""
     (tmp_path / "rows.json").write_text(json.dumps(rows))
-    options = tuning(folder, "train_dataloader.dataset.faulty=raise")
+    options = tuning(lm_folder, "train_dataloader.dataset.faulty=raise")
     options += [f"train_dataloader.dataset.path={tmp_path / 'rows.json'}"]
     line = fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
     assert line == f"error: row 7 of {tmp_path / 'rows.json'} has no response; faulty='skip' leaves such rows out"
-    options = tuning(folder, f"model.backbone.path={tmp_path / 'nothing'}")
+    options = tuning(lm_folder, f"model.backbone.path={tmp_path / 'nothing'}")
     assert f"there is no pretrained model {tmp_path / 'nothing'}" in fails(
         "train", "--work-dir", tmp_path, "--cfg-options", *options
     )
     base = WIKI / "mamba-4m_alpaca-demo.py"
-    options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={folder / 'pretrained'}", *QUIET]
-    options += data_options(folder, "val", "test")
+    options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={lm_folder / 'pretrained'}", *QUIET]
+    options += data_options(lm_folder, "val", "test")
     assert "there is nothing to train" in fails("train", "--work-dir", tmp_path, "--cfg-options", *options, config=base)
     no_file = "default_hooks.harness.evaluate.tasks=response_choice"
     line = fails("test", "--work-dir", tmp_path, "--cfg-options", *options, no_file, config=base)
@@ -215,18 +215,18 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
     pretraining = WIKI / "mamba-4m_wiki.py"
     assert "there are no weights to test: name a checkpoint" in fails("test", config=pretraining)
     assert "cannot read" in error_of(capsys, "train_tokenizer", tmp_path / "t", tmp_path / "no.txt")
-    line = error_of(capsys, "train_tokenizer", tmp_path / "t", folder / "text.txt", "--vocab-size", 100)
+    line = error_of(capsys, "train_tokenizer", tmp_path / "t", lm_folder / "text.txt", "--vocab-size", 100)
     assert "vocab_size must be at least 258" in line
     digits = CONFIGS / "resnet" / "resnet18_digits.py"
     assert "describes no language model" in fails("merge_adapters", "x.pth", tmp_path, config=digits)
 
 
 @pytest.fixture(scope="module")
-def told(folder, tmp_path_factory):
+def told(lm_folder, tmp_path_factory):
     """Where a training with TensorBoard and Weights & Biases wrote."""
     path = tmp_path_factory.mktemp("told")
     options = tuning(
-        folder, "train_cfg.max_epochs=1", "default_hooks.samples.count=3", "default_hooks.samples.new_tokens=5"
+        lm_folder, "train_cfg.max_epochs=1", "default_hooks.samples.count=3", "default_hooks.samples.new_tokens=5"
     )
     options = [*options, "visualizer.tensorboard=True", "visualizer.wandb=True"]
     with pytest.MonkeyPatch.context() as environment:
@@ -236,8 +236,8 @@ def told(folder, tmp_path_factory):
     return next(path.glob("*/vis_data"))
 
 
-def test_texts_are_shown_during_training(folder, told):
-    dataset = held_out(LORA, tuning(folder))
+def test_texts_are_shown_during_training(lm_folder, told):
+    dataset = held_out(LORA, tuning(lm_folder))
     decode = functools.partial(dataset.tokenizer.decode, skip_special_tokens=True)
     _, _, history, _ = read_run(next(told.glob("wandb/offline-run-*/run-*.wandb")))
     [(step, media)] = history["samples/path"]
@@ -252,8 +252,3 @@ def test_texts_are_shown_during_training(folder, told):
     assert local == markdown(table["columns"], table["data"])
     events = EventAccumulator(str(told)).Reload().Tensors("samples/text_summary")
     assert [(e.step, e.tensor_proto.string_val[0].decode()) for e in events] == [(4, local)]
-
-
-def test_a_table_of_texts_keeps_its_lines():
-    table = markdown(("a", "b"), [("1 | 2", "<b>\nc & d")])
-    assert table == "| a | b |\n| --- | --- |\n| 1 \\| 2 | &lt;b><br>c &amp; d |\n"

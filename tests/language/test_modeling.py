@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracles.language import mixer_output, parents, projections
-from small import SIZE, rows, small_model
+from small_language import SIZE, rows, small_model
 from transformers import MambaConfig, MambaForCausalLM
 
 from ssm_core.testing import assert_close

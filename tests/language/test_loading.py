@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from small import SIZE, rows, small_model
+from small_language import SIZE, rows, small_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from ssm_core.errors import ConfigError
@@ -80,7 +80,7 @@ def test_an_adapter_that_would_be_bypassed_is_refused():
         model(rows(1, 4))
 
 
-def test_what_cannot_be_loaded(tmp_path, folder):
+def test_what_cannot_be_loaded(tmp_path, lm_folder):
     with pytest.raises(ConfigError, match="there is no pretrained model"):
         load_network(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
@@ -88,7 +88,7 @@ def test_what_cannot_be_loaded(tmp_path, folder):
         load_network(str(tmp_path))
     with pytest.raises(ConfigError, match="there is no tokenizer in"):
         load_tokenizer(str(tmp_path / "nothing"))
-    tokenizer = load_tokenizer(str(folder / "pretrained"))
+    tokenizer = load_tokenizer(str(lm_folder / "pretrained"))
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "no-pad")
     with pytest.raises(ConfigError, match=r"has no pad token: name one of its tokens, such as tokenizer.pad_token='<"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import rows, small_model
+from small_language import rows, small_model
 from transformers.models.mamba.modeling_mamba import MambaRMSNorm
 
 from ssm_core.testing import assert_as_good_as, assert_close, relative_error

@@ -1,14 +1,17 @@
-"""Small models and rows of tokens for the tests of this folder."""
+"""A small language model, its tokenizer, and texts, for the tests of language models."""
+
+import json
 
 import torch
 
-from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM
+from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM, save_network
+from tree_ssm.language.tokenizer import train_tokenizer
 
 SIZE = dict(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, pad_token_id=0, eos_token_id=1)
 
 
 def small_model(dtype=torch.float64, **values):
-    """In evaluation; with steps long enough that what a token hears depends on the tree."""
+    """A model in evaluation mode, whose steps are so long that its outputs depend on the tree."""
     torch.manual_seed(0)
     model = MambaTreeForCausalLM(MambaTreeConfig(**{**SIZE, "time_step_min": 0.1, "time_step_max": 1.0, **values}))
     with torch.no_grad():
@@ -20,6 +23,7 @@ def small_model(dtype=torch.float64, **values):
 
 
 def rows(batch, length, seed=1):
+    """Random tokens [B, L]."""
     return torch.randint(2, SIZE["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
@@ -36,3 +40,18 @@ def text_and_rows(count=40):
         for i in range(count)
     ]
     return text, rows
+
+
+def write_folder(path):
+    """Write ``pretrained/``, ``text.txt`` and ``rows.json`` into a folder, and return it."""
+    text, examples = text_and_rows()
+    (path / "text.txt").write_text(text)
+    (path / "rows.json").write_text(json.dumps(examples))
+    tokenizer = train_tokenizer(text.splitlines(keepends=True), vocab_size=300)
+    torch.manual_seed(0)
+    config = MambaTreeConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.02,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    save_network(MambaTreeForCausalLM(config), path / "pretrained", tokenizer)
+    return path

@@ -1,12 +1,8 @@
-"""Learning curves: the drawn lines are the logged points."""
-
-import json
+"""Figures of learning curves: the drawn lines are the logged points."""
 
 import pytest
 
-from ssm_core.errors import DataError
 from ssm_train.runtime.curve_figures import draw_run, draw_runs, smooth
-from ssm_train.runtime.hooks.curves import read_curves
 
 RUNS = {
     "one": {
@@ -67,21 +63,6 @@ def test_what_is_not_there():
         draw_runs(RUNS, ["mIoU"])
     with pytest.raises(ValueError, match="they have no points at all"):
         draw_runs({"empty": {"train": [], "val": []}})
-
-
-def test_reading(tmp_path):
-    with pytest.raises(DataError, match=r"there is no .*curves.json: a run of tools/train.py writes it"):
-        read_curves(tmp_path)
-    file = tmp_path / "curves.json"
-    file.write_text(json.dumps(RUNS["one"]))
-    assert read_curves(tmp_path) == read_curves(file) == RUNS["one"]
-    for damaged in ('{"train": [', '{"train": []}', "[1]", '{"train": [{"loss": 1}], "val": []}'):
-        file.write_text(damaged)
-        with pytest.raises(DataError, match="cannot read the curves"):
-            read_curves(tmp_path)
-    file.write_text('{"train": [{"iter": "a", "epoch": 1}], "val": []}')
-    with pytest.raises(DataError, match="points without iter and epoch"):
-        read_curves(tmp_path)
 
 
 def test_the_picture_of_a_run():

@@ -9,7 +9,7 @@ import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
-from small import text_and_rows
+from small_language import text_and_rows
 
 from ssm_core.errors import ConfigError
 from ssm_train.tasks.language.evaluation import TASKS, Harness
@@ -25,8 +25,8 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def network(folder):
-    network = load_network(str(folder / "pretrained"), tree_scale=2.0).eval()
+def network(lm_folder):
+    network = load_network(str(lm_folder / "pretrained"), tree_scale=2.0).eval()
     with torch.no_grad():  # long steps, so that the prompt matters
         for layer in network.backbone.layers:
             layer.mixer.dt_proj.bias.zero_()
@@ -36,8 +36,8 @@ def network(folder):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
-    return load_tokenizer(str(folder / "pretrained"))
+def tokenizer(lm_folder):
+    return load_tokenizer(str(lm_folder / "pretrained"))
 
 
 def instances(kind, arguments):
@@ -98,8 +98,8 @@ def test_generate_until(network, tokenizer):
     assert cut == texts[0].split(stop)[0]
 
 
-def test_the_local_task(network, tokenizer, folder):
-    harness = Harness(["response_choice"], path=str(folder / "rows.json"), batch_size=3)
+def test_the_local_task(network, tokenizer, lm_folder):
+    harness = Harness(["response_choice"], path=str(lm_folder / "rows.json"), batch_size=3)
     figures = harness(network, tokenizer)
     assert set(figures) == {"response_choice/acc", "response_choice/acc_norm"}
     assert all(4 * value in range(5) for value in figures.values())
@@ -122,10 +122,10 @@ def test_an_unknown_task(network, tokenizer):
 
 
 @pytest.mark.usefixtures("few_tasks")
-def test_the_harnesss_own_command_line(folder, monkeypatch, capsys):
+def test_the_harnesss_own_command_line(lm_folder, monkeypatch, capsys):
     arguments = ["run", "--model", "mambatree_l", "--tasks", "response_choice", "--include_path", str(TASKS),
-                 "--model_args", f"pretrained={folder / 'pretrained'},tree_scale=0.3", "--limit", "2",
-                 "--metadata", f'{{"path": "{folder / "rows.json"}"}}', "--device", "cpu"]  # fmt: skip
+                 "--model_args", f"pretrained={lm_folder / 'pretrained'},tree_scale=0.3", "--limit", "2",
+                 "--metadata", f'{{"path": "{lm_folder / "rows.json"}"}}', "--device", "cpu"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments])
     cli_evaluate()
     printed = capsys.readouterr().out

@@ -13,11 +13,11 @@ def of(folder, scale):
     return Config({"default_scope": "ssm_train", "model": model, "test_dataloader": {"dataset": dataset}})
 
 
-def test_cost(folder):
+def test_cost(lm_folder):
     """Two layers of width 16, inner width 32, 4 states, rank 1; half of the row is a prompt, whose tree takes more."""
-    cfg = of(folder, 0.0)
+    cfg = of(lm_folder, 0.0)
     (length,) = size = default_size(cfg)
-    chain, tree = (count_cost(of(folder, scale), size) for scale in (0.0, 0.3))
+    chain, tree = (count_cost(of(lm_folder, scale), size) for scale in (0.0, 0.3))
     vocabulary = (chain.parameters - 2 * layer_parameters() - 16) // 16  # tied to the head
     products = 16 * 64 + 32 * (1 + 8) + 32 + 32 * 16
     assert chain.flops.scans == 2 * length * 32 * (9 * 4 + 1)
@@ -34,6 +34,6 @@ def layer_parameters():
     return projections + 32 * 4 + 32 + 32 * 4 + 32 + 16
 
 
-def test_size(folder):
+def test_size(lm_folder):
     with pytest.raises(Exception, match="--size takes a number of tokens"):
-        count_cost(of(folder, 0.0), (64, 64))
+        count_cost(of(lm_folder, 0.0), (64, 64))

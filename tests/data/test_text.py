@@ -8,7 +8,6 @@ from mmengine.registry import DefaultScope
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.text import InstructionRows, TextBlocks, pad_rows
-from ssm_train.tasks.language.perplexity import Perplexity
 
 TEMPLATE = dict(with_input="Q {instruction} / {input}\nA ", without_input="Q {instruction}\nA ")
 
@@ -20,13 +19,13 @@ def _scope():
 
 
 @pytest.fixture
-def tokenizer(folder):
-    return dict(type="tree_ssm.language.load_tokenizer", path=str(folder / "pretrained"))
+def tokenizer(lm_folder):
+    return dict(type="tree_ssm.language.load_tokenizer", path=str(lm_folder / "pretrained"))
 
 
-def test_a_row_is_prompt_and_response(folder, tokenizer):
-    rows = json.loads((folder / "rows.json").read_text())
-    data = InstructionRows(str(folder / "rows.json"), tokenizer, TEMPLATE)
+def test_a_row_is_prompt_and_response(lm_folder, tokenizer):
+    rows = json.loads((lm_folder / "rows.json").read_text())
+    data = InstructionRows(str(lm_folder / "rows.json"), tokenizer, TEMPLATE)
     assert len(data) == len(rows)
     for index, row in enumerate(rows):
         sample = data[index]
@@ -35,30 +34,32 @@ def test_a_row_is_prompt_and_response(folder, tokenizer):
         assert data.tokenizer.decode(ids[:split]) == f"Q {row['instruction']}{middle}\nA "
         assert data.tokenizer.decode(ids[split:-1]) == row["output"]
         assert ids[-1] == data.tokenizer.eos_token_id
-    assert data.name(3) == f"row 3 of {folder / 'rows.json'}"
+    assert data.name(3) == f"row 3 of {lm_folder / 'rows.json'}"
 
 
-def test_parts_of_rows_are_disjoint_and_complete(folder, tokenizer):
+def test_parts_of_rows_are_disjoint_and_complete(lm_folder, tokenizer):
     parts = {
-        part: InstructionRows(str(folder / "rows.json"), tokenizer, TEMPLATE, part=part, held_out_every=10).names
+        part: InstructionRows(str(lm_folder / "rows.json"), tokenizer, TEMPLATE, part=part, held_out_every=10).names
         for part in ("train", "held_out")
     }
     assert [name.split()[1] for name in parts["held_out"]] == ["9", "19", "29", "39"]
     assert len(set(parts["train"]) | set(parts["held_out"])) == 40 == len(parts["train"]) + 4
 
 
-def test_long_responses_are_cut(folder, tokenizer):
-    whole = InstructionRows(str(folder / "rows.json"), tokenizer, TEMPLATE)
+def test_long_responses_are_cut(lm_folder, tokenizer):
+    whole = InstructionRows(str(lm_folder / "rows.json"), tokenizer, TEMPLATE)
     context = max(sample["data_samples"]["context_len"] for sample in whole)
-    cut = InstructionRows(str(folder / "rows.json"), tokenizer, TEMPLATE, max_length=context + 1)
+    cut = InstructionRows(str(lm_folder / "rows.json"), tokenizer, TEMPLATE, max_length=context + 1)
     for a, b in zip(whole, cut, strict=True):
         assert b["inputs"].tolist() == a["inputs"].tolist()[: context + 1]
 
 
-def test_json_lines(folder, tokenizer, tmp_path):
-    rows = json.loads((folder / "rows.json").read_text())
+def test_json_lines(lm_folder, tokenizer, tmp_path):
+    rows = json.loads((lm_folder / "rows.json").read_text())
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = [InstructionRows(str(path), tokenizer, TEMPLATE) for path in (folder / "rows.json", tmp_path / "rows.jsonl")]
+    data = [
+        InstructionRows(str(path), tokenizer, TEMPLATE) for path in (lm_folder / "rows.json", tmp_path / "rows.jsonl")
+    ]
     assert data[0].rows == data[1].rows
 
 
@@ -85,14 +86,14 @@ def test_faulty_rows(tokenizer, tmp_path, fault, caplog):
         InstructionRows(str(path), tokenizer, TEMPLATE, max_length=60, faulty="skip")
 
 
-def test_faulty_files_and_arguments(folder, tokenizer, tmp_path):
+def test_faulty_files_and_arguments(lm_folder, tokenizer, tmp_path):
     with pytest.raises(DataError, match="there is no data file"):
         InstructionRows(str(tmp_path / "x.json"), tokenizer, TEMPLATE)
     for text, words in (("[{", "is no JSON"), ('{"a": 1}', "has to be a list of rows with instruction, input, output")):
         (tmp_path / "y.json").write_text(text)
         with pytest.raises(DataError, match=words):
             InstructionRows(str(tmp_path / "y.json"), tokenizer, TEMPLATE)
-    path = str(folder / "rows.json")
+    path = str(lm_folder / "rows.json")
     for template, words in (
         (dict(with_input="{input}"), "has the keys with_input and without_input, not with_input"),
         (TEMPLATE | dict(with_input="{question}"), r"template with_input may hold .* nothing else, got 'question'"),
@@ -104,15 +105,16 @@ def test_faulty_files_and_arguments(folder, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match="'raise' or 'skip', not 'ignore'"):
         InstructionRows(path, tokenizer, TEMPLATE, faulty="ignore")
     with pytest.raises(DataError, match="too few for a block of 100000"):
-        TextBlocks(str(folder / "text.txt"), tokenizer, length=100000)
+        TextBlocks(str(lm_folder / "text.txt"), tokenizer, length=100000)
 
 
-def test_blocks_are_the_text(folder, tokenizer):
+def test_blocks_are_the_text(lm_folder, tokenizer):
     parts = [
-        TextBlocks(str(folder / "text.txt"), tokenizer, length=32, part=p, held_out=0.2) for p in ("train", "held_out")
+        TextBlocks(str(lm_folder / "text.txt"), tokenizer, length=32, part=p, held_out=0.2)
+        for p in ("train", "held_out")
     ]
     ids = [t for part in parts for sample in part for t in sample["inputs"].tolist()]
-    text = (folder / "text.txt").read_text()
+    text = (lm_folder / "text.txt").read_text()
     assert text.startswith(parts[0].tokenizer.decode(ids))
     assert len(parts[1]) == round(0.2 * len(ids) / 32)
     assert {sample["data_samples"]["context_len"] for part in parts for sample in part} == {0}
@@ -127,13 +129,3 @@ def test_batches_are_padded_on_the_right():
     assert batch["inputs"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert batch["data_samples"]["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["data_samples"]["context_len"].tolist() == [2, 0]
-
-
-def test_perplexity_is_over_tokens():
-    metric = Perplexity()
-    metric.process({}, [{"nll": torch.tensor(3.0), "tokens": 3}, {"nll": torch.tensor(1.0), "tokens": 1}])
-    metric.process({}, [{"nll": torch.tensor(8.0), "tokens": 4}])
-    assert metric.evaluate(3)["perplexity"] == pytest.approx(torch.tensor(12 / 8).exp().item())
-    metric.process({}, [{"nll": torch.tensor(0.0), "tokens": 0}])
-    with pytest.raises(DataError, match="every response of the dataset is empty"):
-        metric.evaluate(1)
