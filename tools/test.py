@@ -11,12 +11,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint.", allow_abbrev=False)
     parser.add_argument("config", help="the config it was trained with")
     parser.add_argument(
-        "checkpoint", nargs="?", help="a .pth file of tools/train.py or tools/convert_checkpoint.py; may be left out "
-        "where the config names pretrained weights (model.backbone.path)",
+        "checkpoint", nargs="?", help="a .pth file of tools/train.py or tools/convert_checkpoint.py; not needed "
+        "if the config names pretrained weights (model.backbone.path)",
     )  # fmt: skip
     parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/NAME_OF_THE_CONFIG)")
     parser.add_argument(
-        "--tta", action="store_true", help="with the config's test-time augmentation: several scales, flipped too"
+        "--tta", action="store_true", help="with the config's test-time augmentation: at several scales, also flipped"
     )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_test.sh")
@@ -27,16 +27,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Test and print the metrics."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
-    from mmengine.dist import is_main_process
-
     from ssm_train.apis.train import test
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, augmented=args.tta)
     metrics = test(cfg, args.checkpoint)
-    if is_main_process():
-        # COCO's precisions go from 0 to 1, all others are percentages.
-        print(", ".join(f"{name} {value:.{4 if abs(value) <= 1 else 2}f}" for name, value in metrics.items()))
+    # COCO's precisions go from 0 to 1, all others are percentages.
+    cli.say(", ".join(f"{name} {value:.{4 if abs(value) <= 1 else 2}f}" for name, value in metrics.items()))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,9 @@
-"""Trains what a config describes: python tools/train.py CONFIG."""
+"""Trains the model of a config: python tools/train.py CONFIG."""
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from ssm_train.apis import cli
-
-if TYPE_CHECKING:
-    from ssm_train.apis.train import TrainingResult
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -20,7 +16,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--resume", nargs="?", const=True, default=False, metavar="CKPT",
-        help="continue from a checkpoint, or without a value from the newest good one in the work folder",
+        help="continue from a checkpoint; without a value, from the newest good one in the work folder",
     )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, unless the config says float16")
     parser.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
@@ -32,33 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and print the final figures."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
-    from mmengine.dist import is_main_process
-
     from ssm_train.apis.train import train
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
-    result = train(cfg, resume=args.resume)
-    if not is_main_process():
-        return
-    print(describe(result, cfg.default_hooks.checkpoint, "max_epochs" in cfg.train_cfg))
-
-
-def describe(result: "TrainingResult", checkpoint: dict, by_epoch: bool) -> str:
-    """The final figures in a line.
-
-    Args:
-        result: of the run.
-        checkpoint: settings of its checkpoints: the metric that the best one is chosen by.
-        by_epoch: whether the run was one of epochs, not of iterations.
-    """
-    metric, lowest = checkpoint.get("save_best"), checkpoint.get("rule") == "less"
-    best = result.best(metric, "epoch" if by_epoch else "iter", lowest) if isinstance(metric, str) else None
-    if best is None:
-        return f"done, in {result.work_dir}"
-    name, unit = ("top-1", " %") if metric == "top1" else (metric, "")
-    place = f"{'epoch' if by_epoch else 'iteration'} {best[1]}"
-    return f"{name} {result.last(metric):.4g}{unit}, best {best[0]:.4g}{unit} after {place}, in {result.work_dir}"
+    cli.say(train(cfg, resume=args.resume).describe(cfg))
 
 
 if __name__ == "__main__":

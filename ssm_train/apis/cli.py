@@ -1,4 +1,7 @@
-"""Command lines: an error the user can act on is one line and a non-zero exit, not a traceback."""
+"""What all command lines share: how an error is shown, and that one process of several prints the results.
+
+An error that the user can act on is one line and a non-zero exit status, not a traceback.
+"""
 
 import os
 import sys
@@ -12,7 +15,13 @@ TRACEBACK_SWITCH = "SSM_TRACEBACK"
 def run(main: Callable[[], None]) -> int:
     """Call a tool's main function and return its exit status.
 
-    With the environment variable ``SSM_TRACEBACK=1`` the traceback is printed too.
+    An error is printed to stderr. With the environment variable ``SSM_TRACEBACK=1`` its traceback is printed too.
+
+    Args:
+        main: the function.
+
+    Returns:
+        0 after success, 1 after an error that the user can act on, 130 after Ctrl-C.
     """
     try:
         try:
@@ -31,6 +40,15 @@ def run(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def say(text: str) -> None:
+    """Print a result; of the processes of one run, the first prints it alone."""
+    # Imported here because it imports torch.
+    from mmengine.dist import is_main_process
+
+    if is_main_process():
+        print(text, flush=True)
 
 
 def sentence(error: Exception) -> str:

@@ -27,17 +27,42 @@ class TrainingResult:
     curves: dict[str, list[dict]]
 
     def last(self, metric: str = "top1") -> float | None:
-        """A metric at the last validation that had it."""
+        """A metric at the last validation that had it; None if none had."""
         points = [point for point in self.curves["val"] if metric in point]
         return points[-1][metric] if points else None
 
     def best(
         self, metric: str = "top1", counted_in: Literal["epoch", "iter"] = "epoch", lowest: bool = False
     ) -> tuple[float, int] | None:
-        """The highest value of a metric, or the lowest, and the epoch or the iteration it was reached after."""
+        """The best value of a metric, and the epoch or the iteration after which it was reached.
+
+        Args:
+            metric: its name.
+            counted_in: whether epochs or iterations are counted.
+            lowest: whether the lowest value is the best one.
+
+        Returns:
+            The value and the count; None if no validation had the metric.
+        """
         points = [point for point in self.curves["val"] if metric in point]
         top = (min if lowest else max)(points, key=lambda point: point[metric], default=None)
         return (top[metric], top[counted_in]) if top else None
+
+    def describe(self, cfg: Config) -> str:
+        """The last and the best value of the metric that a config chooses its best checkpoint by, in a line.
+
+        Args:
+            cfg: the config of the run.
+        """
+        checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
+        metric, lowest = checkpoint.get("save_best"), checkpoint.get("rule") == "less"
+        counted_in: Literal["epoch", "iter"] = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
+        best = self.best(metric, counted_in, lowest) if isinstance(metric, str) else None
+        if best is None:
+            return f"done, in {self.work_dir}"
+        name, unit = ("top-1", " %") if metric == "top1" else (metric, "")
+        place = f"{'epoch' if counted_in == 'epoch' else 'iteration'} {best[1]}"
+        return f"{name} {self.last(metric):.4g}{unit}, best {best[0]:.4g}{unit} after {place}, in {self.work_dir}"
 
 
 def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
@@ -48,7 +73,7 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
         resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
 
     Raises:
-        UserError: something outside the code is wrong; the message says what.
+        UserError: the config, the data, a checkpoint or the machine is not right; the message says what.
     """
     start_from = cfg.get("load_from")
     load_from = start_from if not resume else None if resume is True else str(resume)
@@ -76,8 +101,11 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
         cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
         checkpoint: file of the weights; None for a network that comes with weights, as language models do.
 
+    Returns:
+        The metrics by name. Shares are percentages, but COCO's precisions go from 0 to 1.
+
     Raises:
-        UserError: something outside the code is wrong; the message says what.
+        UserError: the config, the data, the checkpoint or the machine is not right; the message says what.
     """
     if checkpoint is None and not task_of(cfg).comes_with_weights:
         raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")

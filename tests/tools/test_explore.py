@@ -1,6 +1,9 @@
 """tools/explore.py: its pictures, its errors, and its page in a headless Chromium."""
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -8,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import error_of, load_tool
+from command_line import ROOT, error_of, load_tool
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.apis.explore import UPLOADS, Address, Explorer, open_models, served
 from ssm_train.data.preparation import Preparation
 from tree_ssm import MambaTreeV
 
@@ -52,17 +56,12 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def tool():
-    return load_tool("explore")
+def explorer(checkpoints, **options):
+    return Explorer(open_models(list(checkpoints.values())), max_megapixels=1, **options)
 
 
-def explorer(tool, checkpoints, **options):
-    return tool.Explorer(tool.open_models(list(checkpoints.values())), max_megapixels=1, **options)
-
-
-def test_pictures_follow_the_pixel(tool, checkpoints, photos):
-    pages = explorer(tool, checkpoints)
+def test_pictures_follow_the_pixel(checkpoints, photos):
+    pages = explorer(checkpoints)
     photo = pages.look(photos / "cat.png")
     assert photo.shown.shape == (365, 549, 3)
     assert [seen.image.shape for seen in photo.seen] == [(52, 78, 3)] * 2
@@ -78,24 +77,24 @@ def test_pictures_follow_the_pixel(tool, checkpoints, photos):
     assert (abs(rows.mean() - 300) < 1, abs(columns.mean() - 500) < 1) == (True, True)
 
 
-def test_every_pixel_of_the_photo_can_be_clicked(tool, checkpoints, photos):
+def test_every_pixel_of_the_photo_can_be_clicked(checkpoints, photos):
     """Corners of the photo are corners of every model's image, whatever the sizes."""
-    pages = explorer(tool, checkpoints, side=90)
+    pages = explorer(checkpoints, side=90)
     photo = pages.look(photos / "cat.png")
     last = tuple(side - 1 for side in photo.shown.shape[:2])
     for pixel in ((0, 0), last):
         assert None not in (pages.affinity(photo, pixel), pages.quadtree(photo, pixel))
 
 
-def test_a_family_without_checkpoint_is_random_and_says_so(tool, checkpoints, photos):
-    models = tool.open_models([checkpoints["QuadMamba"]])
+def test_a_family_without_checkpoint_is_random_and_says_so(checkpoints, photos):
+    models = open_models([checkpoints["QuadMamba"]])
     assert [opened.title for opened in models] == ["QuadMamba, QuadMamba.pth", "mambatree_tiny, random weights, seed 0"]
     assert [opened.has_head for opened in models] == [True, False]
     assert models[0].preparation == Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64)
 
 
-def test_files_that_are_no_photo(tool, checkpoints, photos):
-    pages = explorer(tool, checkpoints)
+def test_files_that_are_no_photo(checkpoints, photos):
+    pages = explorer(checkpoints)
     with pytest.raises(DataError, match=r"^cannot read the image text.png: it is no image$"):
         pages.look(photos / "text.png")
     with pytest.raises(DataError, match=r"^cannot read the image cut.png: .+$"):
@@ -105,37 +104,51 @@ def test_files_that_are_no_photo(tool, checkpoints, photos):
         pages.look(photos / "cat.png")
 
 
-def test_errors(tool, checkpoints, tmp_path, capsys, monkeypatch):
+def test_errors(checkpoints, tmp_path, capsys, monkeypatch):
     assert "there is no such file" in error_of(capsys, "explore", tmp_path / "none.pth")
     two = [checkpoints["QuadMamba"]] * 2
     assert "more than one QuadMamba" in error_of(capsys, "explore", *two)
     assert "is a ResNet: the page is for MambaTreeV and QuadMamba" in error_of(capsys, "explore", "resnet10t")
     for option in (("--side", "9"), ("--port", "0"), ("--max-upload", "much")):
         with pytest.raises(SystemExit):
-            tool.parse_arguments(list(option))
+            load_tool("explore").parse_arguments(list(option))
         assert option[1] in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setenv(tool.UPLOADS, str(tmp_path))
+    before = os.environ.get(UPLOADS)
     assert "run `pip install 'tree-ssm-train[explore]'`" in error_of(capsys, "explore", *checkpoints.values())
+    assert os.environ.get(UPLOADS) == before
 
 
 @pytest.fixture(scope="module")
-def address(tool, checkpoints, tmp_path_factory):
-    """The page, served to this machine on a free port."""
-    arguments = tool.parse_arguments([*checkpoints.values(), "--max-upload", "500kb", "--max-megapixels", "1"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(tool.UPLOADS, str(tmp_path_factory.mktemp("uploads")))
-        page, address = tool.serve(arguments, block=False)
-        yield address
-        page.close(verbose=False)
+def address(checkpoints):
+    """The page, served to this machine on a free port, as the tool serves it."""
+    with served(explorer(checkpoints), Address(), max_upload="500kb") as page:
+        yield page.url
 
 
-def test_served_to_this_machine_alone(tool, address, checkpoints):
+def test_served_to_this_machine_alone(address, checkpoints):
     assert address.startswith("http://127.0.0.1:")
     port = int(address.rstrip("/").rpartition(":")[2])
-    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: "):
-        tool.serve(tool.parse_arguments([*checkpoints.values(), "--port", str(port)]), block=False)
+    line = f"cannot listen on 127.0.0.1:{port}: "
+    with pytest.raises(ConfigError, match=line), served(explorer(checkpoints), Address(port=port)):
+        pass
     assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=20).read().decode()
+
+
+def test_the_tool_serves_until_it_is_interrupted(checkpoints, tmp_path):
+    """Its folder of uploads goes with it."""
+    command = [sys.executable, ROOT / "tools" / "explore.py", *checkpoints.values()]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as tool:
+        words = tool.stdout.readline().split()
+        try:
+            assert [*words[:1], *words[2:]] == ["open", "in", "a", "browser;", "Ctrl-C", "ends", "it"]
+            assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=20).read().decode()
+            assert list(tmp_path.glob("tree-ssm-explore-*"))
+        finally:
+            tool.send_signal(signal.SIGINT)
+        assert tool.wait(timeout=60) == 0
+    assert not list(tmp_path.glob("tree-ssm-explore-*"))
 
 
 @pytest.fixture(scope="module")
