@@ -1,4 +1,4 @@
-"""What every measurement of speed needs: what the machine is, and a median that says how far it can be trusted."""
+"""What every measurement of speed needs: a median with its spread, and the machine that it was measured on."""
 
 import platform
 import statistics
@@ -11,20 +11,31 @@ import torch
 
 
 class Timing(NamedTuple):
-    """A measured time in milliseconds."""
+    """Repeated measurements of one time, in milliseconds.
+
+    Attributes:
+        median: of the measurements.
+        spread: distance between their quartiles.
+    """
 
     median: float
-    spread: float  # distance between the quartiles
+    spread: float
 
 
-def wait(device: str) -> None:
-    """Wait until the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+def wait(device: torch.device | str) -> None:
+    """Wait until the device has done everything that it was given."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def timed(run: Callable[[], object], device: str) -> float:
-    """Milliseconds of one call, with everything that it started on the device."""
+def timed(run: Callable[[], object], device: torch.device | str) -> float:
+    """Milliseconds of one call, with everything that it starts on the device.
+
+    Args:
+        run: what is measured.
+        device: where it runs.
+    """
     wait(device)
     start = time.perf_counter()
     run()
@@ -36,19 +47,19 @@ def summarize(times: list[float]) -> Timing:
     """Median and spread of repeated measurements.
 
     Args:
-        times: two of them at least.
+        times: in milliseconds, at least two.
     """
     low, middle, high = statistics.quantiles(times, n=4)
     return Timing(middle, high - low)
 
 
 def milliseconds(run: Callable[[], object], device: str, seconds: float) -> Timing:
-    """Time of a call, after one warm-up; short calls are timed several together, so that starting them is not.
+    """Time of a call, after one call for warming up. Short calls are timed several together and divided.
 
     Args:
         run: what is measured.
         device: ``"cpu"`` or ``"cuda"``.
-        seconds: how long to measure.
+        seconds: for how long to measure.
     """
     timed(run, device)
     first = max(timed(run, device), 1e-3)
@@ -63,14 +74,23 @@ def milliseconds(run: Callable[[], object], device: str, seconds: float) -> Timi
 
 
 def copy_rate(device: str, seconds: float) -> float:
-    """Bytes read and written in a second by a copy much larger than the caches."""
+    """Bytes that a copy much larger than the caches reads and writes in a second.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        seconds: for how long to measure.
+    """
     source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / (milliseconds(lambda: target.copy_(source), device, seconds).median * 1e-3)
 
 
 def machine(device: str) -> dict[str, str]:
-    """What figures were measured on: processor or GPU, threads, versions, date."""
+    """What figures were measured on: processor or GPU, threads, versions, date.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+    """
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "threads": str(torch.get_num_threads()),
@@ -81,7 +101,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, if the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -5,30 +5,17 @@ import sys
 from pathlib import Path
 
 from ssm_train.apis import cli
-from ssm_train.data.prepare.ade20k import prepare_ade20k
-from ssm_train.data.prepare.cityscapes import prepare_cityscapes
-from ssm_train.data.prepare.coco import prepare_coco
-from ssm_train.data.prepare.composite import prepare_composite
-from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
-from ssm_train.data.prepare.imagenet import prepare_imagenet
-from ssm_train.data.prepare.nuclei import prepare_nuclei
 
-
-def prepare_digits(root: Path, source: Path | None) -> str:
-    """Nothing to do."""
-    return "digits: nothing to prepare, scikit-learn brings them along"
-
-
-# Name to function and, for the command line, what it does.
+# What is done for each dataset.
 DATASETS = {
-    "digits": (prepare_digits, "classification: handwritten digits of scikit-learn"),
-    "fashion-mnist": (prepare_fashion_mnist, "classification: copy and verify"),
-    "imagenet": (prepare_imagenet, "classification: arrange a downloaded ILSVRC2012 and count it"),
-    "nuclei": (prepare_nuclei, "all dense tasks: tiles of one microscopy image, from the package stardist"),
-    "composite": (prepare_composite, "all dense tasks: Fashion-MNIST items composited onto photographs"),
-    "coco": (prepare_coco, "detection: arrange a downloaded COCO 2017 and verify it"),
-    "ade20k": (prepare_ade20k, "segmentation: arrange a downloaded ADE20K and verify it"),
-    "cityscapes": (prepare_cityscapes, "segmentation: arrange a downloaded Cityscapes, make its label maps"),
+    "digits": "classification: handwritten digits of scikit-learn",
+    "fashion-mnist": "classification: copy and verify",
+    "imagenet": "classification: arrange a downloaded ILSVRC2012 and count it",
+    "nuclei": "all dense tasks: tiles of one microscopy image, from the package stardist",
+    "composite": "all dense tasks: Fashion-MNIST items composited onto photographs",
+    "coco": "detection: arrange a downloaded COCO 2017 and verify it",
+    "ade20k": "segmentation: arrange a downloaded ADE20K and verify it",
+    "cityscapes": "segmentation: arrange a downloaded Cityscapes, make its label maps",
 }
 
 
@@ -36,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; what is not ``name``, ``root`` or ``source`` is an option of that dataset."""
     parser = argparse.ArgumentParser(description="Put a dataset where the configs look for it.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, (_, words) in DATASETS.items():
+    for name, words in DATASETS.items():
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         command.add_argument("--root", type=Path, default=Path("data"), help="folder of all datasets (default: data)")
         command.add_argument("--from", type=Path, dest="source", metavar="PATH", help="folder of the downloaded files")
@@ -53,9 +40,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare the dataset and say what is there."""
-    options = vars(parse_arguments(arguments))
-    prepare, _ = DATASETS[options.pop("name")]
-    print(prepare(**options))
+    args = parse_arguments(arguments)
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis import prepare
+
+    if args.name == "nuclei":
+        said = prepare.prepare_nuclei(args.root, args.source, args.tile)
+    elif args.name == "composite":
+        said = prepare.prepare_composite(
+            args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes
+        )
+    else:
+        said = prepare.ARRANGED[args.name](args.root, args.source)
+    print(said)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis import cli
 
 
@@ -20,25 +18,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Learn and write."""
     args = parse_arguments(arguments)
-    from tree_ssm.language.tokenizer import train_tokenizer  # later than the command line, so that --help is quick
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis.tokenizer import learn_tokenizer
 
-    texts = [_read(path) for path in args.files]
-    try:
-        tokenizer = train_tokenizer(
-            (line for text in texts for line in text.splitlines(keepends=True)), args.vocab_size
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    tokenizer.save_pretrained(args.folder)
-    size, tokens = sum(len(text.encode()) for text in texts), sum(len(tokenizer.encode(text)) for text in texts)
-    print(f"{len(tokenizer)} tokens, {size / max(tokens, 1):.2f} bytes a token, in {args.folder}")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    learned = learn_tokenizer(args.files, args.folder, args.vocab_size)
+    print(f"{learned.tokens} tokens, {learned.bytes_per_token:.2f} bytes a token, in {args.folder}")
 
 
 if __name__ == "__main__":

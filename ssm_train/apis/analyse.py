@@ -1,7 +1,9 @@
 """What a model costs: parameters, operations, activations and samples a second, for all tasks and any timm model."""
 
 import contextlib
-import time
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import timm
@@ -10,9 +12,14 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+# Once they are imported, timm knows the models of both families.
+import quadtree_ssm  # noqa: F401
+import tree_ssm  # noqa: F401
 from ssm_core import _ext
 from ssm_core.errors import ConfigError, UserError, nearest
 from ssm_core.flops import FlopCount, activation_bytes, count_pass
+from ssm_train.apis.timing import timed
+from ssm_train.runtime.config import apply_options, load_config
 from ssm_train.tasks import task_of
 from ssm_train.tasks.base import Size, Task
 
@@ -23,9 +30,9 @@ class Cost(NamedTuple):
     """What one image, or one row of tokens, costs.
 
     Attributes:
-        parameters: of the model, auxiliary heads included.
-        flops: of what runs at test time; a multiply-add counts once.
-        activations: bytes kept for the backward pass through what is counted, for each image more in a batch.
+        parameters: of the model, with its auxiliary heads.
+        flops: operations of what runs at test time; a multiply-add counts once.
+        activations: bytes that each further image of a batch keeps for the backward pass through what is counted.
     """
 
     parameters: int
@@ -38,11 +45,25 @@ class Throughput(NamedTuple):
 
     Attributes:
         per_second: images or rows a second, the median over the batches.
-        peak_memory: bytes that were allocated at most; 0 where the device does not tell.
+        peak_memory: bytes that were allocated at most; 0 on devices that do not tell.
     """
 
     per_second: float
     peak_memory: int
+
+
+class Timing(NamedTuple):
+    """How a model is timed.
+
+    Attributes:
+        batch: images or rows in a batch.
+        batches: how many batches are timed.
+        device: where the model runs; a GPU by default, if there is one.
+    """
+
+    batch: int
+    batches: int = 20
+    device: torch.device | str | None = None
 
 
 class _Plain(nn.Module):
@@ -57,8 +78,61 @@ class _Plain(nn.Module):
         self.task.measure(self.model, inputs)
 
 
+def open_config(source: str, options: list[str] | None = None) -> Config:
+    """The config that a command line names.
+
+    Args:
+        source: a config file (``.py``), or timm's name of a model.
+        options: ``KEY=VALUE`` for what is changed in the config.
+
+    Raises:
+        ConfigError: the config or an option is wrong, or timm has no such model.
+        MissingPackageError: a package that the config needs is not installed.
+    """
+    if Path(source).suffix == ".py":
+        return load_config(source, options)
+    cfg = timm_config(source)
+    apply_options(cfg, options or [])
+    return cfg
+
+
+def cost_lines(
+    cfg: Config, size: Size | None = None, half: bool = False, timing: Timing | None = None
+) -> Iterator[str]:
+    """What a config's model costs, in lines for a user to read.
+
+    Args:
+        cfg: the config.
+        size: height and width, or the number of tokens; :func:`default_size` if left out.
+        half: whether activations and times are those in bfloat16; in float32 otherwise.
+        timing: how inference is timed; not at all if left out.
+
+    Yields:
+        The lines. Those with measured figures are measured when they are asked for.
+
+    Raises:
+        ConfigError: the model cannot be built, or the size does not fit its task.
+        UserError: the compiled library is missing.
+    """
+    task = task_of(cfg)
+    size = size or task.default_size()
+    dtype = torch.bfloat16 if half else torch.float32
+    cost, unit = count_cost(cfg, size, dtype), task.unit
+    total, scans, trees = (n / 1e9 for n in (cost.flops.total, cost.flops.scans, cost.flops.trees))
+    yield f"parameters  {cost.parameters / 1e6:.3f} M"
+    yield f"operations  {total:.3f} GFLOPs for one {unit} of {task.describe(size)}, multiply-adds once"
+    yield f"of which    {scans:.3f} GFLOPs in scans, {trees:.3f} in growing spanning trees"
+    yield f"activations {cost.activations / 2**20:.1f} MiB kept of each {unit} for the backward pass, in {dtype}"
+    if timing is not None:
+        device = timing.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        speed = measure_throughput(cfg, size, timing.batch, device, dtype, timing.batches)
+        yield f"inference   {speed.per_second:.1f} {unit}s a second in batches of {timing.batch} on {device}"
+        if speed.peak_memory:
+            yield f"memory      {speed.peak_memory / 2**30:.2f} GiB at most"
+
+
 def timm_config(name: str) -> Config:
-    """The config of a classifier that is a model of timm, as timm builds it: its channels and its size of images.
+    """The config of a classifier that is a model of timm: with the channels and the size of images of timm's own.
 
     Args:
         name: timm's name of it, such as ``"swin_tiny_patch4_window7_224"``.
@@ -83,20 +157,21 @@ def default_size(cfg: Config) -> Size:
 
 
 def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> Cost:
-    """Parameters of a config's model; operations and activations of one image of a size, or of one row of tokens.
+    """Count the parameters of a config's model, and the operations and activations of one image or row of tokens.
 
-    Counted without weights or data, by the conventions of :func:`~ssm_core.flops.count_pass`; language models and
-    timm's by a pass over random inputs. Two-stage detectors are counted with 1,000 proposals and 100 masks.
+    The conventions are those of :func:`~ssm_core.flops.count_pass`. Nothing is computed, unless the model looks at
+    values: language models and timm's are counted in a pass over random inputs. Two-stage detectors are counted with
+    1,000 proposals and 100 masks.
 
     Args:
         cfg: the config.
         size: height and width, or the number of tokens.
-        dtype: of matrix products and convolutions, which decides what the activations take; other than float32 under
-            autocast.
+        dtype: of matrix products and convolutions, which decides how large the activations are. The model runs under
+            autocast if it is not float32.
 
     Raises:
-        ConfigError: the model cannot be built, or the size is not one.
-        UserError: the compiled library is missing, by whose operators scans and trees are counted.
+        ConfigError: the model cannot be built, or the size does not fit its task.
+        UserError: the compiled library is missing, whose operators the scans and trees are counted by.
     """
     task = task_of(cfg)
     # Tensors without contents: nothing is computed, and the memory of a large model is not needed.
@@ -108,7 +183,7 @@ def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> C
         plain = _Plain(task, model)
         flops = count_pass(plain, task.example_input(size, batch=1))
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            # The difference is without what a batch has once, such as the weights that autocast casts.
+            # The difference leaves out what every batch has once, such as the weights that autocast casts.
             one, two = (activation_bytes(plain, task.example_input(size, batch)) for batch in (1, 2))
         return Cost(parameters, flops, two - one)
 
@@ -121,15 +196,18 @@ def measure_throughput(
     dtype: torch.dtype = torch.float32,
     batches: int = 20,
 ) -> Throughput:
-    """Time the test-time forward pass of a config's model on random images or tokens that lie on the device.
+    """Time the test-time forward pass of a config's model on random images or tokens that are on the device already.
 
     Args:
         cfg: the config.
         size: height and width, or the number of tokens.
         batch: images or rows at a time.
-        device: where.
-        dtype: of matrix products and convolutions; other than float32 runs under autocast.
-        batches: how many are timed, after three that are not.
+        device: where the model runs.
+        dtype: of matrix products and convolutions. The model runs under autocast if it is not float32.
+        batches: how many batches are timed, after three for warming up.
+
+    Raises:
+        ConfigError: the model cannot be built, or the size does not fit its task.
     """
     device = torch.device(device)
     task = task_of(cfg)
@@ -138,14 +216,8 @@ def measure_throughput(
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    times = []
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with autocast, torch.inference_mode():
-        for _ in range(_WARM_UP + batches):
-            start = time.perf_counter()
-            model(inputs)
-            if gpu:
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter() - start)
-    median = sorted(times[_WARM_UP:])[batches // 2]
-    return Throughput(batch / median, torch.cuda.max_memory_allocated(device) if gpu else 0)
+        times = [timed(lambda: model(inputs), device) for _ in range(_WARM_UP + batches)]
+    seconds = statistics.median(times[_WARM_UP:]) / 1e3
+    return Throughput(batch / seconds, torch.cuda.max_memory_allocated(device) if gpu else 0)

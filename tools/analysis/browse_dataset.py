@@ -7,18 +7,23 @@ from pathlib import Path
 from ssm_train.apis import cli
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Write the pictures and say how many."""
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description="Draw samples of a config's dataset, of any task, after augmentation.", allow_abbrev=False
     )
     parser.add_argument("config", help="config file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
-    parser.add_argument("--count", type=int, default=16, help="of samples (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the augmentations (default: 0)")
+    parser.add_argument("--count", type=int, default=16, help="how many samples (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentations (default: 0)")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the pictures and say how many."""
+    args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
     from ssm_train.apis.browse import browse
     from ssm_train.runtime.config import load_config

@@ -6,12 +6,17 @@ import sys
 from ssm_train.apis import cli
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Read, check and print."""
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Print a config with all that it inherits.", allow_abbrev=False)
     parser.add_argument("config", help="config file")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read, check and print."""
+    args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
     from ssm_train.runtime.config import load_config
 

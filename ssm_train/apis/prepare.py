@@ -1,0 +1,39 @@
+"""Datasets put where the configs look for them: every dataset's function, by the name that tools/prepare_data.py has.
+
+Each takes the folder of all datasets and that of the downloaded files (None if there is none), and returns sentences
+about what is there. It raises :class:`~ssm_core.errors.DataError` if something is missing or wrong.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ssm_train.data.prepare.ade20k import prepare_ade20k
+from ssm_train.data.prepare.cityscapes import prepare_cityscapes
+from ssm_train.data.prepare.coco import prepare_coco
+from ssm_train.data.prepare.composite import prepare_composite
+from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
+from ssm_train.data.prepare.imagenet import prepare_imagenet
+from ssm_train.data.prepare.nuclei import prepare_nuclei
+
+__all__ = ["ARRANGED", "prepare_composite", "prepare_digits", "prepare_nuclei"]
+
+
+def prepare_digits(root: Path, source: Path | None) -> str:
+    """Nothing: scikit-learn has the images.
+
+    Args:
+        root: folder of all datasets.
+        source: folder of the downloaded files.
+    """
+    return "digits: nothing to prepare, scikit-learn brings them along"
+
+
+# Those that are arranged as they come. The other two are made, and have options of their own.
+ARRANGED: dict[str, Callable[[Path, Path | None], str]] = {
+    "digits": prepare_digits,
+    "fashion-mnist": prepare_fashion_mnist,
+    "imagenet": prepare_imagenet,
+    "coco": prepare_coco,
+    "ade20k": prepare_ade20k,
+    "cityscapes": prepare_cityscapes,
+}

@@ -1,0 +1,54 @@
+"""What every tool does before it works: it parses its arguments, and imports little until then."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from command_line import ROOT, load_tool
+
+TOOLS = sorted(str(path.relative_to(ROOT / "tools").with_suffix("")) for path in (ROOT / "tools").rglob("*.py"))
+COMMANDS = [tool for tool in TOOLS if not tool.startswith("benchmarks/")]
+STARTED = """
+import runpy, sys
+try:
+    runpy.run_path(sys.argv[1], run_name="__main__")
+except SystemExit as ended:
+    print(ended.code, sorted({"torch", "mmengine", "numpy"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def imported(nodes):
+    """Names of the modules that statements import, without looking into functions."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help(tool, capsys):
+    with pytest.raises(SystemExit) as ended:
+        load_tool(tool).main(["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_imports(tool):
+    """A command imports ssm_train and the standard library alone, and of ssm_train one module before it has parsed."""
+    module = ast.parse((ROOT / "tools" / f"{tool}.py").read_text())
+    first = {name for name in imported(module.body) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert first <= {"ssm_train.apis.cli"}
+    whole = {name for name in imported(ast.walk(module)) if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in whole} <= {"ssm_train"}
+
+
+@pytest.mark.parametrize("tool", ["language_study", "benchmarks/distributed"])
+def test_help_without_torch(tool):
+    """These two only start other tools, and are quick to say how."""
+    command = [sys.executable, "-c", STARTED, ROOT / "tools" / f"{tool}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == "0 []\n"

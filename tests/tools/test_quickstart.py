@@ -1,0 +1,38 @@
+"""tools/quickstart.py, shortened: it trains both models and draws what they saw."""
+
+import re
+
+from command_line import CONFIGS, load_tool
+from PIL import Image
+
+SHORT = """
+_base_ = [{base!r}]
+train_cfg = dict(max_epochs=1)
+train_dataloader = dict(num_batch_per_epoch=2)
+val_dataloader = dict(num_batch_per_epoch=1)
+visualizer = dict(tensorboard=False)
+"""
+
+
+def test_quickstart(tmp_path, monkeypatch, capsys):
+    tool = load_tool("quickstart")
+    assert all(config.is_relative_to(CONFIGS) and config.is_file() for config in tool.MODELS.values())
+    short = {name: tmp_path / config.name for name, config in tool.MODELS.items()}
+    for name, config in tool.MODELS.items():
+        short[name].write_text(SHORT.format(base=str(config)))
+    monkeypatch.setattr(tool, "MODELS", short)
+    tool.main(["--work-dir", str(tmp_path / "runs")])
+
+    printed = capsys.readouterr().out
+    figures = re.findall(r"^(\w+) +held-out top-1 (\d+\.\d\d) %  \(\d+ s\)$", printed, re.MULTILINE)
+    assert [name for name, _ in figures] == ["QuadMamba", "MambaTreeV"]
+    assert f"what the scans saw: {tmp_path / 'runs' / 'scans.png'}" in printed
+    for folder in ("quadmamba", "mambatreev"):
+        assert (tmp_path / "runs" / folder / "epoch_1.pth").is_file()
+    curves, scans = (Image.open(tmp_path / "runs" / name) for name in ("curves.png", "scans.png"))
+    assert curves.width > curves.height
+    # A row for each of the four classes; a column for the images and one for each block that chose something.
+    columns = scans.width / (1.7 * 130)
+    assert scans.height == round(4 * 1.9 * 130)
+    assert columns > 2
+    assert columns == round(columns)
