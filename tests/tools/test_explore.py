@@ -135,19 +135,28 @@ def test_served_to_this_machine_alone(address, checkpoints):
     assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=20).read().decode()
 
 
+def heed_interrupts():
+    """A shell that starts a command in the background lets it, and all that it starts, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_the_tool_serves_until_it_is_interrupted(checkpoints, tmp_path):
     """Its folder of uploads goes with it."""
     command = [sys.executable, ROOT / "tools" / "explore.py", *checkpoints.values()]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as tool:
-        words = tool.stdout.readline().split()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed_interrupts
+    ) as tool:
         try:
+            words = tool.stdout.readline().split()
             assert [*words[:1], *words[2:]] == ["open", "in", "a", "browser;", "Ctrl-C", "ends", "it"]
             assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=20).read().decode()
             assert list(tmp_path.glob("tree-ssm-explore-*"))
-        finally:
             tool.send_signal(signal.SIGINT)
-        assert tool.wait(timeout=60) == 0
+            assert tool.wait(timeout=60) == 0
+        finally:
+            tool.kill()
     assert not list(tmp_path.glob("tree-ssm-explore-*"))
 
 
