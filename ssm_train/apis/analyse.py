@@ -18,7 +18,7 @@ import tree_ssm  # noqa: F401
 from ssm_core import _ext
 from ssm_core.errors import ConfigError, UserError, nearest
 from ssm_core.flops import FlopCount, activation_bytes, count_pass
-from ssm_train.apis.timing import timed
+from ssm_core.timing import timed
 from ssm_train.runtime.config import apply_options, load_config
 from ssm_train.tasks import task_of
 from ssm_train.tasks.base import Size, Task

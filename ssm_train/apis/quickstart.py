@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
+# These register how the scans of their family are drawn.
+import quadtree_ssm.visualization  # noqa: F401
+import tree_ssm.visualization  # noqa: F401
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, draw_choice, show_image
 from ssm_train.apis import cli
