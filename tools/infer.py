@@ -1,11 +1,10 @@
 """Runs a trained model on images and draws what it finds: python tools/infer.py CONFIG CKPT IMAGE_OR_FOLDER --out DIR.
 
-For every image there is a picture in DIR: with the likeliest classes, boxes and masks, or the class of every pixel (and
-then the bare label map too). predictions.json has the same as numbers.
+DIR gets a picture of every image: with the likeliest classes, with boxes and masks, or with the class of every pixel
+(and then the label map itself, too). predictions.json has the same as numbers.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -20,7 +19,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--device", help="such as cuda:1 or cpu (default: a GPU if there is one)")
-    parser.add_argument("--min-score", type=float, default=0.3, help="of detected objects (default: 0.3)")
+    parser.add_argument(
+        "--min-score", type=float, default=0.3, help="leave out detected objects with a lower score (default: 0.3)"
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 
@@ -29,26 +30,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Predict, write, and say what came of it."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
-    from ssm_core.errors import DataError
-    from ssm_train.apis.infer import Predictor, predict_all
-    from ssm_train.data.images import find_images
+    from ssm_train.apis.infer import Predictor, infer
     from ssm_train.runtime.config import load_config
-    from ssm_train.runtime.files import write_text_atomically
 
-    images = find_images(args.images)
-    root = args.images if args.images.is_dir() else args.images.parent
     predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.device, args.min_score)
-    predictions, unreadable = {}, 0
-    for name, found in predict_all(predictor, images, root, args.out):
-        if not isinstance(found, DataError):
-            predictions[name] = found
-        elif len(images) == 1:
-            raise found
-        else:
-            unreadable += 1
-            print(f"skipped: {found}")
-    write_text_atomically(args.out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
-    print(f"{len(predictions)} images{f', {unreadable} unreadable' if unreadable else ''}, in {args.out}")
+    done = infer(predictor, args.images, args.out)
+    unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
+    print(f"{len(done.predictions)} images{unreadable}, in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A checkpoint to give away: python tools/publish_checkpoint.py CKPT [--out DIR] [--hub DIR --config CONFIG].
+"""Makes a checkpoint to publish: python tools/publish_checkpoint.py CKPT [--out DIR] [--hub DIR --config CONFIG].
 
-Weights and meta stay; optimiser, schedules and logs go. The first eight digits of the file's SHA-256 join its name, as
-in OpenMMLab's: torch.hub.load_state_dict_from_url(..., check_hash=True) checks them. --hub also writes the network (a
-detector's or segmentor's backbone) as a folder for the Hugging Face Hub.
+The published file has the weights and the meta data, but no optimiser state, schedules or logs. The first eight digits
+of its SHA-256 are in its name, as in OpenMMLab's: torch.hub.load_state_dict_from_url(..., check_hash=True) checks them.
+--hub also writes the network (a detector's or segmentor's backbone) as a folder for the Hugging Face Hub.
 """
 
 import argparse
@@ -28,18 +28,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Strip, name by the contents, and write the folder if asked to."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
-    from ssm_core.errors import ConfigError
     from ssm_train.apis import publish
-    from ssm_train.runtime.config import load_config
 
-    if (args.hub is None) != (args.config is None):
-        raise ConfigError("--hub and --config go together: the folder says how to build the network")
-    published = publish.publish_checkpoint(
-        args.checkpoint, args.out or args.checkpoint.parent, args.name or args.checkpoint.stem
-    )
+    cfg = publish.config_for_hub(args.hub, args.config, args.cfg_options)
+    published = publish.publish_checkpoint(args.checkpoint, args.out, args.name)
     print(f"{published.path}: {published.before / 2**20:.1f} MiB before, {published.after / 2**20:.1f} MiB now")
-    if args.hub is not None:
-        publish.write_hub_folder(load_config(args.config, args.cfg_options), published.path, args.hub)
+    if cfg is not None:
+        publish.write_hub_folder(cfg, published.path, args.hub)
         print(f"{args.hub}: for the Hugging Face Hub")
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what a model is trained on: samples after the pipeline, with their annotations."""
+"""Pictures of what a model is trained on: samples with their annotations, after the pipeline."""
 
 from pathlib import Path
 from typing import Literal
@@ -18,13 +18,14 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
 
     Args:
         cfg: of any task. Rows of text are written as text.
-        split: whose data loader's dataset.
-        out: folder of the pictures, ``0000.png`` and so on; of classified images the label is in the name too.
-        count: how many.
-        seed: of the augmentations.
+        split: the data loader whose dataset is drawn.
+        out: folder of the pictures ``0000.png``, ``0001.png`` and so on. Those of a classifier's images have the label
+            in their names, too.
+        count: how many samples are drawn at most.
+        seed: seed of the augmentations.
 
     Returns:
-        The pictures.
+        The files of the pictures.
 
     Raises:
         ConfigError: the config has no such dataset.

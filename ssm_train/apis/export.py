@@ -1,16 +1,17 @@
 """Trained networks in forms that run elsewhere: torch.export, AOTInductor packages, ONNX.
 
-What is exported takes normalised images and gives a classifier's logits, or the maps of a detector's or segmentor's
-backbone. Sizes of batch and images stay free unless they are fixed.
+An exported network takes normalised images. It returns a classifier's logits, or the maps of the backbone of a detector
+or segmentor. Batches and images may have any size, unless the images' size is fixed.
 """
 
 import importlib
 import os
 import shutil
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -22,28 +23,137 @@ from ssm_core import _ext
 from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.ops.registry import decompositions, onnx_translations
+from ssm_core.timing import timed
 from ssm_train.data.images import read_image, to_array
 from ssm_train.data.preparation import Preparation, of_config
 from ssm_train.tasks import image_task_of
 
-Format = Literal["torch_export", "aoti", "onnx"]
-SUFFIXES: dict[Format, str] = {"torch_export": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx"}
-# The smallest side that stays free: at 32 the last map is a single token, which the exporter takes for a constant.
+# The smallest side that stays free. At 32 the last map is a single token, which the exporter takes for a constant.
 MIN_FREE_SIDE = 33
 # The largest difference from the network, over its largest output, that an exported file may have.
 TOLERANCE = 1e-3
-# What the graph is traced with: a batch and two sides that nothing can be mistaken for.
+# Batch, height and width of the images that the graph is traced with: numbers that occur nowhere else in a network.
 _TRACED = (2, 96, 128)
-Runner = Callable[[Tensor], list[Tensor]]
+Runner = Callable[[Tensor], list[Tensor]]  # images [B, C, H, W] to the outputs
+
+
+class Format(ABC):
+    """A form in which a network can be written and run."""
+
+    name: ClassVar[str]  # on the command line
+    suffix: ClassVar[str]  # of the file's name
+
+    def check(self) -> None:
+        """Say what is missing for the format before anything is computed.
+
+        Raises:
+            UserError: the compiled library is missing, or a compiler or package that the format needs.
+        """
+        if not _ext.load():
+            raise UserError("exporting needs the compiled library, whose operators a graph can hold: run `make setup`")
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Write a graph.
+
+        Args:
+            program: see :func:`trace`.
+            path: the file.
+        """
+
+    @abstractmethod
+    def load(self, path: Path) -> Runner:
+        """A written file as a function, from images to the list of outputs."""
+
+
+class TorchExport(Format):
+    """What ``torch.export.load`` reads once the compiled library is loaded."""
+
+    name, suffix = "torch_export", ".pt2"
+
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Write the graph without operators in Python, see :meth:`Format.write`."""
+        torch.export.save(without_python(program), path)
+
+    def load(self, path: Path) -> Runner:
+        """The graph as a function, see :meth:`Format.load`."""
+        run = torch.export.load(path).module()
+        return lambda images: list(run(images))
+
+
+class Aoti(Format):
+    """What ``torch._inductor.aoti_load_package`` reads: machine code, which calls the compiled library."""
+
+    name, suffix = "aoti", ".aoti.pt2"
+
+    def check(self) -> None:
+        """Look for a C++ compiler, too, see :meth:`Format.check`."""
+        super().check()
+        if shutil.which(os.environ.get("CXX", "c++")) is None:
+            raise UserError(
+                "--format aoti needs a C++ compiler: install one, or name it in the environment variable CXX"
+            )
+
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Compile the graph, see :meth:`Format.write`."""
+        # Without this the code starts as many threads on every machine as the one has on which it was compiled.
+        options = {"cpp.dynamic_threads": True}
+        torch._inductor.aoti_compile_and_package(
+            without_python(program), package_path=str(path), inductor_configs=options
+        )
+
+    def load(self, path: Path) -> Runner:
+        """The machine code as a function, see :meth:`Format.load`."""
+        run = torch._inductor.aoti_load_package(str(path))
+        # The code expects the strides of the images that it was made with.
+        return lambda images: list(run(images.contiguous()))
+
+
+class Onnx(Format):
+    """An ONNX model of standard operators alone."""
+
+    name, suffix = "onnx", ".onnx"
+
+    def check(self) -> None:
+        """Import the packages for ONNX, too, see :meth:`Format.check`."""
+        super().check()
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            try:
+                importlib.import_module(package)
+            except ModuleNotFoundError as error:
+                raise MissingPackageError(package, "--format onnx") from error
+
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Translate the graph, see :meth:`Format.write`."""
+        outputs = len(program.graph_signature.user_outputs)
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            custom_translation_table=onnx_translations(),
+            input_names=["images"],
+            output_names=["logits"] if outputs == 1 else [f"map{i}" for i in range(outputs)],
+            verbose=False,
+        )
+        onnx_program.save(str(path), include_initializers=True)
+
+    def load(self, path: Path) -> Runner:
+        """The model in ONNX Runtime as a function, see :meth:`Format.load`."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
+
+
+FORMATS: dict[str, Format] = {kind.name: kind for kind in (TorchExport(), Aoti(), Onnx())}
 
 
 class Agreement(NamedTuple):
     """How an exported network compares with the one it was made of.
 
     Attributes:
-        difference: the largest one of any output, over that output's largest value.
-        milliseconds: of an image, exported.
-        eager: milliseconds of an image, as it was.
+        difference: the largest difference in any output, divided by the largest value of that output.
+        milliseconds: time of an image in the exported network.
+        eager: time of an image in the network itself, in milliseconds.
     """
 
     difference: float
@@ -52,10 +162,10 @@ class Agreement(NamedTuple):
 
 
 class Outputs(nn.Module):
-    """A network whose results are a tuple, in evaluation and without gradients.
+    """A network in evaluation mode and without gradients, whose outputs are always a tuple.
 
     Args:
-        network: gives a tensor, or maps.
+        network: returns a tensor, or a sequence of maps.
     """
 
     def __init__(self, network: nn.Module):
@@ -74,7 +184,7 @@ class Outputs(nn.Module):
 def export_checkpoint(
     cfg: Config,
     checkpoint: str | Path,
-    kind: Format,
+    form: Format,
     out: Path | None = None,
     size: tuple[int, int] | None = None,
     images: Sequence[Path] = (),
@@ -82,11 +192,11 @@ def export_checkpoint(
     """Write a trained network in a format, and compare the file with the network.
 
     Args:
-        cfg: the config that it was trained with.
+        cfg: the config that the network was trained with.
         checkpoint: its weights.
-        kind: the format.
+        form: one of :data:`FORMATS`.
         out: the file; by default the checkpoint's name with the format's suffix.
-        size: height and width of all images to come; free if left out.
+        size: height and width of all images to come. If left out, images may have any size.
         images: photos to compare with; random images of two sizes if there are none.
 
     Returns:
@@ -100,11 +210,10 @@ def export_checkpoint(
     """
     if size and min(size) < MIN_SIDE:
         raise ConfigError(f"--size takes sides of {MIN_SIDE} and more, got {size[0]} {size[1]}")
-    suffix = SUFFIXES[kind]
-    ending = Path(f"net{suffix}").suffix
+    ending = Path(f"net{form.suffix}").suffix
     if out and out.suffix != ending:
-        raise ConfigError(f"--out has to end in {ending} for --format {kind}, got {out}")
-    check_format(kind)
+        raise ConfigError(f"--out has to end in {ending} for --format {form.name}, got {out}")
+    form.check()
     network = load_network(cfg, checkpoint)
     channels = cfg.model.backbone.get("in_chans", 3)
     preparation = of_config(cfg)
@@ -112,11 +221,11 @@ def export_checkpoint(
         raise ConfigError(f"{cfg.filename} does not say how images are scaled: leave out --image")
     if images and len(preparation.mean) != channels:
         raise ConfigError(f"the config's images have {len(preparation.mean)} channels and its model takes {channels}")
-    path = out or Path(checkpoint).with_suffix(suffix)
+    path = out or Path(checkpoint).with_suffix(form.suffix)
     batches = [photo(image, preparation, size) for image in images] or random_images(channels, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[kind](trace(network, channels, size), path)
-    found = compare(network, load_exported(path, kind), batches)
+    form.write(trace(network, channels, size), path)
+    found = compare(network, form.load(path), batches)
     if not found.difference <= TOLERANCE:
         raise UserError(f"{path} differs from the model by {found.difference:.1e}, more than {TOLERANCE:g}")
     return path, found
@@ -132,6 +241,10 @@ def random_images(channels: int, size: tuple[int, int] | None) -> list[Tensor]: 
 def load_network(cfg: Config, checkpoint: str | Path) -> Outputs:
     """The network of a config's model, with a checkpoint's weights.
 
+    Args:
+        cfg: the config.
+        checkpoint: the file.
+
     Raises:
         ConfigError: the config has no model of images, or it cannot be built.
         CheckpointError: the file is missing, damaged or of another model.
@@ -140,31 +253,13 @@ def load_network(cfg: Config, checkpoint: str | Path) -> Outputs:
     return Outputs(model.backbone)
 
 
-def check_format(kind: Format) -> None:
-    """Say what is missing for a format before anything is computed.
-
-    Raises:
-        UserError: the compiled library is missing, which every format is made from, or the C++ compiler.
-        MissingPackageError: a package for ONNX is not installed.
-    """
-    if not _ext.load():
-        raise UserError("exporting needs the compiled library, whose operators a graph can hold: run `make setup`")
-    if kind == "aoti" and shutil.which(os.environ.get("CXX", "c++")) is None:
-        raise UserError("--format aoti needs a C++ compiler: install one, or name it in the environment variable CXX")
-    for package in ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ():
-        try:
-            importlib.import_module(package)
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(package, "--format onnx") from error
-
-
 def trace(network: nn.Module, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:
     """The graph of a network, with the operators of the compiled library in it.
 
     Args:
-        network: from images to a tuple.
-        channels: of the images.
-        size: height and width of all images to come; free if left out, as the batch always is.
+        network: takes images and returns a tuple.
+        channels: number of the images' channels.
+        size: height and width of all images to come. If left out, images may have any size. Batches always may.
     """
     batch, *sides = _TRACED if size is None else (_TRACED[0], *size)
     free = {} if size else {2: Dim.DYNAMIC(min=MIN_FREE_SIDE), 3: Dim.DYNAMIC(min=MIN_FREE_SIDE)}
@@ -174,56 +269,11 @@ def trace(network: nn.Module, channels: int, size: tuple[int, int] | None = None
 
 
 def without_python(program: ExportedProgram) -> ExportedProgram:
-    """The graph without the operators that this project implements in Python; it needs the compiled library alone."""
+    """The graph without the operators that this project implements in Python. It needs only the compiled library."""
     replaced = decompositions()
     if not any(node.target in replaced for node in program.graph.nodes):
         return program
     return program.run_decompositions(replaced)
-
-
-def write_torch_export(program: ExportedProgram, path: Path) -> None:
-    """Write what ``torch.export.load`` reads once the compiled library is loaded."""
-    torch.export.save(without_python(program), path)
-
-
-def write_aoti(program: ExportedProgram, path: Path) -> None:
-    """Write what ``torch._inductor.aoti_load_package`` reads: machine code beside the compiled library."""
-    # By itself the code would start as many threads wherever it runs as the machine has that compiled it.
-    options = {"cpp.dynamic_threads": True}
-    torch._inductor.aoti_compile_and_package(without_python(program), package_path=str(path), inductor_configs=options)
-
-
-def write_onnx(program: ExportedProgram, path: Path) -> None:
-    """Write an ONNX model of standard operators alone."""
-    outputs = len(program.graph_signature.user_outputs)
-    onnx_program = torch.onnx.export(
-        program,
-        dynamo=True,
-        custom_translation_table=onnx_translations(),
-        input_names=["images"],
-        output_names=["logits"] if outputs == 1 else [f"map{i}" for i in range(outputs)],
-        verbose=False,
-    )
-    onnx_program.save(str(path), include_initializers=True)
-
-
-WRITERS: dict[Format, Callable[[ExportedProgram, Path], None]] = {
-    "torch_export": write_torch_export,
-    "aoti": write_aoti,
-    "onnx": write_onnx,
-}
-
-
-def load_exported(path: Path, kind: Format) -> Runner:
-    """What a written file computes, from images to the list of outputs."""
-    if kind == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
-    run = torch._inductor.aoti_load_package(str(path)) if kind == "aoti" else torch.export.load(path).module()
-    # A package takes the strides for granted that it was made with.
-    return lambda images: list(run(images.contiguous()))
 
 
 def photo(path: str | Path, preparation: Preparation, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
@@ -231,11 +281,11 @@ def photo(path: str | Path, preparation: Preparation, size: tuple[int, int] | No
 
     Args:
         path: the file.
-        preparation: what the model's images need.
-        size: height and width to scale it to; its own if left out.
+        preparation: how the model's images are scaled.
+        size: height and width to resize the image to; the image keeps its own if left out.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the image cannot be read.
         ConfigError: the model takes other than 1 or 3 channels.
     """
     channels = len(preparation.mean)
@@ -249,10 +299,10 @@ def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], rep
     """Run a network and its exported form on the same images.
 
     Args:
-        network: from images to a tuple.
-        exported: see :func:`load_exported`.
-        batches: images ``[B, C, H, W]``, each in its size.
-        repeats: how often each batch is timed; the quickest counts.
+        network: takes images and returns a tuple.
+        exported: see :meth:`Format.load`.
+        batches: images ``[B, C, H, W]``; sizes may differ.
+        repeats: how often each batch is timed. The shortest time counts.
     """
     difference, ours, theirs, images = 0.0, 0.0, 0.0, 0
     with torch.inference_mode():
@@ -260,13 +310,7 @@ def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], rep
             expected, results = network(batch), exported(batch)
             for a, b in zip(expected, results, strict=True):
                 difference = max(difference, ((a - b).abs().max() / a.abs().max().clamp_min(1e-12)).item())
-            theirs += min(_seconds(exported, batch) for _ in range(repeats))
-            ours += min(_seconds(network, batch) for _ in range(repeats))
+            theirs += min(timed(partial(exported, batch), "cpu") for _ in range(repeats))
+            ours += min(timed(partial(network, batch), "cpu") for _ in range(repeats))
             images += len(batch)
-    return Agreement(difference, 1e3 * theirs / images, 1e3 * ours / images)
-
-
-def _seconds(run: Callable[[Tensor], object], batch: Tensor) -> float:
-    start = time.perf_counter()
-    run(batch)
-    return time.perf_counter() - start
+    return Agreement(difference, theirs / images, ours / images)

@@ -1,15 +1,31 @@
 """Trained models on images from files: predictions as plain data, and drawn."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 
 from ssm_core.errors import DataError
+from ssm_train.apis import cli
+from ssm_train.data.images import find_images
+from ssm_train.runtime.files import write_text_atomically
 from ssm_train.tasks import image_task_of
+
+
+class Inferred(NamedTuple):
+    """What came of running a model on images.
+
+    Attributes:
+        predictions: name of every image to its prediction as plain data.
+        unreadable: number of the images that could not be read.
+    """
+
+    predictions: dict[str, dict[str, Any]]
+    unreadable: int
 
 
 class Predictor:
@@ -19,11 +35,11 @@ class Predictor:
         cfg: the config that it was trained with.
         checkpoint: a file of tools/train.py or tools/convert_checkpoint.py.
         device: where to run it; a GPU by default, if there is one.
-        min_score: detected objects that are less certain are left out.
+        min_score: detected objects with a lower score are left out.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another model.
-        ConfigError: the config cannot be built, has no test data, or is none of images.
+        ConfigError: the config cannot be built, has no test data, or has a model of text.
     """
 
     def __init__(
@@ -44,7 +60,7 @@ class Predictor:
 
         Args:
             path: the image.
-            out: what the pictures are called, without a suffix.
+            out: path of the pictures without a suffix.
 
         Returns:
             The prediction as plain data.
@@ -67,11 +83,11 @@ def predict_all(
     Args:
         predictor: the model.
         images: the files.
-        root: the folder that they are named relative to.
-        out: where the pictures go, in the same sub-folders.
+        root: a folder above them. Their names are relative to it.
+        out: where the pictures go, in the same sub-folders as the images.
 
     Yields:
-        The image's name, and its prediction or why it cannot be read.
+        The image's name, and its prediction or the error if it cannot be read.
     """
     stems = Counter(path.with_suffix("") for path in images)
     for path in images:
@@ -82,3 +98,30 @@ def predict_all(
             yield str(name), predictor(path, out / stem)
         except DataError as error:
             yield str(name), error
+
+
+def infer(predictor: Predictor, place: Path, out: Path, say: Callable[[str], None] = cli.say) -> Inferred:
+    """Predict for an image or for all images of a folder, draw each, and write ``predictions.json``.
+
+    Args:
+        predictor: the model.
+        place: an image, or a folder of images.
+        out: where pictures and predictions go.
+        say: gets a line about every image of a folder that cannot be read.
+
+    Raises:
+        DataError: there are no images, or the only one cannot be read.
+    """
+    images = find_images(place)
+    root = place if place.is_dir() else place.parent
+    predictions, unreadable = {}, 0
+    for name, found in predict_all(predictor, images, root, out):
+        if not isinstance(found, DataError):
+            predictions[name] = found
+        elif len(images) == 1:
+            raise found
+        else:
+            unreadable += 1
+            say(f"skipped: {found}")
+    write_text_atomically(out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
+    return Inferred(predictions, unreadable)

@@ -1,4 +1,4 @@
-"""Models to look at: the backbone of a config, of a checkpoint or of timm, with what its images need."""
+"""Opening a model by what a command line names: the backbone of a config, a checkpoint or timm, to look into it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from ssm_train.runtime.building import building_in_scope, scope_of
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks.classification.timm_model import timm_model
 
-SEED = 0  # of weights that nobody trained
+SEED = 0  # of random weights
 # A checkpoint is data from anywhere: a type that it names is built only if it is one of these.
 _FAMILIES = ("quadtree_ssm.QuadMamba", "tree_ssm.MambaTreeV")
 
@@ -27,11 +27,11 @@ class OpenedModel(NamedTuple):
     """A backbone in evaluation mode.
 
     Attributes:
-        network: images to logits or to maps.
-        preparation: what its images need.
-        classes: what its logits stand for, where that is known.
-        trained: whether its weights are of a checkpoint (or timm's).
-        title: its name and whose weights these are, in a few words.
+        network: takes images and returns logits or maps.
+        preparation: how its images are scaled.
+        classes: names of the classes that its logits stand for; None if they are not known.
+        trained: whether its weights are those of a checkpoint or timm's, rather than random.
+        title: its name and whose weights it has, in a few words.
     """
 
     network: nn.Module
@@ -42,7 +42,7 @@ class OpenedModel(NamedTuple):
 
     @property
     def has_head(self) -> bool:
-        """Whether the network gives logits that were trained."""
+        """Whether the network has a classifier that was trained."""
         return self.trained and getattr(self.network, "num_classes", 0) > 0
 
 
@@ -51,8 +51,9 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
 
     Args:
         source: a checkpoint of tools/train.py or tools/convert_checkpoint.py (``.pth``), which says what model it is
-            of; a config (``.py``), whose model gets random weights; ``CONFIG=CHECKPOINT``; or a name of timm's.
-        pretrained: let timm fetch its weights for a name. Ours are among timm's once their package is imported.
+            of; a config (``.py``), whose model gets random weights; ``CONFIG=CHECKPOINT``; or timm's name of a model.
+            timm knows the models of a family once the family's package is imported.
+        pretrained: let timm fetch its weights for a name.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another model, or does not say enough about its model.

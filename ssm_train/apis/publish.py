@@ -1,4 +1,4 @@
-"""Checkpoints as they are given away: weights and meta alone, named by their contents; folders for the Hub."""
+"""Checkpoints for others: files with weights and meta alone, named by their contents, and folders for the Hub."""
 
 import hashlib
 from pathlib import Path
@@ -10,6 +10,7 @@ from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
 from ssm_train.runtime import checkpoints as ckpt
+from ssm_train.runtime.config import load_config
 from ssm_train.tasks import image_task_of
 
 _DIGITS = 8
@@ -20,8 +21,8 @@ class Published(NamedTuple):
 
     Attributes:
         path: the file.
-        before: bytes of the checkpoint that it was made of.
-        after: its own bytes.
+        before: size in bytes of the checkpoint that it was made of.
+        after: its own size in bytes.
     """
 
     path: Path
@@ -29,18 +30,18 @@ class Published(NamedTuple):
     after: int
 
 
-def publish_checkpoint(source: Path, folder: Path, name: str) -> Published:
+def publish_checkpoint(source: Path, folder: Path | None = None, name: str | None = None) -> Published:
     """Write ``<name>-<first eight digits of its SHA-256>.pth`` with a checkpoint's weights and meta.
 
-    Weights are those that were tested: the averaged ones where a training averaged them.
+    The weights are those that were tested: if the training averaged its weights, they are the averaged ones.
 
     Args:
         source: a checkpoint.
-        folder: where the file goes.
-        name: what it is called before the digits.
+        folder: where the file goes; beside the source if left out.
+        name: the file's name before the digits; the source's if left out.
 
     Raises:
-        CheckpointError: the source is missing or damaged, or has no weights or numbers that are not finite.
+        CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite.
     """
     content = weights.read_file(source)
     if "state_dict" not in content:
@@ -48,6 +49,7 @@ def publish_checkpoint(source: Path, folder: Path, name: str) -> Published:
     bad = weights.first_non_finite(content["state_dict"])
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
+    folder, name = folder or source.parent, name or source.stem
     state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(content["state_dict"])}
     unnamed = folder / f".{name}.pth"
     ckpt.save(state, unnamed)
@@ -56,12 +58,36 @@ def publish_checkpoint(source: Path, folder: Path, name: str) -> Published:
     return Published(path, source.stat().st_size, path.stat().st_size)
 
 
+def config_for_hub(folder: Path | None, config: str | None, options: list[str]) -> Config | None:
+    """The config that a folder for the Hugging Face Hub is made with.
+
+    Args:
+        folder: the folder to write; None for none.
+        config: the config file; None for none.
+        options: ``KEY=VALUE`` for what is changed in the config.
+
+    Returns:
+        The config; None if no folder is asked for.
+
+    Raises:
+        ConfigError: one of the two is missing, or the config is wrong.
+    """
+    if (folder is None) != (config is None):
+        raise ConfigError("--hub and --config go together: the folder says how to build the network")
+    return None if config is None else load_config(config, options)
+
+
 def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path) -> None:
     """Write a config's network with a checkpoint's weights in the Hugging Face Hub's layout.
 
+    Args:
+        cfg: the config that the network was trained with.
+        checkpoint: its weights.
+        folder: the folder to write.
+
     Raises:
-        ConfigError: the network is none of ours.
-        CheckpointError: the checkpoint does not fit.
+        ConfigError: the network is none of this project's.
+        CheckpointError: the checkpoint does not fit the config.
     """
     model, _ = image_task_of(cfg).load(checkpoint)
     try:

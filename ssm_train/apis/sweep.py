@@ -1,4 +1,4 @@
-"""Runs over a grid of settings: which there are, what came of each, and one table of all."""
+"""A grid of settings: its combinations, what is known of the run of each, and one table of all."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
 SHORTHAND = {"seed": SEED}
-Settings = dict[str, str]  # option to its value, as they are written on a command line
+Settings = dict[str, str]  # key of the config to its value, both as a command line has them
 
 
 @dataclass
@@ -29,15 +29,15 @@ class Outcome:
     """What is known of a run.
 
     Attributes:
-        settings: what distinguishes it from the others.
+        settings: what distinguishes the run from the others.
         folder: of the run, within the sweep's.
-        status: how it stands.
-        parameters: of the model.
-        last: the metric at the last validation; None where there was none.
-        best: its best value.
-        best_after: the epochs or iterations after which it was reached.
+        status: whether the run has still to be made, or how it ended.
+        parameters: number of the model's parameters.
+        last: the metric at the last validation; None if there was no validation.
+        best: the best value of the metric.
+        best_after: the epochs or iterations after which the best value was reached.
         seconds: time spent, in all attempts together.
-        error: why it failed.
+        error: why the run failed; empty if it did not.
     """
 
     settings: Settings
@@ -52,7 +52,14 @@ class Outcome:
 
 
 def parse_grid(entries: Sequence[str]) -> dict[str, list[str]]:
-    """``["seed=0,1", "model.backbone.dims=(8,16),(16,32)"]`` as option to values; brackets keep commas together.
+    """Read a grid from its command line.
+
+    Args:
+        entries: such as ``["seed=0,1", "model.backbone.dims=(8,16),(16,32)"]``. A comma within brackets is part of a
+            value; ``seed`` stands for ``randomness.seed``.
+
+    Returns:
+        Every key with its values.
 
     Raises:
         ConfigError: an entry is not ``KEY=A,B,C``, or names a key or a value twice.
@@ -73,7 +80,7 @@ def parse_grid(entries: Sequence[str]) -> dict[str, list[str]]:
 
 
 def split_values(text: str) -> list[str]:
-    """Split at commas outside brackets."""
+    """Split a text at its commas, except those within brackets."""
     values, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
@@ -90,7 +97,7 @@ def combinations(grid: Mapping[str, Sequence[str]]) -> list[Settings]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of dotted keys that still tell them apart."""
+    """For each dotted key its shortest end that no other key has."""
     names = {}
     for key in keys:
         parts = key.split(".")
@@ -100,10 +107,10 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def folder_names(runs: Sequence[Settings]) -> list[str]:
-    """A folder for each run, such as ``d_state=1,seed=0``.
+    """The name of a folder for each run, such as ``d_state=1,seed=0``.
 
     Raises:
-        ConfigError: two runs would share one.
+        ConfigError: two runs would have the same name.
     """
     names = short_names(list(runs[0]))
     folders = [
@@ -116,10 +123,10 @@ def folder_names(runs: Sequence[Settings]) -> list[str]:
 
 
 def metric_of(cfg: Config) -> tuple[str, bool]:
-    """The metric that a config chooses its best checkpoint by, and whether the lowest is best.
+    """The metric that a config chooses its best checkpoint by, and whether the lowest value is the best.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the config names no metric.
     """
     checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
     metric = checkpoint.get("save_best")
@@ -131,14 +138,20 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
 
 
 def count_parameters(cfg: Config) -> int:
-    """Parameters of a config's model, which is built without contents unless it comes with weights."""
+    """Number of the parameters of a config's model. It is built without memory, unless it comes with weights."""
     task = task_of(cfg)
     with contextlib.nullcontext() if task.comes_with_weights else FakeTensorMode():
         return sum(parameter.numel() for parameter in task.build().parameters())
 
 
 def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
-    """Fill in the figures of a run from its ``curves.json``."""
+    """Fill in the figures of a run from its ``curves.json``, if there is one.
+
+    Args:
+        outcome: of the run; its figures are set.
+        folder: the run's folder.
+        cfg: the run's config, which names the metric.
+    """
     file = folder / "curves.json"
     if not file.is_file():
         return
@@ -150,12 +163,12 @@ def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
 
 
 def as_json(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
-    """All runs, with what they share."""
+    """All runs as JSON, with the name of the config and the metric that they share."""
     return json.dumps({"config": config, "metric": metric, "runs": [asdict(o) for o in outcomes]}, indent=1)
 
 
 def as_csv(outcomes: Sequence[Outcome]) -> str:
-    """A line a run."""
+    """A line for every run: its settings, then everything that is known of it."""
     text = io.StringIO()
     figures = [name for name in asdict(outcomes[0]) if name != "settings"]
     writer = csv.writer(text, lineterminator="\n")
@@ -166,7 +179,15 @@ def as_csv(outcomes: Sequence[Outcome]) -> str:
 
 
 def as_markdown(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
-    """A line for every combination, its seeds together as mean ± standard deviation; what failed is named below."""
+    """The table in Markdown, with a line for every combination. Failed runs are listed below it.
+
+    Runs that differ in their seed alone share a line, which has the mean and the sample standard deviation.
+
+    Args:
+        outcomes: all runs.
+        config: name of the config, for the heading.
+        metric: name of the metric that is compared.
+    """
     keys = [key for key in outcomes[0].settings if key != SEED]
     names = short_names(list(outcomes[0].settings))
     groups: dict[tuple[str, ...], list[Outcome]] = {}

@@ -94,8 +94,8 @@ def test_without_our_python(photos, tmp_path, monkeypatch):
     network = export.Outputs(Both())
     program = export.trace(network, 3)
     paths = tmp_path / "net.aoti.pt2", tmp_path / "net.pt2"
-    export.write_aoti(program, paths[0])
-    export.write_torch_export(program, paths[1])
+    export.FORMATS["aoti"].write(program, paths[0])
+    export.FORMATS["torch_export"].write(program, paths[1])
     batches = [export.photo(path, IMAGENET) for path in photos]
     batches.append(torch.cat([export.photo(photos[0], IMAGENET, (64, 96))] * 3))
     assert len({batch.shape for batch in batches}) == 4
@@ -133,13 +133,13 @@ def test_onnx_classifier(family, photos, tmp_path, capsys):
 def test_maps_of_detectors_and_segmentors(task, kind, photos, tmp_path, capsys):
     options = ["model.backbone.depths=(1,1,1,1)"]
     checkpoint = checkpoint_of(NUCLEI[task], options, tmp_path / "net.pth")
-    out = tmp_path / "elsewhere" / f"net{export.SUFFIXES[kind]}"
+    out = tmp_path / "elsewhere" / f"net{export.FORMATS[kind].suffix}"
     rest = ("--out", out, "--size", 64, 96, "--image", *photos[:2], "--cfg-options", *options)
     assert run("export", NUCLEI[task], checkpoint, "--format", kind, *rest) == 0
     words = capsys.readouterr().out.split()
     assert float(words[words.index("difference") + 1]) < 1e-3
     with torch.inference_mode():
-        maps = export.load_exported(out, kind)(torch.zeros(2, 3, 64, 96))
+        maps = export.FORMATS[kind].load(out)(torch.zeros(2, 3, 64, 96))
     assert [tuple(x.shape) for x in maps] == [(2, 32 * 2**i, 16 // 2**i, 24 // 2**i) for i in range(4)]
 
 
