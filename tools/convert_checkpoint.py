@@ -2,9 +2,9 @@
 
     python tools/convert_checkpoint.py SRC DST
 
-SRC is the authors' file, ``{'model': state_dict}``, a classifier's or a backbone's. DST becomes
-``{'state_dict': ..., 'meta': ...}``; ``meta['model']`` is the model in the form a config has it. Every tensor that was
-renamed is listed. Nothing is written unless all of SRC was used, the model got all it needs and loads it.
+SRC is the authors' file, ``{'model': state_dict}``, of a classifier or a backbone. DST will be
+``{'state_dict': ..., 'meta': ...}``, where ``meta['model']`` is the model as a config has it. Every renamed tensor is
+listed. Nothing is written unless all of SRC was used and the model loads the result.
 """
 
 import argparse
@@ -23,10 +23,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("source", metavar="SRC", type=Path, help="the released file")
     parser.add_argument("destination", metavar="DST", type=Path, help="the file to write")
     parser.add_argument(
-        "--entry", help="the entry of SRC that holds the weights, such as model_ema; model or state_dict if left out"
+        "--entry", help="the entry of SRC that holds the weights, such as model_ema (default: model or state_dict)"
     )
     parser.add_argument(
-        "--prefix", default="", help="convert the names that begin with it, such as a detector's 'backbone.'"
+        "--prefix", default="", help="convert the tensors whose names begin with it, such as a detector's 'backbone.'"
     )
     parser.add_argument(
         "--global-predictor",

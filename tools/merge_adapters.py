@@ -1,6 +1,6 @@
-"""A training checkpoint as a folder of transformers: python tools/merge_adapters.py CONFIG CKPT FOLDER.
+"""Makes a folder of transformers of a training checkpoint: python tools/merge_adapters.py CONFIG CKPT FOLDER.
 
-LoRA adapters are added to the weights; ``AutoModelForCausalLM.from_pretrained(FOLDER)`` reads the result once
+LoRA adapters are added to the weights. ``AutoModelForCausalLM.from_pretrained(FOLDER)`` reads the result once
 ``tree_ssm.language`` is imported.
 """
 

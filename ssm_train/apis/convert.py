@@ -17,7 +17,7 @@ from ssm_train.runtime import checkpoints as ckpt
 
 
 class Family(NamedTuple):
-    """What a conversion needs to know of a family.
+    """What a conversion needs to know about a family.
 
     Attributes:
         released: how the authors named the tensors.
@@ -53,8 +53,8 @@ class Conversion(NamedTuple):
 
     Attributes:
         family: whose model it is.
-        converted: its tensors and what became of each.
-        arguments: of the model, as a config has them.
+        converted: its tensors, and lines that say what became of each.
+        arguments: the model's arguments, as a config has them.
         entry: the entry of the source file that held the weights; empty for a bare state dict.
     """
 

@@ -1,4 +1,4 @@
-"""A language model's training checkpoint as a folder of transformers, with its adapters added to the weights."""
+"""Merging: a language model's checkpoint becomes a folder of transformers, with its adapters added to the weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ssm_train.tasks import LANGUAGE, task_name_of, task_of
 
 
 def merge_adapters(cfg: Config, checkpoint: str | Path, folder: str | Path) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` read.
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` read once ``tree_ssm.language`` is imported.
 
     Args:
         cfg: the config that the model was trained with.

@@ -4,9 +4,10 @@
     python tools/benchmarks/distributed.py configs/quadmamba/quadmamba-nano_digits.py --processes 1 2 --batch 32 \\
         --cfg-options model.backbone.choice=3
 
-The second is for the curves: without mixup, batch norm and Gumbel noise, which look at the images of one process, they
-agree to rounding. Each count runs through tools/dist_train.sh, one process a GPU, or with gloo on CPUs. The rate is the
-global batch over the median time of an iteration in the training log, its first point left out.
+The second command compares the loss curves. They agree to rounding, because this config has no mixup, batch norm or
+Gumbel noise, which look at the images of one process. Each count runs through tools/dist_train.sh, with one process for
+every GPU, or with gloo on CPUs. The rate is the global batch divided by the median time of an iteration. The times are
+those of the training log without its first point.
 """
 
 import argparse
@@ -25,7 +26,7 @@ TIME = re.compile(r"Epoch\(train\).* time: ([0-9.]+)")
 
 @dataclass
 class Row:
-    """One count of processes; the last two compare it with the first count."""
+    """One count of processes. The last two figures compare it with the first count."""
 
     processes: int
     images_per_second: float
@@ -35,7 +36,7 @@ class Row:
 
 
 def train(options: argparse.Namespace, processes: int) -> tuple[float, list[float]]:
-    """Train with so many processes; the median time of an iteration in seconds, and the losses."""
+    """Train with a number of processes; returns the median time of an iteration in seconds, and the losses."""
     folder = options.work_dir / f"processes_{processes}"
     command = ["bash", str(DIST_TRAIN), options.config, str(processes), "--work-dir", str(folder), "--cfg-options"]
     command += [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
@@ -53,8 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="counts; the first is the measure")
-    parser.add_argument("--batch", type=int, default=256, help="images of all processes together")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="all are compared with the first")
+    parser.add_argument("--batch", type=int, default=256, help="images of all processes in an iteration")
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/distributed"))
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as for tools/train.py")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

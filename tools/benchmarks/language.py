@@ -3,13 +3,13 @@
     python tools/benchmarks/language.py --mode train --lengths 512 2048 --json train.json
     python tools/benchmarks/language.py --mode prefill --lengths 512 2048 --json prefill.json
 
-Models are of Mamba-130M's size with random weights. `mambatree-l` has the tree, over the share of each row that
-`--prompt` says (all of it in a prefill); `chain` is the same without the tree, through our selective scan; `mamba-ssm`
-is the chain through that package's kernel, where it is installed; `transformers` is transformers' own model, whose scan
-is sequential without that package. A training step is forward, loss on the responses (on all tokens for transformers),
-backward and a fused AdamW update of all weights, under autocast; a prefill is one forward pass that leaves a cache and
-the last token's logits. Models take turns, round by round; the rate is that of the median round, the spread (±) the
-distance between its quartiles. A model that runs out of memory is said to, and left out of the rounds.
+The models have the size of Mamba-130M and random weights. `mambatree-l` has the tree, over the share of each row that
+`--prompt` says (over whole rows in a prefill). `chain` is the same without the tree, through our selective scan.
+`mamba-ssm` is the chain through that package's kernel, if it is installed. `transformers` is transformers' own model,
+whose scan is sequential without that package. A training step is forward, loss on the responses (on all tokens for
+transformers), backward and a fused AdamW update of all weights, under autocast. A prefill is one forward pass that
+leaves a cache and the last token's logits. The models take turns, round by round. The rate is that of the median round;
+the spread (±) is the distance between the quartiles. A model that runs out of memory is named and left out.
 """
 
 import argparse
@@ -38,11 +38,11 @@ class Row:
 
     model: str
     length: int
-    tokens_per_second: float | None  # None where memory did not do
+    tokens_per_second: float | None  # None if the model ran out of memory
     spread_tokens_per_second: float | None
     milliseconds_per_step: float | None
-    peak_memory_gib: float | None  # of this model alone; None on the CPU
-    to_chain: float | None  # rate over that of the plain chain
+    peak_memory_gib: float | None  # that this model takes; None on the CPU
+    to_chain: float | None  # its rate divided by that of the plain chain
 
 
 def build(name: str, options: argparse.Namespace) -> nn.Module:
@@ -107,7 +107,7 @@ def precision(options: argparse.Namespace) -> contextlib.AbstractContextManager:
 
 
 def peak_of(step: Callable[[], None], before: int, options: argparse.Namespace) -> float | None:
-    """Memory that a model takes at most, in GiB, once warm."""
+    """The most memory that a step takes after two steps for warming up, in GiB; None on the CPU."""
     for _ in range(2):
         step()
     if options.device != "cuda":
@@ -118,7 +118,7 @@ def peak_of(step: Callable[[], None], before: int, options: argparse.Namespace) 
 
 
 def measure(length: int, options: argparse.Namespace) -> list[Row]:
-    """Build all models, then time them in turns at one length."""
+    """Build all models, then time them in turns on rows of one length."""
     steps: dict[str, tuple[Callable[[], None], float | None]] = {}
     make = training_step if options.mode == "train" else prefill_step
     for name in options.models:

@@ -4,10 +4,10 @@
     python tools/benchmarks/ops.py --ops tree_scan --shapes 4x56x56x160 128x56x56x160 --device cuda --dtype bfloat16
     python tools/benchmarks/ops.py --shapes 8x{14x14,28x28,56x56,128x128,256x256}x96 --no-reference --plot growth.svg
 
-The floor is the time in which the machine copies the bytes that the operator must move at least: each input read once,
-each output written once, at the copy rate measured in the same run. Times are medians; the spread (±) is the distance
-between the quartiles. `--json FILE` writes every figure with the machine and the versions; `--plot FILE` draws the
-times over the number of tokens, to show how cost grows.
+An operator has to read each input once and write each output once. The floor is the time that moving so many bytes
+takes at the copy rate measured in the same run. Times are medians; the spread (±) is the distance between the
+quartiles. `--json FILE` writes every figure with the machine and the versions; `--plot FILE` draws the times over the
+number of tokens, to show how the cost grows.
 """
 
 import argparse
@@ -254,7 +254,7 @@ class Row:
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    """Size of all elements; an expanded tensor counts what it holds, not what it shows."""
+    """Bytes of all elements; an expanded tensor counts with the memory that it has."""
     return sum(t.untyped_storage().nbytes() if 0 in t.stride() else t.nbytes for t in tensors)
 
 
@@ -291,7 +291,7 @@ def measure(
 
 
 def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
-    """Draw the time of every operator over the tokens of a map, beside the slope of a cost that grows as they do."""
+    """Draw the time of every operator over the tokens of a map, beside the slope of a linear cost."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -323,7 +323,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=[Shape.parse(s) for s in DEFAULT_SHAPES])
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="how long each figure is measured")
     parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--plot", type=Path, help="draw time over tokens into this file (.png or .svg)")
@@ -333,7 +333,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure, print a table, and return the rows."""
     options = parse(argv)
-    warnings.simplefilter("error", UserWarning)  # a kernel that falls back to the reference must not be timed as one
+    # An operator warns if it has no kernel and runs its reference, which must not be timed as the kernel.
+    warnings.simplefilter("error", UserWarning)
     dtype = getattr(torch, options.dtype)
     rate = copy_rate(options.device, options.seconds)
     about = machine(options.device)

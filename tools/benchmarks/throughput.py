@@ -3,11 +3,11 @@
     python tools/benchmarks/throughput.py --mode infer --dtype bfloat16 --compile
     python tools/benchmarks/throughput.py --models quadmamba_small swin_tiny_patch4_window7_224 --mode train --batch 64
 
-A model is any name that timm knows; ours are among them. Half types run under autocast with float32 weights, as in
-training; `--cast` casts the weights too (inference alone). A training step is forward, cross entropy, backward and a
-fused AdamW update. Models take turns, round by round, so that a slow minute of the machine hits all of them; the rate
-is that of the median round, the spread (±) the distance between its quartiles. `--json FILE` writes every figure with
-the machine and the versions; `--profile FILE` writes where the time of each model goes.
+A model is any name that timm knows, ours among them. Half types run under autocast with float32 weights, as in
+training; `--cast` casts the weights, too (in inference only). A training step is forward, cross entropy, backward and a
+fused AdamW update. The models take turns, round by round, so that a slow minute of the machine hits all of them. The
+rate is that of the median round; the spread (±) is the distance between the quartiles. `--json FILE` writes every
+figure with the machine and the versions; `--profile FILE` writes where the time of each model goes.
 """
 
 import argparse
@@ -41,8 +41,8 @@ class Row:
     images_per_second: float
     spread_images_per_second: float
     milliseconds_per_step: float
-    peak_memory_gib: float | None  # of this model alone: weights, optimizer, activations; None on the CPU
-    to_last: float  # rate over that of the run's last model
+    peak_memory_gib: float | None  # weights, optimizer and activations of this model; None on the CPU
+    to_last: float  # its rate divided by that of the run's last model
 
 
 def images_of(options: argparse.Namespace) -> Tensor:
@@ -53,7 +53,7 @@ def images_of(options: argparse.Namespace) -> Tensor:
 
 
 def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager:
-    """Autocast where the arithmetic is to be lower than the weights."""
+    """Autocast, unless the arithmetic has the precision of the weights."""
     if options.cast or options.dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(options.device, options.dtype)
@@ -81,7 +81,7 @@ def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[],
     images = images_of(options)
     labels = torch.randint(CLASSES, (options.batch,), device=options.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=options.device == "cuda")
-    # float16 needs its loss scaled, as in training; on other types the scaler does nothing.
+    # float16 needs a scaled loss, as in training. With other types the scaler does nothing.
     scaler = torch.amp.GradScaler(options.device, enabled=options.dtype == torch.float16)
     forward = torch.compile(model, fullgraph=True) if options.compile else model
 
@@ -97,7 +97,7 @@ def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[],
 
 
 def build(name: str, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
-    """A model's step, already warm, its parameters in millions, and its peak memory in GiB."""
+    """A model's step after some steps for warming up, its parameters in millions, and its peak memory in GiB."""
     cuda = options.device == "cuda"
     before = torch.cuda.memory_allocated() if cuda else 0
     model = timm.create_model(name, num_classes=CLASSES).to(options.device)
@@ -155,7 +155,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="NAME", help="names that timm knows")
     add("--mode", choices=["infer", "train"], default="infer")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
-    add("--cast", action="store_true", help="cast the weights to the dtype (inference alone)")
+    add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
     add("--batch", type=int, default=128 if cuda else 8, help="images a step")
