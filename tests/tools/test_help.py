@@ -11,8 +11,9 @@ TOOLS = sorted(str(path.relative_to(ROOT / "tools").with_suffix("")) for path in
 COMMANDS = [tool for tool in TOOLS if not tool.startswith("benchmarks/")]
 STARTED = """
 import runpy, sys
+sys.argv = sys.argv[1:]
 try:
-    runpy.run_path(sys.argv[1], run_name="__main__")
+    runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as ended:
     print(ended.code, sorted({"torch", "mmengine", "numpy"} & set(sys.modules)), file=sys.stderr)
 """
@@ -35,9 +36,12 @@ def test_help(tool, capsys):
     assert capsys.readouterr().out.startswith("usage: ")
 
 
-@pytest.mark.parametrize("tool", COMMANDS)
+@pytest.mark.parametrize("tool", [tool for tool in COMMANDS if tool != "analysis/model_zoo"])
 def test_imports(tool):
-    """A command imports ssm_train and the standard library alone, and of ssm_train one module before it has parsed."""
+    """A command imports ssm_train and the standard library alone, and of ssm_train one module before it has parsed.
+
+    tools/analysis/model_zoo.py is left out: it is no command for users, and reads the metafiles, which are YAML.
+    """
     module = ast.parse((ROOT / "tools" / f"{tool}.py").read_text())
     first = {name for name in imported(module.body) if name.split(".")[0] not in sys.stdlib_module_names}
     assert first <= {"ssm_train.apis.cli"}
