@@ -20,7 +20,7 @@ def test_equals_reference(shape):
         exact = token_distances(*(v.double() if v.is_floating_point() else v for v in values))
         for reach in (1, 2, 3):
             actual = token_distances(*(v.cuda() for v in values), reach, backend="cuda")
-            # Half types: the steps' own error, 6e-5 (selective_scan_math.cuh), cancels but for its changes.
+            # In half types Δ has an error of 6e-5 (csrc/common/cuda/math.cuh), most of which a cosine cancels.
             tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 1e-4)
             assert_close(actual, exact[:, : actual.shape[1]], tolerance=tolerance)
 

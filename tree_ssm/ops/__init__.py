@@ -1,4 +1,4 @@
-"""Operators of the tree family: distances of neighbours, the spanning tree, the scans along it, and their readout."""
+"""Operators of the tree family: distances of neighbours, the spanning tree, scans along it, and the state's readout."""
 
 from .grid_distance import GuideDistance, grid_distances
 from .selective_tree_scan import selective_tree_scan

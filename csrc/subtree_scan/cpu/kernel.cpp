@@ -266,7 +266,7 @@ struct Arguments {
     }
     const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
     tree = follow_orders(parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length,
-        "selective_subtree_scan");
+        "subtree_scan");
   }
 };
 

@@ -6,7 +6,7 @@
 namespace ssm {
 
 // States that a thread holds in registers, all those of one channel: there are kernels for up to 4 and for up to 16.
-// Wider states are scanned in parts by Python (tree_ssm/ops/selective_subtree_scan), which knows kMostStates too.
+// Wider states are scanned in parts by Python (tree_ssm/ops/subtree_scan), which knows kMostStates too.
 constexpr int kMostStates = 16;
 constexpr int kFewStates = 4;
 constexpr int held_states(int64_t states) {

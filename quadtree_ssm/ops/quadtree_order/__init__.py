@@ -1,4 +1,7 @@
-"""Order of the tokens under QuadMamba's two-level quadtree, and the gradient that reaches the choice of quadrant."""
+"""The order of the tokens under QuadMamba's two-level quadtree, and the gradient of the choice of a quadrant.
+
+The README of this folder has the maths.
+"""
 
 from typing import Any, Literal
 
@@ -22,18 +25,18 @@ def quadtree_order(
     shift: Shift = (0, 0),
     backend: Backend = "auto",
 ) -> Tensor:
-    """Token visited at each step of the quadtree scan (QuadMamba, section 3.2); every row is a permutation.
+    """The token visited at each step of the quadtree scan (QuadMamba, section 3.2); every row is a permutation.
 
-    The quadrants come in raster order; inside the chosen one come its four sub-quadrants in raster order; each window
-    row by row. Sides are cut at ceil(size / 2), so any height and width will do.
+    The quadrants come in raster order, and so do the four sub-quadrants of the chosen quadrant. Every window is visited
+    row by row. Sides are cut at ceil(size / 2), so any height and width from 2 on will do.
 
     Args:
         choice: the quadrant to split, int64, 0 … 3 in raster order.
         height: rows of the map.
         width: columns of the map.
-        levels: 0 visits the map row by row, 1 only cuts it into quadrants, 2 splits the chosen one again.
-        shift: the partition is laid over ``torch.roll(map, shift)``, as the window shift of odd blocks wants it.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        levels: 0 visits the map row by row, 1 cuts it into quadrants, 2 also splits the chosen quadrant.
+        shift: rows and columns by which the map is rolled (``torch.roll``) before it is cut, for shifted windows.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
         ``[B, L]``, int64: the row-major index, in the unrolled map, of the token at each place of the sequence.
@@ -59,16 +62,16 @@ def mask_gradient(
     shift: Shift = (0, 0),
     backend: Backend = "auto",
 ) -> Tensor:
-    """Gradient of the straight-through mask: Σ over a quadrant's tokens of a · (b_seq[fine] - b_seq[coarse]).
+    """The gradient of the straight-through mask: Σ over a quadrant's tokens of a · (b_seq[fine] - b_seq[coarse]).
 
     Args:
-        a: one factor at the tokens' places: the scan's input, or the gradient of its output.
-        b: the other: the gradient of the scan's input, or its output.
-        choice: the quadrant that was split.
+        a: the scan's input, or the gradient of its output, at the tokens' places.
+        b: the gradient of the scan's input, or its output, likewise.
+        choice: the quadrant that was split, int64.
         height: rows of the map.
         width: columns of the map.
         shift: as in :func:`quadtree_order`.
-        backend: which implementation.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
         ``[B, 4]``, float32 (float64 for float64 inputs).
@@ -92,7 +95,7 @@ def mask_gradient(
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The identity on the tokens; backward, the mask's gradient at the scan's input or at its output."""
+    """The identity on the tokens, whose backward pass gives the mask its gradient at the scan's input or output."""
 
     @staticmethod
     def forward(
@@ -122,13 +125,13 @@ def straight_through_input(
     width: int,
     shift: Shift = (0, 0),
 ) -> Tensor:
-    """Return ``x``; in the backward pass give ``mask`` the gradient of fine(x·m) + coarse(x·(1 - m)).
+    """Return ``x``, and in the backward pass give ``mask`` the gradient of fine(x·m) + coarse(x·(1 - m)).
 
-    In the tokens' own places the composed order makes that sequence a permutation of ``x``, so nothing moves.
+    That sequence is a permutation of ``x``, and the scan takes the permutation as an argument. So ``x`` stays as it is.
 
     Args:
         x: input of the scan, at the tokens' own places.
-        mask: straight-through one-hot over the quadrants, its hard value at ``choice``.
+        mask: a straight-through one-hot vector over the quadrants, with its hard value at ``choice``.
         choice: the chosen quadrant, int64.
         height: rows of the map.
         width: columns of the map.
@@ -149,9 +152,18 @@ def straight_through_output(
     width: int,
     shift: Shift = (0, 0),
 ) -> Tensor:
-    """Return ``y``; in the backward pass give ``mask`` the gradient of fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m).
+    """Return ``y``, and in the backward pass give ``mask`` the gradient of fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m).
 
-    Arguments and errors as for :func:`straight_through_input`, with ``y`` the output of the scan.
+    Args:
+        y: output of the scan, at the tokens' own places.
+        mask: as in :func:`straight_through_input`, and so are the other arguments.
+        choice: the chosen quadrant, int64.
+        height: rows of the map.
+        width: columns of the map.
+        shift: as in :func:`quadtree_order`.
+
+    Raises:
+        ValueError: an argument does not fit; the message says which.
     """
     _check_mask("straight_through_output", y, mask, choice, height, width)
     return _StraightThrough.apply(y, mask, choice, height, width, shift, False)

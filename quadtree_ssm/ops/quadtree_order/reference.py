@@ -1,18 +1,18 @@
-"""Quadtree token order and mask gradient in plain PyTorch: the definitions the kernels are tested against."""
+"""The quadtree order and the mask's gradient in plain PyTorch: the definitions that kernels are tested against."""
 
 import torch
 from torch import Tensor
 
 
 def halves(index: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut 0 … size - 1 at ceil(size / 2): which half an index is in, its place there, and that half's size."""
+    """Cut 0 … size - 1 at ceil(size / 2). The results are an index's half, its place there, and that half's size."""
     cut = (size + 1) // 2
     second = (index >= cut).long()
     return second, index - second * cut, torch.where(second.bool(), size - cut, cut)
 
 
 def tokens_under_roll(height: int, width: int, shift: tuple[int, int], device: torch.device) -> Tensor:
-    """Row-major index, in the unrolled map, of every place of ``torch.roll(map, shift, dims=(0, 1))``; ``[H, W]``."""
+    """For every place of ``torch.roll(map, shift, dims=(0, 1))`` the token's index in the map itself, ``[H, W]``."""
     tokens = torch.arange(height * width, device=device).view(height, width)
     return tokens.roll(shift, dims=(0, 1))
 
@@ -24,7 +24,7 @@ def quadtree_order_reference(
     levels: int,
     shift: tuple[int, int],
 ) -> Tensor:
-    """Sort the tokens by (quadrant, sub-quadrant if the quadrant is the chosen one, row, column); ``[B, L]``."""
+    """Sort the tokens by (quadrant, sub-quadrant in the chosen quadrant, row, column); ``[B, L]``."""
     device = choice.device
     row = torch.arange(height, device=device).view(1, height, 1)
     col = torch.arange(width, device=device).view(1, 1, width)
@@ -50,17 +50,17 @@ def mask_gradient_reference(
     width: int,
     shift: tuple[int, int],
 ) -> Tensor:
-    """Σ over the tokens t of a quadrant of a(t) · (b_seq[fine(t)] - b_seq[coarse(t)]); ``[B, 4]``.
+    """Sum a(t) · (b_seq[fine(t)] - b_seq[coarse(t)]) over the tokens t of each quadrant; ``[B, 4]``.
 
-    ``b_seq`` is b in the composed order, fine(t) and coarse(t) are the places of t in the sequences in which every
-    quadrant is split, or none.
+    ``b_seq`` is b in the composed order. fine(t) is the place of t in the sequence in which every quadrant is split,
+    and coarse(t) its place in the sequence in which none is.
     """
     batch, length = a.shape[:2]
     device = a.device
     order = quadtree_order_reference(choice, height, width, 2, shift)
     b_seq = b.gather(1, order.unsqueeze(-1).expand_as(b))
     coarse = quadtree_order_reference(choice.new_zeros(1), height, width, 1, shift)[0]
-    # Each quadrant is split in the order in which it is the chosen one; quadrants keep their places in the sequence.
+    # In row q of `split` quadrant q is split. All rows keep each quadrant's stretch, so each supplies its own quadrant.
     split = quadtree_order_reference(torch.arange(4, device=device), height, width, 2, shift)
     quadrant = _quadrants(height, width, device)  # of each place of the coarse sequence
     fine = split.gather(0, quadrant.unsqueeze(0)).squeeze(0)
@@ -76,7 +76,7 @@ def mask_gradient_reference(
 
 
 def _quadrants(height: int, width: int, device: torch.device) -> Tensor:
-    """Quadrant of each place of a sequence that visits the quadrants one after another; ``[L]``."""
+    """The quadrant of each place of a sequence that visits one quadrant after another, ``[L]``."""
     rows, cols = ((height + 1) // 2, height // 2), ((width + 1) // 2, width // 2)
     sizes = torch.tensor([r * c for r in rows for c in cols], device=device)
     return torch.arange(4, device=device).repeat_interleave(sizes, output_size=height * width)

@@ -1,4 +1,7 @@
-"""Declares the quadtree operators and registers their fake rules; neither has a gradient. ``csrc`` has the schemas."""
+"""Declares the quadtree operators, which have no gradients, and registers their fake rules.
+
+The schemas are in ``csrc/quadtree_order/schema.cpp``.
+"""
 
 import torch
 from torch import Tensor

@@ -20,10 +20,10 @@ def _order(
     shift_y: INT64,
     shift_x: INT64,
 ) -> INT64[...]:  # [B, L]
-    """As the reference: places sorted by (quadrant, sub-quadrant if the quadrant is the chosen one, row, column)."""
+    """Sort the places by (quadrant, sub-quadrant in the chosen quadrant, row, column), as the reference does."""
     row = op.Unsqueeze(op.Range(0, height, 1), 1)
     column = op.Unsqueeze(op.Range(0, width, 1), 0)
-    # Which half of its side a place is in, its place there and that half's size; then the same within the half.
+    # The half of its side that a place is in, its place there and that half's size; then the same within the half.
     top, left = (height + 1) / 2, (width + 1) / 2
     lower, right = row >= top, column >= left
     row_in, column_in = op.Where(lower, row - top, row), op.Where(right, column - left, column)
@@ -33,7 +33,7 @@ def _order(
     quadrant = op.Where(levels >= 1, op.Cast(lower, to=INT64.dtype) * 2 + op.Cast(right, to=INT64.dtype), 0)
     split = op.And(op.Equal(quadrant, op.Reshape(choice, op.Constant(value_ints=[-1, 1, 1]))), levels >= 2)
     window = quadrant * 4 + op.Where(split, lower_in * 2 + right_in, 0)  # [B, H, W]
-    # The token at a place of the rolled map.
+    # The token at each place of the rolled map.
     token = op.Mod(row - shift_y, height) * width + op.Mod(column - shift_x, width)
     length = height * width
     key = op.Reshape(window * length + row * width + column, op.Constant(value_ints=[0, -1]))
@@ -42,12 +42,12 @@ def _order(
 
 
 def quadtree_order(choice: Any, height: Any, width: Any, levels: int, shift_y: Any, shift_x: Any) -> Any:
-    """``quadtree_ssm::quadtree_order``; arguments as in ``csrc/library.cpp``."""
+    """``quadtree_ssm::quadtree_order``; the arguments are those of its schema."""
     return _order(choice, height, width, levels, shift_y, shift_x)
 
 
 def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
-    """``aten::roll`` by shifts that depend on the size, as windows are shifted; torch's own takes constants alone."""
+    """``aten::roll`` by shifts that depend on the map's size, which torch's own translation does not take."""
     for shift, axis in zip(shifts, dims, strict=True):
         by = op.Constant(value_ints=[shift]) if isinstance(shift, int) else op.Reshape(shift, [-1])
         length = op.Shape(x, start=axis, end=axis + 1)

@@ -1,7 +1,7 @@
 """Selective scan: the input-dependent linear recurrence of Mamba, along any order of the tokens.
 
-:func:`selective_scan` takes mamba_ssm's arguments; :func:`directional_scan` is the form a vision model wants, with
-channels last and all scan directions over one input fused into one call. The maths is in this folder's README.
+:func:`selective_scan` takes mamba_ssm's arguments. :func:`directional_scan` is the form for vision models: channels
+last, and one call for all scans over one input. The README of this folder has the maths.
 """
 
 from collections.abc import Sequence
@@ -37,28 +37,31 @@ def selective_scan(
     reverse: bool | Sequence[bool] = False,
     backend: ScanBackend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u along the tokens (Mamba, Gu and Dao 2023, equation 2, discretised).
+    """Compute h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u along the tokens (Mamba, Gu and Dao 2023, equation 2).
 
     The positional arguments are those of ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn``.
 
     Args:
         u: input.
         delta: step size Δ before bias and softplus.
-        A: continuous-time decay, real and negative for a stable scan; parameters are computed with in float32.
-        B: input weights; constant, the same for all channels, or for each of G contiguous groups of D / G channels.
-        C: output weights, shaped as one of B's forms.
+        A: decay rate, negative for a stable scan. It takes part in float32, or in float64 beside float64, as do D and
+            delta_bias.
+        B: input weights, constant, the same for all channels, or for each of G groups of D / G neighbouring channels.
+        C: output weights, in one of B's forms.
         D: weight of the skip from input to output.
-        z: gate; the output is multiplied by SiLU(z).
+        z: gate; it multiplies the output by SiLU(z).
         delta_bias: added to ``delta`` before softplus.
-        delta_softplus: whether Δ = softplus(delta + delta_bias).
-        return_last_state: whether to return the state after the last step too, float32 ``[B, D, N]``.
-        order: token visited at each step; every row a permutation of 0 … L - 1. Inputs and output stay at the
-            tokens' own places: nothing is gathered.
-        reverse: whether to walk the order backwards; one flag, or one for each group.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        delta_softplus: whether Δ = softplus(delta + delta_bias), rather than delta + delta_bias.
+        return_last_state: whether to return also the state after the last step. The backend ``"mamba_ssm"`` has no
+            gradient of it.
+        order: the token visited at each step; every row is a permutation of 0 … L - 1. Inputs and output stay at the
+            tokens' own places.
+        reverse: whether to walk the order backwards, for all groups or for each.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
-        y ``[B, D, L]`` in the dtype of ``u``, and the last state if asked for.
+        y ``[B, D, L]`` in the dtype that ``u``, ``delta``, ``B`` and ``C`` promote to. With ``return_last_state`` also
+        the last state ``[B, D, N]``, in float32 or float64.
 
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
@@ -118,26 +121,26 @@ def directional_scan(
     reverse: Sequence[bool] | None = None,  # [K]
     backend: ScanBackend = "auto",
 ) -> Tensor:
-    """Sum of K selective scans over one input, each with its own parameters and its own order of the tokens.
+    """Sum K selective scans over one input, each with its own parameters and its own order of the tokens.
 
-    This is the cross scan of VMamba and a scan along the nested quadrants of a map in one call: direction k walks
-    the tokens ``order[k]``, backwards where ``reverse[k]``; Δ = softplus(delta + delta_bias). All inputs, and the
-    result, are at the tokens' own places.
+    Direction k visits the tokens ``order[k]``, backwards if ``reverse[k]``, with Δ = softplus(delta + delta_bias). The
+    cross scan of vision models is one call with four directions. Inputs and output are at the tokens' own places.
 
     Args:
         x: input, read by every direction.
-        delta: step size before bias and softplus, one for each direction.
-        A: decay, negative; a parameter, computed with in float32.
+        delta: step size before bias and softplus, for each direction.
+        A: decay rate, negative. It takes part in float32, or in float64 beside float64, as do D and delta_bias.
         B: input weights.
         C: output weights.
         D: weight of the skip from input to output.
-        delta_bias: added to ``delta``.
-        order: token visited at each step, for all directions, for each, or for each sample and direction.
+        delta_bias: added to ``delta`` before softplus.
+        order: the token visited at each step, for all directions, for each, or for each sample and direction; row by
+            row if left out.
         reverse: which directions walk their order backwards; none if left out.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
-        y ``[B, L, D]`` in the dtype of ``x``.
+        y ``[B, L, D]`` in the dtype that ``x``, ``delta``, ``B`` and ``C`` promote to.
 
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
@@ -165,7 +168,7 @@ def directional_scan(
 
 
 def _groups(B: Tensor, C: Tensor, channels: int) -> int:
-    """Number of groups of channels that share their B and C; a constant B or C makes each channel its own group."""
+    """Number of groups of channels that share B and C. If B or C is constant, each channel is a group of its own."""
     if 2 in (B.dim(), C.dim()):
         return channels
     if 3 in (B.dim(), C.dim()):
@@ -214,7 +217,7 @@ def _scan(
     backend: ScanBackend,
     op: str,
 ) -> tuple[Tensor, Tensor]:
-    """Bring dtypes and strides to the kernels' canonical form and call the chosen implementation."""
+    """Bring dtypes and strides to the form that the kernels take, and call the chosen implementation."""
     require_same_device(op, u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, order=order)
     batch, directions, length = delta.shape[:3]
     if length == 0:

@@ -1,4 +1,7 @@
-"""The same scan through mamba_ssm's CUDA kernel, where that package is installed: a peer to compare with."""
+"""The selective scan by the CUDA kernel of the package mamba-ssm, where that is installed.
+
+Its kernel takes float32 and half types, and gives the last state no gradient.
+"""
 
 from collections.abc import Sequence
 
@@ -19,7 +22,10 @@ def selective_scan_mamba(
     reverse: Sequence[bool],
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gather every input into visiting order, scan channels first, and scatter back.
+    """Gather every input into the order of visits, scan with channels first, and scatter the result back.
+
+    Returns:
+        y ``[B, G, L, D]`` and the last state ``[B, K, D, N]``, as the reference gives them.
 
     Raises:
         ImportError: mamba_ssm is not installed.
@@ -36,7 +42,7 @@ def selective_scan_mamba(
     in_order = order is None and not any(reverse)
     steps = None if in_order else visiting_order(order, reverse, batch, length, u.device)
 
-    def channels_first(x: Tensor) -> Tensor:  # [B, K, L, X] -> [B, K, X, L] in visiting order
+    def channels_first(x: Tensor) -> Tensor:  # [B, K, L, X] -> [B, K, X, L] in the order of visits
         x = x if steps is None else x.gather(2, steps.unsqueeze(-1).expand_as(x))
         return x.transpose(2, 3).contiguous()
 

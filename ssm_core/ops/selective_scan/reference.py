@@ -1,4 +1,4 @@
-"""Selective scan in plain PyTorch: the definition the kernels are tested against, on any device and by autograd."""
+"""The selective scan in plain PyTorch, differentiated by autograd: the definition that kernels are tested against."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def visiting_order(
     order: Tensor | None, reverse: Sequence[bool], batch: int, length: int, device: torch.device
 ) -> Tensor:
-    """Token visited at each step, ``[B, K, L]``: ``order`` (or row-major) with the reversed directions flipped."""
+    """The token visited at each step, ``[B, K, L]``: ``order``, or row by row, with the reversed directions flipped."""
     if order is None:
         order = torch.arange(length, device=device).expand(batch, len(reverse), length)
     return torch.stack([order[:, k].flip(-1) if flip else order[:, k] for k, flip in enumerate(reverse)], dim=1)
@@ -28,16 +28,17 @@ def selective_scan_reference(
     reverse: Sequence[bool],  # [K]
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u, one token after another.
+    """Compute h ← exp(Δ·A)·h + Δ·B·u, y = C·h + D·u, one token after another.
 
-    The K directions fall into G groups of K / G; those of one group read the same ``u`` and their outputs are summed.
+    The K directions fall into G groups of K / G. The directions of a group read the same ``u``, and their outputs are
+    summed.
 
     Returns:
         y ``[B, G, L, D]`` at the tokens' own places, and the last state ``[B, K, D, N]``.
     """
     batch, groups, length, _ = u.shape
     inner = len(reverse) // groups
-    dtype = A.dtype  # float32, or float64: half types are accumulated in float32
+    dtype = A.dtype  # float32 or float64, in which half types are accumulated
     steps = visiting_order(order, reverse, batch, length, u.device)
 
     def in_order(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Declares ``ssm_core::selective_scan`` and registers its fake, autograd and autocast rules.
 
-``csrc`` has the schemas.
+The schemas are in ``csrc/selective_scan/schema.cpp``.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,9 @@
 """The selective scan in ONNX's standard operators, in 2·√L steps instead of L.
 
-The sequence is cut into about √L chunks of √L steps. One ``Scan`` walks all chunks side by side, each from a state of
-zero, and keeps the product of the decays; a second one carries the state from chunk to chunk; what a chunk was carried,
-times that product, is then added to its states. Products of decays lie between 0 and 1: nothing is divided.
+The sequence is cut into about √L chunks of √L steps. A first ``Scan`` walks all chunks side by side, each from a state
+of zero, and keeps the products of the decays. A second ``Scan`` carries the state from chunk to chunk. The state that
+a chunk receives, times those products, is then added to the chunk's states. Nothing is divided, and products of decays
+lie between 0 and 1.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ _DOMAIN = Opset("ssm_core", 1)
 def _in_chunks(
     steps: INT64[...],  # [B, K, L]
 ) -> tuple[INT64[...], INT64[...]]:  # [T, B, K, M]; [B, K, L]
-    """The token at each place of the chunks ``[T, B, K, M]``, and the row of each token in that ``[B, K, L]``.
+    """The token at each place of the chunks ``[T, B, K, M]``, and each token's row in that tensor, ``[B, K, L]``.
 
-    Chunk m holds the places m·T … m·T + T - 1; those beyond the end repeat the last token, after all that counts.
+    Chunk m holds the places m·T … m·T + T - 1. Places beyond the end repeat the last token, after all that counts.
     """
     length = op.Shape(steps, start=2)  # [1]
     size = op.Cast(op.Ceil(op.Sqrt(op.Cast(length, to=FLOAT.dtype))), to=INT64.dtype)
@@ -32,7 +33,7 @@ def _in_chunks(
     # [B, K, T, M] with T first.
     token = op.Transpose(op.Gather(steps, place, axis=2), perm=[2, 0, 1, 3])
     places = op.Expand(op.Range(0, op.Squeeze(length), 1), op.Shape(steps))
-    seat = op.ScatterElements(places, steps, places, axis=2)  # [B, K, L]: when a token's turn is
+    seat = op.ScatterElements(places, steps, places, axis=2)  # [B, K, L]: the step at which a token is visited
     chunk = seat / size
     batch, directions = op.Shape(steps, end=1), op.Shape(steps, start=1, end=2)
     sequence = op.Reshape(
@@ -48,7 +49,7 @@ def _rows_of(
     x: FLOAT[...],  # [B, K, L, C]
     token: INT64[...],  # [T, B, K, M]
 ) -> FLOAT[...]:  # [T, B, K, M, C]
-    """The tokens' rows of x, which may have fewer directions than the tokens: each then serves several in turn."""
+    """The tokens' rows of x. If x has fewer directions than the tokens, each serves several neighbouring ones."""
     batch, groups, length = op.Shape(x, end=1), op.Shape(x, start=1, end=2), op.Shape(x, start=2, end=3)
     directions = op.Shape(token, start=2, end=3)
     group = op.Range(0, op.Squeeze(directions), 1) / (directions / groups)
@@ -100,7 +101,7 @@ def selective_scan(
     reverse: Sequence[bool],
     delta_softplus: bool,
 ) -> tuple[Any, Any]:
-    """``ssm_core::selective_scan`` in float32; arguments as in ``csrc/library.cpp``."""
+    """``ssm_core::selective_scan`` in float32; the arguments are those of its schema."""
     after_directions = op.Constant(value_ints=[1])
     last = op.Constant(value_ints=[-1])
     if delta_bias is not None:
@@ -124,7 +125,7 @@ def _at_tokens(
     row: INT64[...],  # [B, K, L]
     u: FLOAT[...],  # [B, G, L, D]
 ) -> FLOAT[...]:  # [B, G, L, D]
-    """The results at the tokens' own places, those of a group's directions summed."""
+    """The results at the tokens' own places, summed over the directions of a group."""
     rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(y, start=4), axis=0)
     in_place = op.Gather(op.Reshape(y, rows), row)  # [B, K, L, D]
     groups = op.Concat(op.Shape(u, end=2), op.Constant(value_ints=[-1]), op.Shape(u, start=2), axis=0)
@@ -136,7 +137,7 @@ def _last_state(
     h: FLOAT[...],  # [T, B, K, M, D, N]
     row: INT64[...],  # [B, K, L]
 ) -> FLOAT[...]:  # [B, K, D, N]
-    """The state after the last step: the last place of the last chunk, where places beyond the end are not counted."""
+    """The state after the last step, at the last place of the last chunk that is not beyond the end."""
     size, chunks = op.Shape(h, end=1), op.Shape(h, start=3, end=4)
     place = op.Shape(row, start=2) - (chunks - 1) * size - 1
     return op.Squeeze(op.Gather(op.Squeeze(op.Gather(h, place), op.Constant(value_ints=[0])), chunks - 1, axis=2), [2])

@@ -1,4 +1,4 @@
-"""How different neighbouring tokens are: the weights from which a spanning tree of the grid is grown."""
+"""How different neighbouring tokens of a grid are; a spanning tree of the grid is grown from these weights."""
 
 import torch
 from torch import Tensor
@@ -18,16 +18,16 @@ def grid_distances(
 ) -> Tensor:
     """How different the two ends of every edge of the 4-connected grid are (MambaTree, section 3.2).
 
-    Cosine is exp(-cosine), the paper's; Euclidean and Manhattan are the distances themselves, since a spanning tree
-    asks for nothing but their order. No gradient passes through.
+    ``"cosine"`` is the paper's exp(-cosine). ``"euclidean"`` and ``"manhattan"`` are the distances themselves, since a
+    spanning tree depends on the order of the weights alone. No gradient passes through.
 
     Args:
         x: features.
-        distance: the measure. The compiled kernels measure cosines; the others are always computed by PyTorch.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        distance: the measure. Only ``"cosine"`` has compiled kernels; the others always take PyTorch's operators.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
-        ``[B, E]``, float32 (float64 for float64 features): vertical edges first, then horizontal ones, both row by row.
+        ``[B, E]``, float32 (float64 for float64 features): the vertical edges, then the horizontal ones, row by row.
 
     Raises:
         ValueError: an argument does not fit; the message says which.

@@ -1,4 +1,4 @@
-"""Distances along the edges of the 4-connected grid in plain PyTorch: the definition the kernels are tested against."""
+"""Distances along the edges of a grid in plain PyTorch: the definition that kernels are tested against."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ def grid_distances_reference(
     x: Tensor,  # [B, H, W, D]
     distance: GuideDistance,
 ) -> Tensor:  # [B, E]
-    """Measure both ends of every vertical edge, then of every horizontal one, each row by row."""
+    """Measure the distance along every vertical edge, then along every horizontal one, each row by row."""
     x = x.to(accumulate_dtype(x.dtype))
     if distance == "cosine":
         scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8).reciprocal()

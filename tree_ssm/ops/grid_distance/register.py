@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::grid_cosine_distance``, which has no gradient, and registers its fake and autocast rules.
 
-``csrc`` has the schema.
+The schema is in ``csrc/grid_distance/schema.cpp``.
 """
 
 from typing import Any

@@ -12,14 +12,14 @@ from onnxscript.values import Opset
 def _distances(
     x: FLOAT[...],  # [B, H, W, D]
 ) -> FLOAT[...]:  # [B, E]
-    """exp(-cosine) of the ends of every vertical edge, then of every horizontal one, each row by row."""
+    """exp(-cosine) along every vertical edge, then along every horizontal one, each row by row."""
     channels = op.Constant(value_ints=[3])
-    # Rounded as the reference and the kernels round: where edges weigh the same there, they should here.
+    # The operations round as in the reference and the kernels, so that edges of equal weight there are equal here.
     scale = op.Reciprocal(op.Max(op.Sqrt(op.ReduceSum(x * x, channels, keepdims=0)), 1e-8))
     vertical = op.ReduceSum(x[:, :-1] * x[:, 1:], channels, keepdims=0) * scale[:, :-1] * scale[:, 1:]
     horizontal = op.ReduceSum(x[:, :, :-1] * x[:, :, 1:], channels, keepdims=0) * scale[:, :, :-1] * scale[:, :, 1:]
     flat = op.Constant(value_ints=[0, -1])
-    # `allowzero` is off: a 0 keeps the batch, even where a grid of one row has no vertical edge.
+    # Without `allowzero` a 0 keeps the batch's size, even if a grid of one row has no vertical edge.
     return op.Exp(op.Neg(op.Concat(op.Reshape(vertical, flat), op.Reshape(horizontal, flat), axis=1)))
 
 

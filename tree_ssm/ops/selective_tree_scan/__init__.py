@@ -1,4 +1,4 @@
-"""The tree scan of a selective state space model of one state, from its inputs to h; the maths is in the README."""
+"""The tree scan of a selective model with one state a channel, from the model's inputs; the README has the maths."""
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ def selective_tree_scan(
     tree: Tree,
     backend: Backend = "auto",
 ) -> Tensor:
-    """h_i = Σ_j (∏ exp(Δ A) over the path from i to j) Δ_j B_j x_j with Δ = softplus(delta + delta_bias).
+    """Compute h_i = Σ_j (∏ exp(Δ A) over the path from i to j) Δ_j B_j x_j with Δ = softplus(delta + delta_bias).
 
-    :func:`~tree_ssm.ops.tree_scan` of the source Δ·B·x and the weight exp(Δ·A) (MambaTree, section 3.2, with one state
-    a channel). On a GPU neither is ever written to memory. Computed in float32 for half types, float64 for float64.
+    This is :func:`~tree_ssm.ops.tree_scan` of the source Δ·B·x and the weight exp(Δ·A) (MambaTree, section 3.2, with
+    one state a channel). On a GPU neither is written to memory. Half types are computed in float32.
 
     Args:
         x: features.
@@ -35,7 +35,7 @@ def selective_tree_scan(
         B: input weight of every token, in the dtype of ``x``.
         delta_bias: bias of the step sizes, in the dtype of ``A``.
         tree: parent and order, as for :func:`~tree_ssm.ops.tree_scan`.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
         h ``[B, L, D]`` in the dtype of ``x``.

@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::selective_tree_scan`` and registers its fake, autograd and autocast rules.
 
-``csrc`` has the schemas. There is a kernel for GPUs alone.
+The schemas are in ``csrc/selective_tree_scan/schema.cpp``. There is a kernel for GPUs alone.
 """
 
 from typing import Any

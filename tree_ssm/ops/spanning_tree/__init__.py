@@ -1,7 +1,6 @@
 """Minimum spanning trees of many small graphs at once, rooted and in breadth-first order.
 
-The choice is discrete: everything here returns integers and no gradient passes. The method and its proof are in this
-folder's README.
+The results are integers, and no gradient passes. The README of this folder has the method and its proof.
 """
 
 from typing import NamedTuple
@@ -23,9 +22,9 @@ class Tree(NamedTuple):
     """A rooted spanning tree for each sample. Later versions may add fields at the end: read them by name.
 
     Attributes:
-        parent: ``[B, L]``, int64; the vertex one edge nearer to the root, and the root itself for the root.
-        order: ``[B, L]``, int64; every vertex once, breadth first from the root: parents come before their children,
-            and children of one vertex by their number.
+        parent: ``[B, L]``, int64; for every vertex the one above it, and for the root itself.
+        order: ``[B, L]``, int64; every vertex once, breadth first from the root. Parents come before their children,
+            and the children of one vertex by their number.
     """
 
     parent: Tensor  # [B, L]
@@ -42,20 +41,20 @@ def minimum_spanning_tree(
     root: int | Tensor = 0,  # [B]
     backend: Backend = "auto",
 ) -> Tree:
-    """The minimum spanning tree of every sample (MambaTree, section 3.2), unique by its ties: (weight, edge index).
+    """Find every sample's minimum spanning tree (MambaTree, section 3.2), which is unique: the edge index breaks ties.
 
-    The graph is the 4-connected ``height`` × ``width`` grid, with the edges of :func:`grid_edges`, or else the list
-    ``edges`` over ``num_vertices`` vertices. A list may repeat an edge (the lightest counts) and join a vertex to
-    itself (never in a tree).
+    The graph is either the 4-connected ``height`` × ``width`` grid, with the edges of :func:`grid_edges`, or the list
+    ``edges`` over ``num_vertices`` vertices. If a list repeats an edge, the lightest counts. An edge from a vertex to
+    itself is allowed and never in a tree.
 
     Args:
-        edge_weight: weight of each edge, in any real dtype; half types are compared exactly, -0 equals 0.
+        edge_weight: weight of each edge, in any real dtype. Half types are compared exactly, and -0 equals 0.
         height: rows of the grid.
         width: columns of the grid.
         edges: the two ends of each edge, int64, for all samples or for each.
-        num_vertices: L, for an edge list.
-        root: vertex that the tree hangs from, one for all samples or one for each.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        num_vertices: L, for a list of edges.
+        root: the vertex that the tree hangs from, one for all samples or one for each.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
         The trees; L = ``height`` · ``width`` or ``num_vertices``.
@@ -65,10 +64,9 @@ def minimum_spanning_tree(
             names the argument or the sample.
         ssm_core.errors.NonFiniteError: a weight is NaN or infinite; the message names the sample and the edge.
 
-    Nothing about values is raised where the kernel runs on a GPU, since that would wait for the device. There an
-    infinite weight counts as it stands and a NaN as more than infinity, an edge with an end that is no vertex does not
-    exist, a root that is no vertex is vertex 0, and vertices that the root does not reach hang from it, last in the
-    order.
+    The GPU kernel raises no error about values, since that would mean waiting for the device. There an infinite weight
+    counts as it stands, and NaN as more than infinity. An edge with an end that is no vertex does not exist. A root
+    that is no vertex becomes vertex 0. Vertices that the root does not reach hang from it and are last in the order.
     """
     if edges is None:
         num_edges, height, width = _check_grid(height, width, num_vertices)
@@ -84,9 +82,6 @@ def minimum_spanning_tree(
     if choose_backend(_OP, f"tree_ssm::{_OP}", backend, edge_weight.device) == "reference":
         return Tree(*minimum_spanning_tree_reference(edge_weight, edges, height, width, roots))
     return Tree(*torch.ops.tree_ssm.minimum_spanning_tree(edge_weight, edges, height, width, roots))
-
-
-# The checks are plain ifs: messages are not put together on the way of every call.
 
 
 def _check_grid(height: int | None, width: int | None, num_vertices: int | None) -> tuple[int, int, int]:

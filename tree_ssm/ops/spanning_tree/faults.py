@@ -1,4 +1,4 @@
-"""What can be wrong with the values of a graph, found by every implementation and told in the same words."""
+"""The faults that the values of a graph can have, and the errors that every implementation raises for them."""
 
 import enum
 
@@ -6,7 +6,7 @@ from ssm_core.errors import NonFiniteError
 
 
 class Fault(enum.IntEnum):
-    """The first column of the kernels' ``fault`` output; the second says where. Numbered as in csrc/spanning_tree.h."""
+    """The first column of the kernel's ``fault`` output; the second column says where. Numbered as C++'s GraphFault."""
 
     NONE = 0
     ROOT = 1
@@ -20,8 +20,12 @@ def raise_fault(fault: Fault, sample: int, where: int) -> None:
 
     Args:
         fault: what is wrong.
-        sample: which sample of the batch it is.
-        where: index of the edge at fault; the root for ``ROOT``.
+        sample: the sample's place in the batch.
+        where: the index of the edge at fault; for ``ROOT`` the root.
+
+    Raises:
+        NonFiniteError: a weight is NaN or infinite.
+        ValueError: any other fault.
     """
     graph = f"minimum_spanning_tree: in sample {sample}"
     if fault is Fault.WEIGHT:

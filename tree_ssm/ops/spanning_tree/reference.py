@@ -1,4 +1,4 @@
-"""Minimum spanning trees in plain PyTorch, all samples at once: the definition the kernels are tested against."""
+"""Minimum spanning trees in plain PyTorch, all samples at once: the definition that kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,16 @@ from .faults import Fault, raise_fault
 
 
 def grid_edges(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
-    """The edges of the 4-connected grid: all vertical ones row by row, then all horizontal ones row by row.
+    """List the edges of the 4-connected grid: all vertical ones row by row, then all horizontal ones row by row.
 
     Args:
         height: rows.
         width: columns.
-        device: where the result is to be.
+        device: the device of the result.
 
     Returns:
-        ``[E, 2]``, int64, E = (H - 1)·W + H·(W - 1); vertices are numbered row by row, the smaller end comes first.
+        ``[E, 2]``, int64, with E = (H - 1)·W + H·(W - 1). Vertices are numbered row by row, and the smaller end comes
+        first.
     """
     vertex = torch.arange(height * width, device=device).view(height, width)
     vertical = torch.stack([vertex[:-1], vertex[1:]], dim=-1).flatten(0, 1)
@@ -32,7 +33,7 @@ def minimum_spanning_tree_reference(
 ) -> tuple[Tensor, Tensor]:
     """Parent and breadth-first order, both ``[B, L]``, of the tree that Borůvka's rounds find.
 
-    The samples are one graph: vertex v of sample b has the number b·L + v.
+    All samples together are one graph, in which vertex v of sample b has the number b·L + v.
     """
     batch, num_edges = edge_weight.shape
     length = height * width
@@ -42,8 +43,8 @@ def minimum_spanning_tree_reference(
     _raise_first_fault(edge_weight, edges, root, length)
     first_vertex = torch.arange(batch, device=edges.device) * length
 
-    # From here on only the rank of an edge counts; the stable sort is the tie-break by edge index. Adding 0 turns -0
-    # into 0, which some sorts tell apart.
+    # From here on only the rank of an edge counts. The stable sort breaks ties by the edge index. Adding 0 turns -0
+    # into 0, since some sorts tell them apart.
     by_rank = (edge_weight + 0.0).sort(dim=1, stable=True).indices.unsqueeze(-1)
     ends = edges.gather(1, by_rank.expand(-1, -1, 2)) + first_vertex.view(-1, 1, 1)
     chosen = boruvka(ends.flatten(0, 1), batch * length)
@@ -52,7 +53,7 @@ def minimum_spanning_tree_reference(
             raise_fault(Fault.DISCONNECTED, sample, -1)
 
     parent, order = breadth_first(chosen, root + first_vertex, batch * length)
-    # Levels hold vertices of all samples; sorting by sample keeps the order within each.
+    # A level holds vertices of all samples. The stable sort by sample keeps the order within each.
     order = order[torch.argsort(order // length, stable=True)]
     return parent.view(batch, length) % length, order.view(batch, length) % length
 
@@ -61,9 +62,9 @@ def boruvka(
     ends: Tensor,  # [E, 2]
     num_vertices: int,
 ) -> Tensor:
-    """The minimum spanning forest of edges listed by ascending weight; its edges, ``[F, 2]``.
+    """The edges ``[F, 2]`` of the minimum spanning forest, from edges listed by ascending weight.
 
-    In every round each component takes the lightest edge that leaves it, and components so joined become one.
+    In every round each component takes the lightest edge that leaves it, and components joined by these become one.
     """
     vertices = torch.arange(num_vertices, device=ends.device)
     component = vertices  # named by one of its vertices
@@ -82,7 +83,7 @@ def boruvka(
         taken[rank[edge]] = True
         hook = vertices.clone()
         hook[grows] = a[edge] + b[edge] - vertices[grows]  # the other end
-        # The ranks differ, so the only cycles are pairs that took the same edge: their smaller one is the root.
+        # Ranks are distinct, so the only cycles are pairs that took the same edge. The smaller of the two is the root.
         hook = torch.where((hook[hook] == vertices) & (vertices < hook), vertices, hook)
         while not torch.equal(hook, hook[hook]):
             hook = hook[hook]
@@ -94,7 +95,7 @@ def breadth_first(
     roots: Tensor,  # [B]
     num_vertices: int,
 ) -> tuple[Tensor, Tensor]:
-    """Parent of every vertex of a forest, and its vertices level by level, children of one vertex by their number."""
+    """The parent of every vertex of a forest, and the vertices level by level; children come by their number."""
     source, target = torch.cat([tree, tree.flip(1)]).unbind(-1)
     by_source_then_target = torch.argsort(source * num_vertices + target)
     source, target = source[by_source_then_target], target[by_source_then_target]

@@ -2,7 +2,9 @@
 
 ``spanning_tree`` is the kernel: it is pure, and the faults of each sample are one of its outputs.
 ``minimum_spanning_tree`` is the operator that the public function calls. On the CPU it is implemented here and raises
-the faults as errors, since looking at a value there waits for nothing. ``csrc`` has the schemas.
+the faults as errors, since looking at a value there waits for nothing.
+
+The schemas are in ``csrc/spanning_tree/schema.cpp``.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """The minimum spanning tree of a grid in ONNX's standard operators, in a logarithmic number of steps.
 
-Borůvka's rounds by ``ScatterElements`` with minima, the way from the tree's edges to its parents by an Euler tour whose
-places are found by pointer doubling, the breadth-first order by sorting paths that double in length. Loops end by the
-data, so that any height, width and batch will do.
+Borůvka's rounds take minima by ``ScatterElements``. An Euler tour, whose places are found by pointer doubling, leads
+from the tree's edges to its parents. The breadth-first order comes from sorting paths that double in length. The data
+end the loops, so any height, width and batch will do.
 """
 
 from typing import Any
@@ -21,14 +21,14 @@ def _tree_edges(
     height: INT64,
     width: INT64,
 ) -> BOOL[...]:  # [B, E]
-    """Which edges of the grid are in the tree: Borůvka's rounds over the edges' ranks by (weight, index)."""
+    """Whether each edge of the grid is in the tree, by Borůvka's rounds over the ranks by (weight, index)."""
     flat = op.Constant(value_ints=[-1])
     count = op.Shape(edge_weight, start=1)  # [1], E
     vertex = op.Range(0, height * width, 1)
     grid = op.Reshape(vertex, op.Concat(op.Reshape(height, flat), op.Reshape(width, flat), axis=0))
     first = op.Concat(op.Reshape(grid[:-1], flat), op.Reshape(grid[:, :-1], flat), axis=0)
     second = op.Concat(op.Reshape(grid[1:], flat), op.Reshape(grid[:, 1:], flat), axis=0)
-    # Equal weights come by their index: TopK says so. Adding 0 turns -0 into 0.
+    # TopK lists equal weights by their index. Adding 0 turns -0 into 0.
     _, by_rank = op.TopK(edge_weight + 0.0, count, axis=1, largest=0)
     a, b = op.Gather(first, by_rank), op.Gather(second, by_rank)  # [B, E]
     rank = op.Expand(op.Range(0, op.Squeeze(count), 1), op.Shape(a))
@@ -52,7 +52,7 @@ def _tree_edges(
         edge = op.Where(grows, lightest, 0)
         other = op.GatherElements(of_a, edge, axis=1) + op.GatherElements(of_b, edge, axis=1) - vertices
         hook = op.Where(grows, other, vertices)
-        # Two components that took the same edge point at each other: the smaller one becomes the root.
+        # Two components that took the same edge point at each other. The smaller one becomes the root.
         mutual = op.And(op.Equal(op.GatherElements(hook, hook, axis=1), vertices), vertices < hook)
         hook = op.Where(mutual, vertices, hook)
         moving = op.Cast(1, to=BOOL.dtype)
@@ -72,12 +72,12 @@ def _hang(
     height: INT64,
     width: INT64,
 ) -> INT64[...]:  # [B, L]
-    """Parents of a tree of the grid that hangs from a root.
+    """The parents in a tree of the grid that hangs from a root.
 
-    An arc is an edge in one direction: arc 4·v + d leaves vertex v upwards, to the left, to the right or downwards (d =
-    0 … 3). The Euler tour turns at every vertex to the next arc in cyclic order after the one it came by. Cut before
-    the root's first arc it is a list; an arc's distance to the list's end, found by doubling, tells which of an edge's
-    two directions comes first: that one leads from the parent to the child.
+    An arc is an edge in one direction. Arc 4·v + d leaves vertex v upwards, to the left, to the right or downwards (d =
+    0 … 3). At every vertex the Euler tour takes the next arc in cyclic order after the one it came by. Cut before the
+    root's first arc, the tour is a list. Doubling finds every arc's distance to the list's end. Of an edge's two arcs
+    the one that comes first in the list leads from the parent to the child.
     """
     flat, keep = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0, -1])
     one = op.Constant(value_ints=[1])
@@ -133,10 +133,10 @@ def _hang(
 def _breadth_first(
     parent: INT64[...],  # [B, L]
 ) -> INT64[...]:  # [B, L]
-    """The vertices by depth, and within a depth by their ancestors from the root on: children by their number.
+    """The vertices by depth, and within a depth by their ancestors from the root on, so that children come by number.
 
-    Vertices are ranked by depth and number, then again and again by the rank of the ancestor as far above as the paths
-    compared so far are long.
+    Vertices are first ranked by depth and number. Every further round ranks them by the rank of the ancestor that lies
+    as far above as the paths compared so far are long.
     """
     length = op.Shape(parent, start=1)  # [1]
     vertex = op.Expand(op.Range(0, op.Squeeze(length), 1), op.Shape(parent))
@@ -164,7 +164,7 @@ def _breadth_first(
 
 
 def minimum_spanning_tree(edge_weight: Any, edges: Any, height: Any, width: Any, root: Any) -> tuple[Any, Any]:
-    """``tree_ssm::minimum_spanning_tree`` of a grid; nothing about values is raised, as on a GPU.
+    """``tree_ssm::minimum_spanning_tree`` of a grid; as on a GPU, it raises no error about values.
 
     Raises:
         NotImplementedError: the graph is given as a list of edges.

@@ -1,4 +1,4 @@
-"""The output equation of MambaTree's state space model: the normed state, weighted, beside the skip."""
+"""The output equation of MambaTree's state space model: the weighted, normed state plus the skip."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import state_readout_reference
 
-# What the GPU kernel keeps of a row in registers: in fours, or one by one.
+# Channels that fit in the GPU kernel's registers, read in fours or one by one; see csrc/state_readout/cuda/tuning.h.
 MOST_CHANNELS_IN_FOURS, MOST_CHANNELS = 2560, 1024
 
 
@@ -23,7 +23,7 @@ def state_readout(
     eps: float = 1e-5,
     backend: Backend = "auto",
 ) -> Tensor:
-    """y = C ⊙ LN(h) + D ⊙ x (the output of MambaTree's scan), one state a channel.
+    """Compute y = C ⊙ LN(h) + D ⊙ x, the output of MambaTree's scan with one state a channel.
 
     Args:
         h: state after the tree scan, in the dtype of ``x``.
@@ -33,11 +33,12 @@ def state_readout(
         weight: scale of the layer norm over the channels.
         bias: shift of the layer norm.
         eps: added to the variance.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one. The GPU's takes up to
-            2,560 channels that are divisible by four, or 1,024; ``"auto"`` takes the reference beyond.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one. The GPU kernel takes up to
+            2,560 channels if their number is divisible by four, else up to 1,024. Beyond, ``"auto"`` takes the
+            reference.
 
     Returns:
-        ``[B, L, D]`` in the dtype of ``x``; half types are computed with in float32.
+        y ``[B, L, D]`` in the dtype of ``x``; half types are computed in float32.
 
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.

@@ -1,4 +1,4 @@
-"""The readout of the normed state in plain PyTorch: the definition the kernels are tested against."""
+"""The readout of the normed state in plain PyTorch: the definition that kernels are tested against."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ def state_readout_reference(
     bias: Tensor,  # [D]
     eps: float,
 ) -> Tensor:  # [B, L, D]
-    """C ⊙ LN(h) + D ⊙ x, computed in float32 at least, in the dtype of ``x``."""
+    """Compute C ⊙ LN(h) + D ⊙ x in float32 or float64, and round it to the dtype of ``x``."""
     dtype = accumulate_dtype(x.dtype)
     normed = F.layer_norm(h.to(dtype), D.shape, weight.to(dtype), bias.to(dtype), eps)
     return torch.addcmul(x.to(dtype) * D.to(dtype), normed, C.to(dtype).unsqueeze(-1)).to(x.dtype)

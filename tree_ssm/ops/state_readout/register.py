@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::state_readout`` and registers its fake, autograd and autocast rules.
 
-``csrc`` has the schemas.
+The schemas are in ``csrc/state_readout/schema.cpp``.
 """
 
 import math

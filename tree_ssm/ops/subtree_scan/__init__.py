@@ -1,4 +1,4 @@
-"""The selective scan of many states from the leaves of a tree to its root; the maths is in the README."""
+"""The selective scan with N states a channel from the leaves of a tree to its root; the README has the maths."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from . import register as _register  # noqa: F401  registers the operator's rule
 from .reference import subtree_scan_reference
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_STATES_AT_ONCE = 16  # kMostStates of csrc/cuda/subtree_scan_launch.h
+_STATES_AT_ONCE = 16  # kMostStates in csrc/subtree_scan/cuda/tuning.h
 
 
 def subtree_scan(
@@ -25,26 +25,26 @@ def subtree_scan(
     next_step: bool = False,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """h_t = Δ_t B_t x_t + Σ_children w_c h_c, y_t = C_t·h_t (MambaTree, Algorithm 2): every token sums its subtree.
+    """Sum every token's subtree: h_t = Δ_t B_t x_t + Σ_children w_c h_c, y_t = C_t·h_t (MambaTree, Algorithm 2).
 
-    Δ = softplus(delta + delta_bias), and the edge above token t weighs w_t = exp(Δ_t A). The compiled kernels never
-    write a state to memory forward, and backward as few as the tree's branching needs. Computed in float32 for half
-    types, float64 for float64.
+    Δ = softplus(delta + delta_bias), and the edge above token t weighs w_t = exp(Δ_t A). Half types are computed in
+    float32. The compiled kernels write no state to memory in the forward pass, and in the backward pass as few as the
+    tree's branching needs.
 
     Args:
         x: features.
         delta: step sizes before bias and softplus, in the dtype of ``x``.
         A: decay rates, negative; float32, or float64 beside float64.
         B: input weights of every token, in the dtype of ``x``.
-        C: output weights, likewise.
+        C: output weights of every token, in the dtype of ``x``.
         delta_bias: bias of the step sizes, in the dtype of ``A``.
         tree: parent and order, as for :func:`~tree_ssm.ops.tree_scan`.
-        next_step: let the edge above token t have the step of token t + 1 (of the last token, that of the first), so
-            that on a chain whose last token is the root h is Mamba's.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        next_step: whether the edge above token t has the step of token t + 1 instead of its own (above the last token,
+            that of the first). Then h is Mamba's on a chain whose last token is the root.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
-        y ``[B, L, D]`` in the dtype of ``x``, and the root's state ``[B, D, N]`` in that of ``A``.
+        y ``[B, L, D]`` in the dtype of ``x``, and the root's state ``[B, D, N]`` in the dtype of ``A``.
 
     Raises:
         ValueError: an argument does not fit; the message says which.

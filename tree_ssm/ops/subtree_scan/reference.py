@@ -1,4 +1,4 @@
-"""The selective scan from the leaves of a tree to its root in plain PyTorch: the definition of the kernels."""
+"""The selective scan from a tree's leaves to its root in plain PyTorch, which the kernels are tested against."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ def subtree_scan_reference(
     tree: Tree,
     next_step: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y ``[B, L, D]`` in the dtype of ``x`` and the root's state ``[B, D, N]``, by the tree scan over D·N channels."""
+    """Compute y ``[B, L, D]`` and the root's state ``[B, D, N]`` by the tree scan over D·N channels."""
     dtype = accumulate_dtype(x.dtype)
     step = F.softplus(delta.to(dtype) + delta_bias)
     of_edge = step.roll(-1, dims=1) if next_step else step

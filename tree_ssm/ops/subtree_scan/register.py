@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::selective_subtree_scan`` and registers its fake, autograd and autocast rules.
 
-``csrc`` has the schemas.
+The schemas are in ``csrc/subtree_scan/schema.cpp``.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""How different the tokens of a prompt are: the weights from which the spanning tree of a sequence is grown."""
+"""How different the tokens of a prompt are; the spanning tree of a sequence is grown from these weights."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import token_distances_reference, token_edges
 
-_KERNEL_REACH = 3  # kReach of csrc/cuda/token_distance.cu
+_KERNEL_REACH = 3  # kReach in csrc/token_distance/cuda/tuning.h
 
 
 @torch.no_grad()
@@ -23,23 +23,22 @@ def token_distances(
     reach: int = 3,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Weights of the edges that a sequence's tree may have: exp(-cosine) of tokens' inputs (MambaTree, section 3.3).
+    """Weigh the edges that a sequence's tree may have: exp(-cosine) of the tokens' inputs (MambaTree, section 3.3).
 
-    The input of a token is u = Δ x ⊗ B over all D·N channels, Δ = softplus(delta + delta_bias); since it is an outer
-    product, the cosine is that of Δ x times that of B. Only tokens of the prompt, ``start`` … ``end`` - 1, are
-    compared: outside, neighbours are joined at weight 0, and other edges weigh more than any within. No gradient passes
-    through.
+    The input of a token is u = Δ x ⊗ B over all D·N channels, with Δ = softplus(delta + delta_bias). Only tokens of the
+    prompt, ``start`` … ``end`` - 1, are compared. Outside, edges between neighbours weigh 0, and all other edges weigh
+    more than any edge of the prompt. No gradient passes through.
 
     Args:
         x: features.
         delta: step sizes before bias and softplus, in the dtype of ``x``.
-        delta_bias: their bias; float32, or float64 beside float64.
-        B: input weights, in the dtype of ``x``.
+        delta_bias: bias of the step sizes; float32, or float64 beside float64.
+        B: input weights of every token, in the dtype of ``x``.
         start: first token of each prompt.
-        end: the token behind its last.
-        reach: tokens so far apart at most may be joined.
-        backend: which implementation; ``"auto"`` takes the kernel for GPUs there, up to a reach of 3, and PyTorch's
-            operations elsewhere.
+        end: the token after the last of each prompt.
+        reach: the largest distance of two tokens that an edge may join.
+        backend: the implementation; ``"auto"`` takes the compiled kernel on GPUs for a reach of up to 3, and the
+            reference elsewhere.
 
     Returns:
         ``[B, E]``, float32 (float64 for float64 features), in the order of :func:`token_edges`.

@@ -1,4 +1,4 @@
-"""Distances of a sequence's tokens in plain PyTorch: the definition the kernel is tested against."""
+"""Distances of a sequence's tokens in plain PyTorch: the definition that the kernel is tested against."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
 
-# Heavier than any exp(-cosine) <= e: such an edge is never in a tree, since those between neighbours join everything.
+# More than any exp(-cosine), which is at most e. Edges between neighbours join all tokens, so no tree needs another.
 _NEVER = 4.0
 
 
@@ -15,12 +15,15 @@ def token_edges(
     reach: int,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Pairs of tokens at most ``reach`` apart, ``[E, 2]``: all neighbours, then all at distance 2, and so on.
+    """List the pairs of tokens at most ``reach`` apart: all neighbours, then all at distance 2, and so on.
 
     Args:
-        length: tokens L of a sequence.
-        reach: distance of the furthest.
-        device: where the result is to be.
+        length: the number L of tokens.
+        reach: the largest distance.
+        device: the device of the result.
+
+    Returns:
+        ``[E, 2]``, int64; the earlier token comes first.
     """
     token = torch.arange(length, device=device)
     ends = [torch.stack([token[:-k], token[k:]], dim=1) for k in range(1, min(reach, length - 1) + 1)]
@@ -36,7 +39,7 @@ def token_distances_reference(
     end: Tensor,  # [B]
     reach: int,
 ) -> Tensor:  # [B, E]
-    """exp(-cosine) of every pair of tokens of a prompt; elsewhere 0 for neighbours and more than e for the others."""
+    """exp(-cosine) of every pair of tokens of a prompt; elsewhere 0 for neighbours and 4 for others."""
     dtype, length = accumulate_dtype(x.dtype), x.shape[1]
     unit = [_normalized(F.softplus(delta.to(dtype) + delta_bias) * x.to(dtype)), _normalized(B.to(dtype))]
     place = torch.arange(length, device=x.device)

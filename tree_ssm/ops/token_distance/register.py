@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::token_distance``, which has no gradient, and registers its fake and autocast rules.
 
-``csrc`` has the schema. There is a kernel for GPUs alone.
+The schema is in ``csrc/token_distance/schema.cpp``. There is a kernel for GPUs alone.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Tree scan: the linear recurrence of a state space model along a rooted tree instead of a sequence.
 
-Linear in the number of vertices, differentiable in the input and in the weights; the tree is data. The maths of both
-passes, forward and backward, is in this folder's README.
+It takes time linear in the number of vertices. Input and weights have gradients. The README of this folder has the
+maths of the forward and the backward pass.
 """
 
 from typing import Literal
@@ -27,28 +27,27 @@ def tree_scan(
     direction: Direction = "both",
     backend: Backend = "auto",
 ) -> Tensor:
-    """h_i = Σ_j (∏ weight over the edges of the path from i to j) · u_j, in O(L) (MambaTree, section 3.2).
+    """Compute h_i = Σ_j (∏ weight over the edges of the path from i to j) · u_j in O(L) (MambaTree, section 3.2).
 
-    The edge between a vertex and its parent carries the vertex's own weight, channel by channel; the root's weight is
-    not used and gets gradient 0. Sums and products are taken in float32 for half types, float64 for float64.
+    The edge between a vertex and its parent carries the vertex's own weight, channel by channel. The root's weight is
+    not used and has gradient 0. Half types are computed in float32.
 
     Args:
         u: input at every vertex.
-        weight: weight of the edge from every vertex to its parent; in the dtype of ``u``, or float32 beside an ``u``
-            in half precision, where weights near 1 would lose what tells them from 1.
-        tree: parent and order, as :func:`~tree_ssm.ops.minimum_spanning_tree` gives them. Any tree will do whose
-            order lists parents before their children.
-        direction: ``"both"`` for the sum over the whole tree; ``"up"`` for the leaves-to-root pass alone, in which j
-            runs over the vertices below i, as a causal scan has it.
-        backend: which implementation; ``"auto"`` takes the compiled kernel where there is one.
+        weight: weight of the edge from every vertex to its parent, in the dtype of ``u``, or in float32 beside a half
+            type. Half types cannot hold weights that are close to 1.
+        tree: parent and order, as :func:`~tree_ssm.ops.minimum_spanning_tree` gives them. Any order will do that lists
+            parents before their children.
+        direction: ``"both"`` for the sum over the whole tree; ``"up"`` for the pass from the leaves to the root alone,
+            in which j runs over the vertices below i.
+        backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
     Returns:
         h ``[B, L, D]`` in the dtype of ``u``.
 
     Raises:
-        ValueError: an argument does not fit, or ``tree`` is not one; the message says which. The kernel for GPUs does
-            not look whether the tree is one, since to raise it would have to wait for the device; its results are then
-            without meaning.
+        ValueError: an argument does not fit, or ``tree`` is no tree; the message says which. The GPU kernel does not
+            check the tree, since raising an error would mean waiting for the device. Its results then have no meaning.
     """
     _check(u, weight, tree, direction)
     both = direction == "both"
@@ -60,7 +59,6 @@ def tree_scan(
 
 
 def _check(u: Tensor, weight: Tensor, tree: Tree, direction: str) -> None:
-    # Plain ifs: messages are not put together on the way of every call.
     if u.dim() != 3 or u.shape[1] < 1:
         raise ValueError(f"tree_scan: u must be [B, L, D] with L at least 1, got {shape_of(u)}")
     if u.dtype not in _DTYPES:

@@ -1,4 +1,4 @@
-"""The tree scan in plain PyTorch, level by level: the definition the kernels are tested against."""
+"""The tree scan in plain PyTorch, level by level: the definition that kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,13 @@ def tree_scan_reference(
     order: Tensor,  # [B, L]
     both: bool,
 ) -> Tensor:
-    """Up: ξ_i = u_i + Σ_children w_c ξ_c. Down, if ``both``: h_i = ξ_i + w_i (h_parent - w_i ξ_i). ``[B, L, D]``.
+    """Pass up: ξ_i = u_i + Σ_children w_c ξ_c. Pass down, if ``both``: h_i = ξ_i + w_i (h_parent - w_i ξ_i).
 
-    Vertices of one depth do not depend on each other, so the vertices of all samples are sorted by depth and each
-    pass is a loop over the levels.
+    Vertices of one depth do not depend on each other. So the vertices of all samples are sorted by depth, and each pass
+    is a loop over the levels.
+
+    Returns:
+        h, or ξ without ``both``, ``[B, L, D]``.
     """
     check_tree(parent, order)
     batch, length, channels = u.shape
@@ -44,7 +47,7 @@ def tree_scan_reference(
 def depths(
     parent: Tensor,  # [V]
 ) -> Tensor:
-    """Distance of every vertex to its root, ``[V]``, by doubling the known part of its path."""
+    """The distance of every vertex to its root, ``[V]``. The known part of each path doubles in every round."""
     depth = (parent != torch.arange(len(parent), device=parent.device)).long()
     ancestor = parent
     while not torch.equal(ancestor, ancestor[ancestor]):
@@ -57,7 +60,7 @@ def check_tree(
     parent: Tensor,  # [B, L]
     order: Tensor,  # [B, L]
 ) -> None:
-    """Raise ``ValueError`` unless order lists every vertex once and parents before their children."""
+    """Raise ``ValueError`` unless the order lists every vertex once, and parents before their children."""
     vertices = torch.arange(order.shape[1], device=order.device).expand_as(order)
     fits = (order.sort(1).values == vertices).all(1) & ((parent >= 0) & (parent < order.shape[1])).all(1)
     place = torch.empty_like(order).scatter(1, torch.where(fits.unsqueeze(1), order, vertices), vertices)

@@ -1,6 +1,6 @@
 """Declares ``tree_ssm::tree_scan`` and registers its fake, autograd and autocast rules.
 
-``csrc`` has the schemas.
+The schemas are in ``csrc/tree_scan/schema.cpp``.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _library = torch.library.Library("tree_ssm", "IMPL")
 
 
 def _piece_size(batch: int, length: int) -> int:
-    """Vertices in each of the pieces that a GPU cuts a walk into, 0 if it stays whole; as in csrc's tree_schedule.h."""
+    """Vertices in each of the pieces that a GPU cuts a walk into, 0 if it stays whole; as in csrc/tree."""
     if length < 512 or batch * batch >= length:
         return 0
     size = 64
@@ -25,8 +25,8 @@ def _piece_size(batch: int, length: int) -> int:
 
 
 def _fake_schedule(parent: Tensor) -> Tensor:
-    # As ScheduleLayout::words() in csrc's tree_schedule.h: the steps of a walk, and for a walk that is cut also its
-    # spines and pieces.
+    # As ScheduleLayout::words() in csrc/tree/cuda/schedule.h: the steps of a walk, and for a walk that is cut also
+    # its spines and pieces.
     batch, length = parent.shape
     size = _piece_size(batch, length)
     words = 4 * length + 4 + 4 * (3 * (length // size) + 2) if size else (2 * length + 3) // 4 * 4

@@ -16,9 +16,9 @@ def _up(
     weight: FLOAT[...],  # [V, D]
     parent: INT64[...],  # [V]
 ) -> FLOAT[...]:  # [V, D]
-    """Leaves to root: (1 - M)⁻¹ u = … (1 + M⁴)(1 + M²)(1 + M) u, where M takes a vertex to its parent, weighted.
+    """The pass up: (1 - M)⁻¹ u = … (1 + M⁴)(1 + M²)(1 + M) u, where M moves a vertex, weighted, to its parent.
 
-    A root's weight is 0, so that no path goes beyond it.
+    A root's weight is 0, so that no path goes beyond the root.
     """
     xi, w, ancestor = op.Identity(u), op.Identity(weight), op.Identity(parent)
     active = op.Cast(1, to=BOOL.dtype)
@@ -37,7 +37,7 @@ def _down(
     weight: FLOAT[...],  # [V, D]
     parent: INT64[...],  # [V]
 ) -> FLOAT[...]:  # [V, D]
-    """Root to leaves: h_i = (1 - w_i²) ξ_i + w_i h_parent, by the same doubling in the other direction."""
+    """The pass down: h_i = (1 - w_i²) ξ_i + w_i h_parent, by the same doubling in the other direction."""
     h, w, ancestor = xi - weight * weight * xi, op.Identity(weight), op.Identity(parent)
     active = op.Cast(1, to=BOOL.dtype)
     while active:
@@ -55,7 +55,7 @@ def _rows(
     weight: FLOAT[...],  # [B, L, D]
     parent: INT64[...],  # [B, L]
 ) -> tuple[FLOAT[...], FLOAT[...], INT64[...]]:  # [V, D]; [V, D]; [V]
-    """Vertices of all samples as one forest, the roots' weights 0."""
+    """The vertices of all samples as one forest, in which the roots weigh 0."""
     rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(u, start=2), axis=0)
     length = op.Shape(u, start=1, end=2)
     vertex = op.Range(0, op.Squeeze(length), 1)
@@ -70,7 +70,7 @@ def _rows(
 
 
 def tree_scan(u: Any, weight: Any, parent: Any, order: Any, both: bool, schedule: Any = None) -> Any:
-    """``tree_ssm::tree_scan`` in float32; the order is not needed."""
+    """``tree_ssm::tree_scan`` in float32; it does not need the order."""
     rows, w, above = _rows(u, weight, parent)
     h = _up(rows, w, above)
     if both:
