@@ -23,6 +23,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 HOME = "index.md"
 SOURCES = "source"  # the folder of the site that mirrors the repository
+OUTSIDE = "dev/"  # the records of experiments are no part of the site: links to them become plain text
 LANGUAGES = {
     ".py": "python", ".sh": "bash", ".toml": "toml", ".yml": "yaml", ".cpp": "cpp", ".h": "cpp", ".cu": "cuda",
     ".cuh": "cuda", ".json": "json", "Makefile": "make",
@@ -107,7 +108,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             # A folder's page lists its files, so its links start within it.
             origin = f"{path}/" if path in folders else path
             target = resolve(origin, link.partition("#")[0]) if is_local(link) else ""
-            if target in known | folders and not target.startswith("docs/") and target not in seen:
+            if target in known | folders and not target.startswith(("docs/", OUTSIDE)) and target not in seen:
                 seen.add(target)
                 if Path(target).suffix not in (".png", ".svg"):
                     waiting.append(target)
@@ -140,6 +141,10 @@ class _Links(Treeprocessor):
                 if not (ROOT / target).exists():
                     log.warning(f"'{origin}' links to '{link}', and there is no {target}")
                     element.tag = "span"  # no link any more, so that MkDocs does not complain as well
+                    continue
+                if target.startswith(OUTSIDE):
+                    element.tag = "span"
+                    element.attrib.clear()
                     continue
                 relative = posixpath.relpath(page_of(target) if _is_page(target) else target.removeprefix("docs/"),
                                              posixpath.dirname(self.page) or ".")  # fmt: skip

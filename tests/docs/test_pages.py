@@ -3,10 +3,14 @@
 import ast
 import re
 import shlex
+from typing import get_origin
 
 import pytest
 from command_line import ROOT, load_tool
 
+import quadtree_ssm.ops
+import ssm_core.ops
+import tree_ssm.ops
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 
@@ -91,6 +95,33 @@ def messages():
                 yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
+
+
+def test_functions_of_operators():
+    """Every public function of the operators is in the reference."""
+    page = set(re.findall(r"^::: [\w.]+\.(\w+)$", (DOCS / "api" / "ops.md").read_text(), re.MULTILINE))
+    public = {
+        name
+        for package in (ssm_core.ops, quadtree_ssm.ops, tree_ssm.ops)
+        for name in package.__all__
+        if callable(getattr(package, name)) and not get_origin(getattr(package, name))
+    }
+    assert public == page
+
+
+LOG = ROOT / "dev" / "log"
+HEADING = re.compile(r"# (\d{4}-\d{2}-\d{2}) .+ \(.+\)")
+
+
+@pytest.mark.parametrize("entry", sorted(LOG.glob("[0-9]*.md")), ids=lambda path: path.stem)
+def test_experiment(entry):
+    """An entry of the log has the date and the verdict in its heading, four sections, and a line in the index."""
+    text = entry.read_text()
+    heading = HEADING.fullmatch(text.splitlines()[0])
+    assert heading
+    assert entry.name.startswith(heading[1])
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Question", "Change", "Result", "Verdict"]
+    assert f"- [{heading[0][2:]}]({entry.name})" in (LOG / "README.md").read_text().splitlines()
 
 
 QUOTES = [quote.strip() for quote in fenced(DOCS / "troubleshooting.md", "text")]

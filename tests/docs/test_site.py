@@ -4,8 +4,10 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from command_line import ROOT
 
 BUILD = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir"]
@@ -39,6 +41,94 @@ def test_needs_nothing_from_elsewhere(site):
         loaded = re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="([^"]+)"', text)
         assert not [address for address in loaded if address.startswith(("http", "//"))], page
     assert not [css for css in site.rglob("*.css") if re.search(r"url\([\"']?https?:", css.read_text())]
+
+
+def named(entries):
+    """All pages that a part of the navigation names."""
+    if isinstance(entries, str):
+        return [entries]
+    return [page for entry in (entries.values() if isinstance(entries, dict) else entries) for page in named(entry)]
+
+
+# Without the part whose tags only MkDocs can read.
+NAVIGATION = named(yaml.safe_load(re.search(r"^nav:.*", (ROOT / "mkdocs.yml").read_text(), re.M | re.S)[0])["nav"])
+
+
+def test_every_operator_is_in_the_navigation():
+    folders = [path.parent for path in ROOT.glob("*/ops/*/register.py")]
+    assert len(folders) == 9
+    maths = {f"source/{folder.relative_to(ROOT).as_posix()}/README.md" for folder in folders}
+    assert maths <= set(NAVIGATION)
+    pages = {(ROOT / "docs" / page) for page in NAVIGATION if page.startswith("ops/")}
+    links = [
+        target for page in pages for target in re.findall(r"\]\(\.\./\.\./([\w/]+)/README\.md\)", page.read_text())
+    ]
+    assert {folder.relative_to(ROOT).as_posix() for folder in folders} <= set(links), "and has a page that explains it"
+
+
+@pytest.mark.parametrize("page", NAVIGATION)
+def test_one_title_a_page(page, site):
+    text = (site / page).with_suffix(".html")
+    text = text if text.is_file() else (site / page).with_name("index.html")
+    assert text.read_text().count("<h1") == 1
+
+
+def test_pictures_enlarge(site):
+    page = (site / "gallery.html").read_text()
+    pictures = re.findall(r'<img[^>]+src="(images/gallery_[^"]+)"', page)
+    assert len(pictures) > 5
+    assert set(pictures) <= set(re.findall(r'<a class="glightbox"[^>]*href="([^"]+)"', page))
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# What reaches beyond the window, or beyond a block that hides it, and cannot be scrolled to.
+CUT_OFF = """() => {
+  const width = document.documentElement.clientWidth, found = [];
+  if (document.documentElement.scrollWidth > width) found.push("the page");
+  for (const element of document.querySelectorAll(".md-content :is(pre, table, code, img, p, li, h1, h2, h3, math)")) {
+    const box = element.getBoundingClientRect();
+    let limit = width, scrolls = box.width === 0;
+    for (let outer = element.parentElement; outer && !scrolls; outer = outer.parentElement) {
+      const overflow = getComputedStyle(outer).overflowX;
+      if (/auto|scroll/.test(overflow)) scrolls = true;
+      else if (/hidden|clip/.test(overflow)) limit = Math.min(limit, outer.getBoundingClientRect().right);
+    }
+    if (!scrolls && box.right > limit + 1) found.push(element.tagName + " " + element.textContent.slice(0, 60));
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium: of the system, or the one that Playwright downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
+        if found is None:
+            pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
+        # The sandbox needs rights that containers withhold; the pages are our own.
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_is_cut_off(width, site, browser):
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    for page in (
+        "index",
+        "results",
+        "upgrading",
+        "config",
+        "model_zoo",
+        "ops/performance",
+        "papers/quadmamba",
+        "api/ops",
+    ):
+        window.goto((site / f"{page}.html").as_uri())
+        assert window.evaluate(CUT_OFF) == [], page
 
 
 def test_formulas_are_drawn(site):

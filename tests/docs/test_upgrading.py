@@ -10,7 +10,7 @@ from command_line import ROOT
 
 PAGE = (ROOT / "docs" / "upgrading.md").read_text()
 COMMAND = next(re.finditer(r"^```bash\n(sed .*?)^```$", PAGE, re.DOTALL | re.MULTILINE))[1]
-MODULES = re.findall(r"^\| `((?:ssm_core|tree_ssm)[\w.]*)` \| `([\w.]+)` \|$", PAGE, re.MULTILINE)
+NAMES = re.findall(r"^\| `((?:ssm_core|tree_ssm)[\w.]*)` \| `([\w.]+)` \|$", PAGE, re.MULTILINE)
 
 OLD_CONFIG = """default_scope = "ssm_core"
 train_cfg = dict(type="ssm_core.ResumableEpochLoop", max_epochs=12, val_interval=1)
@@ -70,20 +70,23 @@ def test_command_leaves_our_configs_alone(tmp_path):
     assert configs == {path.name: path.read_text() for path in (tmp_path / "my-configs").iterdir()}
 
 
-def exists(module):
-    """Whether a module can be imported; an empty folder that was left behind does not count."""
+def exists(name):
+    """Whether there is a module, or a function of a module; an empty folder that was left behind is none."""
+    parent, _, attribute = name.rpartition(".")
     try:
-        spec = find_spec(module)
+        spec = find_spec(name)
     except ModuleNotFoundError:
-        return False
-    return spec is not None and spec.origin is not None
+        spec = None
+    if spec is not None and spec.origin is not None:
+        return True
+    return parent != "" and exists(parent) and hasattr(import_module(parent), attribute)
 
 
-@pytest.mark.parametrize(("before", "now"), MODULES)
-def test_modules(before, now):
+@pytest.mark.parametrize(("before", "now"), NAMES)
+def test_names(before, now):
     assert exists(now)
     assert not exists(before)
 
 
-def test_there_are_modules():
-    assert len(MODULES) > 40
+def test_there_are_names():
+    assert len(NAMES) > 50
