@@ -7,8 +7,8 @@ from quadtree_ssm import QuadMamba
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 
-# PyTorch 2.6 cannot trace the recomputation of a block whose scan returns more than tensors. It also adds up gradients in
-# another order than without compilation, and a gradient of 1e-12 that cancels then differs by 5e-5.
+# PyTorch 2.6 cannot trace the recomputation of a block whose scan returns more than tensors. It also adds up gradients
+# in another order than without compilation, and a gradient of 1e-12 that cancels then differs by 5e-5.
 pytestmark = pytest.mark.recent
 
 SIZES = {"depths": (2, 1), "dims": (16, 16), "num_classes": 3}
