@@ -265,8 +265,8 @@ struct Arguments {
       check_dtype(index, at::kLong, "parent and order");
     }
     const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
-    tree = follow_orders(parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length,
-        "subtree_scan");
+    tree = follow_orders(
+        parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length, "subtree_scan");
   }
 };
 

@@ -1,8 +1,8 @@
 // Trees as the CPU's scans follow them: vertex and parent at each step of an order that lists parents first.
 #pragma once
 
-#include <c10/util/Exception.h>
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstdint>
