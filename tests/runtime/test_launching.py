@@ -117,7 +117,7 @@ def test_a_configs_own_wrapper(tmp_path):
 @pytest.mark.gpu
 def test_a_run_on_a_gpu(tmp_path):
     """In a process that is not forked, since a forked one cannot use the GPU."""
-    code = f"import test_sync_bn; test_sync_bn.check_on_gpu({str(tmp_path)!r})"
+    code = f"import {Path(__file__).stem} as tests; tests.check_on_gpu({str(tmp_path)!r})"
     folders = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1])))
     path = os.pathsep.join(filter(None, (folders, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
