@@ -36,6 +36,9 @@ def test_fashion_mnist(fashion):
     assert torch.equal(sample["inputs"], torch.from_numpy(images[2]))
     assert sample["data_samples"] == {"label": 3, "index": 2, "unreadable": ""}
     assert data.metainfo["classes"][9] == "Ankle boot"
+    assert [sample["data_samples"]["label"] for sample in data] == [9, 0, 3, 3, 1], "a loop over it ends"
+    with pytest.raises(IndexError, match="there is no image 5 among 5"):
+        data[5]
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz does not exist; make it with `python tools/prep"):
         FashionMNIST(plain, root)
 

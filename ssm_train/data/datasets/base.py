@@ -58,6 +58,8 @@ class ImageDataset(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no image {index} among {len(self)}")  # ends a loop over the dataset
         image, used, problem = self._load_or_replace(index)
         sample = {"label": self.labels[used], "index": index, "unreadable": problem}
         return {"inputs": self.transform(image), "data_samples": sample}

@@ -1,0 +1,115 @@
+"""Checkpoints that the first edition wrote are resumed, tested, opened and used.
+
+``first_edition/`` holds one of each family, from ``ssm_core.engine`` at commit fd77d42: the state after two iterations
+of the configs of the digits with the options below, gzipped. Only the path of the last checkpoint in it was shortened.
+"""
+
+import gzip
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import top_k_accuracy_score
+
+from quadtree_ssm import QuadMamba
+from ssm_core.weights import read_file
+from ssm_train.apis import train
+from ssm_train.apis.infer import Predictor
+from ssm_train.apis.open_model import open_model
+from ssm_train.data.datasets.digits import Digits
+from ssm_train.data.preparation import Preparation
+from ssm_train.data.transforms import TestTransform
+from ssm_train.runtime.config import load_config
+from tree_ssm import MambaTreeV
+
+CONFIGS = {"quadmamba": "quadmamba/quadmamba-nano_digits.py", "mambatree": "mambatree/mambatree-nano_digits.py"}
+NETWORKS = {"quadmamba": QuadMamba, "mambatree": MambaTreeV}
+OPTIONS = (
+    "model.backbone.depths=(1,1)",
+    "model.backbone.dims=(4,8)",
+    "train_cfg.max_epochs=1",
+    "train_dataloader.num_batch_per_epoch=4",
+    "default_hooks.checkpoint.by_epoch=False",
+    "default_hooks.checkpoint.interval=2",
+    "default_hooks.checkpoint.save_best=None",
+    *runs.EVERYTHING_RANDOM,
+)
+
+
+@pytest.fixture(params=CONFIGS)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def checkpoint(family, tmp_path):
+    path = tmp_path / "first" / "iter_2.pth"
+    path.parent.mkdir()
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "first_edition" / f"{family}.pth.gz").read_bytes()))
+    return path
+
+
+@pytest.fixture
+def network(family, checkpoint):
+    """The checkpoint's network, built without any reader of ours."""
+    content = torch.load(checkpoint, weights_only=True)
+    described = dict(content["meta"]["model"]["backbone"])
+    assert described.pop("type") == f"{NETWORKS[family].__module__.split('.')[0]}.{NETWORKS[family].__name__}"
+    network = NETWORKS[family](**described).eval()
+    network.load_state_dict({k.removeprefix("backbone."): v for k, v in content["state_dict"].items()})
+    return network
+
+
+def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, tmp_path):
+    """The same bits on the machine that wrote the file; elsewhere two iterations of another rounding are between."""
+    for name, resume in (("whole", False), ("rest", checkpoint)):
+        runs.call(runs.train, tmp_path / f"{name}.log", CONFIGS[family], tmp_path / name, *OPTIONS, resume=resume)
+    whole, rest = (runs.last_state(tmp_path / name) for name in ("whole", "rest"))
+    assert whole["meta"]["iter"] == rest["meta"]["iter"] == 4
+    assert rest["meta"]["seed"] == read_file(checkpoint)["meta"]["seed"]
+    assert rest["state_dict"].keys() == whole["state_dict"].keys()
+    for name, expected in whole["state_dict"].items():
+        torch.testing.assert_close(rest["state_dict"][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    for name, expected in whole["optimizer"]["state"].items():
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
+            actual = rest["optimizer"]["state"][name][moment]
+            torch.testing.assert_close(actual, expected[moment], rtol=1e-3, atol=1e-5)
+    assert rest["param_schedulers"] == whole["param_schedulers"]
+    # The two iterations made a difference.
+    start = read_file(checkpoint)["state_dict"]
+    changed = [name for name in start if not torch.allclose(start[name], rest["state_dict"][name], atol=1e-4)]
+    assert len(changed) > len(start) / 2
+
+
+def test_it_is_tested(family, checkpoint, network, tmp_path):
+    cfg = runs.configure(CONFIGS[family], tmp_path / "test", *OPTIONS, f"experiment_name=first-{family}")
+    cfg.test_dataloader.num_batch_per_epoch = None
+    found = train.test(cfg, checkpoint)
+    digits = Digits(TestTransform(32, crop_ratio=1.0, mean=(0.31,), std=(0.35,)), split="test")
+    with torch.inference_mode():
+        scores = network(torch.stack([sample["inputs"] for sample in digits]))
+    assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(digits.labels, scores.numpy(), k=1))
+
+
+def test_it_is_opened_by_itself(family, checkpoint, network):
+    opened = open_model(str(checkpoint))
+    assert opened.preparation == Preparation((0.31,), (0.35,), 32)
+    assert opened.title == f"{NETWORKS[family].__name__}, iter_2.pth"
+    assert list(opened.classes) == list("0123456789")
+    images = torch.randn(2, 1, 32, 32)
+    assert torch.equal(opened.network(images), network(images))
+
+
+def test_it_predicts_for_an_image_file(family, checkpoint, network, tmp_path):
+    image = Image.fromarray((load_digits().images[3] * 15).astype("uint8"))
+    image.save(tmp_path / "3.png")
+    predictor = Predictor(load_config(runs.CONFIGS / CONFIGS[family], [*OPTIONS]), checkpoint, "cpu")
+    found = predictor(tmp_path / "3.png", tmp_path / "out" / "3")
+    inputs = TestTransform(32, crop_ratio=1.0, mean=(0.31,), std=(0.35,))(image)
+    expected = network(inputs.unsqueeze(0)).detach().softmax(1)[0].topk(5)
+    assert found["classes"] == [str(i) for i in expected.indices.tolist()]
+    assert found["scores"] == pytest.approx(expected.values.tolist(), abs=1e-5)
+    assert (tmp_path / "out" / "3.png").is_file()
