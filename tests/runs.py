@@ -193,6 +193,36 @@ def last_state(work_dir):
     return read_file(Path((Path(work_dir) / POINTER).read_text()))
 
 
+# Names in a checkpoint, and what the first edition called them.
+FIRST_EDITION = {
+    "ssm_train.tasks.detection.": "ssm_core.engine.detection.",
+    "ssm_train.tasks.segmentation.": "ssm_core.engine.segmentation.",
+    "ssm_train": "ssm_core",
+}
+
+
+def as_first_edition(path, copy):
+    """Write a copy of a checkpoint in which the types have the first edition's names; returns the copy's path."""
+    import torch
+
+    from ssm_core.weights import read_file
+
+    def renamed(value):
+        if isinstance(value, dict):
+            return {key: renamed(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(renamed, value))
+        if isinstance(value, str):
+            for now, then in FIRST_EDITION.items():
+                value = value.replace(now, then)
+        return value
+
+    state = renamed(read_file(path))
+    assert "ssm_core" in str(state["message_hub"]["runtime_info"]["cfg"])
+    torch.save(state, copy)
+    return copy
+
+
 def differing(a, b, place=""):
     """Places at which two nested states differ in a single bit."""
     import torch

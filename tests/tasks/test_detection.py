@@ -1,5 +1,6 @@
 """Training detectors: they learn, go on after a stop, start from classifiers and outlive bad input."""
 
+import copy
 import itertools
 import json
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 import blobs
 import numpy as np
 import pytest
+import runs
 import torch
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -15,6 +17,8 @@ from PIL import Image
 from ssm_core.errors import CheckpointError, DataError
 from ssm_core.weights import read_file
 from ssm_train.apis import train as run
+from ssm_train.apis.infer import Predictor
+from ssm_train.apis.open_model import open_model
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.config import load_config
 
@@ -99,6 +103,25 @@ def test_the_checkpoint_is_tested_alike(overfitted):
     assert metrics["coco/segm_mAP"] == result.last("coco/segm_mAP") > 0
 
 
+def test_a_checkpoint_of_the_first_edition(overfitted, tmp_path):
+    """The types in it have other names; it is tested, opened and used all the same."""
+    root, folder, cfg, result = overfitted
+    path = runs.as_first_edition(folder / "epoch_40.pth", tmp_path / "epoch_40.pth")
+    content = read_file(path)
+    model = content["meta"]["model"]
+    assert model["roi_head"]["bbox_roi_extractor"]["type"] == "ssm_core.engine.detection.Float32RoIExtractor"
+    tested = copy.deepcopy(cfg)
+    tested.experiment_name = f"det{next(NUMBER)}"
+    assert run.test(tested, path)["coco/segm_mAP"] == result.last("coco/segm_mAP") > 0
+    opened = open_model(str(path))
+    assert opened.preparation.mean == pytest.approx([value / 255 for value in model["data_preprocessor"]["mean"]])
+    for name, value in opened.network.state_dict().items():
+        assert torch.equal(content["state_dict"][f"backbone.{name}"], value)
+    image = sorted((root / "train").glob("*.png"))[0]
+    found = Predictor(cfg, path, "cpu")(image, tmp_path / "out")
+    assert found == Predictor(cfg, folder / "epoch_40.pth", "cpu")(image, tmp_path / "out")
+
+
 def test_mmdets_inferencer_draws(overfitted, tmp_path):
     from mmdet.apis import DetInferencer
 
@@ -161,7 +184,9 @@ def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
     options = [*grouped, "train_dataloader.batch_size=1", "train_cfg.val_interval=5"]
     every = ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=1"]
     whole = run.train(on_blobs(tmp_path, tmp_path / "whole", *options, *every))
-    rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=tmp_path / "whole" / "iter_2.pth")
+    # As the first edition would have written it.
+    path = runs.as_first_edition(tmp_path / "whole" / "iter_2.pth", tmp_path / "iter_2.pth")
+    rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=path)
     assert [p["loss"] for p in rest.curves["train"]] == [p["loss"] for p in whole.curves["train"]][2:]
     assert len(whole.curves["train"]) == 4
 
