@@ -108,7 +108,8 @@ def with_test_augmentation(cfg: Config) -> Config:
     missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
     if missing:
         raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
-    augmented = changed(cfg, {"model": ConfigDict(**cfg.tta_model, module=cfg.model)})
+    augmented = changed(cfg, {})
+    augmented.model = ConfigDict(**augmented.tta_model, module=augmented.model)
     dataset = augmented.test_dataloader.dataset
     while "dataset" in dataset:  # of repeated or other wrapped datasets
         dataset = dataset.dataset

@@ -1,0 +1,167 @@
+"""The config of a run is complete when it is built, and what is derived from it leaves it as it was."""
+
+import copy
+
+import pytest
+from command_line import CONFIGS
+from mmengine.config import Config
+
+from ssm_core.errors import ConfigError
+from ssm_train.runtime.config import changed, load_config, parse_value, run_config, with_test_augmentation
+
+DIGITS = CONFIGS / "quadmamba" / "quadmamba-nano_digits.py"
+COMPOSITE = CONFIGS / "quadmamba" / "upernet_quadmamba-lite_composite-256x256.py"
+
+
+def same(a, b):
+    return a.to_dict() == b.to_dict()
+
+
+# --- run_config
+
+
+def test_what_a_run_adds_to_its_config():
+    cfg, plain = run_config(DIGITS), load_config(DIGITS)
+    assert cfg.work_dir == "work_dirs/quadmamba-nano_digits"
+    assert cfg.launcher == "none"
+    added = {"work_dir", "launcher"}
+    assert {k: v for k, v in cfg.to_dict().items() if k not in added} == {
+        k: v for k, v in plain.to_dict().items() if k not in added
+    }
+
+
+def test_the_folder_of_a_run(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(f"_base_ = {str(DIGITS)!r}\nwork_dir = 'mine'\n")
+    assert run_config(own).work_dir == "mine"
+    assert run_config(own, work_dir="elsewhere").work_dir == "elsewhere"
+    assert run_config(own, ["work_dir=optional"]).work_dir == "optional"
+
+
+def test_options_and_launcher():
+    cfg = run_config(DIGITS, ["train_cfg.max_epochs=3"], launcher="pytorch")
+    assert cfg.train_cfg.max_epochs == 3
+    assert cfg.launcher == "pytorch"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("float32", "bfloat16"), ("float16", "float16"), (None, "bfloat16")])
+def test_mixed_precision_unless_the_config_names_one(given, expected):
+    options = [] if given is None else [f"optim_wrapper.dtype={given}"]
+    assert run_config(DIGITS, options, amp=True).optim_wrapper.dtype == expected
+    assert run_config(DIGITS, options).optim_wrapper.get("dtype") == load_config(DIGITS, options).optim_wrapper.get(
+        "dtype"
+    )
+
+
+def test_compiling_keeps_the_configs_settings():
+    assert "compile" not in run_config(DIGITS)
+    assert run_config(DIGITS, compiled=True).compile is True
+    assert run_config(DIGITS, ["compile=False"], compiled=True).compile is True
+    cfg = run_config(DIGITS, ["compile={'backend': 'aot_eager'}"], compiled=True)
+    assert cfg.compile.to_dict() == {"backend": "aot_eager"}
+
+
+def test_a_run_with_test_augmentation():
+    cfg = run_config(COMPOSITE, augmented=True, work_dir="x")
+    assert same(cfg, with_test_augmentation(run_config(COMPOSITE, work_dir="x")))
+    with pytest.raises(ConfigError, match=r"^the config has no tta_pipeline and no tta_model: "):
+        run_config(DIGITS, augmented=True)
+
+
+# --- changed
+
+
+def test_a_changed_copy():
+    cfg = load_config(DIGITS)
+    before = copy.deepcopy(cfg.to_dict())
+    other = changed(cfg, {"resume": True, "model": {"type": "Other"}, "work_dir": "x"})
+    assert cfg.to_dict() == before
+    assert (other.resume, other.model.type, other.work_dir) == (True, "Other", "x")
+    kept = before.keys() - {"resume", "model", "work_dir"}
+    assert {key: other.to_dict()[key] for key in kept} == {key: before[key] for key in kept}
+    assert other.filename == cfg.filename, "errors and checkpoints name the file"
+
+
+def test_nothing_is_shared_with_a_changed_copy():
+    cfg = load_config(DIGITS)
+    before = copy.deepcopy(cfg.to_dict())
+    other = changed(cfg, {})
+    assert same(other, cfg)
+    other.model.backbone.depths = (9, 9)
+    other.train_dataloader.dataset.transform.size = 7
+    other.merge_from_dict({"optim_wrapper.optimizer.lr": 5.0})
+    assert cfg.to_dict() == before
+
+
+# --- with_test_augmentation
+
+
+def test_an_augmented_test():
+    cfg = load_config(COMPOSITE)
+    before = copy.deepcopy(cfg.to_dict())
+    augmented = with_test_augmentation(cfg)
+    assert cfg.to_dict() == before
+    assert augmented.model.module.to_dict() == before["model"]
+    assert {k: v for k, v in augmented.model.to_dict().items() if k != "module"} == before["tta_model"]
+    assert augmented.test_dataloader.dataset.to_dict() == {
+        **before["test_dataloader"]["dataset"],
+        "pipeline": before["tta_pipeline"],
+    }
+    assert augmented.val_dataloader.to_dict() == before["val_dataloader"]
+    augmented.model.module.decode_head.channels = 1
+    augmented.tta_pipeline[0].type = "Other"
+    assert cfg.to_dict() == before, "nothing is shared"
+
+
+def test_a_wrapped_test_set_is_augmented_inside():
+    cfg = load_config(COMPOSITE)
+    inner = cfg.test_dataloader.dataset.to_dict()
+    cfg.test_dataloader.dataset = {"type": "RepeatDataset", "times": 2, "dataset": {"type": "x", "dataset": inner}}
+    augmented = with_test_augmentation(cfg)
+    wrapped = augmented.test_dataloader.dataset
+    assert wrapped.dataset.dataset.pipeline == augmented.tta_pipeline
+    assert "pipeline" not in wrapped
+    assert "pipeline" not in wrapped.dataset
+
+
+@pytest.mark.parametrize("key", ["tta_pipeline", "tta_model"])
+def test_an_augmentation_that_is_not_whole(key):
+    cfg = Config({k: v for k, v in load_config(COMPOSITE).items() if k != key})
+    with pytest.raises(ConfigError) as error:
+        with_test_augmentation(cfg)
+    assert str(error.value) == f"the config has no {key}: there is no test-time augmentation"
+
+
+# --- Options
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("'3'", "3"),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("small", "small"),
+        ("a,b", ["a", "b"]),
+        ("(64,64)", (64, 64)),
+        ("[a, 2, true]", ["a", 2, True]),
+        ("{'a': [1]}", {"a": [1]}),
+        ("data/x.json", "data/x.json"),
+    ],
+)
+def test_values_of_options(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_options_leave_other_keys_alone():
+    plain = load_config(DIGITS).to_dict()
+    changed_once = load_config(DIGITS, ["train_cfg.max_epochs=99"])
+    assert isinstance(changed_once, Config)
+    assert changed_once.train_cfg.pop("max_epochs") == 99
+    plain["train_cfg"].pop("max_epochs")
+    assert changed_once.to_dict() == plain
