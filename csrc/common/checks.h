@@ -5,12 +5,13 @@
 
 namespace ssm {
 
-// The Python side gives the user-facing message; these guard the raw pointers against a direct torch.ops call.
+// Python checks arguments first and gives the messages that users see. These checks guard the raw pointers against a
+// direct call of torch.ops.
 inline void check_cpu(const at::Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.device().is_cpu(), name, " must be a CPU tensor, got ", tensor.device());
 }
 
-// On the kernel's kind of device, and on the same one as `first`.
+// The tensor must be on a device of the kernel's kind, and on the same one as `first`.
 inline void check_device(const at::Tensor& tensor, c10::DeviceType type, const at::Tensor& first, const char* name) {
   TORCH_CHECK(tensor.device().type() == type && tensor.device() == first.device(), name, " must be on one ", type,
       " device, got ", tensor.device(), " beside ", first.device());

@@ -1,4 +1,4 @@
-// What a kernel computes in, for what it reads and writes.
+// The type that a kernel computes in, given the type that it reads and writes.
 #pragma once
 
 namespace ssm {

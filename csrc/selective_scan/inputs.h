@@ -80,7 +80,7 @@ struct SelectiveScanInputs {
   }
 };
 
-// The gradients that come in, checked and contiguous.
+// The gradients that come in, checked and made contiguous.
 struct SelectiveScanUpstream {
   at::Tensor grad_y, grad_last_state;
 

@@ -1,4 +1,4 @@
-// What the host wrappers of the selective scan hand to a kernel: raw pointers, sizes and strides (in elements).
+// What the hosts of the selective scan hand to a kernel: raw pointers, sizes and strides (in elements).
 #pragma once
 
 #include <cstdint>

@@ -14,8 +14,8 @@
 
 namespace ssm {
 
-// Inputs checked and contiguous, and the results that a kernel fills. Vertices and edges are numbered by 32-bit
-// integers of which a kernel may need some bits for itself: each says how many of them it can tell apart.
+// The inputs, checked and contiguous, and the results that a kernel fills. Vertices and edges are numbered by 32-bit
+// integers, of which a kernel may need some bits for itself: it says how many of each it can tell apart.
 struct SpanningTreeInputs {
   at::Tensor edge_weight, edges, root;  // edges is undefined for a grid
   at::Tensor parent, order, fault;

@@ -5,10 +5,10 @@
 
 namespace ssm {
 
-// What can be wrong with a sample; numbered as in tree_ssm/ops/spanning_tree/faults.py.
+// What can be wrong with a sample, numbered as in tree_ssm/ops/spanning_tree/faults.py.
 enum class GraphFault : int64_t { none = 0, root = 1, edge = 2, weight = 3, disconnected = 4 };
 
-// edges is null for the 4-connected height × width grid, whose edges are all vertical ones and then all horizontal
+// edges is null for the 4-connected height × width grid, whose edges are the vertical ones and then the horizontal
 // ones.
 struct SpanningTreeParams {
   int64_t batch, height, width, num_edges;

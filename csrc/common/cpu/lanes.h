@@ -7,7 +7,7 @@
 
 namespace ssm {
 
-// Halves are added onto each other: a sum one after the other would wait for every addition.
+// Adds the upper half to the lower half until one lane is left. Adding lane after lane would wait for every addition.
 template <typename acc, int64_t kLanes>
 SSM_INLINE acc sum_lanes(acc (&lanes)[kLanes]) {
   for (int64_t half = kLanes / 2; half > 0; half /= 2) {

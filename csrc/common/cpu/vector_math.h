@@ -1,6 +1,5 @@
-// Vectors of 32 bytes and the few functions the scans need on them. They are vectors of the compiler (GCC, Clang), not
-// of a machine: where registers are narrower the compiler takes two, so that one source serves every clone of a
-// function.
+// Vectors of 32 bytes and the few functions that the scans need on them. They are the compiler's vectors (GCC, Clang).
+// Where a machine's registers are narrower, the compiler uses two, so that one source serves every clone of a function.
 #pragma once
 
 #include <cmath>
@@ -49,8 +48,8 @@ SSM_INLINE void load_row(acc (&row)[WIDTH], const scalar_t* source, int width) {
   if (width != WIDTH) {
     for (int c = 0; c < WIDTH; ++c) row[c] = c < width ? static_cast<acc>(source[c]) : acc(0);
   } else if constexpr (std::is_same_v<scalar_t, acc>) {
-    // By whole vectors: compilers copy by 16 bytes, and a wider load after that would wait for both halves in the
-    // cache.
+    // Copies whole vectors. Compilers would copy by 16 bytes, and a wider load after that waits for both halves to
+    // reach the cache.
     for (int c = 0; c < WIDTH; c += kLanesOf<acc>) store(row + c, load(source + c));
   } else {
     for (int c = 0; c < WIDTH; ++c) row[c] = static_cast<acc>(source[c]);
@@ -68,7 +67,7 @@ SSM_INLINE void store_row(scalar_t* target, const acc (&row)[WIDTH], int width) 
   }
 }
 
-// Sum over the row in a fixed tree order: independent of the vector width, so results do not depend on the machine.
+// Sums a row in an order that does not depend on the vector width, so that results do not depend on the machine.
 template <typename acc, int WIDTH>
 SSM_INLINE acc sum_row(const acc (&row)[WIDTH]) {
   acc partial[WIDTH / 2];
@@ -79,7 +78,7 @@ SSM_INLINE acc sum_row(const acc (&row)[WIDTH]) {
   return partial[0];
 }
 
-// The same of a row in registers.
+// The same for a row in registers.
 template <int VECTORS>
 SSM_INLINE float sum_row(FloatVec (&row)[VECTORS]) {
   for (int half = VECTORS / 2; half > 0; half /= 2) {
@@ -98,10 +97,10 @@ SSM_INLINE double sum_row(DoubleVec (&row)[VECTORS]) {
   return (row[0][0] + row[0][2]) + (row[0][1] + row[0][3]);
 }
 
-// e^x of -87.3 ≤ x ≤ 88 or NaN. e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial for (e^r - 1 - r)/r², the exponent
-// by its bits; relative error below 2e-7.
+// e^x for -87.3 ≤ x ≤ 88 or NaN, with a relative error below 2e-7. e^x = 2^n·e^r with |r| ≤ ln2/2: a minimax polynomial
+// gives (e^r - 1 - r)/r², and 2^n is made of its exponent's bits.
 SSM_INLINE FloatVec exponential_within_range(FloatVec x) {
-  // 1.5·2^23 rounds what is added to it to an integer; 127 more, and its lowest bits are those of 2^n's exponent.
+  // Adding 1.5·2^23 rounds a number to an integer. With 127 more, the lowest bits of the sum are the exponent of 2^n.
   constexpr float kRound = 12582912.0f + 127.0f;
   const FloatVec shifted = x * 1.44269504088896341f + kRound;
   const FloatVec n = shifted - kRound;
@@ -113,7 +112,7 @@ SSM_INLINE FloatVec exponential_within_range(FloatVec x) {
   return (r + r2 * p) * scale + scale;
 }
 
-// It saturates at 2^±126 instead of overflowing or going subnormal.
+// e^x, which saturates at 2^±126 instead of overflowing or becoming subnormal.
 SSM_INLINE FloatVec exponential(FloatVec x) {
   float lane[kLanesOf<float>];
   store(lane, x);
@@ -129,8 +128,8 @@ SSM_INLINE DoubleVec exponential(DoubleVec x) {
   return x;
 }
 
-// log(1 + e) of 0 ≤ e ≤ 1: e times a minimax polynomial in e - 1/2 (relative error 3e-8) keeps the relative precision
-// of small results. Its terms are added in pairs, so that few of them wait for one another.
+// log(1 + e) for 0 ≤ e ≤ 1, as e times a minimax polynomial in e - 1/2 (relative error 3e-8), which keeps the relative
+// precision of small results. Its terms are added in pairs, so that few of them wait for one another.
 SSM_INLINE FloatVec log_of_one_plus(FloatVec e) {
   const FloatVec z = e - 0.5f, z2 = z * z, z4 = z2 * z2;
   const FloatVec low = (0.810930219f - z * 0.288526665f) + z2 * (0.132609085f - z * 6.77114442e-2f);
@@ -138,8 +137,9 @@ SSM_INLINE FloatVec log_of_one_plus(FloatVec e) {
   return e * (low + z4 * (high + z4 * 5.23260733e-3f));
 }
 
-// softplus(x) = max(x, 0) + log(1 + e), e = exp(-|x|). Numbers without sign are in the order of their bits, and the
-// minimum of integers is one instruction where that of floats, for NaN's sake, is two; NaN goes through max(x, 0).
+// softplus(x) = max(x, 0) + log(1 + e), and this is e = exp(-|x|). Floats without a sign have the order of their bits
+// as integers. A minimum of integers is one instruction, that of floats is two, because of NaN. NaN reaches the result
+// through max(x, 0).
 SSM_INLINE FloatVec decaying_part(FloatVec x) {
   constexpr int32_t kSign = INT32_MIN, kBitsOf87 = 0x42ae999a;  // 87.3
   int32_t lane[kLanesOf<float>];
@@ -166,7 +166,7 @@ SSM_INLINE DoubleVec softplus(DoubleVec x, DoubleVec e) {
   return x;
 }
 
-// The derivative of softplus, from the same e.
+// The derivative of softplus, made of the same e.
 template <typename acc>
 SSM_INLINE Vec<acc> sigmoid(Vec<acc> x, Vec<acc> e) {
   acc sign[kLanesOf<acc>], lane[kLanesOf<acc>];

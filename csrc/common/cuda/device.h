@@ -1,5 +1,5 @@
-// What kernels' launchers ask about the present device. Torch is asked in device.cpp: its headers cost nvcc most of a
-// minute a file, so that no .cu file, nor what it includes, has more of them than c10's.
+// What launchers ask about the present device. Only device.cpp asks torch: torch's headers cost nvcc most of a minute a
+// file, so that .cu files, and what they include, have none but c10's.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -8,8 +8,9 @@
 
 namespace ssm {
 
-// The unit that a kernel counts Δ in, and B, whose product with it matters, by its inverse. Half types take ln 2: then
-// exp(Δ·A) is 2^(Δ·A) and softplus needs no scaling. Float takes 1, since one more rounding would show.
+// The unit in which a kernel counts Δ. B is counted in its inverse, since only their product matters. For half types
+// the unit is ln 2: then exp(Δ·A) is 2^(Δ·A), and softplus needs no scaling. For float it is 1, since one more rounding
+// would show.
 template <typename scalar_t>
 constexpr acc_t<scalar_t> kUnit = sizeof(scalar_t) == 2 ? 0.69314718055994531 : 1;
 constexpr double kLog2E = 1.4426950408889634;
@@ -20,7 +21,7 @@ __device__ __forceinline__ float power_of_two(float x) {
   return result;
 }
 
-// Makes the compiler compute again what it has computed from x, rather than keep it in registers.
+// Makes the compiler compute again what it has computed from x, instead of keeping it in registers.
 __device__ __forceinline__ void forget(float& x) {
   asm volatile("" : "+f"(x));
 }
@@ -28,7 +29,7 @@ __device__ __forceinline__ void forget(double& x) {
   asm volatile("" : "+d"(x));
 }
 
-// What a step is multiplied by for `decay`.
+// The rate by which a step is multiplied to become the exponent that `decay` takes.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> decay_rate(acc_t<scalar_t> A) {
   return sizeof(scalar_t) == 4 ? A * static_cast<acc_t<scalar_t>>(kLog2E) : A;
@@ -40,7 +41,7 @@ __device__ __forceinline__ double decay(double exponent) {
   return exp(exponent);
 }
 
-// x + bias in units of Δ; `bias` comes in them.
+// x + bias in units of Δ. `bias` is in these units already.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> biased(acc_t<scalar_t> x, acc_t<scalar_t> bias) {
   if constexpr (sizeof(scalar_t) == 2) {
@@ -50,8 +51,8 @@ __device__ __forceinline__ acc_t<scalar_t> biased(acc_t<scalar_t> x, acc_t<scala
   }
 }
 
-// log(1 + e) / e for e in [0, 1] in units of Δ: minimax polynomials with relative error 3e-8 for float, and 6e-5 where
-// inputs are half types anyway. The hardware's log2(1 + e) would lose the small steps that models start with.
+// log(1 + e) / e for e in [0, 1], in units of Δ: minimax polynomials with a relative error of 3e-8 for float, and of
+// 6e-5 for half types. The hardware's log2(1 + e) would lose the small steps that models start with.
 template <typename scalar_t>
 __device__ __forceinline__ float log1p_quotient(float e) {
   float q;
@@ -75,8 +76,8 @@ __device__ __forceinline__ float log1p_quotient(float e) {
   return q;
 }
 
-// Softplus, argument and result in units of Δ. The exponential's argument is rounded: in float, relative error 2e-7
-// near 0, growing to 1e-6 at x = -30.
+// Softplus; argument and result are in units of Δ. The exponential's argument is rounded, so that the relative error in
+// float is 2e-7 near 0 and grows to 1e-6 at x = -30.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> softplus(acc_t<scalar_t> x) {
   if constexpr (sizeof(scalar_t) == 8) {
@@ -88,8 +89,8 @@ __device__ __forceinline__ acc_t<scalar_t> softplus(acc_t<scalar_t> x) {
   }
 }
 
-// Derivative of softplus in terms of its value, over the unit: (1 - exp(-softplus(x))) / unit, without cancellation for
-// small steps.
+// The derivative of softplus, over the unit, made of softplus's value dt: (1 - exp(-dt)) / unit, without cancellation
+// for small steps.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> softplus_slope(acc_t<scalar_t> dt) {
   if constexpr (sizeof(scalar_t) == 8) {

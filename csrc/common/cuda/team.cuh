@@ -8,7 +8,7 @@
 
 namespace ssm {
 
-// What the blocks of a team tell each other; one in the shared memory of each.
+// What the blocks of a team tell each other. Each block has one in its shared memory.
 struct TeamShared {
   int flag[3];
   int3 warp_sum[32];
@@ -29,7 +29,7 @@ class Team {
   __device__ int first() const { return rank_ * blockDim.x + threadIdx.x; }
   __device__ int stride() const { return size_ * blockDim.x; }
 
-  // All that the team's threads wrote before is seen by all of them after.
+  // A barrier: after it, all threads of the team see what any of them wrote before it.
   __device__ void sync() const {
 #if __CUDA_ARCH__ >= 900
     if (size_ > 1) return cooperative_groups::this_cluster().sync();
@@ -37,12 +37,13 @@ class Team {
     __syncthreads();
   }
 
-  // Whether the condition holds for any thread; a barrier like sync().
+  // Whether the condition holds for any thread. A barrier, like sync().
   __device__ bool any(bool condition) {
     const bool here = __syncthreads_or(condition);
 #if __CUDA_ARCH__ >= 900
     if (size_ > 1) {
-      // Three flags in turn: one in use, one that slow threads may still read, one to clear for the next call.
+      // Three flags take turns: one is in use, slow threads may still read the second, the third is cleared for the
+      // next call.
       int* const flag = cooperative_groups::this_cluster().map_shared_rank(shared_->flag, 0);
       const int turn = turn_, next = turn == 2 ? 0 : turn + 1;
       turn_ = next;
@@ -56,7 +57,7 @@ class Team {
     return here;
   }
 
-  // Sum of the threads before this one, and of all. blockDim.x is a multiple of 32; every thread must call.
+  // The sum over the threads before this one, and the sum over all. blockDim.x is a multiple of 32. Every thread calls.
   __device__ int3 prefix(int3 own, int3& total) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int3 upto = prefix_over_warp(own, lane);
@@ -84,11 +85,11 @@ class Team {
       }
     }
 #endif
-    __syncthreads();  // warp_sum may be written again
+    __syncthreads();  // after it, warp_sum may be written again
     return result;
   }
 
-  // The last thing a kernel does: no block leaves while another may still look into its shared memory.
+  // To be called last in a kernel: no block may end while another may still read its shared memory.
   __device__ void leave() const {
     if (size_ > 1) sync();
   }

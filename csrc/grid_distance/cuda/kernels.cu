@@ -15,8 +15,8 @@ namespace {
 
 constexpr int kSums = 5;
 
-// A team of threads takes one vertex with its edges to the right and down. Each feature is read three times, but from
-// memory once: the neighbours' teams are in the same block or run at about the same time.
+// A team of threads takes one vertex with its edges to the right and down. Each feature is read three times, but only
+// once from memory, since the neighbours' teams are in the same block or run at about the same time.
 template <typename scalar_t, int kVector>
 __global__ void __launch_bounds__(kGridThreads)
     distance_kernel(const scalar_t* x, acc_t<scalar_t>* out, int64_t vertices, Grid grid, int vectors, int team) {

@@ -82,8 +82,8 @@ SSM_MULTIVERSION acc_t<scalar_t> dot_difference(
   return sum + sum_lanes(lanes);
 }
 
-// Within the chosen quadrant the token at the fine place of t is t itself; elsewhere the one at its coarse place is. So
-// each quadrant compares every token with the one partner that the other order puts there.
+// In the chosen quadrant the token at the fine place of t is t itself; in the others the token at its coarse place is.
+// So every token is compared with one partner, which the other order puts there.
 at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice, int64_t height,
     int64_t width, int64_t shift_y, int64_t shift_x) {
   const MaskGradientInputs in(at::kCPU, a, b, choice, height, width, shift_y, shift_x);

@@ -18,7 +18,7 @@ __device__ int raster(const RolledMap& map, const Window& w, int index) {
   return (row < 0 ? row + map.height : row) * map.width + (col < 0 ? col + map.width : col);
 }
 
-// The same for the rasters of its four quarters, one after another.
+// The token at place `index` of the rasters of the window's four quarters, one after another.
 __device__ int raster_quarters(const RolledMap& map, const Window& w, int index) {
   for (int q = 0; q < 3; ++q) {
     const Window part = w.quarter(q);
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kQuadtreeThreads) order_kernel(
   order[index] = split ? raster_quarters(map, window, place) : raster(map, window, place);
 }
 
-// One block takes one of `splits` stretches of one quadrant of one sample. Within the chosen quadrant the token at the
-// fine place of t is t itself; elsewhere the one at its coarse place is. So each token is compared with one partner.
+// One block takes one of `splits` stretches of one quadrant of one sample. In the chosen quadrant the token at the fine
+// place of t is t itself; in the others the token at its coarse place is. So each token is compared with one partner.
 template <typename scalar_t, int kVector>
 __global__ void __launch_bounds__(kQuadtreeThreads) mask_gradient_kernel(const scalar_t* a, const scalar_t* b,
     const int64_t* choice, int64_t choice_stride, acc_t<scalar_t>* partial, RolledMap map, int vectors, int splits) {

@@ -1,5 +1,5 @@
-// The backward pass of the selective scan on the CPU: the states again, then every direction from its last tile to its
-// first.
+// The backward pass of the selective scan on the CPU: it computes the states again, and then goes through every
+// direction from its last tile to its first.
 #pragma once
 
 #include "selective_scan/cpu/tile.h"
@@ -58,7 +58,7 @@ struct BackwardScratch {
   }
 };
 
-// The states of the forward pass, one after the other, and Δ.
+// Computes the states of the forward pass again, and Δ.
 template <typename scalar_t>
 SSM_INLINE void recompute_states(
     const SelectiveScanParams& p, const Task& task, int64_t k, BackwardScratch<acc_t<scalar_t>>& s) {
@@ -95,8 +95,8 @@ SSM_INLINE void recompute_states(
   }
 }
 
-// One state of one direction, from the last token of the tile to the first: what it adds to the gradients of Δ, u and
-// A, and the block's share of those of B and C, [L, N].
+// Walks one state of one direction from the last token of the tile to the first. Adds to the gradients of Δ, u and A,
+// and writes the block's share of those of B and C, [L, N].
 template <typename scalar_t, typename acc>
 SSM_INLINE void walk_back(const SelectiveScanParams& p, BackwardScratch<acc>& s, int64_t first, int64_t n,
     const scalar_t* B, const scalar_t* C, acc* grad_B, acc* grad_C) {
@@ -136,7 +136,7 @@ SSM_INLINE void walk_back(const SelectiveScanParams& p, BackwardScratch<acc>& s,
   }
 }
 
-// The tile's gradients as far as D alone makes them, and that of D.
+// Starts the tile's gradients with what D gives, and adds to that of D.
 template <typename acc>
 SSM_INLINE void begin_gradients(BackwardScratch<acc>& s) {
   for (int i = s.tile.count - 1; i >= 0; --i) {
@@ -149,7 +149,7 @@ SSM_INLINE void begin_gradients(BackwardScratch<acc>& s) {
   }
 }
 
-// From Δ to what softplus was taken of, and out of the tile.
+// Takes the gradient of Δ through softplus, and moves the tile's gradients to their tensors.
 template <typename scalar_t, typename acc>
 SSM_INLINE void end_gradients(const SelectiveScanParams& p, const Task& task, BackwardScratch<acc>& s, int64_t first,
     scalar_t* grad_delta, const Rows<acc>& grad_u, bool is_first) {

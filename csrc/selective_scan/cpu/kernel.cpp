@@ -1,5 +1,5 @@
-// Selective scan on the CPU. One task is one sample, one group and one block of kWidth channels; it walks the tokens of
-// each of the group's directions in that direction's order, tile after tile, all channels of the block at once.
+// The selective scan on the CPU. A task is one sample, one group and one block of kWidth channels. For each of the
+// group's directions it walks the tokens in that direction's order, tile after tile, all channels of the block at once.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/aminmax.h>
@@ -16,8 +16,8 @@ namespace {
 
 using namespace selective;
 
-// h ← exp(Δ·A)·h + Δ·B·u for one state of the block through the tile, which holds the decays; y += C·h. With the first
-// state comes y += D·u, by the first direction y = D·u.
+// Walks one state of the block through the tile, which holds the decays: h ← exp(Δ·A)·h + Δ·B·u and y += C·h. The first
+// state also adds D·u to y, and the first direction's sets y.
 template <bool is_first_state, typename scalar_t, typename acc>
 SSM_INLINE void walk(const Tile<acc>& tile, acc* state, const scalar_t* B, int64_t B_stride, const scalar_t* C,
     int64_t C_stride, const acc* D, const Rows<acc>& y, bool is_first_direction) {
@@ -101,7 +101,8 @@ SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, 
   finish_rows(p, task, output, y);
 }
 
-// The kernels index with these values, so a bad one must stop here; that they are a permutation is the caller's word.
+// The kernel indexes with these values, so that a value out of range must be an error. That they are a permutation is
+// not checked.
 void check_permutation_range(const std::optional<at::Tensor>& order, int64_t length) {
   if (!order.has_value() || order->numel() == 0) return;
   const auto [low, high] = at::aminmax(*order);

@@ -1,4 +1,5 @@
-// What both passes of the selective scan on the CPU share: a task's channels, and tiles of its tokens.
+// What both passes of the selective scan on the CPU share: a task's channels, and tiles of its tokens. Versions are
+// those of dev/log, selective-scan-cpu.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +14,13 @@
 
 namespace ssm::selective {
 
+// Channels of a task. Rejected: 16 (version 3c), which takes 16 % more instructions.
 constexpr int kWidth = 32;
-// Tokens that are worked on together: what does not depend on the state is computed for all of them before the state
-// walks through them, so that the processor waits neither for the long chains of an exponential nor for the state.
+// Tokens of a tile. What does not depend on the state is computed for all of them before the state walks through them,
+// so that the processor waits neither for the long chains of an exponential nor for the state. Rejected: 8 and 32
+// (version 3c), which were no faster.
 constexpr int kTile = 16;
-// Sums over the tokens go through partial sums of this many, which keeps float32 as exact as PyTorch's pairwise sums.
+// Sums over the tokens are made of partial sums of so many, which keeps float32 as exact as PyTorch's pairwise sums.
 constexpr int kPartial = 64;
 static_assert(kPartial % kTile == 0);
 
@@ -36,7 +39,7 @@ inline Task task_at(const SelectiveScanParams& p, int64_t index) {
   return {index / blocks / p.groups, index / blocks % p.groups, channel, width};
 }
 
-// Uninitialised memory that begins with a cache line.
+// Memory that is not initialised and begins at a cache line.
 template <typename acc>
 class Buffer {
  public:
@@ -80,7 +83,7 @@ struct Rows {
   SSM_INLINE acc* operator[](int64_t token) const { return data + token * stride; }
 };
 
-// The rows of a block in `output` where they can be summed in place, else in `scratch`.
+// The rows of a block: in `output` if they can be summed there, and otherwise in `scratch`.
 template <typename scalar_t>
 SSM_INLINE Rows<acc_t<scalar_t>> working_rows(
     const SelectiveScanParams& p, const Task& task, scalar_t* output, acc_t<scalar_t>* scratch) {
@@ -109,7 +112,7 @@ SSM_INLINE const scalar_t* row_of(const void* base, const Strides& s, int64_t ba
 template <typename acc>
 using TileRows = acc[kTile][kWidth];
 
-// The rows of a tile's tokens in one tensor: where they lie, or converted to the accumulate type.
+// The rows of a tile's tokens in one tensor: in the tensor itself, or converted to the accumulate type.
 template <typename acc>
 struct TileInput {
   const acc* row[kTile];
@@ -142,8 +145,8 @@ SSM_INLINE int64_t token_at(const SelectiveScanParams& p, int64_t batch, int64_t
   return p.order[batch * p.order_stride.batch + k * p.order_stride.group + t * p.order_stride.token];
 }
 
-// Asks for the rows of the tile that begins with this step, where there is one: along an order the processor cannot
-// guess them.
+// Prefetches the rows of the tile that begins with this step, if there is one. The processor cannot guess rows along an
+// order.
 template <typename Function>
 SSM_INLINE void fetch_tokens(
     const SelectiveScanParams& p, int64_t batch, int64_t k, int64_t first, const Function& fetch) {
@@ -151,7 +154,7 @@ SSM_INLINE void fetch_tokens(
   for (int64_t step = first; step < std::min(first + kTile, p.length); ++step) fetch(token_at(p, batch, k, step));
 }
 
-// Up to kTile successive steps of one direction, and what is computed for all of them.
+// Up to kTile successive tokens of one direction, and what is computed for all of them.
 template <typename acc>
 struct Tile {
   int count;
@@ -165,7 +168,7 @@ struct Tile {
     for (int i = 0; i < count; ++i) token[i] = token_at(p, batch, k, first + i);
   }
 
-  // Δ = softplus(delta + bias) into `steps`, its derivative into `slope`, where asked for; [count, kWidth].
+  // Writes Δ = softplus(delta + bias) to `steps` and, if with_slope, its derivative to `slope`; both [count, kWidth].
   template <bool with_slope>
   SSM_INLINE void time_steps(const acc* bias, bool with_softplus, acc* steps, acc* slope) {
     const int tokens = count;

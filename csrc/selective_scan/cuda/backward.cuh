@@ -1,5 +1,6 @@
-// The selective scan's backward kernel: the states once more from the left, their gradients from the right, in one
-// exchange; then every gradient. The gradient that travels is μ(s) = a(s) · λ(s), so that it decays as the state does.
+// The selective scan's backward kernel. One exchange gives the states, computed again from the left, and their
+// gradients, from the right; then every gradient follows. What is carried from the right is μ(s) = a(s) · λ(s), the
+// gradient λ times the decay a, so that it decays as the state does.
 #pragma once
 
 #include "selective_scan/cuda/configure.cuh"
@@ -8,8 +9,8 @@
 
 namespace ssm {
 
-// Sums over the lanes of a row of B's and C's gradients, for every position of the thread. Each step halves what a lane
-// holds: it gives the other half to its neighbour, and gets the neighbour's of its own.
+// Sums the gradients of B and C over the lanes of a row, for every position of the thread. Each step halves the values
+// that a lane holds: it gives one half to its neighbour and gets the neighbour's part of the other.
 struct RowSum {
   static_assert(kLanes == 8 && kTokens <= 8 && kSumsOfLane == 2, "three halvings of two times eight sums leave two");
   int lane;
@@ -32,7 +33,7 @@ struct RowSum {
   }
 };
 
-// What a lane has the sums of, to its block's row of the partial gradients. No other thread touches them there.
+// Writes the sums that a lane holds to the block's row of the partial gradients, where no other thread writes them.
 template <typename scalar_t>
 __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
     const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[kSumsOfLane]) {
@@ -52,8 +53,8 @@ __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const Select
   }
 }
 
-// Called by a warp after a barrier: one parameter's sums over the block's rows, to the block's row of the partial
-// gradients.
+// Called by a warp after a barrier: sums one parameter's gradients over the block's rows and writes them to the block's
+// row of the partial gradients.
 template <typename scalar_t>
 __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
     const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
@@ -72,7 +73,7 @@ __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const Selec
   if (which == kGradBias && n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total;
 }
 
-// One thread's positions of one direction and state: what it keeps between its two walks.
+// One thread's positions of one direction and state, and what it keeps of them between its two walks.
 template <bool kOneOrder, typename scalar_t>
 struct Positions {
   using acc = acc_t<scalar_t>;
@@ -82,9 +83,10 @@ struct Positions {
   const scalar_t *u, *grad_y;
   const Weights<acc>* weights;
   const Wide<scalar_t>& rate;
-  Tile &dt, &before, &reach;  // Δ; a step's decayed state, had it come in as 0; what is left of what comes in after it
+  Tile &dt, &before, &reach;  // Δ; the decayed state, from a carry of 0; the factor by which the carry reaches the step
 
-  // What the positions do to h, walking right, and to μ, walking left: Σ_i (Π_{m ≤ i} a_m) C_i g_i.
+  // The summaries of the positions: for h, walked to the right, and for μ, walked to the left, which is
+  // Σ_i (Π_{m ≤ i} a_m) C_i g_i.
   template <bool kReversed>
   __device__ __forceinline__ void summarise(Wide<scalar_t>& decays, Wide<scalar_t>& h, Wide<scalar_t>& mu) const {
     decays = h = mu = {};
@@ -107,8 +109,8 @@ struct Positions {
     }
   }
 
-  // The walk back, from μ as it comes in; `h` is the state as it came in. `before` becomes the gradient of Δ.
-  // B's and C's go to `weight_sums`, u's are added to the tile `grad_u`.
+  // The walk back. `mu` and `h` are the carries. `before` becomes the gradient of Δ. The gradients of B and C go to
+  // `weight_sums`; those of u are added to the tile `grad_u`.
   template <bool kReversed>
   __device__ __forceinline__ void differentiate(const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
       const Wide<scalar_t>& h, Wide<scalar_t>& mu, Wide<scalar_t>& grad_A, Wide<scalar_t>& grad_D,
@@ -142,13 +144,13 @@ struct Positions {
   }
 };
 
-// From the gradient of Δ to that of delta, through softplus, and its sum over the tokens.
+// Turns the gradient of Δ into that of delta, through softplus, and sums it over the tokens.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ void through_softplus(const ScanLaunch& a, const ThreadRows<kOneOrder>& rows,
     acc_t<scalar_t> (&gradient)[kTokens][kVector<scalar_t>], const acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>],
     Wide<scalar_t>& sum) {
   using acc = acc_t<scalar_t>;
-  // Where there is no token, Δ was set to 0, and so is its slope.
+  // Where there is no token, Δ is 0, and so is its slope.
   if (a.p.delta_softplus) {
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
@@ -177,7 +179,7 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
-  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster return, or none
   const BackwardMemory<kSingle, scalar_t> m(shape_of(a), memory);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
   const int64_t length = a.p.length;
@@ -249,7 +251,7 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
         if (a.phase != Phase::kSummarise) {
           h = get_carry(*m.exchange, 0, slots.of(reversed), place.lane);
           mu = get_carry(*m.exchange, 1, slots.of(!reversed), place.lane);
-          // Decays are computed again: kept, they would cost a third of the blocks that fit.
+          // Decays are computed again: if they were kept, a third fewer blocks would fit.
 #pragma unroll
           for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
           acc weight_sums[kTokens], sum[kSumsOfLane];
@@ -273,7 +275,7 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
               store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
                 auto& sum = grad_u[rows[i] * kLanes + place.lane];
                 const Wide<scalar_t> total = sum;
-                // For the next tile. All positions without a token share a row.
+                // Zeros for the next tile. All positions without a token share a row, which stays as it is.
                 if (kOneOrder || rows.token(i) >= 0) sum = {};
                 return total;
               });

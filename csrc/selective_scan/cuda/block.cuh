@@ -1,4 +1,5 @@
-// What the forward and the backward kernel share: who computes what, and the ways in and out of memory.
+// What the forward and the backward kernel share: which thread computes what, and how values come from and go to
+// memory.
 #pragma once
 
 #include <type_traits>
@@ -24,7 +25,8 @@ __device__ __forceinline__ const char* row_address(const void* base, int token, 
   return reinterpret_cast<const char*>(address);
 }
 
-// One thread: row `sub` of the tiles that its block takes in turn, block `chunk` of one sample's and group's sequence.
+// Which part is a thread's: row `sub` of the tiles that its block takes in turn, in chunk `chunk` of the sequence of
+// one sample and group.
 struct Place {
   int64_t batch;
   int group, chunk, split, lane, sub, warp, positions;
@@ -68,9 +70,9 @@ __device__ __forceinline__ constexpr int walked(int i) {
   return kReversed ? kTokens - 1 - i : i;
 }
 
-// The token at each position of this block, for each order that the launch follows. Where there is none: -1, or the row
-// that stands for it if tiles are kept by token. A value out of range is treated as no token: there is no way to report
-// it without a synchronisation, but it must not be followed.
+// Writes the token at each position of this block, for each order that the launch follows. Positions without a token
+// get -1 or, if tiles are kept by token, the row that stands for no token. A value out of range counts as no token: it
+// cannot be reported without a synchronisation, and it must not be followed.
 __device__ __forceinline__ void stage_tokens(const ScanLaunch& a, const Place& place, int* tokens, int orders) {
   const int own = threadIdx.x;
   if (own >= place.positions) return;
@@ -90,7 +92,7 @@ __device__ __forceinline__ bool is_token(const ScanLaunch& a, int token) {
   return static_cast<unsigned>(token) < static_cast<unsigned>(a.p.length);
 }
 
-// B and C of the position that this thread fetches for the block: there are at least as many threads as positions.
+// B and C of the position that this thread fetches for the block. There are at least as many threads as positions.
 template <typename scalar_t>
 __device__ __forceinline__ Weights<acc_t<scalar_t>> load_weights(
     const ScanLaunch& a, const Place& place, const int* tokens, int k, int n) {
@@ -109,7 +111,7 @@ __device__ __forceinline__ void store_weights(Weights<acc>* shared, const Weight
   if (static_cast<int>(threadIdx.x) < place.positions) shared[threadIdx.x] = weights;
 }
 
-// B and C of all directions (or, with many states, of the first direction's first one) to shared memory.
+// Copies B and C to shared memory: of all directions, or, with many states, of the first direction's first state.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ void stage_weights(
     const ScanLaunch& a, const Place& place, Weights<acc_t<scalar_t>>* weights, const int* all_tokens, int directions) {
@@ -120,7 +122,7 @@ __device__ __forceinline__ void stage_weights(
   }
 }
 
-// With many states: B and C of the next state, or the next direction's first, or the next tile's.
+// With many states: B and C of the next state, which may be the first of the next direction or of the next tile.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ Weights<acc_t<scalar_t>> load_next_weights(
     const ScanLaunch& a, const Place& place, const int* all_tokens, int j, int n) {
@@ -130,8 +132,8 @@ __device__ __forceinline__ Weights<acc_t<scalar_t>> load_next_weights(
   return load_weights<scalar_t>(a, place, tokens, place.direction(a, next), last_state ? 0 : n + 1);
 }
 
-// Rows of the tiles at the thread's positions. Tiles are kept by position where all directions follow one order, and by
-// token where each has its own: there one block holds the whole sequence. Row `positions` stands for no token.
+// The rows of a tile at the thread's positions. Tiles are kept by position if all directions follow one order. If each
+// has its own, one block holds the whole sequence and tiles are kept by token. Row `positions` stands for no token.
 template <bool kOneOrder>
 class ThreadRows {
  public:
@@ -153,7 +155,7 @@ template <typename scalar_t>
 __device__ __forceinline__ Wide<scalar_t> widened(const scalar_t* tile, int row, int lane) {
   Wide<scalar_t> wide;
   if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
-    // The halves of one word are floats but for their place: an instruction each, and not two.
+    // A bfloat16 is the upper half of a float, so that each half of the word takes one instruction.
     const unsigned word = reinterpret_cast<const unsigned*>(tile)[row * kLanes + lane];
     wide.value[0] = __uint_as_float(word << 16);
     wide.value[1] = __uint_as_float(word & 0xffff0000u);
@@ -178,8 +180,8 @@ __device__ __forceinline__ Wide<scalar_t> as_wide(const acc_t<scalar_t> (&values
   return wide;
 }
 
-// Δ at the thread's positions; 0, which neither decays nor drives, where there is no token: softplus(-inf), since that
-// is what such rows hold.
+// Δ at the thread's positions. Where there is no token it is 0, which changes no state: such rows hold -inf, whose
+// softplus is 0.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVector<scalar_t>], const ScanLaunch& a,
     const Place& place, const scalar_t* tile, const ThreadRows<kOneOrder>& rows, const acc_t<scalar_t>* biases) {
@@ -208,7 +210,7 @@ __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVecto
   }
 }
 
-// A of the thread's channels; beyond the last, the last one's.
+// A of the thread's channels. Beyond the last channel, the last one's is read.
 template <typename scalar_t>
 __device__ __forceinline__ Wide<scalar_t> load_decay_rates(const ScanLaunch& a, int k, int n, int channel) {
   Wide<scalar_t> A;
@@ -220,7 +222,7 @@ __device__ __forceinline__ Wide<scalar_t> load_decay_rates(const ScanLaunch& a, 
   return A;
 }
 
-// The thread's channels of a token to memory; `row` points at those of token 0.
+// Writes the thread's channels of a token to memory. `row` points at those of token 0.
 template <bool kAligned, typename scalar_t>
 __device__ __forceinline__ void store_token(
     const ScanLaunch& a, scalar_t* row, int token, int channel, const acc_t<scalar_t> (&value)[kVector<scalar_t>]) {
@@ -241,7 +243,7 @@ __device__ __forceinline__ void store_token(
   }
 }
 
-// All of the thread's tokens; value(i) gives those of position i.
+// Writes all of the thread's tokens. value(i) gives the channels of position i.
 template <bool kOneOrder, typename scalar_t, typename Value>
 __device__ __forceinline__ void store_tokens(
     const ScanLaunch& a, scalar_t* row, int channel, const ThreadRows<kOneOrder>& rows, const Value& value) {
@@ -254,7 +256,7 @@ __device__ __forceinline__ void store_tokens(
   }
 }
 
-// The same for a result that is the sum over directions, of which other launches may have more.
+// Writes a result that is a sum over directions, to which other launches may add.
 template <bool kOneOrder, typename scalar_t, typename Value>
 __device__ __forceinline__ void store_result(const ScanLaunch& a, const Place& place, scalar_t* result, int channel,
     const ThreadRows<kOneOrder>& rows, const Value& value) {

@@ -1,4 +1,4 @@
-// How a block's tiles come into shared memory ahead of their use.
+// Copies a block's tiles to shared memory ahead of their use.
 #pragma once
 
 #include "common/cuda/async_copy.cuh"
@@ -6,7 +6,7 @@
 
 namespace ssm {
 
-// The pieces of a tile that one thread copies, always the same.
+// The 16-byte pieces that one thread copies, which are the same for all tiles.
 template <bool kOneOrder, typename scalar_t>
 class Copier {
  public:
@@ -23,7 +23,7 @@ class Copier {
     }
   }
 
-  // Once, what rows without a token hold ever after.
+  // Fills, once, the rows without a token: no copy ever writes them.
   __device__ void fill_missing(const Place& place, scalar_t* tile, scalar_t value) const {
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
@@ -32,7 +32,7 @@ class Copier {
     if (threadIdx.x < kPieces) fill(tile + place.positions * kColumns<scalar_t> + threadIdx.x * kWidth, value);
   }
 
-  // `rows` points at the tile's first channel of token 0; channels that do not exist become 0.
+  // Starts the copy of a tile. `rows` points at its first channel of token 0. Channels that do not exist become 0.
   __device__ __forceinline__ void copy(
       const ScanLaunch& a, scalar_t* tile, const scalar_t* rows, int64_t stride, int first_channel) const {
     const int left = static_cast<int>(a.p.channels) - first_channel - channel_;
@@ -85,15 +85,15 @@ __device__ void copy_parameters(const ScanLaunch& a, Parameters<scalar_t>& to, i
   copy_async_or_zero<sizeof(acc)>(&to.bias[column], bias + row, exists && bias != nullptr);
 }
 
-// Where tiles go, in shared memory.
+// Where tiles go in shared memory.
 template <typename scalar_t>
 struct Destinations {
-  Parameters<scalar_t>* parameters;  // by slot and direction of a step
+  Parameters<scalar_t>* parameters;  // by slot and by direction of a step
   scalar_t* delta;                   // likewise
-  scalar_t *u, *grad_y;              // two each, of alternate tiles; no gradient in the forward pass
+  scalar_t *u, *grad_y;              // two tiles each, which take turns; grad_y is null in the forward pass
 };
 
-// The steps, each a tile and kJoint directions, whose copies are under way.
+// Starts the copies of one step after another. A step is a tile and kJoint directions.
 template <bool kOneOrder, int kJoint, typename scalar_t>
 class Stream {
  public:
@@ -110,7 +110,7 @@ class Stream {
              tile_ * kColumns<scalar_t>;
   }
 
-  // Starts the next step's copies; with a tile's first direction u comes too, and the gradient of y.
+  // Starts the next step's copies. Those of a tile's first direction include u and the gradient of y.
   __device__ __forceinline__ void advance(const ScanLaunch& a, const Place& place, int parameter_slot, int delta_slot) {
     if (tile_ >= place.end_tile(a)) return;
     const int first_channel = tile_ * kColumns<scalar_t>, size = tile_size<scalar_t>(place.positions);

@@ -15,7 +15,7 @@ __device__ __forceinline__ Pair<acc> compose(const Pair<acc>& first, const Pair<
   return {first.decay * second.decay, second.decay * first.state + second.state};
 }
 
-// Rows that do not exist change nothing.
+// Sets all rows to pairs that change nothing, for those that no thread writes.
 template <typename scalar_t, int kSides>
 __device__ __forceinline__ void clear_rows(Exchange<scalar_t, kSides>& exchange) {
   using acc = acc_t<scalar_t>;
@@ -28,7 +28,7 @@ template <typename scalar_t>
 __device__ int padded_rows(const ScanLaunch& a) {
   return (a.subchunks / kSegments<scalar_t> + kTogether - 1) / kTogether * kTogether;
 }
-// Where the row that a walk comes to as its `rank`-th is kept.
+// Where a walk's row number `rank` is kept.
 template <typename scalar_t>
 __device__ int slot_of(const ScanLaunch& a, int rank) {
   const int each = a.subchunks / kSegments<scalar_t>;
@@ -66,8 +66,7 @@ struct Slots {
   __device__ __forceinline__ int of(bool reversed) const { return reversed ? from_right : from_left; }
 };
 
-// Before the first exchange; a barrier of the block too. The host sees to it that blocks before sm_90 are never in a
-// cluster.
+// To be called before the first exchange; also a barrier of the block. Before sm_90 the host launches no clusters.
 template <typename scalar_t, int kSides>
 __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Exchange<scalar_t, kSides>& exchange) {
   __syncthreads();
@@ -80,8 +79,8 @@ __device__ __forceinline__ void start_exchanges(const ScanLaunch& a, Exchange<sc
 #endif
 }
 
-// Called by one warp of each block of a cluster: sends the block's `total` (every lane has its column's) of one side to
-// all, as the `rank`-th of the walk, and waits for theirs.
+// Called by one warp of each block of a cluster, for one side. Sends the block's pair `total` to all blocks, as number
+// `rank` of the walk, and waits for theirs. Every lane has the pair of its column.
 template <typename scalar_t, int kSides>
 __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, Exchange<scalar_t, kSides>& exchange, int turn,
     int side, int rank, const Pair<acc_t<scalar_t>>& total) {
@@ -98,9 +97,9 @@ __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, Exchange<sc
 #endif
 }
 
-// Called by one warp a side, between two barriers of the block: turns what each row of the block adds to the state into
-// what comes in at it. Side 1 is the gradient of the state (`kGradient`; `given` are those of the last state, or null),
-// or direction k + 1. In a launch that only summarises, the block's total goes to the workspace.
+// Called by one warp for each side, between two barriers of the block. Turns the rows' pairs into their carries. Side 1
+// is the gradient of the state if kGradient, and direction k + 1 if not. `given` is the gradient of the last state, or
+// null. In the phase kSummarise, the block's total goes to the workspace instead.
 template <bool kGradient, typename scalar_t, int kSides>
 __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& place, Exchange<scalar_t, kSides>& exchange,
     int turn, int side, int first_direction, int n, int first_channel, const void* given) {

@@ -1,4 +1,4 @@
-// The selective scan's forward kernel. dev/log has the experiments behind it.
+// The selective scan's forward kernel. dev/log tells how it came to be as it is.
 #pragma once
 
 #include "selective_scan/cuda/configure.cuh"
@@ -7,14 +7,14 @@
 
 namespace ssm {
 
-// What a thread keeps of its positions between its walk and the state that comes in: the output without it, and what
-// the output gets of it, for each of the directions that share an exchange.
+// What a thread keeps of its positions until the carry is known: `own`, the output without the carry, and `share`, the
+// factor by which the carry adds to the output, for each of the directions that share an exchange.
 template <int kJoint, typename scalar_t>
 struct Outputs {
   using acc = acc_t<scalar_t>;
   acc own[kTokens][kVector<scalar_t>], share[kJoint][kTokens][kVector<scalar_t>];
 
-  // Walks one direction and state from a state of 0, adds to `own`, and returns what the positions do to the state.
+  // Walks one direction and state, from a state of 0, and adds to `own`. `decays` and `h` become the thread's summary.
   template <bool kReversed, bool kOneOrder>
   __device__ __forceinline__ void walk(acc (&share)[kTokens][kVector<scalar_t>],
       const acc (&dt)[kTokens][kVector<scalar_t>], const Wide<scalar_t>& A, const Wide<scalar_t>& skip,
@@ -59,8 +59,8 @@ struct Outputs {
     }
   }
 
-  // With an order for each direction, the sum over directions goes through shared memory, by token: zeros before the
-  // first and after the last, which gets it all.
+  // If each direction has its own order, the sum over directions is kept in shared memory, by token. It is zero before
+  // the first direction; the last one takes the whole sum and leaves zeros.
   __device__ __forceinline__ void sum_over_directions(acc* tile, const ThreadRows<false>& rows, int lane, bool last) {
     auto* sums = reinterpret_cast<Wide<scalar_t>*>(tile);
 #pragma unroll
@@ -78,7 +78,7 @@ struct Outputs {
   }
 };
 
-// Which of the directions from `k` on are reversed, a bit each.
+// Which of kDirections directions from `k` on are reversed, a bit each.
 template <int kDirections>
 __device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
   unsigned bits = 0;
@@ -87,7 +87,7 @@ __device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
   return bits;
 }
 
-// Two directions share an exchange (kJoint) where blocks of a cluster would wait for each other twice.
+// kJoint directions share an exchange, so that the blocks of a cluster wait for each other only once for them.
 template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
 __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_t), kSingle, kJoint))
     forward_kernel(const __grid_constant__ ScanLaunch a) {
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
-  if (place.batch >= a.p.batch) return;  // all blocks of a cluster, or none
+  if (place.batch >= a.p.batch) return;  // all blocks of a cluster return, or none
   const ForwardMemory<kSingle, kJoint, scalar_t> m(shape_of(a), memory);
   const int states = kSingle ? 1 : static_cast<int>(a.p.states);
   const int tile_elements = tile_size<scalar_t>(place.positions);
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
       const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
       const ThreadRows<kOneOrder> rows(place, tokens);
       if (!kOneOrder) y.clear();
-      // Where a walk turns round, a thread's summary takes the place of another's, who may not have read it yet.
+      // If the walk changes its direction, a thread's summary takes the place of a carry that another thread may not
+      // have read yet.
       const unsigned walked_now = reversed_bits<kJoint>(a, k);
       if (walked_now != walked_before) __syncthreads();
       walked_before = walked_now;

@@ -1,5 +1,5 @@
-// Selective scan on the GPU, the host's side: how a call is cut into launches. The kernels are in
-// selective_scan_forward.cuh and selective_scan_backward.cuh.
+// Host side of the selective scan on the GPU: how a call is cut into launches. The kernels are in forward.cuh and
+// backward.cuh.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cuda/CUDAContext.h>
@@ -23,7 +23,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Whether rows of channels start at multiples of 16 bytes, and are as long.
+// Whether rows of channels begin at multiples of 16 bytes, and have a multiple of 16 bytes.
 bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) {
   const int64_t width = 16 / item;
   bool fits = p.channels % width == 0;
@@ -72,8 +72,8 @@ class Plan {
 
   const ScanLaunch& launch() const { return launch_; }
 
-  // Calls `run` for each launch of `directions` that fits the blocks: all inner directions at once, or one by one with
-  // the sums over them in between.
+  // Calls `run` for each launch: one with all inner directions if blocks can hold them, or else one for each direction,
+  // with the sums over directions in between.
   template <typename Run>
   void for_each_pass(const Run& run) {
     const SelectiveScanParams& p = launch_.p;
@@ -94,7 +94,7 @@ class Plan {
     }
   }
 
-  // Room for the chunks' summaries, where blocks of a sequence cannot exchange them directly.
+  // Whether chunks' summaries go through memory, since the blocks of a sequence cannot exchange them directly.
   bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
   void make_workspace() {
     const SelectiveScanParams& p = launch_.p;
@@ -113,8 +113,8 @@ class Plan {
   // Whether one launch takes all inner directions, if so many blocks share a sequence.
   bool takes_all_at_once(int64_t chunks) const { return launch_.p.inner <= kMaxAtOnce && (one_order_ || chunks == 1); }
 
-  // One block if the sequence fits, a cluster of blocks up to kMaxCluster times that, and beyond (or before sm_90)
-  // independent blocks that read their inputs twice.
+  // A sequence gets one block if it fits, and a cluster of blocks if it is up to kMaxCluster times as long. Longer
+  // ones, and all before sm_90, get independent blocks that read their inputs twice.
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
@@ -128,11 +128,11 @@ class Plan {
     int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;
     if (in_cluster_ && chunks > 1) {
-      // Powers of two fill the groups of multiprocessors that clusters live in.
+      // Powers of two fill the groups of multiprocessors in which clusters run.
       while (chunks & (chunks - 1)) ++chunks;
     }
     const int64_t blocks = p.batch * p.groups * launch_.tiles;
-    // Few samples: more and smaller blocks for one sequence, down to one warp's worth of positions.
+    // If there are few samples, a sequence gets more and smaller blocks.
     while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
            2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
@@ -141,8 +141,8 @@ class Plan {
     launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
   }
 
-  // How many tiles of channels a block takes one after another: as few waves of blocks as possible, and few starts,
-  // each of which costs about as much as a tile.
+  // Chooses how many tiles a block takes one after another, for few waves of blocks and few starts of blocks. A start
+  // costs about as much as a tile.
   void share_tiles() {
     const SelectiveScanParams& p = launch_.p;
     const int64_t warps = kLanes * launch_.subchunks / 32;
@@ -207,7 +207,7 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   Plan plan(p, u, upstream.grad_y_data(), true);
   if (plan.needs_workspace()) plan.make_workspace();
 
-  // Sums over blocks of channels, and over samples and chunks, go through one partial sum each: no atomics.
+  // Each block of channels, and each sample and chunk, writes its own partial sums, so that no atomics are needed.
   const int64_t splits = channel_splits(plan.launch()), chunks = plan.launch().chunks;
   at::Tensor partial_B = at::empty({splits, p.batch, K, p.length, p.states}, A.options());
   at::Tensor partial_C = at::empty_like(partial_B);

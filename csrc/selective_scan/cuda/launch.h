@@ -1,4 +1,4 @@
-// What the host hands to the selective scan's CUDA kernels by value, and the launchers, one translation unit a type.
+// What the host hands by value to the selective scan's CUDA kernels, and the launchers, one translation unit a type.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,9 +13,9 @@ namespace ssm {
 constexpr int kMaxGridY = 65535;  // blocks of a grid's second and third dimension
 
 enum class Phase : int {
-  kWhole,      // the blocks of a cluster (or one block) hold the whole sequence: one read, one write
-  kSummarise,  // leave each chunk's decay and state in the workspace
-  kApply,      // start each chunk from the state in the workspace
+  kWhole,      // one block, or the blocks of a cluster, hold the whole sequence
+  kSummarise,  // blocks leave their chunks' summaries in the workspace
+  kApply,      // blocks start their chunks from the carries in the workspace
 };
 
 // What decides how much shared memory a block takes.
@@ -40,28 +40,28 @@ struct ScanLaunch {
   Phase phase;
   cudaStream_t stream;
 
-  // acc_t [batch, groups, L, D]: sums over the directions of earlier and later launches (y, or the gradient of u); null
-  // where one launch has them all.
+  // acc_t [batch, groups, L, D]: the sum over directions (of y, or of the gradient of u) from launch to launch; null if
+  // one launch has all directions.
   void* sum;
-  bool add, finish;  // whether to start from `sum`; whether to write the result rather than `sum`
+  bool add, finish;  // whether to add `sum`; whether to write the result and not `sum`
 
-  // acc_t [batch, K, N, chunks, D] each: what a chunk does to the state (forward) and to its gradient (backward), and
-  // the state that comes in from the left, the gradient that comes in from the right.
+  // acc_t [batch, K, N, chunks, D] each: the summaries of the chunks, for the state and for its gradient; and the
+  // carries: the state that comes in from the left, and the gradient that comes in from the right.
   void *chunk_decay, *chunk_state, *chunk_gradient;
   void *state_before, *gradient_after;
 };
 
-// Groups of tiles that share a stretch of the sequence.
+// Blocks that share a chunk of the sequence, each with its own tiles.
 inline int64_t channel_splits(const ScanLaunch& a) {
   return (a.tiles + a.tiles_each - 1) / a.tiles_each;
 }
 
-// kWhole, kSummarise or kApply of one launch.
+// One launch of the phase that it names.
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& launch);
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& launch, const SelectiveScanGradients& gradients);
-// Between kSummarise and kApply: turns the chunks' summaries into what comes in from the left (and the right).
+// To be called between kSummarise and kApply: turns the chunks' summaries into carries.
 template <typename acc>
 void launch_carry(const ScanLaunch& launch, const void* grad_last_state, bool backward);
 // out[i][m] = Σ_r in[i][r, m] in a fixed order, for `count` arrays.

@@ -1,4 +1,4 @@
-// The small kernels between and after the scans: chunk summaries to incoming states, partial gradients to gradients.
+// The small kernels between and after the scans: from chunks' summaries to carries, and from partial gradients to sums.
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -11,7 +11,7 @@
 namespace ssm {
 namespace {
 
-// Walks the chunks of one channel and state from the first to the last (or back), and leaves at each what comes in.
+// Walks the chunks of one channel and state from the first to the last, or back, and leaves each chunk's carry.
 template <typename acc>
 __device__ acc walk_chunks(const acc* __restrict__ decay, const acc* __restrict__ state, acc* __restrict__ incoming,
     acc value, int chunks, int64_t stride, bool downwards) {

@@ -1,5 +1,5 @@
-// Tile sizes of the selective scan's CUDA kernels and what follows from them. csrc/README.md says how to try others;
-// the versions that are named here are those of the performance log.
+// Tile sizes of the selective scan's CUDA kernels and what follows from them. csrc/README.md says how to try others.
+// Versions are those of dev/log, selective-scan-gpu.
 #pragma once
 
 #include <c10/macros/Macros.h>

@@ -1,5 +1,5 @@
-// The tree scan of a selective state space model as a walk: source Δ·B·x and weight exp(Δ·A), Δ = softplus(delta +
-// bias), are made of the rows as they are read, in both directions and in the backward pass, and never written.
+// The tree scan of a selective state space model as a walk. The source Δ·B·x and the weight exp(Δ·A), with Δ =
+// softplus(delta + bias), are made of the rows as they are read, both ways and in the backward pass, and never written.
 #pragma once
 
 #include "common/cuda/reduce.cuh"
@@ -26,7 +26,7 @@ __device__ __forceinline__ double reciprocal(double x) {
   return 1 / x;
 }
 
-// Derivative of softplus; x in units of Δ.
+// The derivative of softplus. x is in units of Δ.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> sigmoid(acc_t<scalar_t> x) {
   using acc = acc_t<scalar_t>;
@@ -45,11 +45,11 @@ struct SelectiveRows {
 
   Copied x, delta, grad_h, state, grad_state;
   VertexRows<const scalar_t> B;
-  VertexRows<scalar_t> kept, grad_kept, output, grad_delta;  // to write; the first two are state and grad_state
+  VertexRows<scalar_t> kept, grad_kept, output, grad_delta;  // to write; kept and grad_kept are state and grad_state
   acc* grad_B;                                               // of this sample and slice
   Channels<acc, N> rate, bias;                               // A, and the bias of delta in units of Δ
   int lane;
-  bool live;  // whether this thread has channels; else what it computes is not written
+  bool live;  // whether this thread has channels; if not, what it computes is not written
 
   // delta + bias in units of Δ, softplus of it, and the weight.
   struct Gate {
@@ -152,7 +152,7 @@ struct SelectiveDown : SelectivePass<Kind> {
   }
 };
 
-// Down with h and G to every gradient. With u = Δ B x and w = exp(Δ A): ∂Δ = A w ∂w + B x G, ∂x = Δ B G,
+// The way down with h and G, to every gradient. With u = Δ B x and w = exp(Δ A): ∂Δ = A w ∂w + B x G, ∂x = Δ B G,
 // ∂B = Σ_channels Δ x G, ∂A = Σ_vertices Δ w ∂w, and ∂delta = sigmoid(delta + bias) ∂Δ, whose sum is the bias's.
 template <typename Kind>
 struct SelectiveGradients : SelectivePass<Kind> {
@@ -262,7 +262,7 @@ __device__ SelectiveRows<Kind> selective_rows(const SelectiveTreeScanLaunch& l, 
       live};
 }
 
-// What tree_walk_kernels.cuh asks of a scan.
+// What walk_kernels.cuh asks of a scan.
 template <typename Kind>
 struct SelectiveTreeScan {
   using Launch = SelectiveTreeScanLaunch;

@@ -1,6 +1,6 @@
-// Minimum spanning trees of many small graphs on the CPU, one sample to a thread: Borůvka's rounds, then breadth-first
-// order. The loops over edges and components have no branch that depends on the weights: on a grid this takes half the
-// time of Kruskal's algorithm on radix-sorted edges, most of which goes on mispredicted branches.
+// Minimum spanning trees of many small graphs on the CPU, a thread a sample: Borůvka's rounds, then breadth-first
+// order. The loops over edges and components have no branch that depends on the weights. On a grid this takes half the
+// time of Kruskal's algorithm on radix-sorted edges, which spends most of its time on mispredicted branches.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
@@ -54,7 +54,7 @@ struct Workspace {
         sides(grid ? vertices : 0) {}
 };
 
-// Unsigned integers in the order of the weights; equal where they are, -0 and 0 included.
+// Maps weights to unsigned integers of the same order. Equal weights, such as -0 and 0, become equal integers.
 template <typename scalar_t>
 void order_weights(const scalar_t* weight, int64_t count, std::vector<uint32_t>& ordered) {
   for (int64_t e = 0; e < count; ++e) {
@@ -65,7 +65,7 @@ void order_weights(const scalar_t* weight, int64_t count, std::vector<uint32_t>&
   }
 }
 
-// Doubles do not fit into the half of a rank, so each becomes its place among the sorted weights.
+// Doubles do not fit into half of a rank, so that each becomes its place among the sorted weights.
 void order_weights(const double* weight, int64_t count, std::vector<uint32_t>& ordered) {
   std::vector<int32_t> sorted(count);
   std::iota(sorted.begin(), sorted.end(), 0);
@@ -127,9 +127,9 @@ void find_lightest(Workspace& w, int64_t components) {
   }
 }
 
-// Points every component at the other end of its lightest edge and takes that edge. The ranks differ, so the only
-// cycles are pairs that chose the same edge; the smaller of the two becomes a root and gets the next label. Returns the
-// number of roots, or -1 if a component has no way out.
+// Points every component at the other end of its lightest edge and takes that edge. No two ranks are equal, so that the
+// only cycles are pairs that chose the same edge; the smaller of the two becomes a root and gets the next label.
+// Returns the number of roots, or -1 if a component has no edge to another.
 int64_t hook_components(Workspace& w, int64_t components, int64_t& taken) {
   int64_t roots = 0;
   for (int64_t c = 0; c < components; ++c) {
@@ -190,7 +190,7 @@ bool boruvka(Workspace& w, int64_t vertices) {
   return true;
 }
 
-// Breadth first on a grid: each vertex has a bit for each neighbour in the tree, in the order of their numbers.
+// Breadth first on a grid. Each vertex has a bit for each neighbour in the tree, in the order of their numbers.
 void root_grid_tree(const SpanningTreeParams& p, Workspace& w, int64_t root, int64_t* parent, int64_t* order) {
   enum Side : uint8_t { kUp = 1, kLeft = 2, kRight = 4, kDown = 8 };
   const int64_t vertices = p.num_vertices(), vertical = (p.height - 1) * p.width;
@@ -219,8 +219,8 @@ void root_grid_tree(const SpanningTreeParams& p, Workspace& w, int64_t root, int
   }
 }
 
-// Breadth first on any tree. Listing each vertex under its neighbours, in ascending order of vertices, sorts every
-// vertex's neighbours.
+// Breadth first on any tree. Neighbours are sorted by taking the vertices in ascending order and listing each under its
+// neighbours.
 void root_tree(const int64_t* edges, Workspace& w, int64_t vertices, int64_t root, int64_t* parent, int64_t* order) {
   std::fill(w.first.begin(), w.first.end(), 0);
   for (int64_t i = 0; i < 2 * (vertices - 1); ++i) ++w.first[edges[2 * w.tree[i / 2] + i % 2] + 1];
@@ -288,7 +288,7 @@ Verdict span_sample(const SpanningTreeParams& p, Workspace& w, int64_t sample) {
 template <typename scalar_t>
 void span_batch(const SpanningTreeParams& p) {
   const int64_t vertices = p.num_vertices();
-  const int64_t grain = 1 + 2048 / (1 + p.num_edges + vertices);  // at least some twenty microseconds to a thread
+  const int64_t grain = 1 + 2048 / (1 + p.num_edges + vertices);  // at least about twenty microseconds a thread
   at::parallel_for(0, p.batch, grain, [&](int64_t begin, int64_t end) {
     Workspace w(vertices, p.num_edges, p.edges == nullptr);
     for (int64_t b = begin; b < end; ++b) {

@@ -13,8 +13,8 @@ namespace ssm {
 
 constexpr uint32_t kNone = 0xffffffffu;
 
-// Unsigned integers in the order of the weights: -0 equals 0, and every NaN is the same and comes last, after infinity.
-// kNone itself does not occur.
+// Maps weights to unsigned integers of the same order: -0 equals 0, and every NaN is the same and comes last, after
+// infinity. kNone does not occur.
 template <typename scalar_t>
 __device__ uint32_t ordered(scalar_t weight) {
   const float value = static_cast<float>(weight) + 0.0f;
@@ -23,16 +23,16 @@ __device__ uint32_t ordered(scalar_t weight) {
   return bits ^ ((0u - (bits >> 31)) | 0x80000000u);
 }
 
-// Weights in double come as their places among the sorted weights.
+// Weights in double arrive as their places among the sorted weights.
 template <>
 __device__ inline uint32_t ordered<int64_t>(int64_t place) {
   return static_cast<uint32_t>(place);
 }
 
-// Which of a vertex's neighbours the tree joins it to, a bit each, in the order of their numbers.
+// The neighbours of a vertex in the order of their numbers. Which of them the tree joins it to is a bit each.
 enum Side : int { kUp = 0, kLeft = 1, kRight = 2, kDown = 3, kNowhere = 4 };
 
-// Four bits a vertex, eight vertices a word.
+// The sides of a vertex are four bits, so that a word has eight vertices.
 __device__ inline uint32_t sides_of(const uint32_t* sides, uint32_t v) {
   return sides[v / 8] >> (v % 8 * 4) & 15u;
 }
@@ -64,7 +64,7 @@ struct GridGraph {
   }
 };
 
-// Listed edges; the tree is kept as a bit for each edge. An edge with an end that is no vertex is no edge.
+// Listed edges. The tree is kept as a bit for each edge. An edge with an end that is no vertex does not count.
 struct ListGraph {
   const int64_t* edges;
   int vertices, num_edges;
@@ -82,7 +82,7 @@ struct ListGraph {
   __device__ void take(uint32_t* tree, int e, int, int) const { atomicOr(tree + e / 32, 1u << e % 32); }
 };
 
-// The same with the ends near, two to a word; kNone for an edge that is no edge.
+// The same with the ends in shared memory, two to a word, and kNone for an edge that does not count.
 struct PackedGraph {
   const uint32_t* packed;
   int vertices, num_edges;
@@ -112,8 +112,8 @@ struct Components {
         edge(base + 3 * vertices) {}
 };
 
-// The lightest edge that leaves each component, first by weight and then by index: every step is an integer minimum, so
-// that the order of the threads does not matter.
+// Finds the lightest edge that leaves each component, first by weight and then by index. Every step is an integer
+// minimum, so that the order of the threads does not matter.
 template <typename Graph, typename Weight>
 __device__ void find_lightest(
     Team& team, const Graph& graph, const Weight& weight, int num_edges, const Components& c) {
@@ -139,9 +139,9 @@ __device__ void find_lightest(
   team.sync();
 }
 
-// Hooks every component to the other end of its lightest edge and takes that edge. The (weight, index) differ, so the
-// only cycles are pairs that chose one edge; the smaller of the two becomes the root. Whether there was any edge to
-// take.
+// Hooks every component to the other end of its lightest edge and takes that edge. No two edges have the same (weight,
+// index), so that the only cycles are pairs that chose one edge; the smaller of the two becomes the root. Returns
+// whether there was an edge to take.
 template <typename Graph>
 __device__ bool hook_components(Team& team, const Graph& graph, int vertices, const Components& c, uint32_t* tree) {
   bool hooked = false;
@@ -160,7 +160,7 @@ __device__ bool hook_components(Team& team, const Graph& graph, int vertices, co
   return team.any(hooked);
 }
 
-// Borůvka's rounds: labels end up equal where the graph is connected. Each halves the components at least.
+// Borůvka's rounds. Each round at least halves the components. At the end, vertices that are connected have one label.
 template <typename Graph, typename Weight>
 __device__ void boruvka(Team& team, const Graph& graph, const Weight& weight, int vertices, int num_edges,
     const Components& c, uint32_t* tree) {
@@ -192,9 +192,9 @@ __device__ void boruvka(Team& team, const Graph& graph, const Weight& weight, in
   }
 }
 
-// Breadth first on a grid, by one warp: 32 vertices of the queue at a time, the queue being the order itself. `recent`
-// is its newest part, kept near: `capacity` entries, a power of two, a vertex and the side that it was reached from
-// each.
+// Breadth first on a grid, by one warp, which takes 32 vertices of the queue at a time. The queue is the order itself.
+// `recent` is a ring with its newest part: `capacity` entries, a power of two, each a vertex and the side that it was
+// reached from.
 __device__ inline void root_grid_tree(const GridGraph& graph, const uint32_t* sides, int root, uint32_t* recent,
     uint32_t capacity, int64_t* parent, int64_t* order) {
   const uint32_t lane = threadIdx.x % 32, before = (1u << lane) - 1u;
@@ -225,7 +225,7 @@ __device__ inline void root_grid_tree(const GridGraph& graph, const uint32_t* si
     uint32_t place = tail + __popc(ones & before) + 2 * __popc(twos & before) + 4 * __popc(fours & before);
     head = min(head + 32u, tail);
     tail += __popc(ones) + 2 * __popc(twos) + 4 * __popc(fours);
-    __syncwarp();  // all have read what the ring may now lose
+    __syncwarp();  // all lanes have read what may now be overwritten in the ring
     for (; open != 0; open &= open - 1, ++place) {
       const uint32_t side = __ffs(open) - 1;
       const int step = side == kUp ? -width : side == kLeft ? -1 : side == kRight ? 1 : width;

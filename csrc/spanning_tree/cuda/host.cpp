@@ -15,7 +15,7 @@
 namespace ssm {
 namespace {
 
-// What the weights come to when only their order counts, ties included: equal weights keep the order of the edges.
+// The places of the weights when they are sorted. Equal weights keep the order of the edges.
 at::Tensor places(const at::Tensor& weights) {
   const at::Tensor sorted = std::get<1>(at::sort(weights + 0.0, /*stable=*/true, /*dim=*/1, /*descending=*/false));
   const at::Tensor count = at::arange(weights.size(1), sorted.options()).expand_as(sorted);
@@ -42,7 +42,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> spanning_tree(const at::Tensor& e
   return in.results();
 }
 
-// To raise a fault would be to wait for the device.
+// Faults are not raised, since that would wait for the device.
 std::tuple<at::Tensor, at::Tensor> minimum_spanning_tree(const at::Tensor& edge_weight,
     const std::optional<at::Tensor>& edges, int64_t height, int64_t width, const at::Tensor& root) {
   const auto [parent, order, fault] = spanning_tree(edge_weight, edges, height, width, root);

@@ -1,8 +1,8 @@
-// Minimum spanning trees on the GPU: Borůvka's rounds by one block a sample in shared memory, or by a cluster of blocks
-// in global memory where a sample does not fit; then breadth-first order, of a grid by one warp a sample, of a list by
-// a block. Nothing waits for the device, so faults are reported in a tensor that nobody has to read: a NaN weighs more
-// than infinity, an edge with an end that is no vertex does not exist, a root that is no vertex is vertex 0, and what
-// the root does not reach hangs from it.
+// Minimum spanning trees on the GPU. One block does Borůvka's rounds of a sample in shared memory; where a sample does
+// not fit, a cluster of blocks does them in global memory. Then follows the breadth-first order: of a grid by one warp
+// a sample, of a list by one block. Nothing waits for the device, so that faults are reported in a tensor that nobody
+// has to read. Faulty samples get some result: a NaN weighs more than infinity, an edge with an end that is no vertex
+// does not count, a root that is no vertex is taken as vertex 0, and what the root does not reach hangs from it.
 #include <c10/macros/Macros.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -42,7 +42,7 @@ __device__ bool is_finite(scalar_t weight) {
   return isfinite(static_cast<acc_t<scalar_t>>(weight));
 }
 
-// The first fault of the kinds that show before the tree does, in the order of GraphFault; by one block.
+// Reports a sample's first fault, in the order of GraphFault. By one block.
 template <typename scalar_t, typename Graph>
 __device__ void report_fault(
     const SpanningTreeLaunch& l, const Graph& graph, int64_t sample, FaultShared* shared, bool connected) {
@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kSpanningThreads) whole_grid_kernel(SpanningTr
   boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
   report_fault<scalar_t>(l, graph, sample, &fault_shared, true);
   if (threadIdx.x >= 32) return;
-  // The four arrays are done with: they make a ring of at least as many entries as there are vertices.
+  // The components are no longer needed: their arrays become a ring with at least as many entries as there are
+  // vertices.
   uint32_t capacity = 1;
   while (capacity < vertices) capacity *= 2;
   root_grid_tree(graph, tree, clamped_root(l.p, sample), memory, capacity, l.p.parent + sample * vertices,
@@ -109,7 +110,7 @@ __device__ Graph graph_of(const SpanningTreeLaunch& l, int64_t sample) {
   }
 }
 
-// Of a sample's scratch, between Components and the tree.
+// The words of a sample's scratch between Components and the tree.
 template <typename Graph>
 __device__ int64_t words_before_tree(int64_t vertices) {
   return std::is_same_v<Graph, ListGraph> ? tour_words(vertices) : 0;
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(kSpanningThreads) components_kernel(SpanningTr
   team.leave();
 }
 
-// One warp a sample; the sides are copied into shared memory where they fit.
+// One warp a sample. The sides are copied into shared memory where they fit.
 __global__ void __launch_bounds__(32) root_grid_kernel(SpanningTreeLaunch l, uint32_t capacity, bool copy) {
   extern __shared__ __align__(16) uint32_t memory[];
   const int64_t sample = blockIdx.x, vertices = l.p.num_vertices();
@@ -197,7 +198,7 @@ __global__ void __launch_bounds__(kSpanningThreads) whole_list_kernel(SpanningTr
       l.p.order + sample * vertices);
 }
 
-// A team of as many blocks as have work, where the samples alone do not fill the GPU.
+// Blocks of a sample: as many as have work, if the samples alone do not fill the GPU.
 int team_for(const SpanningTreeParams& p) {
   const int64_t fill = kBlocksOfMultiprocessor * multiprocessors();
   int team = 1;

@@ -5,8 +5,9 @@
 
 namespace ssm {
 
-// place: of doubles among the sorted weights, or null. Scratch of a sample: Components, for a list Tour, the tree; null
-// where spanning_scratch_words() is 0. Blocks of a sample, `team`, are for the launcher to choose.
+// place: the places of weights in double among the sorted weights, or null. scratch: a sample's Components, its Tour if
+// it is a list, and its tree; null where spanning_scratch_words() is 0. team: blocks of a sample, which the launcher
+// chooses.
 struct SpanningTreeLaunch {
   SpanningTreeParams p;
   const int64_t* place;
@@ -15,8 +16,8 @@ struct SpanningTreeLaunch {
   int team;
 };
 
-// `listed`: whether the graph is a list of edges, which may be none, rather than a grid. 32-bit words of global memory
-// that a sample needs; none where a block has all of it in its shared memory.
+// The 32-bit words of global memory that a sample needs: none where a block has all of it in its shared memory.
+// `listed`: whether the graph is a list of edges, perhaps an empty one, rather than a grid.
 int64_t spanning_scratch_words(const SpanningTreeParams& params, bool listed);
 
 // scalar_t is the type of the weights.

@@ -1,13 +1,14 @@
-// Rooting the tree of a listed graph: neighbours sorted by their numbers, then a tour around the tree, whose arcs are
-// ranked by pointer jumping: a path of thousands of vertices takes a dozen rounds, not thousands.
+// Roots the tree of a listed graph. Neighbours are sorted by their numbers; then a tour leads around the tree, and
+// pointer jumping ranks its arcs, so that a path of thousands of vertices takes a dozen rounds.
 #pragma once
 
 #include "spanning_tree/cuda/graph.cuh"
 
 namespace ssm {
 
-// One sample's scratch: where each vertex's neighbours begin, and the neighbours as found and as sorted. A place in
-// `sorted` is also the number of an arc, from the vertex to that neighbour.
+// One sample's scratch: where each vertex's neighbours begin, how many are found so far, and the neighbours as they
+// were found and as they are sorted. A place in `sorted` is also the number of the arc from the vertex to that
+// neighbour.
 struct Neighbours {
   uint32_t *first, *fill, *found, *sorted;
 
@@ -36,7 +37,7 @@ __device__ void each_tree_edge(const Graph& graph, const uint32_t* tree, const V
   }
 }
 
-// Exclusive prefix sum in place, `total` behind the last; by one block.
+// Exclusive prefix sum in place; the total goes behind the last. By one block.
 __device__ inline void prefix_counts(Team& team, uint32_t* count, int vertices) {
   const int share = (vertices + blockDim.x - 1) / blockDim.x;
   const int begin = min(vertices, static_cast<int>(threadIdx.x) * share), end = min(vertices, begin + share);
@@ -52,7 +53,7 @@ __device__ inline void prefix_counts(Team& team, uint32_t* count, int vertices) 
   if (threadIdx.x == 0) count[vertices] = total.x;
 }
 
-// The order in which threads find the edges does not matter: a neighbour's place is the number of smaller ones.
+// The order in which threads find the edges does not matter, since a neighbour's place is the number of smaller ones.
 template <typename Graph>
 __device__ void sort_neighbours(Team& team, const Graph& graph, const uint32_t* tree, const Neighbours& n) {
   for (int v = threadIdx.x; v < graph.vertices; v += blockDim.x) n.first[v] = n.fill[v] = 0;
@@ -81,7 +82,8 @@ __device__ void sort_neighbours(Team& team, const Graph& graph, const uint32_t* 
   __syncthreads();
 }
 
-// Where the graph is in pieces: by one warp, 32 vertices of the queue at a time. Returns the length of the queue.
+// For a graph that is not connected: breadth first by one warp, which takes 32 vertices of the queue at a time. Returns
+// the length of the queue.
 __device__ inline int root_list_tree(const Neighbours& n, int root, int64_t* parent, int64_t* order) {
   const int lane = threadIdx.x % 32;
   if (lane == 0) parent[root] = order[0] = root;
@@ -108,7 +110,8 @@ __device__ inline int root_list_tree(const Neighbours& n, int root, int64_t* par
   return tail;
 }
 
-// Vertices that the root does not reach follow in the order of their numbers and hang from the root. By one block.
+// Appends the vertices that the root does not reach, in the order of their numbers, as children of the root. By one
+// block.
 __device__ inline void hang_unreached(
     Team& team, const uint32_t* label, int vertices, int root, int reached, int64_t* parent, int64_t* order) {
   const int share = (vertices + blockDim.x - 1) / blockDim.x;
@@ -124,8 +127,9 @@ __device__ inline void hang_unreached(
   }
 }
 
-// Scratch of a sample's tour: two arrays of an arc's successor and distance to the end, one of them later (depth,
-// place) to be sorted; then words. Twins lie where neighbours were found, and parents where they were counted.
+// Scratch of a sample's tour: two arrays with an arc's successor and its distance to the end, one of which later holds
+// (depth, place) to be sorted; then arrays of words. Twins lie where neighbours were found, and parents where they were
+// counted.
 struct Tour {
   using Link = unsigned long long;
   Link *from, *to;
@@ -152,7 +156,7 @@ struct Tour {
     }
   }
 
-  // The distance of every arc to the end of the tour, in high(from[arc]); the end follows itself.
+  // Computes the distance of every arc to the end of the tour, in high(from[arc]). The last arc is its own successor.
   __device__ void rank(int arcs) {
     __syncthreads();
     for (int reach = 1; reach < arcs; reach *= 2) {
@@ -167,7 +171,7 @@ struct Tour {
     }
   }
 
-  // Parents by a tour that leaves each vertex by the neighbour behind the one it came from.
+  // Finds parents by a tour that leaves each vertex by the neighbour after the one that it came from.
   __device__ void find_parents(int vertices, uint32_t root) {
     const Neighbours& n = neighbours;
     each_arc(vertices, [&](uint32_t k, uint32_t u, uint32_t v) {
@@ -183,8 +187,8 @@ struct Tour {
     __syncthreads();
   }
 
-  // The arc by which a tour goes on that visits the children of a vertex by their numbers, or the arc itself at the
-  // end.
+  // The next arc of a tour that visits the children of a vertex in the order of their numbers; at the end, the arc
+  // itself.
   __device__ uint32_t successor(uint32_t k, uint32_t u, uint32_t v, uint32_t root) const {
     const Neighbours& n = neighbours;
     const bool down = v != root && parent[v] == u;
@@ -193,7 +197,7 @@ struct Tour {
     if (next < n.first[v + 1]) return next;
     return v == root ? k : n.arc(v, parent[v]);
   }
-  // Places depth first, and in the first half of `to` behind them, the depths by place.
+  // Numbers the vertices depth first: by_place, and their depths by place, behind the counts in `to`.
   __device__ void number(Team& team, int vertices, uint32_t root) {
     const int arcs = 2 * (vertices - 1);
     each_arc(vertices, [&](uint32_t k, uint32_t u, uint32_t v) {
@@ -220,7 +224,8 @@ struct Tour {
     __syncthreads();
   }
 
-  // Level by level, and within a level by the place: what breadth first comes to. Bitonic; `from` holds the keys.
+  // Sorts the vertices by depth, and within a level by their place, which is the breadth-first order. A bitonic sort;
+  // `from` holds the keys.
   __device__ void sort_levels(int vertices) {
     const uint32_t* const depth = reinterpret_cast<const uint32_t*>(to) + 2 * (vertices - 1) + 1;
     int size = 1;
@@ -243,7 +248,7 @@ struct Tour {
   }
 };
 
-// Parents and order of a connected graph whose neighbours are sorted; by one block.
+// Writes parents and order of a connected graph whose neighbours are sorted. By one block.
 __device__ inline void root_by_tour(
     Team& team, Tour& tour, int vertices, uint32_t root, int64_t* parent, int64_t* order) {
   if (vertices > 1) {
@@ -261,8 +266,8 @@ __device__ inline void root_by_tour(
   }
 }
 
-// Parents and order of every vertex, those that the root does not reach last; by one block. `label` says which part of
-// the graph a vertex is in.
+// Writes parents and order of every vertex; those that the root does not reach come last. By one block. `label` says
+// which connected part of the graph a vertex is in.
 template <typename Graph>
 __device__ void root_list(Team& team, const Graph& graph, const uint32_t* tree, const uint32_t* label,
     uint32_t* scratch, uint32_t root, int64_t* parent, int64_t* order) {

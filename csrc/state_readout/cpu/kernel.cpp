@@ -65,7 +65,8 @@ SSM_MULTIVERSION void readout_row(const scalar_t* __restrict__ h, const scalar_t
   }
 }
 
-// Adds what the row gives ∂weight, ∂bias, ∂D to `sums` (three rows); returns ∂C. `work` has three rows, too.
+// Adds what the row gives to ∂weight, ∂bias and ∂D to `sums`, which has three rows, and returns ∂C. `work` has three
+// rows.
 template <typename scalar_t, typename acc>
 SSM_MULTIVERSION acc readout_backward_row(const scalar_t* __restrict__ grad_y, const scalar_t* __restrict__ h,
     const scalar_t* __restrict__ x, acc C, Parameters<acc> of, scalar_t* __restrict__ grad_h,

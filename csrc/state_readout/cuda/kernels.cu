@@ -35,7 +35,7 @@ __device__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
   *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
 }
 
-// The three parameters, channel by channel, where the whole block can read them.
+// Copies the three parameters to shared memory.
 template <typename acc>
 __device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
   const void* sources[kParameters] = {p.weight, p.bias, p.D};
@@ -47,7 +47,7 @@ __device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
   __syncthreads();
 }
 
-// One row of h: its values, less the mean, times the inverse standard deviation.
+// Reads a row of h and normalises it to mean 0 and variance 1. Returns the inverse standard deviation.
 template <typename scalar_t, int kVector, int kItems, typename acc>
 __device__ acc normalized_row(
     const ReadoutLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   share_parameters(p, parameters);
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
-  // All teams of a block make the same number of turns, since they wait for each other in sum_over_threads.
+  // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
       first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
   }
 }
 
-// The block's sums over its rows of what each channel's parameters get, in the order of the teams.
+// Sums, in the order of the teams, what the block's rows give the gradients of each channel's parameters.
 template <int kVector, int kItems, typename acc>
 __device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
   const int lane = threadIdx.x % p.team;
@@ -147,8 +147,8 @@ __device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParamet
   for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) out[c] = shared[c];
 }
 
-// With n = LN(h) before its weight w and bias b: ∂C = Σ g (n w + b), ∂x = D g, and ∂h as for a layer norm whose output
-// has the gradient C g; the parameters get ∂w = Σ C g n, ∂b = Σ C g, ∂D = Σ g x over the rows.
+// With n the normalised h, before the weight w and the bias b: ∂C = Σ g (n w + b) and ∂x = D g; ∂h is that of a layer
+// norm whose output has the gradient C g; and over the rows, ∂w = Σ C g n, ∂b = Σ C g and ∂D = Σ g x.
 template <typename scalar_t, int kVector, int kItems>
 __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_backward_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
       first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
     const bool live = row < p.rows;
-    // Asked for here, so that they are on their way while the row is normed.
+    // Read here, so that they arrive while the row is normalised.
     Pack<scalar_t, kVector> grad_y[kItems], inputs[kItems];
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {

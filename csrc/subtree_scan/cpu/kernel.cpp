@@ -1,6 +1,6 @@
-// The selective scan from the leaves of a tree to its root, on the CPU. One task is one sample and kWidth channels with
-// all their states, which lie state by state, channels side by side. A task's sums have one order, so results do not
-// depend on the threads.
+// The selective scan from the leaves of a tree to its root, on the CPU. A task is one sample and kWidth channels with
+// all their states, which lie state by state, with channels side by side. A task's sums have one order, so that results
+// do not depend on the threads.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -20,13 +20,13 @@ namespace {
 
 constexpr int kWidth = 16;
 
-constexpr int64_t kMostVertices = int64_t(1) << 31;  // are numbered in 32 bits
+constexpr int64_t kMostVertices = int64_t(1) << 31;  // vertices are numbered in 32 bits
 
 struct Params : SubtreeScanParams, SubtreeScanGradients {
   void* grad_weights;  // acc_t, [blocks, batch, L, 2 N]: gradients of B and of C, to be summed over the blocks
 
   int64_t blocks() const { return (channels + kWidth - 1) / kWidth; }
-  // The token whose step the edge above a vertex has.
+  // The token whose step the edge above a vertex takes.
   int64_t edge_of(int64_t vertex) const { return !next ? vertex : vertex + 1 < length ? vertex + 1 : 0; }
 };
 
@@ -58,7 +58,7 @@ struct Task {
   scalar_t* output(void* base, int64_t v) const {
     return static_cast<scalar_t*>(base) + (sample * p.length + v) * p.channels + channel;
   }
-  // A with the channels side by side, [N, kWidth].
+  // Writes A with the channels side by side, [N, kWidth].
   void read_rates(acc* rates) const {
     std::fill_n(rates, p.states * kWidth, acc(0));
     for (int c = 0; c < width; ++c) {
@@ -66,7 +66,7 @@ struct Task {
       for (int64_t n = 0; n < p.states; ++n) rates[n * kWidth + c] = A[n];
     }
   }
-  // Δ of every token, [L, kWidth].
+  // Writes Δ of every token, [L, kWidth].
   SSM_INLINE void read_steps(acc* steps) const {
     acc bias[kWidth];
     load_row(bias, static_cast<const acc*>(p.delta_bias) + channel, width);
@@ -87,7 +87,7 @@ SSM_INLINE void decays(acc (&weight)[kWidth], const acc* steps, const acc* rates
   for (int c = 0; c < kWidth; c += kLanesOf<acc>) store(weight + c, exponential(load(steps + c) * load(rates + c)));
 }
 
-// All states from the leaves up, [L, N, kWidth]; `states` begins as zeros.
+// Computes all states from the leaves up, [L, N, kWidth]. `states` is zeros at first.
 template <typename scalar_t>
 SSM_INLINE void ascend(
     const Task<scalar_t>& task, const acc_t<scalar_t>* steps, const acc_t<scalar_t>* rates, acc_t<scalar_t>* states) {
@@ -153,7 +153,7 @@ struct BackwardScratch {
         grad_steps(gradients + p.length * p.states * kWidth) {}
 };
 
-// G = C ∂y + w G_parent of one vertex, and what it makes of the gradients; the maths is in the operator's README.
+// G = C ∂y + w G_parent of one vertex, and what it adds to the gradients. The maths is in the operator's README.
 template <typename scalar_t>
 SSM_INLINE void descend(const Task<scalar_t>& task, const BackwardScratch<acc_t<scalar_t>>& s, int64_t t) {
   using acc = acc_t<scalar_t>;
@@ -229,7 +229,7 @@ SSM_MULTIVERSION void backward_task(const Task<scalar_t>& task, acc_t<scalar_t>*
   for (int64_t v = 0; v < p.length; ++v) {
     acc grad[kWidth];
     for (int c = 0; c < kWidth; ++c) {
-      // Derivative of softplus by its value: 1 - exp(-Δ), exact for short steps too.
+      // The derivative of softplus is 1 - exp(-Δ), computed so that it is exact for short steps too.
       grad[c] = -std::expm1(-s.steps[v * kWidth + c]) * s.grad_steps[v * kWidth + c];
       bias[c] += grad[c];
     }

@@ -1,5 +1,5 @@
-// What a thread of the selective subtree scan reads: its channel's rows, the weights B and C of a chunk of tokens, and
-// rows of states that wait.
+// What a thread of the selective subtree scan reads: the rows of its channel, the weights B and C of a chunk of tokens,
+// and rows of states that wait.
 #pragma once
 
 #include "subtree_scan/cuda/launch.h"
@@ -16,7 +16,7 @@ struct SubtreeKind {
   static constexpr bool kAligned = kIsAligned, kBackward = kIsBackward;
 };
 
-// Rows of states, a thread's in pieces of 16 bytes that lie beside those of its neighbours.
+// Rows of states. A thread's states are in pieces of 16 bytes, which lie beside those of its neighbours.
 template <typename acc, int kStates>
 struct StateRows {
   using Row = Channels<acc, kStates>;
@@ -49,7 +49,7 @@ struct StateRows {
   }
 };
 
-// B and C of a chunk's tokens, in shared memory for all threads; those of the next chunk are on their way.
+// B and C of a chunk's tokens, in shared memory for all threads. Those of the next chunk are being read.
 template <typename Kind>
 struct TokenWeights {
   using scalar_t = typename Kind::scalar_t;
@@ -77,7 +77,7 @@ struct TokenWeights {
       coming[i] = n < states ? row[n] : static_cast<scalar_t>(0.f);
     }
   }
-  // Takes over the chunk of step `first` and asks for the next. Before and after it the warp has to meet.
+  // Takes over the chunk that begins with step `first`, and asks for the next. The warp has to meet before and after.
   __device__ void advance(const WalkStep* held, int first) {
     if (first == 0) request(held);
 #pragma unroll
@@ -112,10 +112,10 @@ struct SubtreeRows {
   Copied x, delta, grad_y;
   Channels<acc, kStates> rate;          // A as `decay` takes it
   acc bias;                             // of delta, in units of Δ
-  int64_t sample, slice, channel, own;  // own: channels of earlier samples and this one
+  int64_t sample, slice, channel, own;  // own: the channel's place among the channels of all samples
   uint32_t length;
   bool next;
-  bool live;  // whether there is such a channel; else all it reads counts as 0, and nothing is written
+  bool live;  // whether there is such a channel; if not, all it reads counts as 0, and nothing is written
 
   __device__ SubtreeRows(const SubtreeScanLaunch& l, int64_t block)
       : x(input(l.x, l.x_stride, l, block)),
@@ -140,12 +140,12 @@ struct SubtreeRows {
         block % l.slices * kWarp, l.channels);
   }
 
-  // The token whose step the edge above a vertex has.
+  // The token whose step the edge above a vertex takes.
   __device__ uint32_t edge_of(uint32_t vertex) const { return !next ? vertex : vertex + 1 < length ? vertex + 1 : 0; }
   __device__ acc value(const Value& read) const { return live ? static_cast<acc>(read.value[0]) : acc(0); }
   // Softplus in units of Δ.
   __device__ acc step(const Value& read) const { return softplus<scalar_t>(biased<scalar_t>(value(read), bias)); }
-  // Derivative of softplus by its value.
+  // The derivative of softplus, made of its value.
   __device__ static acc slope(acc step) { return softplus_slope<scalar_t>(step) * kUnit<scalar_t>; }
 };
 

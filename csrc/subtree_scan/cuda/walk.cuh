@@ -1,6 +1,7 @@
-// The selective scan from the leaves of a tree to its root as a walk: a thread has all states of one channel in
-// registers. Source Δ·B·x, weight exp(Δ·A) and the output C·h are made as rows are read; no state is written but for
-// the backward pass, which keeps what comes into each chunk of steps and makes a chunk's states again.
+// The selective scan from the leaves of a tree to its root, as a walk. A thread has all states of one channel in
+// registers. The source Δ·B·x, the weight exp(Δ·A) and the output C·h are made as rows are read. The forward pass
+// writes no state. The backward pass keeps what comes into each chunk of steps, and makes a chunk's states again from
+// it.
 #pragma once
 
 #include "common/cuda/reduce.cuh"
@@ -8,13 +9,13 @@
 
 namespace ssm {
 
-// What a vertex's token and its edge say: Δ·x, and the steps of both in units of Δ.
+// A vertex's x and Δ·x, and the steps of its token and of its edge in units of Δ.
 template <typename acc>
 struct TokenValues {
   acc x, step, edge, source;
 };
 
-// The pass from the leaves up; backward it leaves what the other pass needs instead of the results.
+// The way up. In the backward pass it keeps what the way down needs, and writes no results.
 template <typename Kind>
 struct SubtreeUp {
   using scalar_t = typename Kind::scalar_t;
@@ -33,8 +34,8 @@ struct SubtreeUp {
   acc* root_state;  // of this channel, `states` numbers
   int last_crossing;
   Row state{};
-  uint32_t pushed = 0;  // slots that the present chunk has put something into, a bit each
-  int crossed = 0;      // rows kept of what waited from before its chunk
+  uint32_t pushed = 0;  // the slots into which the present chunk has put something, a bit each
+  int crossed = 0;      // rows kept so far of what waited from before its chunk
 
   __device__ acc scalar(uint32_t) const { return acc(0); }
   __device__ void request(char* chunk, const WalkStep* steps) const {
@@ -57,7 +58,7 @@ struct SubtreeUp {
   __device__ static uint32_t own_slot(WalkStep step) { return step.own_slot() / WalkStep::kSlotSize; }
   __device__ static uint32_t parent_slot(WalkStep step) { return step.parent_slot() / WalkStep::kSlotSize; }
   __device__ static bool forks(WalkStep step) { return own_slot(step) >= WalkStep::kFirstSlot; }
-  // Whether it is left for its siblings, rather than handed to the next step, as a first child is.
+  // Whether the state waits for its siblings. The state of a first child is handed to the next step instead.
   __device__ static bool waits(WalkStep step) { return parent_slot(step) >= WalkStep::kFirstSlot; }
 
   __device__ void work(const HeldSteps<acc>& held, int first, int left, char* chunk) {
@@ -130,8 +131,8 @@ struct SubtreeUp {
   }
 };
 
-// Down with G to every gradient, a chunk at a time: first the chunk's states again, from its last step to its first.
-// With u = Δ B x, w = exp(Δe A) and y = C·h: G = C ∂y + w G_parent, ∂C = Σ_channels h ∂y, ∂B = Σ_channels Δ x G,
+// The way down with G, to every gradient. A chunk's states are made again first, from its last step to its first. With
+// u = Δ B x, w = exp(Δe A) and y = C·h: G = C ∂y + w G_parent, ∂C = Σ_channels h ∂y, ∂B = Σ_channels Δ x G,
 // ∂x = Δ B·G, ∂Δ = x B·G, and t = w h G_parent gives ∂Δe = A·t and ∂A = Σ_vertices Δe t.
 template <typename Kind>
 struct SubtreeDown {
@@ -144,14 +145,14 @@ struct SubtreeDown {
   using Kept = StateRows<acc, kStates>;
   using Value = typename Rows::Value;
   using Layout = ChunkLayout<Value, Value, Value, Value>;
-  static constexpr int kSlots = 4;  // of the chunk's own stack: at most kMostCrossing wait in it at a time
+  static constexpr int kSlots = 4;  // of the chunk's own stack, in which at most kMostCrossing wait at a time
 
   const Rows& t;
   TokenWeights<Kind>& weights;
   Kept stack, chunk_stack, chunk_states;
   Kept incoming, crossing;
   VertexRows<scalar_t> grad_x, grad_delta;
-  VertexRows<acc> grad_input, grad_edge;  // of delta, if the edge's is another token's
+  VertexRows<acc> grad_input, grad_edge;  // the two parts of delta's, if the edge has another token's step
   acc* grad_weights;                      // of this sample and slice
   int last_crossing;
   int crossed;
@@ -189,7 +190,7 @@ struct SubtreeDown {
     coming = (chunk + 1) * kChunk <= static_cast<int>(t.length) ? incoming.read(chunk) : Row{};
   }
 
-  // How many of the chunk's vertices take what waited from before it.
+  // How many of the chunk's vertices take what waited from before the chunk.
   __device__ static int count_crossing(const WalkStep* steps, int count) {
     uint32_t pushed = 0;
     int crossing = 0;
@@ -204,9 +205,9 @@ struct SubtreeDown {
     return crossing;
   }
 
-  // As SubtreeUp::visit, with what comes from before the chunk as kept there. Slots of the chunk's own stack are reused
-  // in turn: those that wait in a chunk are neighbours, and what a middle child adds to what is not there, nobody
-  // reads.
+  // As SubtreeUp::visit does, with what comes from before the chunk as it was kept. The slots of the chunk's own stack
+  // are reused in turn, since those that wait in a chunk have neighbouring numbers. A middle child whose slot is empty
+  // leaves nothing, since nobody in the chunk reads it.
   __device__ void compute_states(const WalkStep* steps, int count, char* chunk) {
     int next = crossed -= count_crossing(steps, count);
     uint32_t pushed = 0;
@@ -251,7 +252,7 @@ struct SubtreeDown {
 
   __device__ void visit(WalkStep step, int at, int j, char* chunk) {
     TokenValues<acc> token = Up::template read<Layout>(t, chunk, j);
-    if (at == 0) token.edge = 0;  // the root has no edge: its own gradient comes as it is
+    if (at == 0) token.edge = 0;  // the root has no edge, so that its gradient is taken as it is
     const acc upstream = t.value(*Layout::template at<3>(chunk, j, threadIdx.x));
     if (Up::waits(step)) gradient = stack.read(Up::parent_slot(step) - WalkStep::kFirstSlot);
     const Row B = weights.of_input(j), C = weights.of_output(j), h = chunk_states.read(j);

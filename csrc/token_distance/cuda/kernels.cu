@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kNever = 4;  // heavier than any exp(-cosine) <= e
 
-// Products of a warp's tokens with those behind them, and the squares of all its rows, over its threads' channels.
+// Sums, over a thread's channels, the products of a warp's tokens with those behind them, and the squares of all rows.
 template <typename scalar_t, int kVector>
 __device__ void add_products(
     const TokenDistanceParams& l, int64_t sample, int64_t first, acc_t<scalar_t> (&sums)[kRunSums]) {

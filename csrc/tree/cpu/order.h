@@ -1,4 +1,4 @@
-// Trees as the CPU's scans follow them: vertex and parent at each step of an order that lists parents first.
+// Trees as the CPU kernels follow them: the vertex and its parent at each step of an order that lists parents first.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -15,7 +15,7 @@ struct TreeOrder {
   std::vector<int32_t> vertex, parent;
 };
 
-// Fills one sample's rows; false unless the order lists every vertex once and parents before their children.
+// Fills one sample's rows. Returns false unless the order lists every vertex once and parents before their children.
 inline bool follow_order(const int64_t* parent, const int64_t* order, int64_t length, int32_t* vertex_at,
     int32_t* parent_at, std::vector<int32_t>& place) {
   std::fill(place.begin(), place.end(), -1);
@@ -32,7 +32,7 @@ inline bool follow_order(const int64_t* parent, const int64_t* order, int64_t le
   return true;
 }
 
-// `parent` and `order` are contiguous [B, L]; `op` is named in the error.
+// `parent` and `order` are contiguous [B, L]. The error names `op`.
 inline TreeOrder follow_orders(
     const int64_t* parent, const int64_t* order, int64_t batch, int64_t length, const char* op) {
   TreeOrder tree{std::vector<int32_t>(batch * length), std::vector<int32_t>(batch * length)};

@@ -1,13 +1,13 @@
-// What a warp does for a piece of a cut tree besides walking it. The first kernel walks up through the piece alone,
-// then along its spine for the sums that tree_trunk.h hands on. The last one adds along the spine what came up from the
-// pieces below, then walks down.
+// What a warp does for a piece of a cut tree besides walking it. The first kernel walks up through the piece alone, and
+// then along its spine for the sums that trunk.h hands on. The last kernel adds along the spine what came up from the
+// pieces below, and then walks down.
 #pragma once
 
 #include "tree/cuda/walk.cuh"
 
 namespace ssm {
 
-// Up through a piece; the sums at its first vertex are not rounded before they go on to the piece above.
+// The way up through a piece. The sums at its first vertex are not rounded before they go on to the piece above.
 template <typename Up>
 struct PieceUp : Up {
   using typename Up::acc, typename Up::Row;
@@ -23,7 +23,7 @@ struct PieceUp : Up {
   }
 };
 
-// The sums of a row of pieces: `from` is this thread's first channel of the first of them, `distance` goes to the next.
+// The sums of a piece. `from` is this thread's first channel of the first of them, `distance` leads to the next.
 template <typename acc, int N, int kSize>
 __device__ void read_sums(const acc* from, int64_t distance, Channels<acc, kSize>& row) {
 #pragma unroll
@@ -39,13 +39,14 @@ __device__ void write_sums(acc* to, int64_t distance, const Channels<acc, kSize>
   for (int s = 0; s < kSize / N; ++s) write_part<acc, N>(to + s * distance, row, s * N, really);
 }
 
-// Up the spine, for what the piece does to what passes through it: see TrunkLaunch. Reads what the way down reads.
+// The way up the spine that finds what the piece does to what passes through it: see TrunkLaunch. It reads what the way
+// down reads.
 template <typename Down>
 struct SpineSums : Down {
   using Down::kBackward, Down::kBoth, Down::kSums, Down::N;
   using typename Down::acc, typename Down::Row;
-  Channels<acc, N> through, weight{};  // the product of all weights so far, and the last one
-  Row below{};                         // what becomes of the spine at its last vertex
+  Channels<acc, N> through, weight{};  // the product of all weights so far, and the last weight
+  Row below{};                         // what the spine adds at its last vertex
 
   template <typename Tensors>
   __device__ SpineSums(const Tensors& tensors, char* column) : Down(tensors, column) {
@@ -78,7 +79,7 @@ struct SpineSums : Down {
   }
 };
 
-// Up the spine once more, adding what came up to its last vertex.
+// The way up the spine that adds what came up to its last vertex.
 template <typename Down>
 struct SpineRepair : Down {
   using Down::Down;

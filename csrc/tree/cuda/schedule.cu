@@ -1,5 +1,6 @@
-// Schedule of the tree scan from the parents alone, one team a sample: subtree sizes and places in the walk by pointer
-// jumping, pieces by prefix sums. Integer atomics only where the order of the threads does not show.
+// Makes the schedule of a tree from its parents alone; one team works on a sample. Subtree sizes and places in the walk
+// come from pointer jumping, pieces from prefix sums. Integer atomics are used only where the order of the threads does
+// not show in the result.
 #include "tree/cuda/schedule.h"
 
 #include <algorithm>
@@ -10,7 +11,7 @@
 namespace ssm {
 namespace {
 
-constexpr int kJumps = 32;  // bound for whatever is given as parents, a cycle say
+constexpr int kJumps = 32;  // ends the loops whatever is given as parents, for example a cycle
 
 using Pair = unsigned long long;
 __device__ Pair pair(uint32_t high, uint32_t low) {
@@ -23,8 +24,8 @@ __device__ uint32_t low(Pair p) {
   return static_cast<uint32_t>(p);
 }
 
-// Arrays of one sample. `a` and `b` serve in turn as sizes, keys and links, `found` and `begin` as the lists of
-// children and for the pieces.
+// Arrays of one sample. `a` and `b` hold sizes, then keys, then links; `found` and `begin` hold the lists of children,
+// then the pieces.
 struct Work {
   Pair *a, *b;
   int *parent, *size, *heavy, *children, *place, *found, *begin;
@@ -55,7 +56,7 @@ struct Builder {
   __device__ void each(const Visit& visit) const {
     for (int v = team.first(); v < length; v += team.stride()) visit(v);
   }
-  // The same for what begins with reads, which wait for each other: a few vertices are read before the first is used.
+  // The same for a visit that begins with dependent reads: a few vertices are read before the first is used.
   template <typename Read, typename Use>
   __device__ void each_after_reading(const Read& read, const Use& use) const {
     const int stride = team.stride();
@@ -82,7 +83,8 @@ struct Builder {
     team.sync();
   }
 
-  // size[v]: vertices of the subtree of v. After k steps the count covers depths below 2^k and `ancestor` is 2^k above.
+  // size[v] becomes the number of vertices in the subtree of v. After k steps the count covers depths below 2^k, and
+  // `ancestor` is 2^k above.
   __device__ void count_descendants() {
     int *ancestor = reinterpret_cast<int*>(w.a), *next = ancestor + length;
     int *size = reinterpret_cast<int*>(w.b), *sum = size + length;
@@ -111,12 +113,12 @@ struct Builder {
       ancestor = next;
       next = swap;
     }
-    // Where there is a cycle the sums are anything.
+    // If the parents have a cycle, the sums mean nothing: clamp them.
     each([&](int v) { w.size[v] = min(max(size[v], 1), length); });
     team.sync();
   }
 
-  // heavy[v] = the child with the largest subtree, the first of equal ones, or -1.
+  // heavy[v] becomes the child with the largest subtree, the first of equal ones, or -1.
   __device__ void choose_heavy_children() {
     each([&](int v) { w.a[v] = 0; });
     team.sync();
@@ -128,7 +130,8 @@ struct Builder {
     team.sync();
   }
 
-  // Follows links (distance, target) to their ends, where target is its own; `from` and `to` are swapped as needed.
+  // Follows links (distance, target) to their ends, whose targets are themselves. `from` and `to` are swapped as
+  // needed.
   __device__ void follow(Pair*& from, Pair*& to) {
     bool more = true;
     for (int k = 0; k < kJumps && more; ++k) {
@@ -153,8 +156,8 @@ struct Builder {
 
   __device__ int lights_of(int v) const { return w.children[v] - (w.heavy[v] >= 0); }
 
-  // The light children of every vertex in a list from begin[v] on, in any order: what is done with them does not show
-  // it. Uses place.
+  // Lists the light children of every vertex from begin[v] on, in any order, since their order does not show in what is
+  // done with them. Uses `place`.
   __device__ void list_lights() {
     const int share = (length + team.stride() - 1) / team.stride();
     const int first = min(length, team.first() * share), end = min(length, first + share);
@@ -174,7 +177,8 @@ struct Builder {
     team.sync();
   }
 
-  // Light children that come before v, and the vertices of their subtrees: by number, but trunk comes last.
+  // How many light children come before v, and how many vertices their subtrees have. Children come in the order of
+  // their numbers, but those of the trunk come last.
   __device__ int2 lights_before(int v) const {
     const int above = w.parent[v];
     const bool trunk = is_trunk(v);
@@ -189,8 +193,9 @@ struct Builder {
     return before;
   }
 
-  // Depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to it, the number
-  // of forks that wait for it the sum of edges to other than last children. Leaves the places in `place`.
+  // Writes the walk: depth first, the heavy child last. The place of a vertex is the sum of steps from the root down to
+  // it. The number of forks that wait for it is the number of edges above it to other than last children. Leaves the
+  // places in `place`.
   __device__ void write_walk() {
     constexpr uint32_t kOneFork = static_cast<uint32_t>(kLongestWalk);  // above the sum of steps
     const uint32_t forks = walk_forks(length);
@@ -227,7 +232,7 @@ struct Builder {
     team.sync();
   }
 
-  // By place in the walk: begin = kSpine for trunk, kSpine + kFirst where a piece begins.
+  // Sets begin, by place in the walk, to kSpine for the trunk and to kSpine + kFirst where a piece begins.
   static constexpr int kSpine = 1, kFirst = 2;
   __device__ void mark_pieces() {
     int* const forks = w.found;  // whether the trunk forks at the vertex
@@ -246,8 +251,8 @@ struct Builder {
     team.sync();
   }
 
-  // Cuts the walk. In between, children[v] = the piece of a vertex of the trunk, found[place] = pieces that begin
-  // before.
+  // Cuts the walk. Meanwhile children[v] is the piece of a vertex of the trunk, and found[place] the number of pieces
+  // that begin before.
   __device__ void write_pieces() {
     mark_pieces();
     const WalkStep* const steps = reinterpret_cast<const WalkStep*>(schedule);

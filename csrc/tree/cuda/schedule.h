@@ -1,12 +1,12 @@
-// How the tree scan goes through a tree: a walk, depth first, for one warp and a few channels. The child with the
-// largest subtree, the heavy one, comes last, so that what waits on the stack is less than log2(L) deep. Backwards the
-// walk meets children before their parents.
+// How a scan goes through a tree: one warp walks it depth first, for a few channels. The heavy child, which has the
+// largest subtree, comes last, so that at most log2(L) entries wait on the stack. Walked backwards, children come
+// before their parents.
 //
-// Few large trees are cut into pieces, which as many warps walk at once. The trunk is the vertices with more than `cut`
-// vertices in their subtrees. A piece is a run of the walk: some vertices of the trunk, each the heavy child of the one
-// before, its spine, with all that hangs from them and is not trunk. So a piece has one edge above its first vertex,
-// and all edges to pieces below are at the last of its spine. Other pieces begin where the trunk forks and where the
-// walk passes a multiple of `cut`.
+// Where there are few large trees, they are cut into pieces, each of which a warp walks. The trunk is the vertices with
+// more than `cut` vertices in their subtrees. A piece is a run of the walk. Its spine is some vertices of the trunk,
+// each the heavy child of the one before; the rest of the piece hangs from them and is not trunk. So a piece has one
+// edge above its first vertex, and all edges to pieces below are at the last vertex of its spine. A new piece begins
+// where the trunk forks and where the walk passes a multiple of `cut`.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,23 @@ namespace ssm {
 constexpr int64_t kLongestWalk = int64_t(1) << 27;
 
 // A step of a walk. Where the walk forks, it leaves something for the other children (or, backwards, for the parent) in
-// a slot of its stack: the one for the vertex, if it has several children, and the one for its parent, if the vertex
-// is not the parent's first child, which needs none. The slots are known beforehand: the number of edges above that
-// lead to other than last children, at most log2(L) since the last child is the heavy one.
+// a slot of its stack. A vertex with several children has a slot of its own. A vertex that is not its parent's first
+// child uses its parent's slot. Slots are known beforehand: a slot's number is the number of edges above the vertex
+// that lead to other than last children, which is at most log2(L), since the last child is the heavy one.
 struct alignas(8) WalkStep {
   uint32_t vertex, links;
 
   static constexpr uint32_t kLeaf = 1, kMiddleChild = 2, kFirstChild = 4;  // kMiddleChild: neither first nor last
   static constexpr uint32_t kSlotSize = 128;                               // slots are counted in this unit
-  // Read where the vertex has one child or none, so that it holds zeros, and written where the parent needs nothing.
+  // kZeroSlot holds zeros; it is read where a vertex has one child or none. kUnreadSlot is written where the parent
+  // needs nothing.
   static constexpr uint32_t kZeroSlot = 0, kUnreadSlot = 1, kFirstSlot = 2;
 
   constexpr uint32_t own_slot() const { return links & 0xff80; }
   constexpr uint32_t parent_slot() const { return links >> 16; }
   static constexpr uint32_t slots(uint32_t own, uint32_t parent) { return own * kSlotSize | parent * kSlotSize << 16; }
 };
-// Forks that can wait for one vertex, and the stack's slots.
+// Forks that can wait for one vertex, and the slots of the stack.
 constexpr uint32_t walk_forks(int64_t length) {
   uint32_t forks = 0;
   for (; length > 0; length /= 2) ++forks;
@@ -43,14 +44,14 @@ constexpr uint32_t walk_slots(int64_t length) {
   return WalkStep::kFirstSlot + walk_forks(length);
 }
 
-// Pieces are numbered in the order of the walk, so that those below a piece follow it, the first of its children next.
+// Pieces are numbered in the order of the walk, so that those below a piece follow it. Its first child is the next.
 struct alignas(16) Piece {
-  int begin, spine_begin;  // the first step and the first vertex of the spine; they end where the next piece begins
+  int begin, spine_begin;  // its first step and its spine's first vertex; both end where the next piece begins
   int parent, after;       // the piece above, and the next one that is not below
 };
 
-// One sample's schedule as int32: the steps of the walk; if it is cut, then the spines of all pieces as steps, the
-// number of pieces, the pieces and one more that says where the last one ends.
+// One sample's schedule as int32: the steps of the walk. If the tree is cut, there follow the spines of all pieces as
+// steps, the number of pieces, the pieces, and one more piece that says where the last one ends.
 struct ScheduleLayout {
   int64_t length;
   int64_t cut;  // a subtree of more vertices is trunk; 0 where trees stay whole

@@ -1,7 +1,7 @@
-// The tree scan over pieces in place of vertices, a level at a time. A piece hands up B + A x. From h above its first
-// vertex to h at the last of its spine, h = A h + Q + (1 - A²) x: a vertex i of the spine adds a (1 - w²) ξ, with a the
-// product of the weights between i and there, and what x adds to all of them, Σ a² (1 - w²) x, telescopes. Where G
-// comes down alone, G = A G + Q.
+// The tree scan over pieces in place of vertices, a level at a time. A piece hands up B + A x. Downwards, h above its
+// first vertex becomes A h + Q + (1 - A²) x at the last vertex of its spine: a vertex i of the spine adds a (1 - w²) ξ,
+// with a the product of the weights between i and there, and what x adds to all of them, Σ a² (1 - w²) x, telescopes.
+// Where G comes down alone, it becomes A G + Q.
 #include "tree/cuda/trunk.h"
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct PieceTree {
 
   __device__ PieceTree(int* memory, int most) : parent(memory), after(parent + most), level(after + most) {}
 
-  // Reads the pieces; the level of each by pointer jumping, a thread a piece; the deepest level.
+  // Reads the pieces and finds the level of each by pointer jumping, a thread a piece. Returns the deepest level.
   __device__ int build(const Piece* pieces, int count, int* deepest) const {
     const int k = threadIdx.x;
     const bool exists = k < count;
@@ -33,7 +33,7 @@ struct PieceTree {
       after[k] = pieces[k].after;
       levels = k > 0;
     }
-    int* const ancestor = level;  // levels and ancestors in one word
+    int* const ancestor = level;  // a word holds levels and an ancestor
     while (true) {
       if (exists) ancestor[k] = levels << 16 | above;
       __syncthreads();

@@ -1,4 +1,4 @@
-// Between the pieces of cut trees: what comes up to each piece from those below it, and down from the one above.
+// The scan over the pieces of cut trees: what comes up to each piece from those below it, and down from the one above.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,10 @@
 
 namespace ssm {
 
-// Rows of channels, acc [batch, 1 + 2 sums, most_pieces, D], with e the last vertex of a piece's spine. In: A, the
-// product of the spine's weights; B, what the piece alone hands up, of every sum; Q, what h or G of e is if nothing
-// comes from below or above. Out, in the place of B: x, what comes up to e; in the place of Q: h or G above the first
-// vertex.
+// `rows` are rows of channels, acc [batch, 1 + 2 sums, most_pieces, D]. With e the last vertex of a piece's spine, they
+// hold at first: A, the product of the spine's weights; B, for each sum, what the piece alone hands up; Q, what h or G
+// of e is if nothing comes from below or above. Afterwards B has become x, what comes up to e, and Q has become h or G
+// above the first vertex.
 struct TrunkLaunch {
   int64_t batch, channels;
   ScheduleLayout layout;

@@ -1,6 +1,6 @@
-// How one warp walks a tree for 32 threads' channels: step by step in depth-first order, forwards or backwards. The
-// rows of coming steps are copied into a ring in shared memory while the warp works on the present ones, kChunk at
-// once. A warp is nearly alone on its scheduler, so what counts is instructions to a step and how long each waits.
+// How one warp walks a tree, forwards or backwards, for the channels of its 32 threads. While it works on a chunk of
+// kChunk steps, the rows of coming chunks are copied into a ring in shared memory. A warp is nearly alone on its
+// scheduler, so that a step takes as long as its instructions and their waits.
 #pragma once
 
 #include <tuple>
@@ -13,7 +13,7 @@
 
 namespace ssm {
 
-// Rows of a chunk in the ring: tensor by tensor, step by step, thread by thread.
+// The rows of a chunk in the ring: tensor by tensor, in a tensor step by step, in a step thread by thread.
 template <typename... Rows>
 struct ChunkLayout {
   static constexpr int kBytes = kChunk * kWarp * (static_cast<int>(sizeof(Rows)) + ...);
@@ -37,15 +37,15 @@ struct ChunkLayout {
   }
 };
 
-// The rows of a tensor by vertex, from this thread's first channel on. The distance in bytes has 32 bits, so that an
-// address is one multiplication.
+// The rows of a tensor by vertex, from this thread's first channel on. The distance from row to row is 32 bits of
+// bytes, so that an address takes one multiplication.
 template <typename T>
 struct VertexRows {
   T* base;
   uint32_t bytes;
 
   __device__ VertexRows(T* first, int64_t stride) : base(first), bytes(static_cast<uint32_t>(stride * sizeof(T))) {
-    asm("" : "+r"(bytes));  // else nvcc multiplies by all 64 bits of the stride
+    asm("" : "+r"(bytes));  // otherwise nvcc multiplies by all 64 bits of the stride
   }
   __device__ T* operator[](uint32_t vertex) const {
     using byte_t = std::conditional_t<std::is_const_v<T>, const char, char>;
@@ -53,8 +53,8 @@ struct VertexRows {
   }
 };
 
-// The same rows as a warp copies them: where they lie well (kAligned), 16 bytes a thread, so that one copy is several
-// rows; else every thread copies its own channels.
+// The same rows as a warp copies them. Aligned rows are copied by 16 bytes a thread, so that one copy has several rows.
+// Otherwise every thread copies its own channels.
 template <typename T, int N, bool kAligned>
 struct CopiedRows {
   using Row = Pack<T, N>;
@@ -73,7 +73,7 @@ struct CopiedRows {
     request(to, steps, [](uint32_t vertex) { return vertex; });
   }
 
-  // Of each step the row of `of` its vertex.
+  // Copies, for each step, the row of the vertex that `of` names for the step's vertex.
   template <typename Of>
   __device__ void request(char* to, const WalkStep* steps, const Of& of) const {
     if (!live) return;
@@ -102,7 +102,7 @@ struct CopiedRows {
   }
 };
 
-// What waits at forks: this thread's column of shared memory, in which entries are kWarp rows apart.
+// What waits at forks: this thread's column of the stack in shared memory. Its entries are kWarp rows apart.
 template <typename Row>
 struct WaitingRows {
   char* column;
@@ -113,7 +113,7 @@ struct WaitingRows {
   static size_t bytes(int64_t length) { return walk_slots(length) * kWarp * sizeof(Row); }
 };
 
-// The steps of a walk as the warp holds them, and a number beside each.
+// The steps that the warp holds, and a number beside each.
 template <typename acc>
 struct HeldSteps {
   alignas(16) WalkStep step[kHeldSteps];
@@ -138,9 +138,12 @@ struct ChunkSteps {
   __device__ const WalkStep& after(int j) const { return j + 1 < kChunk ? step[j + 1] : next; }
 };
 
-// Walks all steps, backwards if kUp. `pass` has Layout, the ChunkLayout of its rows; request(chunk, steps), which
-// asks for the rows of kChunk steps; scalar(vertex), which reads the number beside it; and work(held, first, left,
-// chunk), which takes the chunk of step `first`, whose rows are there, `left` steps before the end.
+// Walks all steps, backwards if kUp. `pass` has
+// - Layout, the ChunkLayout of its rows;
+// - request(chunk, steps), which starts the copies of the rows of kChunk steps;
+// - scalar(vertex), which reads the number beside a step;
+// - work(held, first, left, chunk), which takes the chunk that begins with step `first`, `left` steps before the end,
+//   once its rows are there.
 template <bool kUp, int kDepth, typename acc, typename Pass>
 __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
   const int lane = threadIdx.x;
@@ -180,7 +183,7 @@ __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldStep
       coming = fetch(block + 3);
     }
     wait_for_copy_groups<kDepth - 2>();
-    __syncwarp();  // the chunk is there, from all threads, and all have done with the one before
+    __syncwarp();  // all threads have copied their part of the chunk, and all are done with the one before
     request(chunk + kDepth - 1);
     const int first = chunk * kChunk;
     pass.work(held, first, length - first, ring + chunk % kDepth * Pass::Layout::kBytes);
@@ -188,7 +191,7 @@ __device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldStep
   __syncwarp();
 }
 
-// Weighted sums of own values: what a step up reads.
+// What a step up reads: the vertex's own values, and the weights of their sums.
 template <typename acc, int N, int kSums>
 struct UpValue {
   Channels<acc, N * kSums> own;
@@ -209,8 +212,9 @@ __device__ void write_part(T* to, const Channels<acc, kSize>& row, int from, boo
   write_row(to, part, really);
 }
 
-// Up, a chunk: x from the children becomes ξ = own + x, which is kept, and then w ξ for the parent. `pass` has read(),
-// the values own and w of a step, and keep(). A row may hold two such sums side by side, for the same weights.
+// A chunk of the way up: x, the sum that comes from the children, becomes ξ = own + x, which is kept, and then w ξ for
+// the parent. `pass` has read(), which gives own and w of a step, and keep(). A row may hold two such sums side by
+// side, for the same weights.
 template <typename Pass, typename acc, typename Row>
 __device__ __forceinline__ void ascend(
     Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& x, Row& popped) {
@@ -222,7 +226,7 @@ __device__ __forceinline__ void ascend(
 #pragma unroll
   for (int j = 0; j < kChunk; ++j) {
     const WalkStep step = steps.step[j];
-    // What the next step takes was left before this one: between a parent and its second child there is its first.
+    // What the next step takes was left before this step, since a first child comes between a parent and its second.
     const Row next = pass.waiting[steps.after(j).own_slot()];
 #pragma unroll
     for (int c = 0; c < kRow; ++c) {
@@ -241,8 +245,8 @@ __device__ __forceinline__ void ascend(
   }
 }
 
-// Down, a chunk: h of the parent becomes that of the vertex. `pass` has read(), descend(), which writes the results,
-// and has_root, whether the first step is the root, to which nothing comes down.
+// A chunk of the way down: h of the parent becomes h of the vertex. `pass` has read(); descend(), which writes the
+// results; and has_root, whether the first step is the root, to which nothing comes down.
 template <typename Pass, typename acc, typename Row>
 __device__ __forceinline__ void descend(
     Pass& pass, const HeldSteps<acc>& held, int first, int left, char* chunk, Row& h, Row& popped) {

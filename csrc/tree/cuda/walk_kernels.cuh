@@ -1,7 +1,10 @@
-// The kernels of a walk, for whatever is scanned. `Scan` has Launch, a WalkLaunch; Up and Down, the passes; kGoesDown,
-// whether there is a way down; rows(launch, sample, slice), a thread's channels of all tensors; and finish(launch,
-// rows, down, sample, slice, piece), which writes what the way down has summed up, nothing for a piece that is not
-// there.
+// The kernels of a walk, for whatever is scanned. `Scan` has
+// - Launch, a WalkLaunch;
+// - Up and Down, the passes;
+// - kGoesDown, whether there is a way down;
+// - rows(launch, sample, slice), a thread's channels of all tensors;
+// - finish(launch, rows, down, sample, slice, piece), which writes what the way down has summed up: zeros for a piece
+//   that does not exist.
 #pragma once
 
 #include "tree/cuda/pieces.cuh"
@@ -37,7 +40,7 @@ __global__ void __launch_bounds__(kWarp) walk_kernel(typename Scan::Launch l) {
   up.waiting[WalkStep::kZeroSlot] = typename Up::Row{};
   walk<true, kDepth>(steps, length, held, ring, up);
   if constexpr (Scan::kGoesDown) {
-    __threadfence();  // ξ is read again, by copies
+    __threadfence();  // copies read ξ again
     __syncwarp();
     Down down(rows, column);
     walk<false, kDepth>(steps, length, held, ring, down);
@@ -45,7 +48,7 @@ __global__ void __launch_bounds__(kWarp) walk_kernel(typename Scan::Launch l) {
   }
 }
 
-// A block's piece, and the rows of its sums.
+// The piece of a block, and the rows of its sums.
 template <typename Scan>
 struct PieceBlock {
   using acc = typename Scan::Up::acc;
@@ -91,10 +94,10 @@ __global__ void __launch_bounds__(kWarp) piece_up_kernel(typename Scan::Launch l
   const auto rows = Scan::rows(l, block.sample, block.slice);
   char* const column = stack + threadIdx.x * sizeof(Row);
   PieceUp<Up> up(rows, column);
-  // Nothing waits for the last vertex of the spine, whose other children belong to other pieces.
+  // Zeros, since nothing waits for the last vertex of the spine: its other children belong to other pieces.
   for (uint32_t slot = 0; slot < walk_slots(l.length); ++slot) up.waiting[slot * WalkStep::kSlotSize] = Row{};
   walk<true, kDepth>(block.steps, block.length, held, ring, up);
-  __threadfence();  // ξ is read again, by copies
+  __threadfence();  // copies read ξ again
   __syncwarp();
   SpineSums<typename Scan::Down> sums(rows, column);
   sums.has_root = block.piece == 0;

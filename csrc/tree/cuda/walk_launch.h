@@ -1,4 +1,4 @@
-// What the host hands to the kernels of a walk by value, whatever is scanned.
+// What the host hands by value to the kernels of a walk, whatever is scanned.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct WalkLaunch : Params {
 
   constexpr ScheduleLayout layout() const { return {Params::length, cut}; }
   constexpr int64_t most_pieces() const { return cut ? layout().most_pieces() : 1; }
-  // A warp takes its time for a step, whatever else the multiprocessor does; with few warps there, half types too are
-  // better off with one channel a thread.
+  // Whether half types should take one channel a thread as well. A warp takes the same time for a step whatever else
+  // its multiprocessor does, so that few warps gain nothing by two.
   bool prefers_narrow() const {
     const int64_t walks = Params::batch * (cut ? Params::length / cut : 1);
     return walks * ((Params::channels + kWarp - 1) / kWarp) <= kFewWarps * multiprocessors();
@@ -37,10 +37,10 @@ int walk_width(const WalkLaunch<Params>& l) {
   return sizeof(scalar_t) == 2 && l.aligned && !l.prefers_narrow() ? 2 : 1;
 }
 
-// Calls `launch(width, aligned)`, both as types, for the one of a walk's kernels that fits. There are these and no
-// more, each for every scan, direction and architecture, whole with either ring and in pieces: aligned rows with one
-// channel a thread and, in half types, two; all others a channel at a time. Double, although no model runs in it, has
-// the same as float: it is in double that the tests tell a wrong row from a rounded one.
+// Calls `launch(width, aligned)`, both as types, for the kernel that fits. Aligned rows have kernels with one channel a
+// thread and, in half types, with two; other rows have kernels with one channel. There are no more than these, since
+// each is compiled for every scan, direction and architecture, with either ring and in pieces. Double has the same as
+// float, although no model runs in it: in double the tests can tell a wrong row from a rounded one.
 template <typename scalar_t, typename Params, typename Launch>
 void with_walk_shape(const WalkLaunch<Params>& l, const Launch& launch) {
   using std::integral_constant;

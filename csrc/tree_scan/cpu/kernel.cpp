@@ -1,6 +1,6 @@
-// Tree scan on the CPU. One task is one sample and one block of channels; it walks the vertices in breadth-first order,
-// backwards from the leaves up and forwards from the root down, all channels of the block at once. A task's sums have
-// one order, so results depend neither on the threads nor on the blocks.
+// The tree scan on the CPU. A task is one sample and one block of channels. It walks the vertices in breadth-first
+// order, backwards from the leaves up and then forwards from the root down, all channels of the block at once. A task's
+// sums have one order, so that results depend neither on the threads nor on the blocks.
 #include "tree_scan/inputs.h"
 
 #include <ATen/Parallel.h>
@@ -18,13 +18,14 @@
 namespace ssm {
 namespace {
 
-// Rows as wide as possible are fastest: memory is read in long runs. They are cut only to occupy the threads, never
-// below two cache lines of float, and to keep a thread's scratch within what it can expect of a shared cache.
+// Rows as wide as possible are fastest, since memory is read in long runs. They are cut to occupy the threads, but
+// never below two cache lines of float, and to keep a thread's scratch within its part of a shared cache.
 constexpr int64_t kLeastWidth = 32;
 constexpr int64_t kScratchBytes = int64_t(16) << 20;
 
-// The next rows along the tree are no run of memory, so the processor cannot guess them. Where a sample outgrows the
-// second level cache they are asked for this many vertices ahead, which takes a fifth off the time at 56 × 56 × 160.
+// The next rows along the tree are no run of memory, so that the processor cannot guess them. If a sample is larger
+// than the second level cache, rows are prefetched kAhead vertices ahead, which saves a fifth of the time at 56 × 56 ×
+// 160.
 constexpr int64_t kAhead = 4;
 constexpr int64_t kNearBytes = int64_t(1) << 20;
 
@@ -81,7 +82,7 @@ SSM_INLINE void ascend(
   for (int64_t c = 0; c < width; ++c) parent[c] += static_cast<acc>(weight[c]) * own[c];
 }
 
-// h = ξ + w (h_parent - w ξ), in the place of ξ
+// h = ξ + w (h_parent - w ξ), which replaces ξ
 template <typename acc, typename weight_t>
 SSM_INLINE void descend(
     acc* __restrict own, const acc* __restrict parent, const weight_t* __restrict weight, int64_t width) {
@@ -105,7 +106,7 @@ SSM_INLINE void descend_with_gradient(acc* __restrict xi, acc* __restrict eta, c
   }
 }
 
-// The up pass alone, transposed: G = g + w G_parent, in the place of g, and ∂w = ξ G_parent.
+// The gradient of the up pass alone: G = g + w G_parent, which replaces g, and ∂w = ξ G_parent.
 template <typename acc, typename weight_t>
 SSM_INLINE void spread_with_gradient(const acc* __restrict xi, acc* __restrict g, const acc* __restrict g_parent,
     const weight_t* __restrict weight, weight_t* __restrict grad_weight, int64_t width) {
@@ -115,7 +116,7 @@ SSM_INLINE void spread_with_gradient(const acc* __restrict xi, acc* __restrict g
   }
 }
 
-// Results of the accumulate type are computed where they are stored; others in scratch.
+// Results of the accumulate type are computed in place; others are computed in scratch.
 template <typename scalar_t>
 constexpr bool kInPlace = std::is_same_v<scalar_t, acc_t<scalar_t>>;
 
@@ -195,7 +196,7 @@ SSM_MULTIVERSION void backward_task(const TreeScanParams& p, const TreeOrder& tr
   }
 }
 
-// Fewest blocks that fit the scratch and leave at most a ninth of the threads' time idle.
+// Cuts the channels into the fewest blocks that fit the scratch and leave at most a ninth of the threads' time idle.
 Blocks cut_channels(const TreeScanParams& p, int64_t scratch_bytes_per_channel) {
   const int64_t threads = at::get_num_threads();
   const int64_t most = std::max<int64_t>(p.channels / kLeastWidth, 1);
@@ -213,7 +214,7 @@ template <typename acc, typename Function>
 void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function& run) {
   if (p.batch * p.channels == 0) return;
   const Blocks blocks = cut_channels(p, scratch_rows * static_cast<int64_t>(sizeof(acc)));
-  const int64_t grain = 1 + 16384 / (p.length * blocks.width);  // at least some ten microseconds to a thread
+  const int64_t grain = 1 + 16384 / (p.length * blocks.width);  // at least about ten microseconds a thread
   at::parallel_for(0, p.batch * blocks.count, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<acc[]> scratch(new acc[scratch_rows * blocks.width]);  // not initialised
     for (int64_t i = begin; i < end; ++i) {
@@ -223,7 +224,7 @@ void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function
   });
 }
 
-constexpr int64_t kMostVertices = int64_t(1) << 31;  // are numbered in 32 bits
+constexpr int64_t kMostVertices = int64_t(1) << 31;  // vertices are numbered in 32 bits
 
 at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
     bool both, const std::optional<at::Tensor>& /*schedule*/) {

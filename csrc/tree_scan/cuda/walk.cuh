@@ -1,5 +1,5 @@
-// The tree scan as a walk, for one warp and one slice of the channels: up, ξ (and η) of every vertex, kept in memory,
-// then down from them to the results.
+// The tree scan as a walk, for one warp and one slice of the channels. The way up keeps ξ (and η) of every vertex in
+// memory; the way down makes the results from them.
 #pragma once
 
 #include "tree/cuda/walk_kernels.cuh"
@@ -13,10 +13,10 @@ struct ScanRows {
   using scalar_t = typename Kind::scalar_t;
   using weight_t = typename Kind::weight_t;
   using acc = typename Kind::acc;
-  static constexpr bool kIsResult = !Kind::kBoth && !Kind::kBackward;  // what is kept
+  static constexpr bool kIsResult = !Kind::kBoth && !Kind::kBackward;  // whether what is kept is the result
   using kept_t = std::conditional_t<kIsResult || std::is_same_v<scalar_t, weight_t>, scalar_t, acc>;
   static constexpr int N = Kind::kWidth;
-  // Sums that go up: ξ and, backward, η; and that come down: h and G, of which "up" alone has G.
+  // Sums that go up: ξ and, backward, η. As many come down: h and, backward, G; without both passes, G alone.
   static constexpr int kSums = Kind::kBackward && Kind::kBoth ? 2 : 1;
 
   template <typename T>
@@ -29,10 +29,10 @@ struct ScanRows {
   VertexRows<scalar_t> output;
   VertexRows<weight_t> grad_weight;
   int lane;
-  bool live;  // whether this thread has channels; else what it computes is not written
+  bool live;  // whether this thread has channels; if not, what it computes is not written
 };
 
-// What both directions of a walk share.
+// What the ways up and down share.
 template <typename Kind>
 struct ScanPass {
   using Tensors = ScanRows<Kind>;
@@ -87,7 +87,7 @@ struct ScanUp : ScanPass<Kind> {
   }
 };
 
-// ξ and w, and η, or g where there was no up pass for it.
+// The way down reads ξ and w, and backward η, or the gradient itself where there was no way up for it.
 template <typename Kind>
 struct ScanDown : ScanPass<Kind> {
   using Base = ScanPass<Kind>;
@@ -121,8 +121,7 @@ struct ScanDown : ScanPass<Kind> {
     return value;
   }
 
-  // The results of one vertex from h and G of its parent, which become its own. At the root the weight is 0, and so are
-  // h and G.
+  // The results of one vertex from h and G of its parent, which become its own. At the root, the weight, h and G are 0.
   __device__ void descend(uint32_t vertex, int, const Value& v, Row& hg, bool exists) const {
     Channels<acc, N> weight_gradient{};
 #pragma unroll
@@ -149,7 +148,7 @@ struct ScanDown : ScanPass<Kind> {
   }
 };
 
-// What tree_walk_kernels.cuh asks of a scan.
+// What walk_kernels.cuh asks of a scan.
 template <typename Kind>
 struct TreeScan {
   using Launch = TreeScanLaunch;
