@@ -45,7 +45,7 @@ __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const Select
   for (int i = 0; i < kSumsOfLane; ++i) {
     const int position = own.first_position() + i;
     if (position >= kTokens) continue;
-    const int token = tokens[place.sub * kTokens + position];
+    const int token = tokens[place.row * kTokens + position];
     if (!is_token(a, token)) continue;
     acc* at = to + token * a.p.states;
     const acc value = sum[i] * (own.of_C() ? acc(1) : kUnit<scalar_t>);
@@ -62,7 +62,7 @@ __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const Selec
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
   acc total = 0;
 #pragma unroll kTogether
-  for (int r = segment; r < a.subchunks; r += kSegments<scalar_t>) total += sums[which * kMaxSubchunks + r][column];
+  for (int r = segment; r < a.rows; r += kSegments<scalar_t>) total += sums[which * kMaxRows + r][column];
   total = sum_over_columns(total, kColumns<scalar_t>);
   const int channel = first_channel + column;
   if (segment > 0 || channel >= a.p.channels) return;
@@ -96,7 +96,7 @@ struct Positions {
     for (int i = 0; i < kTokens; ++i) {
       const int position = walked<kReversed>(i);
       const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
-      const Weights<acc> w = weights[place.sub * kTokens + position];
+      const Weights<acc> w = weights[place.row * kTokens + position];
 #pragma unroll
       for (int v = 0; v < kVector<scalar_t>; ++v) {
         const acc step = dt[position][v], factor = decay(step * rate.value[v]);
@@ -119,7 +119,7 @@ struct Positions {
     for (int i = kTokens - 1; i >= 0; --i) {
       const int position = walked<kReversed>(i);
       const auto x = widened(u, rows[position], place.lane), gy = widened(grad_y, rows[position], place.lane);
-      const Weights<acc> w = weights[place.sub * kTokens + position];
+      const Weights<acc> w = weights[place.row * kTokens + position];
       acc for_B = 0, for_C = 0;
       Wide<scalar_t>& to_u = grad_u[rows[position] * kLanes + place.lane];
       Wide<scalar_t> out = to_u;
@@ -294,9 +294,9 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
           if (!kSingle || tile + 1 == place.end_tile(a)) {
             add_to_weights<scalar_t>(a, g, place, tokens, k, n, !kSingle && !first_tile, sum);
           }
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxSubchunks + place.sub])[place.lane] = grad_A;
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxSubchunks + place.sub])[place.lane] = grad_D;
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxSubchunks + place.sub])[place.lane] = grad_bias;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxRows + place.row])[place.lane] = grad_A;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxRows + place.row])[place.lane] = grad_D;
+          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxRows + place.row])[place.lane] = grad_bias;
         }
         wait_for_copies();
         __syncthreads();

@@ -25,22 +25,22 @@ __device__ __forceinline__ const char* row_address(const void* base, int token, 
   return reinterpret_cast<const char*>(address);
 }
 
-// Which part is a thread's: row `sub` of the tiles that its block takes in turn, in chunk `chunk` of the sequence of
-// one sample and group.
+// Which part is a thread's: one row of the tiles that its block takes in turn, in one chunk of the sequence of one
+// sample and group.
 struct Place {
   int64_t batch;
-  int group, chunk, split, lane, sub, warp, positions;
+  int group, chunk, split, lane, row, warp, positions;
 
   __device__ explicit Place(const ScanLaunch& a) {
     split = static_cast<int>(blockIdx.x / a.chunks);
     chunk = static_cast<int>(blockIdx.x) - split * a.chunks;
-    const unsigned row = blockIdx.y + blockIdx.z * kMaxGridY, groups = static_cast<unsigned>(a.p.groups);
-    batch = groups == 1 ? row : row / groups;
-    group = static_cast<int>(row - static_cast<unsigned>(batch) * groups);
+    const unsigned own = blockIdx.y + blockIdx.z * kMaxGridY, groups = static_cast<unsigned>(a.p.groups);
+    batch = groups == 1 ? own : own / groups;
+    group = static_cast<int>(own - static_cast<unsigned>(batch) * groups);
     lane = threadIdx.x % kLanes;
-    sub = threadIdx.x / kLanes;
+    row = threadIdx.x / kLanes;
     warp = threadIdx.x / 32;
-    positions = a.subchunks * kTokens;
+    positions = a.rows * kTokens;
   }
 
   __device__ int first_tile(const ScanLaunch& a) const { return split * a.tiles_each; }
@@ -139,7 +139,7 @@ class ThreadRows {
  public:
   // `tokens` are those of the block's positions.
   __device__ __forceinline__ ThreadRows(const Place& place, const int* tokens)
-      : first_(place.sub * kTokens),
+      : first_(place.row * kTokens),
         positions_(place.positions),
         tokens_(tokens + first_) {}
   __device__ __forceinline__ int operator[](int i) const { return kOneOrder ? first_ + i : tokens_[i]; }

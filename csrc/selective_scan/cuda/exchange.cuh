@@ -20,18 +20,18 @@ template <typename scalar_t, int kSides>
 __device__ __forceinline__ void clear_rows(Exchange<scalar_t, kSides>& exchange) {
   using acc = acc_t<scalar_t>;
   Pair<acc>* all = &exchange.rows[0][0][0];
-  for (int i = threadIdx.x; i < kSides * kMaxSubchunks * kColumns<scalar_t>; i += blockDim.x) all[i] = {acc(1), acc(0)};
+  for (int i = threadIdx.x; i < kSides * kMaxRows * kColumns<scalar_t>; i += blockDim.x) all[i] = {acc(1), acc(0)};
 }
 
 // Rows of one segment, rounded up to those that are read together.
 template <typename scalar_t>
 __device__ int padded_rows(const ScanLaunch& a) {
-  return (a.subchunks / kSegments<scalar_t> + kTogether - 1) / kTogether * kTogether;
+  return (a.rows / kSegments<scalar_t> + kTogether - 1) / kTogether * kTogether;
 }
 // Where a walk's row number `rank` is kept.
 template <typename scalar_t>
 __device__ int slot_of(const ScanLaunch& a, int rank) {
-  const int each = a.subchunks / kSegments<scalar_t>;
+  const int each = a.rows / kSegments<scalar_t>;
   return rank / each * padded_rows<scalar_t>(a) + rank % each;
 }
 
@@ -61,8 +61,8 @@ template <typename scalar_t>
 struct Slots {
   int from_left, from_right;
   __device__ Slots(const ScanLaunch& a, const Place& place)
-      : from_left(slot_of<scalar_t>(a, place.sub)),
-        from_right(slot_of<scalar_t>(a, a.subchunks - 1 - place.sub)) {}
+      : from_left(slot_of<scalar_t>(a, place.row)),
+        from_right(slot_of<scalar_t>(a, a.rows - 1 - place.row)) {}
   __device__ __forceinline__ int of(bool reversed) const { return reversed ? from_right : from_left; }
 };
 
@@ -105,7 +105,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
     int turn, int side, int first_direction, int n, int first_channel, const void* given) {
   using acc = acc_t<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
-  const int count = a.subchunks / kSegments<scalar_t>, channel = first_channel + column;
+  const int count = a.rows / kSegments<scalar_t>, channel = first_channel + column;
   const int k = kGradient ? first_direction : first_direction + side;
   const bool from_right = is_reversed(a, k) != (kGradient && side == 1), inside = channel < a.p.channels;
   Pair<acc>* rows = &exchange.rows[side][segment * padded_rows<scalar_t>(a)][column];

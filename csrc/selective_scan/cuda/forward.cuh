@@ -25,7 +25,7 @@ struct Outputs {
       decays.value[v] = acc(1);
       h.value[v] = acc(0);
     }
-    weights += place.sub * kTokens;
+    weights += place.row * kTokens;
 #pragma unroll
     for (int i = 0; i < kTokens; ++i) {
       const int position = walked<kReversed>(i);

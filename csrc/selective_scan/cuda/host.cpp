@@ -120,9 +120,9 @@ class Plan {
     const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
     const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? kPortableCluster : 1;
     const bool many_orders = !one_order_;
-    const int64_t positions = positions_that_fit(device->sharedMemPerBlockOptin, [&](int subchunks) {
-      const bool at_once = takes_all_at_once(ceil_div(p.length, subchunks * kTokens));
-      const BlockShape shape{subchunks, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
+    const int64_t positions = positions_that_fit(device->sharedMemPerBlockOptin, [&](int rows) {
+      const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));
+      const BlockShape shape{rows, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
       return block_bytes(shape, p.states, c10::typeMetaToScalarType(options_.dtype()), backward_);
     });
     int64_t chunks = ceil_div(p.length, positions);
@@ -137,15 +137,15 @@ class Plan {
            2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
     }
-    launch_.subchunks = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), kRowsOfWarp) * kRowsOfWarp);
-    launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.subchunks * kTokens));
+    launch_.rows = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), kRowsOfWarp) * kRowsOfWarp);
+    launch_.chunks = static_cast<int>(in_cluster_ ? chunks : ceil_div(p.length, launch_.rows * kTokens));
   }
 
   // Chooses how many tiles a block takes one after another, for few waves of blocks and few starts of blocks. A start
   // costs about as much as a tile.
   void share_tiles() {
     const SelectiveScanParams& p = launch_.p;
-    const int64_t warps = kLanes * launch_.subchunks / 32;
+    const int64_t warps = kLanes * launch_.rows / 32;
     const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
                              std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
     int64_t best = std::numeric_limits<int64_t>::max();

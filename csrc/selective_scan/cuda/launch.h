@@ -20,11 +20,11 @@ enum class Phase : int {
 
 // What decides how much shared memory a block takes.
 struct BlockShape {
-  int subchunks, count;
+  int rows, count;
   bool one_order;
 };
 
-// A block takes the tiles of one stretch of the sequence, a chunk, one after another. A tile is up to kMaxSubchunks
+// A block takes the tiles of one stretch of the sequence, a chunk, one after another. A tile is up to kMaxRows
 // rows of kLanes threads, each of which walks kTokens positions of one or two neighbouring channels.
 struct ScanLaunch {
   SelectiveScanParams p;  // `reverse` points to host memory: kernels read the bits below
@@ -33,7 +33,7 @@ struct ScanLaunch {
   int first, count;  // inner directions of this launch
   bool one_order;    // whether they all follow the order of the first
   int chunks;        // blocks along the sequence
-  int subchunks;     // rows of threads along the sequence in a block
+  int rows;          // rows of threads along the sequence in a block
   int tiles;         // tiles of channels
   int tiles_each;    // tiles of one block
   bool aligned;      // whether rows of channels can be copied 16 bytes at a time

@@ -38,12 +38,12 @@ template <typename scalar_t, int kSides>
 struct Exchange {
   using acc = acc_t<scalar_t>;
   uint64_t arrived[2][kSides];  // mbarriers, which count the bytes of the blocks' pairs
-  Pair<acc> rows[kSides][kMaxSubchunks][kColumns<scalar_t>];
+  Pair<acc> rows[kSides][kMaxRows][kColumns<scalar_t>];
   Pair<acc> block[2][kSides][kMaxCluster][kColumns<scalar_t>];
 };
 
 C10_HOST_DEVICE inline BlockShape shape_of(const ScanLaunch& a) {
-  return {a.subchunks, a.count, a.one_order};
+  return {a.rows, a.count, a.one_order};
 }
 
 // kSingle: one state. kJoint: directions that share an exchange. A step is a tile and kJoint directions.
@@ -61,7 +61,7 @@ struct ForwardMemory {
 
   C10_HOST_DEVICE ForwardMemory(const BlockShape& shape, char* memory) {
     Carver carver(memory);
-    const int positions = shape.subchunks * kTokens;
+    const int positions = shape.rows * kTokens;
     exchange = carver.take<Exchange<scalar_t, kJoint>>(1);
     parameters = carver.take<Parameters<scalar_t>>(2 * kJoint);
     delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
@@ -88,7 +88,7 @@ struct BackwardMemory {
   scalar_t* delta;                   // a tile
   scalar_t *u, *grad_y;              // tiles [2]: this one and the next
   acc* grad_u;                       // a tile: the sum over directions so far
-  Row* sums;                         // [kParameterGradients][kMaxSubchunks]
+  Row* sums;                         // [kParameterGradients][kMaxRows]
   acc* weight_sums;                  // [directions][kSumsOfLane][threads]: over the tiles so far; with one state
   Weights<acc>* weights;  // [directions][positions]; with many states [2][positions]: this state's, the next's
   int* tokens;            // [orders][positions]
@@ -96,15 +96,15 @@ struct BackwardMemory {
 
   C10_HOST_DEVICE BackwardMemory(const BlockShape& shape, char* memory) {
     Carver carver(memory);
-    const int positions = shape.subchunks * kTokens;
+    const int positions = shape.rows * kTokens;
     exchange = carver.take<Exchange<scalar_t, 2>>(1);
     parameters = carver.take<Parameters<scalar_t>>(2);
     delta = carver.take<scalar_t>(tile_size<scalar_t>(positions));
     u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
     grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
     grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
-    sums = carver.take<Row>(kParameterGradients * kMaxSubchunks);
-    weight_sums = carver.take<acc>(kSingle ? shape.count * kSumsOfLane * kLanes * shape.subchunks : 0);
+    sums = carver.take<Row>(kParameterGradients * kMaxRows);
+    weight_sums = carver.take<acc>(kSingle ? shape.count * kSumsOfLane * kLanes * shape.rows : 0);
     weights = carver.take<Weights<acc>>((kSingle ? shape.count : 2) * positions);
     tokens = carver.take<int>((shape.one_order ? 1 : shape.count) * positions);
     bytes = carver.bytes();

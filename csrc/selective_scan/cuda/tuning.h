@@ -35,8 +35,8 @@ constexpr int kSegments = 32 / kColumns<scalar_t>;
 
 // Positions that one block holds at most, and its rows of threads. Rejected: 392 (version 1).
 constexpr int kMaxPositions = 196;
-constexpr int kMaxSubchunks = kMaxPositions / kTokens;
-constexpr int kMaxThreads = kLanes * kMaxSubchunks;
+constexpr int kMaxRows = kMaxPositions / kTokens;
+constexpr int kMaxThreads = kLanes * kMaxRows;
 // A block has whole warps, so that its positions are a multiple of these.
 constexpr int kRowsOfWarp = 32 / kLanes;
 constexpr int kPositionsOfWarp = kTokens * kRowsOfWarp;

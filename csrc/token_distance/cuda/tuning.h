@@ -8,8 +8,8 @@ namespace ssm {
 // Furthest apart that two tokens with an edge are; tree_ssm/ops/token_distance knows it too.
 constexpr int kReach = 3;
 
-// Tokens of a warp, which also reads the kReach rows behind them. It takes so many sums at once that one exchange over
-// the warp leaves one to each lane: 7 · 3 products and 10 squares.
+// Tokens of a warp, which also reads a halo of kReach rows behind them. They are so many that the sums, 7 · 3 products
+// and 10 squares, leave one for each lane.
 constexpr int kRunTokens = 7;
 constexpr int kRunRows = kRunTokens + kReach;
 constexpr int kProducts = kRunTokens * kReach;
