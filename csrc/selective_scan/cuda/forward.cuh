@@ -1,4 +1,4 @@
-// The selective scan's forward kernel. dev/log tells how it came to be as it is.
+// The selective scan's forward kernel. dev/log has the experiments behind it.
 #pragma once
 
 #include "selective_scan/cuda/configure.cuh"
