@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssm_core.ops.backend import no_second_derivative
 from ssm_core.ops.registry import Operator, Shape, Work, register
+from tree_ssm.ops.tree_scan.register import backward_flops, forward_flops
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -33,15 +34,13 @@ def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _flops(x_shape: Shape, *_: Any, out_shape: Any = None) -> int:
-    """Those of the tree scan within; elementwise operations are not counted, here or for any other scan."""
-    batch, length, channels = x_shape
-    return 6 * batch * (length - 1) * channels
+    """Those of the tree scan within. Elementwise operations are not counted, here or for any other scan."""
+    return forward_flops(x_shape, both=True)
 
 
 def _flops_backward(grad_shape: Shape, *_: Any, out_shape: Any = None) -> int:
     """Those of the tree scan's backward pass."""
-    batch, length, channels = grad_shape
-    return 15 * batch * (length - 1) * channels
+    return backward_flops(grad_shape, both=True)
 
 
 _NAME = "tree_ssm::selective_tree_scan"

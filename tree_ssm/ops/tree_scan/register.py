@@ -64,6 +64,31 @@ def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
     return *gradients, None, None, None, None
 
 
+def forward_flops(shape: Shape, both: bool) -> int:
+    """For each edge and channel one multiply-add up and two more down; a multiply-add is two FLOPs.
+
+    Args:
+        shape: of u, ``[B, L, D]``.
+        both: whether both passes run, or the one from the leaves to the root alone.
+    """
+    batch, length, channels = shape
+    return (6 if both else 2) * batch * (length - 1) * channels
+
+
+def backward_flops(shape: Shape, both: bool) -> int:
+    """15 FLOPs for each edge and channel, 5 for the up pass alone, the recomputed ξ and h included.
+
+    For both passes: the forward pass runs twice, for (ξ, h) and for (η, G). ∂w = η·s + ξ·t then shares its differences
+    s and t with them. For the up pass: ξ, the descent of G, and ∂w = ξ·G.
+
+    Args:
+        shape: of u, ``[B, L, D]``.
+        both: see :func:`forward_flops`.
+    """
+    batch, length, channels = shape
+    return (15 if both else 5) * batch * (length - 1) * channels
+
+
 def _flops(
     u_shape: Shape,
     weight_shape: Shape,
@@ -73,9 +98,7 @@ def _flops(
     *_: Any,
     out_shape: Any = None,
 ) -> int:
-    """For each edge and channel one multiply-add up and two more down; a multiply-add is two FLOPs."""
-    batch, length, channels = u_shape
-    return (6 if both else 2) * batch * (length - 1) * channels
+    return forward_flops(u_shape, both)
 
 
 def _flops_backward(
@@ -88,13 +111,7 @@ def _flops_backward(
     *_: Any,
     out_shape: Any = None,
 ) -> int:
-    """15 FLOPs for each edge and channel, 5 for the up pass alone, the recomputed ξ and h included.
-
-    For both passes: the forward pass runs twice, for (ξ, h) and for (η, G). ∂w = η·s + ξ·t then shares its differences
-    s and t with them. For the up pass: ξ, the descent of G, and ∂w = ξ·G.
-    """
-    batch, length, channels = u_shape
-    return (15 if both else 5) * batch * (length - 1) * channels
+    return backward_flops(u_shape, both)
 
 
 def _onnx() -> Table:
