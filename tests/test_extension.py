@@ -15,7 +15,7 @@ from ssm_core.ops.backend import choose_backend
 from ssm_core.ops.registry import Operator, has_kernel, register
 
 ROOT = Path(__file__).parents[1]
-# Without the cache, which holds what was found when the process started.
+# The function without its cache, which holds the result from the start of the process.
 load = _ext.load.__wrapped__
 
 

@@ -47,7 +47,7 @@ def test_quadmamba_flops(arch):
 
 
 def test_a_transformer_as_fvcore_counts():
-    """fvcore 0.1.5 on timm 1.0.31's Swin-T, attention not fused; the paper of Swin says 4.5 G."""
+    """The count of fvcore 0.1.5 for Swin-T of timm 1.0.31 without fused attention; Swin's paper says 4.5 G."""
     assert count_flops(timm.create_model("swin_tiny_patch4_window7_224").eval()) == FlopCount(4_509_194_496, 0, 0)
 
 
@@ -66,7 +66,7 @@ def test_flops_grow_with_the_image():
 
 
 def test_a_tree_by_hand():
-    """A grid of 3 × 4 with 5 channels: 17 edges and 12 vertices, of which 4 bits hold the numbers."""
+    """A 3 × 4 grid with 5 channels has 17 edges and 12 vertices, whose numbers take 4 bits."""
 
     class Grow(nn.Module):
         def forward(self, x):
@@ -77,7 +77,7 @@ def test_a_tree_by_hand():
 
 @pytest.mark.parametrize("fake", [False, True])
 def test_activations_by_hand(fake):
-    """Input and GELU's input and output, each once though the view shares its memory; bfloat16 halves what is cast."""
+    """The input, and GELU's input and output, each count once, although the view shares GELU's memory."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -88,12 +88,12 @@ def test_activations_by_hand(fake):
             return self.fc2(nn.functional.gelu(self.fc1(x)).view(2, 5, 6)).relu()
 
     with FakeTensorMode() if fake else torch.no_grad():
-        # relu keeps its result.
+        # relu keeps its result, too.
         assert activation_bytes(Net(), torch.rand(2, 5, 4)) == 4 * 2 * 5 * (4 + 6 + 6 + 3)
 
 
 def test_activations_are_what_autograd_holds():
-    """The tensors that the graph's nodes say they saved, of a net with convolutions, norms and scans."""
+    """The count equals the tensors that the graph's nodes say they saved, for convolutions, norms and scans."""
     model = tree_ssm.MambaTreeV(depths=(1,), dims=(8,), in_chans=1, num_classes=3).eval()
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     images = torch.rand(1, 1, 32, 32)

@@ -1,11 +1,11 @@
-"""Every test of an operator runs with uninitialised memory filled with NaN: a kernel that skips an output fails."""
+"""Fills uninitialised memory with NaN during every test of an operator, so that a kernel that skips an output fails."""
 
 import os
 
 import pytest
 import torch
 
-# Deterministic matrix products on a GPU want this before the first of them.
+# Deterministic matrix products on a GPU need this before the first of them runs.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

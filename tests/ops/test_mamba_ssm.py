@@ -18,7 +18,7 @@ PACKAGE = "mamba_ssm.ops.selective_scan_interface"
 
 @pytest.fixture
 def documented(monkeypatch):
-    """The package's documented interface in the place of the package."""
+    """Put the package's documented interface in the place of the package."""
     monkeypatch.setitem(sys.modules, PACKAGE, mamba_interface)
 
 
@@ -94,7 +94,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 def test_the_package_has_the_documented_signature():
     function = importlib.import_module(PACKAGE).selective_scan_fn
     expected = inspect.signature(mamba_interface.selective_scan_fn).parameters.values()
-    found = list(inspect.signature(function).parameters.values())[: len(expected)]  # newer releases add some behind
+    found = list(inspect.signature(function).parameters.values())[: len(expected)]  # newer releases add some
     assert [(p.name, p.default) for p in found] == [(p.name, p.default) for p in expected]
 
 

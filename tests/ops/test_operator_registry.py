@@ -1,4 +1,4 @@
-"""What the operators declare about themselves, and that the library has no operator which nobody declares."""
+"""What the operators declare about themselves, and that the library has no operator that nobody declares."""
 
 import torch
 

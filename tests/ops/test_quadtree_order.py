@@ -14,7 +14,7 @@ BACKENDS = ["reference", "cpu"]
 
 
 def windows(height, width, chosen):
-    """Literal reading of the paper: the rectangles in visiting order; ``chosen`` is split, all if "all"."""
+    """The paper, read literally: rectangles in the order of visits. Quadrant ``chosen`` is split, or all if "all"."""
 
     def quarter(top, left, h, w):
         r, c = -(-h // 2), -(-w // 2)

@@ -195,13 +195,13 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states):
 
 
 def test_float_exponential_and_softplus_over_their_whole_range():
-    """Δ = softplus(x) and exp(Δ·A) show through one and two steps of a scan, from subnormal to saturated."""
+    """One step of a scan shows Δ = softplus(x), and two steps show exp(Δ·A), from subnormal to saturated."""
     x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])])
     one = torch.ones(1, 1, 1, len(x), dtype=torch.float32)
     # One step: y = Δ·B·u·C = softplus(x).
     y = directional_scan(one[:, 0], x.view(1, 1, 1, -1), -one[0].transpose(1, 2), one[..., :1], one[..., :1])
     assert torch.allclose(y.flatten().double(), F.softplus(x.double(), threshold=1000), rtol=1e-6, atol=2e-38)
-    # Two steps of which the second drives nothing: h = exp(Δ·A)·1, Δ = 1.
+    # Two steps, with an input of 0 at the second: h = exp(Δ·A)·1, Δ = 1.
     rates = torch.linspace(0, 87, 3001)
     delta = torch.full((1, 2, len(rates)), float(np.log(np.e - 1)))[:, None]  # softplus = 1
     u = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])[None]
@@ -297,7 +297,7 @@ def test_groups_that_do_not_fit_are_named():
 
 
 def test_values_are_not_read_on_the_host(monkeypatch):
-    """Reading one, as a message that nobody needs would, waits for the device in every call."""
+    """A call that reads a value, to build a message that nobody needs, waits for the device."""
     draw = torch.Generator().manual_seed(0)
     u, delta, B, C = (torch.rand(1, 4, 8, generator=draw) for _ in range(4))
     A, D, delta_bias = -torch.rand(4, 4, generator=draw), torch.ones(4), torch.zeros(4)
@@ -310,6 +310,7 @@ def test_values_are_not_read_on_the_host(monkeypatch):
     def printed(*args, **options):
         raise AssertionError("a tensor is written into a text")
 
-    monkeypatch.setattr(torch._tensor_str, "_str", printed)  # printing turns modes off
+    # Printing turns dispatch modes off, so it needs a check of its own.
+    monkeypatch.setattr(torch._tensor_str, "_str", printed)
     with NothingRead():
         selective_scan(u, delta, A, B, C, D=D, delta_bias=delta_bias, delta_softplus=True, return_last_state=True)

@@ -54,7 +54,7 @@ def test_sequences_longer_than_a_cluster_holds(states, one_order):
     [(600, 50, 2, 2, True), (600, 196, 4, 1, False), (150, 784, 2, 1, True), (36, 3136, 2, 1, True)],
 )
 def test_blocks_that_take_several_tiles_of_channels(batch, length, directions, states, one_order, dtype):
-    """With more sequences than the device holds blocks, a block takes its stretch's channels tile after tile."""
+    """A device that holds fewer blocks than there are sequences gives a block several tiles of channels in turn."""
     inputs = make_inputs(batch, length, 72, directions, states, dtype=dtype)
     options = {
         "order": make_order(batch, directions, length, one_order),
@@ -76,7 +76,7 @@ def test_more_orders_than_a_block_keeps():
 
 
 def test_pairs_of_channels_in_float32():
-    """Two channels a thread is what the models run; float64 takes one."""
+    """Models run in float32, where a thread takes two channels; in float64 it takes one."""
     for length in (196, 784, 3136, 4001):
         inputs = make_inputs(2, length, 40, 2, 1, dtype=torch.float32)
         order = make_order(2, 2, length, one_order=True)
@@ -192,16 +192,16 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states, length):
 
 
 def test_float_exponential_and_softplus_over_their_whole_range():
-    """Δ = softplus(x) and exp(Δ·A) show through one and two steps of a scan, from tiny to saturated."""
+    """One step of a scan shows Δ = softplus(x), and two steps show exp(Δ·A), from tiny to saturated."""
     x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])]).cuda()
     one = torch.ones(1, 1, 1, len(x), device="cuda")
     y = directional_scan(one[:, 0], x.view(1, 1, 1, -1), -one[0].transpose(1, 2), one[..., :1], one[..., :1])
     expected = torch.nn.functional.softplus(x.double(), threshold=1000)
-    # The argument of exp is rounded to float32, so that the relative error grows with |x| where softplus is exp.
+    # The argument of exp is rounded to float32. So the relative error grows with |x| where softplus is close to exp.
     assert torch.allclose(y.flatten().double(), expected, rtol=4e-6, atol=2e-38)
     models_range = x.abs() < 20
     assert torch.allclose(y.flatten()[models_range].double(), expected[models_range], rtol=1e-6, atol=0)
-    # Two steps of which the second drives nothing: h = exp(Δ·A)·1, Δ = 1.
+    # Two steps, with an input of 0 at the second: h = exp(Δ·A)·1, Δ = 1.
     rates = torch.linspace(0, 87, 3001, device="cuda")
     delta = torch.full((1, 2, len(rates)), float(torch.tensor(1.0).double().expm1().log()), device="cuda")[:, None]
     u = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])[None]
@@ -263,7 +263,7 @@ def test_runs_on_the_current_stream():
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(20_000_000)  # whatever ran on another stream would now read before the copy below
+        torch.cuda._sleep(20_000_000)  # a kernel on another stream would read its input before the copy below
         with torch.no_grad():
             doubled = [inputs[0].detach().mul(2).requires_grad_(), *inputs[1:]]
         actual = run_with_gradients(doubled)
@@ -304,7 +304,7 @@ def test_autocast_reads_tokens_in_low_precision_and_keeps_parameters_in_float32(
 
 
 def test_order_out_of_range_reads_and_writes_nothing_else():
-    """There is no error without a synchronisation: the bad step is left out."""
+    """An error would need a synchronisation, so the kernel leaves out the bad step instead."""
     inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, 1)]
     order = torch.tensor([0, 1, 2, 3, 4, 2**40], device="cuda")
     y = directional_scan(*inputs, order=order)

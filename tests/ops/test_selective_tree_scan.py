@@ -1,4 +1,4 @@
-"""The selective tree scan off the GPU: its definition, every gradient, dtypes, errors."""
+"""The selective tree scan on the CPU: its definition, every gradient, dtypes, errors."""
 
 import pytest
 import torch

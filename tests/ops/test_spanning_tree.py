@@ -49,7 +49,7 @@ def test_total_weight_equals_scipys_on_thousands_of_graphs(kind, backend):
         weight = edge_weights(64, len(edges), kind, torch.float64, generator)
         tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, backend=backend)
         for b in range(64):
-            # scipy takes zeros for missing edges; a shift changes every tree's total alike.
+            # SciPy takes a zero for a missing edge. A shift of all weights changes every tree's total alike.
             shifted = (weight[b] - weight[b].min() + 1).numpy()
             dense = torch.full((length, length), INF, dtype=torch.float64)
             dense[edges[:, 0], edges[:, 1]] = dense[edges[:, 1], edges[:, 0]] = torch.from_numpy(shifted)
@@ -131,7 +131,7 @@ def test_known_shapes(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_negative_zero_ties_with_zero(dtype, backend):
-    # A square: of four equal edges the one with the highest index is left out.
+    # Of the four equal edges of a square, the tree leaves out the one with the highest index.
     weight = torch.tensor([[0.0, -0.0, 0.0, -0.0], [-0.0, 0.0, -0.0, 0.0]], dtype=dtype)
     tree = minimum_spanning_tree(weight, 2, 2, backend=backend)
     assert tree.parent.tolist() == [[0, 0, 0, 1]] * 2

@@ -93,7 +93,7 @@ def test_non_finite_weights_neither_hang_nor_break_the_tree(shape):
         weight[1, ::3] = bad
         weight[2] = bad
         weight[3, count // 2] = bad
-        # What the definition says: the order of (weight, index) with NaN after infinity.
+        # By the definition edges are ordered by (weight, index), with NaN after infinity.
         both = torch.stack([weight.isnan().float(), torch.nan_to_num(weight, 0.0, INF, -INF)])
         order = torch.stack(
             [torch.tensor(sorted(range(count), key=lambda e, b=b: tuple(both[:, b, e].tolist()))) for b in range(4)]

@@ -1,4 +1,4 @@
-"""The selective subtree scan off the GPU: its definition, every gradient, dtypes, compilation, errors."""
+"""The subtree scan on the CPU: its definition, every gradient, dtypes, compilation, errors."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The operators in ONNX's standard operators, run by onnxruntime, against the kernels; every size is free."""
+"""The operators' forms in ONNX, run by onnxruntime, against the kernels; every size is free."""
 
 import importlib
 
@@ -47,7 +47,7 @@ def convert(function, inputs, free):
 
 
 def test_spanning_tree():
-    """Trees and breadth-first orders exactly, where many weights are equal too."""
+    """Trees and breadth-first orders are exactly equal, also where many weights are."""
 
     def grow(edge_weight, grid, root):
         tree = minimum_spanning_tree(edge_weight, *grid.shape, root=root)
@@ -88,7 +88,7 @@ def test_quadtree_order():
 
 
 def test_tree_scan():
-    """Both passes and the first alone, on trees of random weights and on a path of the greatest depth."""
+    """Both passes, and the first alone, on trees of random weights and on a path, the deepest tree."""
 
     def scan(u, weight, parent):
         return tuple(torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, both) for both in (True, False))
@@ -111,7 +111,7 @@ def test_tree_scan():
 
 @pytest.mark.parametrize(("directions", "states"), [(2, 1), (4, 3)])
 def test_selective_scan(directions, states):
-    """Lengths that fill the chunks and that do not; states shared by groups of directions."""
+    """Lengths that fill the chunks, and lengths that do not; directions that share an input."""
     reverse = [k % 2 == 1 for k in range(directions)]
 
     def scan(u, delta, A, B, C, D, bias, order):

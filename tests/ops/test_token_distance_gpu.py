@@ -40,14 +40,14 @@ def test_strides_operator_rules_and_graph_replay():
         static.copy_(value)
     graph.replay()
     assert torch.equal(replayed, expected)
-    assert token_distances(*values, reach=5).shape == (2, 5 * 40 - 15)  # PyTorch's operations
+    assert token_distances(*values, reach=5).shape == (2, 5 * 40 - 15)  # by PyTorch's operators
     none = token_distances(x[:0], delta[:0], bias, B[:0], start[:0], end[:0])
     assert none.shape == (0, 3 * 40 - 6)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 33, 513, 2048, 2679, 5000])
 def test_trees_of_sequences_are_those_of_the_cpu(length):
-    # In shared memory up to some 2,700 tokens, in global memory beyond; equal weights too.
+    # The kernel works in shared memory up to some 2,700 tokens, and in global memory beyond.
     edges = token_edges(length, 3)
     generator = torch.Generator().manual_seed(length)
     root = torch.tensor([length - 1, 0, length // 2])

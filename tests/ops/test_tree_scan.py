@@ -57,7 +57,7 @@ def test_kernel_equals_reference(shape, direction, channels):
 def test_kernel_equals_reference_where_the_channels_are_cut_to_fit_the_cache():
     vertices = torch.arange(23_000).unsqueeze(0)
     tree = Tree((torch.rand(vertices.shape) * vertices).long(), vertices)
-    u, weight = inputs(tree, 96)  # twice 23,000 × 96 doubles of scratch in the backward pass
+    u, weight = inputs(tree, 96)  # the backward pass needs twice 23,000 × 96 doubles of scratch
     expected = scan_and_gradients(u, weight, tree, "both", "reference")
     for name, value in scan_and_gradients(u, weight, tree, "both", "cpu").items():
         assert_close(value, expected[name], name)
@@ -109,7 +109,7 @@ def test_on_a_chain_it_is_two_selective_scans(backend):
         return x.transpose(1, 2).contiguous()
 
     source = delta * u
-    # The edge between t - 1 and t carries weight_t below root 0: the scan from the far end meets it one step later.
+    # With root 0 the edge between t - 1 and t carries weight_t. The scan from the far end meets that edge a step later.
     toward_root = torch.cat([weight[..., 1:], torch.ones_like(weight[..., :1]) * 0.5], dim=-1)
     forward = recurrence(weight, source, reverse=False)
     backward = recurrence(toward_root, source, reverse=True)
@@ -122,7 +122,7 @@ def test_on_a_chain_it_is_two_selective_scans(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_up_on_a_chain_is_mambas_recurrence(backend):
-    # Root at the last token; the edge from t up to t + 1 carries the decay of t + 1.
+    # The root is the last token, and the edge from t up to t + 1 carries the decay of t + 1.
     length = 20
     decay, source = torch.rand(2, 1, length, 4, dtype=torch.float64)
     line = torch.arange(length).unsqueeze(0)
@@ -145,7 +145,7 @@ def test_the_operator_is_symmetric(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_root_and_any_order_give_the_same_sum(backend):
-    """The sum over paths does not know the root, as long as every edge keeps its weight."""
+    """The sum over paths does not depend on the root, as long as every edge keeps its weight."""
     parent = random_parents(12, 7)
     first = stack([parent])
     edge_weight = torch.rand(12, 12, 3, dtype=torch.float64)

@@ -52,7 +52,7 @@ def test_pieces_of_large_trees_equal_cpu(parents, direction, channels):
 
 
 def test_pieces_equal_whole_walks():
-    tree = grid_tree(1, 32, 32)  # so many at once are not cut
+    tree = grid_tree(1, 32, 32)  # one tree is cut into pieces, and 40 at once are not
     many = Tree(*(x.expand(40, -1) for x in tree))
     for direction in DIRECTIONS:
         u, weight, g = torch.rand(3, 1, 1024, 32, dtype=torch.float64).cuda()

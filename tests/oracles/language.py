@@ -1,4 +1,4 @@
-"""MambaTree-L's mixer as the specification reads, by dense sums over trees; one row, float64, no tensor tricks.
+"""MambaTree-L's mixer, literally as the paper describes it: one row at a time, in float64, by dense sums over trees.
 
 Written from the paper (section 3.3, Algorithm 2) and from the recurrences alone: Kruskal's algorithm on explicit inputs
 of D·N channels, and h_i = Σ_j (∏ decays on the way up from j to i) u_j over all pairs.
@@ -48,7 +48,7 @@ def dense_tree(u, decay, parent, rule):
 
 
 def mixer_output(mixer, hidden, context, scale, rule="next"):
-    """[L, C], what the mixer makes of one row whose first ``context`` tokens are the prompt."""
+    """The mixer's output [L, C] for one row whose first ``context`` tokens are the prompt."""
     x, z, delta, A, B, C = projections(mixer, hidden)
     decay = torch.exp(delta.unsqueeze(-1) * A)
     u = (delta * x).unsqueeze(-1) * B.unsqueeze(1)

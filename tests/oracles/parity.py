@@ -12,8 +12,8 @@ from ssm_core.testing import relative_error
 
 Outputs = Tensor | list[Tensor]
 Forward = Callable[[dict[str, Tensor], Tensor], Outputs]
-# The gradient of the predictor's last bias adds up terms of four quadrants that nearly cancel, as the gradients of a
-# softmax do: its rounding is measured against the gradient of the whole layer.
+# The gradient of the predictor's last bias is a sum over four quadrants that nearly cancels, as gradients of a softmax
+# do. So its error is measured relative to the gradient of the whole layer.
 CANCELLING = "predictor.fc4.bias"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -40,7 +40,7 @@ def errors_against_oracle(
     dtype: torch.dtype,
     **overrides: Any,
 ) -> dict[str, float]:
-    """Relative errors of the converted model against the oracle in float64: of outputs, images' and all gradients."""
+    """Relative errors of the converted model to the oracle in float64: of the outputs and of all gradients."""
     weights, images = make_weights(shapes, seed), make_images(2, *size, seed)
     converted = convert(weights, released, build, **overrides)
     model = build(**converted.arguments).to(dtype).eval()

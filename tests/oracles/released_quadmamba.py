@@ -110,7 +110,7 @@ def _scan_both_ways(w: Weights, op: str, sequence: Tensor, forward: int, backwar
 
 
 def _slots(height: int, width: int, windows: int) -> Tensor:
-    """Place of each token when windows x windows equal windows are read in raster order, each row by row."""
+    """The place of each token when windows × windows equal windows are read in raster order, each row by row."""
     slots = torch.empty(height, width, dtype=torch.long)
     tall, wide = height // windows, width // windows
     for row in range(height):
@@ -140,7 +140,7 @@ def _quadtree_scan(w: Weights, op: str, x: Tensor, shift: tuple[int, int], globa
     soft = _quadrant_scores(w, f"{op}.score_predictor", x, global_context).softmax(-1)
     hard = F.one_hot(soft.argmax(-1), 4).to(soft)
     choice = hard + soft - soft.detach()
-    # The score was taken before the shift and its mask is laid over the shifted tokens: so it is in the released code.
+    # As in the released code, the score comes from before the shift, and its mask is laid over the shifted tokens.
     mask = choice.reshape(batch, 2, 1, 2, 1).expand(batch, 2, height // 2, 2, width // 2).reshape(batch, -1, 1)
     tokens = x.roll(shift, (1, 2)).reshape(batch, -1, inner)
     coarse, fine = _slots(height, width, 2), _slots(height, width, 4)

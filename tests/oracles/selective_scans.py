@@ -31,14 +31,14 @@ def make_order(batch, directions, length, one_order=False, device="cpu"):
 
 
 def run_with_gradients(inputs, **options):
-    """y and the gradients of the inputs, for an upstream gradient that is the same in every call."""
+    """y and the gradients of the inputs, for the same upstream gradient in every call."""
     x = inputs[0]
     g = torch.linspace(-1, 2, x.numel(), dtype=torch.float64, device=x.device).to(x.dtype).view_as(x)
     return with_gradients(lambda *values: directional_scan(*values, **options), inputs, g)
 
 
 def operator_arguments(device):
-    """Arguments of the operator beneath, with all its inputs and with the optional ones left out."""
+    """Arguments of ``torch.ops.ssm_core.selective_scan``, with all inputs and without the optional ones."""
     x, delta, A, B, C, D, bias = make_inputs(2, 5, 3, 2, 2, dtype=torch.float32, device=device)
     scanned = (x.unsqueeze(1), delta, A, B, C)
     yield (*scanned, D, bias, make_order(2, 2, 5, device=device), [False, True], True)

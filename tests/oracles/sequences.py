@@ -8,7 +8,7 @@ NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C"
 
 
 def sequence_tree(batch, length, reach=3, seed=0):
-    """What random weights make of a prompt: rooted at its last token, mostly a path, with short branches."""
+    """The trees of a prompt with random weights, rooted at the last token: paths with short branches."""
     generator = torch.Generator().manual_seed(seed)
     edges = token_edges(length, reach)
     weight = torch.rand(batch, len(edges), generator=generator)

@@ -58,7 +58,7 @@ def random_parents(length, seed):
 
 
 def grid_tree(batch, height, width, seed=0):
-    """What random weights make of a grid."""
+    """The spanning trees of a grid with random weights."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(batch, num_edges(height, width), generator=generator)
     return minimum_spanning_tree(weight, height, width, root=height * width // 3)
@@ -72,7 +72,7 @@ TREES = {
     "stars": stack([[0] * 7, [3] * 7]),
     "random": stack([random_parents(11, seed) for seed in range(5)]),
 }
-# Of more vertices than a warp has threads, for kernels against each other.
+# With more vertices than a warp has threads, to compare kernels with each other.
 LONGER_TREES = {
     "one vertex": TREES["one vertex"],
     "two vertices": TREES["two vertices"],
@@ -95,9 +95,9 @@ def renumbered(parent, seed=0):
 
 
 def large_trees():
-    """Parents of two samples a kind, of trees that a GPU cuts into pieces.
+    """The parents of two trees of each kind, which a GPU cuts into pieces.
 
-    They are without a fork, with all forks at once, with long teeth, and with many branches at one vertex.
+    Kinds are a path, a star, a comb with long teeth, a spider with many long legs, and a random tree.
     """
     kinds = {
         "snake": [max(v - 1, 0) for v in range(9000)],
@@ -118,7 +118,7 @@ def inputs(tree, channels, dtype=torch.float64, weight_dtype=None, grad=True):
 
 
 def scan_and_gradients(u, weight, tree, direction, backend, g=None):
-    """The tree scan's result and gradients by name, for ``g`` or for one that is the same in every call."""
+    """The tree scan's result and gradients by name, for the upstream gradient ``g``, or for one that never changes."""
     if g is None:
         g = torch.cos(torch.arange(u.numel(), dtype=torch.float64)).view(u.shape).to(u)
     scan = partial(tree_scan, tree=tree, direction=direction, backend=backend)

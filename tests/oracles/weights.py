@@ -1,4 +1,4 @@
-"""Weights and images for the oracles, from numpy's frozen ``RandomState``: the same on every machine."""
+"""Weights and images for the oracles, the same on every machine, from NumPy's frozen ``RandomState``."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values under which every parameter matters: nothing at its neutral value, nothing that saturates."""
+    """Values that make every parameter matter: none is neutral, and none saturates anything."""
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.array(7, dtype=np.int64)
@@ -30,7 +30,7 @@ def _values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np
 
 
 def make_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """A float64 state dict of these shapes, drawn name by name in alphabetical order from ``RandomState(seed)``."""
+    """A float64 state dict of these shapes, drawn from ``RandomState(seed)`` by name in alphabetical order."""
     rng = np.random.RandomState(seed)
     drawn = {name: torch.from_numpy(np.asarray(_values(rng, name, shapes[name]))) for name in sorted(shapes)}
     return {name: drawn[name] for name in shapes}

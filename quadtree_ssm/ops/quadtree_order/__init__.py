@@ -154,16 +154,7 @@ def straight_through_output(
 ) -> Tensor:
     """Return ``y``, and in the backward pass give ``mask`` the gradient of fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m).
 
-    Args:
-        y: output of the scan, at the tokens' own places.
-        mask: as in :func:`straight_through_input`, and so are the other arguments.
-        choice: the chosen quadrant, int64.
-        height: rows of the map.
-        width: columns of the map.
-        shift: as in :func:`quadtree_order`.
-
-    Raises:
-        ValueError: an argument does not fit; the message says which.
+    Arguments and errors are those of :func:`straight_through_input`, with ``y`` the output of the scan.
     """
     _check_mask("straight_through_output", y, mask, choice, height, width)
     return _StraightThrough.apply(y, mask, choice, height, width, shift, False)
