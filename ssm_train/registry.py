@@ -10,17 +10,21 @@ from mmengine.registry import root
 from mmengine.registry.registry import Registry
 
 SCOPE = "ssm_train"
-_FOLDERS = ("runtime", "data", "tasks")  # whose classes configs may name by their full path
+_FOLDERS = ("runtime", "data", "tasks")  # configs may name classes in these folders by their full path
 
 
 class ScopedRegistry(Registry):
-    """mmengine's registry, which also finds classes of this package by their full path.
+    """mmengine's registry, extended to find classes of this package by their full path.
 
-    mmengine does that for any package but those that have a registry.
+    mmengine finds such classes in every package, except in those that have a registry of their own.
     """
 
     def get(self, key: str) -> type | None:
-        """The class of a name or path, with or without the scope before it."""
+        """Find the class of a name or of a full path; the scope before it may be left out.
+
+        Raises:
+            RuntimeError: the path leads to no class. mmengine's registry raises the same.
+        """
         module, _, name = key.removeprefix(f"{SCOPE}.").rpartition(".")
         if module.split(".")[0] not in _FOLDERS:
             return super().get(key)
@@ -28,7 +32,7 @@ class ScopedRegistry(Registry):
             return getattr(import_module(f"{SCOPE}.{module}"), name)
         except (AttributeError, ModuleNotFoundError) as error:
             if isinstance(error, AttributeError) or error.name.startswith(SCOPE):
-                raise RuntimeError(f"there is no {key}") from error  # as mmengine does
+                raise RuntimeError(f"there is no {key}") from error
             raise
 
 
@@ -37,7 +41,14 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 LOOPS = _child(root.LOOPS, "runtime.loops")
-HOOKS = _child(root.HOOKS, "runtime.hooks", "tasks.pictures", "tasks.language.text_samples")
+HOOKS = _child(
+    root.HOOKS,
+    "runtime.hooks",
+    "tasks.class_count",
+    "tasks.pictures",
+    "tasks.language.extra_evaluation",
+    "tasks.language.text_samples",
+)
 DATASETS = _child(root.DATASETS, "data.datasets", "data.datasets.text")
 TRANSFORMS = _child(root.TRANSFORMS, "data.transforms")
 MODELS = _child(
@@ -54,7 +65,8 @@ VISUALIZERS = _child(root.VISUALIZERS, "runtime.trackers.visualizer")
 VISBACKENDS = _child(root.VISBACKENDS, "runtime.trackers.backends", "runtime.trackers.wandb")
 FUNCTIONS = _child(root.FUNCTIONS, "data.collate", "data.datasets.text")
 
-# These hold nothing of ours. mmengine would warn at every look-up in a registry that lacks the default scope.
+# These registries hold no class of this project. Without them mmengine would warn at every look-up, because they would
+# lack the default scope.
 RUNNERS = _child(root.RUNNERS)
 RUNNER_CONSTRUCTORS = _child(root.RUNNER_CONSTRUCTORS)
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS)

@@ -1,1 +1,1 @@
-"""What other packages need before they can be used here: mmcv without compiled operators, and a quicker start."""
+"""What other packages need before this project can use them, one package a module."""

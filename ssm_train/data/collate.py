@@ -1,41 +1,99 @@
-"""Batches of images."""
+"""Batches: how samples become one, and what a batch says about its samples.
+
+A batch has one of two forms. :func:`collate_images` makes dictionaries of tensors, and mmengine makes lists of data
+samples (``BaseDataElement``). Only this module tells them apart.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils.data import default_collate
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset, default_collate
 
 from ssm_core.errors import ConfigError
 from ssm_train.registry import FUNCTIONS
 
+UNREADABLE_KEY = "unreadable"  # where a sample says what was wrong with the one that it replaces
+
 
 @FUNCTIONS.register_module()
 def collate_images(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack samples; of ``unreadable`` only what says something is kept, under the sample's place in the batch.
+    """Stack samples; of their ``unreadable`` texts, keep those that are not empty, by the sample's place in the batch.
 
-    A list with a text for every image would cost more time to pin and to move to the device than the images.
+    A list with one text for every image would take longer to pin and to move to the device than the images.
+
+    Args:
+        samples: samples of an :class:`.ImageDataset`.
+
+    Returns:
+        ``inputs`` [B, C, H, W], and ``data_samples`` with tensors [B] and the dictionary ``unreadable``.
     """
     batch = default_collate(
         [{**sample, "data_samples": _without_problem(sample["data_samples"])} for sample in samples]
     )
-    problems = (sample["data_samples"]["unreadable"] for sample in samples)
-    batch["data_samples"]["unreadable"] = {place: problem for place, problem in enumerate(problems) if problem}
+    problems = (sample["data_samples"][UNREADABLE_KEY] for sample in samples)
+    batch["data_samples"][UNREADABLE_KEY] = {place: problem for place, problem in enumerate(problems) if problem}
     return batch
 
 
-def problems_of(
-    data_samples: Mapping[str, Any],
-) -> Mapping[int, str]:
-    """What was unreadable in a batch: the place of a replaced sample, and what was wrong with it.
+def problems_of(data_samples: Mapping[str, Any]) -> Mapping[int, str]:
+    """The problems in a batch of :func:`collate_images`, by the places of the samples that had to be replaced.
+
+    Args:
+        data_samples: the ``data_samples`` of the batch.
 
     Raises:
-        ConfigError: the batch is from another function.
+        ConfigError: another function collated the batch.
     """
-    problems = data_samples["unreadable"]
+    problems = data_samples[UNREADABLE_KEY]
     if not isinstance(problems, Mapping):
         raise ConfigError('a data loader of images needs collate_fn=dict(type="ssm_train.collate_images")')
     return problems
 
 
+def data_samples_of(batch: Mapping[str, Any]) -> list[BaseDataElement]:
+    """All of mmengine's data samples in a sample or a batch; an empty list if it has another form.
+
+    Test-time augmentation gives several for each image.
+    """
+    found, rest = [], [batch.get("data_samples")]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, BaseDataElement):
+            found.append(item)
+        elif isinstance(item, list | tuple):
+            rest += reversed(item)
+    return found
+
+
+def unreadable_in(batch: Mapping[str, Any]) -> list[str]:
+    """What was wrong with each sample of a batch that had to be replaced; the batch may have either form.
+
+    Raises:
+        ConfigError: see :func:`problems_of`.
+    """
+    samples = batch["data_samples"]
+    if isinstance(samples, Mapping):
+        return list(problems_of(samples).values())
+    problems = (sample.metainfo.get(UNREADABLE_KEY) for sample in data_samples_of(batch))
+    return [problem for problem in problems if problem]
+
+
+def names_in(batch: Mapping[str, Any], places: Sequence[int], dataset: Dataset) -> list[str]:
+    """Names of some samples of a batch for messages; an empty list if they have none.
+
+    Args:
+        batch: a batch of either form.
+        places: places of the samples in the batch.
+        dataset: the dataset that the batch was loaded from.
+    """
+    samples = batch.get("data_samples")
+    if isinstance(samples, Mapping) and "index" in samples and hasattr(dataset, "name"):
+        return [dataset.name(int(samples["index"][place])) for place in places]
+    if isinstance(samples, list):
+        return [str(samples[place].get("img_path")) for place in places]
+    return []
+
+
 def _without_problem(data_sample: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data_sample.items() if key != "unreadable"}
+    return {key: value for key, value in data_sample.items() if key != UNREADABLE_KEY}

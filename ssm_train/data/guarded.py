@@ -1,25 +1,25 @@
-"""Bad samples of detection and segmentation data: passed over and named, instead of ending an epoch."""
+"""Datasets of mmengine's kind with bad samples, which are replaced and named instead of ending an epoch."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
-from mmengine.structures import BaseDataElement
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.collate import UNREADABLE_KEY, data_samples_of
 from ssm_train.data.images import UNREADABLE, check_whole, reason
 
-# What transforms raise over a bad file, beside what decoders raise.
+# The exceptions that a bad file causes in decoders and in transforms.
 _FAULTS = (*UNREADABLE, TypeError, AttributeError, KeyError, IndexError)
-# More bad samples in a row than this are no accident: the config's pipeline or the folder is wrong.
+# If this many samples in a row are bad, the pipeline or the folder in the config is wrong, not the files.
 _LIMIT = 50
 _MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
-MARK = "unreadable"  # the metainfo of a replaced sample
 
 
 def guarded(dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip") -> Dataset:
-    """A dataset of mmengine's kind in a :class:`GuardedDataset`; ours look after themselves.
+    """Wrap a dataset of mmengine's kind in a :class:`GuardedDataset`, and return any other as it is.
+
+    The datasets of this project replace their own bad samples.
 
     Args:
         dataset: any dataset.
@@ -31,13 +31,14 @@ def guarded(dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip") -> 
 class GuardedDataset(Dataset):
     """A dataset of mmengine's kind whose bad samples are replaced by the next good ones.
 
-    Bad is an image that is missing, empty or cut off, a label map of another size than its image or with labels that
-    are no class, and whatever else the pipeline stumbles over. A replaced sample says what was wrong in its metainfo
-    ``unreadable``: training counts it, and evaluation leaves it out.
+    A sample is bad if its image is missing, empty or cut off. It is bad if its label map has another size than the
+    image, or has labels that are no class of the dataset. It is also bad if the pipeline fails on it in any other way.
+    The sample that replaces it says what was wrong in its metainfo ``unreadable``. Training counts such samples, and
+    evaluation leaves them out.
 
     Args:
-        dataset: gives ``{"inputs": ..., "data_samples": ...}``, as mmdet's and mmseg's do.
-        unreadable: ``"skip"`` as above; ``"raise"`` stops at the first.
+        dataset: a dataset whose samples are ``{"inputs": ..., "data_samples": ...}``.
+        unreadable: ``"skip"`` replaces bad samples, ``"raise"`` stops at the first.
 
     Raises:
         ConfigError: ``unreadable`` is something else.
@@ -50,7 +51,7 @@ class GuardedDataset(Dataset):
         self.unreadable = unreadable
 
     def __getattr__(self, name: str) -> Any:
-        # As in SeededDataset: unpickling asks for dunder names before there is an inner dataset.
+        # Unpickling asks for dunder names before the inner dataset exists. Without this check it would recurse.
         if name.startswith("__") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -59,6 +60,11 @@ class GuardedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
+        """The sample at an index, or the next good one.
+
+        Raises:
+            DataError: the sample is bad and ``unreadable`` is ``"raise"``, or no good sample follows within 50.
+        """
         problem = ""
         for step in range(min(len(self), _LIMIT)):
             candidate = (index + step) % len(self)
@@ -71,12 +77,12 @@ class GuardedDataset(Dataset):
                 problem = problem or f"{self.name(candidate)} ({words})"
                 continue
             for data_sample in data_samples_of(sample):
-                data_sample.set_metainfo({MARK: problem})
+                data_sample.set_metainfo({UNREADABLE_KEY: problem})
             return sample
         raise DataError(f"not one of {min(len(self), _LIMIT)} images in a row can be used, the first being {problem}")
 
     def name(self, index: int) -> str:
-        """The file of a sample, or its place in the dataset."""
+        """The file of a sample, or its index in the dataset where it has none."""
         return str(self.dataset.get_data_info(index).get("img_path", f"number {index}"))
 
     def _load(self, index: int) -> dict:
@@ -88,26 +94,23 @@ class GuardedDataset(Dataset):
         return sample
 
 
-def data_samples_of(batch: Mapping) -> list[BaseDataElement]:
-    """The data samples in a sample or a batch, several for each image under test-time augmentation; none of others."""
-    found, rest = [], [batch.get("data_samples")]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, BaseDataElement):
-            found.append(item)
-        elif isinstance(item, list | tuple):
-            rest += reversed(item)
-    return found
-
-
 def check_labels(sample: dict, classes: int, ignored: int) -> None:
-    """Raise a ``ValueError`` unless the label map of a segmentation sample fits its image and its dataset's classes."""
+    """Check that the label maps of a sample fit their images and the classes of the dataset.
+
+    Args:
+        sample: a sample of mmengine's kind. One without label maps passes.
+        classes: the number of classes.
+        ignored: the label of pixels that belong to no class.
+
+    Raises:
+        ValueError: a label map has another size than its image, or a label that is no class.
+    """
     for number, data_sample in enumerate(data_samples_of(sample)):
         if "gt_sem_seg" not in data_sample:
             continue
         labels = data_sample.gt_sem_seg.data
         inputs = sample["inputs"][number] if isinstance(sample["inputs"], list) else sample["inputs"]
-        # In training it is transformed with the image; in tests it keeps the size that the image had.
+        # Training transforms a label map with its image. Testing leaves it in the size of the image file.
         allowed = (tuple(inputs.shape[-2:]), tuple(data_sample.metainfo.get("ori_shape", ())))
         if labels.ndim != 3 or tuple(labels.shape[-2:]) not in allowed:
             raise ValueError(f"its label map is {tuple(labels.shape)} and the image {tuple(inputs.shape)}")

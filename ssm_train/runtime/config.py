@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+from mmengine.config.utils import ConfigParsingError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.runtime.config_check import check_config, possible_keys
 from ssm_train.runtime.launching import Launcher
-
-# For `mmseg::` in `_base_` mmengine asks for a distribution named mmsegmentation, and that of PyPI is
-# onedl-mmsegmentation; the module's own name is found whichever is installed.
-MODULE2PACKAGE["mmseg"] = "mmseg"
 
 # What running a faulty config file, or merging it with its bases, raises.
 _FAULTS = (

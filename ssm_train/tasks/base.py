@@ -163,6 +163,14 @@ class ImageTask(Task):
         """Channels of the model's images."""
         return self.cfg.model.backbone.get("in_chans", 3)
 
+    @abstractmethod
+    def class_counts(self, model: nn.Module) -> dict[str, int]:
+        """The numbers of classes that the outputs of a model are made for, by their keys in the config.
+
+        Args:
+            model: a model of this config, without wrappers.
+        """
+
     def labels(self, meta: dict[str, Any]) -> Labels:
         """Classes and palette: those that a checkpoint was trained with, else those of the config's test data.
 
@@ -242,6 +250,7 @@ class PipelineTask(ImageTask):
     """A task with mmdet's or mmseg's pipelines and visualizers."""
 
     drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions that were selected
+    without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
 
     @cached_property
     def pipeline(self) -> Compose:
@@ -256,6 +265,15 @@ class PipelineTask(ImageTask):
         settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
         with building_in_scope(self.scope):
             return VISUALIZERS.build(settings)
+
+    def class_counts(self, model: nn.Module) -> dict[str, int]:
+        """The numbers of classes that the heads are made for, see :meth:`ImageTask.class_counts`."""
+        return {
+            f"model.{name}.num_classes": module.num_classes
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "num_classes", None), int)
+            and name.split(".")[0] not in ("", *self.without_classes)
+        }
 
     def prepare(self, path: Path) -> dict[str, Any]:
         """A sample of an image file, without annotations."""

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ssm_train.apis.analyse import count_cost
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
-from ssm_train.runtime.hooks.class_count import class_counts
+from ssm_train.tasks import image_task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 model_zoo = load_tool("analysis/model_zoo")
@@ -80,7 +80,7 @@ def entries():
 def test_loads_and_builds(name, entries):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
-    assert set(class_counts(model).values()) == {classes_of(cfg)}
+    assert set(image_task_of(cfg).class_counts(model).values()) == {classes_of(cfg)}
     for part in ("train", "val", "test"):
         assert f"{part}_dataloader" in cfg
         assert f"{part}_cfg" in cfg

@@ -12,7 +12,7 @@ from torch import nn
 
 from ssm_core.errors import MissingPackageError
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.hooks.class_count import class_counts
+from ssm_train.tasks import image_task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*mask-rcnn*.py") if "_base_" not in p.parts)
@@ -70,7 +70,7 @@ def test_every_variant_has_every_schedule():
 def test_builds(name):
     cfg = load_config(CONFIGS / name)
     model = build(cfg)
-    heads = class_counts(model)
+    heads = image_task_of(cfg).class_counts(model)
     assert set(heads.values()) == {80 if name in COCO else 1 if "nuclei" in name else 10}
     assert len(heads) == (6 if "cascade" in name else 2)
     assert {type(e).__name__ for e in model.modules() if "RoIExtractor" in type(e).__name__} == {"Float32RoIExtractor"}

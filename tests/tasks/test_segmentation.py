@@ -17,7 +17,8 @@ from torch._dynamo.utils import counters
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis import train as run
-from ssm_train.data.guarded import MARK, GuardedDataset, data_samples_of
+from ssm_train.data.collate import UNREADABLE_KEY, data_samples_of
+from ssm_train.data.guarded import GuardedDataset
 from ssm_train.runtime.config import load_config, with_test_augmentation
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
 
@@ -277,8 +278,8 @@ def test_bad_samples(tiles, tmp_path, how):
     guarded = GuardedDataset(dataset)
     first, second = guarded[0], guarded[1]
     assert torch.equal(first["inputs"], second["inputs"])
-    assert not second["data_samples"].metainfo[MARK]
-    named = first["data_samples"].metainfo[MARK]
+    assert not second["data_samples"].metainfo[UNREADABLE_KEY]
+    named = first["data_samples"].metainfo[UNREADABLE_KEY]
     assert named.startswith(guarded.name(0))
     with pytest.raises(DataError, match=f"cannot use the image .*{BAD[how]}"):
         GuardedDataset(dataset, "raise")[0]
@@ -311,7 +312,7 @@ def test_nothing_but_bad_samples(tiles, tmp_path):
 
 
 def test_samples_of_other_tasks_have_no_data_elements():
-    assert data_samples_of({"data_samples": {"label": torch.zeros(2), MARK: ["", ""]}}) == []
+    assert data_samples_of({"data_samples": {"label": torch.zeros(2), UNREADABLE_KEY: ["", ""]}}) == []
 
 
 def test_no_loading_process_is_left(tiles, tmp_path):

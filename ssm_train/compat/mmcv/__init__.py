@@ -1,9 +1,9 @@
-"""mmcv without its compiled operators: torchvision's take their place.
+"""mmcv without its compiled operators: torchvision's operators take their place.
 
-mmcv's wheels on PyPI have no operators, compiling them takes long and fails with recent versions of torch, and without
-them ``mmdet.models`` cannot be imported. :func:`install` adds a last resort to Python's import system: whoever imports
-``mmcv._ext`` where no compiled one is found gets :mod:`.operators` in its place. A compiled mmcv is found first, and
-nothing of this module is then ever run.
+mmcv's wheels on PyPI have no operators. Compiling them takes long and fails with recent versions of torch. Without them
+``mmdet.models`` cannot be imported. :func:`install` adds a last resort to Python's import system: an import of
+``mmcv._ext`` that finds no compiled module gets :mod:`.operators` instead. If mmcv is compiled, Python finds the
+compiled module first and never runs the code here.
 """
 
 import sys
@@ -18,7 +18,7 @@ EXTENSION = "mmcv._ext"
 
 
 class MissingOperatorError(UserError):
-    """An operator of mmcv was called that is neither compiled nor has a stand-in."""
+    """A model called an operator of mmcv that is not compiled and has no stand-in."""
 
     def __init__(self, name: str):
         super().__init__(
@@ -28,7 +28,7 @@ class MissingOperatorError(UserError):
 
 
 class _Fallback:
-    """Finds and loads the stand-in for the compiled module: a finder and a loader in Python's sense."""
+    """The finder and the loader of the stand-in, as :mod:`importlib` defines the two."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -40,20 +40,23 @@ class _Fallback:
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
-        from ssm_train.compat.mmcv import operators  # with torchvision, which only tasks with mmcv need
+        from ssm_train.compat.mmcv import operators  # imported late because it needs torchvision
 
         vars(module).update({name: getattr(operators, name) for name in operators.__all__})
         module.__getattr__ = _missing
 
 
 def install() -> None:
-    """Let ``mmcv._ext`` be imported where mmcv is not compiled; of no effect elsewhere, nor when called again."""
+    """Let ``mmcv._ext`` be imported where mmcv is not compiled. Calling this again has no effect."""
     if _Fallback not in sys.meta_path:
-        sys.meta_path.append(_Fallback)  # last, so that a compiled module is found before it
+        sys.meta_path.append(_Fallback)  # last in the list, so that Python finds a compiled module first
 
 
 def _missing(name: str) -> Callable[..., NoReturn]:
-    """What stands for any other operator: mmcv asks for all of them when it is imported, and models call few."""
+    """A stand-in for an operator without one, which raises when it is called.
+
+    mmcv looks all of its operators up when it is imported, but models call only a few of them.
+    """
     if name.startswith("__"):
         raise AttributeError(name)
 

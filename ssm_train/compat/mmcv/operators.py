@@ -1,7 +1,8 @@
-"""The operators of ``mmcv._ext`` that detectors need, by torchvision's; names and arguments are mmcv's.
+"""The operators of ``mmcv._ext`` that detectors need, computed by torchvision. Names and arguments are mmcv's.
 
-Like mmcv's, they write their results into tensors they are given. Boxes are ``(x1, y1, x2, y2)``; with ``offset`` 1,
-x2 and y2 are the last pixels inside, so that a width is ``x2 - x1 + 1``. Half types are computed in float32.
+Like mmcv's operators, they write their results into tensors that the caller passes. Boxes are ``(x1, y1, x2, y2)`` in
+pixels. With ``offset`` 1, x2 and y2 are the last pixels inside the box, so that its width is ``x2 - x1 + 1``. float16
+and bfloat16 are computed in float32.
 """
 
 from typing import Literal
@@ -27,19 +28,19 @@ __all__ = [
     "softnms",
 ]
 
-# mmcv's numbers.
+# The numbers by which mmcv passes these choices.
 HARD, LINEAR, GAUSSIAN = 0, 1, 2
 MAX_POOL = 0
 IOU = 0
 
 
 def get_compiler_version() -> str:
-    """What mmcv's report on the environment shows."""
+    """The compiler, as mmcv's report on the environment shows it."""
     return "none (torchvision's operators)"
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv's report on the environment shows."""
+    """The CUDA version, as mmcv's report on the environment shows it."""
     return f"none (torchvision's operators, CUDA {torch.version.cuda})"
 
 
@@ -53,12 +54,19 @@ def nms(
     iou_threshold: float,
     offset: Literal[0, 1],
 ) -> Tensor:  # [kept]
-    """Indices of the boxes left when each one drops those of lower scores that overlap it by more than the threshold.
+    """Non-maximum suppression: each kept box drops those of lower scores that overlap it by more than a threshold.
 
-    They come in the order of falling scores; of equal ones, the box that comes first goes first.
+    Args:
+        boxes: the boxes.
+        scores: their scores.
+        iou_threshold: intersection over union above which a box is dropped.
+        offset: 1 if x2 and y2 are the last pixels inside a box, else 0.
+
+    Returns:
+        Indices of the kept boxes by falling score. Among equal scores the lower index comes first.
     """
     boxes = _full(boxes)
-    # mmcv compares in the boxes' own precision: 0.3 is not the same number in both.
+    # mmcv compares in the precision of the boxes. 0.3 in float32 is another number than 0.3 in float64.
     threshold = torch.tensor(iou_threshold, dtype=boxes.dtype).item()
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
@@ -75,17 +83,17 @@ def softnms(
     method: int,
     offset: Literal[0, 1],
 ) -> Tensor:  # [kept]
-    """Soft-NMS (Bodla et al. 2017): overlapping boxes lose score instead of being dropped.
+    """Soft-NMS (Bodla et al. 2017): boxes that overlap a better one lose score instead of being dropped.
 
     Args:
         boxes: the boxes.
         scores: their scores.
-        dets: gets the kept boxes with their new scores, in the order in which they were taken.
-        iou_threshold: overlap from which on a score falls; the Gaussian has none.
+        dets: receives the kept boxes with their new scores, in the order in which they were kept.
+        iou_threshold: overlap from which on a score falls. The Gaussian method does not use it.
         sigma: variance of the Gaussian.
         min_score: a box whose score falls below it is dropped.
-        method: 0 drops the score to 0, 1 multiplies it by 1 - IoU, 2 by exp(-IoU² / sigma).
-        offset: see above.
+        method: 0 sets the score to 0, 1 multiplies it by 1 - IoU, 2 multiplies it by exp(-IoU² / sigma).
+        offset: 1 if x2 and y2 are the last pixels inside a box, else 0.
 
     Returns:
         Indices of the kept boxes.
@@ -113,9 +121,16 @@ def nms_match(
     dets: Tensor,  # [N, 5], on the CPU
     iou_threshold: float,
 ) -> list[list[int]]:
-    """Groups of boxes, each headed by one that :func:`nms` keeps and followed by those that it drops.
+    """Groups of boxes: a box that non-maximum suppression keeps, followed by the boxes that it drops.
 
-    Here an overlap equal to the threshold drops too.
+    Unlike in :func:`nms`, an overlap equal to the threshold drops a box too.
+
+    Args:
+        dets: boxes and, in the last column, their scores.
+        iou_threshold: intersection over union from which on a box is dropped.
+
+    Returns:
+        Indices of the boxes of each group.
     """
     values = _full(dets).numpy()
     corners, areas = values[:, :4], _areas(values[:, :4], 0)
@@ -134,7 +149,7 @@ def _areas(corners: np.ndarray, offset: int) -> np.ndarray:
 
 
 def _iou_of_one(corners: np.ndarray, areas: np.ndarray, one: int, others: np.ndarray, offset: int) -> np.ndarray:
-    """Overlap of one box with others; NaN, which no threshold is reached by, for two boxes without area."""
+    """Overlap of one box with others. It is NaN for two boxes without area, and NaN reaches no threshold."""
     top_left = np.maximum(corners[one, :2], corners[others, :2])
     bottom_right = np.minimum(corners[one, 2:], corners[others, 2:])
     inside = np.maximum(bottom_right - top_left + offset, 0).prod(axis=1)
@@ -150,7 +165,16 @@ def bbox_overlaps(
     aligned: bool,
     offset: Literal[0, 1],
 ) -> None:
-    """Overlaps of all pairs, or of the pairs at equal places: 0 over the union, 1 over the area of the first box."""
+    """Overlaps of all pairs of boxes, or of the pairs at equal indices.
+
+    Args:
+        bboxes1: the first boxes.
+        bboxes2: the second boxes.
+        ious: receives the overlaps.
+        mode: 0 divides the intersection by the union, 1 by the area of the first box.
+        aligned: whether only boxes at equal indices are compared.
+        offset: 1 if x2 and y2 are the last pixels inside a box, else 0.
+    """
     one, two = _full(bboxes1), _full(bboxes2)
     if not aligned:
         one = one[:, None]
@@ -177,19 +201,19 @@ def roi_align_forward(
 
     Args:
         input: the feature maps.
-        rois: the boxes, in units of the image.
-        output: gets the means.
-        argmax_y: for the maximum only.
-        argmax_x: for the maximum only.
-        aligned_height: h.
-        aligned_width: w.
-        spatial_scale: a feature map's size over the image's.
-        sampling_ratio: samples along each side of a bin; 0 for the bin's side in pixels, rounded up.
-        pool_mode: 1 for the mean.
-        aligned: whether a pixel's value is at its centre, half a pixel from its corner.
+        rois: the boxes, in pixels of the image.
+        output: receives the means.
+        argmax_y: unused; only the maximum needs it.
+        argmax_x: unused; only the maximum needs it.
+        aligned_height: number of rows of bins, h.
+        aligned_width: number of columns of bins, w.
+        spatial_scale: size of a feature map divided by the size of the image.
+        sampling_ratio: samples along each side of a bin; 0 takes one a pixel of the feature map, rounded up.
+        pool_mode: 1 for the mean; 0, the maximum, is not supported.
+        aligned: whether the value of a pixel belongs to its centre, half a pixel from its corner.
 
     Raises:
-        MissingOperatorError: the maximum is asked for.
+        MissingOperatorError: ``pool_mode`` asks for the maximum.
     """
     _check_mean(pool_mode)
     maps = _full(input)
@@ -212,10 +236,10 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` for the feature maps.
+    """Write the gradient of :func:`roi_align_forward` with respect to the feature maps into ``grad_input``.
 
     Raises:
-        MissingOperatorError: the maximum is asked for.
+        MissingOperatorError: ``pool_mode`` asks for the maximum.
     """
     _check_mean(pool_mode)
     grad = _full(grad_output)
@@ -240,15 +264,23 @@ def _check_mean(pool_mode: int) -> None:
 def sigmoid_focal_loss_forward(
     input: Tensor,  # [N, C]
     target: Tensor,  # [N]
-    weight: Tensor,  # of every class; empty for none
+    weight: Tensor,  # [C], or [0] for none
     output: Tensor,  # [N, C], written to
     gamma: float,
     alpha: float,
 ) -> None:
-    """Focal loss (Lin et al. 2017) of every class against the others; the target C is the background.
+    """Focal loss (Lin et al. 2017) of each class against all others, written into ``output``.
+
+    Args:
+        input: logits.
+        target: number of the true class, or C for the background.
+        weight: weights of the classes, which are not supported; an empty tensor.
+        output: receives the losses.
+        gamma: exponent that lowers the loss of easy examples.
+        alpha: weight of positive examples; negative ones have 1 - alpha.
 
     Raises:
-        MissingOperatorError: there are weights.
+        MissingOperatorError: ``weight`` is not empty.
     """
     output.copy_(_focal_loss(_full(input), target, weight, gamma, alpha))
 
@@ -256,15 +288,15 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor,  # [N, C]
     target: Tensor,  # [N]
-    weight: Tensor,  # of every class; empty for none
+    weight: Tensor,  # [C], or [0] for none
     grad_input: Tensor,  # [N, C], written to
     gamma: float,
     alpha: float,
 ) -> None:
-    """Derivative of each loss of :func:`sigmoid_focal_loss_forward` by its own logit.
+    """Write the derivative of each loss of :func:`sigmoid_focal_loss_forward` by its logit into ``grad_input``.
 
     Raises:
-        MissingOperatorError: there are weights.
+        MissingOperatorError: ``weight`` is not empty.
     """
     with torch.enable_grad():
         logits = _full(input.detach()).requires_grad_()

@@ -1,18 +1,14 @@
 """Hooks of the training loop, one a file."""
 
 from ssm_train.runtime.hooks.checkpoint import AtomicCheckpointHook
-from ssm_train.runtime.hooks.class_count import ClassCountHook
 from ssm_train.runtime.hooks.curves import CurvesHook
-from ssm_train.runtime.hooks.extra_evaluation import ExtraEvaluationHook
 from ssm_train.runtime.hooks.iteration_seed import IterationSeedHook
 from ssm_train.runtime.hooks.non_finite import NonFiniteHook
 from ssm_train.runtime.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
     "AtomicCheckpointHook",
-    "ClassCountHook",
     "CurvesHook",
-    "ExtraEvaluationHook",
     "IterationSeedHook",
     "NonFiniteHook",
     "UnreadableImagesHook",

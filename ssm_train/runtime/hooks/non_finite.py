@@ -1,6 +1,5 @@
-"""Stops a diverged run with the cause in one line and a state to continue from."""
+"""A hook that ends a diverged run with the cause in one line and a checkpoint to continue from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ssm_core.errors import DivergedError, NonFiniteError
 from ssm_core.weights import first_non_finite
+from ssm_train.data.collate import names_in
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.files import write_text_atomically
@@ -20,11 +20,11 @@ from ssm_train.runtime.runner import Runner, check_finite
 class NonFiniteHook(Hook):
     """Handles a :class:`NonFiniteError` raised by the optimizer wrapper, a model or the writing of a checkpoint.
 
-    The optimizer wrapper raises before it updates anything, so the state at hand is usually the last good one and is
-    saved. If something else made a weight NaN, the copy kept in memory is saved in its place.
+    The optimizer wrapper raises the error before it updates anything. The current state is therefore usually good, and
+    the hook saves it. If a weight is not finite, the hook saves an earlier copy from memory instead.
 
     Args:
-        interval: iterations from one copy in memory (of weights and optimizer state, on the host) to the next.
+        interval: iterations between two copies of the weights and the optimizer's state in the host's memory.
     """
 
     priority = "VERY_LOW"
@@ -39,7 +39,7 @@ class NonFiniteHook(Hook):
         self._keep(runner, runner.epoch, runner.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Remember the batch, to name it."""
+        """Remember the batch, whose images an error names."""
         self._batch = data_batch
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -51,9 +51,9 @@ class NonFiniteHook(Hook):
         """Save the last good state and say what happened.
 
         Raises:
-            DivergedError: always.
+            DivergedError: always, with the cause and the place of the checkpoint.
         """
-        number = min(runner.iter + 1, runner.max_iters)  # when an epoch's end is being saved, all have run
+        number = min(runner.iter + 1, runner.max_iters)  # all have run when the last checkpoint is written
         place = f"training stopped at iteration {number} (epoch {runner.epoch + 1})"
         rate = max(runner.optim_wrapper.get_lr()["lr"])
         cause = f"{error}; {self._blame(runner)}"
@@ -92,19 +92,10 @@ class NonFiniteHook(Hook):
 
     def _describe_batch(self, runner: Runner) -> str:
         batch = self._batch if isinstance(self._batch, dict) else {}
-        inputs, samples = batch.get("inputs"), batch.get("data_samples")
+        inputs = batch.get("inputs")
         if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
             return "is of another kind"
         bad = [number for number, image in enumerate(inputs) if not image.isfinite().all()]
         words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
-        names = _names(samples, bad or range(len(inputs)), runner.train_dataloader.dataset)
+        names = names_in(batch, bad or range(len(inputs)), runner.train_dataloader.dataset)
         return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
-
-
-def _names(samples: Any, numbers: Sequence[int], dataset: Any) -> list[str]:
-    """What some samples of a batch are called: by the dataset in classification, by their files in the other tasks."""
-    if isinstance(samples, dict) and "index" in samples and hasattr(dataset, "name"):
-        return [dataset.name(int(samples["index"][number])) for number in numbers]
-    if isinstance(samples, list):
-        return [str(samples[number].get("img_path")) for number in numbers]
-    return []

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
@@ -40,6 +40,10 @@ class Classification(ImageTask):
         settings = self._test_data().transform
         with building_in_scope(self.scope):
             return TRANSFORMS.build(settings)
+
+    def class_counts(self, model: nn.Module) -> dict[str, int]:
+        """The length of the network's output, see :meth:`.ImageTask.class_counts`."""
+        return {"model.backbone.num_classes": model.num_classes}
 
     def prepare(self, path: Path) -> dict[str, Any]:
         """A sample of an image file; its label means nothing."""

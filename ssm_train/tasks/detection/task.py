@@ -17,6 +17,8 @@ class Detection(PipelineTask):
 
     drawing: ClassVar[dict[str, Any]] = {"pred_score_thr": 0.0}  # what is unsure was left out before
 
+    without_classes: ClassVar[tuple[str, ...]] = ("backbone", "rpn_head")  # region proposals have no classes
+
     def default_size(self) -> Size:
         """Height and width. COCO's test images are 800 × 1333 at most, and figures are given for 800 × 1280."""
         size = super().default_size()
