@@ -1,1 +1,1 @@
-"""Reading data: datasets, images, transforms, batches, and making datasets. Nothing here knows a task."""
+"""Data: datasets, images, transforms, batches, and commands that prepare datasets. Nothing here knows a task."""

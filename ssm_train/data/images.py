@@ -1,4 +1,4 @@
-"""The one way to read an image: which files are images, how they are turned, and what makes one unreadable."""
+"""The one way to read an image: which files are images, how images are turned, and which are unreadable."""
 
 import os
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-# What decoders raise over a file that is no image. Pillow raises SyntaxError for broken PNGs, DecompressionBombError
-# (a bare Exception) for absurd sizes; OpenCV has an error of its own, and mmcv asserts that an image was decoded.
+# The exceptions that decoders raise for a file that is no image. Pillow raises SyntaxError for broken PNGs, and
+# DecompressionBombError, a direct subclass of Exception, for enormous sizes. OpenCV has an error of its own. mmcv
+# asserts that an image was decoded.
 UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, cv2.error, Image.DecompressionBombError)
 Mode = Literal["RGB", "L"]
 _END_OF_JPEG = b"\xff\xd9"
-_LONGEST = 8  # the longer side of a scaled image is at most so many sides of the square of the same area
+_LONGEST = 8  # a scaled image is at most this many times longer than the square of the same area
 
 
 def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = None) -> Image.Image:
@@ -26,17 +27,20 @@ def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = 
 
     Args:
         path: the file.
-        mode: ``"RGB"`` for three channels, ``"L"`` for a grey one.
-        max_megapixels: a larger image is refused before it is decoded.
+        mode: ``"RGB"`` for three channels, ``"L"`` for one.
+        max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
+            no limit.
 
     Raises:
         DataError: the image is too large.
-        OSError: the file cannot be read, or raises another of :data:`UNREADABLE`.
+        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`.
     """
     with Image.open(path) as image:
         if max_megapixels is not None and image.width * image.height > max_megapixels * 1e6:
             size = f"{image.width} × {image.height} pixels"
-            raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
+            raise DataError(
+                f"the image {Path(path).name} has {size}, and at most {max_megapixels:g} megapixels are taken"
+            )
         ImageOps.exif_transpose(image, in_place=True)
         return _in_eight_bits(image).convert(mode)
 
@@ -55,7 +59,7 @@ def read_image(
         path: see :func:`decode`.
         mode: see :func:`decode`.
         max_megapixels: see :func:`decode`.
-        title: what an error calls the image; its path if left out.
+        title: name of the image in an error; its path if left out.
 
     Raises:
         DataError: the image cannot be read, or it is too large.
@@ -67,7 +71,7 @@ def read_image(
 
 
 def reason(error: BaseException) -> str:
-    """Why an image is unreadable, on one line and without the path, which some exceptions repeat."""
+    """Why an image is unreadable: the text of an exception on one line, without the path that some of them repeat."""
     if isinstance(error, UnidentifiedImageError):
         return "it is no image"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -75,14 +79,21 @@ def reason(error: BaseException) -> str:
 
 
 def read_rgb(path: str | Path) -> np.ndarray:  # [H, W, 3] uint8
-    """:func:`read_image` as an array."""
+    """:func:`read_image` in mode RGB, as an array.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
     return np.asarray(read_image(path))
 
 
 def check_whole(path: str | os.PathLike) -> None:
-    """Raise an ``OSError`` unless an image file is there, not empty and, if a JPEG, not cut off.
+    """Check that an image file exists, is not empty and, if it is a JPEG, is not cut off.
 
-    OpenCV fills the missing part of a JPEG with grey and does not say so.
+    OpenCV fills the missing part of a JPEG with grey and gives no error.
+
+    Raises:
+        OSError: the file fails one of the checks.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,17 +104,21 @@ def check_whole(path: str | os.PathLike) -> None:
             raise OSError("the file is empty")
         file.seek(max(size - 2, 0))
         ending = file.read()
-    # Some encoders write more after the end. Only decoding tells then.
+    # Some encoders write more bytes after the end marker. Then only decoding shows whether the image is whole.
     if path.suffix.lower() in (".jpg", ".jpeg") and ending != _END_OF_JPEG:
         with Image.open(path) as image:
             image.load()
 
 
 def find_images(place: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
-    """The image at a place, or all images in and under a folder.
+    """The image file at a path, or all image files in a folder and its sub-folders, sorted.
+
+    Args:
+        place: a file or a folder.
+        extensions: endings of image files, in lower case.
 
     Raises:
-        DataError: there are none.
+        DataError: there is no image.
     """
     if place.is_file():
         return [place]
@@ -116,8 +131,13 @@ def find_images(place: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Pat
 def to_area(
     image: Image.Image,
     side: int,
-) -> np.ndarray:  # [H, W, 3], or [H, W] of a grey one; 0 … 1
-    """The image scaled to the area of a square of this side, with its proportions kept."""
+) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
+    """Scale an image to the area of a square, and keep its aspect ratio.
+
+    Args:
+        image: in mode RGB or L.
+        side: side of the square in pixels.
+    """
     scale = side / (image.width * image.height) ** 0.5
     width, height = (min(max(round(n * scale), MIN_SIDE), _LONGEST * side) for n in image.size)
     return to_array(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -126,11 +146,16 @@ def to_area(
 def to_square(
     image: Image.Image,
     side: int,
-) -> np.ndarray:  # [H, W, 3], or [H, W] of a grey one; 0 … 1
-    """The image's centre square, scaled to this side."""
+) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
+    """Crop the largest square in the centre of an image and scale it.
+
+    Args:
+        image: in mode RGB or L.
+        side: side of the result in pixels.
+    """
     return to_array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """Values between 0 and 1."""
+def to_array(image: Image.Image) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
+    """Convert an image in mode RGB or L to float32 values between 0 and 1."""
     return np.asarray(image, dtype=np.float32) / 255

@@ -1,4 +1,4 @@
-"""How a model's images are scaled: read from its config or its checkpoint, applied, and undone for pictures."""
+"""How the images of a model are scaled. It is read from a config or a checkpoint, applied, and undone for pictures."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from ssm_train.data.images import Mode
 
-_SIDE = 224  # of the square images that most classifiers are tested on
+_SIDE = 224  # pixels; where nothing says otherwise, models are tested on squares of this side
 
 
 class Preparation(NamedTuple):
-    """How a model's images are scaled.
+    """How the images of a model are scaled.
 
     Attributes:
-        mean: of every channel, of values between 0 and 1.
-        std: of every channel.
-        side: of the images that the model is tested on, in pixels.
+        mean: mean of every channel, for values between 0 and 1.
+        std: standard deviation of every channel, for values between 0 and 1.
+        side: side in pixels of the images that the model is tested on.
     """
 
     mean: tuple[float, ...]
@@ -33,14 +33,14 @@ class Preparation(NamedTuple):
 
     @property
     def mode(self) -> Mode:
-        """Pillow's mode of the images."""
+        """The mode that Pillow gives the images: ``"L"`` or ``"RGB"``."""
         return "L" if self.grey else "RGB"
 
     def inputs(
         self,
         image: np.ndarray,  # [H, W, 3] or [H, W], 0 … 1
     ) -> Tensor:  # [1, C, H, W]
-        """The image as the model takes it."""
+        """Scale an image and make it a batch of one."""
         pixels = torch.from_numpy(image).float().reshape(*image.shape[:2], -1).permute(2, 0, 1)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return ((pixels - mean) / std).unsqueeze(0).contiguous()
@@ -49,18 +49,19 @@ class Preparation(NamedTuple):
         self,
         inputs: Tensor,  # [C, H, W]
     ) -> np.ndarray:  # [H, W, C] or [H, W] uint8
-        """The picture of an input: the inverse of :meth:`inputs`, clipped."""
+        """The picture of a model input: the inverse of :meth:`inputs`, clipped to the range of the pixels."""
         mean, std = (torch.tensor(values, device=inputs.device).view(-1, 1, 1) for values in (self.mean, self.std))
         values = ((inputs.float() * std + mean).clip(0, 1) * 255).round().byte().permute(1, 2, 0)
         return values.squeeze(2).cpu().numpy() if values.shape[2] == 1 else values.cpu().numpy()
 
 
 def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Preparation:
-    """What a classifier's transform does to images.
+    """How a test transform scales images.
 
     Args:
-        transform: its config. ``mean`` and ``std`` are ImageNet's and ``size`` is 224 unless it has them.
-        channels: of the images, which decides how many of ImageNet's means are taken.
+        transform: config of the transform. Without ``mean`` and ``std`` ImageNet's values are taken, and without
+            ``size`` 224.
+        channels: number of channels of the images. Of ImageNet's values, this many are taken.
     """
     mean = tuple(transform.get("mean", IMAGENET_DEFAULT_MEAN[:channels]))
     std = tuple(transform.get("std", IMAGENET_DEFAULT_STD[:channels]))
@@ -68,13 +69,17 @@ def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Preparation
 
 
 def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> Preparation | None:
-    """What a model's config says of its inputs; None if neither it nor the transform says anything.
+    """How the config of a model says that its images are scaled.
 
-    Detectors and segmentors say it in their ``data_preprocessor``, classifiers in the transform of their test images.
+    The ``data_preprocessor`` of the model says it, if it has ``mean`` and ``std`` (of values between 0 and 255). In all
+    other models the transform of the test images says it.
 
     Args:
-        model: a whole model's config, or a backbone's.
-        transform: config of the test transform, None where there is none.
+        model: config of a model or of a backbone.
+        transform: config of the test transform, or None if there is none.
+
+    Returns:
+        The preparation, or None if neither of the two says anything.
     """
     inputs = model.get("data_preprocessor") or {}
     if "mean" in inputs and "std" in inputs:
@@ -86,6 +91,6 @@ def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> P
 
 
 def of_config(cfg: Mapping[str, Any]) -> Preparation | None:
-    """:func:`of_model` for a whole config, with the transform of its test data."""
+    """:func:`of_model` for the model of a config and the transform of its test data."""
     dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {})
     return of_model(cfg.get("model", {}), dataset.get("transform"))

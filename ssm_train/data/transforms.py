@@ -1,4 +1,4 @@
-"""Image transforms: timm's, under typed arguments."""
+"""timm's image transforms with typed arguments."""
 
 from typing import Literal
 
@@ -11,19 +11,20 @@ from ssm_train.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class TrainTransform:
-    """timm's training augmentation, then a normalised tensor.
+    """timm's training augmentation, followed by normalisation.
 
     Args:
         size: side of the square output in pixels.
-        scale: share of the image's area that the random crop takes, smallest and largest.
-        ratio: aspect ratio of the crop, smallest and largest.
+        scale: smallest and largest share of the image's area that the random crop takes.
+        ratio: smallest and largest aspect ratio of the crop.
         hflip: probability of a horizontal flip.
-        color_jitter: strength of brightness, contrast and saturation changes; timm drops it under ``auto_augment``.
-        auto_augment: timm's policy string, such as ``"rand-m9-mstd0.5-inc1"``.
-        random_erasing: probability of replacing a rectangle by noise.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"random"`` of the two.
-        mean: of every channel, subtracted.
-        std: of every channel, divided by.
+        color_jitter: strength of random changes of brightness, contrast and saturation. timm ignores it if
+            ``auto_augment`` is set.
+        auto_augment: policy in timm's notation, such as ``"rand-m9-mstd0.5-inc1"``; None for no policy.
+        random_erasing: probability that a rectangle of the image is replaced by noise.
+        interpolation: ``"bilinear"``, ``"bicubic"``, or ``"random"`` to choose one of the two for each image.
+        mean: mean of every channel, which is subtracted.
+        std: standard deviation of every channel, which the result is divided by.
     """
 
     def __init__(
@@ -61,17 +62,17 @@ class TrainTransform:
 
 @TRANSFORMS.register_module()
 class TestTransform:
-    """Resize, crop the centre, normalise.
+    """Resize an image, crop its centre and normalise it.
 
     Args:
         size: side of the square output in pixels.
         crop_ratio: share of the resized image's side that the crop keeps: 0.875 resizes to 256 for a crop of 224.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
-        mean: of every channel, subtracted.
-        std: of every channel, divided by.
+        mean: mean of every channel, which is subtracted.
+        std: standard deviation of every channel, which the result is divided by.
     """
 
-    __test__ = False  # pytest would collect it
+    __test__ = False  # without this pytest would collect the class as a test
 
     def __init__(
         self,

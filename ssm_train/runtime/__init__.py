@@ -1,1 +1,1 @@
-"""How a run goes: its config, runner, loops, hooks, optimizers, checkpoints and trackers. Nothing here knows a task."""
+"""What every run needs: config, runner, loops, hooks, optimizers, checkpoints, trackers. Nothing here knows a task."""

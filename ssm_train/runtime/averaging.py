@@ -1,4 +1,4 @@
-"""The averaged weights that are tested and published in place of the last ones."""
+"""Averages of the weights over training, which are tested and published in place of the last weights."""
 
 import torch
 from mmengine.model import ExponentialMovingAverage
@@ -10,17 +10,18 @@ from ssm_train.registry import MODELS
 
 @MODELS.register_module()
 class ForeachExponentialMovingAverage(ExponentialMovingAverage):
-    """mmengine's average of weights for its ``EMAHook``, updated by a few launches on the GPU instead of one a tensor.
+    """mmengine's exponential moving average for its ``EMAHook``, with a few kernel launches instead of one a tensor.
 
-    A small network has hundreds of tensors and a training step of a few milliseconds, of which mmengine's loop over
-    them takes a large part. Arguments are mmengine's; ``update_buffers=True`` averages buffers too, others are copied.
+    A small network has hundreds of tensors, and its training step takes a few milliseconds. mmengine's loop over the
+    tensors would take a large part of that. The arguments are mmengine's. ``update_buffers=True`` averages the buffers
+    too; otherwise the buffers are copied.
     """
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average in what ``model`` has now; the first time, copy it."""
+        """Add the current weights of ``model`` to the average; the first call copies them."""
         averaged = _tensors(self.module)
-        # The average may be kept on another device; where it is not, this moves nothing.
+        # The average may be on another device. If it is on the same one, ``to`` copies nothing.
         current = [new.to(mean.device) for mean, new in zip(averaged, _tensors(model), strict=True)]
         if self.steps == 0:
             torch._foreach_copy_(averaged, current)

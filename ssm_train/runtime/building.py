@@ -1,4 +1,4 @@
-"""Building objects from a config, so that whatever is wrong with the config becomes one sentence."""
+"""Building objects from a config, with an error of one sentence for everything that is wrong with the config."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from ssm_train.registry import SCOPE
 
 @contextmanager
 def building_from_config() -> Iterator[None]:
-    """Turn the many exceptions of constructors into one: their arguments came from a config.
+    """Turn every exception of a constructor into one error, because the arguments come from a config.
 
     Raises:
         ConfigError: a constructor refused its arguments.
@@ -26,30 +26,34 @@ def building_from_config() -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise MissingPackageError(str(error.name), "this config") from error
     except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
-        # A bare assertion has no message: its source line says what it asserts.
+        # An assertion without a message gets its source line as message.
         message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
         raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
 
 
 @contextmanager
 def building_in_scope(scope: str) -> Iterator[None]:
-    """:func:`building_from_config`, with types looked up in a registry scope first.
+    """:func:`building_from_config`, with a registry scope in which types are looked up first.
 
     Args:
         scope: see :func:`scope_of`.
+
+    Raises:
+        ConfigError: see :func:`building_from_config`.
+        MissingPackageError: see :func:`building_from_config`.
     """
     with DefaultScope.overwrite_default_scope(scope), building_from_config():
         yield
 
 
 def scope_of(cfg: Config) -> str:
-    """The registry scope in which a config's types are looked up: ``ssm_train``, ``mmdet`` or ``mmseg``."""
+    """The registry scope in which the types of a config are looked up: ``ssm_train`` unless it names another one."""
     return cfg.get("default_scope", SCOPE)
 
 
 def describe_model(model: Mapping) -> str:
-    """Short name of the model in a config: the backbone's type and variant."""
-    model = model.get("module", model)  # the model that is tested with augmentation
+    """A short name for the model in a config: the type and the variant of its backbone."""
+    model = model.get("module", model)  # a model for test-time augmentation wraps the trained one
     network = model.get("backbone", model)
     variant = network.get("arch", network.get("name"))
     kind = network.get("type", "model")

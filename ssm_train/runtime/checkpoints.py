@@ -1,4 +1,4 @@
-"""Checkpoint files of runs: written atomically, holding plain data only, found again in their folders.
+"""Checkpoint files of runs: reducing their content to plain data, writing them atomically and finding the newest.
 
 :mod:`ssm_core.weights` reads them.
 """
@@ -16,13 +16,17 @@ from torch import Tensor
 from ssm_core.weights import damage
 from ssm_train.runtime.files import write_atomically
 
-POINTER = "last_checkpoint"
-# Enough for every smoothing window; a whole history would make the file grow with the length of the run.
+POINTER = "last_checkpoint"  # the file that names the checkpoint written last
+# Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.
 _HISTORY = 1000
 
 
 def plain(value: Any) -> Any:
-    """``value`` in types that ``torch.load(weights_only=True)`` accepts; what has no such form is left out."""
+    """Convert a value to types that ``torch.load(weights_only=True)`` accepts, and leave out what has no such form.
+
+    Returns:
+        The converted value, or ``NotImplemented`` if the value itself has no such form.
+    """
     if isinstance(value, Mapping):
         pairs = ((key, plain(item)) for key, item in value.items())
         return {key: item for key, item in pairs if item is not NotImplemented}
@@ -37,7 +41,12 @@ def plain(value: Any) -> Any:
 
 
 def on_cpu(value: Any, copy: bool = False) -> Any:
-    """Nested dicts, lists and tuples with every tensor on the CPU; ``copy`` also clones those that were there."""
+    """Move every tensor in nested dicts, lists and tuples to the CPU.
+
+    Args:
+        value: the nested containers.
+        copy: whether tensors that are on the CPU already are cloned.
+    """
     if isinstance(value, Tensor):
         value = value.detach()
         return value.clone() if copy and value.device.type == "cpu" else value.cpu()
@@ -49,7 +58,10 @@ def on_cpu(value: Any, copy: bool = False) -> Any:
 
 
 def pack_message_hub(state: dict) -> dict:
-    """mmengine's message hub (smoothed scalars, best score, names of kept files) as plain data."""
+    """Convert the state of mmengine's message hub to plain data.
+
+    The message hub holds the history of the scalars, the best score and the names of the kept files.
+    """
     scalars = {}
     for key, history in state["log_scalars"].items():
         values, counts = history.data
@@ -64,23 +76,28 @@ def unpack_message_hub(state: dict) -> dict:
 
 
 def save(state: dict, path: str | Path) -> None:
-    """Write a checkpoint, all of it or nothing."""
+    """Write a checkpoint atomically: a reader finds all of it or nothing."""
     write_atomically(path, lambda file: torch.save(state, file))
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Checkpoints of a work folder: the one last written, then the others from the newest to the oldest."""
+    """Checkpoints of a work folder: first the one written last, then all from the newest to the oldest."""
     pointer = folder / POINTER
     if pointer.exists():
         last = Path(pointer.read_text().strip())
-        # The folder may have been moved or copied since.
+        # The folder may have been moved or copied after the pointer was written.
         yield last if last.exists() else folder / last.name
     numbered = [(p.stat().st_mtime_ns, p) for p in folder.glob("*.pth") if re.fullmatch(r"(epoch|iter)_\d+", p.stem)]
     yield from (path for _, path in sorted(numbered, reverse=True))
 
 
 def newest_good(folder: str | Path, logger: MMLogger) -> Path | None:
-    """The newest checkpoint of a work folder that is undamaged; says which ones it passes over and why."""
+    """The newest undamaged checkpoint of a work folder, or None if there is none.
+
+    Args:
+        folder: the work folder.
+        logger: receives a warning for every damaged checkpoint, with the reason.
+    """
     passed = set()
     for path in _candidates(Path(folder)):
         if path in passed:

@@ -1,4 +1,4 @@
-"""Loading a config file and changing it from the command line, with errors that say what to do."""
+"""Loading a config file, and changing it from the command line."""
 
 import ast
 import copy
@@ -12,7 +12,7 @@ from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.runtime.config_check import check_config, possible_keys
 from ssm_train.runtime.launching import Launcher
 
-# What running a faulty config file, or merging it with its bases, raises.
+# The exceptions of running a faulty config file, or of merging it with its bases.
 _FAULTS = (
     SyntaxError,
     NameError,
@@ -31,11 +31,11 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
 
     Args:
         path: the config file.
-        options: such as ``["train_cfg.max_epochs=5", "model.backbone.arch=small"]``.
+        options: changes, such as ``["train_cfg.max_epochs=5", "model.backbone.arch=small"]``.
 
     Raises:
         ConfigError: the file is missing or faulty, or a key, a type or an argument is unknown.
-        MissingPackageError: a package that it inherits from or imports is not installed.
+        MissingPackageError: a package that the config inherits from or imports is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,7 +43,7 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
-        # mmengine's, of a base config in a package; those of Python have the name apart.
+        # Python's own error has the package as an attribute. mmengine's error for a missing base has it in the text.
         package = error.name or str(error).partition(" is not installed")[0]
         raise MissingPackageError(package, f"the config {path}") from error
     except _FAULTS as error:
@@ -62,19 +62,19 @@ def run_config(
     compiled: bool = False,
     augmented: bool = False,
 ) -> Config:
-    """The config of a run, complete: nothing changes it on its way to the Runner.
+    """Load the complete config of a run. Nothing changes it on its way to the Runner.
 
     Args:
         path: see :func:`load_config`.
         options: see :func:`load_config`.
-        work_dir: folder of the run. By default what the config says, else ``work_dirs/`` and the config's name.
-        launcher: what started the processes of the run.
-        amp: train in bfloat16 unless the config names a precision.
-        compiled: compile the network, by the config's settings if it has any.
-        augmented: test with the config's augmentation, see :func:`with_test_augmentation`.
+        work_dir: folder of the run. By default the config's ``work_dir``, else ``work_dirs/`` and the config's name.
+        launcher: the program that started the processes of the run.
+        amp: whether to train in bfloat16, unless the config names a precision other than float32.
+        compiled: whether to compile the network, with the config's settings if it has any.
+        augmented: whether to test with the config's test-time augmentation, see :func:`with_test_augmentation`.
 
     Raises:
-        ConfigError: see :func:`load_config`; or the config has no test-time augmentation.
+        ConfigError: see :func:`load_config`, or the config has no test-time augmentation.
         MissingPackageError: see :func:`load_config`.
     """
     cfg = load_config(path, options)
@@ -88,7 +88,12 @@ def run_config(
 
 
 def changed(cfg: Config, values: dict[str, Any]) -> Config:
-    """A copy of a config with other values at its top level; the config itself stays as it is."""
+    """Copy a config and set values at the top level of the copy.
+
+    Args:
+        cfg: the config, which stays as it is.
+        values: new values by top-level key.
+    """
     copied = copy.deepcopy(cfg)
     for key, value in values.items():
         copied[key] = value
@@ -96,10 +101,13 @@ def changed(cfg: Config, values: dict[str, Any]) -> Config:
 
 
 def with_test_augmentation(cfg: Config) -> Config:
-    """A copy that tests every image as the config's ``tta_pipeline`` says, merged by its ``tta_model``.
+    """Copy a config, with test-time augmentation in the copy.
+
+    The ``tta_pipeline`` of the config makes several versions of every image, and its ``tta_model`` merges their
+    predictions.
 
     Raises:
-        ConfigError: the config lacks one of the two.
+        ConfigError: the config lacks one of the two keys.
     """
     missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
     if missing:
@@ -107,14 +115,18 @@ def with_test_augmentation(cfg: Config) -> Config:
     augmented = changed(cfg, {})
     augmented.model = ConfigDict(**augmented.tta_model, module=augmented.model)
     dataset = augmented.test_dataloader.dataset
-    while "dataset" in dataset:  # of repeated or other wrapped datasets
+    while "dataset" in dataset:  # a wrapper, such as one that repeats a dataset
         dataset = dataset.dataset
     dataset.pipeline = augmented.tta_pipeline
     return augmented
 
 
 def apply_options(cfg: Config, options: list[str]) -> None:
-    """Set values by dotted keys; a key has to exist, or to be an argument of what the config builds there.
+    """Set values by dotted keys. A key must exist, or be an argument of the object that the config builds there.
+
+    Args:
+        cfg: the config, which is changed.
+        options: texts ``key=value``; for the values see :func:`parse_value`.
 
     Raises:
         ConfigError: an option is not ``key=value``, or its key is unknown.
@@ -131,7 +143,12 @@ def apply_options(cfg: Config, options: list[str]) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """A Python literal, or ``true``, ``false``, ``none``, a comma-separated list, or else the text itself."""
+    """Read a value from the command line.
+
+    Args:
+        text: a Python literal; ``true``, ``false`` or ``none`` in upper or lower case; a list separated by commas, with
+            or without brackets; or any other text, which stays as it is.
+    """
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -147,7 +164,7 @@ def parse_value(text: str) -> Any:
 
 
 def _check_key(cfg: Config, key: str) -> None:
-    """Raise unless the dotted key exists or could: the last part may be new where a class takes it as an argument."""
+    """Raise unless a dotted key exists. Its last part may be new if a class takes it as an argument."""
     node: Any = cfg._cfg_dict
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -169,7 +186,7 @@ def _check_key(cfg: Config, key: str) -> None:
 
 
 def _configs_around(path: Path) -> list[str]:
-    """Config files the missing one may have been meant to be: those of its folder, or all beneath the one above."""
+    """Config files that may have been meant by a path that does not exist: all in the nearest folder that exists."""
     folder = path.parent
     while not folder.is_dir():
         folder = folder.parent

@@ -1,7 +1,7 @@
-"""Checks the names in a config before anything is built, so that a typo costs a second and not an hour.
+"""Checking the names in a config before anything is built, so that a typo costs a second and not an hour.
 
-mmengine ignores unknown top-level keys and finds a wrong argument only when it builds that object, which for a
-validation metric is after the first epoch.
+mmengine ignores unknown top-level keys. It finds a wrong argument only when it builds the object, which may be after
+the first epoch.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 
-# Keys that mmengine's Runner reads from the whole config, besides its own arguments.
+# Keys that the Runner reads from the whole config, besides the arguments of mmengine's Runner.
 _RUNNER_EXTRAS = {
     "activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "find_unused_parameters",
     "model_wrapper_cfg", "runner_type", "sync_bn",
@@ -35,7 +35,10 @@ _PLAIN = {
     "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
 }
 _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
-# The registry behind an argument's name, wherever it appears.
+# The registry that builds an argument, by the name of the argument. The table names parts of models of some tasks,
+# although the runtime knows no task, because it can neither be derived nor come from the tasks. A `type` alone does not
+# tell its registry: mmengine finds the same name in several, builds `norm_cfg` with arguments that the class does not
+# have, and looks up `nms` and `roi_layer` in no registry at all. A task is imported only after this check.
 _ARGUMENTS = {
     "backbone": root.MODELS,
     "data_preprocessor": root.MODELS,
@@ -57,7 +60,7 @@ _ARGUMENTS = {
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
 }
-# (top-level key, registry, keys that something else than the class takes)
+# Top-level key, registry that builds its value, and keys of the value that are no arguments of the class.
 _BUILT = (
     ("model", root.MODELS, set()),
     ("optim_wrapper", root.OPTIM_WRAPPERS, {"optimizer", "constructor", "paramwise_cfg"}),
@@ -72,14 +75,15 @@ _BUILT = (
 
 
 def check_config(cfg: Config) -> None:
-    """Check top-level keys, types and arguments of a config.
+    """Check the top-level keys, the types and the arguments in a config.
 
     Raises:
-        ConfigError: one of them is unknown; the message has its place and the nearest known name.
+        ConfigError: one of them is unknown. The message has its place and the nearest known name.
+        MissingPackageError: the module of a type needs a package that is not installed.
     """
     scope = cfg.get("default_scope")
     for key in cfg:
-        # A config may have variables of its own; only what looks like a misspelt key is an error.
+        # A config may have variables of its own. Only a key that looks misspelt is an error.
         if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
             raise ConfigError(f"the config has an unknown key {key!r}{hint}")
     for key, allowed in _PLAIN.items():
@@ -97,12 +101,21 @@ def check_config(cfg: Config) -> None:
 
 
 def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] | None:
-    """Keys that a dict in a config could have, going by its place and its type; None if it could have any."""
+    """The keys that a dict in a config may have.
+
+    Args:
+        node: the dict.
+        place: keys and indices that lead to it from the top of the config.
+        scope: registry scope of the config.
+
+    Returns:
+        The keys, or None if the dict may have any.
+    """
     top = place[0] if place else None
     if top is None:
         return TOP_LEVEL_KEYS
     if place == ["optim_wrapper", "paramwise_cfg"]:
-        return None  # the constructor of the wrapper knows
+        return None  # only the constructor of the wrapper knows its keys
     if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
         return _PLAIN.get(top, _LOADER_KEYS)
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
@@ -116,17 +129,30 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
 
 
 def find_type(name: str, scope: str | None, registry: Registry) -> Callable | None:
-    """The class or function that a config's ``type`` names; None if there is none."""
+    """Find the class or function that a ``type`` in a config names.
+
+    Args:
+        name: the type.
+        scope: registry scope in which it is looked up first.
+        registry: mmengine's root registry of such objects.
+
+    Returns:
+        The class or function, or None if there is none.
+    """
     with registry.switch_scope_and_registry(scope) as scoped:
         try:
             found = scoped.get(name)
-        except RuntimeError:  # mmengine's way to say that a name is neither registered nor importable
+        except RuntimeError:  # mmengine raises it for a name that is neither registered nor importable
             return None
-    return found if callable(found) else None  # the name of a module is importable too
+    return found if callable(found) else None  # a name may also lead to a module
 
 
 def accepted_arguments(target: Callable) -> set[str] | None:
-    """Names of the arguments of a function or class, those handed on to base classes included; None if unlimited."""
+    """Names of the arguments of a function or class, including those that it passes on to base classes.
+
+    Returns:
+        The names, or None if any name is accepted.
+    """
     if not inspect.isclass(target):
         parameters = inspect.signature(target).parameters.values()
         return None if _is_open(parameters) else {p.name for p in parameters}
@@ -142,7 +168,7 @@ def accepted_arguments(target: Callable) -> set[str] | None:
 
 
 def _registry_at(place: list[str]) -> Registry:
-    """The registry that builds the dict at a place: by its argument's name, else by its top-level key."""
+    """The registry that builds the dict at a place, by the name of the argument or else by the top-level key."""
     names = [part for part in place if not part.isdigit()]
     if names[-1] in _ARGUMENTS:
         return _ARGUMENTS[names[-1]]
@@ -154,7 +180,7 @@ def _is_open(parameters: Any) -> bool:
 
 
 def _alike(key: str, hint: str) -> bool:
-    """Whether a key is so near its suggestion that it can only be a slip: the first letters and the length agree."""
+    """Whether a key can only be a misspelt suggestion: the first letters, the last letter and the length agree."""
     suggestion = hint.split("'")[1]
     return abs(len(key) - len(suggestion)) <= 2 and key[:2] == suggestion[:2] and key[-1] == suggestion[-1]
 
@@ -166,7 +192,7 @@ def _check_keys(place: str, node: dict, allowed: set[str]) -> None:
 
 
 def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
-    """The buildable dicts under a key: itself, the items of a list, or the values of a dict without a type."""
+    """The dicts under a key that can be built: its value, the items of a list, or the values of a plain dict."""
     if isinstance(node, list | tuple):
         for number, item in enumerate(node):
             yield from _objects(f"{place}.{number}", item)
@@ -192,7 +218,7 @@ def _check_object(place: str, node: dict, registry: Registry, scope: str | None,
 
 
 def _import_module_of(kind: str) -> None:
-    """Raise if a type given by its full path is unknown because its module lacks a package."""
+    """Raise if a type with a full path is unknown because its module needs a package that is not installed."""
     package, _, rest = kind.partition(".")
     module = kind.rpartition(".")[0]
     if "." in rest and importlib.util.find_spec(package) is not None:

@@ -1,4 +1,4 @@
-"""Learning curves of one run or of several, from what :class:`ssm_train.runtime.hooks.CurvesHook` writes."""
+"""Drawing the learning curves of one or several runs from the files of :class:`ssm_train.runtime.hooks.CurvesHook`."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -7,11 +7,11 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Curves = Mapping[str, Sequence[Mapping[str, float]]]  # "train" and "val" to their points
+Curves = Mapping[str, Sequence[Mapping[str, float]]]  # the points of "train" and of "val"
 Line = tuple[Sequence[float], Sequence[float]]  # x and y
 Counter = Literal["iter", "epoch"]
-_COLOURS = 10  # of matplotlib's cycle
-_INSIDE = 6  # so many names leave the lines to be seen
+_COLOURS = 10  # number of colours in matplotlib's cycle
+_INSIDE = 6  # a legend with at most this many names fits into a panel without hiding the lines
 _COUNTERS = {"iter": "iteration", "epoch": "epoch"}
 _LABELS = {"loss": "training loss", "lr": "learning rate", "top1": "held-out top-1, %"}
 
@@ -22,13 +22,15 @@ def draw_curves(
     x_label: str,
     y_label: str,
 ) -> None:
-    """Draw one line a run; dashed from the eleventh on, where colours repeat, and with many the names stand beside.
+    """Draw one line for each run.
+
+    From the eleventh run on, where colours repeat, lines are dashed. The legend of many runs stands beside the panel.
 
     Args:
-        axes: where to draw.
-        runs: name of the run to its x and y values.
-        x_label: what x is, with its unit.
-        y_label: what y is, with its unit.
+        axes: panel to draw in.
+        runs: x and y values of each run, by its name.
+        x_label: label of the x axis, with its unit.
+        y_label: label of the y axis, with its unit.
     """
     for i, (name, (x, y)) in enumerate(runs.items()):
         style = "-" if i < _COLOURS else "--"
@@ -43,14 +45,23 @@ def draw_curves(
 
 
 def metrics_of(runs: Mapping[str, Curves]) -> list[str]:
-    """Everything that some run has points of: ``loss``, ``lr``, then the validation metrics by name."""
+    """The metrics of which some run has points: ``loss``, ``lr``, then the validation metrics by name."""
     found = {name for curves in runs.values() for part in curves.values() for point in part for name in point}
     first = [name for name in ("loss", "lr") if name in found]
     return first + sorted(found - set(first) - set(_COUNTERS))
 
 
 def line(curves: Curves, metric: str, counter: Counter = "iter") -> Line:
-    """The points that have a metric; of the training part where both have it."""
+    """The points of one metric, from the training part if it has them, else from the validation part.
+
+    Args:
+        curves: the curves of a run.
+        metric: name of the metric.
+        counter: what x counts.
+
+    Returns:
+        x and y values, both empty if the run lacks the metric.
+    """
     for part in ("train", "val"):
         points = [point for point in curves.get(part, ()) if metric in point]
         if points:
@@ -59,11 +70,13 @@ def line(curves: Curves, metric: str, counter: Counter = "iter") -> Line:
 
 
 def smooth(values: Sequence[float], points: int) -> list[float]:
-    """The mean of every value and its neighbours, ``points`` together, fewer (and as many on either side) at the ends.
+    """Moving average: the mean of ``points`` values around each value.
+
+    Near the ends, where there are too few neighbours, it takes as many on one side as on the other.
 
     Args:
         values: any numbers.
-        points: odd, or rounded down to an odd number; 1 leaves the values as they are.
+        points: width of the window, rounded down to an odd number; 1 leaves the values as they are.
     """
     half, last = max(points - 1, 0) // 2, len(values) - 1
     reach = [min(half, i, last - i) for i in range(len(values))]
@@ -77,17 +90,17 @@ def draw_runs(
     smoothing: int = 1,
     start: float = 0,
 ) -> Figure:
-    """A sheet with a panel for every metric, and in it a line for every run that has it.
+    """Draw a figure with a panel for every metric, and in it a line for every run that has the metric.
 
     Args:
-        runs: name of a run to its curves.
-        metrics: which; all but the learning rate if left out.
+        runs: curves of each run, by its name.
+        metrics: the metrics to draw; all but the learning rate if left out.
         counter: what x counts.
-        smoothing: points that the training loss is averaged over, see :func:`smooth`.
-        start: what ``counter`` counts from; what was before is left out, so that the axes fit what comes later.
+        smoothing: number of points that the training loss is averaged over, see :func:`smooth`.
+        start: value of ``counter`` to start from. Earlier points are left out, so that the axes fit the later ones.
 
     Raises:
-        ValueError: no run has one of the metrics, or any points at all.
+        ValueError: no run has one of the metrics, or no run has any points.
     """
     runs = {
         name: {part: [point for point in points if point[counter] >= start] for part, points in curves.items()}
@@ -116,7 +129,7 @@ def draw_runs(
 
 
 def draw_run(curves: Curves) -> Figure:
-    """A sheet for one run: the training loss, and beside it all validation metrics in one panel."""
+    """Draw a figure for one run: a panel with the training loss, and a panel with all validation metrics."""
     held_out = {"val": curves["val"]}
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

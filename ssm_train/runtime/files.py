@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees a part of one."""
 
 import os
 from collections.abc import Callable
@@ -7,10 +7,14 @@ from typing import BinaryIO
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
-    """Create or replace ``path`` with what ``write`` puts into the file it is given, all of it or nothing.
+    """Create or replace a file, all of it or nothing.
 
-    A temporary file in the same folder is written, flushed to the disk and renamed. A process killed on the way leaves
-    the old file as it was, and a temporary file that nothing reads (see :func:`remove_leftovers`).
+    A temporary file in the same folder is written, flushed to the disk and renamed. A process that is killed meanwhile
+    leaves the old file as it was, and a temporary file that nothing reads (see :func:`remove_leftovers`).
+
+    Args:
+        path: the file. Missing folders are made.
+        write: writes the content to the open file that it is called with.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +37,10 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete the temporary files that killed processes left in a folder; no process may be writing there."""
+    """Delete the temporary files that killed processes left in a folder.
+
+    No process may be writing to the folder at that time.
+    """
     for path in Path(folder).glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

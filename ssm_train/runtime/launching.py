@@ -1,4 +1,4 @@
-"""How a run of several processes starts: the process group, the norms, and the wrapper for data parallelism."""
+"""Starting a run of several processes: the process group, the norms, and the wrapper for data parallelism."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,10 @@ Launcher = Literal["none", "pytorch", "slurm"]
 
 
 def join_processes(launcher: Launcher) -> None:
-    """Join the process group by gloo where there is no GPU; with GPUs mmengine joins it by NCCL.
+    """Join the process group by gloo if there is no GPU. With GPUs, mmengine joins it later by NCCL.
+
+    Args:
+        launcher: the program that started this process.
 
     Raises:
         ConfigError: the process was not started by the launcher, or the launcher needs GPUs.
@@ -31,15 +34,15 @@ def join_processes(launcher: Launcher) -> None:
 
 
 def synchronise_norms(model: nn.Module, on_gpu: bool, convert: bool) -> nn.Module:
-    """Batch norms of a model that several processes train: synchronised on GPUs, plain on CPUs.
+    """Prepare the batch norms of a model for several processes: synchronised on GPUs, plain on CPUs.
 
-    timm's function converts them, because mmengine's takes the activation off the norms that have one, such as those
-    of MambaTree's classifier.
+    timm's function converts them. mmengine's function would drop the activation of norms that have one
+    (``timm.layers.BatchNormAct2d``).
 
     Args:
         model: the model.
-        on_gpu: whether it is trained on GPUs. torch's synchronised norms are for those alone.
-        convert: whether plain norms become synchronised ones. Those that are synchronised already stay so on GPUs.
+        on_gpu: whether the model is trained on GPUs. torch's synchronised norms work only there.
+        convert: whether plain norms become synchronised ones. Norms that are synchronised already stay so on GPUs.
     """
     if not on_gpu:
         return revert_sync_batchnorm(model)
@@ -47,10 +50,10 @@ def synchronise_norms(model: nn.Module, on_gpu: bool, convert: bool) -> nn.Modul
 
 
 def wrapper_settings(settings: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
-    """Settings of a wrapper for data parallelism, with its type and the device of this process.
+    """Complete the settings of a wrapper for data parallelism with its type and the device of this process.
 
     Args:
-        settings: of the config, or the defaults.
+        settings: settings from the config, or the defaults.
         on_gpu: whether the model is on this process's GPU. A model on the CPU must not name a GPU.
     """
     kind = settings.get("type", "MMDistributedDataParallel")

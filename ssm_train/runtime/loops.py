@@ -1,4 +1,4 @@
-"""Training loops that can start anywhere."""
+"""Training loops that can resume at any iteration."""
 
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -11,12 +11,16 @@ from ssm_train.runtime.reproducibility import ResumableBatchSampler
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """mmengine's epoch loop, continued from any iteration as if it had never stopped.
 
-    The place in the epoch follows from the completed epochs and iterations that every checkpoint has. The batches
-    before it are not loaded. A validation that was due when the run was killed is made up for.
+    Every checkpoint has the numbers of completed epochs and iterations, and the place in the epoch follows from them.
+    The batches before that place are not loaded. If a validation was due when the run was killed, it is run first.
     """
 
     def run(self) -> None:
-        """Train to the last epoch, or to where a hook sets ``stop_training``."""
+        """Train to the last epoch, or until a hook sets ``stop_training``.
+
+        Raises:
+            CheckpointError: the run to resume had another number of iterations in an epoch.
+        """
         self._check_epoch_length()
         self.runner.call_hook("before_train")
         if (
@@ -32,13 +36,17 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook("after_train")
 
     def run_epoch(self) -> None:
-        """Train on what is left of the current epoch."""
+        """Train on the rest of the current epoch.
+
+        Raises:
+            CheckpointError: the run is resumed within an epoch, and the data loader cannot start there.
+        """
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         done = self._iter - self._epoch * len(self.dataloader)
         if done and not isinstance(self.dataloader.batch_sampler, ResumableBatchSampler):
             raise CheckpointError(
-                "this data loader cannot start in mid-epoch: resume from a checkpoint of an epoch's end"
+                "this data loader cannot start within an epoch: resume from a checkpoint of the end of an epoch"
             )
         if done:
             self.dataloader.batch_sampler.skip(done)
@@ -57,7 +65,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         )
 
     def _validate(self) -> None:
-        # Set first: the checkpoint of a new best score is written inside.
+        # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_epoch_validated", self._epoch)
         self.runner.val_loop.run()
 
@@ -74,19 +82,25 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class ResumableIterLoop(IterBasedTrainLoop):
-    """mmengine's loop over iterations of an endless sampler, continued from any of them as if it had never stopped.
+    """mmengine's loop over the batches of an endless sampler, continued from any iteration as if it had never stopped.
 
-    The batches before the first are not loaded. A validation that was due when the run was killed is made up for.
+    The batches before that iteration are not loaded. If a validation was due when the run was killed, it is run first.
     """
 
     def run(self) -> None:
-        """Train to the last iteration, or to where a hook sets ``stop_training``."""
+        """Train to the last iteration, or until a hook sets ``stop_training``.
+
+        Raises:
+            CheckpointError: the data loader has no sampler to resume.
+        """
         if not isinstance(self.dataloader.batch_sampler, ResumableBatchSampler):
-            raise CheckpointError("a loop over iterations needs a data loader with a sampler of its own, not a stream")
+            raise CheckpointError(
+                "ResumableIterLoop needs a data loader with a sampler: give train_dataloader a dataset, not a stream"
+            )
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.skip(self._iter)
-        # Not the iterator that the base class has made: it has begun to load before the run to resume was known.
+        # A new iterator: the one from the base class began to load before it was known where the run resumes.
         self.dataloader_iterator = iter(self.dataloader)
         if (
             self._validation_is_due()
@@ -110,15 +124,15 @@ class ResumableIterLoop(IterBasedTrainLoop):
         )
 
     def _validate(self) -> None:
-        # Set first: the checkpoint of a new best score is written inside.
+        # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_iteration_validated", self._iter)
         self.runner.val_loop.run()
 
 
 def is_shown(runner: Runner) -> bool:
-    """Whether a validation's pictures and texts are shown: the first, second, fourth, eighth … and the last.
+    """Whether the current validation shows pictures and texts: the first, second, fourth, eighth … and last one do.
 
-    A long run would drown in those of every validation.
+    Those of every validation would be too many in a long run.
     """
     by_epoch = "max_epochs" in runner.cfg.train_cfg
     place, end = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)

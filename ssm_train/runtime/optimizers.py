@@ -1,4 +1,4 @@
-"""How parameters are updated: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
+"""Updating parameters: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
 
 import re
 from collections import defaultdict
@@ -20,17 +20,20 @@ from ssm_train.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
-    """Updates parameters only with finite gradients of a finite loss, in full or mixed precision, on any device.
+    """Updates parameters only if the loss and the gradients are finite, in full or mixed precision, on any device.
 
-    Loss and gradient norm are looked at together after the backward pass, at the synchronisation that logging the norm
-    costs anyway; where the optimizer is fused its update is queued before. Under data parallelism the gradients are
-    averaged by then, so all processes stop together.
+    The loss and the gradient norm are checked together after the backward pass. The check adds no synchronisation with
+    the device, because logging the norm needs one anyway. A fused optimizer queues its update before it. Under data
+    parallelism the gradients are averaged by then, so that all processes stop together.
 
     Args:
-        optimizer: what updates the parameters.
-        accumulative_counts: iterations whose gradients make one update.
-        clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``: ``max_norm`` and, if not 2, ``norm_type``.
-        dtype: precision of matrix products and convolutions in the forward pass; ``float16`` scales the loss.
+        optimizer: the optimizer of the parameters.
+        accumulative_counts: number of iterations whose gradients are added up for one update.
+        clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``: ``max_norm`` and, if it is not 2, ``norm_type``.
+        dtype: precision of matrix products and convolutions in the forward pass. ``float16`` scales the loss.
+
+    Raises:
+        ConfigError: ``dtype`` has another value, or ``clip_grad`` has no ``max_norm``.
     """
 
     def __init__(
@@ -46,7 +49,8 @@ class GuardedOptimWrapper(OptimWrapper):
             raise ConfigError("optim_wrapper.clip_grad needs max_norm, such as clip_grad=dict(max_norm=5.0)")
         super().__init__(optimizer, accumulative_counts, clip_grad)
         if len({group["lr"] for group in optimizer.param_groups}) == 1:
-            self.base_param_settings = None  # else mmengine logs a base rate that automatic scaling does not reach
+            # Otherwise mmengine logs a base learning rate that its automatic scaling does not change.
+            self.base_param_settings = None
         self.device_type = optimizer.param_groups[0]["params"][0].device.type
         self.dtype = getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == "float16")
@@ -54,13 +58,17 @@ class GuardedOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """The forward pass: autocast, and no gradient exchange in the iterations that only accumulate."""
+        """Context of the forward pass: autocast, and no exchange of gradients in iterations that only accumulate."""
         enabled = self.dtype != torch.float32
         with super().optim_context(model), torch.autocast(self.device_type, self.dtype, enabled=enabled):
             yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of one iteration."""
+        """Add the gradients of one iteration.
+
+        Args:
+            loss: scalar loss, divided by the number of accumulated iterations.
+        """
         self._loss = self._loss + loss.detach().float()
         self.scaler.scale(loss).backward()
         self._inner_count += 1
@@ -69,7 +77,7 @@ class GuardedOptimWrapper(OptimWrapper):
         """Update the parameters.
 
         Raises:
-            NonFiniteError: the loss or the gradient norm is not finite; the parameters are as they were.
+            NonFiniteError: the loss or the gradient norm is not finite. The parameters are unchanged.
         """
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -77,14 +85,14 @@ class GuardedOptimWrapper(OptimWrapper):
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], options.get("norm_type", 2.0))
         loss, self._loss = self._loss, 0.0
         values = torch.stack([loss, norm.float()])
-        # A fused optimizer can be told on the device to leave the update out: it need not wait for the values then.
+        # A fused optimizer can skip the update by a flag on the device, and need not wait for the values on the host.
         at_once = getattr(self.optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
         if at_once:
             self._step_if(values.isfinite().all(), parameters, norm)
         loss_value, norm_value = values.tolist()
         if not _is_finite(loss_value):
             raise NonFiniteError(f"the loss is {loss_value}")
-        # Too large a loss scale gives infinite float16 gradients; the scaler then leaves the update out.
+        # A loss scale that is too large gives infinite float16 gradients. The scaler then skips the update.
         if not _is_finite(norm_value) and not self.scaler.is_enabled():
             raise NonFiniteError(f"the gradient norm is {norm_value}")
         self.message_hub.update_scalar("train/grad_norm", norm_value)
@@ -99,9 +107,9 @@ class GuardedOptimWrapper(OptimWrapper):
         parameters: list[nn.Parameter],
         norm: Tensor,  # scalar
     ) -> None:
-        """Queue the update, which the optimizer leaves out unless all is finite, as it does for a gradient scaler.
+        """Queue the update. The optimizer skips it if ``finite`` is false, as it does for a gradient scaler.
 
-        Gradients then stay as they are, for whoever looks for the bad one.
+        The gradients then stay unchanged, so that an error can name the bad one.
         """
         self._clip(parameters, torch.where(finite, norm, 0.0))
         self.optimizer.grad_scale, self.optimizer.found_inf = None, finite.logical_not().float()
@@ -115,11 +123,11 @@ class GuardedOptimWrapper(OptimWrapper):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_kwargs["max_norm"], norm)
 
     def state_dict(self) -> dict:
-        """The optimizer's state and the loss scale."""
+        """The state of the optimizer and the loss scale."""
         return {**super().state_dict(), "loss_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """The inverse of :meth:`state_dict`; a state saved in another precision starts with a fresh loss scale."""
+        """Load the result of :meth:`state_dict`. A state from another precision gets a new loss scale."""
         state_dict = dict(state_dict)
         scale = state_dict.pop("loss_scaler", {})
         if scale and self.scaler.is_enabled():
@@ -135,17 +143,21 @@ def _is_finite(value: float) -> bool:
 class TimmOptimWrapperConstructor:
     """Groups parameters by weight decay and learning rate.
 
-    As in timm, biases, norms and what a module's ``no_weight_decay()`` names do not decay. ``paramwise_cfg`` may have
+    As in timm, biases, norms and the parameters that a module's ``no_weight_decay()`` names do not decay.
+    ``paramwise_cfg`` may have these keys:
 
-    - ``layer_decay``: the factor by which the learning rate falls from each layer of the backbone to the one before it;
-      needs a network with timm's ``group_matcher``. Heads have the full rate.
-    - ``no_decay_keys``: regular expressions; what they find in the name of a parameter alone decides then that it does
-      not decay, as in the recipes of detection and segmentation, where biases and the dynamics of scans do decay.
-    - ``norms_too``: with these, norms do not decay either, whatever their names.
+    - ``layer_decay``: factor of the learning rate from each layer of the backbone to the layer before it. It needs a
+      network with timm's ``group_matcher``. All other parts of the model have the full rate.
+    - ``no_decay_keys``: regular expressions. A parameter then does not decay if one of them is found in its name, and
+      decays otherwise. Recipes for downstream tasks use this, in which biases and the dynamics of scans do decay.
+    - ``norms_too``: whether norms do not decay either, in addition to ``no_decay_keys`` and whatever their names are.
 
     Args:
-        optim_wrapper_cfg: config of the wrapper, with the ``optimizer`` in it.
-        paramwise_cfg: see above.
+        optim_wrapper_cfg: config of the wrapper, with the config of the ``optimizer`` in it.
+        paramwise_cfg: the keys above.
+
+    Raises:
+        ConfigError: ``paramwise_cfg`` has another key, or ``norms_too`` without ``no_decay_keys``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
@@ -156,10 +168,16 @@ class TimmOptimWrapperConstructor:
             raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(unknown)}, only {', '.join(known)}")
         self.layer_decay, self.no_decay_keys, self.norms_too = (paramwise_cfg.get(key) for key in known)
         if self.norms_too and self.no_decay_keys is None:
-            raise ConfigError("optim_wrapper.paramwise_cfg.norms_too goes with no_decay_keys: without, no norm decays")
+            raise ConfigError(
+                "optim_wrapper.paramwise_cfg.norms_too needs no_decay_keys, without which no norm decays anyway"
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer over the model's parameter groups, and its wrapper."""
+        """Build the optimizer over the parameter groups of a model, and its wrapper.
+
+        Raises:
+            ConfigError: ``layer_decay`` is set, and the backbone has no ``group_matcher``.
+        """
         model = model.module if is_model_wrapper(model) else model
         wrapper_cfg = dict(self.optim_wrapper_cfg)
         optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
@@ -186,14 +204,14 @@ class TimmOptimWrapperConstructor:
         return named | (parameters_of_norms(model) if self.norms_too else set())
 
     def _rate_factors(self, model: nn.Module) -> dict[str, float]:
-        """What the learning rate of a parameter is multiplied by, for those of the backbone."""
+        """Factors of the learning rate, by the names of the parameters of the backbone."""
         if self.layer_decay is None:
             return {}
         network, prefix = (model.backbone, "backbone.") if hasattr(model, "backbone") else (model, "")
         if not hasattr(network, "group_matcher"):
             raise ConfigError(
-                f"optim_wrapper.paramwise_cfg.layer_decay needs a backbone of ours or timm's: {type(network).__name__} "
-                "does not tell its layers (group_matcher)"
+                f"optim_wrapper.paramwise_cfg.layer_decay needs a backbone of this project or of timm, because "
+                f"{type(network).__name__} has no group_matcher that names its layers"
             )
         layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
         last = max(layers.values())
@@ -212,7 +230,7 @@ def parameters_of_norms(model: nn.Module) -> set[str]:
 
 
 def no_weight_decay(model: nn.Module) -> set[str]:
-    """Full names of the parameters that any module's ``no_weight_decay()`` asks not to decay."""
+    """Full names of the parameters that the ``no_weight_decay()`` of some module names."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()

@@ -1,7 +1,7 @@
 """Data order and randomness as pure functions of (seed, epoch, sample) and (seed, iteration, rank).
 
-Nothing random depends on what was drawn before, on the number of workers or on how a batch is split over processes.
-So there are no random states to save: a run killed and resumed at any iteration draws what it would have drawn.
+No random number depends on those drawn before, on the number of workers or on how a batch is split over processes.
+There are therefore no random states to save. A run that is killed and resumed at any iteration draws the same numbers.
 """
 
 import random
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-_SAMPLE, _ITERATION = 0, 1  # keep the two kinds of draws apart
+_SAMPLE, _ITERATION = 0, 1  # first number of a key, so that samples and iterations never share a key
 
 
 def _seed_generators(*key: int) -> int:
@@ -23,19 +23,19 @@ def _seed_generators(*key: int) -> int:
 
 
 def seed_sample(seed: int, epoch: int, index: int) -> None:
-    """Seed Python, NumPy and torch (CPU) for loading and augmenting one sample in one epoch."""
+    """Seed Python, NumPy and torch (on the CPU) for loading and augmenting one sample in one epoch."""
     torch.default_generator.manual_seed(_seed_generators(_SAMPLE, seed, epoch, index))
 
 
 def seed_iteration(seed: int, iteration: int, rank: int) -> None:
-    """Seed Python, NumPy and torch (all devices) for one training iteration of one process."""
+    """Seed Python, NumPy and torch (on all devices) for one training iteration of one process."""
     torch.manual_seed(_seed_generators(_ITERATION, seed, iteration, rank))
 
 
 class SampleIndex(int):
-    """A dataset index that knows its epoch, so that a worker started long ago still learns it.
+    """A dataset index that carries its epoch, so that a worker process that lives for many epochs learns it.
 
-    An ``int`` in every respect, hence any dataset takes it.
+    It is an ``int``, so that every dataset accepts it.
     """
 
     epoch: int
@@ -51,15 +51,15 @@ class SampleIndex(int):
 
 
 class SeededDataset(Dataset):
-    """Seeds the generators before every sample of any map-style dataset; otherwise that dataset itself."""
+    """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset = dataset
         self.seed = seed
 
     def __getattr__(self, name: str) -> Any:
-        # Dunder names stay undefined: DataLoader would use the inner dataset's __getitems__ and pass the seeding by,
-        # and unpickling asks for __setstate__ before there is an inner dataset.
+        # Dunder names must not be passed on. DataLoader would call the inner dataset's __getitems__ and so avoid the
+        # seeding, and unpickling asks for __setstate__ before the inner dataset exists.
         if name.startswith("__") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -73,10 +73,11 @@ class SeededDataset(Dataset):
 
 
 class ResumableBatchSampler:
-    """Wraps a batch sampler: tells every index its epoch, and can start in mid-epoch without loading any data.
+    """A batch sampler whose indices carry their epoch, and which can start within an epoch without loading data.
 
-    An endless sampler (mmengine's ``InfiniteSampler``) has no epochs: an index is told the number of its batch instead.
-    Such a sampler begins anew with every pass, so that what an abandoned one has fetched ahead is not lost.
+    An endless sampler, such as mmengine's ``InfiniteSampler``, has no epochs. Its indices carry the number of their
+    batch instead. Every pass over an endless sampler starts anew. Batches that an abandoned pass fetched ahead are
+    therefore not lost.
     """
 
     def __init__(self, batch_sampler: BatchSampler):
@@ -85,12 +86,12 @@ class ResumableBatchSampler:
 
     @property
     def sampler(self) -> Any:
-        """The sampler beneath, whose ``set_epoch`` mmengine's ``DistSamplerSeedHook`` calls."""
+        """The sampler of the indices, whose ``set_epoch`` mmengine's ``DistSamplerSeedHook`` calls."""
         return self.batch_sampler.sampler
 
     @property
     def batch_size(self) -> int:
-        """Samples in a batch, in this process."""
+        """Number of samples in a batch of this process."""
         return self.batch_sampler.batch_size
 
     def skip(self, batches: int) -> None:
@@ -114,10 +115,14 @@ class ResumableBatchSampler:
 
 
 def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = None) -> DataLoader:
-    """The same loader with :class:`SeededDataset` and :class:`ResumableBatchSampler` put in.
+    """Rebuild a loader with a :class:`SeededDataset` and a :class:`ResumableBatchSampler`.
 
-    A ``dataset`` takes the place of the loader's own. Streams (``IterableDataset``) and loaders without automatic
-    batching are returned as they are.
+    Streams (``IterableDataset``) and loaders without automatic batching are returned as they are.
+
+    Args:
+        loader: the loader.
+        seed: seed of the run.
+        dataset: replaces the dataset of the loader, if given.
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
@@ -136,7 +141,7 @@ def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = N
 
 
 def reseed(loader: DataLoader, seed: int) -> None:
-    """Give a loader of :func:`make_reproducible` another seed, before it is iterated."""
+    """Give a loader from :func:`make_reproducible` another seed. This has to happen before it is iterated."""
     if isinstance(loader.dataset, SeededDataset):
         loader.dataset.seed = seed
         if hasattr(loader.batch_sampler.sampler, "seed"):

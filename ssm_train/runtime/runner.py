@@ -29,30 +29,35 @@ from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapp
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.trackers.wandb import run_identity
 
-_FOREIGN = "; a file released by the models' authors has to go through tools/convert_checkpoint.py first"
+_FOREIGN = "; convert a file that the models' authors released with tools/convert_checkpoint.py first"
 
 
 class Runner(mmengine_runner.Runner):
-    """Runs a training or a test from a config; see mmengine for the config's keys.
+    """Runs a training or a test from a config. The keys of the config are mmengine's.
 
-    It adds to mmengine's: every draw is a function of the seed and the place in the run (:mod:`.reproducibility`).
-    Checkpoints are atomic and hold plain data (:mod:`.checkpoints`). A NaN stops training before it reaches the
-    parameters. The console shows progress only, the log file everything. Processes without GPUs communicate by gloo.
+    It differs from mmengine's Runner as follows. Every random number is a function of the seed and the place in the run
+    (:mod:`.reproducibility`). Checkpoints are written atomically and hold plain data (:mod:`.checkpoints`). A NaN stops
+    training before it reaches the parameters. The console shows progress only, and the log file shows everything.
+    Processes without GPUs communicate by gloo.
     """
 
-    # Iterations completed and file of the last checkpoint that can be resumed.
+    # The last checkpoint that can be resumed: number of completed iterations, and file.
     last_saved: tuple[int, Path] | None = None
-    # Weights to start from when there is nothing to resume.
+    # Weights to start from if there is no checkpoint to resume.
     start_from: str | None = None
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Join the process group, by gloo where there is no GPU, and do what mmengine does."""
+        """Join the process group, by gloo if there is no GPU, and set up the rest as mmengine does.
+
+        Raises:
+            ConfigError: see :func:`join_processes`.
+        """
         if self.distributed:
             join_processes(self.launcher)
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
-        """The log file has everything; the console has what is at least ``log_level``, without the long listings."""
+        """Build a logger. Its file gets everything, the console only ``log_level`` and above without long listings."""
         logger = super().build_logger(log_level="INFO", log_file=log_file, **options)
         level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
         for handler in logger.handlers:
@@ -62,7 +67,7 @@ class Runner(mmengine_runner.Runner):
         return logger
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        """mmengine's; a training that is resumed goes on in its run of Weights & Biases."""
+        """Build the visualizer. A training that is resumed continues its run of Weights & Biases."""
         if isinstance(visualizer, dict) and visualizer.get("wandb") and self.rank == 0:
             identity = run_identity(self.work_dir, bool(self.cfg.get("resume")))
             visualizer = {"wandb_id": identity, **visualizer}
@@ -71,16 +76,16 @@ class Runner(mmengine_runner.Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it for data parallelism.
 
-        The wrapper keeps no copies of the gradients, and a model on the CPU has no GPU numbers. mmengine does the rest
-        for one process. Several processes do not go through mmengine, which would take the activation off the batch
-        norms that have one (see :func:`synchronise_norms`).
+        mmengine does this for a single process. It does not for several, because it would drop the activation of batch
+        norms that have one (see :func:`synchronise_norms`). By default the wrapper keeps no copies of the gradients.
+        A wrapper on the CPU gets no GPU numbers.
 
         Raises:
-            ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out.
+            ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out, or the settings of the wrapper are wrong.
         """
         sync_bn = self.cfg.get("sync_bn")
         if sync_bn not in (None, "torch"):
-            raise ConfigError(f"sync_bn is 'torch', or left out, not {sync_bn!r}")
+            raise ConfigError(f"sync_bn is 'torch' or left out, not {sync_bn!r}")
         if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         on_gpu = torch.cuda.is_available()
@@ -88,7 +93,7 @@ class Runner(mmengine_runner.Runner):
         settings = model_wrapper_cfg or {
             "broadcast_buffers": False,
             "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
-            "gradient_as_bucket_view": True,  # spares every iteration a copy of all gradients
+            "gradient_as_bucket_view": True,  # saves a copy of all gradients in every iteration
         }
         with building_from_config():
             return MODEL_WRAPPERS.build(wrapper_settings(settings, on_gpu), default_args={"module": model})
@@ -99,7 +104,11 @@ class Runner(mmengine_runner.Runner):
     ) -> DataLoader:
         """Build a loader whose order and augmentations depend on the seed alone.
 
-        Over mmengine's keys it takes ``unreadable``, what to do with bad samples (see :class:`.GuardedDataset`).
+        Args:
+            dataloader: a loader, which is returned as it is, or a config. Besides mmengine's keys, the config may have
+                ``unreadable``: what to do with bad samples (see :class:`.GuardedDataset`).
+            seed: seed of the run.
+            diff_rank_seed: whether the sampler of every process gets another seed.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
@@ -109,13 +118,17 @@ class Runner(mmengine_runner.Runner):
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
-        """mmengine's, which does not know of unreadable samples; an evaluator of another type is built as it is."""
+        """Build an evaluator that leaves out unreadable samples, or the evaluator that the config names."""
         if isinstance(evaluator, Evaluator) or "metrics" in evaluator:
             return super().build_evaluator(evaluator)
         return ReadableEvaluator(evaluator)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        """mmengine's; it runs within :meth:`train`, where a faulty config would end in a traceback."""
+        """Build the schedulers. mmengine calls this within :meth:`train`, where a config error would be a traceback.
+
+        Raises:
+            ConfigError: a scheduler refused its arguments.
+        """
         with building_from_config():
             return super().build_param_scheduler(scheduler)
 
@@ -126,7 +139,12 @@ class Runner(mmengine_runner.Runner):
         return model.module if isinstance(model, BaseTTAModel) else model
 
     def train(self) -> nn.Module:
-        """Train; a NaN ends in :class:`DivergedError` after the hooks' ``on_non_finite`` have saved what is good."""
+        """Train.
+
+        Raises:
+            DivergedError: a loss, a gradient or a weight is not finite. The hooks' ``on_non_finite`` has then saved the
+                last good state.
+        """
         try:
             return super().train()
         except NonFiniteError as error:
@@ -134,12 +152,12 @@ class Runner(mmengine_runner.Runner):
             raise DivergedError(f"training stopped at iteration {self.iter + 1}: {error}") from error
 
     def stop_workers(self) -> None:
-        """End the loading processes that loaders have kept; after the run, whichever way it ended.
+        """End the worker processes that data loaders keep. Call this after the run, also if it failed.
 
-        Left to the interpreter's exit, torch waits five seconds for each of them (pytorch/pytorch issue 81794).
+        Otherwise torch waits five seconds for each of them when Python exits (pytorch/pytorch issue 81794).
         """
         for loop in (self._train_loop, self._val_loop, self._test_loop):
-            # Only a loop that was built has a loader, and only a loader that keeps its processes an iterator.
+            # A loop that was never built has no loader. A loader that does not keep its workers has no iterator.
             loader = getattr(loop, "dataloader", None)
             iterator = getattr(loader, "_iterator", None)
             if iterator is not None:
@@ -147,24 +165,23 @@ class Runner(mmengine_runner.Runner):
                 loader._iterator = None
 
     def _maybe_compile(self, target: str) -> None:
-        """Let torch.compile make one graph of the network, where the config has ``compile``, True or its arguments.
+        """Compile the backbone if the config has ``compile``, which is True or the arguments of ``torch.compile``.
 
-        Heads that say so (``compiles_with_backbone``) get one each.
-
-        mmengine would compile ``target``, the whole step, with an optimizer and a log that break its graph. In place,
-        so that names of parameters, checkpoints and the averaged model stay what they are.
+        Other modules with ``compiles_with_backbone`` are compiled too, each on its own. mmengine would compile
+        ``target``, the whole step, in which the optimizer and the log break the graph. Modules are compiled in place,
+        so that the names of parameters, the checkpoints and the averaged model do not change.
         """
         options = self.cfg.get("compile", False)
         if options is False:
             return
         model = self.bare_model
-        heads = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
+        others = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
         with building_from_config():
-            for module in (model.backbone, *heads):
+            for module in (model.backbone, *others):
                 module.compile(**({} if options is True else options))
 
     def load_or_resume(self) -> None:
-        """Load what the config says; ``resume`` without a file takes the newest undamaged one of the work folder."""
+        """Load the checkpoint of the config; ``resume`` without a file takes the newest good one of the work folder."""
         if self._has_loaded:
             return
         if self._resume and self._load_from is None:
@@ -178,7 +195,7 @@ class Runner(mmengine_runner.Runner):
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **options: Any) -> None:
-        """Continue the run that a checkpoint was saved by, with that run's seed."""
+        """Continue the run that saved a checkpoint, with the seed of that run."""
         super().resume(filename, *args, **options)
         reseed(self.train_dataloader, self.seed)
 
@@ -189,10 +206,19 @@ class Runner(mmengine_runner.Runner):
         strict: bool = False,
         revise_keys: list[tuple[str, str]] | None = None,
     ) -> dict:
-        """Load weights from a checkpoint of ours, or from a bare state dict of the model or of its backbone.
+        """Load weights from a checkpoint of a run, or from a bare state dict of the model or of its backbone.
 
-        A checkpoint to resume or to test has to fit exactly; weights to start a training from may differ in part, such
-        as in the head. Addresses (``https://``, ``torchvision://`` …) are mmengine's business.
+        A checkpoint to resume or to test must fit exactly. Weights to start a training from may differ in part, for
+        example in the last layer. mmengine loads addresses such as ``https://`` and ``torchvision://``.
+
+        Args:
+            filename: the file or address.
+            map_location: the device to load to.
+            strict: whether the weights must fit exactly in any case.
+            revise_keys: not used; the signature is mmengine's.
+
+        Returns:
+            The content of the file.
 
         Raises:
             CheckpointError: the file is missing, damaged or of another model.
@@ -205,7 +231,7 @@ class Runner(mmengine_runner.Runner):
             checkpoint = {"state_dict": state}
         if "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
-        # mmengine would run this text as Python when resuming. Older versions of it wrote the config there.
+        # Older versions of mmengine wrote the config here, and mmengine would run its text as Python when it resumes.
         checkpoint.get("meta", {}).pop("config", None)
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
@@ -217,7 +243,7 @@ class Runner(mmengine_runner.Runner):
             self._check_fit(filename, checkpoint, expected)
         else:
             self._check_start(filename, checkpoint, expected)
-        # Averaging hooks exchange their weights with the model's here.
+        # In this call, averaging hooks swap their weights with those of the model.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if exact:
             load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
@@ -228,7 +254,7 @@ class Runner(mmengine_runner.Runner):
         return checkpoint
 
     def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
-        """Raise a :class:`CheckpointError` unless a checkpoint is of this very model."""
+        """Raise a :class:`CheckpointError` unless all weights of a checkpoint fit the model."""
         names, words = weights.misfit(expected, checkpoint["state_dict"])
         if not names:
             return
@@ -244,7 +270,7 @@ class Runner(mmengine_runner.Runner):
         )
 
     def _check_start(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
-        """Say what starts afresh; raise a :class:`CheckpointError` unless half of the backbone fits or more."""
+        """Warn of what does not fit. Raise a :class:`CheckpointError` unless at least half of the backbone fits."""
         taken = weights.fitting(expected, checkpoint["state_dict"])
         backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
         if 2 * sum(name in taken for name in backbone) < len(backbone):
@@ -254,15 +280,15 @@ class Runner(mmengine_runner.Runner):
         network = getattr(self.bare_model, "backbone", self.bare_model)
         trained = checkpoint.get("meta", {}).get("model", {})
         if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
-            self.logger.warning(f"{filename} was trained with {', '.join(differences)}; this config has it otherwise")
+            self.logger.warning(f"{filename} was trained with {', '.join(differences)}, unlike this config")
 
     def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:
-        """Everything a run continues from, as plain data on the CPU (sharing memory with a model that is there).
+        """All that a run needs to continue, as plain data on the CPU. It shares memory with a model on the CPU.
 
         Args:
-            meta: ``epoch``, the epochs completed, and ``iter``, the iterations completed.
-            optimizer: include the optimizer's state.
-            schedulers: include the parameter schedulers' states.
+            meta: numbers of completed epochs, ``epoch``, and of completed iterations, ``iter``.
+            optimizer: whether to include the state of the optimizer.
+            schedulers: whether to include the states of the parameter schedulers.
         """
         state = {
             "meta": {
@@ -287,7 +313,7 @@ class Runner(mmengine_runner.Runner):
         return ckpt.on_cpu(state)
 
     def _test_transform(self) -> dict | None:
-        """How a classifier's images are scaled, which its weights mean nothing without; None for other tasks."""
+        """Config of the transform of the test images, which the weights depend on; None if the dataset has none."""
         loader = self.cfg.get("test_dataloader") or self.cfg.get("val_dataloader") or {}
         return ckpt.plain(loader.get("dataset", {}).get("transform"))
 
@@ -303,13 +329,16 @@ class Runner(mmengine_runner.Runner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Write a checkpoint atomically; the signature is mmengine's.
+        """Write a checkpoint atomically. The signature is mmengine's.
 
         Raises:
-            NonFiniteError: a weight is NaN or infinite; the file is not written.
+            NonFiniteError: a weight is NaN or infinite. The file is not written.
+            ConfigError: ``file_client_args`` or ``backend_args`` ask for another place than a local folder.
         """
         if file_client_args or backend_args:
-            raise ConfigError("checkpoints are saved to local folders only: leave out file_client_args, backend_args")
+            raise ConfigError(
+                "checkpoints are saved to local folders only: leave out file_client_args and backend_args"
+            )
         if meta is None:
             ended = (1, 0) if by_epoch else (0, 1)
             meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
@@ -322,12 +351,16 @@ class Runner(mmengine_runner.Runner):
 
 
 def check_finite(state: dict) -> None:
-    """Raise :class:`NonFiniteError` when a weight in a checkpoint's state, or in its moving average, is not finite."""
+    """Check the weights in the state of a checkpoint, and their moving average.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite.
+    """
     for part in ("state_dict", "ema_state_dict"):
         if (bad := weights.first_non_finite(state.get(part, {}))) is not None:
             raise NonFiniteError(f"{bad} is not finite")
 
 
 def _is_short(record: logging.LogRecord) -> bool:
-    """Keep listings of the environment, the config and the hooks off the console."""
+    """Whether a record is shown on the console. Listings of the environment, the config and the hooks are not."""
     return record.levelno > logging.INFO or "\n" not in record.getMessage()

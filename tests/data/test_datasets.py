@@ -133,7 +133,7 @@ def test_missing_folders(folder):
     with pytest.raises(DataError, match="has no class folders"):
         ImageFolder(plain, folder, split="val")
     (folder / "val" / "ant").mkdir()
-    with pytest.raises(DataError, match="1 class folders and not one image"):
+    with pytest.raises(DataError, match="1 class folders and no images"):
         ImageFolder(plain, folder, split="val")
     with pytest.raises(DataError, match=r"2 of ImageNet's 1000 classes; .*prepare_data.py imagenet"):
         ImageNet(plain, folder)

@@ -67,7 +67,7 @@ GOOD = {"instruction": "Say one", "input": "", "output": "one"}
 FAULTS = {
     "has no response": GOOD | {"output": " "},
     "has an empty prompt": GOOD | {"instruction": ""},
-    "has a prompt longer than max_length=60 leaves room for": GOOD | {"instruction": "one " * 100},
+    "has a prompt that leaves no room for a response in max_length=60": GOOD | {"instruction": "one " * 100},
 }
 
 
@@ -89,14 +89,20 @@ def test_faulty_rows(tokenizer, tmp_path, fault, caplog):
 def test_faulty_files_and_arguments(lm_folder, tokenizer, tmp_path):
     with pytest.raises(DataError, match="there is no data file"):
         InstructionRows(str(tmp_path / "x.json"), tokenizer, TEMPLATE)
-    for text, words in (("[{", "is no JSON"), ('{"a": 1}', "has to be a list of rows with instruction, input, output")):
+    for text, words in (
+        ("[{", "is not valid JSON"),
+        ('{"a": 1}', "is no list of rows with instruction, input, output"),
+    ):
         (tmp_path / "y.json").write_text(text)
         with pytest.raises(DataError, match=words):
             InstructionRows(str(tmp_path / "y.json"), tokenizer, TEMPLATE)
     path = str(lm_folder / "rows.json")
     for template, words in (
         (dict(with_input="{input}"), "has the keys with_input and without_input, not with_input"),
-        (TEMPLATE | dict(with_input="{question}"), r"template with_input may hold .* nothing else, got 'question'"),
+        (
+            TEMPLATE | dict(with_input="{question}"),
+            r"template with_input may have .* nothing else, but .* KeyError: 'question'",
+        ),
     ):
         with pytest.raises(ConfigError, match=words):
             InstructionRows(path, tokenizer, template)

@@ -225,7 +225,7 @@ def test_starts_from_a_classifier(tmp_path, classifier, name):
         rf"{name}: {len(taken)} tensors are taken; these start afresh: backbone.out_norms \(8\), neck", log
     )
     assert "these are not used: backbone.head (4)" in log
-    assert "was trained with token_order='released'; this config has it otherwise" in log
+    assert "was trained with token_order='released', unlike this config" in log
 
 
 def test_the_classifier_of_another_variant(tmp_path, classifier):

@@ -139,7 +139,7 @@ def test_missing_dataset(fails, monkeypatch, tmp_path, config, path, name):
 def test_missing_own_images(fails, tmp_path):
     config = CONFIGS / "quadmamba" / "quadmamba-tiny_image-folder.py"
     line = fails(config, f"train_dataloader.dataset.root={tmp_path}", "model.backbone.arch=lite")
-    assert f"there is no dataset folder {tmp_path / 'train'}; put your images there, one folder a class" in line
+    assert f"there is no dataset folder {tmp_path / 'train'}; put your images there, one folder for each class" in line
 
 
 def test_missing_wandb(fails, monkeypatch):
@@ -178,7 +178,7 @@ def test_checkpoint_of_another_variant_names_the_first_difference(fails, other_c
     torch.save(state, tmp_path / "bare.pth")
     line = fails(DIGITS, "model.backbone.name=test_efficientnet", tool=("test", tmp_path / "bare.pth"))
     assert "backbone.conv_stem.weight is not in the file (did you mean 'backbone.conv_stemm.weight'?)" in line
-    assert "has to go through tools/convert_checkpoint.py first" in line
+    assert "convert a file that the models' authors released with tools/convert_checkpoint.py first" in line
 
 
 class Harmful:

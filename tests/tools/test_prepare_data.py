@@ -141,7 +141,7 @@ def test_coco(coco, tmp_path, capsys):
     assert "train2017: 3 images with 1 instances, complete" in printed
     assert "val2017: 3 images with 1 instances, COCO 2017 has 3 with 2" in printed
     (coco / "val2017" / "000000000001.jpg").write_bytes(b"")
-    assert "lacks 1 of 3 images (or they are empty): 000000000001.jpg" in error_of(capsys, "prepare_data", *arguments)
+    assert "has 1 of 3 images missing or empty: 000000000001.jpg" in error_of(capsys, "prepare_data", *arguments)
     path = coco / "annotations" / "instances_train2017.json"
     path.write_text(path.read_text().replace("{}, ", "", 1))
     assert "has 79 categories" in error_of(capsys, "prepare_data", *arguments)

@@ -1,7 +1,8 @@
-"""Image classification datasets.
+"""Datasets of labelled images.
 
-A sample is ``{"inputs": Tensor [C, H, W], "data_samples": {"label": int, "index": int, "unreadable": str}}``;
-:func:`collate_images` makes a batch of samples.
+A sample is ``{"inputs": Tensor [C, H, W], "data_samples": {"label": int, "index": int, "unreadable": str}}``. The text
+``unreadable`` is empty, or says what was wrong with the image that the sample replaces. :func:`collate_images` makes a
+batch of samples.
 """
 
 from ssm_train.data.collate import collate_images, problems_of

@@ -1,4 +1,4 @@
-"""What the classification datasets have in common."""
+"""What datasets of labelled images have in common."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,12 +19,16 @@ class ImageDataset(Dataset):
     """A list of labelled images.
 
     Args:
-        labels: class number of every image.
+        labels: number of the class of every image.
         classes: names of the classes.
-        transform: turns a PIL image into a tensor [C, H, W]; a config of the ``TRANSFORMS`` registry or a callable.
-        unreadable: what to do with an image that cannot be decoded. ``"skip"`` puts the next readable one in its place
-            (always the same one) and says so in the sample, whereupon training counts it and metrics leave it out;
+        transform: turns a PIL image into a tensor [C, H, W]. It is a callable or a config of the ``TRANSFORMS``
+            registry.
+        unreadable: what to do with an image that cannot be decoded. ``"skip"`` takes the next readable image instead,
+            always the same one, and says so in the sample. Training counts such samples, and metrics leave them out.
             ``"raise"`` stops.
+
+    Raises:
+        ConfigError: ``unreadable`` is something else.
     """
 
     def __init__(
@@ -43,23 +47,33 @@ class ImageDataset(Dataset):
 
     @property
     def metainfo(self) -> dict:
-        """What mmengine passes to metrics and checkpoints."""
+        """The names of the classes, which mmengine passes to metrics and checkpoints."""
         return {"classes": list(self.classes)}
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
-        """Decode an image. An exception of :data:`~ssm_train.data.images.UNREADABLE` means that it is unreadable."""
+        """Decode an image.
+
+        Raises:
+            OSError: the image is unreadable; any other of :data:`~ssm_train.data.images.UNREADABLE` says the same.
+        """
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What a message calls an image: its file, or its place in one."""
+        """The name of an image in messages: its file, or its place in a file."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> dict:
+        """The sample at an index.
+
+        Raises:
+            DataError: the image is unreadable and ``unreadable`` is ``"raise"``, or no image can be read.
+            IndexError: the dataset has no such index. This ends a loop over the dataset.
+        """
         if not 0 <= index < len(self):
-            raise IndexError(f"there is no image {index} among {len(self)}")  # ends a loop over the dataset
+            raise IndexError(f"there is no image {index} among {len(self)}")
         image, used, problem = self._load_or_replace(index)
         sample = {"label": self.labels[used], "index": index, "unreadable": problem}
         return {"inputs": self.transform(image), "data_samples": sample}

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings along: 1,797 grey 8×8 images (Alpaydin and Kaynak 1998)."""
+"""The handwritten digits that come with scikit-learn: 1,797 grey 8×8 images (Alpaydin and Kaynak 1998)."""
 
 import numpy as np
 from PIL import Image
@@ -10,12 +10,16 @@ from ssm_train.registry import DATASETS
 
 @DATASETS.register_module()
 class Digits(ImageDataset):
-    """scikit-learn's digits, enlarged, in a fixed stratified split: four fifths of every class to train on.
+    """scikit-learn's digits, enlarged. A fixed stratified split gives four fifths of every class to training.
 
     Args:
         transform: see :class:`ImageDataset`.
         split: ``"train"`` (1,438 images) or ``"test"`` (359).
         size: side of the enlarged images in pixels.
+
+    Raises:
+        ConfigError: there is no such split.
+        MissingPackageError: scikit-learn is not installed.
     """
 
     def __init__(self, transform: dict | Transform, split: str = "train", size: int = 32):
@@ -33,16 +37,23 @@ class Digits(ImageDataset):
         super().__init__(data.target[self.indices].tolist(), [str(d) for d in range(10)], transform, unreadable="raise")
 
     def load(self, index: int) -> Image.Image:
-        """The image, in mode L."""
+        """The image in mode L."""
         return self.images[index]
 
     def name(self, index: int) -> str:
-        """The image's place in scikit-learn's array."""
+        """The index of the image in scikit-learn's array."""
         return f"digit {self.indices[index]}"
 
 
 def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Stratified 80/20 split that stays the same for ever (NumPy has frozen ``RandomState``)."""
+    """A stratified split, 80 % to 20 %, that never changes, because NumPy has frozen ``RandomState``.
+
+    Args:
+        labels: [n] class of every sample.
+
+    Returns:
+        Indices of the samples of ``"train"`` and of ``"test"``, in rising order.
+    """
     generator = np.random.RandomState(0)
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for label in np.unique(labels):

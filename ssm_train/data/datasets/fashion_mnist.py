@@ -18,12 +18,16 @@ FILES = {
 
 @DATASETS.register_module()
 class FashionMNIST(ImageDataset):
-    """Fashion-MNIST, or any other data in files of MNIST's names and format with labels 0 to 9.
+    """Fashion-MNIST, or other data with labels 0 to 9 in files of MNIST's names and format.
 
     Args:
         transform: see :class:`ImageDataset`.
         root: folder of the four ``.gz`` files.
         split: ``"train"`` or ``"test"``.
+
+    Raises:
+        ConfigError: there is no such split.
+        DataError: a file is missing or damaged, or the labels do not belong to the images.
     """
 
     def __init__(self, transform: dict | Transform, root: str = "data/fashion-mnist", split: str = "train"):
@@ -33,7 +37,7 @@ class FashionMNIST(ImageDataset):
         for path in (images, labels):
             if not path.exists():
                 raise DataError(
-                    f"Fashion-MNIST is not there: {path} does not exist; "
+                    f"there is no Fashion-MNIST: {path} does not exist; "
                     "make it with `python tools/prepare_data.py fashion-mnist`"
                 )
         self.images = read_idx(images, dimensions=3)
@@ -47,9 +51,9 @@ class FashionMNIST(ImageDataset):
         super().__init__(numbers.tolist(), CLASSES, transform, unreadable="raise")
 
     def load(self, index: int) -> Image.Image:
-        """The image, in mode L."""
+        """The image in mode L."""
         return Image.fromarray(self.images[index])
 
     def name(self, index: int) -> str:
-        """The file and the place in it."""
+        """The file and the index of the image in it."""
         return f"{self.file}[{index}]"

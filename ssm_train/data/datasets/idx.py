@@ -1,4 +1,4 @@
-"""The idx file format of MNIST and its kin: a magic number, big-endian sizes, then unsigned bytes."""
+"""The idx file format of MNIST and similar datasets: a magic number, big-endian sizes, then unsigned bytes."""
 
 import gzip
 import math
@@ -16,10 +16,13 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
 
     Args:
         path: the ``.gz`` file.
-        dimensions: how many the array has to have: 1 for labels, 3 for images.
+        dimensions: number of dimensions that the array must have: 1 for labels, 3 for images.
+
+    Returns:
+        The array, read-only, of type uint8.
 
     Raises:
-        DataError: it is missing, truncated, corrupt or holds something else.
+        DataError: the file is missing, truncated or corrupt, or holds something else.
     """
     path = Path(path)
     try:
@@ -29,12 +32,13 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}") from None
     header = 4 * (1 + dimensions)
-    expected = 0x0800 | dimensions  # 0x08 stands for unsigned bytes
+    expected = 0x0800 | dimensions  # 0x08 is the code of unsigned bytes
     if len(content) < header or struct.unpack(">I", content[:4])[0] != expected:
         raise DataError(
-            f"{path} is no idx file of unsigned bytes in {dimensions} dimensions (magic {content[:4].hex()})"
+            f"{path} is no idx file of unsigned bytes in {dimensions} dimensions: its magic number is "
+            f"{content[:4].hex()}"
         )
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):
-        raise DataError(f"{path} should hold {shape} bytes and holds {len(content) - header}: it is cut off or damaged")
+        raise DataError(f"{path} is cut off or damaged: it holds {len(content) - header} bytes for the shape {shape}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -1,4 +1,4 @@
-"""Images in one folder a class."""
+"""Images in one folder for each class."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,20 @@ from ssm_train.registry import DATASETS
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
-    """Images in ``root/split/<class>/``, sub-folders included; classes are numbered by name.
+    """Images in ``root/split/<class>/`` and its sub-folders; classes are numbered in the order of their names.
 
     Args:
         transform: see :class:`ImageDataset`.
         root: the dataset's folder.
-        split: folder below it, such as ``"train"`` or ``"val"``.
-        mode: Pillow's mode to convert to: ``"RGB"``, or ``"L"`` for one channel.
+        split: folder below ``root``, such as ``"train"`` or ``"val"``.
+        mode: Pillow's mode that images are converted to: ``"RGB"``, or ``"L"`` for one channel.
         unreadable: see :class:`ImageDataset`.
+
+    Raises:
+        DataError: the folder is missing, or has no class folders or no images.
     """
 
-    how_to_make = "put your images there, one folder a class"
+    how_to_make = "put your images there, one folder for each class"
 
     def __init__(
         self,
@@ -48,15 +51,17 @@ class ImageFolder(ImageDataset):
             self.paths += found
             labels += [label] * len(found)
         if not labels:
-            raise DataError(f"{folder} has {len(classes)} class folders and not one image ({', '.join(EXTENSIONS)})")
+            raise DataError(
+                f"{folder} has {len(classes)} class folders and no images ({', '.join(EXTENSIONS)}); {self.how_to_make}"
+            )
         super().__init__(labels, classes, transform, unreadable)
 
     def load(self, index: int) -> Image.Image:
-        """Decode the file, turned upright."""
+        """Decode the file and turn the image upright."""
         return decode(self.paths[index], self.mode)
 
     def name(self, index: int) -> str:
-        """The file."""
+        """The path of the file."""
         return self.paths[index]
 
 
@@ -69,6 +74,9 @@ class ImageNet(ImageFolder):
         root: the dataset's folder.
         split: ``"train"`` or ``"val"``.
         unreadable: see :class:`ImageDataset`.
+
+    Raises:
+        DataError: the folder is missing, or has another number of classes than 1000.
     """
 
     how_to_make = "arrange a downloaded ILSVRC2012 with `python tools/prepare_data.py imagenet --from FOLDER`"

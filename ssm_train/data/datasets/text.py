@@ -1,7 +1,7 @@
-"""Text for language models: rows of instruction and response, and plain text cut into blocks.
+"""Datasets of text: rows of instruction and response, and plain text cut into blocks.
 
-A sample is ``{"inputs": Tensor [L], "data_samples": {"context_len": int, "index": int}}``: the tokens of prompt and
-response, and how many are the prompt's.
+A sample is ``{"inputs": Tensor [L], "data_samples": {"context_len": int, "index": int}}``. ``inputs`` holds the tokens
+of the prompt and the response, and ``context_len`` is the number of tokens of the prompt.
 """
 
 import json
@@ -25,9 +25,9 @@ class TokenRows(Dataset):
     """Rows of tokens with the length of their prompts.
 
     Args:
-        rows: tokens and prompt length of each row.
-        names: what a message calls each row.
-        tokenizer: what made the tokens.
+        rows: tokens of each row, and how many of them are the prompt.
+        names: name of each row in messages.
+        tokenizer: the tokenizer that made the tokens.
     """
 
     def __init__(self, rows: list[tuple[list[int], int]], names: list[str], tokenizer: Any):
@@ -37,11 +37,11 @@ class TokenRows(Dataset):
 
     @property
     def metainfo(self) -> dict:
-        """What mmengine passes to metrics and checkpoints."""
+        """The size of the vocabulary, which mmengine passes to metrics and checkpoints."""
         return {"vocabulary": len(self.tokenizer)}
 
     def name(self, index: int) -> str:
-        """The row's file and number."""
+        """The name of a row in messages: its number and its file."""
         return self.names[index]
 
     def __len__(self) -> int:
@@ -59,17 +59,17 @@ class InstructionRows(TokenRows):
     Args:
         path: the file.
         tokenizer: config of the tokenizer, such as ``dict(type="tree_ssm.language.load_tokenizer", path=...)``.
-        template: the prompt, ``with_input`` for rows that have an input and ``without_input`` for the others; they
-            name the fields ``{instruction}`` and ``{input}``.
-        max_length: tokens of a row; a response is cut there.
+        template: the texts of the prompts, ``with_input`` for rows that have an input and ``without_input`` for the
+            others. The fields of a row are inserted for ``{instruction}`` and ``{input}``.
+        max_length: largest number of tokens of a row. Longer responses are cut.
         part: ``"held_out"`` is every ``held_out_every``-th row, ``"train"`` all others.
-        held_out_every: 0 to hold nothing out; ``"train"`` is then everything, and so is ``"held_out"``.
-        faulty: what to do with a row that has no instruction, no response, or a prompt that leaves no room for one:
-            ``"raise"`` stops, ``"skip"`` leaves such rows out and counts them.
+        held_out_every: see ``part``. 0 holds nothing out; both parts are then the whole file.
+        faulty: what to do with a row that has no instruction, no response, or a prompt that leaves no room for a
+            response. ``"raise"`` stops, ``"skip"`` leaves such rows out and counts them.
 
     Raises:
         DataError: the file is missing or damaged, or a row is faulty.
-        ConfigError: an argument cannot be.
+        ConfigError: ``faulty``, ``part`` or ``template`` has a value that is not allowed.
     """
 
     def __init__(
@@ -116,27 +116,29 @@ class InstructionRows(TokenRows):
             return "has an empty prompt"
         if not row["output"].strip():
             return "has no response"
-        # Apart: where the prompt ends has to be an end of a token.
+        # Tokenized separately, so that no token spans the end of the prompt.
         prompt = self.tokenizer.encode(self.prompt(row), add_special_tokens=False)
         response = [*self.tokenizer.encode(row["output"], add_special_tokens=False), self.tokenizer.eos_token_id]
         if len(prompt) >= self.max_length:
-            return f"has a prompt longer than max_length={self.max_length} leaves room for ({len(prompt)} tokens)"
+            length = self.max_length
+            return f"has a prompt that leaves no room for a response in max_length={length} ({len(prompt)} tokens)"
         return (prompt + response)[: self.max_length], len(prompt)
 
 
 @DATASETS.register_module()
 class TextBlocks(TokenRows):
-    """A text file in blocks of equal length without prompts; what is left at the end is dropped.
+    """A text file, cut into blocks of equal length without prompts. A shorter rest at the end is dropped.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, in UTF-8.
         tokenizer: see :class:`InstructionRows`.
-        length: tokens of a block.
-        part: ``"held_out"`` is the end of the file, ``"train"`` what comes before.
-        held_out: the fraction of the blocks that is held out.
+        length: number of tokens of a block.
+        part: ``"held_out"`` is the end of the file, ``"train"`` what comes before it.
+        held_out: fraction of the blocks that is held out.
 
     Raises:
         DataError: the file is missing or too short.
+        ConfigError: there is no such part.
     """
 
     def __init__(
@@ -159,9 +161,15 @@ class TextBlocks(TokenRows):
 
 @FUNCTIONS.register_module()
 def pad_rows(samples: list[dict]) -> dict[str, Any]:
-    """A batch: rows padded on the right, with ``attention_mask`` [B, L], ``context_len`` and ``index`` [B].
+    """Collate rows into a batch, padded on the right.
 
-    Padding is token 0, whatever that is: nothing reads it.
+    The padding is token 0. Its meaning does not matter, because the mask keeps the model from reading it.
+
+    Args:
+        samples: samples of a :class:`TokenRows`.
+
+    Returns:
+        ``inputs`` [B, L], and ``data_samples`` with ``attention_mask`` [B, L], ``context_len`` [B] and ``index`` [B].
     """
     rows: list[Tensor] = [sample["inputs"] for sample in samples]
     lengths = torch.tensor([len(row) for row in rows])
@@ -183,8 +191,8 @@ def _check_template(template: dict[str, str]) -> None:
             text.format(instruction="", input="")
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(
-                f"the prompt template {key} may hold {{instruction}} and {{input}} in braces and nothing else, "
-                f"got {error}"
+                f"the prompt template {key} may have {{instruction}} and {{input}} in braces and nothing else, "
+                f"but formatting it fails with {type(error).__name__}: {error}"
             ) from error
 
 
@@ -211,7 +219,7 @@ def _read_text(path: str) -> str:
 
 
 def _read_rows(path: str) -> list[dict[str, str]]:
-    """The rows, each with every field as text."""
+    """The rows of a file, with every field as text."""
     text = _read_text(path)
     try:
         if Path(path).suffix == ".jsonl":
@@ -219,7 +227,7 @@ def _read_rows(path: str) -> list[dict[str, str]]:
         else:
             rows = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is no JSON: {error}") from error
+        raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} has to be a list of rows with {', '.join(_FIELDS)}")
+        raise DataError(f"{path} is no list of rows with {', '.join(_FIELDS)}")
     return [{field: str(row.get(field) or "") for field in _FIELDS} for row in rows]

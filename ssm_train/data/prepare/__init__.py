@@ -1,6 +1,6 @@
-"""Making, arranging and checking datasets, one a module; ``tools/prepare_data.py`` is the command line to it.
+"""Making, arranging and checking datasets, one dataset a module. ``tools/prepare_data.py`` is the command line to it.
 
-Each module has a function that takes the folder of all datasets and a folder of what was downloaded (None if the user
-named none) and returns what it found, for the user to read. It raises :class:`~ssm_core.errors.DataError` when
-something is missing or wrong.
+The function ``prepare_…`` of a module takes two folders. The first holds all datasets. The second holds the downloaded
+files, and is None if the user named no such folder. The function returns a report for the user to read. It raises
+:class:`~ssm_core.errors.DataError` when something is missing or wrong.
 """

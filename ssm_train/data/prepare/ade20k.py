@@ -1,4 +1,4 @@
-"""ADE20K of the scene parsing challenge 2016: arranged by a link, counted, and every label map checked."""
+"""ADE20K of the scene parsing challenge 2016: link it into place, count it and check every label map."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,24 @@ from ssm_core.errors import DataError
 from ssm_train.data.prepare.arrange import arrange, shorten
 
 SIZES = {"training": 20_210, "validation": 2_000}
-CLASSES = 150  # in label maps 1 … 150; 0 is not labelled
+CLASSES = 150  # label maps number them 1 … 150, and 0 marks pixels without a label
 _HOW = "download ADEChallengeData2016.zip from sceneparsing.csail.mit.edu, unpack it"
 
 
 def prepare_ade20k(root: Path, source: Path | None) -> str:
     """Arrange a downloaded ADE20K as ``root/ade/ADEChallengeData2016/{images,annotations}``, and verify it.
 
-    Every image has to have a label map of its size with labels up to 150.
+    Every image must have a label map of its size with labels up to 150.
+
+    Args:
+        root: folder of all datasets.
+        source: folder of the unpacked download, or None to check what is in ``root``.
+
+    Returns:
+        A line on each split.
+
+    Raises:
+        DataError: a file is missing, or a label map is wrong.
     """
     target = root / "ade" / "ADEChallengeData2016"
     arrange(("images", "annotations"), target, source, _HOW)
@@ -33,7 +43,9 @@ def _check_split(target: Path, split: str) -> str:
     labelled = _stems(maps, ".png")
     if names != labelled:
         alone = sorted(names ^ labelled)
-        raise DataError(f"{len(alone)} files of {images} and {maps} have no counterpart: {shorten(alone)}")
+        raise DataError(
+            f"{len(alone)} files of {images} and {maps} have no counterpart in the other folder: {shorten(alone)}"
+        )
     wrong = [f"{name} ({problem})" for name in sorted(names) if (problem := _problem(images, maps, name))]
     if wrong:
         raise DataError(f"{len(wrong)} of {len(names)} label maps in {maps} are wrong: {shorten(wrong)}")
@@ -46,7 +58,7 @@ def _stems(folder: Path, suffix: str) -> set[str]:
 
 
 def _problem(images: Path, maps: Path, name: str) -> str | None:
-    """What is wrong with an image and its label map, or None. Of the image the header alone is read."""
+    """What is wrong with an image and its label map, or None. Only the header of the image is read, to save time."""
     try:
         with Image.open(images / f"{name}.jpg") as image, Image.open(maps / f"{name}.png") as labels:
             if image.size != labels.size:

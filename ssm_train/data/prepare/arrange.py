@@ -1,4 +1,4 @@
-"""Putting a downloaded dataset where the configs look for it, without copying it."""
+"""Linking a downloaded dataset to where the configs look for it, instead of copying it."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ from ssm_core.errors import DataError
 
 
 def link(source: Path, place: Path) -> None:
-    """Make ``place`` a symbolic link to ``source``, unless something is there."""
+    """Make ``place`` a symbolic link to ``source``, unless ``place`` exists."""
     if not place.exists():
         place.symlink_to(source.resolve())
 
 
 def arrange(names: tuple[str, ...], target: Path, source: Path | None, how: str) -> None:
-    """Link the named files and folders of ``source`` into ``target``; without a source they have to be there.
+    """Link the named files and folders of ``source`` into ``target``. Without a source they must be in ``target``.
 
     Args:
-        names: what the dataset consists of, relative to its folder.
-        target: the folder that the configs name.
-        source: the folder of the downloaded files.
-        how: what to do when they are not there, for the error.
+        names: the files and folders that make up the dataset, relative to its folder.
+        target: folder that the configs name.
+        source: folder of the downloaded files, or None.
+        how: advice for the error, on how to get the files.
 
     Raises:
-        DataError: one of them is in neither place.
+        DataError: a file or folder is missing.
     """
     folder = target if source is None else source
     missing = [name for name in names if not (folder / name).exists()]
@@ -35,6 +35,6 @@ def arrange(names: tuple[str, ...], target: Path, source: Path | None, how: str)
 
 
 def shorten(names: list[str], limit: int = 3) -> str:
-    """The first of many names, and how many more there are."""
+    """The first ``limit`` names as text, and how many more there are."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

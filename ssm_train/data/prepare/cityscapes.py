@@ -1,4 +1,4 @@
-"""Cityscapes: arranged by links, with the label maps of its 19 classes made from those of its 35."""
+"""Cityscapes: link it into place, and make label maps of the 19 evaluated classes from those of all 35."""
 
 from pathlib import Path
 
@@ -19,7 +19,17 @@ _HOW = "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from c
 def prepare_cityscapes(root: Path, source: Path | None) -> str:
     """Arrange a downloaded Cityscapes as ``root/cityscapes/{leftImg8bit,gtFine}``, make its label maps, and count it.
 
-    ``gtFine/*/*/*_labelTrainIds.png`` is written where it is missing, into ``root`` and not into ``source``.
+    Missing files ``gtFine/*/*/*_labelTrainIds.png`` are written into ``root``, never into ``source``.
+
+    Args:
+        root: folder of all datasets.
+        source: folder of the unpacked download, or None to complete what is in ``root``.
+
+    Returns:
+        A line on each split.
+
+    Raises:
+        DataError: a folder or a label map is missing.
     """
     target = root / "cityscapes"
     arrange(("leftImg8bit", "gtFine"), target if source is None else source, None, _HOW)
@@ -37,7 +47,7 @@ def prepare_cityscapes(root: Path, source: Path | None) -> str:
 
 
 def _make_labels(image: Path, folder: Path, target: Path) -> bool:
-    """Put an image and the label map of its 19 classes in place; False if there is nothing to make that from."""
+    """Put an image and its label map of 19 classes in place. Return False if there is no label map to make it from."""
     city = image.relative_to(folder / "leftImg8bit").parent
     stem = image.name.removesuffix("_leftImg8bit.png")
     maps = target / "gtFine" / city
@@ -62,7 +72,7 @@ def _make_labels(image: Path, folder: Path, target: Path) -> bool:
 def training_labels(
     ids: np.ndarray,  # [H, W] uint8
 ) -> np.ndarray:  # [H, W] uint8
-    """Labels 0 … 18 of the evaluated classes, 255 for all others."""
+    """Translate the ids of all 35 classes to the labels 0 … 18 of the evaluated ones; all others become 255."""
     table = np.full(256, IGNORED, np.uint8)
     table[list(EVALUATED_IDS)] = np.arange(len(EVALUATED_IDS), dtype=np.uint8)
     return table[ids]

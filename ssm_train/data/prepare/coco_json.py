@@ -1,4 +1,4 @@
-"""Writing instance annotations in COCO's format, masks as run lengths, so that they come back exactly."""
+"""Writing instance annotations in COCO's format. Masks are stored as run lengths, so that no pixel is lost."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ssm_train.runtime.files import write_text_atomically
 def outline(
     mask: np.ndarray,  # [H, W] bool
 ) -> dict:
-    """What the format says of a mask: ``segmentation``, ``area`` and ``bbox``.
+    """The fields of the format that describe a mask: ``segmentation``, ``area`` and ``bbox`` in pixels.
 
     Raises:
         MissingPackageError: pycocotools is not installed.
@@ -37,7 +37,7 @@ def _codec() -> ModuleType:
 
 
 class CocoFile:
-    """Images and instances of one split.
+    """A COCO file in the making: the images and instances of one split.
 
     Args:
         classes: names of the categories, which get the ids 1, 2, …
@@ -53,7 +53,7 @@ class CocoFile:
         self.annotations: list[dict] = []
 
     def add_image(self, file_name: str, height: int, width: int) -> int:
-        """Note an image and return its id."""
+        """Add an image, and return its id."""
         self.images.append({"id": len(self.images) + 1, "file_name": file_name, "height": height, "width": width})
         return len(self.images)
 
@@ -64,13 +64,14 @@ class CocoFile:
         mask: np.ndarray,  # [H, W] bool
         crowd: bool = False,
     ) -> None:
-        """Note an instance.
+        """Add an instance.
 
         Args:
-            image: its image's id.
-            category: its category's id, from 1 on.
+            image: id of its image.
+            category: id of its category, from 1 on.
             mask: its visible pixels, at least one.
-            crowd: neither an object to find nor background: training and evaluation leave it out.
+            crowd: whether the instance is neither an object to find nor background. Training and evaluation ignore
+                such an instance.
         """
         self.add_outline(image, category, outline(mask), crowd)
 
@@ -80,6 +81,6 @@ class CocoFile:
         self.annotations.append({**numbers, **shape, "iscrowd": int(crowd)})
 
     def write(self, path: Path) -> None:
-        """Write the file, the same bytes for the same content."""
+        """Write the file. The same content gives the same bytes."""
         content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
         write_text_atomically(path, json.dumps(content, separators=(",", ":")))

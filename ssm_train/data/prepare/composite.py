@@ -1,9 +1,11 @@
 """The composited set: Fashion-MNIST items with exact masks, laid over photographs.
 
-Pixels and labels are real, the scenes are not: figures on this set are to be reported as composited. Training and
-validation share neither items nor photos. Every draw is a function of the seed, the split and the image's number, so a
-larger set begins with the smaller one, and the files are the same bytes wherever NumPy and Pillow are, by however many
-processes they are made.
+The pixels and labels are real, but the scenes are not. Results on this set must be reported as composited. Training and
+validation share neither items nor photos.
+
+Every random number is a function of the seed, the split and the number of the image. A larger set therefore begins with
+the images of a smaller one. The files have the same bytes wherever NumPy and Pillow are the same, and however many
+processes make them.
 """
 
 from collections.abc import Sequence
@@ -22,18 +24,18 @@ from ssm_train.data.prepare.photos import PHOTOS, load_photo
 from ssm_train.data.prepare.pictures import clear, write_picture
 from ssm_train.data.prepare.processes import for_each, usable_cores
 
-BACKGROUND = 0  # in label maps; the items' classes are 1 … 10, as in the COCO file
+BACKGROUND = 0  # label in label maps; the classes of items are 1 … 10, as in the COCO file
 ITEM_SPLITS = {"train": "train", "val": "test"}
 MIN_SIZE = 64
-# The background of an item is 0, with a faint halo that is neither item nor background.
+# Pixels above this value belong to an item. The background is 0, and around it is a faint halo that belongs to neither.
 _THRESHOLD = 16
-_ITEMS = (2, 6)  # in a scene
-_SIDE = (0.25, 0.5)  # of an item's square, as a share of the image's
-_ROTATION = 15.0  # degrees to either side
-_COLOUR = (0.45, 1.0)  # of a channel, in items and photos
-_CROP = (0.2, 1.0)  # of the photo's shorter side
-_MIN_VISIBLE = 0.5  # of every item, whatever is laid over it
-_TRIES = 20
+_ITEMS = (2, 6)  # smallest and largest number of items in a scene
+_SIDE = (0.25, 0.5)  # side of an item's square, as a share of the side of the image
+_ROTATION = 15.0  # largest rotation to either side, in degrees
+_COLOUR = (0.45, 1.0)  # factor of each colour channel, in items and photos
+_CROP = (0.2, 1.0)  # side of the crop from a photo, as a share of the photo's shorter side
+_MIN_VISIBLE = 0.5  # share of every item that later items must leave visible
+_TRIES = 20  # places that are tried for an item
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Scene:
     Attributes:
         image: [size, size, 3] uint8.
         labels: [size, size] uint8, class of every pixel, 0 for background.
-        instances: class (1 … 10) and visible pixels [size, size] of every item, from the back to the front.
+        instances: class (1 … 10) and visible pixels [size, size] bool of every item, from the back to the front.
     """
 
     image: np.ndarray
@@ -57,10 +59,10 @@ class Composer:
     Args:
         items: [n, 28, 28] uint8, light on black.
         classes: [n] class of every item, from 0 on.
-        photos: [H, W, 3] uint8, to cut backgrounds from.
+        photos: pictures [H, W, 3] uint8 that backgrounds are cut from.
         size: side of the images in pixels.
-        seed: of everything, together with ``stream``.
-        stream: number of the split.
+        seed: seed of all random numbers.
+        stream: number of the split. Splits of one seed draw different random numbers.
     """
 
     def __init__(
@@ -80,12 +82,12 @@ class Composer:
         self.stream = stream
 
     def scene(self, number: int) -> Scene:
-        """Compose the scene of a number."""
+        """Compose the scene with a given number; it depends on nothing else but the arguments of the composer."""
         key = np.random.SeedSequence((self.seed, self.stream, number))
-        draw = np.random.RandomState(key.generate_state(4))  # the one generator that NumPy keeps as it is for ever
+        draw = np.random.RandomState(key.generate_state(4))  # the one generator that NumPy promises never to change
         image = self._background(draw)
-        top = np.zeros((self.size, self.size), np.int32)  # the item that is seen at a pixel, from 1 on
-        whole: list[int] = []  # pixels of each item before anything is laid over it
+        top = np.zeros((self.size, self.size), np.int32)  # number of the item that is visible at a pixel, from 1 on
+        whole: list[int] = []  # number of pixels of each item before others cover it
         classes: list[int] = []
         for _ in range(draw.randint(_ITEMS[0], _ITEMS[1] + 1)):
             index = draw.randint(len(self.items))
@@ -102,9 +104,10 @@ class Composer:
         return Scene(image, labels, [(label, top == i) for i, label in enumerate(classes, start=1)])
 
     def _background(self, draw: np.random.RandomState) -> np.ndarray:  # [size, size, 3] uint8
-        """Cut a piece from a photo, dyed as an item is and often enlarged, so that hue and blur do not give items away.
+        """Cut a piece from a photo, enlarge or shrink it, and colour it as items are coloured.
 
-        There are few photos. Left as they are, a network learns their colours by heart, and takes others for items.
+        Hue and blur then do not tell items from the background. There are few photos. Without this a network memorises
+        their colours, and takes all other colours for items.
         """
         photo = self.photos[draw.randint(len(self.photos))]
         side = int(min(photo.size) * draw.uniform(*_CROP))
@@ -118,7 +121,7 @@ class Composer:
         item: np.ndarray,  # [28, 28] uint8
         draw: np.random.RandomState,
     ) -> tuple[np.ndarray, np.ndarray]:  # [h, w, 3] uint8, [h, w] bool
-        """Enlarge, turn, mirror and dye an item; its mask is what is then brighter than the threshold."""
+        """Enlarge, rotate, mirror and colour an item. Its mask is where it is then brighter than the threshold."""
         side = max(int(self.size * draw.uniform(*_SIDE)), 1)
         enlarged = Image.fromarray(item).resize((side, side), Image.Resampling.BICUBIC)
         turned = enlarged.rotate(draw.uniform(-_ROTATION, _ROTATION), Image.Resampling.BICUBIC, expand=True)
@@ -134,7 +137,7 @@ class Composer:
     def _place(
         self, mask: np.ndarray, top: np.ndarray, whole: list[int], draw: np.random.RandomState
     ) -> tuple[int, int] | None:
-        """Row and column for an item that leaves enough of those beneath it to be seen; None if none was found."""
+        """Row and column where an item leaves enough of those beneath it visible; None if no such place was found."""
         free = [self.size - length for length in mask.shape]
         if min(free) < 0 or not mask.any():
             return None
@@ -165,11 +168,14 @@ def prepare_composite(
         size: side of the images in pixels.
         train_count: number of training images.
         val_count: number of validation images.
-        seed: other scenes.
-        processes: how many make the images; None for one a core. The result does not depend on it.
+        seed: seed of all random numbers; each gives other scenes.
+        processes: number of processes that make the images; None for one a core. The result does not depend on it.
+
+    Returns:
+        A line on each split.
 
     Raises:
-        ConfigError: ``size`` is too small for the items, or a count below 1.
+        ConfigError: ``size`` is too small for the items, a count is below 1, or the seed is negative.
         DataError: Fashion-MNIST is missing or damaged.
         MissingPackageError: scikit-image, scikit-learn or pycocotools is not installed.
     """

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: copied from where a package manager or the user put it, and verified."""
+"""Fashion-MNIST: copy it from where a package manager or the user put it, and verify it."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,15 +13,26 @@ SIZES = {"train": 60_000, "test": 10_000}
 
 
 def prepare_fashion_mnist(root: Path, source: Path | None) -> str:
-    """Copy the four files to ``root/fashion-mnist`` unless they are there, and verify them."""
+    """Copy the four files to ``root/fashion-mnist`` unless they are there, and verify them.
+
+    Args:
+        root: folder of all datasets.
+        source: folder of the four files; None to look in ``root`` and where Debian's package puts them.
+
+    Returns:
+        A line on both splits.
+
+    Raises:
+        DataError: a file is missing, damaged or not of Fashion-MNIST.
+    """
     target = root / "fashion-mnist"
     names = [name for pair in FILES.values() for name in pair]
     folders = [source] if source is not None else [target, DEBIAN_FOLDER]
     found = next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
     if found is None:
         raise DataError(
-            f"no Fashion-MNIST in {' or '.join(map(str, folders))}: install the Debian package dataset-fashion-mnist, "
-            f"or name the folder that has {names[0]} and the three others with --from"
+            f"there is no Fashion-MNIST in {' or '.join(map(str, folders))}: install the Debian package "
+            f"dataset-fashion-mnist, or name the folder that has {names[0]} and the three other files with --from"
         )
     counts = [_verify(found, split) for split in FILES]
     if found.resolve() != target.resolve():
@@ -36,8 +47,8 @@ def _verify(folder: Path, split: str) -> int:
     expected = SIZES[split]
     if len(images) != expected or len(labels) != expected or images.shape[1:] != (28, 28):
         raise DataError(
-            f"{folder / FILES[split][0]} holds {len(images)} images of {images.shape[1:]} and {len(labels)} labels; "
-            f"Fashion-MNIST has {expected} of (28, 28)"
+            f"{folder / FILES[split][0]} holds {len(images)} images of {images.shape[1:]} and {len(labels)} labels, "
+            f"but Fashion-MNIST has {expected} of (28, 28)"
         )
     wrong = [CLASSES[label] for label, n in Counter(labels.tolist()).items() if n != expected // len(CLASSES)]
     if wrong:

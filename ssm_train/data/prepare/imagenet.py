@@ -1,4 +1,4 @@
-"""ImageNet-1k (ILSVRC2012): arranged in class folders by links, and counted."""
+"""ImageNet-1k (ILSVRC2012): link it into class folders, and count it."""
 
 from pathlib import Path
 
@@ -12,8 +12,18 @@ CLASSES = 1000
 def prepare_imagenet(root: Path, source: Path | None) -> str:
     """Arrange a downloaded ILSVRC2012 as ``root/imagenet/{train,val}/<wnid>/*.JPEG`` by links, and count it.
 
-    ``source`` holds ``train/<wnid>/*.JPEG``, and ``val`` either the same way or flat with a mapping beside it. Without
-    a source what is at the target is checked.
+    ``source`` holds ``train/<wnid>/*.JPEG``. Its folder ``val`` is arranged in the same way, or is flat and has a file
+    beside it that maps images to classes.
+
+    Args:
+        root: folder of all datasets.
+        source: folder of the unpacked download, or None to check what is in ``root``.
+
+    Returns:
+        A line on each split.
+
+    Raises:
+        DataError: a folder or a class is missing, or the classes of a flat ``val`` are unknown.
     """
     target = root / "imagenet"
     if source is not None and source.resolve() != target.resolve():
@@ -30,10 +40,10 @@ def prepare_imagenet(root: Path, source: Path | None) -> str:
 
 
 def _arrange_split(source: Path, target: Path, split: str) -> None:
-    """Link every class folder of a split; sort a flat validation folder into class folders first."""
+    """Link every class folder of a split. A flat validation folder is sorted into class folders instead."""
     folder = source / split
     if not folder.is_dir():
-        raise DataError(f"there is no {folder}: --from takes the folder that has train and val")
+        raise DataError(f"there is no {folder}: name the folder that has train and val with --from")
     flat = sorted(folder.glob("*.JPEG"))
     (target / split).mkdir(parents=True, exist_ok=True)
     if not flat:
@@ -53,7 +63,7 @@ def _arrange_split(source: Path, target: Path, split: str) -> None:
 
 
 def _read_mapping(source: Path, folder: Path) -> dict[str, str]:
-    """Class of every validation image, from a file of lines ``NAME WNID``, separated by spaces or a comma."""
+    """Class of every validation image, from a file with lines ``NAME WNID``, separated by spaces or a comma."""
     names = ("LOC_val_solution.csv", "val_map.txt", "val_annotations.txt", "synset_labels.txt")
     path = next((p for f in (source, folder) for name in names if (p := f / name).is_file()), None)
     if path is None:

@@ -1,7 +1,7 @@
-"""Nuclei: one fluorescence image with 125 outlined nuclei, from the data set of the DSB 2018 that stardist ships.
+"""Nuclei: one fluorescence image with 125 outlined nuclei, from the Data Science Bowl 2018, which stardist ships.
 
-The left part is to train on and the right part to validate. Both are cut into tiles, those to train on overlapping. A
-nucleus on the border between the parts belongs to each with the pixels that it has there.
+The left part of the image is for training, and the right part for validation. Both are cut into tiles. The tiles for
+training overlap. A nucleus on the border belongs to both parts, to each with the pixels that lie in it.
 """
 
 import hashlib
@@ -21,44 +21,49 @@ from ssm_train.data.prepare.coco_json import CocoFile
 from ssm_train.data.prepare.pictures import clear, write_picture
 from ssm_train.runtime.files import write_atomically
 
-CLASSES = ("background", "nucleus", "boundary")  # of the label maps
+CLASSES = ("background", "nucleus", "boundary")  # names of the labels in label maps
 BACKGROUND, NUCLEUS, BOUNDARY = range(3)
-# Of stardist 0.9.2. Other releases have the same files; what differs is refused.
+# SHA-256 of the files in stardist 0.9.2. Other releases have the same files. Files that differ are refused.
 FILES = {
     "img2d.tif": "f9ccc1571b92c861ff87e28463068b43f61bd47357ed0503f711e5cd1eb97750",
     "mask2d.tif": "59ad5e820b7982ca9d13e946fa6e7f64e2714899e00a2ae6c69aa79aad53d46f",
 }
 _INSIDE = "stardist/data/images"
-# Any of its wheels will do: nothing in it is run.
+# Any wheel of stardist will do, because nothing in it is run.
 _DOWNLOAD = (
     "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--implementation=cp",
     "--python-version=3.11", "--abi=cp311", "--platform=manylinux_2_28_x86_64", "stardist==0.9.2",
 )  # fmt: skip
-_TRAIN_SHARE = 0.75  # of the width
-_MIN_VISIBLE = 0.25  # of a nucleus; what less is left of by a tile's edge is marked as a crowd
+_TRAIN_SHARE = 0.75  # share of the width that is for training
+_MIN_VISIBLE = 0.25  # a nucleus of which a tile has a smaller share is marked as a crowd
 
 
 def prepare_nuclei(root: Path, source: Path | None, tile: int = 128) -> str:
     """Write ``root/nuclei/{train,val}.json``, ``{train,val}/*.png`` and ``{train,val}_labels/*.png``.
 
-    The two source files are kept beside them. They are taken from ``source`` (a folder with both, or a wheel of
-    stardist), else from the target, else from an installed stardist, else pip downloads its wheel.
+    The two source files are kept beside them. Without ``source`` they are taken from ``root/nuclei``, else from an
+    installed stardist, else from stardist's wheel, which pip downloads.
 
     Args:
         root: folder of all datasets.
-        source: see above.
+        source: folder with both source files, or a wheel of stardist; None to look as above.
         tile: side of the tiles in pixels.
+
+    Returns:
+        A line on each split.
 
     Raises:
         ConfigError: tiles of that size do not fit the image.
-        DataError: the files are not to be had, or are others than stardist's.
+        DataError: the source files cannot be found or downloaded, or differ from stardist's.
         MissingPackageError: pycocotools is not installed.
     """
     folder = root / "nuclei"
     contents = _find(folder, source)
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != FILES[name]:
-            raise DataError(f"{name} is not the file of stardist 0.9.2 (its SHA-256 differs): take that release's")
+            raise DataError(
+                f"{name} is not the file of stardist 0.9.2 (its SHA-256 differs): take the file of that release"
+            )
     for name, content in contents.items():
         write_atomically(folder / name, lambda file, content=content: file.write(content))
     grey, ids = (np.array(Image.open(io.BytesIO(content))) for content in contents.values())
@@ -76,7 +81,7 @@ def prepare_nuclei(root: Path, source: Path | None, tile: int = 128) -> str:
 def to_eight_bits(
     grey: np.ndarray,  # [H, W] uint16
 ) -> np.ndarray:  # [H, W] uint8
-    """Stretch the brightness so that one pixel in a thousand is at the top."""
+    """Stretch the brightness so that the brightest thousandth of the pixels reaches 255."""
     top = max(float(np.percentile(grey, 99.9)), 1.0)
     return (np.clip(grey / top, 0, 1) * 255).round().astype(np.uint8)
 
@@ -84,9 +89,10 @@ def to_eight_bits(
 def label_map(
     ids: np.ndarray,  # [H, W], 0 for background
 ) -> np.ndarray:  # [H, W] uint8
-    """Background, nucleus or boundary; a boundary pixel has another instance or background among its eight neighbours.
+    """Label every pixel as background, nucleus or boundary.
 
-    The edge of the image is no boundary.
+    A pixel of a nucleus is boundary if one of its eight neighbours is background or another nucleus. The edge of the
+    image does not make a pixel boundary.
     """
     padded = np.pad(ids, 1, mode="edge")
     height, width = ids.shape
@@ -98,7 +104,7 @@ def label_map(
 
 
 def _find(folder: Path, source: Path | None) -> dict[str, bytes]:
-    """Contents of the two files."""
+    """Find the two source files, and return their contents by name."""
     if source is not None:
         return _read_wheel(source) if source.is_file() else _read_folder(source)
     package = importlib.util.find_spec("stardist")
@@ -113,8 +119,8 @@ def _find(folder: Path, source: Path | None) -> dict[str, bytes]:
         if done.returncode or wheel is None:
             reason = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1]
             raise DataError(
-                f"cannot download stardist ({reason}): put {' and '.join(FILES)} of its package, or its wheel, "
-                "where you like and name that folder or file with --from"
+                f"cannot download stardist ({reason}): get its wheel, or {' and '.join(FILES)} from its package, in "
+                "another way and name that file or folder with --from"
             )
         return _read_wheel(wheel)
 
@@ -122,7 +128,9 @@ def _find(folder: Path, source: Path | None) -> dict[str, bytes]:
 def _read_folder(folder: Path) -> dict[str, bytes]:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise DataError(f"{folder} has no {' and no '.join(missing)}: --from takes stardist's data/images or its wheel")
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)}: name stardist's folder data/images or its wheel with --from"
+        )
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
@@ -162,10 +170,10 @@ def _write_split(
     fragments = sum(annotation["iscrowd"] for annotation in coco.annotations)
     return (
         f"{images}: {len(coco.images)} tiles of {tile} × {tile}, {len(coco.annotations) - fragments} nuclei and "
-        f"{fragments} fragments of nuclei (crowds) in them, {np.count_nonzero(whole[1:])} different ones"
+        f"{fragments} fragments of nuclei (crowds) in them, of {np.count_nonzero(whole[1:])} different nuclei"
     )
 
 
 def _starts(length: int, tile: int, step: int) -> list[int]:
-    """Where tiles begin, so that they cover everything."""
+    """Where tiles begin along one axis, so that they cover all of it."""
     return sorted({*range(0, length - tile, step), length - tile})

@@ -1,4 +1,4 @@
-"""The photographs that scikit-image and scikit-learn bring along, as backgrounds."""
+"""Photographs for backgrounds, which come with scikit-image and scikit-learn."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ssm_core.errors import MissingPackageError
 
-# No photo is in both. Those with names ending in .jpg are scikit-learn's.
+# The two splits share no photo. Names that end in .jpg are scikit-learn's photos, all others scikit-image's.
 PHOTOS: Mapping[str, tuple[str, ...]] = {
     "train": (
         "astronaut", "brick", "camera", "china.jpg", "coffee", "coins", "grass", "hubble_deep_field", "retina",
@@ -17,10 +17,10 @@ PHOTOS: Mapping[str, tuple[str, ...]] = {
 
 
 def load_photo(name: str) -> np.ndarray:  # [H, W, 3] uint8
-    """Read one photo of :data:`PHOTOS`, grey ones with three equal channels.
+    """Read one photo of :data:`PHOTOS`. Grey photos get three equal channels.
 
     Raises:
-        MissingPackageError: the package that has it is not installed.
+        MissingPackageError: the package that has the photo is not installed.
     """
     try:
         if name.endswith(".jpg"):

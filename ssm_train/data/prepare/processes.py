@@ -1,4 +1,4 @@
-"""Independent pieces of work on several cores, their results in order."""
+"""Doing independent pieces of work on several cores, and getting the results in order."""
 
 import multiprocessing
 import os
@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_CHUNKS = 8  # a process takes its share in so many pieces, so that none is left with a long one at the end
-_work: Callable[[int], Any]  # of this process, where it is one of several
+_CHUNKS = 8  # each process takes its share in this many chunks, so that no process ends much later than the others
+_work: Callable[[int], Any]  # what a worker process does; unset in the main process
 
 
 def usable_cores() -> int:
@@ -18,13 +18,12 @@ def usable_cores() -> int:
 
 
 def for_each(work: Callable[[int], Result], count: int, processes: int) -> Iterator[Result]:
-    """``work(0)``, ``work(1)``, … of ``count`` numbers, in this order, whichever process did them.
+    """Call ``work(0)``, ``work(1)``, … ``work(count - 1)`` in several processes, and yield the results in this order.
 
     Args:
-        work: any function, a closure too: processes are forked, so that it and what it holds are not copied. Its
-            results are sent back by pickling.
-        count: how many.
-        processes: 1 works in this one.
+        work: any function, also a closure. It is not pickled, because processes are forked. Its results are pickled.
+        count: number of calls.
+        processes: number of processes; 1 works in the calling process.
     """
     processes = min(processes, count)
     if processes == 1:

@@ -1,4 +1,4 @@
-"""Hooks of the training loop, one a file."""
+"""Hooks for every task, one in each file."""
 
 from ssm_train.runtime.hooks.checkpoint import AtomicCheckpointHook
 from ssm_train.runtime.hooks.curves import CurvesHook

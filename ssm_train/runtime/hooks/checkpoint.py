@@ -1,4 +1,4 @@
-"""Saves checkpoints so that there is always a good one."""
+"""A hook that saves checkpoints in such an order that a good one always exists."""
 
 from collections import deque
 from pathlib import Path
@@ -16,18 +16,20 @@ from ssm_train.runtime.files import remove_leftovers, write_text_atomically
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's hook, whose pointer to the last checkpoint is written atomically too.
+    """mmengine's hook, which also writes the pointer to the last checkpoint atomically.
 
-    An old checkpoint is deleted after the new one is on the disk, not before.
+    It deletes an old checkpoint only after the new one is on the disk.
 
     Args:
-        interval: epochs from one checkpoint to the next, or iterations with ``by_epoch=False``; -1 for none.
-        by_epoch: what ``interval`` counts, and what the files are named after.
-        max_keep_ckpts: how many to keep; -1 for all.
-        save_best: metrics whose best checkpoint is kept besides, without the optimizer's state.
-        rule: ``"greater"`` or ``"less"`` is better, for each of them; guessed from their names if left out.
-        save_last: save at the end of training in any case.
-        save_begin: the first epoch or iteration to save after.
+        interval: number of epochs from one checkpoint to the next, or of iterations with ``by_epoch=False``; -1 for
+            none.
+        by_epoch: whether ``interval`` counts epochs, and file names have the epoch.
+        max_keep_ckpts: number of checkpoints to keep; -1 for all.
+        save_best: metrics whose best checkpoint is kept as well, without the state of the optimizer.
+        rule: whether ``"greater"`` or ``"less"`` is better, for each of these metrics; guessed from their names if left
+            out.
+        save_last: whether to save at the end of training in any case.
+        save_begin: the first epoch or iteration after which a checkpoint is saved.
     """
 
     def __init__(
@@ -51,7 +53,11 @@ class AtomicCheckpointHook(CheckpointHook):
         )
 
     def before_train(self, runner: Runner) -> None:
-        """Check the interval and clear what a killed run left half-written."""
+        """Check the interval, and delete files that a killed run left half-written.
+
+        Raises:
+            ConfigError: a checkpoint would be saved between the iterations whose gradients make one update.
+        """
         counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         if not self.by_epoch and self.interval % counts:
             raise ConfigError(
@@ -75,7 +81,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 outdated.append(self.keep_ckpt_ids[0])
-            self.keep_ckpt_ids.append(step)  # a deque of that length drops the first
+            self.keep_ckpt_ids.append(step)  # the deque has this maximum length, and drops its first item
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
         self.last_ckpt = str(path)

@@ -1,4 +1,4 @@
-"""The learning curves of a run in one file that survives resuming."""
+"""A hook that writes the learning curves of a run into one file, which resuming continues."""
 
 import json
 from numbers import Real
@@ -19,18 +19,18 @@ FILE = "curves.json"
 
 @HOOKS.register_module()
 class CurvesHook(Hook):
-    """Writes ``curves.json``, and a picture ``curves.png`` at the end, into the work folder.
+    """Writes ``curves.json`` into the work folder, and a picture ``curves.png`` at the end.
 
-    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``, where a
-    loss is the mean over ``interval`` iterations and all processes. It is brought up to date at every validation and
-    every checkpoint. A resumed run drops what comes after its checkpoint and goes on from there.
+    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``. A loss
+    is the mean over ``interval`` iterations and all processes. The file is written at every validation and every
+    checkpoint. A resumed run drops the points after its checkpoint and continues from there.
 
     Args:
-        interval: iterations a point of the training curve stands for.
-        plot: draw the picture.
+        interval: number of iterations for each point of the training curve.
+        plot: whether to draw the picture.
     """
 
-    # After the metrics are known and before the checkpoint hook asks for a state.
+    # The hook runs after the metrics are known, and before the checkpoint hook asks for a state.
     priority = "LOW"
 
     def __init__(self, interval: int = 10, plot: bool = True):
@@ -40,7 +40,7 @@ class CurvesHook(Hook):
         self._losses: list[float] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the curves of the run being resumed."""
+        """Read the curves of the run that is resumed."""
         path = self._path(runner)
         if runner.iter and path.exists():
             before = json.loads(path.read_text())
@@ -64,7 +64,7 @@ class CurvesHook(Hook):
         self._write(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Let the file reach at least as far as the checkpoint."""
+        """Write the file, so that it reaches at least as far as the checkpoint."""
         self._write(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -86,10 +86,16 @@ class CurvesHook(Hook):
 
 
 def read_curves(run: str | Path) -> dict[str, list[dict]]:
-    """The curves of a work folder, or of a ``curves.json``.
+    """Read the curves of a run.
+
+    Args:
+        run: the work folder of the run, or a ``curves.json``.
+
+    Returns:
+        The points of ``"train"`` and of ``"val"``, see :class:`CurvesHook`.
 
     Raises:
-        DataError: there are none, or the file is damaged.
+        DataError: the file is missing or damaged.
     """
     path = Path(run)
     path = path / FILE if path.is_dir() else path
@@ -102,5 +108,7 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the curves {path}: {error}") from error
     if not sound:
-        raise DataError(f"{path} has points without iter and epoch")
+        raise DataError(
+            f"the curves {path} have points without iter or epoch: write the file again with tools/train.py"
+        )
     return curves

@@ -1,4 +1,4 @@
-"""Makes what a training iteration draws independent of everything drawn before it."""
+"""A hook that makes the random numbers of a training iteration independent of all that were drawn before."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from ssm_train.runtime.reproducibility import seed_iteration
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Seeds every iteration with (seed, iteration, rank): drop path, Gumbel noise, mixup.
+    """Seeds every iteration with (seed, iteration, rank), for example for drop path, Gumbel noise and mixup.
 
-    A resumed run therefore continues with the numbers that the uninterrupted one would have drawn.
+    A resumed run therefore draws the numbers that it would have drawn without the interruption.
     """
 
     priority = "VERY_HIGH"

@@ -1,1 +1,1 @@
-"""Where scalars and pictures of a run go: files, TensorBoard, Weights & Biases."""
+"""Recording the scalars and pictures of a run: in files, TensorBoard and Weights & Biases."""

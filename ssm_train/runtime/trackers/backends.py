@@ -1,4 +1,4 @@
-"""mmengine's places for scalars and pictures on this machine, which take tables of texts as well."""
+"""mmengine's local backends for scalars and pictures, extended by tables of texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,12 @@ Rows = Sequence[Sequence[str]]
 
 
 def markdown(columns: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown; line breaks within a text become ``<br>``."""
+    """Format a table in Markdown. Line breaks within a cell become ``<br>``.
+
+    Args:
+        columns: titles of the columns.
+        rows: cells of each row.
+    """
     lines = [columns, ["---"] * len(columns), *([_cell(text) for text in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -24,11 +29,11 @@ def _cell(text: str) -> str:
 
 @VISBACKENDS.register_module()
 class LocalBackend(LocalVisBackend):
-    """Files in the run's folder: mmengine's, and tables under ``vis_text``."""
+    """mmengine's files in the folder of the run, and tables in ``vis_text``."""
 
     @force_init_env
     def add_table(self, name: str, columns: Sequence[str], rows: Rows, step: int = 0) -> None:
-        """Write a table into a file of its own."""
+        """Write a table into its own file ``NAME_STEP.md``."""
         folder = Path(self._save_dir) / "vis_text"
         folder.mkdir(exist_ok=True)
         write_text_atomically(folder / f"{name}_{step}.md", markdown(columns, rows))
@@ -36,9 +41,9 @@ class LocalBackend(LocalVisBackend):
 
 @VISBACKENDS.register_module()
 class TensorboardBackend(TensorboardVisBackend):
-    """TensorBoard's event file: mmengine's, and tables among the texts."""
+    """mmengine's event file for TensorBoard, which shows tables among its texts."""
 
     @force_init_env
     def add_table(self, name: str, columns: Sequence[str], rows: Rows, step: int = 0) -> None:
-        """Log a table."""
+        """Add a table to the event file."""
         self._tensorboard.add_text(name, markdown(columns, rows), step)

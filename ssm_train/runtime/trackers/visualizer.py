@@ -1,4 +1,4 @@
-"""Where scalars go: JSON lines always, TensorBoard and Weights & Biases by a switch."""
+"""Visualizers with switches: they always write JSON lines, and TensorBoard and Weights & Biases if asked."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -10,15 +10,18 @@ from ssm_train.registry import VISUALIZERS
 
 
 class BackendsBySwitch:
-    """Put before a visualizer among the bases of a class: where it writes is then chosen by switches.
+    """A base class to put before a visualizer, which adds switches for its backends.
 
     Args:
-        name: mmengine's handle of it.
-        save_dir: where the run's files go; the Runner fills it in.
-        tensorboard: write TensorBoard event files.
-        wandb: log to Weights & Biases; ``WANDB_MODE=offline`` keeps that on this machine.
-        wandb_project: the project there.
-        wandb_id: the run there; the Runner fills it in, so that a resumed training goes on in its run.
+        name: name by which mmengine finds the visualizer.
+        save_dir: folder for the files of the run; the Runner sets it.
+        tensorboard: whether to write TensorBoard event files.
+        wandb: whether to log to Weights & Biases; ``WANDB_MODE=offline`` keeps everything on this machine.
+        wandb_project: name of the project at Weights & Biases.
+        wandb_id: id of the run at Weights & Biases. The Runner sets it, so that a resumed training continues its run.
+
+    Raises:
+        MissingPackageError: a switch is on, and its package is not installed.
     """
 
     def __init__(
@@ -36,19 +39,26 @@ class BackendsBySwitch:
 
 @VISUALIZERS.register_module()
 class TrainingVisualizer(BackendsBySwitch, Visualizer):
-    """mmengine's visualizer with :class:`BackendsBySwitch`'s arguments."""
+    """mmengine's visualizer with the arguments of :class:`BackendsBySwitch`."""
 
     def add_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], step: int = 0) -> None:
-        """Hand a table of texts to every backend."""
+        """Pass a table of texts to every backend.
+
+        Args:
+            name: name of the table.
+            columns: titles of the columns.
+            rows: cells of each row.
+            step: number of completed iterations.
+        """
         for backend in self._vis_backends.values():
             backend.add_table(name, columns, rows, step)
 
 
 def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wandb_id: str | None = None) -> list[dict]:
-    """Configs of where a visualizer writes; the arguments are :class:`BackendsBySwitch`'s.
+    """Configs of the backends of a visualizer. The arguments are those of :class:`BackendsBySwitch`.
 
     Raises:
-        MissingPackageError: one of the two is asked for and not installed.
+        MissingPackageError: a switch is on, and its package is not installed.
     """
     found: list[dict] = [{"type": "ssm_train.LocalBackend"}]
     if tensorboard:
@@ -62,5 +72,5 @@ def backends(name: str, tensorboard: bool, wandb: bool, wandb_project: str, wand
 
 def _require(package: str, switch: str) -> None:
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:  # no origin: a mere folder of that name, such as wandb's own output
+    if spec is None or spec.origin is None:  # without origin it is only a folder of that name, such as wandb's output
         raise MissingPackageError(package, f"{switch}=True")

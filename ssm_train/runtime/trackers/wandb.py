@@ -1,4 +1,4 @@
-"""Weights & Biases beside TensorBoard: the same names, the same values, the same axis."""
+"""A backend for Weights & Biases, with the same names, values and axis as TensorBoard."""
 
 import secrets
 from collections.abc import Sequence
@@ -12,23 +12,24 @@ from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
 from ssm_train.registry import VISBACKENDS
 from ssm_train.runtime.files import write_text_atomically
 
-AXIS = "iteration"  # what every chart is drawn over
-IDENTITY = "wandb_run"  # the file in the work folder that names the run
+AXIS = "iteration"  # x axis of every chart
+IDENTITY = "wandb_run"  # file in the work folder that holds the id of the run
 
 
 @VISBACKENDS.register_module()
 class WandbBackend(BaseVisBackend):
     """Logs scalars, the config and pictures to a run of Weights & Biases.
 
-    Unlike mmengine's it draws all charts over training iterations, goes on in the run of a resumed training, and
-    uploads no code (mmengine's collects every Python file beneath the current folder, an environment there included).
-    ``WANDB_MODE=offline`` keeps everything in the run's folder, for ``wandb sync``.
+    It differs from mmengine's backend in three ways. It draws all charts over training iterations. It continues the run
+    of a training that is resumed. It uploads no code, while mmengine's uploads every Python file in and below the
+    current folder, even those of an environment. ``WANDB_MODE=offline`` keeps everything in the folder of the run, for
+    ``wandb sync``.
 
     Args:
-        save_dir: where the run's files go.
-        project: the project.
-        run_name: what the run is called.
-        run_id: of the run; one that exists is gone on with. wandb chooses one if left out.
+        save_dir: folder for the files of the run.
+        project: name of the project.
+        run_name: name of the run.
+        run_id: id of the run. A run of this id is continued if it exists. wandb chooses an id if left out.
     """
 
     def __init__(self, save_dir: str, project: str, run_name: str, run_id: str | None = None):
@@ -48,12 +49,12 @@ class WandbBackend(BaseVisBackend):
     @property
     @force_init_env
     def experiment(self) -> Any:
-        """wandb's run."""
+        """The run object of wandb."""
         return self._run
 
     @force_init_env
     def add_config(self, config: Config, **options: Any) -> None:
-        """Log the config; a resumed run's may differ from what it began with."""
+        """Log the config. The config of a resumed run may differ from the one that it began with."""
         self._run.config.update(config.to_dict(), allow_val_change=True)
 
     @force_init_env
@@ -74,7 +75,7 @@ class WandbBackend(BaseVisBackend):
 
     @force_init_env
     def add_scalars(self, scalar_dict: dict, step: int = 0, file_path: str | None = None, **options: Any) -> None:
-        """Log numbers of one moment; ``file_path`` is for backends that write files of their own."""
+        """Log several numbers of one step. ``file_path`` is not used; other backends write a file there."""
         self._run.log({**scalar_dict, AXIS: step})
 
     @force_init_env
@@ -91,11 +92,11 @@ class WandbBackend(BaseVisBackend):
 
 
 def run_identity(work_dir: str | Path, resume: bool) -> str:
-    """The run's id at Weights & Biases: that of the training that is resumed, or a new one, which is noted.
+    """The id of a run at Weights & Biases. A new id is written into the work folder, and a resumed training reads it.
 
     Args:
-        work_dir: the training's folder.
-        resume: whether it goes on with what is there.
+        work_dir: work folder of the training.
+        resume: whether the training is resumed.
     """
     file = Path(work_dir) / IDENTITY
     if resume and file.is_file():
