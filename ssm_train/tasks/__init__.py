@@ -1,7 +1,7 @@
 """The four tasks: image classification, detection, segmentation and language. Tasks do not import each other.
 
-:func:`task_of` finds the task of a config. A task's module is imported when it is asked for, because detection needs
-mmdet, segmentation mmseg and language transformers.
+:func:`task_of` finds the task of a config. It imports the module of a task only when a config needs it, because
+detection needs mmdet, segmentation mmseg and language transformers.
 """
 
 from mmengine.config import Config
@@ -18,18 +18,19 @@ _OF_SCOPE = {"mmdet": DETECTION, "mmseg": SEGMENTATION}
 
 
 def task_name_of(cfg: Config) -> str:
-    """What task a config is for: mmdet's scope is detection, mmseg's segmentation; models of our own scope say it.
+    """The name of the task of a config.
 
-    Such a model has a class attribute ``task``; one that has none is a classifier.
+    The scope ``mmdet`` stands for detection, and ``mmseg`` for segmentation. In the scope ``ssm_train``, the class of
+    the model names its task in the attribute ``task``. A class without this attribute is a classifier.
 
     Raises:
-        ConfigError: the config is of another scope.
+        ConfigError: the config has another scope.
     """
     scope = scope_of(cfg)
     if scope in _OF_SCOPE:
         return _OF_SCOPE[scope]
     if scope != SCOPE:
-        raise ConfigError(f"the config's default_scope is {scope!r}; there are {SCOPE}, {' and '.join(_OF_SCOPE)}")
+        raise ConfigError(f"the config's default_scope is {scope!r}: it must be {SCOPE}, {' or '.join(_OF_SCOPE)}")
     kind = cfg.get("model", {}).get("type")
     model = find_type(kind, scope, MODELS) if isinstance(kind, str) else kind
     return getattr(model, "task", CLASSIFICATION)
@@ -39,7 +40,7 @@ def task_of(cfg: Config) -> Task:
     """The task of a config.
 
     Raises:
-        ConfigError: the config is of an unknown scope.
+        ConfigError: the config has an unknown scope.
         MissingPackageError: a package that the task needs is not installed.
     """
     name = task_name_of(cfg)
@@ -64,12 +65,13 @@ def image_task_of(cfg: Config) -> ImageTask:
     """The task of a config whose model takes images.
 
     Raises:
-        ConfigError: the model takes text, or the config is of an unknown scope.
+        ConfigError: the model takes text, or the config has an unknown scope.
+        MissingPackageError: a package that the task needs is not installed.
     """
     task = task_of(cfg)
     if not isinstance(task, ImageTask):
         raise ConfigError(
-            "the config describes a language model, and this command is for models of images; tools/merge_adapters.py "
-            "writes a language model as a folder of transformers"
+            "the config describes a language model, and this command is for models of images: use "
+            "tools/merge_adapters.py, which writes a language model as a folder of transformers"
         )
     return task

@@ -1,4 +1,4 @@
-"""What a task is: how its model is built, fed, asked, drawn and measured."""
+"""The interface of a task: building a model, feeding it, reading its predictions, drawing them, and measuring it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.config_check import find_type
 
-# Height and width of an image, or the number of tokens of a row.
+# Height and width of an image in pixels, or the number of tokens of a row.
 Size = tuple[int, ...]
 
 
 class Labels(NamedTuple):
-    """What a model's outputs stand for.
+    """The classes that the outputs of a model stand for.
 
     Attributes:
-        classes: their names, where they are known.
-        palette: a colour for each, where they have any.
+        classes: names of the classes, or None if they are unknown.
+        palette: a colour (red, green, blue) for each class, or None if there are none.
     """
 
     classes: Sequence[str] | None
     palette: Sequence | None
 
     def name(self, number: int) -> str:
-        """The name of a class, or its number where names are not known."""
+        """The name of a class, or its number if the names are unknown."""
         return self.classes[number] if self.classes else str(number)
 
 
@@ -50,17 +50,18 @@ class Task(ABC):
         cfg: the config.
     """
 
-    unit: ClassVar[str]  # what one input is called
+    unit: ClassVar[str]  # word for one input
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
         self.scope = scope_of(cfg)
 
     def build(self) -> nn.Module:
-        """The config's model in evaluation mode.
+        """Build the model of the config, in evaluation mode.
 
         Raises:
-            ConfigError: the config has no model, or it cannot be built.
+            ConfigError: the config has no model, or the model cannot be built.
+            MissingPackageError: a package that the model needs is not installed.
         """
         if "model" not in self.cfg:
             raise ConfigError("the config has no model")
@@ -68,7 +69,10 @@ class Task(ABC):
             return revert_sync_batchnorm(MODELS.build(self.cfg.model)).eval()
 
     def load(self, checkpoint: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        """The model with a checkpoint's weights, and what the checkpoint says about itself (``meta``).
+        """Build the model of the config and load a checkpoint into it.
+
+        Returns:
+            The model, and the ``meta`` of the checkpoint, which is empty if the file has none.
 
         Raises:
             CheckpointError: the file is missing, damaged or of another model.
@@ -83,25 +87,30 @@ class Task(ABC):
 
     @property
     def needs_values(self) -> bool:
-        """Whether the model looks at values, so that tensors without contents cannot count what it costs."""
-        return self.cfg.model.backbone.type == "timm"  # some of timm's models do while they are built
+        """Whether the model looks at the values of tensors. Tensors without values then cannot count its operations."""
+        return self.cfg.model.backbone.type == "timm"  # some of timm's models look at values while they are built
 
     def has_scans(self, model: nn.Module) -> bool:
-        """Whether the compiled library's operators are in the model, without which its scans cannot be counted."""
+        """Whether the model has scans. Their operations can be counted only with the compiled library."""
         return any(isinstance(module, ScanMixer) for module in model.modules())
 
     @property
     def comes_with_weights(self) -> bool:
-        """Whether the config names pretrained weights, so that it can be tested without a checkpoint."""
+        """Whether the config names pretrained weights. Its model can then be tested without a checkpoint."""
         return False
 
     @abstractmethod
     def default_size(self) -> Size:
-        """The size that figures are usually given for, or that the config's data has."""
+        """The input size for which cost and speed are usually reported, or else the size of the config's data."""
 
     @abstractmethod
     def example_input(self, size: Size, batch: int, device: torch.device | str = "cpu") -> Tensor:
-        """A batch of random inputs.
+        """Make a batch of random inputs.
+
+        Args:
+            size: size of an input.
+            batch: number of inputs.
+            device: where to make them.
 
         Raises:
             ConfigError: the size does not fit the task.
@@ -109,28 +118,33 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, size: Size) -> str:
-        """The size in words."""
+        """Describe a size in words, for messages."""
 
     def measure(
         self,
         model: nn.Module,
         inputs: Tensor,  # [B, ...]
     ) -> None:
-        """Run what runs at test time on inputs alone, without choosing boxes or resizing, to time or count it."""
+        """Run the part of a test that can be timed and counted: the network, without the choice of boxes and resizing.
+
+        Args:
+            model: a model of this config.
+            inputs: inputs such as those of :meth:`example_input`.
+        """
         model(inputs, mode="tensor")
 
     @abstractmethod
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Draw a sample of a dataset after its pipeline, with its annotations.
+        """Draw a sample of a dataset as the pipeline makes it, with its annotations.
 
         Args:
-            sample: what the dataset gives.
-            dataset: the dataset.
-            settings: its config.
-            place: the picture's path without a suffix.
+            sample: the sample.
+            dataset: the dataset that the sample is from.
+            settings: config of the dataset.
+            place: path of the picture without a suffix.
 
         Returns:
-            The file.
+            Path of the file.
         """
 
 
@@ -140,7 +154,7 @@ class ImageTask(Task):
     unit = "image"
 
     def default_size(self) -> Size:
-        """Height and width: those of the preprocessor, or else those that the test pipeline resizes to."""
+        """Height and width of the preprocessor, or else those that the test pipeline resizes to."""
         size = (self.cfg.model.get("data_preprocessor") or {}).get("size")
         if size is not None:
             return tuple(size)
@@ -149,18 +163,18 @@ class ImageTask(Task):
         return tuple(reversed(scale))
 
     def example_input(self, size: Size, batch: int, device: torch.device | str = "cpu") -> Tensor:  # [B, C, H, W]
-        """Random images of the channels that the model takes."""
+        """Make random images, with the number of channels that the model takes."""
         if len(size) != 2 or min(size) < 1:
             raise ConfigError(f"--size takes a height and a width for this model, got {' '.join(map(str, size))}")
         return torch.randn(batch, self.channels, *size, device=device)
 
     def describe(self, size: Size) -> str:
-        """Height × width."""
+        """Describe a size as height × width."""
         return f"{size[0]} × {size[1]}"
 
     @property
     def channels(self) -> int:
-        """Channels of the model's images."""
+        """Number of channels of the images."""
         return self.cfg.model.backbone.get("in_chans", 3)
 
     @abstractmethod
@@ -172,10 +186,13 @@ class ImageTask(Task):
         """
 
     def labels(self, meta: dict[str, Any]) -> Labels:
-        """Classes and palette: those that a checkpoint was trained with, else those of the config's test data.
+        """Classes and palette: those that a checkpoint was trained with, or else those of the config's test data.
 
         Args:
-            meta: what the checkpoint says about itself.
+            meta: the ``meta`` of the checkpoint, see :meth:`load`.
+
+        Raises:
+            ConfigError: the config has no test data.
         """
         dataset = dict(self._test_data())
         kind = find_type(dataset["type"], self.scope, DATASETS)
@@ -184,7 +201,7 @@ class ImageTask(Task):
         return Labels(known.get("classes"), known.get("palette"))
 
     def batch(self, path: Path) -> dict[str, Any]:
-        """An image file as a batch of one, prepared as the config's test data are.
+        """Read an image file as a batch of one, and prepare it as the config prepares its test data.
 
         Raises:
             DataError: the image cannot be read.
@@ -198,70 +215,83 @@ class ImageTask(Task):
 
     @abstractmethod
     def prepare(self, path: Path) -> dict[str, Any]:
-        """A sample of an image file, without annotations."""
+        """Make a sample of an image file, without annotations.
+
+        Raises:
+            ConfigError: the config has no test data.
+            OSError: the image is unreadable; any other of :data:`~ssm_train.data.images.UNREADABLE` says the same.
+        """
 
     def collate(self, samples: list[dict]) -> dict[str, Any]:
-        """A batch of samples."""
+        """Make a batch of samples."""
         return pseudo_collate(samples)
 
     def predict(self, model: nn.Module, batch: dict[str, Any]) -> list[Any]:
-        """The model's predictions for a batch, one for each image."""
+        """The predictions of a model for a batch, one for each image."""
         with DefaultScope.overwrite_default_scope(self.scope), torch.inference_mode():
             return model.test_step(batch)
 
     def select(self, prediction: Any, min_score: float) -> Any:
-        """A prediction without what is less certain than a score; unchanged where a task has no separate objects."""
+        """Drop the objects of a prediction whose score is too low. Tasks without separate objects drop nothing.
+
+        Args:
+            prediction: one of :meth:`predict`.
+            min_score: lowest score to keep, from 0 to 1.
+        """
         return prediction
 
     @abstractmethod
     def as_data(self, prediction: Any, labels: Labels) -> dict[str, Any]:
-        """A prediction as plain data."""
+        """Convert a prediction to plain data, which can be written as JSON."""
 
     @abstractmethod
     def draw(self, path: Path, prediction: Any, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image.
 
         Args:
-            path: the image.
-            prediction: see :meth:`predict`.
+            path: the image file.
+            prediction: one of :meth:`predict`.
             labels: see :meth:`labels`.
-            out: the picture's path without a suffix.
+            out: path of the picture without a suffix.
+
+        Raises:
+            DataError: the image cannot be read.
         """
 
     @abstractmethod
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: Any, step: int) -> None:
-        """Hand the picture of a validation image with its prediction and its annotation to a run's visualizer.
+        """Pass a picture of a validation image, with its prediction and its annotation, to the visualizer of a run.
 
         Args:
-            visualizer: of the run.
-            name: of the picture.
+            visualizer: visualizer of the run.
+            name: name of the picture.
             inputs: the image as the data loader gives it.
-            prediction: the model's output for it, with the annotation.
-            step: iterations so far.
+            prediction: output of the model for the image, with the annotation.
+            step: number of completed iterations.
         """
 
     def _test_data(self) -> Config:
         if "model" not in self.cfg or not self.cfg.get("test_dataloader"):
-            raise ConfigError("the config has no model or no test_dataloader, which tells how images are prepared")
+            raise ConfigError("the config has no model or no test_dataloader, which says how images are prepared")
         return self.cfg.test_dataloader.dataset
 
 
 class PipelineTask(ImageTask):
-    """A task with mmdet's or mmseg's pipelines and visualizers."""
+    """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
 
-    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions that were selected
+    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
     without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
 
     @cached_property
     def pipeline(self) -> Compose:
-        """The config's test pipeline without the annotations."""
+        """The test pipeline of the config, without the steps that load annotations."""
         steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith("LoadAnnotations")]
         with building_in_scope(self.scope):
             return Compose(steps)
 
     @cached_property
     def visualizer(self) -> Visualizer:
-        """A visualizer of the config's kind that writes to files only."""
+        """A visualizer as in the config that writes only to files."""
         settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
         with building_in_scope(self.scope):
             return VISUALIZERS.build(settings)
@@ -276,7 +306,7 @@ class PipelineTask(ImageTask):
         }
 
     def prepare(self, path: Path) -> dict[str, Any]:
-        """A sample of an image file, without annotations."""
+        """Make a sample of an image file, see :meth:`ImageTask.prepare`."""
         return self.pipeline({"img_path": str(path), "img_id": 0})
 
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
@@ -292,7 +322,7 @@ class PipelineTask(ImageTask):
         )
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
-        """Hand over the picture of a validation image, see :meth:`ImageTask.show`; only images in files have one."""
+        """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
         path = Path(prediction.img_path)
         if path.is_file():
             visualizer.add_datasample(name, read_rgb(path), prediction.cpu(), draw_gt=True, show=False, step=step)
@@ -307,5 +337,5 @@ class PipelineTask(ImageTask):
         return path
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """A data sample as the visualizer draws it."""
+        """Convert a data sample to the form that the visualizer draws."""
         return annotated

@@ -1,4 +1,4 @@
-"""Pictures during training: what the model predicts for a few validation images, and what its scans chose on them."""
+"""A hook for pictures during training: predictions for a few validation images, and what the scans chose on them."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,16 +24,19 @@ from ssm_train.tasks import image_task_of
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Hands pictures of the first validation images to the visualizer: ``prediction_0`` …, ``scans_0`` ….
+    """Passes pictures of the first validation images to the visualizer: ``prediction_0`` …, ``scans_0`` ….
 
-    A prediction is the likeliest classes beneath the label, boxes and masks beside the annotated ones, or label maps
-    (these only over images that are files); the scans of an image are the quadrants or the spanning trees of the
-    blocks. Every backend gets them: files under ``vis_data/vis_image``, TensorBoard, Weights & Biases. They are made at
-    the first, second, fourth, eighth … validation and at the last, so that a long run does not drown in them.
+    The picture of a prediction depends on the task. It shows the label and the likeliest classes, or predicted and
+    annotated boxes and masks, or label maps. The last two are drawn only over images that are files. The pictures of
+    the scans show the quadrants or the spanning trees of some blocks.
+
+    Every backend gets the pictures: files in ``vis_data/vis_image``, TensorBoard, and Weights & Biases. They are made
+    at the first, second, fourth, eighth … and last validation, because a long run would otherwise make too many.
 
     Args:
-        count: images; 0 for none.
-        blocks: scans drawn of an image, spread over the depth of the network; 0 for none. A compiled model has none.
+        count: number of images; 0 for none.
+        blocks: number of scans that are drawn of an image, spread over the depth of the network; 0 for none. Scans of a
+            compiled model are not drawn.
     """
 
     priority = "LOW"
@@ -48,12 +51,12 @@ class PicturesHook(Hook):
         self._listening = ExitStack()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Decide whether this validation is shown."""
+        """Decide whether this validation makes pictures."""
         self._shown = 0
         self._due = is_main_process() and is_shown(runner)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Listen to what the backbone is given and what its scans choose."""
+        """Start to record the inputs of the backbone and the choices of its scans."""
         network = getattr(runner.bare_model, "backbone", None)
         if not self._wanted or not self.blocks or network is None or runner.cfg.get("compile"):
             return
@@ -64,7 +67,7 @@ class PicturesHook(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
     ) -> None:
-        """Draw the images of this batch, as far as they are wanted."""
+        """Draw the images of this batch, until there are ``count`` pictures."""
         self._listening.close()
         if not self._wanted or outputs is None:
             return
@@ -84,7 +87,8 @@ class PicturesHook(Hook):
         return self._due and self._shown < self.count
 
     def _keep_inputs(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        self._inputs = [arguments[0].detach()]  # of the last call: in sliding windows, where the scans are from too
+        # Sliding windows call the network several times. Only the last call is kept, and the scans are from it too.
+        self._inputs = [arguments[0].detach()]
 
 
 def draw_scans(
@@ -92,12 +96,12 @@ def draw_scans(
     scans: Mapping[str, Any],
     sample: int,
 ) -> np.ndarray:  # [H", W", 3] uint8
-    """An image and, beside it, what scans chose on it.
+    """Draw an image and, beside it, what scans chose on it.
 
     Args:
-        image: what the model was given.
-        scans: some of what :func:`~ssm_core.layers.record_scans` recorded.
-        sample: the image's number in the recorded batch.
+        image: the image that the model was given.
+        scans: some of the records of :func:`~ssm_core.layers.record_scans`.
+        sample: index of the image in the recorded batch.
     """
     figure, grid = panels(1, len(scans) + 1, image.shape)
     show_image(grid[0, 0], image, "image")
@@ -109,7 +113,7 @@ def draw_scans(
 
 
 def _spread(record: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """At most so many scans, evenly over the depth, of those that can be drawn and have more than two rows."""
+    """Choose at most ``count`` scans, evenly over the depth, that can be drawn and have more than two rows."""
     names = [name for name, chosen in record.items() if chosen.height > 2 and is_drawable(chosen)]
     numbers = np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int)
     return {names[i]: record[names[i]] for i in numbers}

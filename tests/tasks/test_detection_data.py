@@ -144,7 +144,7 @@ def test_images_without_objects(coco):
     assert len(dataset(coco.root, filter_cfg=None)) == 4
     assert len(dataset(coco.root, test_mode=True)) == 4
     coco(annotations=[])
-    with pytest.raises(DataError, match=r"not one of 4 images of .*train.json has an object to train on"):
+    with pytest.raises(DataError, match=r"none of the 4 images of .*train.json has an object to train on"):
         dataset(coco.root)
     assert len(dataset(coco.root, test_mode=True)) == 4
 

@@ -104,7 +104,7 @@ def test_the_local_task(network, tokenizer, lm_folder):
     assert set(figures) == {"response_choice/acc", "response_choice/acc_norm"}
     assert all(4 * value in range(5) for value in figures.values())
     assert Harness()(network, tokenizer) == {}
-    with pytest.raises(ConfigError, match="reads a local file of rows: path=None is none"):
+    with pytest.raises(ConfigError, match="reads a local file of rows: set path to one, None is no file"):
         Harness(["response_choice"])(network, tokenizer)
 
 

@@ -211,7 +211,7 @@ def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
     assert "there is nothing to train" in fails("train", "--work-dir", tmp_path, "--cfg-options", *options, config=base)
     no_file = "default_hooks.harness.evaluate.tasks=response_choice"
     line = fails("test", "--work-dir", tmp_path, "--cfg-options", *options, no_file, config=base)
-    assert "the task response_choice reads a local file of rows: path=None is none" in line
+    assert "the task response_choice reads a local file of rows: set path to one, None is no file" in line
     pretraining = WIKI / "mamba-4m_wiki.py"
     assert "there are no weights to test: name a checkpoint" in fails("test", config=pretraining)
     assert "cannot read" in error_of(capsys, "train_tokenizer", tmp_path / "t", tmp_path / "no.txt")

@@ -1,4 +1,4 @@
-"""Image classification: a network behind mmengine's model interface, with timm's losses and mixing."""
+"""Image classifiers with mmengine's model interface, timm's losses, mixup and CutMix."""
 
 from typing import Any, ClassVar, Literal
 
@@ -15,16 +15,17 @@ from ssm_train.registry import MODELS
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Any network from images to logits, trained by cross entropy.
+    """A network that maps images to logits, trained by cross entropy.
 
     Args:
-        backbone: config of the network, head included, such as ``dict(type="quadtree_ssm.QuadMamba", arch="tiny")`` or
-            ``dict(type="timm", name="resnet18")``. It needs an attribute ``num_classes``.
-        label_smoothing: share of the target spread over all classes.
-        mixup_alpha: of the Beta distribution that mixup's weights are drawn from; 0 for no mixup.
-        cutmix_alpha: the same for CutMix; with both on, each batch gets one of the two at random.
-        mix_prob: probability that a batch is mixed at all.
-        data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
+        backbone: config of the network with its head, such as ``dict(type="quadtree_ssm.QuadMamba", arch="tiny")`` or
+            ``dict(type="timm", name="resnet18")``. The network needs an attribute ``num_classes``.
+        label_smoothing: share of the target that is spread over all classes.
+        mixup_alpha: parameter of the Beta distribution from which mixup draws its weights; 0 for no mixup.
+        cutmix_alpha: the same for CutMix. If both are on, each batch gets one of the two at random.
+        mix_prob: probability that a batch is mixed.
+        data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
+            does not wait for the copy.
     """
 
     task: ClassVar[str] = "classification"
@@ -50,7 +51,7 @@ class ImageClassifier(BaseModel):
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
 
     def init_weights(self) -> None:
-        """Nothing: networks initialise themselves when built, and mmengine would draw some of them anew."""
+        """Do nothing. Networks initialise themselves when they are built, and mmengine would initialise some again."""
 
     def forward(
         self,
@@ -63,10 +64,10 @@ class ImageClassifier(BaseModel):
         Args:
             inputs: normalised images.
             data_samples: ``label`` [B] and ``unreadable``, as :func:`.collate_images` gives them.
-            mode: which of the three.
+            mode: ``"tensor"`` for the logits, ``"loss"`` for the loss, ``"predict"`` for the predictions.
 
         Raises:
-            ConfigError: mixing is on and the batch is odd.
+            ConfigError: mixing is on and the batch has an odd number of images.
         """
         if mode == "loss":
             return self.loss(inputs, data_samples["label"])
@@ -82,7 +83,11 @@ class ImageClassifier(BaseModel):
         inputs: Tensor,  # [B, C, H, W]
         label: Tensor,  # [B]
     ) -> dict[str, Tensor]:
-        """Cross entropy, over mixed images if mixing is on."""
+        """Cross entropy, over mixed images if mixing is on.
+
+        Raises:
+            ConfigError: mixing is on and the batch has an odd number of images.
+        """
         if self.mixup is None:
             return {"loss": self.hard_loss(self.backbone(inputs).float(), label)}
         if len(inputs) % 2:

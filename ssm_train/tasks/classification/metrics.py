@@ -14,21 +14,22 @@ from ssm_train.registry import METRICS
 class Accuracy(BaseMetric):
     """Top-k accuracy in percent, as ``top1``, ``top5`` …
 
-    Images that could not be read are left out and counted. A tie goes to the class of the lower number, and a sample
-    whose scores are not finite is wrong.
+    Images that could not be read are left out and counted. Among equal scores, the class with the lower number comes
+    first. A sample counts as wrong if its scores are not finite.
 
     Args:
-        topk: the values of k.
+        topk: values of k.
     """
 
     default_prefix = ""
 
     def __init__(self, topk: Sequence[int] = (1, 5)):
-        super().__init__(collect_device="gpu")  # by the process group, whatever its device; "cpu" means by files
+        # "gpu" gathers by the process group, on any device. "cpu" would gather by files.
+        super().__init__(collect_device="gpu")
         self.topk = tuple(topk)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Note the rank of the true class for every sample of a batch, None where the image was unreadable."""
+        """Store the rank of the true class of every sample of a batch, or None if the image was unreadable."""
         scores = torch.stack([sample["scores"] for sample in data_samples])
         label = torch.stack([torch.as_tensor(sample["label"]) for sample in data_samples])
         ranks = rank_of_label(scores, label.to(scores.device)).tolist()
@@ -49,7 +50,7 @@ def rank_of_label(
     scores: Tensor,  # [B, classes]
     label: Tensor,  # [B]
 ) -> Tensor:  # [B]
-    """How many classes are put before the true one; all of them where a score is not finite."""
+    """Rank of the true class: the number of classes before it, or of all classes if a score is not finite."""
     own = scores.gather(1, label[:, None])
     number = torch.arange(scores.shape[1], device=scores.device)
     before = (scores > own) | ((scores == own) & (number < label[:, None]))

@@ -19,13 +19,13 @@ from ssm_train.data.preparation import of_config, of_transform
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
 
-_TOP = 5  # classes named for an image
-_TOP_SHOWN = 3  # classes written into a picture of a validation image
-_MIN_DRAWN = 256  # pixels of the shorter side of a picture with text
+_TOP = 5  # number of classes that are named for an image
+_TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
+_MIN_DRAWN = 256  # shorter side of a picture with text, in pixels
 
 
 class Classification(ImageTask):
-    """Images to classes."""
+    """Assigns a class to an image."""
 
     def default_size(self) -> Size:
         """Height and width of the test images."""
@@ -36,7 +36,7 @@ class Classification(ImageTask):
 
     @cached_property
     def transform(self) -> Transform:
-        """The config's test transform."""
+        """The test transform of the config."""
         settings = self._test_data().transform
         with building_in_scope(self.scope):
             return TRANSFORMS.build(settings)
@@ -46,12 +46,12 @@ class Classification(ImageTask):
         return {"model.backbone.num_classes": model.num_classes}
 
     def prepare(self, path: Path) -> dict[str, Any]:
-        """A sample of an image file; its label means nothing."""
+        """Make a sample of an image file, with a label that means nothing."""
         image = decode(path, "L" if self.channels == 1 else "RGB")
         return {"inputs": self.transform(image), "data_samples": {"label": 0, "unreadable": ""}}
 
     def collate(self, samples: list[dict]) -> dict[str, Any]:
-        """A batch of samples."""
+        """Make a batch of samples."""
         return collate_images(samples)
 
     def as_data(self, prediction: dict, labels: Labels) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Classification(ImageTask):
         write_classes(read_image(path), list(likeliest)).save(out.with_name(f"{out.name}.png"))
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
-        """Hand over the image with its label and the likeliest classes."""
+        """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""
         preparation = of_config(self.cfg) or of_transform({}, len(inputs))
         labels = Labels(visualizer.dataset_meta["classes"], None)
         likeliest = list(zip(*_likeliest(prediction["scores"], labels, _TOP_SHOWN), strict=True))
@@ -74,7 +74,7 @@ class Classification(ImageTask):
         visualizer.add_image(name, np.asarray(written), step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Write the transformed image; its label is in the name."""
+        """Write the transformed image into a file whose name has the label."""
         preparation = of_transform(settings.get("transform", {}), len(sample["inputs"]))
         path = place.with_name(f"{place.name}_class{sample['data_samples']['label']}.png")
         Image.fromarray(preparation.pixels(sample["inputs"])).save(path)
@@ -82,7 +82,7 @@ class Classification(ImageTask):
 
 
 def _likeliest(scores: Tensor, labels: Labels, count: int) -> tuple[list[str], list[float]]:
-    """Names and probabilities of the likeliest classes."""
+    """Names and probabilities of the ``count`` likeliest classes."""
     top = scores.softmax(0).topk(min(count, len(scores)))
     return [labels.name(i) for i in top.indices.tolist()], top.values.tolist()
 
@@ -91,9 +91,9 @@ def write_classes(picture: Image.Image, likeliest: Sequence[tuple[str, float]], 
     """Enlarge a small picture and write classes with their probabilities into its corner.
 
     Args:
-        picture: in mode RGB.
-        likeliest: names and probabilities.
-        truth: the label, for a first line; none if empty.
+        picture: a picture in mode RGB.
+        likeliest: names and probabilities of classes.
+        truth: name of the true class, which gets a line of its own; none if empty.
     """
     scale = max(_MIN_DRAWN / min(picture.size), 1)
     picture = picture.resize([round(side * scale) for side in picture.size])

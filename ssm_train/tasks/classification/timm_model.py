@@ -1,4 +1,4 @@
-"""Any model of timm in a config, as a control for ours."""
+"""Any model of timm in a config, as a control for the models of this project."""
 
 import timm
 from torch import nn
@@ -18,11 +18,11 @@ def timm_model(
     """Build a timm model: ``dict(type="timm", name="resnet18")``.
 
     Args:
-        name: timm's name of it.
+        name: timm's name of the model.
         num_classes: length of the output.
-        in_chans: channels of the images.
-        pretrained: download timm's weights.
-        options: further arguments of that model, such as ``dict(drop_path_rate=0.1)``.
+        in_chans: number of channels of the images.
+        pretrained: whether to download timm's weights.
+        options: further arguments of the model, such as ``dict(drop_path_rate=0.1)``.
 
     Raises:
         ConfigError: timm has no such model.

@@ -1,4 +1,4 @@
-"""What detection needs beyond mmdet. Configs name these classes by their full path, so that only they import mmdet."""
+"""What detection needs besides mmdet. Configs name these classes by full path, so that others need no mmdet."""
 
 from ssm_train.tasks.detection.dataset import CocoInstances
 from ssm_train.tasks.detection.metric import CocoInstanceMetric

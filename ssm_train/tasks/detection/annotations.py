@@ -1,4 +1,4 @@
-"""Reading COCO annotation files that may have faults, which would otherwise show in the middle of a training."""
+"""Reading COCO annotation files and their faults, which would otherwise show up in the middle of a training."""
 
 import json
 import math
@@ -16,11 +16,12 @@ BadAnnotations = Literal["skip", "raise"]
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """What is sound in an annotation file.
+    """The usable content of an annotation file.
 
     Attributes:
         images: COCO's dictionaries, with ``id``, ``file_name``, ``height`` and ``width``.
-        annotations: COCO's dictionaries; every one is of an image and a category of the file, with a box inside it.
+        annotations: COCO's dictionaries. Each belongs to an image and a category of the file, and its box reaches into
+            the image.
         categories: COCO's dictionaries, with ``id`` and ``name``.
     """
 
@@ -37,17 +38,23 @@ class CocoAnnotations:
 def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip") -> CocoAnnotations:
     """Read an annotation file and leave out annotations that no training or evaluation can use.
 
-    Those are annotations of images or categories that the file does not have, with boxes that are not four finite
-    numbers, have no area or are outside their image, or with masks that are malformed, of another size, or missing
-    where others are there. A missing ``area`` or ``iscrowd`` is filled in.
+    An annotation is bad in these cases:
+
+    - It lacks a field, or has the id of another annotation.
+    - The file does not have its image or its category.
+    - Its box is not four finite numbers, has no area, or lies outside the image.
+    - Its mask is malformed, has another size than the image, or is missing although other annotations have masks.
+
+    A missing ``area`` or ``iscrowd`` is filled in.
 
     Args:
         path: the JSON file.
-        bad_annotations: ``"skip"`` counts them, by kind, in a warning; ``"raise"`` stops at the first.
+        bad_annotations: ``"skip"`` leaves bad annotations out and counts them, by kind, in a warning. ``"raise"`` stops
+            at the first.
 
     Raises:
         ConfigError: ``bad_annotations`` is something else.
-        DataError: the file is missing, damaged or not in COCO's format, or has a fault that is not to be skipped.
+        DataError: the file is missing, damaged or not in COCO's format, or has a bad annotation and ``"raise"`` is set.
     """
     if bad_annotations not in ("skip", "raise"):
         raise ConfigError(f"bad_annotations is 'skip' or 'raise', not {bad_annotations!r}")
@@ -88,7 +95,7 @@ def _read_json(path: Path) -> dict[str, list]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the annotation file {path}: {error}") from None
     if isinstance(content, dict):
-        content.setdefault("annotations", [])  # test sets have none
+        content.setdefault("annotations", [])  # files of test sets have no annotations
     needed = {"images": ("id", "file_name", "height", "width"), "annotations": (), "categories": ("id", "name")}
     for key, fields in needed.items():
         entries = content.get(key) if isinstance(content, dict) else None
@@ -105,7 +112,7 @@ def _read_json(path: Path) -> dict[str, list]:
 
 
 def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: bool) -> str | None:
-    """What is wrong with an annotation, to be read after "with"; None if it is sound."""
+    """What is wrong with an annotation, as words that follow "with", or None if it is good."""
     fields = ("id", "image_id", "category_id", "bbox")
     if not isinstance(annotation, dict) or any(field not in annotation for field in fields):
         return f"{', '.join(fields[:-1])} or {fields[-1]} missing"
@@ -131,7 +138,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_mask(mask: Any, image: dict) -> bool:
-    """Whether a mask is polygons of three points or more, or run lengths of the image's size."""
+    """Whether a mask is a list of polygons with at least three points, or run lengths of the size of the image."""
     if isinstance(mask, list):
         return bool(mask) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask)
     size = [image["height"], image["width"]]

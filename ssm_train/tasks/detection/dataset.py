@@ -11,12 +11,14 @@ from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotation
 
 
 class CocoInstances(CocoDataset):
-    """mmdet's COCO dataset, for any categories; bad annotations are found when the file is read.
+    """mmdet's COCO dataset for any categories, which finds bad annotations when it reads the file.
 
     Args:
-        args: mmdet's and mmengine's arguments. The classes are those of the file unless ``metainfo`` has some of them.
-        bad_annotations: ``"skip"`` leaves them out and counts them, ``"raise"`` stops at the first.
-        options: mmdet's and mmengine's arguments.
+        args: arguments of mmdet's and mmengine's datasets. The classes are those of the file, unless ``metainfo`` names
+            some of them.
+        bad_annotations: ``"skip"`` leaves them out and counts them, ``"raise"`` stops at the first. See
+            :func:`read_annotations`.
+        options: keyword arguments of mmdet's and mmengine's datasets.
     """
 
     METAINFO: dict[str, Any] = {}  # noqa: RUF012, as the base classes have it
@@ -26,10 +28,10 @@ class CocoInstances(CocoDataset):
         super().__init__(*args, **options)
 
     def load_data_list(self) -> list[dict]:
-        """The images with their instances, in mmdet's form.
+        """Read the images with their instances, in mmdet's form.
 
         Raises:
-            DataError: see :func:`read_annotations`; or the classes asked for are not in the file.
+            DataError: see :func:`read_annotations`, or ``metainfo`` names a class that the file does not have.
         """
         content = read_annotations(self.ann_file, self.bad_annotations)
         self._take_classes(content)
@@ -54,31 +56,31 @@ class CocoInstances(CocoDataset):
         known = [name for name in content.classes if name in wanted]
         if unknown := [name for name in wanted if name not in known]:
             raise DataError(f"{self.ann_file} has no category {unknown[0]!r}, only {', '.join(content.classes)}")
-        # mmdet's metric numbers them so.
+        # mmdet's metric numbers the classes in the order of the file.
         if known != wanted:
             raise DataError(f"metainfo.classes must be in the order of {self.ann_file}: {', '.join(known)}")
 
     def filter_data(self) -> list[dict]:
-        """The images to use: in training, those that ``filter_cfg`` leaves.
+        """Choose the images to use. In training these are the images that ``filter_cfg`` leaves.
 
         Raises:
-            DataError: there are none.
+            DataError: no image is left.
         """
         kept = super().filter_data()
         if not kept:
-            raise DataError(f"not one of {len(self.data_list)} images of {self.ann_file} has an object to train on")
+            raise DataError(f"none of the {len(self.data_list)} images of {self.ann_file} has an object to train on")
         if len(kept) < len(self.data_list):
             MMLogger.get_current_instance().info(
                 f"{len(self.data_list) - len(kept)} of {len(self.data_list)} images of {self.ann_file} have no objects "
-                "or are too small and are not trained on"
+                "or are too small, and are left out of training"
             )
         return kept
 
     def prepare_data(self, idx: int) -> dict | None:
-        """A sample as the pipeline makes it.
+        """Make a sample by the pipeline.
 
         Raises:
-            ValueError: the image is not of the size that its boxes and masks are for.
+            ValueError: the image has another size than its annotations say.
         """
         info = self.get_data_info(idx)
         expected = info["height"], info["width"]

@@ -6,18 +6,18 @@ from torch import Tensor
 
 
 class Float32RoIExtractor(SingleRoIExtractor):
-    """mmdet's extractor, with boxes and bilinear weights in float32 under autocast.
+    """mmdet's extractor, which keeps boxes and bilinear weights in float32 under autocast.
 
-    mmdet rounds boxes to the type of the features. bfloat16 has 8 bits, so that a corner at 1000 pixels would move by
-    up to 2 pixels, and a mask with it. The arguments are mmdet's.
+    mmdet rounds boxes to the type of the features. A number in bfloat16 has 8 significant bits. A corner at 1000 pixels
+    would therefore move by up to 2 pixels, and the mask with it. The arguments are mmdet's.
     """
 
     def forward(
         self,
         feats: tuple[Tensor, ...],  # [B, C, H, W] of every level
-        rois: Tensor,  # [K, 5]
+        rois: Tensor,  # [K, 5]: the index of the image and a box
         roi_scale_factor: float | None = None,
     ) -> Tensor:  # [K, C, h, w]
-        """Features of the boxes, each from the level of its size."""
+        """Features of the boxes. The size of a box decides which level they are taken from."""
         with torch.autocast(rois.device.type, enabled=False):
             return super().forward(tuple(level.float() for level in feats), rois.float(), roi_scale_factor)

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from ssm_train.tasks.base import Labels, PipelineTask, Size
 
-# mmdet's own count of operations assumes these numbers for a two-stage detector.
+# Numbers of boxes and of masks. mmdet assumes the same when it counts the operations of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
 _COCO_SCALE, _COCO_SIZE = (800, 1333), (800, 1280)
 
 
 class Detection(PipelineTask):
-    """Images to objects with boxes, and with masks where the model has a head for them."""
+    """Finds objects in an image: their boxes, and their masks if the model has a head for masks."""
 
-    drawing: ClassVar[dict[str, Any]] = {"pred_score_thr": 0.0}  # what is unsure was left out before
+    drawing: ClassVar[dict[str, Any]] = {"pred_score_thr": 0.0}  # `select` has dropped what is unsure
 
     without_classes: ClassVar[tuple[str, ...]] = ("backbone", "rpn_head")  # region proposals have no classes
 
     def default_size(self) -> Size:
-        """Height and width. COCO's test images are 800 × 1333 at most, and figures are given for 800 × 1280."""
+        """Height and width. COCO's test images have at most 800 × 1333, but cost is usually reported for 800 × 1280."""
         size = super().default_size()
         return _COCO_SIZE if size == _COCO_SCALE else size
 
@@ -36,7 +36,7 @@ class Detection(PipelineTask):
         maps = model.extract_feat(inputs)
         model.rpn_head(maps)
         heads = model.roi_head
-        # The level that a box is taken from depends on the box. The size of what is taken does not.
+        # A box decides which level its features are taken from, but the size of the features is always the same.
         for extractor, head, count in (
             (heads.bbox_roi_extractor, heads.bbox_head, PROPOSALS),
             (heads.mask_roi_extractor, heads.mask_head, MASKS),
@@ -47,7 +47,7 @@ class Detection(PipelineTask):
                 stage_head(inputs.new_zeros(count * len(inputs), stage_extractor.out_channels, *size))
 
     def select(self, prediction: BaseDataElement, min_score: float) -> BaseDataElement:
-        """The prediction with the objects whose score is high enough."""
+        """Drop the objects whose score is below ``min_score``."""
         found = prediction.pred_instances
         prediction.pred_instances = found[found.scores >= min_score]
         return prediction
@@ -62,7 +62,7 @@ class Detection(PipelineTask):
         return {"objects": [{"class": name, "score": score, "box": box} for name, score, box in objects]}
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """The data sample with plain arrays, which are all that mmdet's visualizer draws."""
+        """Convert boxes and masks to plain arrays, because mmdet's visualizer draws nothing else."""
         if "gt_instances" in annotated:
             objects = annotated.gt_instances
             objects.bboxes = getattr(objects.bboxes, "tensor", objects.bboxes)

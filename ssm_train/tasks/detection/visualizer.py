@@ -1,4 +1,4 @@
-"""Where scalars go, and how detections are drawn."""
+"""mmdet's visualizer with switches for its backends."""
 
 from mmdet.visualization import DetLocalVisualizer
 
@@ -6,4 +6,4 @@ from ssm_train.runtime.trackers.visualizer import BackendsBySwitch
 
 
 class DetectionVisualizer(BackendsBySwitch, DetLocalVisualizer):
-    """mmdet's visualizer with :class:`~ssm_train.runtime.trackers.visualizer.BackendsBySwitch`'s arguments."""
+    """mmdet's visualizer with the arguments of :class:`~ssm_train.runtime.trackers.visualizer.BackendsBySwitch`."""

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness from Python, for tools/test.py: tasks by name, the local one among them."""
+"""Running tasks of lm-evaluation-harness from Python, as tools/test.py does."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,22 +8,22 @@ from transformers import PreTrainedTokenizerBase
 
 from ssm_core.errors import ConfigError, MissingPackageError
 
-# Tasks of our own, which need no download.
+# The tasks of this project, which need no download.
 TASKS = Path(__file__).parent / "harness_tasks"
 LOCAL = {"response_choice"}
 
 
 class Harness:
-    """Runs tasks on a network; imports lm-evaluation-harness only if there is a task.
+    """Runs tasks of lm-evaluation-harness on a network. It imports the harness only if there is a task.
 
     Args:
-        tasks: their names, such as the paper's piqa, arc_easy, sst2, winogrande, lambada_openai, race and openbookqa,
-            or ``response_choice``, which reads a local file.
-        batch_size: requests together.
-        max_length: tokens of a request; a longer prompt loses its beginning.
-        limit: documents of each task; None for all.
-        num_fewshot: examples in each prompt; None for the task's own number.
-        path: the file of ``response_choice``.
+        tasks: names of the tasks, such as the paper's piqa, arc_easy, sst2, winogrande, lambada_openai, race and
+            openbookqa, or ``response_choice``, which reads a local file.
+        batch_size: number of requests in a batch.
+        max_length: largest number of tokens of a request. A longer prompt loses its beginning.
+        limit: number of documents of each task; None for all.
+        num_fewshot: number of examples in each prompt; None for the number that the task sets.
+        path: file that ``response_choice`` reads.
     """
 
     def __init__(
@@ -43,7 +43,14 @@ class Harness:
         self.path = path
 
     def __call__(self, network: nn.Module, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-        """Figures as ``task/metric``.
+        """Run the tasks.
+
+        Args:
+            network: the language model.
+            tokenizer: the tokenizer of the model.
+
+        Returns:
+            Scores by names of the form ``task/metric``.
 
         Raises:
             MissingPackageError: lm-evaluation-harness is not installed.
@@ -52,7 +59,9 @@ class Harness:
         if not self.tasks:
             return {}
         if "response_choice" in self.tasks and not Path(self.path or "").is_file():
-            raise ConfigError(f"the task response_choice reads a local file of rows: path={self.path!r} is none")
+            raise ConfigError(
+                f"the task response_choice reads a local file of rows: set path to one, {self.path!r} is no file"
+            )
         try:
             from lm_eval import simple_evaluate
             from lm_eval.tasks import TaskManager
@@ -60,7 +69,7 @@ class Harness:
             from .harness import MambaTreeLM
         except ModuleNotFoundError as error:
             raise MissingPackageError(str(error.name), "a task of lm-evaluation-harness") from error
-        # To list the harness's own tasks takes it longer than to run a small one.
+        # Listing the harness's own tasks takes longer than running a small one. They are left out if not needed.
         manager = TaskManager(
             include_path=str(TASKS),
             include_defaults=not set(self.tasks) <= LOCAL,

@@ -1,6 +1,6 @@
-"""MambaTree-L as a model of lm-evaluation-harness: every request's prompt is told to the network.
+"""MambaTree-L as a model of lm-evaluation-harness, which tells the network the length of every prompt.
 
-The harness knows the models that have been imported, hence its command line through this module:
+The harness knows only models whose module was imported. This module therefore also runs its command line:
 
     python -m ssm_train.tasks.language.harness run --model mambatree_l --model_args pretrained=FOLDER --tasks piqa
 """
@@ -24,20 +24,20 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 @register_model("mambatree_l")
 class MambaTreeLM(TemplateLM):
-    """Log-likelihoods of continuations behind prompts, and generated text.
+    """Log-likelihoods of continuations after prompts, and generated text.
 
-    The context of a request is the prompt that the tree grows over. Text without one, as for the perplexity of
-    documents, is scored as a response to the end-of-text token.
+    The tree of the network is built over the context of a request. Text without a context, such as a document whose
+    perplexity is measured, is scored as a response to the end-of-text token.
 
     Args:
-        pretrained: a network, or the folder or hub name of one.
-        tokenizer: its tokenizer, or the folder or hub name of it; by default that of ``pretrained``.
-        tree_scale: see :func:`load_network`; for a folder or name alone.
-        batch_size: requests together.
-        max_length: tokens of a request; a longer prompt loses its beginning.
-        max_batch_size: taken for the harness's sake, and not used: batches have ``batch_size``.
-        device: where to run; by default a GPU if there is one, or where the network is.
-        dtype: precision of the weights, as torch names it; by default as they are.
+        pretrained: a network, or its folder or name on the hub.
+        tokenizer: the tokenizer, or its folder or name on the hub; by default that of ``pretrained``.
+        tree_scale: see :func:`load_network`. It is used only if ``pretrained`` is a folder or a name.
+        batch_size: number of requests in a batch.
+        max_length: largest number of tokens of a request. A longer prompt loses its beginning.
+        max_batch_size: not used; the harness passes it to every model.
+        device: device to run on. By default it is where a given network is, or a GPU if there is one.
+        dtype: precision of the weights, as torch names it; by default it is not changed.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class MambaTreeLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text, and that precedes one without context."""
+        """The end-of-text token. It also precedes a text without context."""
         return self.tokenizer.eos_token_id
 
     @property
     def tokenizer_name(self) -> str:
-        """What cached requests are named after."""
+        """The name of the tokenizer in the names of cached requests."""
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_options: Any) -> list[int]:
-        """Tokens of a text, without special ones."""
+        """Tokens of a text, without special tokens."""
         return self.tokenizer.encode(string, add_special_tokens=False)
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_options: Any) -> list[tuple[float, bool]]:
@@ -89,7 +89,7 @@ class MambaTreeLM(TemplateLM):
 
     @torch.inference_mode()
     def _score(self, requests: Sequence[Request]) -> list[tuple[float, bool]]:
-        """Log-likelihood of every continuation, and whether it is what greedy decoding would give."""
+        """Log-likelihood of every continuation, and whether greedy decoding gives the same text."""
         rows, contexts = [], []
         for _, context, continuation in requests:
             row = (context + continuation)[-(self.max_length + 1) :]
@@ -123,7 +123,7 @@ class MambaTreeLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts that follow the contexts, up to a stop sequence; sampling as the request says, greedy by default."""
+        """Generate texts up to a stop sequence. Decoding is greedy unless a request asks for sampling."""
         order = sorted(range(len(requests)), key=lambda i: (repr(requests[i].args[1]), -len(requests[i].args[0])))
         results: dict[int, str] = {}
         for batch in _batches(order, self.batch_size, lambda i: repr(requests[i].args[1])):
@@ -162,7 +162,7 @@ class MambaTreeLM(TemplateLM):
 
 
 def _batches(order: Sequence[int], size: int, key: Any = lambda _: None) -> Iterator[list[int]]:
-    """Runs of at most ``size`` items of one key."""
+    """Split a sequence into batches of at most ``size`` neighbours with the same key."""
     batch: list[int] = []
     for i in order:
         if batch and (len(batch) == size or key(i) != key(batch[0])):
@@ -174,7 +174,7 @@ def _batches(order: Sequence[int], size: int, key: Any = lambda _: None) -> Iter
 
 
 def _cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the stop sequences."""
+    """The text before the first stop sequence in it."""
     for stop in until:
         text = text.split(stop)[0] if stop else text
     return text

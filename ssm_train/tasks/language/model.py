@@ -1,4 +1,4 @@
-"""Language models behind mmengine's model interface: losses and perplexities of responses."""
+"""Language models with mmengine's model interface: the loss and the log-likelihood of responses."""
 
 from typing import Any, ClassVar, Literal
 
@@ -14,12 +14,13 @@ IGNORED = -100
 
 @MODELS.register_module()
 class LanguageModel(BaseModel):
-    """A causal language model trained on responses, or on plain text as one whose prompt is empty.
+    """A causal language model that is trained on responses. Plain text is a response to an empty prompt.
 
     Args:
-        backbone: config of the network, head included, with transformers' interface and an argument ``context_len``,
-            such as ``dict(type="tree_ssm.language.load_network", path=...)``.
-        data_preprocessor: config of what moves a batch to the device; mmengine's own by default, not waiting for it.
+        backbone: config of the network with its head. The network needs transformers' interface and an argument
+            ``context_len``. An example is ``dict(type="tree_ssm.language.load_network", path=...)``.
+        data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
+            does not wait for the copy.
     """
 
     task: ClassVar[str] = "language"
@@ -29,7 +30,7 @@ class LanguageModel(BaseModel):
         self.backbone = MODELS.build(backbone)
 
     def init_weights(self) -> None:
-        """Nothing: the network comes with its weights, which mmengine would draw anew."""
+        """Do nothing. The network is loaded with its weights, and mmengine would initialise them again."""
 
     def forward(
         self,
@@ -37,12 +38,13 @@ class LanguageModel(BaseModel):
         data_samples: dict[str, Any],
         mode: Literal["tensor", "loss", "predict"] = "tensor",
     ) -> Tensor | dict[str, Tensor] | list[dict]:
-        """Logits [B, L, vocabulary], the mean loss of the response tokens, or what the metrics take.
+        """Logits [B, L, vocabulary], the mean loss of the response tokens, or the predictions that metrics take.
 
         Args:
             inputs: tokens, padded on the right.
             data_samples: ``attention_mask`` [B, L] and ``context_len`` [B].
-            mode: which of the three.
+            mode: ``"tensor"`` for the logits, ``"loss"`` for the loss, ``"predict"`` for the negative log-likelihood
+                and the number of response tokens of every row.
         """
         mask, context = data_samples["attention_mask"], data_samples["context_len"]
         place = torch.arange(inputs.shape[1], device=inputs.device)
@@ -56,7 +58,7 @@ class LanguageModel(BaseModel):
         if mode == "tensor":
             return logits
         targets = labels[:, 1:]
-        # By rows: a batch's logarithms would be a second tensor of the size of its logits.
+        # Row by row, because the logarithms of a whole batch would need as much memory as its logits.
         losses = [
             F.cross_entropy(row[:-1].float(), target, ignore_index=IGNORED, reduction="sum")
             for row, target in zip(logits, targets, strict=True)

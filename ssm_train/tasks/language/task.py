@@ -11,21 +11,21 @@ from ssm_core.errors import ConfigError
 from ssm_train.runtime.files import write_text_atomically
 from ssm_train.tasks.base import Size, Task
 
-_DEFAULT_LENGTH = 1024  # tokens
+_DEFAULT_LENGTH = 1024  # tokens of a row, if the config says nothing
 
 
 class Language(Task):
-    """Rows of tokens to the next token of each."""
+    """Predicts the next token of a row of tokens."""
 
     unit = "row"
 
     @property
     def needs_values(self) -> bool:
-        """Trees of tokens depend on the tokens."""
+        """True, because the trees depend on the values of the tokens."""
         return True
 
     def has_scans(self, model: nn.Module) -> bool:
-        """Every language model here scans."""
+        """True, because every language model of this project has scans."""
         return True
 
     @property
@@ -39,13 +39,13 @@ class Language(Task):
         return (dataset.get("max_length", dataset.get("length", _DEFAULT_LENGTH)),)
 
     def example_input(self, size: Size, batch: int, device: torch.device | str = "cpu") -> Tensor:  # [B, L]
-        """Rows of random tokens."""
+        """Make rows of random tokens."""
         if len(size) != 1 or size[0] < 1:
             raise ConfigError(f"--size takes a number of tokens for this model, got {' '.join(map(str, size))}")
         return torch.randint(2, 100, (batch, *size), device=device)
 
     def describe(self, size: Size) -> str:
-        """The number of tokens."""
+        """Describe a size as a number of tokens."""
         return f"{size[0]} tokens"
 
     def measure(
@@ -58,7 +58,7 @@ class Language(Task):
         model(inputs, {"attention_mask": torch.ones_like(inputs), "context_len": context}, mode="tensor")
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Write the row as text, its prompt and its response apart."""
+        """Write a row as text, with the prompt and the response under separate headings."""
         tokens, split = sample["inputs"], sample["data_samples"]["context_len"]
         prompt, response = (dataset.tokenizer.decode(part) for part in (tokens[:split], tokens[split:]))
         path = place.with_name(f"{place.name}.txt")

@@ -1,4 +1,4 @@
-"""What a language model writes during training."""
+"""A hook that shows what a language model writes during training."""
 
 import torch
 from mmengine.dist import is_main_process
@@ -11,15 +11,16 @@ from ssm_train.runtime.loops import is_shown
 
 @HOOKS.register_module()
 class TextSamplesHook(Hook):
-    """Lets a language model answer the first held-out prompts, and hands a table ``samples`` to the visualizer.
+    """Lets a language model answer the first held-out prompts, and passes a table ``samples`` to the visualizer.
 
-    A row is the prompt, the answer (the likeliest token each time) and what the data have there. Plain text has no
-    prompts: the beginning of a block is taken for one. The table is made at the validations of :class:`PicturesHook`.
+    A row of the table has a prompt, the answer by greedy decoding, and the response in the data. Plain text has no
+    prompts, so that the beginning of a block is used as one. The table is made at the first, second, fourth, eighth …
+    and last validation, like the pictures of :class:`.PicturesHook`.
 
     Args:
-        count: rows; 0 for none.
-        new_tokens: of an answer, at most.
-        opening: tokens taken of plain text.
+        count: number of rows; 0 for none.
+        new_tokens: largest number of tokens of an answer.
+        opening: number of tokens of plain text that are used as a prompt.
     """
 
     priority = "LOW"
@@ -30,7 +31,7 @@ class TextSamplesHook(Hook):
         self.opening = opening
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Write the table, if it is due."""
+        """Make the table, if this validation shows it."""
         if not (self.count and is_main_process() and is_shown(runner)):
             return
         dataset = runner.val_dataloader.dataset

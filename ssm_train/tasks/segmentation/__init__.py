@@ -1,4 +1,4 @@
-"""What segmentation needs beyond mmseg. Configs name these by their full path, so that only they import mmseg."""
+"""What segmentation needs besides mmseg. Configs name these classes by full path, so that others need no mmseg."""
 
 from ssm_train.tasks.segmentation.batches import StackedSegDataPreProcessor, stack_samples
 from ssm_train.tasks.segmentation.heads import FastFCNHead, FastUPerHead

@@ -1,4 +1,4 @@
-"""Training batches as one tensor of images and one of label maps, from the loading process to the device."""
+"""Training batches with one tensor of images and one of label maps, from the worker process to the device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack images and label maps of one size; anything else is collated as mmengine does.
+    """Stack images and label maps if they have one size, and collate them as mmengine does otherwise.
 
-    mmengine's lists have two tensors an image, each sent between processes, pinned and moved on its own, and labels of
-    eight bytes.
+    mmengine's batches are lists with two tensors for each image. Every tensor is sent between processes, pinned and
+    moved on its own, and every label has eight bytes.
 
     Args:
-        samples: mmseg's, ``inputs`` [C, H, W] and ``data_samples`` with ``gt_sem_seg`` [1, H, W].
+        samples: mmseg's samples with ``inputs`` [C, H, W], and ``data_samples`` with ``gt_sem_seg`` [1, H, W].
 
     Returns:
-        ``inputs`` [B, C, H, W], ``labels`` [B, 1, H, W] of one byte, in which mmseg's transforms read them, and
-        ``data_samples`` without label maps, for :class:`StackedSegDataPreProcessor`.
+        A batch for :class:`StackedSegDataPreProcessor`: ``inputs`` [B, C, H, W], ``labels`` [B, 1, H, W] of type uint8,
+        which is the type that mmseg's transforms read, and ``data_samples`` without label maps.
     """
     sizes = {sample["inputs"].shape for sample in samples}
     whole = all(set(sample["data_samples"].keys()) == {"gt_sem_seg"} for sample in samples)
     if len(sizes) > 1 or not whole:
         return pseudo_collate(samples)
-    # One by one: those of eight bytes would not stay in the cache.
+    # Converted one by one, because all labels of eight bytes would not fit into the cache.
     labels = torch.stack([sample["data_samples"].gt_sem_seg.data.to(torch.uint8) for sample in samples])
     for sample in samples:
         del sample["data_samples"].gt_sem_seg
@@ -40,14 +40,17 @@ def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class StackedSegDataPreProcessor(SegDataPreProcessor):
-    """mmseg's, which normalises and pads a batch of :func:`stack_samples` at once; the arguments are mmseg's."""
+    """mmseg's preprocessor, which normalises and pads a batch of :func:`stack_samples` as one tensor.
+
+    The arguments are mmseg's.
+    """
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
-        """Move a batch to the device, normalise and pad it.
+        """Move a batch to the device, normalise it and pad it.
 
         Args:
-            data: a batch of :func:`stack_samples`, or any that mmseg's takes.
-            training: whether padding follows ``size`` and ``size_divisor``.
+            data: a batch of :func:`stack_samples`, or any batch that mmseg's preprocessor takes.
+            training: whether the batch is for training and padded by ``size`` and ``size_divisor``.
 
         Returns:
             ``inputs`` [B, C, H, W] and ``data_samples``.
@@ -72,7 +75,7 @@ class StackedSegDataPreProcessor(SegDataPreProcessor):
         return {"inputs": images, "data_samples": samples}
 
     def _padding(self, images: Tensor) -> tuple[int, int, int, int]:
-        """Columns to the left and right, rows above and below."""
+        """Number of columns to add on the left and right, and of rows to add above and below."""
         height, width = images.shape[2:]
         if self.size is not None:
             return 0, max(self.size[1] - width, 0), 0, max(self.size[0] - height, 0)

@@ -1,4 +1,4 @@
-"""mmseg's heads with a training step that neither waits for the device nor sorts every pixel's logits."""
+"""mmseg's heads with a faster training step, which neither waits for the device nor sorts the logits of every pixel."""
 
 import torch
 from mmseg.models.decode_heads import FCNHead, UPerHead
@@ -8,12 +8,13 @@ from ssm_train.tasks.segmentation.resize import bilinear_resize
 
 
 class _FastLoss(nn.Module):
-    """The losses of mmseg's ``BaseDecodeHead``, with another resizing and another training accuracy.
+    """The losses of mmseg's ``BaseDecodeHead``, with faster resizing and a faster training accuracy.
 
-    mmseg takes the accuracy from the top-k of all logits, and cuts the pixels to ignore out, for which it waits.
+    mmseg computes the accuracy from the top-k of all logits. It also removes the pixels to ignore, and waits for the
+    device to know their number.
     """
 
-    # From maps to logits, so that a training with ``compile`` makes a graph of it, as of the backbone.
+    # ``forward`` maps features to logits and can be compiled, which a training with ``compile`` then does.
     compiles_with_backbone = True
 
     def loss(
@@ -22,7 +23,10 @@ class _FastLoss(nn.Module):
         batch_data_samples: list,
         train_cfg: dict,
     ) -> dict[str, Tensor]:
-        """Logits and their losses; mmseg's calls ``forward`` past what ``Module.compile`` put there."""
+        """Compute the logits and their losses.
+
+        mmseg calls ``self.forward`` here, which does not run the function that ``Module.compile`` made.
+        """
         return self.loss_by_feat(self(inputs), batch_data_samples)
 
     def loss_by_feat(
@@ -30,11 +34,14 @@ class _FastLoss(nn.Module):
         seg_logits: Tensor,  # [B, classes, h, w]
         batch_data_samples: list,
     ) -> dict[str, Tensor]:
-        """The losses by their names, those of one name added up, and ``acc_seg``, the share of right pixels in %.
+        """Compute the losses.
 
         Args:
-            seg_logits: what the head gives, of any size.
-            batch_data_samples: mmseg's ``SegDataSample``, each with ``gt_sem_seg``, of one size.
+            seg_logits: logits of the head, of any size.
+            batch_data_samples: mmseg's ``SegDataSample``, each with ``gt_sem_seg``. All label maps have one size.
+
+        Returns:
+            Losses by name, where those of the same name are added, and ``acc_seg``: correct pixels in percent.
         """
         labels = self._stack_batch_gt(batch_data_samples)  # [B, 1, H, W]
         logits = bilinear_resize(seg_logits, labels.shape[2:], self.align_corners)
@@ -58,26 +65,26 @@ class _FastLoss(nn.Module):
 
 
 class FastFCNHead(_FastLoss, FCNHead):
-    """mmseg's ``FCNHead`` and its arguments; the same losses, sooner."""
+    """mmseg's ``FCNHead`` with a faster training step. Arguments and losses are the same."""
 
 
 class FastUPerHead(_FastLoss, UPerHead):
-    """mmseg's ``UPerHead`` and its arguments; the same features and losses, sooner."""
+    """mmseg's ``UPerHead`` with a faster training step. Arguments, features and losses are the same."""
 
     def psp_forward(
         self,
-        inputs: list[Tensor],  # [B, C, h, w] of every stage, from the finest on
+        inputs: list[Tensor],  # [B, C, h, w] of every stage, the finest first
     ) -> Tensor:  # [B, channels, h, w] of the coarsest
-        """The last stage beside its means over a few coarse grids."""
+        """Pyramid pooling: the last stage, joined with its means over a few coarse grids."""
         last = inputs[-1]
         means = [bilinear_resize(pool(last), last.shape[2:], self.align_corners) for pool in self.psp_modules]
         return self.bottleneck(torch.cat([last, *means], dim=1))
 
     def _forward_feature(
         self,
-        inputs: list[Tensor],  # [B, C, h, w] of every stage, from the finest on
+        inputs: list[Tensor],  # [B, C, h, w] of every stage, the finest first
     ) -> Tensor:  # [B, channels, h, w] of the finest
-        """Features before the classes: a top-down pyramid over the stages and a pooled summary of the last."""
+        """Features for the classes: a top-down pyramid over the stages, with a pooled summary of the last stage."""
         stages = self._transform_inputs(inputs)
         summary = self.psp_forward(stages)
         pyramid = [summary]

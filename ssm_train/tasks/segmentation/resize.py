@@ -1,4 +1,4 @@
-"""Bilinear resizing whose gradient is as fast as its forward pass, and the same from run to run."""
+"""Bilinear resizing with a gradient that is fast and the same in every run."""
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,17 @@ def bilinear_resize(
     size: tuple[int, int],
     align_corners: bool = False,
 ) -> Tensor:  # [B, C, H, W]
-    """``F.interpolate(x, size, mode="bilinear")``, with a gradient by two matrix products, one an axis.
+    """``F.interpolate(x, size, mode="bilinear")`` as two matrix products, one for each axis.
 
-    On a GPU torch adds up the gradient of its own kernel by atomics, in the type of ``x`` and in any order: enlarging a
-    map four times, sixteen pixels fight for each place. Products of matrices have neither problem. Where no gradient
-    is asked for, it is torch's own kernel.
+    On a GPU, torch's kernel adds up its gradient by atomics, in the type of ``x`` and in any order. If a map is
+    enlarged four times, sixteen pixels add to the same place. Matrix products have neither problem. If no gradient is
+    needed, torch's kernel is used.
 
     Args:
-        x: the maps, on any device.
-        size: H and W.
-        align_corners: whether the centres of the corners' pixels, not the corners of the images, lie on each other.
+        x: feature maps, on any device.
+        size: H and W of the result.
+        align_corners: whether the centres of the corner pixels of input and output coincide, instead of the corners of
+            the images.
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
@@ -29,7 +30,7 @@ def bilinear_resize(
     height, width = size
     rows = _weights(h, height, align_corners, x.dtype, x.device)
     columns = _weights(w, width, align_corners, x.dtype, x.device)
-    # Channels last wins where channels fill whole vectors; a few classes do not.
+    # Channels-last is faster if the channels fill whole vectors. A number of classes often does not.
     if x.is_contiguous() or channels % 8:
         wide = (x.reshape(-1, w) @ columns.T).view(batch * channels, h, width)
         return torch.bmm(rows.expand(batch * channels, height, h), wide).view(batch, channels, height, width)
@@ -42,7 +43,7 @@ def bilinear_resize(
 def _weights(
     length: int, new_length: int, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> Tensor:  # [new_length, length]
-    """The matrix that resizes one axis: torch's own answer to every unit vector."""
-    # In double only where it is asked for, which not every device has.
+    """The matrix that resizes one axis. Its columns are what torch makes of the unit vectors."""
+    # float64 only for float64 inputs, because some devices do not have it.
     units = torch.eye(length, dtype=torch.promote_types(dtype, torch.float32), device=device)
     return F.interpolate(units[None], new_length, mode="linear", align_corners=align_corners)[0].T.to(dtype)

@@ -11,17 +11,17 @@ from ssm_train.tasks.base import Labels, PipelineTask
 
 
 class Segmentation(PipelineTask):
-    """Images to a class for every pixel."""
+    """Assigns a class to every pixel of an image."""
 
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
-        """The share of the pixels that each class has."""
+        """The share of the pixels of each class in the image."""
         label_map = _label_map(prediction)
         numbers, counts = np.unique(label_map, return_counts=True)
         names = [labels.name(i) for i in numbers.tolist()]
         return {"shares": dict(zip(names, (counts / label_map.size).round(5).tolist(), strict=True))}
 
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
-        """Draw the label map over the image, and write the bare label map beside that."""
+        """Draw the label map over the image, and write the label map alone into a second file."""
         super().draw(path, prediction, labels, out)
         label_map = _label_map(prediction)
         wide = label_map.max(initial=0) > np.iinfo(np.uint8).max

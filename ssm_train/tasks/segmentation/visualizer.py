@@ -1,21 +1,21 @@
-"""Where scalars go, and how label maps are drawn."""
+"""mmseg's visualizer with switches for its backends."""
 
 from mmseg.visualization import SegLocalVisualizer
 
-from ssm_train.runtime.trackers.visualizer import backends
+from ssm_train.runtime.trackers.visualizer import BackendsBySwitch
 
 
-class SegmentationVisualizer(SegLocalVisualizer):
-    """mmseg's visualizer with its backends chosen by name.
+class SegmentationVisualizer(BackendsBySwitch, SegLocalVisualizer):
+    """mmseg's visualizer, with the arguments of :class:`.BackendsBySwitch`.
 
     Args:
-        name: mmengine's handle of it.
-        save_dir: where the run's files go; the Runner fills it in.
-        alpha: opacity of the labels over the image.
-        tensorboard: write TensorBoard event files.
-        wandb: log to Weights & Biases; ``WANDB_MODE=offline`` keeps that on this machine.
-        wandb_project: the project there.
-        wandb_id: the run there; the Runner fills it in, so that a resumed training goes on in its run.
+        name: see :class:`.BackendsBySwitch`.
+        save_dir: see :class:`.BackendsBySwitch`.
+        alpha: opacity of the labels over the image, from 0 to 1.
+        tensorboard: see :class:`.BackendsBySwitch`.
+        wandb: see :class:`.BackendsBySwitch`.
+        wandb_project: see :class:`.BackendsBySwitch`.
+        wandb_id: see :class:`.BackendsBySwitch`.
     """
 
     def __init__(
@@ -28,5 +28,5 @@ class SegmentationVisualizer(SegLocalVisualizer):
         wandb_project: str = "tree-ssm-train",
         wandb_id: str | None = None,
     ):
-        writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
-        super().__init__(name, vis_backends=writes, save_dir=save_dir, alpha=alpha)
+        super().__init__(name, save_dir, tensorboard, wandb, wandb_project, wandb_id)
+        self.alpha = alpha

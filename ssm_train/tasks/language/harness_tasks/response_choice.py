@@ -15,14 +15,17 @@ REQUEST = "Write a response that appropriately completes the request.\n\n### Ins
 def load(
     path: str, held_out_every: int = 10, characters: int = 200, version: float = 1.0, **_unused: Any
 ) -> dict[str, Dataset]:
-    """Held-out rows of a file in Alpaca's format, each with its own response and those of three others.
+    """Read the held-out rows of a file in Alpaca's format, each with its own response and those of three other rows.
 
     Args:
-        path: a JSON list of instruction, input and output.
-        held_out_every: every so manieth row of the file is one of the task, those that training leaves out.
-        characters: of each response; what is longer is cut.
-        version: the task's.
-        _unused: what the harness hands to every task.
+        path: a file with a JSON list of rows with ``instruction``, ``input`` and ``output``.
+        held_out_every: N, if every N-th row of the file belongs to the task. Training leaves out the same rows.
+        characters: largest number of characters of a response. Longer responses are cut.
+        version: not used; version of the task, which the harness passes.
+        _unused: other arguments that the harness passes to every task.
+
+    Returns:
+        Documents with ``prompt``, ``choices`` and ``label``, as the split ``"test"``.
     """
     rows = json.loads(Path(path).read_text(encoding="utf-8"))[held_out_every - 1 :: held_out_every]
     rows = [(prompt(row), row["output"].strip()[:characters]) for row in rows if row["output"].strip()]
@@ -37,7 +40,7 @@ def load(
 
 
 def prompt(row: dict[str, str]) -> str:
-    """Alpaca's prompt, as in the configs."""
+    """Alpaca's prompt for a row, as in the configs."""
     if row.get("input"):
         middle = f", paired with an input that provides further context. {REQUEST}{row['instruction']}"
         return f"{INTRO}{middle}\n\n### Input:\n{row['input']}\n\n### Response:\n"
