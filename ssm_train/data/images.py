@@ -19,7 +19,7 @@ EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
 UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, cv2.error, Image.DecompressionBombError)
 Mode = Literal["RGB", "L"]
 _END_OF_JPEG = b"\xff\xd9"
-_LONGEST = 8  # a scaled image is at most this many times longer than the square of the same area
+_LONGEST = 8  # no side of a scaled image is longer than this many sides of the square of the same area
 
 
 def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = None) -> Image.Image:

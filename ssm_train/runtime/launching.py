@@ -29,7 +29,7 @@ def join_processes(launcher: Launcher) -> None:
         raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
     if not torch.cuda.is_available() and not torch.distributed.is_initialized():
         if launcher != "pytorch":
-            raise ConfigError(f"--launcher {launcher} needs GPUs; on CPUs use `tools/dist_train.sh CONFIG N`")
+            raise ConfigError(f"--launcher {launcher} needs GPUs: on CPUs use `tools/dist_train.sh CONFIG PROCESSES`")
         torch.distributed.init_process_group("gloo")
 
 

@@ -222,7 +222,7 @@ def parameters_of_norms(model: nn.Module) -> set[str]:
     """Full names of the weights and biases of all layer, batch, group and instance norms."""
     kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     return {
-        f"{prefix}.{name}" if prefix else name
+        _full_name(prefix, name)
         for prefix, module in model.named_modules()
         if isinstance(module, kinds)
         for name, _ in module.named_parameters(recurse=False)
@@ -232,8 +232,12 @@ def parameters_of_norms(model: nn.Module) -> set[str]:
 def no_weight_decay(model: nn.Module) -> set[str]:
     """Full names of the parameters that the ``no_weight_decay()`` of some module names."""
     return {
-        f"{prefix}.{name}" if prefix else name
+        _full_name(prefix, name)
         for prefix, module in model.named_modules()
         if hasattr(module, "no_weight_decay")
         for name in module.no_weight_decay()
     }
+
+
+def _full_name(module: str, parameter: str) -> str:
+    return f"{module}.{parameter}" if module else parameter

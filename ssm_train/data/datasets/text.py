@@ -58,7 +58,7 @@ class InstructionRows(TokenRows):
 
     Args:
         path: the file.
-        tokenizer: config of the tokenizer, such as ``dict(type="tree_ssm.language.load_tokenizer", path=...)``.
+        tokenizer: config of the tokenizer, whose ``type`` is in the registry ``TASK_UTILS`` or a full path.
         template: the texts of the prompts, ``with_input`` for rows that have an input and ``without_input`` for the
             others. The fields of a row are inserted for ``{instruction}`` and ``{input}``.
         max_length: largest number of tokens of a row. Longer responses are cut.

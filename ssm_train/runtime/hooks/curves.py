@@ -108,7 +108,5 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read the curves {path}: {error}") from error
     if not sound:
-        raise DataError(
-            f"the curves {path} have points without iter or epoch: write the file again with tools/train.py"
-        )
+        raise DataError(f"the curves {path} have points without iter or epoch, unlike those that tools/train.py writes")
     return curves

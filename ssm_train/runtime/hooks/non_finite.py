@@ -94,7 +94,7 @@ class NonFiniteHook(Hook):
         batch = self._batch if isinstance(self._batch, dict) else {}
         inputs = batch.get("inputs")
         if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
-            return "is of another kind"
+            return "has no inputs that can be checked"
         bad = [number for number, image in enumerate(inputs) if not image.isfinite().all()]
         words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
         names = names_in(batch, bad or range(len(inputs)), runner.train_dataloader.dataset)

@@ -24,5 +24,5 @@ def test_reading(tmp_path):
         with pytest.raises(DataError, match="cannot read the curves"):
             read_curves(tmp_path)
     file.write_text('{"train": [{"iter": "a", "epoch": 1}], "val": []}')
-    with pytest.raises(DataError, match="points without iter and epoch"):
+    with pytest.raises(DataError, match="points without iter or epoch"):
         read_curves(tmp_path)
