@@ -1,6 +1,6 @@
 """Datasets of mmengine's kind with bad samples, which are replaced and named instead of ending an epoch."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from torch.utils.data import Dataset
@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.collate import UNREADABLE_KEY, data_samples_of
 from ssm_train.data.images import UNREADABLE, check_whole, reason
+from ssm_train.data.wrapper import DatasetWrapper
 
 # The exceptions that a bad file causes in decoders and in transforms.
 _FAULTS = (*UNREADABLE, TypeError, AttributeError, KeyError, IndexError)
@@ -28,7 +29,7 @@ def guarded(dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip") -> 
     return GuardedDataset(dataset, unreadable) if isinstance(dataset, _MMENGINE_DATASETS) else dataset
 
 
-class GuardedDataset(Dataset):
+class GuardedDataset(DatasetWrapper):
     """A dataset of mmengine's kind whose bad samples are replaced by the next good ones.
 
     A sample is bad if its image is missing, empty or cut off. It is bad if its label map has another size than the
@@ -47,17 +48,8 @@ class GuardedDataset(Dataset):
     def __init__(self, dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip"):
         if unreadable not in ("skip", "raise"):
             raise ConfigError(f"a data loader's unreadable is 'skip' or 'raise', not {unreadable!r}")
-        self.dataset = dataset
+        super().__init__(dataset)
         self.unreadable = unreadable
-
-    def __getattr__(self, name: str) -> Any:
-        # Unpickling asks for dunder names before the inner dataset exists. Without this check it would recurse.
-        if name.startswith("__") or name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
         """The sample at an index, or the next good one.

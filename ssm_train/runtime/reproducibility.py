@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
+from ssm_train.data.wrapper import DatasetWrapper
+
 _SAMPLE, _ITERATION = 0, 1  # first number of a key, so that samples and iterations never share a key
 
 
@@ -50,22 +52,12 @@ class SampleIndex(int):
         return SampleIndex, (int(self), self.epoch)
 
 
-class SeededDataset(Dataset):
+class SeededDataset(DatasetWrapper):
     """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it."""
 
     def __init__(self, dataset: Dataset, seed: int):
-        self.dataset = dataset
+        super().__init__(dataset)
         self.seed = seed
-
-    def __getattr__(self, name: str) -> Any:
-        # Dunder names must not be passed on. DataLoader would call the inner dataset's __getitems__ and so avoid the
-        # seeding, and unpickling asks for __setstate__ before the inner dataset exists.
-        if name.startswith("__") or name == "dataset":
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         seed_sample(self.seed, getattr(index, "epoch", 0), int(index))
