@@ -38,9 +38,7 @@ def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = 
     with Image.open(path) as image:
         if max_megapixels is not None and image.width * image.height > max_megapixels * 1e6:
             size = f"{image.width} × {image.height} pixels"
-            raise DataError(
-                f"the image {Path(path).name} has {size}, and at most {max_megapixels:g} megapixels are taken"
-            )
+            raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
         ImageOps.exif_transpose(image, in_place=True)
         return _in_eight_bits(image).convert(mode)
 
