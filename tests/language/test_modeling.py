@@ -91,51 +91,36 @@ def test_a_response_token_reaches_nothing_before_it(rule):
         assert not torch.equal(after[:, place:], before[:, place:])
 
 
-def test_what_a_prompt_token_reaches():
-    # In one layer, with the tree kept: its ancestors in the tree, and what comes after it by the chain.
-    model = small_model(num_hidden_layers=1, tree_scale=5.0)
-    layer = model.backbone.layers[0]
-    ids = rows(1, 16)
-    x, _, delta, _, B, _ = projections(layer.mixer, layer.norm(model.backbone.embeddings(ids))[0])
-    u = (delta * x).unsqueeze(-1) * B.unsqueeze(1)
-    parent = parents(u, 12)
-    before = model(ids, context_len=12).logits
-    backwards = 0
-    for place in range(12):
-        reached, t = {place}, place
+@pytest.mark.parametrize("rule", ["next", "own"])
+def test_what_a_token_is_heard_by(rule):
+    """What comes after it, along the chain, and its ancestors in the tree: by the gradients of every output."""
+    mixer = small_model(tree_decay=rule).backbone.layers[0].mixer
+    with torch.no_grad():
+        mixer.conv1d.weight[..., :-1] = 0  # no token of the convolution is mixed with those before it
+    torch.manual_seed(3)
+    hidden = torch.randn(1, 16, 16, dtype=torch.float64, requires_grad=True)
+    x, _, delta, _, B, _ = projections(mixer, hidden[0])
+    parent = parents((delta * x).unsqueeze(-1) * B.unsqueeze(1), 12)
+
+    def ancestors(t):
+        found = set()
         while parent[t] != t:
             t = parent[t]
-            reached.add(t)
-        after = with_input_doubled_at(model, ids, 12, place)
-        changed = set((after != before).any(-1)[0].nonzero().flatten().tolist())
-        assert changed == reached | set(range(place, 16)), f"token {place}"
-        backwards += min(changed) < place
+            found.add(t)
+        return found
+
+    y = mixer(hidden, candidates=candidates(hidden, [12]))[0]
+    weight = torch.randn_like(y[0])
+    gradients = [torch.autograd.grad(out @ weight, hidden, retain_graph=True)[0][0] for out in y]
+    heard = torch.stack([gradient.abs().sum(1) > 0 for gradient in gradients])  # [output, input]
+    backwards = 0
+    for place in range(16):
+        expected = set(range(place, 16)) | ancestors(place)
+        if rule == "next" and place > 0:
+            expected |= ancestors(place - 1)  # its step size is the decay of the edge above the token before it
+        assert set(heard[:, place].nonzero().flatten().tolist()) == expected, f"token {place}"
+        backwards += min(ancestors(place), default=place) < place
     assert backwards > 0, "no token is heard by an earlier one: the test says nothing"
-
-
-def with_input_doubled_at(model, ids, context, place):
-    """Logits where u = Δ·B·x of one token is doubled behind the convolution; its direction, hence the tree, stays."""
-    from tree_ssm.language import mixer as module
-
-    original = module.causal_convolution
-
-    def doubled(x, conv, activation):
-        y = original(x, conv, activation)
-        factor = torch.ones_like(y)
-        factor[:, place] = 2
-        return y * factor
-
-    mixer = model.backbone.layers[0].mixer
-    project = type(mixer)._project
-    try:
-        module.causal_convolution = doubled
-        # Δ, B and C as they were: those of half the doubled token.
-        type(mixer)._project = lambda self, x: project(
-            self, torch.where(torch.arange(x.shape[1])[:, None] == place, x / 2, x)
-        )
-        return model(ids, context_len=context).logits
-    finally:
-        module.causal_convolution, type(mixer)._project = original, project
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])
