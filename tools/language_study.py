@@ -13,6 +13,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from ssm_train.apis import cli
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "mambatree_l" / "wiki"
 TUNINGS = {
@@ -55,7 +57,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    parse_arguments()  # so that --help and a mistyped option end here, before what takes seconds to import
-    from ssm_train.apis import cli
-
     sys.exit(cli.run(main))

@@ -49,9 +49,8 @@ def test_imports(tool):
     assert {name.split(".")[0] for name in whole} <= {"ssm_train"}
 
 
-@pytest.mark.parametrize("tool", ["language_study", "benchmarks/distributed"])
+@pytest.mark.parametrize("tool", [*COMMANDS, "benchmarks/distributed"])
 def test_help_without_torch(tool):
-    """These two only start other tools, and are quick to say how."""
     command = [sys.executable, "-c", STARTED, ROOT / "tools" / f"{tool}.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.startswith("usage: ")
