@@ -1,4 +1,4 @@
-"""One thread a test process, no GPU tests where there is no GPU, and less of what takes long and tests nothing."""
+"""Settings of all tests: one thread a process, no GPU tests where there is no GPU, and fixtures that folders share."""
 
 import functools
 import gc
@@ -9,14 +9,14 @@ import sys
 import pytest
 import torch
 
-# Two processes of one thread each (see Makefile) beat one of two: small operators spend their time at thread barriers,
-# and on a busy machine they wait there for each other. Processes that tests start take it from the environment.
+# Two processes of one thread each (see Makefile) are faster than one of two threads: the threads of small operators
+# spend their time waiting for each other. Processes that tests start take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
-    # The longest module first, lest one process be alone with it at the end (the Makefile keeps this order).
+    # The longest module runs first. Otherwise one process could be alone with it at the end. See the Makefile.
     items.sort(key=lambda item: item.path.name != "test_export.py")
     impossible = [item for item in items if not _can_run(item)]
     if impossible:
@@ -32,7 +32,7 @@ def _can_run(item):
 
 
 def pytest_collection_finish(session):
-    # Python looks for garbage every few tests, for a second if through all that was imported, which never is any.
+    # What was imported is never garbage. Without this, Python would search all of it every few tests, for a second.
     gc.freeze()
 
 

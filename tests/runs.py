@@ -1,4 +1,4 @@
-"""Short training runs in processes of their own, for the tests of this folder."""
+"""Short training runs in processes of their own."""
 
 import functools
 import gc
@@ -58,7 +58,7 @@ def train(name, work_dir, *options, resume=False, hooks=(), launcher="none"):
 
 
 def train_tool(name, work_dir, *options, hooks=(), resume=False):
-    """As tools/train.py: the exit status is the tool's."""
+    """Train as tools/train.py does, and exit with its status."""
     from ssm_train.apis import cli
 
     sys.exit(cli.run(lambda: train(name, work_dir, *options, hooks=hooks, resume=resume)))
@@ -90,7 +90,7 @@ class PoisonParameterHook(Hook):
 
 
 class KillHook(Hook):
-    """Has the process killed after so many iterations."""
+    """Kills the process after so many iterations."""
 
     priority = "LOWEST"
 
@@ -107,7 +107,7 @@ def train_and_die(name, work_dir, iteration, *options, hooks=()):
 
 
 def train_and_die_while_saving(name, work_dir, number, *options):
-    """Be killed with half of the checkpoint of that number written."""
+    """Train until half of the checkpoint of that number is written, and be killed there."""
     import torch
 
     saves, save = [], torch.save
@@ -134,7 +134,7 @@ def train_distributed(name, work_dir, rank, size, port, *options):
 
 @functools.cache
 def context():
-    """Children of a server that has done the slow imports, and that no test's threads have touched."""
+    """What starts processes: a server that has done the slow imports and has no thread of a test in it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(
@@ -148,7 +148,7 @@ def context():
 
 
 def _call(function, log, *arguments, **options):
-    gc.freeze()  # what the server imported is never garbage: it need not be searched for some
+    gc.freeze()  # what the server imported is never garbage, so that Python need not search it
     for descriptor, name in ((1, log), (2, f"{log}.err")):
         with open(name, "w") as file:
             os.dup2(file.fileno(), descriptor)
@@ -176,7 +176,7 @@ def finish(process, log, expected=0):
 
 
 def call(function, log, *arguments, expected=0, **options):
-    """Run in a fresh process; its exit status has to be the expected one."""
+    """Run in a fresh process. The test fails unless its exit status is the expected one."""
     finish(start(function, log, *arguments, **options), log, expected)
 
 
@@ -224,7 +224,7 @@ def as_first_edition(path, copy):
 
 
 def differing(a, b, place=""):
-    """Places at which two nested states differ in a single bit."""
+    """The places at which two nested states differ, be it in a single bit."""
     import torch
 
     if isinstance(a, torch.Tensor):

@@ -1,12 +1,14 @@
 """COCO annotations with every fault, the dataset over them, and the metric."""
 
 import json
+import logging
 import math
 
 import blobs
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances, Float32RoIExtractor
@@ -66,12 +68,27 @@ def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
         read_annotations(path, "raise")
 
 
-def test_faults_are_counted_by_kind(coco, monkeypatch):
+class Lines(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
+
+
+def test_faults_are_counted_by_kind(coco):
     first, second, third, *others = coco.content["annotations"]
-    lines = []
-    monkeypatch.setattr("mmengine.logging.MMLogger.warning", lambda self, text: lines.append(text))
     path = coco(annotations=["x", {**first, "image_id": 7}, {**second, "image_id": 8}, third, third, *others])
-    assert len(read_annotations(path).annotations) == len(others) + 1
+    logger, handler = MMLogger.get_current_instance(), Lines()
+    logger.addHandler(handler)
+    try:
+        assert len(read_annotations(path).annotations) == len(others) + 1
+    finally:
+        logger.removeHandler(handler)
+    lines = handler.texts
     assert len(lines) == 1
     assert "4 of 14 annotations" in lines[0]
     assert "1 with id, image_id, category_id or bbox missing (first: at place 0)" in lines[0]
