@@ -1,8 +1,6 @@
 // Host side of the selective scan on the GPU: how a call is cut into launches. The kernels are in forward.cuh and
 // backward.cuh.
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -64,7 +62,7 @@ class Plan {
     }
     launch_.aligned = is_aligned(p, grad_y, u.element_size());
     launch_.tiles = static_cast<int>(ceil_div(p.channels, tile_channels(u.element_size())));
-    launch_.stream = at::cuda::getCurrentCUDAStream();
+    launch_.stream = current_stream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();
     share_tiles();
@@ -101,12 +99,12 @@ class Plan {
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     workspace_ = at::empty(
         {backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
-    launch_.chunk_decay = workspace_[0].data_ptr();
-    launch_.chunk_state = workspace_[1].data_ptr();
-    launch_.state_before = workspace_[2].data_ptr();
+    launch_.chunk_decay = workspace_.select(0, 0).data_ptr();
+    launch_.chunk_state = workspace_.select(0, 1).data_ptr();
+    launch_.state_before = workspace_.select(0, 2).data_ptr();
     if (!backward_) return;
-    launch_.chunk_gradient = workspace_[3].data_ptr();
-    launch_.gradient_after = workspace_[4].data_ptr();
+    launch_.chunk_gradient = workspace_.select(0, 3).data_ptr();
+    launch_.gradient_after = workspace_.select(0, 4).data_ptr();
   }
 
  private:
@@ -117,10 +115,10 @@ class Plan {
   // ones, and all before sm_90, get independent blocks that read their inputs twice.
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
-    const cudaDeviceProp* device = at::cuda::getCurrentDeviceProperties();
-    const int64_t max_cluster = device->major == 9 ? kMaxCluster : device->major > 9 ? kPortableCluster : 1;
+    const cudaDeviceProp& device = device_properties();
+    const int64_t max_cluster = device.major == 9 ? kMaxCluster : device.major > 9 ? kPortableCluster : 1;
     const bool many_orders = !one_order_;
-    const int64_t positions = positions_that_fit(device->sharedMemPerBlockOptin, [&](int rows) {
+    const int64_t positions = positions_that_fit(device.sharedMemPerBlockOptin, [&](int rows) {
       const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));
       const BlockShape shape{rows, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
       return block_bytes(shape, p.states, c10::typeMetaToScalarType(options_.dtype()), backward_);
@@ -134,7 +132,7 @@ class Plan {
     const int64_t blocks = p.batch * p.groups * launch_.tiles;
     // If there are few samples, a sequence gets more and smaller blocks.
     while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
-           2 * blocks * chunks <= device->multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
+           2 * blocks * chunks <= device.multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
     }
     launch_.rows = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), kRowsOfWarp) * kRowsOfWarp);
@@ -146,8 +144,8 @@ class Plan {
   void share_tiles() {
     const SelectiveScanParams& p = launch_.p;
     const int64_t warps = kLanes * launch_.rows / 32;
-    const int64_t resident = at::cuda::getCurrentDeviceProperties()->multiProcessorCount *
-                             std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
+    const int64_t resident =
+        multiprocessors() * std::min<int64_t>(std::max<int64_t>(kResidentWarps / warps, 1), kMaxBlocks);
     int64_t best = std::numeric_limits<int64_t>::max();
     launch_.tiles_each = 1;
     for (int64_t each = 1; each <= launch_.tiles; ++each) {

@@ -1,5 +1,4 @@
 // Host side of the selective tree scan on the GPU. Nothing waits for the device.
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -98,14 +97,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective
   a.l.piece_sums = piece_sums.data_ptr();
   at::Tensor grad_parameters = at::empty({2, a.l.batch * a.l.most_pieces(), a.l.channels}, A.options()), grad_B;
   a.l.grad_A = grad_parameters.data_ptr();
-  a.l.grad_delta_bias = grad_parameters[1].data_ptr();
+  a.l.grad_delta_bias = grad_parameters.select(0, 1).data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] {
     a.l.slices = selective_slices<scalar_t>(a.l);
     grad_B = at::empty({a.l.slices, a.l.batch, a.l.length}, A.options());
     a.l.grad_B = grad_B.data_ptr();
     launch_selective_tree_scan<scalar_t>(a.l);
   });
-  return {grad_x, grad_delta, grad_parameters[0].sum(0), grad_B.sum(0).to(B.scalar_type()), grad_parameters[1].sum(0)};
+  return {grad_x, grad_delta, grad_parameters.select(0, 0).sum(0), grad_B.sum(0).to(B.scalar_type()),
+      grad_parameters.select(0, 1).sum(0)};
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
 // Host side of the spanning tree on the GPU.
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -17,7 +16,7 @@ namespace {
 
 // The places of the weights when they are sorted. Equal weights keep the order of the edges.
 at::Tensor places(const at::Tensor& weights) {
-  const at::Tensor sorted = std::get<1>(at::sort(weights + 0.0, /*stable=*/true, /*dim=*/1, /*descending=*/false));
+  const at::Tensor sorted = std::get<1>(at::sort(weights.add(0.0), /*stable=*/true, /*dim=*/1, /*descending=*/false));
   const at::Tensor count = at::arange(weights.size(1), sorted.options()).expand_as(sorted);
   return at::empty_like(sorted).scatter_(1, sorted, count);
 }

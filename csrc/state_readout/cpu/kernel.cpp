@@ -1,7 +1,6 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, on the CPU.
 
 #include <ATen/Parallel.h>
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -150,7 +149,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     });
   });
   const at::Tensor total = sums.sum(0);
-  return {g.grad_h, g.grad_x, g.grad_C, total[2].clone(), total[0].clone(), total[1].clone()};
+  return {
+      g.grad_h, g.grad_x, g.grad_C, total.select(0, 2).clone(), total.select(0, 0).clone(), total.select(0, 1).clone()};
 }
 
 }  // namespace

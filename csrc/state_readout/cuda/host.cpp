@@ -1,6 +1,5 @@
 // Host side of the state's readout on the GPU.
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -59,7 +58,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   p.partial = partial.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] { launch_readout_backward<scalar_t>(p, fours, blocks); });
   const at::Tensor sums = partial.sum(0);
-  return {g.grad_h, g.grad_x, g.grad_C, sums[2].clone(), sums[0].clone(), sums[1].clone()};
+  return {
+      g.grad_h, g.grad_x, g.grad_C, sums.select(0, 2).clone(), sums.select(0, 0).clone(), sums.select(0, 1).clone()};
 }
 
 }  // namespace

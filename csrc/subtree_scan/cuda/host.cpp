@@ -1,5 +1,4 @@
 // Host side of the selective subtree scan on the GPU. Nothing waits for the device.
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
@@ -78,14 +77,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   const at::Tensor kept = wide({1 + kMostCrossing, chunks * kSubtreeSlice * held});
   if (next) {
     l.grad_delta = parts.data_ptr();
-    l.grad_edge = parts[1].data_ptr();
+    l.grad_edge = parts.select(0, 1).data_ptr();
   }
   l.grad_weights = weights.data_ptr();
   l.incoming = kept.data_ptr();
-  l.crossing = kept[1].data_ptr();
+  l.crossing = kept.select(0, 1).data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward", [&] { launch_subtree_scan<scalar_t>(l); });
   at::Tensor grad_delta = results.grad_delta;
-  if (next) at::add_out(grad_delta, parts[0], parts[1]);
+  if (next) at::add_out(grad_delta, parts.select(0, 0), parts.select(0, 1));
   const at::Tensor sums = weights.sum(0);
   return {results.grad_x, grad_delta, results.grad_A.sum(0), results.states_of(sums, 0, a.in),
       results.states_of(sums, held, a.in), results.grad_bias.sum(0)};
