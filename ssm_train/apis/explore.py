@@ -97,7 +97,7 @@ class Explorer:
         photo = read_image(path, max_megapixels=self.max_megapixels, title=Path(path).name)
         seen = []
         for opened in self.models:
-            scale = opened.preparation
+            scale = opened.normalization
             image = to_area(photo.convert(scale.mode), self.side or scale.side)
             seen.append(self._show(opened, image))
         return Photo(to_area(photo, _DISPLAY_SIDE), tuple(seen))
@@ -105,7 +105,7 @@ class Explorer:
     @staticmethod
     def _show(opened: OpenedModel, image: np.ndarray) -> Seen:
         with record_trees(opened.network) as trees, record_scans(opened.network) as scans, torch.no_grad():
-            outputs = opened.network(opened.preparation.inputs(image))
+            outputs = opened.network(opened.normalization.inputs(image))
         quadrants = {name: chosen for name, chosen in scans.items() if isinstance(chosen, ChosenQuadrant)}
         classes = None
         if opened.has_head:

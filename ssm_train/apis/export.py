@@ -25,7 +25,7 @@ from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
 from ssm_train.data.images import read_image, to_array
-from ssm_train.data.preparation import Preparation, of_config
+from ssm_train.data.normalization import Normalization, of_config
 from ssm_train.tasks import image_task_of
 
 # The smallest side that stays free. At 32 the last map is a single token, which the exporter takes for a constant.
@@ -216,13 +216,13 @@ def export_checkpoint(
     form.check()
     network = load_network(cfg, checkpoint)
     channels = cfg.model.backbone.get("in_chans", 3)
-    preparation = of_config(cfg)
-    if images and preparation is None:
+    normalization = of_config(cfg)
+    if images and normalization is None:
         raise ConfigError(f"{cfg.filename} does not say how images are scaled: leave out --image")
-    if images and len(preparation.mean) != channels:
-        raise ConfigError(f"the config's images have {len(preparation.mean)} channels and its model takes {channels}")
+    if images and len(normalization.mean) != channels:
+        raise ConfigError(f"the config's images have {len(normalization.mean)} channels and its model takes {channels}")
     path = out or Path(checkpoint).with_suffix(form.suffix)
-    batches = [photo(image, preparation, size) for image in images] or random_images(channels, size)
+    batches = [photo(image, normalization, size) for image in images] or random_images(channels, size)
     path.parent.mkdir(parents=True, exist_ok=True)
     form.write(trace(network, channels, size), path)
     found = compare(network, form.load(path), batches)
@@ -276,23 +276,25 @@ def without_python(program: ExportedProgram) -> ExportedProgram:
     return program.run_decompositions(replaced)
 
 
-def photo(path: str | Path, preparation: Preparation, size: tuple[int, int] | None = None) -> Tensor:  # [1, C, H, W]
+def photo(
+    path: str | Path, normalization: Normalization, size: tuple[int, int] | None = None
+) -> Tensor:  # [1, C, H, W]
     """An image file as a batch of one, scaled as the model's images are.
 
     Args:
         path: the file.
-        preparation: how the model's images are scaled.
+        normalization: how the model's images are scaled.
         size: height and width to resize the image to; the image keeps its own if left out.
 
     Raises:
         DataError: the image cannot be read.
         ConfigError: the model takes other than 1 or 3 channels.
     """
-    channels = len(preparation.mean)
+    channels = len(normalization.mean)
     if channels not in (1, 3):
         raise ConfigError(f"photos have 1 or 3 channels and the model takes {channels}: leave out --image")
-    image = read_image(path, preparation.mode)
-    return preparation.inputs(to_array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC)))
+    image = read_image(path, normalization.mode)
+    return normalization.inputs(to_array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC)))
 
 
 def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], repeats: int = 3) -> Agreement:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError
-from ssm_train.data.preparation import Preparation, of_config, of_model
+from ssm_train.data.normalization import Normalization, of_config, of_model
 from ssm_train.registry import SCOPE
 from ssm_train.runtime.building import building_in_scope, scope_of
 from ssm_train.runtime.config import load_config
@@ -28,14 +28,14 @@ class OpenedModel(NamedTuple):
 
     Attributes:
         network: takes images and returns logits or maps.
-        preparation: how its images are scaled.
+        normalization: how its images are scaled.
         classes: names of the classes that its logits stand for; None if they are not known.
         trained: whether its weights are those of a checkpoint or timm's, rather than random.
         title: its name and whose weights it has, in a few words.
     """
 
     network: nn.Module
-    preparation: Preparation
+    normalization: Normalization
     classes: Sequence[str] | None
     trained: bool
     title: str
@@ -77,9 +77,9 @@ def _of_timm(name: str, pretrained: bool) -> OpenedModel:
         reason = " ".join(str(error).split())
         raise ConfigError(f"timm's weights of {name} cannot be had: {reason}") from error
     data = resolve_model_data_config(model)
-    preparation = Preparation(tuple(data["mean"]), tuple(data["std"]), data["input_size"][1])
+    normalization = Normalization(tuple(data["mean"]), tuple(data["std"]), data["input_size"][1])
     whose = "timm's weights" if pretrained else f"random weights, seed {SEED}"
-    return OpenedModel(model.eval(), preparation, None, pretrained, f"{name}, {whose}")
+    return OpenedModel(model.eval(), normalization, None, pretrained, f"{name}, {whose}")
 
 
 def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
@@ -88,15 +88,15 @@ def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
     torch.manual_seed(SEED)
     with building_in_scope(scope_of(cfg)):
         network = MODELS.build(cfg.model.backbone)
-    preparation = of_config(cfg)
-    if preparation is None:
+    normalization = of_config(cfg)
+    if normalization is None:
         raise ConfigError(f"{cfg.filename} does not say how images are scaled: it has no test_dataloader of images")
     name = Path(cfg.filename).stem
     if checkpoint is None:
-        return OpenedModel(network.eval(), preparation, None, False, f"{name}, random weights, seed {SEED}")
+        return OpenedModel(network.eval(), normalization, None, False, f"{name}, random weights, seed {SEED}")
     content = weights.read_file(checkpoint)
     _load_backbone(network, content, checkpoint)
-    return OpenedModel(network.eval(), preparation, _classes(content), True, f"{name}, {Path(checkpoint).name}")
+    return OpenedModel(network.eval(), normalization, _classes(content), True, f"{name}, {Path(checkpoint).name}")
 
 
 def _of_checkpoint(file: str) -> OpenedModel:
@@ -111,8 +111,8 @@ def _of_checkpoint(file: str) -> OpenedModel:
         )
     # Converted files are of models that were trained as timm's are.
     transform = meta.get("test_transform", {} if described is model else None)
-    preparation = of_model(model, transform)
-    if preparation is None:
+    normalization = of_model(model, transform)
+    if normalization is None:
         raise CheckpointError(f"{file} does not say how its images were scaled: give its config, as CONFIG.py={file}")
     arguments = {key: value for key, value in described.items() if key not in ("type", "init_cfg")}
     with DefaultScope.overwrite_default_scope(SCOPE):
@@ -122,7 +122,7 @@ def _of_checkpoint(file: str) -> OpenedModel:
             raise CheckpointError(f"{file} describes a model that cannot be built: {error}") from error
     _load_backbone(network, content, file)
     title = f"{described['type'].rpartition('.')[2]}, {Path(file).name}"
-    return OpenedModel(network.eval(), preparation, _classes(content), True, title)
+    return OpenedModel(network.eval(), normalization, _classes(content), True, title)
 
 
 def _classes(content: Mapping) -> Sequence[str] | None:

@@ -132,7 +132,7 @@ def _recorded(
 ) -> tuple[OpenedModel, np.ndarray, dict[str, Any]]:
     """The opened model, the photo as the model sees it, and what a recorder recorded of the forward pass."""
     opened = open_model(view.model)
-    scale = opened.preparation
+    scale = opened.normalization
     image = to_area(read_image(view.photo, scale.mode), view.side or scale.side)
     with recorder(opened.network) as record, torch.no_grad():
         opened.network(scale.inputs(image))
@@ -199,7 +199,7 @@ def draw_receptive_fields(
     for source in models:
         opened = open_model(source, pretrained)
         network = opened.network.to(device).requires_grad_(False)
-        scale = opened.preparation
+        scale = opened.normalization
         squares = (to_square(read_image(path, scale.mode), side) for path in paths)
         inputs = (scale.inputs(square).to(device) for square in squares)
         try:

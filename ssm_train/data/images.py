@@ -1,4 +1,8 @@
-"""The one way to read an image: which files are images, how images are turned, and which are unreadable."""
+"""The one way to read an image: which files are images, how images are turned, and which are unreadable.
+
+Classification, drawing, export and the explorer read through this module. The networks of detection and segmentation
+are given what mmcv's ``LoadImageFromFile`` reads in the pipelines of their configs. It turns images upright too.
+"""
 
 import os
 from collections.abc import Sequence

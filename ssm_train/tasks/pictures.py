@@ -16,7 +16,7 @@ import quadtree_ssm.visualization  # noqa: F401  registers how its scans are dra
 import tree_ssm.visualization  # noqa: F401  registers how its scans are drawn
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, draw_choice, is_drawable, panels, save, show_image
-from ssm_train.data.preparation import of_config, of_transform
+from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.loops import is_shown
 from ssm_train.tasks import image_task_of
@@ -72,12 +72,12 @@ class PicturesHook(Hook):
         if not self._wanted or outputs is None:
             return
         step, draw, task = runner.iter, runner.visualizer, image_task_of(runner.cfg)
-        preparation = of_config(runner.cfg)
+        normalization = of_config(runner.cfg)
         for i, output in enumerate(outputs[: self.count - self._shown]):
             task.show(draw, f"prediction_{self._shown}", data_batch["inputs"][i], output, step)
             if scans := _spread(self._scans, self.blocks):
                 inputs = self._inputs[0][i]
-                image = (preparation or of_transform({}, len(inputs))).pixels(inputs) / 255
+                image = (normalization or of_transform({}, len(inputs))).pixels(inputs) / 255
                 draw.add_image(f"scans_{self._shown}", draw_scans(image, scans, i), step)
             self._shown += 1
         self._inputs, self._scans = [], {}

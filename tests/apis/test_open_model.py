@@ -11,7 +11,7 @@ import tree_ssm  # noqa: F401
 from ssm_core.errors import CheckpointError, ConfigError, DataError
 from ssm_train.apis.open_model import open_model
 from ssm_train.data.images import read_image, to_area, to_square
-from ssm_train.data.preparation import Preparation
+from ssm_train.data.normalization import Normalization
 from ssm_train.runtime.config import load_config
 
 DIGITS = CONFIGS / "mambatree" / "mambatree-nano_digits.py"
@@ -35,7 +35,7 @@ def saved(path, network, **meta):
 def test_a_checkpoint_alone(classifier, tmp_path):
     meta = {"model": {"type": "ImageClassifier", "backbone": BACKBONE}, "dataset_meta": {"classes": ["a", "b", "c"]}}
     opened = open_model(saved(tmp_path / "epoch_1.pth", classifier, **meta, test_transform=TRANSFORM))
-    assert opened.preparation == Preparation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
+    assert opened.normalization == Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
     assert (opened.title, opened.classes) == ("QuadMamba, epoch_1.pth", ["a", "b", "c"])
     assert opened.has_head
     images = torch.rand(1, 3, 48, 48)
@@ -48,7 +48,7 @@ def test_a_checkpoint_alone(classifier, tmp_path):
 def test_a_converted_checkpoint(classifier, tmp_path):
     """What tools/convert_checkpoint.py writes: a bare backbone, trained with timm's scaling."""
     opened = open_model(saved(tmp_path / "converted.pth", classifier.backbone, model=BACKBONE))
-    assert opened.preparation == Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
+    assert opened.normalization == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
     assert opened.classes is None
 
 
@@ -60,10 +60,10 @@ def test_a_config_and_its_checkpoint(tmp_path):
         transform = TRANSFORMS.build(cfg.test_dataloader.dataset.transform)
     opened = open_model(f"{DIGITS}={saved(tmp_path / 'a.pth', model)}")
     assert opened.title == "mambatree-nano_digits, a.pth"
-    assert opened.preparation.grey
+    assert opened.normalization.grey
     # Scaled as the config's own pipeline would.
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32), dtype=np.uint8))
-    inputs = opened.preparation.inputs(to_area(image, 32))
+    inputs = opened.normalization.inputs(to_area(image, 32))
     torch.testing.assert_close(inputs[0], transform(image))
     assert torch.equal(opened.network(inputs), model(inputs))
 
@@ -79,15 +79,15 @@ def test_a_segmentors_backbone(tmp_path):
     """From its config, and from a checkpoint alone, which names the scaling within its model."""
     cfg = load_config(NUCLEI)
     opened = open_model(str(NUCLEI))
-    assert opened.preparation.side == 128
-    assert opened.preparation.mean == pytest.approx([value / 255 for value in cfg.model.data_preprocessor.mean])
+    assert opened.normalization.side == 128
+    assert opened.normalization.mean == pytest.approx([value / 255 for value in cfg.model.data_preprocessor.mean])
     assert not opened.has_head
     state = {f"backbone.{name}": value for name, value in opened.network.state_dict().items()}
     state["decode_head.conv_seg.weight"] = torch.zeros(3)
     meta = {"model": cfg.model.to_dict()}
     torch.save({"state_dict": state, "meta": meta}, tmp_path / "iter_1.pth")
     alone = open_model(str(tmp_path / "iter_1.pth"))
-    assert alone.preparation == opened.preparation
+    assert alone.normalization == opened.normalization
     assert not alone.has_head
     images = torch.rand(1, 3, 64, 64)
     for one, other in zip(alone.network(images), opened.network(images), strict=True):
@@ -97,7 +97,7 @@ def test_a_segmentors_backbone(tmp_path):
 def test_a_name_of_timm():
     opened = open_model("resnet10t")
     assert opened.title == "resnet10t, random weights, seed 0"
-    assert opened.preparation.side == 176
+    assert opened.normalization.side == 176
     with pytest.raises(ConfigError, match=r"timm has no model 'mambatree_tinny' \(did you mean 'mambatree_tiny'\?\)"):
         open_model("mambatree_tinny")
 

@@ -20,7 +20,7 @@ from ssm_train.apis import train
 from ssm_train.apis.infer import Predictor
 from ssm_train.apis.open_model import open_model
 from ssm_train.data.datasets.digits import Digits
-from ssm_train.data.preparation import Preparation
+from ssm_train.data.normalization import Normalization
 from ssm_train.data.transforms import TestTransform
 from ssm_train.runtime.config import load_config
 from tree_ssm import MambaTreeV
@@ -96,7 +96,7 @@ def test_it_is_tested(family, checkpoint, network, tmp_path):
 
 def test_it_is_opened_by_itself(family, checkpoint, network):
     opened = open_model(str(checkpoint))
-    assert opened.preparation == Preparation((0.31,), (0.35,), 32)
+    assert opened.normalization == Normalization((0.31,), (0.35,), 32)
     assert opened.title == f"{NETWORKS[family].__name__}, iter_2.pth"
     assert list(opened.classes) == list("0123456789")
     images = torch.randn(2, 1, 32, 32)

@@ -114,7 +114,7 @@ def test_a_checkpoint_of_the_first_edition(overfitted, tmp_path):
     tested.experiment_name = f"det{next(NUMBER)}"
     assert run.test(tested, path)["coco/segm_mAP"] == result.last("coco/segm_mAP") > 0
     opened = open_model(str(path))
-    assert opened.preparation.mean == pytest.approx([value / 255 for value in model["data_preprocessor"]["mean"]])
+    assert opened.normalization.mean == pytest.approx([value / 255 for value in model["data_preprocessor"]["mean"]])
     for name, value in opened.network.state_dict().items():
         assert torch.equal(content["state_dict"][f"backbone.{name}"], value)
     image = sorted((root / "train").glob("*.png"))[0]

@@ -17,7 +17,7 @@ from PIL import Image
 from quadtree_ssm import QuadMamba
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis.explore import UPLOADS, Address, Explorer, open_models, served
-from ssm_train.data.preparation import Preparation
+from ssm_train.data.normalization import Normalization
 from tree_ssm import MambaTreeV
 
 SIZES = {"depths": (1, 1, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 7}
@@ -90,7 +90,7 @@ def test_a_family_without_checkpoint_is_random_and_says_so(checkpoints, photos):
     models = open_models([checkpoints["QuadMamba"]])
     assert [opened.title for opened in models] == ["QuadMamba, QuadMamba.pth", "mambatree_tiny, random weights, seed 0"]
     assert [opened.has_head for opened in models] == [True, False]
-    assert models[0].preparation == Preparation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64)
+    assert models[0].normalization == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64)
 
 
 def test_files_that_are_no_photo(checkpoints, photos):

@@ -15,7 +15,7 @@ from torch import nn
 
 from quadtree_ssm import QuadMamba
 from ssm_train.apis import export
-from ssm_train.data.preparation import of_transform
+from ssm_train.data.normalization import of_transform
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.images import decode, read_image
-from ssm_train.data.preparation import of_config, of_transform
+from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
 
@@ -66,18 +66,18 @@ class Classification(ImageTask):
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""
-        preparation = of_config(self.cfg) or of_transform({}, len(inputs))
+        normalization = of_config(self.cfg) or of_transform({}, len(inputs))
         labels = Labels(visualizer.dataset_meta["classes"], None)
         likeliest = list(zip(*_likeliest(prediction["scores"], labels, _TOP_SHOWN), strict=True))
-        picture = Image.fromarray(preparation.pixels(inputs)).convert("RGB")
+        picture = Image.fromarray(normalization.pixels(inputs)).convert("RGB")
         written = write_classes(picture, likeliest, labels.name(int(prediction["label"])))
         visualizer.add_image(name, np.asarray(written), step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Write the transformed image into a file whose name has the label."""
-        preparation = of_transform(settings.get("transform", {}), len(sample["inputs"]))
+        normalization = of_transform(settings.get("transform", {}), len(sample["inputs"]))
         path = place.with_name(f"{place.name}_class{sample['data_samples']['label']}.png")
-        Image.fromarray(preparation.pixels(sample["inputs"])).save(path)
+        Image.fromarray(normalization.pixels(sample["inputs"])).save(path)
         return path
 
 

@@ -5,25 +5,25 @@ import pytest
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ssm_train.data.preparation import Preparation, of_config, of_model, of_transform
+from ssm_train.data.normalization import Normalization, of_config, of_model, of_transform
 
-IMAGENET = Preparation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 224)
-GREY = Preparation((0.3,), (0.25,), 32)
+IMAGENET = Normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, 224)
+GREY = Normalization((0.3,), (0.25,), 32)
 
 
-@pytest.mark.parametrize("preparation", [IMAGENET, GREY], ids=["colours", "grey"])
-def test_pixels_are_the_inverse_of_inputs(preparation):
-    channels = () if preparation.grey else (3,)
+@pytest.mark.parametrize("normalization", [IMAGENET, GREY], ids=["colours", "grey"])
+def test_pixels_are_the_inverse_of_inputs(normalization):
+    channels = () if normalization.grey else (3,)
     pixels = np.random.default_rng(0).integers(0, 256, (9, 7, *channels), np.uint8)
-    inputs = preparation.inputs(pixels / 255)
-    assert inputs.shape == (1, len(preparation.mean), 9, 7)
+    inputs = normalization.inputs(pixels / 255)
+    assert inputs.shape == (1, len(normalization.mean), 9, 7)
     assert inputs.dtype == torch.float32
-    assert np.array_equal(preparation.pixels(inputs[0]), pixels)
+    assert np.array_equal(normalization.pixels(inputs[0]), pixels)
 
 
 def test_inputs_by_hand():
     image = np.full((2, 3, 3), (0.1, 0.2, 0.3))
-    inputs = Preparation((0.1, 0.1, 0.1), (0.5, 0.5, 0.25), 8).inputs(image)
+    inputs = Normalization((0.1, 0.1, 0.1), (0.5, 0.5, 0.25), 8).inputs(image)
     assert inputs.is_contiguous()
     torch.testing.assert_close(inputs[0, :, 0, 0], torch.tensor([0.0, 0.2, 0.8]))
     torch.testing.assert_close(inputs, inputs[:, :, :1, :1].expand(1, 3, 2, 3))
@@ -41,7 +41,7 @@ def test_the_mode_follows_the_channels():
 
 def test_of_a_transform():
     whole = {"type": "TestTransform", "size": 48, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    assert of_transform(whole) == Preparation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
+    assert of_transform(whole) == Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 48)
     assert of_transform({}) == IMAGENET
     assert of_transform({"size": 64}) == IMAGENET._replace(side=64)
     one = of_transform({"size": 64}, channels=1)
@@ -57,13 +57,13 @@ PREPROCESSOR = {"type": "SegDataPreProcessor", "mean": [51.0, 102.0, 153.0], "st
 def test_of_a_model_with_a_preprocessor(size, side):
     inputs = PREPROCESSOR if size is None else {**PREPROCESSOR, "size": size}
     found = of_model({"data_preprocessor": inputs, "backbone": {"type": "x"}}, {"mean": [0.9], "std": [0.9]})
-    assert found == Preparation((0.2, 0.4, 0.6), (0.1, 0.2, 1.0), side), "the preprocessor goes before the transform"
+    assert found == Normalization((0.2, 0.4, 0.6), (0.1, 0.2, 1.0), side), "the preprocessor goes before the transform"
 
 
 def test_of_a_classifier():
     backbone = {"type": "quadtree_ssm.QuadMamba", "in_chans": 1}
     without_mean = {"type": "TestTransform", "size": 32}
-    expected = Preparation(IMAGENET_DEFAULT_MEAN[:1], IMAGENET_DEFAULT_STD[:1], 32)
+    expected = Normalization(IMAGENET_DEFAULT_MEAN[:1], IMAGENET_DEFAULT_STD[:1], 32)
     assert of_model({"type": "ImageClassifier", "backbone": backbone}, without_mean) == expected
     assert of_model(backbone, without_mean) == expected, "a backbone alone"
     # mmengine's own preprocessor says nothing of the scaling.
@@ -77,6 +77,6 @@ def test_of_a_config():
     transform = {"mean": [0.5], "std": [0.25], "size": 16}
     loader = {"dataset": {"transform": transform}}
     for key in ("test_dataloader", "val_dataloader"):
-        assert of_config({"model": {"backbone": {}}, key: loader}) == Preparation((0.5,), (0.25,), 16)
+        assert of_config({"model": {"backbone": {}}, key: loader}) == Normalization((0.5,), (0.25,), 16)
     assert of_config({"model": {"backbone": {}}}) is None
     assert of_config({}) is None

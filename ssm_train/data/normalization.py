@@ -13,7 +13,7 @@ from ssm_train.data.images import Mode
 _SIDE = 224  # pixels; where nothing says otherwise, models are tested on squares of this side
 
 
-class Preparation(NamedTuple):
+class Normalization(NamedTuple):
     """How the images of a model are scaled.
 
     Attributes:
@@ -55,7 +55,7 @@ class Preparation(NamedTuple):
         return values.squeeze(2).cpu().numpy() if values.shape[2] == 1 else values.cpu().numpy()
 
 
-def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Preparation:
+def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Normalization:
     """How a test transform scales images.
 
     Args:
@@ -65,10 +65,10 @@ def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Preparation
     """
     mean = tuple(transform.get("mean", IMAGENET_DEFAULT_MEAN[:channels]))
     std = tuple(transform.get("std", IMAGENET_DEFAULT_STD[:channels]))
-    return Preparation(mean, std, transform.get("size", _SIDE))
+    return Normalization(mean, std, transform.get("size", _SIDE))
 
 
-def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> Preparation | None:
+def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> Normalization | None:
     """How the config of a model says that its images are scaled.
 
     The ``data_preprocessor`` of the model says it, if it has ``mean`` and ``std`` (of values between 0 and 255). In all
@@ -79,18 +79,18 @@ def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> P
         transform: config of the test transform, or None if there is none.
 
     Returns:
-        The preparation, or None if neither of the two says anything.
+        The normalization, or None if neither of the two says anything.
     """
     inputs = model.get("data_preprocessor") or {}
     if "mean" in inputs and "std" in inputs:
         mean, std = (tuple(value / 255 for value in inputs[key]) for key in ("mean", "std"))
-        return Preparation(mean, std, min(inputs.get("size") or (_SIDE,)))
+        return Normalization(mean, std, min(inputs.get("size") or (_SIDE,)))
     if transform is None:
         return None
     return of_transform(transform, model.get("backbone", model).get("in_chans", 3))
 
 
-def of_config(cfg: Mapping[str, Any]) -> Preparation | None:
+def of_config(cfg: Mapping[str, Any]) -> Normalization | None:
     """:func:`of_model` for the model of a config and the transform of its test data."""
     dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {})
     return of_model(cfg.get("model", {}), dataset.get("transform"))
