@@ -40,7 +40,7 @@ def test_every_config_has_its_task(leaf):
     if issubclass(expected, ImageTask):
         assert type(image_task_of(cfg)) is expected
     else:
-        with pytest.raises(ConfigError, match=r"^the config describes a language model, .* models of images; "):
+        with pytest.raises(ConfigError, match=r"^the config describes a language model, .* models of images: "):
             image_task_of(cfg)
 
 
@@ -96,4 +96,4 @@ def test_an_unknown_scope_is_one_sentence(scope):
     for ask in (task_of, image_task_of):
         with pytest.raises(ConfigError) as error:
             ask(cfg)
-        assert str(error.value) == f"the config's default_scope is {scope!r}; there are ssm_train, mmdet and mmseg"
+        assert str(error.value) == f"the config's default_scope is {scope!r}: it must be ssm_train, mmdet or mmseg"
