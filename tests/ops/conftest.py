@@ -1,11 +1,11 @@
-"""Fills uninitialised memory with NaN during every test of an operator, so that a kernel that skips an output fails."""
+"""Fills uninitialised memory with NaN in every operator test, so a kernel that leaves outputs unwritten fails."""
 
 import os
 
 import pytest
 import torch
 
-# Deterministic matrix products on a GPU need this before the first of them runs.
+# cuBLAS reads this variable at the first matrix product on a GPU. Deterministic products need it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

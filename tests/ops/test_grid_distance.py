@@ -1,4 +1,4 @@
-"""Distances along the edges of the grid: every measure by hand, the CPU kernel, half types, bad input."""
+"""Tests of the distances along the grid's edges: measures computed by hand, the CPU kernel, half types, bad input."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Distances along the edges of the grid on the GPU, against the CPU kernel."""
+"""Compares the distances along the grid's edges on the GPU with the CPU kernel."""
 
 import pytest
 import torch

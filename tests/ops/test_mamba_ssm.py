@@ -1,4 +1,4 @@
-"""The backend "mamba_ssm": the layout of its arguments, and the package's own kernel where it is installed."""
+"""Tests of the backend "mamba_ssm": the layout of its arguments, and the package's kernel where it is installed."""
 
 import importlib
 import inspect
@@ -18,12 +18,15 @@ PACKAGE = "mamba_ssm.ops.selective_scan_interface"
 
 @pytest.fixture
 def documented(monkeypatch):
-    """Put the package's documented interface in the place of the package."""
+    """Replace the package by a module with its documented interface."""
     monkeypatch.setitem(sys.modules, PACKAGE, mamba_interface)
 
 
 def test_the_oracle_is_the_recurrence_by_hand():
-    """Two steps of one channel with one state: h₁ = Δ₁B₁u₁, h₂ = exp(Δ₂A)h₁ + Δ₂B₂u₂, y = C h + D u, times SiLU(z)."""
+    """One channel with one state takes two steps.
+
+    They are h₁ = Δ₁B₁u₁ and h₂ = exp(Δ₂A)h₁ + Δ₂B₂u₂. The output y = C h + D u is multiplied by SiLU(z).
+    """
     u, delta, B, C, z = (torch.tensor([[x]]) for x in ([1.0, 2.0], [0.5, 0.25], [3.0, 1.0], [2.0, 4.0], [1.0, 0.0]))
     A, D = torch.tensor([[-1.0]]), torch.tensor([0.5])
     first = 0.5 * 3.0 * 1.0
@@ -85,7 +88,7 @@ def test_a_missing_package_is_named(monkeypatch):
         directional_scan(*inputs, backend="mamba_ssm")
 
 
-# What follows compares with the package itself. Its kernels use the GPU's fast exponential.
+# The tests below compare with the package itself. Its kernels use the GPU's fast exponential, hence the tolerances.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 
 

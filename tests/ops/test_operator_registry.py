@@ -1,4 +1,4 @@
-"""What the operators declare about themselves, and that the library has no operator that nobody declares."""
+"""Tests what the operators declare about themselves. Every operator of the library has to be declared."""
 
 import torch
 

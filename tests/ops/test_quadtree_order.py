@@ -1,4 +1,4 @@
-"""The test ladder of the quadtree order and of the straight-through mask's gradient."""
+"""Tests of the quadtree order and of the straight-through mask's gradient, from brute force to compilation."""
 
 import pytest
 import torch
@@ -14,7 +14,10 @@ BACKENDS = ["reference", "cpu"]
 
 
 def windows(height, width, chosen):
-    """The paper, read literally: rectangles in the order of visits. Quadrant ``chosen`` is split, or all if "all"."""
+    """Yield the windows as the paper describes them, in the order in which they are visited.
+
+    The quadrant ``chosen`` is split again. With "all" every quadrant is split.
+    """
 
     def quarter(top, left, h, w):
         r, c = -(-h // 2), -(-w // 2)
@@ -52,7 +55,7 @@ def test_order_equals_brute_force(size, shift, backend):
 
 
 def literal_sequence(x, mask, height, width, shift):
-    """Fine(x·m) + coarse(x·(1 - m)), the paper's formulation, by scattering; m [B, 4] has a gradient."""
+    """Return fine(x·m) + coarse(x·(1 - m)) by scattering, as the paper does. The mask m [B, 4] gets a gradient."""
     fine = brute_force_order(height, width, "all", shift)
     coarse = brute_force_order(height, width, None, shift)
     quadrant = torch.zeros(height * width, dtype=torch.int64)
@@ -72,7 +75,7 @@ def test_straight_through_gradients_equal_autograd_of_the_papers_formulation(siz
     soft = torch.rand(4, 4, dtype=torch.float64, requires_grad=True)
     mask = torch.nn.functional.one_hot(choice, 4).double() + soft - soft.detach()
     x = torch.randn(4, length, 3, dtype=torch.float64, requires_grad=True)
-    kernel = torch.randn(length, length, dtype=torch.float64)  # any function of the sequence that mixes its places
+    kernel = torch.randn(length, length, dtype=torch.float64)  # any function that mixes the sequence's places will do
 
     def mixed(seq):
         return torch.einsum("st,btd->bsd", kernel, seq).sin()

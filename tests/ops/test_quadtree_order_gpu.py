@@ -1,4 +1,4 @@
-"""The quadtree order and the straight-through mask's gradient on the GPU, against the CPU kernels."""
+"""Compares the quadtree order and the straight-through mask's gradient on the GPU with the CPU kernels."""
 
 import pytest
 import torch

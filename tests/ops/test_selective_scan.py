@@ -1,4 +1,4 @@
-"""The test ladder of the selective scan: brute force, reference, C++ kernel, registration, low precision, bad input."""
+"""Tests of the selective scan: brute force, reference, C++ kernel, registration, low precision, bad input."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from ssm_core.testing import assert_as_good_as, assert_close, relative_error
 
 
 def dense_sum(u, delta, A, B, C, D):
-    """y_t = Σ_{s ≤ t} C_t · exp(A Σ_{s < r ≤ t} Δ_r) Δ_s B_s u_s + D u_t for one sequence, by the full L × L sum."""
+    """Return y_t = Σ_{s ≤ t} C_t · exp(A Σ_{s < r ≤ t} Δ_r) Δ_s B_s u_s + D u_t of one sequence as an L × L sum."""
     y = D * u
     for t in range(len(u)):
         for s in range(t + 1):
@@ -85,7 +85,7 @@ def test_optional_parameters_may_be_left_out():
 
 def test_strided_views_need_no_copy_and_give_the_same():
     x, delta, A, B, C, D, bias = make_inputs(2, 20, 8, 3, 2, grad=False)
-    packed = torch.cat([B, C], dim=-1).transpose(1, 2).contiguous().transpose(1, 2)  # as one projection returns them
+    packed = torch.cat([B, C], dim=-1).transpose(1, 2).contiguous().transpose(1, 2)  # one projection returns this
     strided_delta = delta.transpose(0, 1).contiguous().transpose(0, 1)
     y = directional_scan(x, strided_delta, A, *packed.split(2, dim=-1), D, bias, backend="cpu")
     assert torch.equal(y, directional_scan(x, delta, A, B, C, D, bias, backend="cpu"))
@@ -103,7 +103,7 @@ def test_mamba_signature(form, backend):
     B = torch.randn(shapes.get(form, (channels, states)), dtype=torch.float64)
     C = torch.randn(shapes["grouped"] if form == "mixed" else B.shape, dtype=torch.float64)
 
-    def per_channel(x):  # every form as [B, D, N, L]
+    def per_channel(x):  # bring every form to [B, D, N, L]
         if x.dim() == 2:
             return x[None, :, :, None].expand(batch, channels, states, length)
         return (x if x.dim() == 4 else x[:, None]).repeat_interleave(channels // (x.shape[1] if x.dim() == 4 else 1), 1)
@@ -195,13 +195,13 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states):
 
 
 def test_float_exponential_and_softplus_over_their_whole_range():
-    """One step of a scan shows Δ = softplus(x), and two steps show exp(Δ·A), from subnormal to saturated."""
+    """One scan step shows Δ = softplus(x), and two show exp(Δ·A). Values range from subnormal to saturated."""
     x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])])
     one = torch.ones(1, 1, 1, len(x), dtype=torch.float32)
-    # One step: y = Δ·B·u·C = softplus(x).
+    # One step gives y = Δ·B·u·C = softplus(x).
     y = directional_scan(one[:, 0], x.view(1, 1, 1, -1), -one[0].transpose(1, 2), one[..., :1], one[..., :1])
     assert torch.allclose(y.flatten().double(), F.softplus(x.double(), threshold=1000), rtol=1e-6, atol=2e-38)
-    # Two steps, with an input of 0 at the second: h = exp(Δ·A)·1, Δ = 1.
+    # Two steps with Δ = 1 and an input of 0 at the second give h = exp(Δ·A)·1.
     rates = torch.linspace(0, 87, 3001)
     delta = torch.full((1, 2, len(rates)), float(np.log(np.e - 1)))[:, None]  # softplus = 1
     u = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])[None]
@@ -297,7 +297,7 @@ def test_groups_that_do_not_fit_are_named():
 
 
 def test_values_are_not_read_on_the_host(monkeypatch):
-    """A call that reads a value, to build a message that nobody needs, waits for the device."""
+    """A call that reads a value waits for the device. Formatting an error message that is never shown would do so."""
     draw = torch.Generator().manual_seed(0)
     u, delta, B, C = (torch.rand(1, 4, 8, generator=draw) for _ in range(4))
     A, D, delta_bias = -torch.rand(4, 4, generator=draw), torch.ones(4), torch.zeros(4)
@@ -310,7 +310,7 @@ def test_values_are_not_read_on_the_host(monkeypatch):
     def printed(*args, **options):
         raise AssertionError("a tensor is written into a text")
 
-    # Printing turns dispatch modes off, so it needs a check of its own.
+    # Dispatch modes are off while a tensor is printed, so printing needs a check of its own.
     monkeypatch.setattr(torch._tensor_str, "_str", printed)
     with NothingRead():
         selective_scan(u, delta, A, B, C, D=D, delta_bias=delta_bias, delta_softplus=True, return_last_state=True)

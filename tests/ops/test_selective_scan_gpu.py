@@ -1,4 +1,4 @@
-"""The selective scan on the GPU: against the CPU kernel, and everything that only a GPU can get wrong."""
+"""Compares the selective scan on the GPU with the CPU kernel, and tests everything that only a GPU can get wrong."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def assert_equals_cpu(inputs, order=None, reverse=None, tolerance=None):
 @pytest.mark.parametrize("one_order", [True, False], ids=["one order", "an order each"])
 @pytest.mark.parametrize("channels", [1, 16, 17, 70])
 @pytest.mark.parametrize("states", [1, 3])
-# One thread, one warp, one block, and clusters of two to sixteen blocks.
+# The lengths need one thread, one warp, one block, and clusters of two to sixteen blocks.
 @pytest.mark.parametrize("length", [1, 2, 49, 63, 196, 197, 1000, 3136])
 def test_equals_the_cpu_kernel_with_every_gradient(length, states, channels, one_order):
     inputs = make_inputs(2, length, channels, 3, states)
@@ -54,7 +54,7 @@ def test_sequences_longer_than_a_cluster_holds(states, one_order):
     [(600, 50, 2, 2, True), (600, 196, 4, 1, False), (150, 784, 2, 1, True), (36, 3136, 2, 1, True)],
 )
 def test_blocks_that_take_several_tiles_of_channels(batch, length, directions, states, one_order, dtype):
-    """A device that holds fewer blocks than there are sequences gives a block several tiles of channels in turn."""
+    """With more sequences than the device holds blocks, a block works on several tiles of channels in turn."""
     inputs = make_inputs(batch, length, 72, directions, states, dtype=dtype)
     options = {
         "order": make_order(batch, directions, length, one_order),
@@ -76,7 +76,7 @@ def test_more_orders_than_a_block_keeps():
 
 
 def test_pairs_of_channels_in_float32():
-    """Models run in float32, where a thread takes two channels; in float64 it takes one."""
+    """A thread takes two channels in float32, in which models run, and one channel in float64."""
     for length in (196, 784, 3136, 4001):
         inputs = make_inputs(2, length, 40, 2, 1, dtype=torch.float32)
         order = make_order(2, 2, length, one_order=True)
@@ -98,9 +98,9 @@ def test_optional_parameters_may_be_left_out(parameters):
 
 def test_strided_views_need_no_copy_and_give_the_same():
     x, delta, A, B, C, D, bias = (t.detach() for t in make_inputs(2, 20, 8, 3, 2, dtype=torch.float32))
-    packed = torch.cat([B, C], dim=-1).transpose(1, 2).contiguous().transpose(1, 2)  # as one projection returns them
+    packed = torch.cat([B, C], dim=-1).transpose(1, 2).contiguous().transpose(1, 2)  # one projection returns this
     strided_delta = delta.transpose(0, 1).contiguous().transpose(0, 1)
-    odd_rows = torch.cat([x, x[..., :1]], dim=-1)[..., :8]  # rows that start at odd addresses
+    odd_rows = torch.cat([x, x[..., :1]], dim=-1)[..., :8]  # its rows start at odd addresses
     y = directional_scan(x, delta, A, B, C, D, bias)
     assert torch.equal(y, directional_scan(x, strided_delta, A, *packed.split(2, dim=-1), D, bias))
     assert_close(y, directional_scan(odd_rows, delta, A, B, C, D, bias))
@@ -192,16 +192,16 @@ def test_low_precision_is_as_good_as_the_reference(dtype, states, length):
 
 
 def test_float_exponential_and_softplus_over_their_whole_range():
-    """One step of a scan shows Δ = softplus(x), and two steps show exp(Δ·A), from tiny to saturated."""
+    """One scan step shows Δ = softplus(x), and two show exp(Δ·A). Values range from tiny to saturated."""
     x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])]).cuda()
     one = torch.ones(1, 1, 1, len(x), device="cuda")
     y = directional_scan(one[:, 0], x.view(1, 1, 1, -1), -one[0].transpose(1, 2), one[..., :1], one[..., :1])
     expected = torch.nn.functional.softplus(x.double(), threshold=1000)
-    # The argument of exp is rounded to float32. So the relative error grows with |x| where softplus is close to exp.
+    # The argument of exp is rounded to float32. Where softplus is close to exp, the relative error grows with |x|.
     assert torch.allclose(y.flatten().double(), expected, rtol=4e-6, atol=2e-38)
     models_range = x.abs() < 20
     assert torch.allclose(y.flatten()[models_range].double(), expected[models_range], rtol=1e-6, atol=0)
-    # Two steps, with an input of 0 at the second: h = exp(Δ·A)·1, Δ = 1.
+    # Two steps with Δ = 1 and an input of 0 at the second give h = exp(Δ·A)·1.
     rates = torch.linspace(0, 87, 3001, device="cuda")
     delta = torch.full((1, 2, len(rates)), float(torch.tensor(1.0).double().expm1().log()), device="cuda")[:, None]
     u = torch.stack([torch.ones_like(rates), torch.zeros_like(rates)])[None]
@@ -243,7 +243,7 @@ def test_captured_in_a_graph(length):
     inputs = make_inputs(2, length, 16, 2, 1, dtype=torch.float32)
     order = make_order(2, 2, length, one_order=True)
     with torch.cuda.stream(side := torch.cuda.Stream()):
-        run_with_gradients(inputs, order=order, reverse=(False, True))  # loads the kernels
+        run_with_gradients(inputs, order=order, reverse=(False, True))  # this call loads the kernels
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -304,7 +304,7 @@ def test_autocast_reads_tokens_in_low_precision_and_keeps_parameters_in_float32(
 
 
 def test_order_out_of_range_reads_and_writes_nothing_else():
-    """An error would need a synchronisation, so the kernel leaves out the bad step instead."""
+    """An error would need a synchronisation, so the kernel skips the bad step instead."""
     inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, 1)]
     order = torch.tensor([0, 1, 2, 3, 4, 2**40], device="cuda")
     y = directional_scan(*inputs, order=order)

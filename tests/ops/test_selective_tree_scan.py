@@ -1,4 +1,4 @@
-"""The selective tree scan on the CPU: its definition, every gradient, dtypes, errors."""
+"""Tests of the selective tree scan on the CPU: its definition, every gradient, dtypes, errors."""
 
 import pytest
 import torch

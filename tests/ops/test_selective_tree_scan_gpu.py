@@ -1,4 +1,4 @@
-"""The fused selective tree scan on the GPU: against its definition, with every gradient."""
+"""Compares the fused selective tree scan on the GPU with its definition, with every gradient."""
 
 from functools import partial
 
@@ -63,7 +63,7 @@ def test_half_types_are_as_good_as_the_composition(dtype, channels):
         actual = scan_and_gradients([v.cuda() for v in values], to_cuda(tree), g.cuda(), "cuda")
         for name, a, s, e in zip(NAMES, actual, same, exact, strict=True):
             assert a.dtype == s.dtype
-            # A sum in float32 adds numbers that were rounded to the half type between the passes.
+            # The sum is in float32, but its terms were rounded to the half type between the passes.
             limit = s.to(dtype) if s.dtype == torch.float32 else s
             assert_as_good_as(a.to(limit.dtype), limit, e, name)
 

@@ -1,4 +1,4 @@
-"""The test ladder of the minimum spanning tree: oracle, reference, CPU kernel, torch.compile, errors."""
+"""Tests of the minimum spanning tree: oracle, reference, CPU kernel, torch.compile, errors."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def assert_equals_oracle(tree, weight, edges, root):
 
 
 def random_graph(length, extra, generator):
-    """A connected graph without repeated edges, in random order and orientation; ``[E, 2]``."""
+    """Return the edges ``[E, 2]`` of a connected graph without repetitions, in random order and orientation."""
     names = torch.randperm(length, generator=generator).tolist()
     pairs = {frozenset((names[v], names[int(torch.randint(v, (), generator=generator))])) for v in range(1, length)}
     for a, b in torch.randint(length, (extra, 2), generator=generator).tolist():
@@ -49,7 +49,7 @@ def test_total_weight_equals_scipys_on_thousands_of_graphs(kind, backend):
         weight = edge_weights(64, len(edges), kind, torch.float64, generator)
         tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, backend=backend)
         for b in range(64):
-            # SciPy takes a zero for a missing edge. A shift of all weights changes every tree's total alike.
+            # SciPy reads a zero as a missing edge, so all weights are shifted. The shift adds the same to every tree.
             shifted = (weight[b] - weight[b].min() + 1).numpy()
             dense = torch.full((length, length), INF, dtype=torch.float64)
             dense[edges[:, 0], edges[:, 1]] = dense[edges[:, 1], edges[:, 0]] = torch.from_numpy(shifted)
@@ -86,7 +86,7 @@ def test_listed_edges_with_loops_and_repetitions_equal_oracle(length, kind, back
         per_sample = []
         for _ in range(8):
             edges = random_graph(length, 0, generator)
-            more = torch.randint(length, (10, 2), generator=generator)  # loops and repetitions among them
+            more = torch.randint(length, (10, 2), generator=generator)  # some are loops or repetitions
             edges = torch.cat([edges, more, edges.flip(1)])
             per_sample.append(edges[torch.randperm(len(edges), generator=generator)])
         root = torch.randint(length, (8,), generator=generator)
@@ -131,7 +131,7 @@ def test_known_shapes(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_negative_zero_ties_with_zero(dtype, backend):
-    # Of the four equal edges of a square, the tree leaves out the one with the highest index.
+    # The four edges of the square are equal, so the tree leaves out the edge with the highest index.
     weight = torch.tensor([[0.0, -0.0, 0.0, -0.0], [-0.0, 0.0, -0.0, 0.0]], dtype=dtype)
     tree = minimum_spanning_tree(weight, 2, 2, backend=backend)
     assert tree.parent.tolist() == [[0, 0, 0, 1]] * 2

@@ -1,4 +1,4 @@
-"""The spanning tree on the GPU: exactly the CPU kernel's trees, whatever the weights, the stream and the run."""
+"""The GPU grows exactly the CPU kernel's spanning trees for all weights, on every stream and in every run."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def assert_same_tree(actual, expected):
 
 
 def random_graph(length, extra, generator):
-    """A connected graph in random order and orientation, with loops and repeated edges; ``[E, 2]``."""
+    """Return the edges ``[E, 2]`` of a connected graph with loops and repetitions, in random order and orientation."""
     names = torch.randperm(length, generator=generator)
     places = torch.arange(1, length)
     above = (torch.rand(length - 1, generator=generator) * places).long()
@@ -93,7 +93,7 @@ def test_non_finite_weights_neither_hang_nor_break_the_tree(shape):
         weight[1, ::3] = bad
         weight[2] = bad
         weight[3, count // 2] = bad
-        # By the definition edges are ordered by (weight, index), with NaN after infinity.
+        # The definition orders edges by (weight, index) and puts NaN after infinity.
         both = torch.stack([weight.isnan().float(), torch.nan_to_num(weight, 0.0, INF, -INF)])
         order = torch.stack(
             [torch.tensor(sorted(range(count), key=lambda e, b=b: tuple(both[:, b, e].tolist()))) for b in range(4)]

@@ -1,4 +1,4 @@
-"""The test ladder of the state's readout: definition, CPU kernel, every gradient, low precision, determinism."""
+"""Tests of the state's readout: definition, CPU kernel, every gradient, low precision, determinism."""
 
 import pytest
 import torch

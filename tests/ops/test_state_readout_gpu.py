@@ -1,4 +1,4 @@
-"""The state's readout on the GPU: against the CPU kernel with every gradient, half types, graphs, repetition."""
+"""Compares the state's readout on the GPU with the CPU kernel: every gradient, half types, graphs, repetition."""
 
 import pytest
 import torch

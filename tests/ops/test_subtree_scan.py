@@ -1,4 +1,4 @@
-"""The subtree scan on the CPU: its definition, every gradient, dtypes, compilation, errors."""
+"""Tests of the subtree scan on the CPU: its definition, every gradient, dtypes, compilation, errors."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ RULES = pytest.mark.parametrize("next_step", [False, True], ids=["own", "next"])
 
 
 def dense(values, tree, next_step):
-    """y and the root's state by the dense sum over all pairs."""
+    """Return y and the root's state, computed as a dense sum over all pairs of vertices."""
     x, delta, A, B, C, bias = values
     step = torch.log1p(torch.exp(delta + bias))
     of_edge = torch.cat([step[:, 1:], step[:, :1]], dim=1) if next_step else step

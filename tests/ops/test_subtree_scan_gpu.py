@@ -1,4 +1,4 @@
-"""The subtree scan on the GPU: against its definition, with every gradient."""
+"""Compares the subtree scan on the GPU with its definition, with every gradient."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ def scan_of(tree, next_step, backend="auto"):
 
 
 def upstream(values):
-    """Gradients of both results."""
+    """Return upstream gradients for both results."""
     x, A = values[0], values[2]
     return [torch.randn(x.shape, dtype=torch.float64).to(x.dtype), torch.randn(len(x), *A.shape).to(A.dtype)]
 
@@ -58,7 +58,7 @@ def test_equals_definition_on_sequences(shape, next_step):
 
 
 def test_equals_definition_on_bushy_trees_and_chains():
-    # On grids, forks wait for many chunks. Complete binary trees have as many waiting forks as a tree can have.
+    # A fork in a grid's tree waits for many chunks. No tree has more waiting forks than a complete binary tree.
     for tree in (grid_tree(2, 23, 31), chain(2, 130), binary_tree(511), binary_tree(1000)):
         assert_equals_definition(tree, True, 33, 16, torch.float64)
 
@@ -78,7 +78,7 @@ def test_half_types_are_as_good_as_the_composition(dtype):
         actual = with_gradients(scan_of(to_cuda(tree), True, "cuda"), on_gpu(values), on_gpu(g))
         for name, a, s, e in zip(NAMES, actual, same, exact, strict=True):
             assert a.dtype == s.dtype
-            # A result in float32 comes from steps that are only as good as the half type.
+            # The result is in float32, but the steps before it are only as precise as the half type.
             limit = s.to(dtype) if s.dtype == torch.float32 else s
             assert_as_good_as(a.to(limit.dtype), limit, e, name)
 
@@ -145,7 +145,7 @@ def test_opcheck_compile_autocast_and_empty_sizes():
 
 
 def test_what_is_no_tree_leads_nowhere_else():
-    # A GPU raises no error. The result of a cycle has no meaning, and later scans are right.
+    # The GPU raises no error for a cycle. The result means nothing, but the scans after it are right.
     parent = torch.tensor([[1, 2, 0, 3]], device="cuda")
     values = on_gpu(arguments(Tree(parent, parent), 3, 4))
     found = with_gradients(scan_of(Tree(parent, parent), True), values, on_gpu(upstream(values)))

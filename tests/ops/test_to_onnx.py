@@ -1,4 +1,4 @@
-"""The operators' forms in ONNX, run by onnxruntime, against the kernels; every size is free."""
+"""Runs the operators' ONNX forms in onnxruntime and compares them with the kernels. Every size is a free axis."""
 
 import importlib
 
@@ -26,7 +26,13 @@ class Function(nn.Module):
 
 
 def convert(function, inputs, free):
-    """``function`` as onnxruntime runs it; ``free`` lists the free axes of each input."""
+    """Export ``function`` and return a call that runs it in onnxruntime.
+
+    Args:
+        function: takes tensors and returns tensors.
+        inputs: example inputs for the export.
+        free: the free axes of each input.
+    """
     shapes = (tuple(dict.fromkeys(axes, FREE) for axes in free),)
     program = torch.onnx.export(
         Function(function).eval(),
@@ -47,7 +53,7 @@ def convert(function, inputs, free):
 
 
 def test_spanning_tree():
-    """Trees and breadth-first orders are exactly equal, also where many weights are."""
+    """Trees and breadth-first orders are exactly equal, even where many weights are equal."""
 
     def grow(edge_weight, grid, root):
         tree = minimum_spanning_tree(edge_weight, *grid.shape, root=root)
@@ -74,7 +80,7 @@ def test_grid_distances():
 
 
 def test_quadtree_order():
-    """Two levels under a shift, and one without."""
+    """One order has two levels and a shift, and the other has one level and no shift."""
 
     def order(choice, x):
         height, width = x.shape
@@ -88,7 +94,7 @@ def test_quadtree_order():
 
 
 def test_tree_scan():
-    """Both passes, and the first alone, on trees of random weights and on a path, the deepest tree."""
+    """Both passes run, then the first pass alone. The trees have random weights, or are a path, the deepest tree."""
 
     def scan(u, weight, parent):
         return tuple(torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, both) for both in (True, False))
@@ -111,7 +117,7 @@ def test_tree_scan():
 
 @pytest.mark.parametrize(("directions", "states"), [(2, 1), (4, 3)])
 def test_selective_scan(directions, states):
-    """Lengths that fill the chunks, and lengths that do not; directions that share an input."""
+    """Some lengths fill the chunks and some do not. Some directions share an input."""
     reverse = [k % 2 == 1 for k in range(directions)]
 
     def scan(u, delta, A, B, C, D, bias, order):

@@ -1,4 +1,4 @@
-"""Distances of a sequence's tokens: against the cosine of the inputs themselves, padding, errors."""
+"""Tests of the distances between tokens of a sequence: the cosine of the explicit inputs, padding, errors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Distances of a sequence's tokens on the GPU, and the trees of sequences there: equal to those of the CPU."""
+"""Token distances and the trees of sequences on the GPU equal those on the CPU."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_equals_reference(shape):
         exact = token_distances(*(v.double() if v.is_floating_point() else v for v in values))
         for reach in (1, 2, 3):
             actual = token_distances(*(v.cuda() for v in values), reach, backend="cuda")
-            # In half types Δ has an error of 6e-5 (csrc/common/cuda/math.cuh), most of which a cosine cancels.
+            # In half types Δ has an error of 6e-5 (csrc/common/cuda/math.cuh). The cosine cancels most of it.
             tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 1e-4)
             assert_close(actual, exact[:, : actual.shape[1]], tolerance=tolerance)
 
@@ -40,14 +40,14 @@ def test_strides_operator_rules_and_graph_replay():
         static.copy_(value)
     graph.replay()
     assert torch.equal(replayed, expected)
-    assert token_distances(*values, reach=5).shape == (2, 5 * 40 - 15)  # by PyTorch's operators
+    assert token_distances(*values, reach=5).shape == (2, 5 * 40 - 15)  # PyTorch's operators compute this reach
     none = token_distances(x[:0], delta[:0], bias, B[:0], start[:0], end[:0])
     assert none.shape == (0, 3 * 40 - 6)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 33, 513, 2048, 2679, 5000])
 def test_trees_of_sequences_are_those_of_the_cpu(length):
-    # The kernel works in shared memory up to some 2,700 tokens, and in global memory beyond.
+    # The kernel works in shared memory up to about 2,700 tokens, and in global memory for longer sequences.
     edges = token_edges(length, 3)
     generator = torch.Generator().manual_seed(length)
     root = torch.tensor([length - 1, 0, length // 2])

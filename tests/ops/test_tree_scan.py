@@ -1,4 +1,4 @@
-"""The test ladder of the tree scan: brute force, reference, CPU kernel, every gradient, low precision, determinism."""
+"""Tests of the tree scan: brute force, reference, CPU kernel, every gradient, low precision, determinism."""
 
 import itertools
 
@@ -109,7 +109,8 @@ def test_on_a_chain_it_is_two_selective_scans(backend):
         return x.transpose(1, 2).contiguous()
 
     source = delta * u
-    # With root 0 the edge between t - 1 and t carries weight_t. The scan from the far end meets that edge a step later.
+    # The root is 0, so the edge between t - 1 and t carries weight_t. The backward recurrence crosses that edge at
+    # step t - 1, so its weights are shifted by one.
     toward_root = torch.cat([weight[..., 1:], torch.ones_like(weight[..., :1]) * 0.5], dim=-1)
     forward = recurrence(weight, source, reverse=False)
     backward = recurrence(toward_root, source, reverse=True)

@@ -1,4 +1,4 @@
-"""The tree scan on the GPU: against the CPU kernel with every gradient, in all dtypes, shapes, streams and graphs."""
+"""Compares the tree scan on the GPU with the CPU kernel: every gradient, all dtypes, shapes, streams and graphs."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_pieces_of_large_trees_equal_cpu(parents, direction, channels):
 
 
 def test_pieces_equal_whole_walks():
-    tree = grid_tree(1, 32, 32)  # one tree is cut into pieces, and 40 at once are not
+    tree = grid_tree(1, 32, 32)  # the kernel cuts a single tree into pieces, but not 40 trees at once
     many = Tree(*(x.expand(40, -1) for x in tree))
     for direction in DIRECTIONS:
         u, weight, g = torch.rand(3, 1, 1024, 32, dtype=torch.float64).cuda()
@@ -144,7 +144,7 @@ def test_opcheck_and_compile():
     tree = to_cuda(TREES["grid"])
     u, weight = (x.cuda().requires_grad_() for x in inputs(tree, 8, torch.float32, grad=False))
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
-    for batch, length in ((3, 221), (1, 5000), (32, 1500), (40, 1500)):  # whole and cut
+    for batch, length in ((3, 221), (1, 5000), (32, 1500), (40, 1500)):  # some trees are cut
         parent = torch.zeros(batch, length, dtype=torch.int64, device="cuda")
         opcheck(torch.ops.tree_ssm.tree_schedule.default, (parent,))
     for last in ((), (schedule,)):

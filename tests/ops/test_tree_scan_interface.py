@@ -1,4 +1,4 @@
-"""The tree scan as an operator: opcheck, torch.compile, autocast, FLOPs, life without the library, errors."""
+"""Tests of the tree scan as an operator: opcheck, torch.compile, autocast, FLOPs, a missing library, errors."""
 
 import subprocess
 import sys
