@@ -1,4 +1,4 @@
-"""The average of weights against mmengine's."""
+"""Compares the average of weights with mmengine's."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_average_is_that_of_mmengine(update_buffers, interval):
 def test_average_on_another_device():
     model = nn.Linear(3, 2)
     average = ForeachExponentialMovingAverage(model, momentum=0.1)
-    average.module.to("meta")  # without the count of steps, which is looked at
+    average.module.to("meta")  # average.steps stays where it is, because its value is read
     for _ in range(3):
         average.update_parameters(model)
     assert {p.device.type for p in average.module.parameters()} == {"meta"}

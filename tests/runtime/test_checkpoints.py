@@ -1,4 +1,4 @@
-"""Checkpoint files of runs: whole or not there, holding plain data, and found again in their folders."""
+"""Tests of the checkpoint files of runs. A file is whole or absent, holds plain data, and is found in its folder."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_newest_good(tmp_path, saved):
     assert checkpoint.newest_good(tmp_path, logger) == saved
     for name in ("iter_5.pth", "epoch_2.pth", "best_top1_epoch_1.pth"):
         (tmp_path / name).write_bytes(b"PK")
-    # A folder that was moved: the pointer's path is no longer there, its name is.
+    # The folder was moved. The pointer's path no longer exists, but a file of that name is in the folder.
     (tmp_path / checkpoint.POINTER).write_text("/elsewhere/iter_5.pth")
     assert checkpoint.newest_good(tmp_path, logger) == saved
     saved.unlink()

@@ -1,4 +1,4 @@
-"""Training with ``compile``: one graph of the network, the same figures, the same checkpoints."""
+"""Training with ``compile`` traces the network as one graph, and gives the same figures and checkpoints."""
 
 import pytest
 import runs
@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from ssm_core.errors import ConfigError
 from ssm_train.apis import train as run
 
-# As much of torch.compile as needs no code generation, and an error where the graph breaks.
+# This part of torch.compile needs no code generation. A break in the graph is an error.
 TRACED = {"compile": dict(backend="aot_eager", fullgraph=True)}
 TWO_STAGES = ("model.backbone.depths=(1,1)", "model.backbone.dims=(8,16)")
 
@@ -24,12 +24,13 @@ def configure(model, work_dir, **keys):
 def test_a_compiled_run_is_the_eager_one(tmp_path, model):
     torch.compiler.reset()
     counters.clear()
-    # Two stages are enough (tracing takes long); torch draws other numbers within a graph.
+    # Tracing takes long, and two stages are enough. Stochastic depth is off because torch draws other random numbers
+    # within a graph.
     model = (*model, *TWO_STAGES, "model.backbone.drop_path_rate=0.0")
     run.train(configure(model, tmp_path / "eager"))
     assert not counters["stats"]["unique_graphs"]
     run.train(configure(model, tmp_path / "traced", **TRACED))
-    assert counters["stats"]["unique_graphs"] == 2  # training and validation
+    assert counters["stats"]["unique_graphs"] == 2  # one for training and one for validation
     eager, traced = runs.last_state(tmp_path / "eager"), runs.last_state(tmp_path / "traced")
     for part in ("state_dict", "ema_state_dict"):
         assert eager[part].keys() == traced[part].keys()

@@ -1,4 +1,4 @@
-"""The config of a run is complete when it is built, and what is derived from it leaves it as it was."""
+"""A run's config is complete once it is built. Configs that are derived from it leave it unchanged."""
 
 import copy
 

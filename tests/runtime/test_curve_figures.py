@@ -1,4 +1,4 @@
-"""Figures of learning curves: the drawn lines are the logged points."""
+"""Tests of the figures of learning curves: the drawn lines go through the logged points."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_what_is_not_there():
 
 
 def test_the_picture_of_a_run():
-    """What a run writes at its end: the loss on the left, all validation metrics on the right."""
+    """A run draws this picture at its end. The loss is on the left and all validation metrics are on the right."""
     left, right = draw_run(RUNS["one"]).axes
     assert lines(left)["training"][-1] == [50, 0.18]
     assert lines(right) == {"top1": [[20, 50], [40, 70]], "top5": [[40, 90]]}

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each do what one process does."""
+"""Two processes that each take half of the batch train as one process does."""
 
 import json
 
@@ -6,16 +6,17 @@ import pytest
 import runs
 
 MODELS = {
-    # No batch norm, whose statistics are of one process's images, and no Gumbel noise, which is drawn per batch.
+    # The models have no batch norm, because its statistics come from one process's images. They have no Gumbel noise,
+    # because it is drawn per batch.
     "efficientnet": ("resnet/resnet18_digits.py", "model.backbone.name=test_efficientnet_gn"),
     "quadmamba": ("quadmamba/quadmamba-nano_digits.py", *runs.TINY, "model.backbone.choice=3"),
 }
-# The augmentations are random per sample; mixup, which pairs the images of one process, is off.
+# These augmentations are drawn per sample. Mixup is off because it pairs the images of one process.
 RANDOM_SAMPLES = (
     "train_dataloader.dataset.transform.random_erasing=0.5",
     "train_dataloader.dataset.transform.hflip=0.5",
 )
-# The gradients of the halves are averaged, hence added up in another order: float32 rounding, grown over 12 updates.
+# Averaging the gradients of the halves adds them up in another order. The float32 rounding grows over 12 updates.
 TOLERANCE = 1e-4
 
 
@@ -26,10 +27,10 @@ def curves(folder):
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_follow_one(model, tmp_path):
     name, *options = (*MODELS[model], *RANDOM_SAMPLES)
-    # The 359 images to validate on do not divide by two: the one that pads them must not count.
+    # The 359 validation images do not divide by two. The image that pads them must not count.
     options.append("val_dataloader.num_batch_per_epoch=None")
     runs.call(runs.train, tmp_path / "one.log", name, tmp_path / "one", *options)
-    # The slice of the dataset is batches x batch size x processes, as is what is trained on.
+    # A run trains on a slice of batches x batch size x processes samples. Two half batches make the same slice.
     half, port = [*options, "train_dataloader.batch_size=4"], runs.free_port()
     logs = [tmp_path / f"rank{rank}.log" for rank in range(2)]
     ranks = [

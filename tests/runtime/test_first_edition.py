@@ -1,7 +1,8 @@
-"""Checkpoints that the first edition wrote are resumed, tested, opened and used.
+"""Tests that checkpoints of the first edition can be resumed, tested, opened and used.
 
-``first_edition/`` holds one of each family, from ``ssm_core.engine`` at commit fd77d42: the state after two iterations
-of the configs of the digits with the options below, gzipped. Only the path of the last checkpoint in it was shortened.
+``first_edition/`` holds a gzipped checkpoint of each family, which ``ssm_core.engine`` wrote at commit fd77d42. Each is
+the state after two iterations of the family's digits config with the options below. Only the path of the last
+checkpoint, which is part of the state, was shortened.
 """
 
 import gzip
@@ -54,7 +55,7 @@ def checkpoint(family, tmp_path):
 
 @pytest.fixture
 def network(family, checkpoint):
-    """The checkpoint's network, built without any reader of ours."""
+    """Build the checkpoint's network without any of this project's readers."""
     content = torch.load(checkpoint, weights_only=True)
     described = dict(content["meta"]["model"]["backbone"])
     assert described.pop("type") == f"{NETWORKS[family].__module__.split('.')[0]}.{NETWORKS[family].__name__}"
@@ -64,7 +65,11 @@ def network(family, checkpoint):
 
 
 def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, tmp_path):
-    """The same bits on the machine that wrote the file; elsewhere two iterations of another rounding are between."""
+    """The resumed run ends like a whole run, within a tolerance.
+
+    The machine that wrote the file gives the same bits. Another machine rounds differently in the two iterations that
+    the file already holds.
+    """
     for name, resume in (("whole", False), ("rest", checkpoint)):
         runs.call(runs.train, tmp_path / f"{name}.log", CONFIGS[family], tmp_path / name, *OPTIONS, resume=resume)
     whole, rest = (runs.last_state(tmp_path / name) for name in ("whole", "rest"))
@@ -78,7 +83,7 @@ def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, tmp_path):
             actual = rest["optimizer"]["state"][name][moment]
             torch.testing.assert_close(actual, expected[moment], rtol=1e-3, atol=1e-5)
     assert rest["param_schedulers"] == whole["param_schedulers"]
-    # The two iterations made a difference.
+    # The last two iterations changed the weights.
     start = read_file(checkpoint)["state_dict"]
     changed = [name for name in start if not torch.allclose(start[name], rest["state_dict"][name], atol=1e-4)]
     assert len(changed) > len(start) / 2

@@ -1,4 +1,4 @@
-"""Batch norms and the wrapper in runs of several processes: synchronised on GPUs, plain without."""
+"""Tests of batch norms and of the model wrapper in runs of several processes. Norms are synchronised only on GPUs."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ def test_norms_on_cpus_are_plain(convert):
 
 
 def test_norms_on_gpus():
-    """Synchronised ones stay so; plain ones become so if asked for."""
+    """Synchronised norms stay synchronised. Plain norms become synchronised on request."""
     for norm, convert, expected in (
         (nn.SyncBatchNorm(3), False, nn.SyncBatchNorm),
         (nn.SyncBatchNorm(3), True, nn.SyncBatchNorm),
@@ -46,7 +46,7 @@ def test_synchronised_norms_keep_their_activation():
     assert isinstance(converted.bn, nn.SyncBatchNorm)
     x = torch.randn(2, 3, 3, 4)
     assert (head(x) < 0).any(), "GELU's outputs are negative in places"
-    # SyncBatchNorm in evaluation is an ordinary batch norm, on a CPU too.
+    # In evaluation SyncBatchNorm acts as an ordinary batch norm, on a CPU too.
     torch.testing.assert_close(converted(x), head(x), rtol=0, atol=0)
     assert list(converted.state_dict()) == list(head.state_dict())
 
@@ -64,7 +64,7 @@ def test_settings_of_the_wrapper(monkeypatch):
 
 
 def build_runner(name, work_dir, *options, **settings):
-    """A Runner in this process, which is one of a run of one process; nothing is trained."""
+    """Build a Runner in this process, which is the only one of its distributed run. Nothing is trained."""
     port = runs.free_port()
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     cfg = runs.configure(name, work_dir, *options)
@@ -78,7 +78,7 @@ def build_runner(name, work_dir, *options, **settings):
 
 
 def check_on_cpu(work_dir):
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # where there is a GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # hide the GPU if there is one
     runner = build_runner(*runs.MAMBATREE[:1], work_dir, *runs.MAMBATREE[1:], "sync_bn=torch")
     norms = [m for m in runner.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert norms
@@ -116,7 +116,7 @@ def test_a_configs_own_wrapper(tmp_path):
 
 @pytest.mark.gpu
 def test_a_run_on_a_gpu(tmp_path):
-    """In a process that is not forked, since a forked one cannot use the GPU."""
+    """The check runs in a fresh interpreter, because a forked process cannot use the GPU."""
     code = f"import {Path(__file__).stem} as tests; tests.check_on_gpu({str(tmp_path)!r})"
     folders = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1])))
     path = os.pathsep.join(filter(None, (folders, os.environ.get("PYTHONPATH"))))

@@ -1,4 +1,4 @@
-"""Updates: precision, clipping, the stop before a NaN; parameter groups."""
+"""Tests of updates (precision, clipping, the stop before a NaN) and of parameter groups."""
 
 import copy
 
@@ -47,7 +47,7 @@ def test_stops_before_the_update(bad):
     model, wrapper = make(clip_grad=dict(max_norm=1.0), accumulative_counts=2 if bad == "first of two" else 1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     nan = model(X).sum() * float("nan")
-    # sqrt has an infinite slope at zero, where its value is finite.
+    # At zero the square root is finite, but its slope is infinite.
     infinite_slope = (model(X) - model(X).detach()).abs().sum().sqrt()
     match = "gradient norm is" if bad == "gradient" else "loss is nan"
 
@@ -87,7 +87,7 @@ def test_a_fused_update_is_left_out_on_the_device(bad):
     assert model.weight.grad.isfinite().all()
     assert not model.bias.grad.isfinite().all()
     wrapper.zero_grad()
-    step_both()  # neither the parameters nor the state of the optimizer know of it
+    step_both()  # the skipped update changed neither the parameters nor the optimizer's state
     assert not hasattr(optimizer, "found_inf")
 
 

@@ -1,4 +1,4 @@
-"""Draws and data order depend on (seed, epoch, sample) and (seed, iteration, rank) alone."""
+"""Random draws and the order of the data depend only on (seed, epoch, sample) and on (seed, iteration, rank)."""
 
 import pickle
 import random
@@ -18,7 +18,7 @@ def draws():
 
 
 class Noise(Dataset):
-    """What a sample's augmentation would draw."""
+    """Returns the random numbers that a sample's augmentation would draw."""
 
     metainfo = MappingProxyType({"classes": ["noise"]})
 

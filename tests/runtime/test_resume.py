@@ -1,4 +1,4 @@
-"""The same seed gives the same weights, and a killed run ends like one that was left alone. Bit for bit."""
+"""The same seed gives the same weights bit for bit. A killed and resumed run ends with those weights, too."""
 
 import signal
 from pathlib import Path
@@ -19,7 +19,7 @@ def assert_same(a, b):
 
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request, tmp_path_factory):
-    """A model's options and the folder of its uninterrupted run."""
+    """Return a model's options and the folder of its uninterrupted run."""
     options = (*MODELS[request.param], *runs.EVERYTHING_RANDOM)
     folder = tmp_path_factory.mktemp(request.param)
     runs.call(runs.train, folder / "log", options[0], folder / "run", *options[1:], *EVERY_TWO, hooks=[runs.EMA])
@@ -29,17 +29,17 @@ def reference(request, tmp_path_factory):
 def test_same_seed_same_weights(reference, tmp_path):
     (name, *options), expected = reference
     options += [*EVERY_TWO, "train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"]
-    # The reference has no worker: their number changes nothing.
+    # The reference run has no worker, and the number of workers changes nothing.
     runs.call(runs.train, tmp_path / "log", name, tmp_path / "run", *options, hooks=[runs.EMA])
     assert_same(tmp_path / "run", expected)
 
 
-# Iteration 3 is in the middle of the first epoch, with a checkpoint of iteration 2 and an iteration lost; 10 is in the
-# middle of the second, right after its checkpoint.
+# Iteration 3 is in the middle of the first epoch. The last checkpoint is of iteration 2, so one iteration is lost.
+# Iteration 10 is in the middle of the second epoch, and the run is killed right after its checkpoint.
 @pytest.mark.parametrize("iteration", [3, 10])
 def test_killed_in_mid_epoch_and_resumed(reference, tmp_path, iteration):
     (name, *options), expected = reference
-    # With a worker, what the training process draws is not seeded by the loading of samples beside it.
+    # With a worker, loading samples does not seed the generators of the training process.
     run, options = tmp_path / "run", [*options, *EVERY_TWO, "train_dataloader.num_workers=1"]
     killed = -signal.SIGKILL
     runs.call(runs.train_and_die, tmp_path / "1", name, run, iteration, *options, hooks=[runs.EMA], expected=killed)
@@ -93,7 +93,7 @@ def test_killed_between_epoch_checkpoint_and_validation_still_validates(tmp_path
     runs.call(runs.train, tmp_path / "1", name, run, *options, "train_cfg.max_epochs=1")
     state = runs.last_state(run)
     assert state["meta"] | {"epoch": 1, "iter": 6} == state["meta"]
-    # The state as it was saved before the validation.
+    # Turn the state into the one that was saved before the validation.
     del state["message_hub"]["runtime_info"]["last_epoch_validated"]
     from ssm_train.runtime import checkpoints as checkpoint
 

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases show the same; both are read back from their files."""
+"""TensorBoard and Weights & Biases show the same. The tests read both back from their files."""
 
 import os
 
@@ -23,7 +23,7 @@ def train_tracked(folder, *options, resume=False):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Where a training of one epoch wrote, and the one that went on from there for a second."""
+    """Return the folders of a training of one epoch and of the training that resumed it for a second epoch."""
     folder, places = tmp_path_factory.mktemp("tracked"), []
     for name, epochs in (("first", 1), ("second", 2)):
         options = (f"train_cfg.max_epochs={epochs}", f"experiment_name={name}")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 
 
 def tensorboard(place):
-    """Scalars as ``{name: [(step, value)]}``, and pictures as ``{name: [step]}``."""
+    """Return the scalars as ``{name: [(step, value)]}`` and the pictures as ``{name: [step]}``."""
     events = EventAccumulator(str(place)).Reload()
     scalars = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
     return scalars, {name: [e.step for e in events.Images(name)] for name in events.Tags()["images"]}
@@ -64,7 +64,7 @@ def test_same_pictures(runs):
         media = next(runs[0].glob("wandb/offline-run-*/files")) / history[f"{name}/path"][0][1]
         with Image.open(media) as shown, Image.open(runs[0] / "vis_image" / f"{name}_6.png") as local:
             assert shown.tobytes() == local.tobytes()
-            # An image and two trees beside it; the other blocks' maps have two rows and one.
+            # The image has two trees beside it. The maps of the other blocks have only one or two rows.
             assert 2 < local.width / local.height < 3 if name.startswith("scans") else local.size == (256, 256)
 
 

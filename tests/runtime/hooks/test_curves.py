@@ -1,4 +1,4 @@
-"""Reading the curves that a run wrote."""
+"""Tests of reading the curves that a run wrote."""
 
 import json
 

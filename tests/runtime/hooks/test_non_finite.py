@@ -1,4 +1,4 @@
-"""A NaN stops a run, with one line that says where, and leaves a state to continue from."""
+"""A NaN stops a run. One line says where it arose, and a state to continue from is saved."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ PARAMETER = "backbone.conv_stem.weight"
 
 
 def train_into_nan(tmp_path, model, hook):
-    """The one line on stderr, and the state that was saved."""
+    """Train until the hook's NaN stops the run. Return the one line on stderr and the saved state."""
     name, *options = model
     runs.call(
         runs.train_tool,
@@ -27,7 +27,7 @@ def train_into_nan(tmp_path, model, hook):
         expected=1,
     )
     lines = [line for line in Path(f"{tmp_path}/log.err").read_text().splitlines() if "Warning" not in line]
-    lines = [line for line in lines if not line.startswith("  ")]  # the source line under a warning
+    lines = [line for line in lines if not line.startswith("  ")]  # drop the source line under a warning
     assert len(lines) == 1, lines
     return lines[0], runs.last_state(tmp_path / "run")
 
@@ -55,7 +55,7 @@ def test_a_bad_batch_is_named_and_the_state_before_it_saved(tmp_path):
 
 @pytest.mark.parametrize("model", [runs.RESNET, runs.MAMBATREE], ids=["batch-norm", "model-raises"])
 def test_what_the_forward_pass_spoils_is_not_saved(tmp_path, model):
-    # The NaN is in the running statistics of a batch norm before the loss is known; a spanning tree raises at once.
+    # The NaN reaches the running statistics of a batch norm before the loss is known. A spanning tree raises at once.
     line, state = train_into_nan(tmp_path, model, dict(type="runs.PoisonInputHook", iteration=10))
     assert "stopped at iteration 10 (epoch 2)" in line
     assert "not finite: digit" in line
