@@ -1,4 +1,4 @@
-"""Classifier and accuracy."""
+"""Tests of the classifier and of its accuracy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training detectors: they learn, go on after a stop, start from classifiers and outlive bad input."""
+"""Tests of training detectors: they learn, resume after a stop, start from classifiers and survive bad input."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ from ssm_train.runtime.config import load_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUADMAMBA = CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py"
 MAMBATREE = CONFIGS / "mambatree" / "mask-rcnn_mambatree-nano_nuclei-128x128.py"
-# mmengine shares loggers between runs of one name and second.
+# mmengine shares loggers between runs that have the same name and start in the same second.
 NUMBER = itertools.count()
 QUICK = ["visualizer.tensorboard=False", "default_hooks.curves.plot=False", "default_hooks.curves.interval=1"]
 TINY = ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)", "model.neck.in_channels=[8,16,16,16]"]
@@ -40,7 +40,7 @@ def _scope():
 def configure(config, work_dir, *options):
     cfg = load_config(config, [*QUICK, f"experiment_name=det{next(NUMBER)}", *options])
     cfg.work_dir = str(work_dir)
-    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
     return cfg
 
 
@@ -104,7 +104,7 @@ def test_the_checkpoint_is_tested_alike(overfitted):
 
 
 def test_a_checkpoint_of_the_first_edition(overfitted, tmp_path):
-    """The types in it have other names; it is tested, opened and used all the same."""
+    """The types in the checkpoint have other names. It is tested, opened and used all the same."""
     root, folder, cfg, result = overfitted
     path = runs.as_first_edition(folder / "epoch_40.pth", tmp_path / "epoch_40.pth")
     content = read_file(path)
@@ -138,7 +138,7 @@ def test_mmdets_inferencer_draws(overfitted, tmp_path):
 
 
 def test_cascade_in_bfloat16(tmp_path):
-    """Three box heads and COCO's recipe; in bfloat16, which neither losses nor boxes may suffer from."""
+    """COCO's recipe trains three box heads in bfloat16. Neither the losses nor the boxes may lose by that precision."""
     blobs.write(tmp_path)
     loaders = ("train", "val", "test")
     heads = [f"bbox_head.{stage}" for stage in range(3)]
@@ -159,7 +159,7 @@ def test_cascade_in_bfloat16(tmp_path):
     few = [f"model.train_cfg.rcnn.{stage}.sampler.num=8" for stage in range(3)]
     few += ["model.test_cfg.rpn.max_per_img=20", "model.test_cfg.rcnn.max_per_img=2"]
     few += ["model.train_cfg.rpn_proposal.max_per_img=20", "model.roi_head.mask_head.num_convs=1"]
-    # Of 256 channels: few CPUs multiply in bfloat16.
+    # 32 channels instead of 256, because few CPUs multiply in bfloat16 and the others are slow.
     narrow = ("neck.out", "rpn_head.in", "rpn_head.feat", "roi_head.bbox_roi_extractor.out", "roi_head.mask_head.in")
     narrow += ("roi_head.mask_head.conv_out", "roi_head.mask_roi_extractor.out", *(f"roi_head.{h}.in" for h in heads))
     few += [f"model.{part}_channels=32" for part in narrow]
@@ -174,17 +174,17 @@ def test_cascade_in_bfloat16(tmp_path):
     assert result.last("coco/segm_mAP") is not None
 
 
-# --- Going on
+# --- Resuming
 
 
 def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
     blobs.write(tmp_path)
-    # As for COCO, where images of like shape make a batch.
+    # Images of similar shape make a batch, as in the COCO configs.
     grouped = ["train_dataloader.batch_sampler.type=AspectRatioBatchSampler", "train_dataloader.drop_last=False"]
     options = [*grouped, "train_dataloader.batch_size=1", "train_cfg.val_interval=5"]
     every = ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=1"]
     whole = run.train(on_blobs(tmp_path, tmp_path / "whole", *options, *every))
-    # As the first edition would have written it.
+    # Rewrite the checkpoint into the form that the first edition wrote.
     path = runs.as_first_edition(tmp_path / "whole" / "iter_2.pth", tmp_path / "iter_2.pth")
     rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=path)
     assert [p["loss"] for p in rest.curves["train"]] == [p["loss"] for p in whole.curves["train"]][2:]
@@ -196,7 +196,7 @@ def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """A checkpoint as training a classifier writes it."""
+    """Write a checkpoint in the form that training a classifier gives it, and a converted one beside it."""
     from quadtree_ssm import QuadMamba
 
     arguments = dict(depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), ssm_ratio=1.0, num_classes=5)
@@ -214,7 +214,7 @@ def classifier(tmp_path_factory):
 def test_starts_from_a_classifier(tmp_path, classifier, name):
     blobs.write(tmp_path)
     path = classifier.with_name(name)
-    # With a rate of zero the weights are afterwards what they were before.
+    # At a learning rate of zero, training leaves the weights unchanged.
     run.train(on_blobs(tmp_path, tmp_path / "run", f"load_from={path}", "optim_wrapper.optimizer.lr=0.0"))
     trained = read_file(tmp_path / "run" / "epoch_1.pth")["state_dict"]
     before = {k.removeprefix("backbone."): v for k, v in read_file(path)["state_dict"].items()}
@@ -249,11 +249,11 @@ def cut_off(path):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Eight images in each split; of the training ones five are sound, and one of those has no objects."""
+    """Write eight images for each split. Five of the training images are sound, and one of those has no objects."""
     content = blobs.write(tmp_path, images=8)
     cut_off(tmp_path / "train" / "1.jpg")
     (tmp_path / "train" / "2.jpg").unlink()
-    # Not of the size that the annotations, and so its masks, say.
+    # This image does not have the size that its annotations and masks have.
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "train" / "3.jpg")
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 14]
     content["annotations"][0]["category_id"] = 77

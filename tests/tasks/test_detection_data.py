@@ -1,4 +1,4 @@
-"""COCO annotations with every fault, the dataset over them, and the metric."""
+"""Tests of COCO annotations with every kind of fault, of the dataset that reads them, and of the metric."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from ssm_train.tasks.detection.annotations import read_annotations
 
 @pytest.fixture
 def coco(tmp_path):
-    """The root of a data set, and a function that changes its training annotations."""
+    """Write a data set. Return a function that changes its training annotations and has its folder as ``root``."""
     content = blobs.write(tmp_path)
     path = tmp_path / "train.json"
 
@@ -69,7 +69,7 @@ def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
 
 
 class Lines(logging.Handler):
-    """Keeps what is logged."""
+    """Keeps the lines that are logged."""
 
     def __init__(self):
         super().__init__()
@@ -176,7 +176,7 @@ def test_a_test_set_without_annotations(coco):
 
 
 def perfect_samples(content, images, scale=1.0):
-    """What a model would predict that knows the truth."""
+    """Return the predictions of a model that knows the ground truth."""
     for image in images:
         own = [a for a in content["annotations"] if a["image_id"] == image]
         boxes = np.array([a["bbox"] for a in own], dtype=float).reshape(-1, 4)
@@ -208,14 +208,14 @@ def test_a_perfect_prediction(coco):
 
 
 def test_boxes_that_overlap_by_two_thirds(coco):
-    # Sides of sqrt(2/3) give an overlap of 2/3, enough at the thresholds 0.5, 0.55, 0.6 and 0.65 of ten.
+    # Sides scaled by sqrt(2/3) give an overlap of 2/3. It reaches four of the ten thresholds: 0.5, 0.55, 0.6 and 0.65.
     result = evaluate(coco, perfect_samples(coco.content, IMAGES, scale=math.sqrt(2 / 3)), metric="bbox")
     assert result["coco/bbox_mAP"] == pytest.approx(0.4)
     assert "coco/segm_mAP" not in result
 
 
 def test_only_predicted_images_count(coco):
-    # The others could not be read.
+    # The images without a prediction stand for those that could not be read.
     assert evaluate(coco, perfect_samples(coco.content, IMAGES[:2]))["coco/segm_mAP"] == 1.0
 
 
@@ -240,7 +240,7 @@ def test_boxes_keep_their_precision_under_autocast():
     settings = dict(
         roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0), out_channels=4, featmap_strides=[4]
     )
-    maps = torch.arange(320.0).expand(1, 4, 8, 320).to(torch.bfloat16)  # exact in bfloat16 up to 256
+    maps = torch.arange(320.0).expand(1, 4, 8, 320).to(torch.bfloat16)  # bfloat16 holds integers up to 256 exactly
     rois = torch.tensor([[0, 1001.5, 3.0, 1022.5, 24.0]])
     exact = SingleRoIExtractor(**settings)((maps.float(),), rois)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: requests are scored and continued as the network itself would, prompts told to it."""
+"""lm-evaluation-harness scores and continues requests as the network itself does when it is told the prompts."""
 
 import copy
 import sys
@@ -27,7 +27,7 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def network(lm_folder):
     network = load_network(str(lm_folder / "pretrained"), tree_scale=2.0).eval()
-    with torch.no_grad():  # long steps, so that the prompt matters
+    with torch.no_grad():  # long steps make the prompt matter
         for layer in network.backbone.layers:
             layer.mixer.dt_proj.bias.zero_()
             layer.mixer.in_proj.weight.mul_(30)
@@ -110,7 +110,7 @@ def test_the_local_task(network, tokenizer, lm_folder):
 
 @pytest.fixture
 def few_tasks(monkeypatch):
-    """To list all of the harness's own tasks takes it many seconds."""
+    """Leave out the harness's own tasks, because listing them takes many seconds."""
     original = lm_eval.tasks.TaskManager
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda **o: original(**o | {"include_defaults": False}))
 

@@ -1,4 +1,4 @@
-"""Perplexity over the tokens of a dataset."""
+"""Tests of the perplexity over the tokens of a dataset."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning by config, resuming, and the tools on the way from one to the other."""
+"""Tests of pretraining and fine-tuning by config, of resuming, and of the tools that lead from one to the other."""
 
 import functools
 import itertools
@@ -24,13 +24,13 @@ from tree_ssm.language import load_network, load_tokenizer
 
 WIKI = CONFIGS / "mambatree_l" / "wiki"
 TREE, LORA = WIKI / "mambatree-l-4m_alpaca-demo.py", WIKI / "mamba-4m-lora_alpaca-demo.py"
-# mmengine shares loggers between runs of one name and second.
+# mmengine shares loggers between runs that have the same name and start in the same second.
 NUMBER = itertools.count()
 QUIET = ("visualizer.tensorboard=False", "default_hooks.curves.plot=False", "log_level=ERROR",
          "default_hooks.samples.count=0")  # fmt: skip
 
 
-# Another than the configs', which mmengine takes seconds to lay out for the log.
+# This template replaces the configs' template, which mmengine takes seconds to format for the log.
 TEMPLATE = ("template.with_input=Q {instruction} / {input} A ", "template.without_input=Q {instruction} A ")
 
 
@@ -55,7 +55,7 @@ def tuning(folder, *options):
 def trained(config, work_dir, options, resume=False):
     cfg = load_config(config, options)
     cfg.work_dir = str(work_dir)
-    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
     return train(cfg, resume)
 
 
@@ -71,7 +71,7 @@ def state(work_dir, name=None):
 
 @pytest.fixture(scope="module")
 def tuned(lm_folder, tmp_path_factory):
-    """Work folder of MambaTree-L after two epochs, gradients of two batches making an update."""
+    """Train MambaTree-L for two epochs; an update sums the gradients of two batches. Return work folder and result."""
     path = tmp_path_factory.mktemp("tuned")
     options = tuning(lm_folder, "train_cfg.max_epochs=2", "optim_wrapper.accumulative_counts=2")
     return path, trained(TREE, path, [*options, "model.backbone.gradient_checkpointing=True"])
@@ -104,7 +104,7 @@ def test_resumed_equals_uninterrupted(lm_folder, tuned, tmp_path):
 
 
 def test_perplexity_of_the_config_is_that_of_the_model(lm_folder, tmp_path, capsys):
-    """tools/test.py without a checkpoint, against losses taken row by row."""
+    """Compares tools/test.py without a checkpoint with losses that are computed row by row."""
     config = WIKI / "mamba-4m_alpaca-demo.py"
     options = [f"experiment_name=lm{next(NUMBER)}", f"model.backbone.path={lm_folder / 'pretrained'}", *QUIET]
     options += data_options(lm_folder, "val", "test")
@@ -223,7 +223,7 @@ def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def told(lm_folder, tmp_path_factory):
-    """Where a training with TensorBoard and Weights & Biases wrote."""
+    """Train with TensorBoard and Weights & Biases, and return the folder in which they wrote."""
     path = tmp_path_factory.mktemp("told")
     options = tuning(
         lm_folder, "train_cfg.max_epochs=1", "default_hooks.samples.count=3", "default_hooks.samples.new_tokens=5"

@@ -1,4 +1,4 @@
-"""UPerNet with both families on real microscopy: training, resuming, testing in all modes, and bad data."""
+"""Tests of UPerNet with both families on real microscopy: training, resuming, testing in all modes, bad data."""
 
 import gc
 import itertools
@@ -48,7 +48,7 @@ QUICK = (
     "param_scheduler.0.end=2",
     "param_scheduler.1.begin=2",
 )
-NUMBER = itertools.count()  # mmengine shares loggers between runs of one name and second
+NUMBER = itertools.count()  # mmengine shares loggers between runs of the same name and second
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
 
 
@@ -58,13 +58,13 @@ def configure(family, folder, *options, iterations=4, tiny=True, every=2):
     steps += ["default_hooks.curves.interval=2"]
     steps += [f"experiment_name=segmentation_{next(NUMBER)}", *QUICK, *(TINY if tiny else ()), *options]
     cfg = load_config(CONFIGS / FAMILIES[family], steps)
-    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
     cfg.work_dir = str(folder)
     return cfg
 
 
 def point_at(cfg, root):
-    """Let a config find the data under another folder."""
+    """Make a config read its data from another folder."""
     for part in ("train", "val", "test"):
         cfg[f"{part}_dataloader"].dataset.data_root = str(root)
     return cfg
@@ -72,7 +72,7 @@ def point_at(cfg, root):
 
 @pytest.fixture(scope="module")
 def tiles(nuclei_root, tmp_path_factory):
-    """Real nuclei in tiles of 64: 4 to train on, 2 to validate."""
+    """Cut real nuclei into tiles of 64 x 64 pixels: 4 to train on and 2 to validate on."""
     from ssm_train.data.prepare.nuclei import prepare_nuclei
 
     root = tmp_path_factory.mktemp("tiles")
@@ -86,7 +86,7 @@ def tiles(nuclei_root, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def trained(request, tiles, tmp_path_factory):
-    """Family, work folder and result of four iterations."""
+    """Train for four iterations. Return the family, the work folder and the result."""
     folder = tmp_path_factory.mktemp(f"trained_{request.param}")
     cfg = configure(request.param, folder, "default_hooks.pictures.count=2")
     return request.param, folder, run.train(point_at(cfg, tiles))
@@ -102,7 +102,7 @@ def test_training_writes_curves_and_checkpoints(trained):
 
 
 def test_validation_is_shown(trained):
-    """The labels beside the prediction, and the scans, of both tiles at both validations."""
+    """Each validation draws two pictures of each tile: the labels beside the prediction, and the scans."""
     _, folder, _ = trained
     names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
     assert names == {f"{kind}_{i}_{step}.png" for kind in ("prediction", "scans") for i in (0, 1) for step in (2, 4)}
@@ -112,11 +112,11 @@ def test_validation_is_shown(trained):
 
 def test_resumed_is_uninterrupted(trained, tiles, tmp_path):
     family, folder, result = trained
-    # As if killed before the validation: that is made up for.
+    # Pretend that the run was killed before the validation. The resumed run has to make up for it.
     state = torch.load(folder / "iter_2.pth", weights_only=True)
     assert state["message_hub"]["runtime_info"].pop("last_iteration_validated") == 2
     torch.save(state, tmp_path / "iter_2.pth")
-    # And as the first edition would have written it.
+    # Rewrite the checkpoint into the form that the first edition wrote.
     runs.as_first_edition(tmp_path / "iter_2.pth", tmp_path / "iter_2.pth")
     resumed = run.train(point_at(configure(family, tmp_path), tiles), resume=True)
     assert resumed.curves["val"] == result.curves["val"]
@@ -125,15 +125,15 @@ def test_resumed_is_uninterrupted(trained, tiles, tmp_path):
 
 
 def test_compiled_heads_train_as_eager_ones(tiles, tmp_path):
-    """A graph of the backbone and one of each head, none of which breaks."""
-    # Torch draws other numbers within a graph.
+    """The backbone is one graph and each head is one, and no graph breaks."""
+    # Dropout is off because torch draws other random numbers within a graph.
     plain = ("model.decode_head.dropout_ratio=0.0", "model.auxiliary_head.dropout_ratio=0.0")
     torch.compiler.reset()
     counters.clear()
     states = {}
     for name, keys in (("eager", {}), ("traced", {"compile": dict(backend="aot_eager", fullgraph=True)})):
         cfg = point_at(configure("mambatree", tmp_path / name, *plain, iterations=3, every=3), tiles)
-        cfg.model.auxiliary_head = [cfg.model.auxiliary_head]  # as mmseg takes several
+        cfg.model.auxiliary_head = [cfg.model.auxiliary_head]  # mmseg accepts a list of heads
         cfg.merge_from_dict(keys)
         run.train(cfg)
         states[name] = torch.load(tmp_path / name / "iter_3.pth", weights_only=True)["state_dict"]
@@ -183,7 +183,10 @@ def test_any_image_size(family, size, mode):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_overfits_a_tile(family, tiles, tmp_path):
-    """One tile learnt by heart. Its boundaries are one pixel wide, and the map under the head is of every fourth."""
+    """The model learns one tile by heart, except its boundaries.
+
+    They are one pixel wide, and the head's map has one place for every fourth pixel.
+    """
     options = [
         "train_dataloader.dataset.indices=1",
         "train_dataloader.batch_size=4",
@@ -191,7 +194,8 @@ def test_overfits_a_tile(family, tiles, tmp_path):
         "val_dataloader.dataset.data_prefix.img_path=train",
         "val_dataloader.dataset.data_prefix.seg_map_path=train_labels",
         "optim_wrapper.optimizer.lr=4e-3",
-        # Means over the whole of one image and its reflections do not vary: there is nothing to normalise.
+        # The batch holds one image and its reflections. Their means over the whole image are equal, so a scale of 1
+        # would give batch norm nothing to normalise.
         "model.decode_head.pool_scales=(2,4)",
         "model.data_preprocessor.size=(64,64)",
     ]
@@ -221,7 +225,7 @@ def test_an_endless_sampler_starts_anywhere():
         torch.manual_seed(0)
         sampler = torch.utils.data.BatchSampler(InfiniteSampler(range(5), seed=3), batch_size=2, drop_last=False)
         resumable = ResumableBatchSampler(sampler)
-        next(iter(resumable))  # what an iterator that is given up has taken does not matter
+        next(iter(resumable))  # an abandoned iterator has no effect
         resumable.skip(skip)
         return [[(int(i), i.epoch) for i in batch] for batch in itertools.islice(resumable, count - skip)]
 
@@ -232,7 +236,7 @@ def test_an_endless_sampler_starts_anywhere():
 
 
 def damage(tiles, folder, how):
-    """A copy of the tiles, as JPEGs, whose first training image is bad."""
+    """Copy the tiles as JPEGs. The first training image of the copy is bad."""
     shutil.copytree(tiles, folder)
     for path in [*(folder / "train").iterdir(), *(folder / "val").iterdir()]:
         Image.open(path).save(path.with_suffix(".jpg"), quality=95)
@@ -323,7 +327,7 @@ def test_no_loading_process_is_left(tiles, tmp_path):
     ]
     cfg = point_at(configure("mambatree", tmp_path, *kept), tiles)
     before = multiprocessing.active_children()
-    gc.disable()  # the run is in a cycle of references; what ends the processes must not be that cycle's collection
+    gc.disable()  # the run is part of a reference cycle, and its processes must end without garbage collection
     try:
         run.train(cfg)
         assert multiprocessing.active_children() == before

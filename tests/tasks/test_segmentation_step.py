@@ -1,4 +1,4 @@
-"""The faster parts of UPerNet's training step against mmseg's and torch's own."""
+"""Compares the faster parts of UPerNet's training step with those of mmseg and torch."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_resize_to_the_same_size_is_nothing():
 
 
 def low_precision(device, dtype):
-    """Values and gradients of both in ``dtype``, and the exact ones."""
+    """Return values and gradients of our resize and of torch's in ``dtype``, and the exact ones."""
     exact, low = [], {"ours": [], "torch": []}
     for layout in LAYOUTS.values():
         start = torch.randn(2, 16, 16, 16, device=device).to(dtype).contiguous(memory_format=layout)
@@ -95,7 +95,7 @@ def test_gradient_is_the_same_from_run_to_run():
 
 
 def samples(*sizes, classes=4):
-    """What mmseg's pipelines give for images of these sizes, some pixels of which are to be ignored."""
+    """Return what mmseg's pipelines give for images of these sizes. Pixels with the label 255 are to be ignored."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for number, size in enumerate(sizes):
@@ -132,7 +132,7 @@ HEADS = {
 @pytest.mark.parametrize("losses", LOSSES)
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_are_those_of_mmseg(head, losses):
-    """Features, losses, training accuracy and every gradient, on maps of odd sizes."""
+    """Features, losses, training accuracy and every gradient are equal on maps of odd sizes."""
     theirs, ours, arguments = HEADS[head]
     torch.manual_seed(0)
     heads = [kind(**SHARED, **arguments, **LOSSES[losses]).double() for kind in (theirs, ours)]
@@ -150,7 +150,7 @@ def test_heads_are_those_of_mmseg(head, losses):
     assert found.keys() == our_found.keys()
     for name in found:
         assert our_found[name].item() == pytest.approx(found[name].item(), rel=1e-6 if name == "acc_seg" else 1e-12)
-    # Of a bias before a batch norm the gradient is rounding.
+    # The gradient of a bias before a batch norm is nothing but rounding, so it is left out.
     compared = [(a, b) for a, b in zip(our_gradients, gradients, strict=True) if b.norm() > 1e-12]
     assert len(compared) > len(gradients) / 2
     for ours_and_theirs in compared:

@@ -1,4 +1,4 @@
-"""The task of a config: found for every config there is, and named in one sentence where there is none."""
+"""Tests that every config's task is found. A config of an unknown scope raises an error of one sentence."""
 
 import pytest
 from command_line import CONFIGS
@@ -20,7 +20,7 @@ LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py")
 
 
 def task_by_name(leaf):
-    """The task that a config's folder and file name say."""
+    """Return the task that a config's folder and file name stand for."""
     folder, _, name = leaf.rpartition("/")
     if folder.startswith("mambatree_l"):
         return Language
@@ -49,18 +49,18 @@ def test_all_four_tasks_are_there():
 
 
 class Silent(nn.Module):
-    """A model of our own scope that says nothing of its task."""
+    """A model of our scope that does not declare its task."""
 
 
 class Speaking(nn.Module):
-    """A model of our own scope that is no ``LanguageModel`` and says that it is one of language."""
+    """A model of our scope that declares the task "language" without being a ``LanguageModel``."""
 
     task = "language"
 
 
 @pytest.fixture
 def registered():
-    """Both models in our registry, as a user's package would put them there."""
+    """Register both models as a user's package would."""
     for kind in (Silent, Speaking):
         OURS.register_module(module=kind)
     yield
