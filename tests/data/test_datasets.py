@@ -1,4 +1,4 @@
-"""Datasets of images and the faults in their files."""
+"""Tests of the image datasets and of faults in their files."""
 
 import gzip
 
@@ -75,7 +75,7 @@ def test_digits():
     assert not set(train.indices) & set(test.indices)
     counts = np.bincount(test.labels) / (np.bincount(train.labels) + np.bincount(test.labels))
     assert np.allclose(counts, 0.2, atol=0.005)
-    # The split is part of every published figure: it must never change.
+    # Every published figure depends on the split, so it must never change.
     assert test.indices[:8].tolist() == split_indices(np.array(_targets()))["test"][:8].tolist() == FIRST_HELD_OUT
 
 
@@ -111,7 +111,7 @@ def test_unreadable_image(folder, content):
     path = folder / "train" / "ant" / "1.png"
     path.write_bytes(path.read_bytes()[:40] if content is None else content)
     sample = ImageFolder(plain, folder)[1]
-    # The next readable one stands in, label included.
+    # The next readable image takes its place, with its own label.
     assert sample["inputs"][0, 0].tolist() == [100, 0, 0]
     assert sample["data_samples"]["label"] == 1
     assert sample["data_samples"]["unreadable"].startswith(str(path))

@@ -1,4 +1,4 @@
-"""Reading images: turned upright, in eight bits, and the same for training as for inference."""
+"""Images are read upright and in eight bits, and training reads them as inference does."""
 
 import struct
 import zlib
@@ -16,8 +16,8 @@ from ssm_train.data.images import UNREADABLE, check_whole, decode, find_images, 
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import image_task_of
 
-ORIENTATION = 274  # number of the tag in EXIF
-# What turns the stored pixels upright, by the value of the tag.
+ORIENTATION = 274  # the tag's number in EXIF
+# The operation that turns the stored pixels upright, by the tag's value.
 UPRIGHT = {
     1: lambda x: x,
     2: np.fliplr,
@@ -35,7 +35,7 @@ def random_pixels(*shape, dtype=np.uint8):
 
 
 def write_turned(path, pixels, orientation):
-    """Write an image whose file says how the camera was held."""
+    """Write an image whose file states how the camera was held."""
     image = Image.fromarray(pixels)
     exif = image.getexif()
     exif[ORIENTATION] = orientation
@@ -95,7 +95,7 @@ def test_modes_of_files(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_become_the_upper_eight(tmp_path, suffix):
-    """As OpenCV reads them, and with it detection and segmentation."""
+    """OpenCV reads the upper eight bits, and detection and segmentation read images with OpenCV."""
     pixels = random_pixels(9, 8, dtype=np.uint16)
     path = tmp_path / f"x{suffix}"
     Image.fromarray(pixels).save(path)
@@ -140,7 +140,7 @@ def png_chunk(kind, data):
 
 
 def write_header_alone(path, width, height):
-    """Write a PNG that says a size and has no pixels."""
+    """Write a PNG that states a size but holds no pixels."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
 

@@ -1,4 +1,4 @@
-"""How images are scaled: read from configs, applied, and undone."""
+"""Tests of the scaling of images: it is read from configs, applied and undone."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_of_a_classifier():
     expected = Normalization(IMAGENET_DEFAULT_MEAN[:1], IMAGENET_DEFAULT_STD[:1], 32)
     assert of_model({"type": "ImageClassifier", "backbone": backbone}, without_mean) == expected
     assert of_model(backbone, without_mean) == expected, "a backbone alone"
-    # mmengine's own preprocessor says nothing of the scaling.
+    # mmengine's own preprocessor does not state the scaling.
     plain = {"data_preprocessor": {"type": "BaseDataPreprocessor"}, "backbone": {"type": "x"}}
     assert of_model(plain, {"mean": [0.5, 0.5, 0.5], "std": [1.0, 1.0, 1.0]}).mean == (0.5, 0.5, 0.5)
     assert of_model(plain, None) is None

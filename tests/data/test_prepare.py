@@ -1,4 +1,4 @@
-"""What the prepared sets hold: exact masks, disjoint parts, the same bytes every time."""
+"""Tests of the prepared sets: exact masks, disjoint parts, and the same bytes every time."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def pixels(path):
 def test_masks_round_trip(tmp_path, seed):
     draw = np.random.RandomState(seed)
     masks = [draw.rand(33, 20) < share for share in (0.01, 0.5, 0.99)] + [np.ones((33, 20), bool)]
-    masks = [mask | (np.arange(660).reshape(33, 20) == 7) for mask in masks]  # none is empty
+    masks = [mask | (np.arange(660).reshape(33, 20) == 7) for mask in masks]  # no mask is empty
     file = CocoFile(["a", "b"])
     image = file.add_image("x.png", 33, 20)
     for number, mask in enumerate(masks):
@@ -67,7 +67,7 @@ def test_scenes_are_exact(composer):
             covered += mask
         assert covered.max() == 1, "visible masks do not overlap"
         assert np.array_equal(covered == 0, scene.labels == composite.BACKGROUND)
-        # Photos this dark show that exactly the other pixels are items: those are 17 × 0.45 at least.
+        # The photos are darker than 8, and a pixel of an item is at least 17 × 0.45. So brightness tells them apart.
         assert np.array_equal(covered == 1, (scene.image >= 8).all(2))
         assert len(np.unique(scene.image[covered == 0], axis=0)) == 1, "one colour stays one colour"
         occluded += any(touching(a, b) for _, a in scene.instances for _, b in scene.instances if a is not b)
@@ -82,13 +82,13 @@ def test_backgrounds_are_cut_mirrored_and_dyed(composer):
         background = composer._background(np.random.RandomState(number))
         assert background.shape == (50, 50, 3)
         assert background.dtype == np.uint8
-        rise = background.mean(0)[-1] - background.mean(0)[0]  # of each channel, from the left to the right
+        rise = background.mean(0)[-1] - background.mean(0)[0]  # each channel's, from left to right
         directions.add(tuple(np.sign(rise)))
         colours.append(rise / np.abs(rise).max())
         zooms.append(np.abs(rise).max())
     assert directions == {(1, 1, 1), (-1, -1, -1)}
     assert np.ptp(np.abs(colours), axis=0).min() > 0.3, "each channel has a factor of its own"
-    # A cut of all 100 rows has half of the ramp, 128 of its values, and the smallest cut a fifth of that.
+    # A cut of all 100 rows covers half of the ramp, 128 of its values. The smallest cut covers a fifth of that.
     assert 0.45 * 0.2 * 128 * 0.9 < min(zooms) < 0.45 * 0.5 * 128, "cuts smaller than half the photo"
     assert 90 < max(zooms) <= 128
 
@@ -114,7 +114,7 @@ def test_half_of_every_item_is_seen(composer, monkeypatch):
         assert 2 <= len(placed) <= 6
         for _, mask in scene.instances:
             assert mask.sum() >= min(sizes) / 2
-        # The frontmost is whole.
+        # The frontmost item is whole.
         assert scene.instances[-1][1].sum() in sizes
 
 

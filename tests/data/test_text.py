@@ -1,4 +1,4 @@
-"""Rows and blocks of tokens, and one clear line for every faulty row."""
+"""Tests of rows and blocks of tokens. Every faulty row gets one clear line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Transforms of images: the same draw gives the same input, and no draw of an augmentation fails."""
+"""Tests of image transforms: the same draw gives the same input, and no draw makes an augmentation fail."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from ssm_train.runtime.reproducibility import seed_sample
 
 
 def test_the_recipes_augmentation_never_fails():
-    """RandAugment on a photo, over 400 draws: any of its operations at any strength."""
+    """RandAugment draws 400 times on a photo. A draw may be any of its operations at any strength."""
     photo = Image.fromarray(load_sample_image("flower.jpg")).resize((96, 64))
     transform = TrainTransform(size=32, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)
     outputs = []
