@@ -1,7 +1,7 @@
 """Loads the compiled library once and says which operators it defines.
 
-The library registers its operators with ``torch.ops`` when it is loaded; there is nothing to import from it. Without
-the library every operator still works through its PyTorch reference.
+The library registers its operators with ``torch.ops`` when it is loaded, so there is nothing to import from it. Without
+the library every operator still works: it runs its PyTorch reference.
 """
 
 import functools
@@ -18,14 +18,14 @@ _HOW_TO_BUILD = (
 
 
 def _find() -> Path | None:
-    """The library's file, if it was built."""
+    """Return the path of the library, or None if it was not built."""
     folder = Path(__file__).parent
     return next((p for s in importlib.machinery.EXTENSION_SUFFIXES if (p := folder / f"_C{s}").exists()), None)
 
 
 @functools.cache
 def load() -> bool:
-    """Load the compiled library; return whether it is there."""
+    """Load the compiled library. Return whether it is there and loads."""
     library = _find()
     if library is None:
         return False
@@ -42,10 +42,10 @@ def load() -> bool:
 
 
 def defines(names: Sequence[str]) -> bool:
-    """Whether the compiled library is there and defines all these operators.
+    """Return whether the compiled library is there and defines all these operators.
 
-    A library that was built from older sources may lack some. That is worth a warning and no error, since the
-    references serve instead.
+    A library that was built from older sources may lack some of them. This causes a warning and no error, because the
+    PyTorch references can replace the missing operators.
 
     Args:
         names: qualified names, such as ``"ssm_core::selective_scan"``.
@@ -63,10 +63,10 @@ def defines(names: Sequence[str]) -> bool:
     return not missing
 
 
-# torch.compile calls this once while it traces, since a graph cannot hold a warning.
+# torch.compile calls this function once, while it traces, because a graph cannot hold a warning.
 @torch.compiler.assume_constant_result
 def warn_slow(op: str, device_type: str) -> None:
-    """Say once per operator and device that the PyTorch reference is in use."""
+    """Warn that the PyTorch reference is in use, once per operator and device type."""
     _warn_slow_once(op, device_type)
 
 

@@ -1,4 +1,4 @@
-"""The four-stage skeleton that both families fill in, with timm's interface around it."""
+"""The skeleton of a backbone with stages, which the model families fill in, and timm's interface to it."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from ssm_core.layers import (
     to_channels_first,
 )
 
-# The smallest side of an image: the second stage's map is then 4 × 4, and the last one's 1 × 1.
+# The smallest side of an image, in pixels. It gives a map of 4 × 4 in the second stage and of 1 × 1 in the fourth.
 MIN_SIDE = 32
 STEM_REDUCTION = 4
 
@@ -30,7 +30,11 @@ Value = TypeVar("Value")
 
 
 def look_up(table: Mapping[str, Value], name: str, what: str) -> Value:
-    """``table[name]``, or a ValueError that names the known entries and the nearest one."""
+    """Return ``table[name]``.
+
+    Raises:
+        ValueError: the table has no such entry; the message lists the entries and suggests the nearest one.
+    """
     if name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), table, n=1)
@@ -39,7 +43,11 @@ def look_up(table: Mapping[str, Value], name: str, what: str) -> Value:
 
 
 def take_indices(indices: Sequence[int], count: int) -> tuple[int, ...]:
-    """Stage indices as increasing non-negative numbers, or a ValueError; negative ones count from the end."""
+    """Return stage indices as increasing non-negative numbers. Negative indices count from the end.
+
+    Raises:
+        ValueError: there is no index, or one of them names no stage.
+    """
     taken = sorted({i + count if i < 0 else i for i in indices})
     if not taken or taken[0] < 0 or taken[-1] >= count:
         raise ValueError(f"out_indices must name some of the stages 0 … {count - 1}, got {tuple(indices)}")
@@ -47,7 +55,7 @@ def take_indices(indices: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
-    """timm's ``pretrained_cfg`` of a variant whose weights are not published yet.
+    """Return timm's ``pretrained_cfg`` for a variant whose weights are not published yet.
 
     Args:
         crop_pct: share of the resized image's side that the test crop keeps.
@@ -68,7 +76,9 @@ def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
 
 
 class Stage(nn.Module):
-    """Downsampling (in all stages but the first), blocks, and in some families a norm that closes the stage.
+    """One stage of the backbone: downsampling, then blocks, then a closing norm.
+
+    The first stage has no downsampling. Some families have no closing norm.
 
     Args:
         downsample: the downsampling, or ``nn.Identity()``.
@@ -87,12 +97,12 @@ class Stage(nn.Module):
         self,
         x: Tensor,  # [B, H, W, C]
     ) -> Tensor:  # [B, ⌈H/2⌉, ⌈W/2⌉, C'], or [B, H, W, C] in the first stage
-        """Run the stage; each block is given what the previous block's scan chose."""
+        """Run the stage. Each block receives what the scan of the previous block chose."""
         x = self.downsample(x)
         chosen: Any = None
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
-                # The state of the random generators is kept, so that the second forward drops and chooses the same.
+                # checkpoint restores the random state, so that the second forward pass makes the same random choices.
                 x, chosen = checkpoint(block, x, chosen, use_reentrant=False)
             else:
                 x, chosen = block(x, chosen)
@@ -100,32 +110,32 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module, HubModel):
-    """Stem, stages and head, and the interface timm expects of a hierarchical model.
+    """A hierarchical backbone of a stem, stages and a head, with the interface that timm expects.
 
-    Images come as ``[B, in_chans, H, W]`` of any size from 32 on; inside, maps are channels-last. With ``out_indices``
-    there is no classifier and the model returns the list of those stages' maps.
+    The input is a batch of images ``[B, in_chans, H, W]`` with sides of at least 32 pixels. Maps inside the network are
+    channels-last. With ``out_indices`` the model has no classifier and returns the list of the maps of those stages.
 
     Args:
-        depths: number of blocks of each stage.
-        dims: channels of each stage.
-        make_mixer: builds the mixer of a block from its stage, its index there and its index in the whole network.
-        make_head: builds the classifier's head; not called when there are ``out_indices``.
-        mlp_ratio: hidden width of the MLPs over the channels.
-        norm_eps: epsilon of the norms of stem, blocks, downsampling and stages.
+        depths: number of blocks in each stage.
+        dims: number of channels in each stage.
+        make_mixer: builds the mixer of a block. Its arguments are the index of the stage, the index of the block in the
+            stage and the index of the block in the network.
+        make_head: builds the head. It is not called when ``out_indices`` is given.
+        mlp_ratio: hidden width of the MLPs, divided by the number of channels.
+        norm_eps: epsilon of the norms in the stem, the blocks, the downsampling and the stages.
         downsample_bias: whether the downsampling convolutions have a bias.
-        closing_norm: whether a norm closes every stage, before the next one's downsampling. Without it, every map
-            of ``out_indices`` gets a norm of its own.
-        layer_scale: initial value of the blocks' layer scales; none if left out.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        in_chans: channels of the images.
-        num_classes: number of classes; 0 leaves the pooled features.
-        out_indices: stages whose maps are returned. Stages after the last one are not built.
+        closing_norm: whether every stage ends with a norm. If not, every map of ``out_indices`` gets its own norm.
+        layer_scale: initial value of the layer scales in the blocks; None for no layer scales.
+        drop_path_rate: stochastic depth rate of the last block. The rate rises linearly from 0 in the first block.
+        in_chans: number of channels of the images.
+        num_classes: number of classes; with 0 the model returns the pooled features.
+        out_indices: stages whose maps are returned. Stages after the last of them are not built.
 
     Raises:
-        ValueError: ``depths`` and ``dims`` differ in length, or an index is out of range.
+        ValueError: ``depths`` and ``dims`` differ in length or are empty, or an index is out of range.
     """
 
-    output_fmt = "NHWC"  # of forward_features, in timm's terms
+    output_fmt = "NHWC"  # timm reads this name for the layout of forward_features
 
     def __init__(
         self,
@@ -183,7 +193,10 @@ class Backbone(nn.Module, HubModel):
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:
-        """Truncated normal linear maps; ``apply`` visits children first, so a scan's own rule has the last word."""
+        """Initialise linear layers with a truncated normal, and scans by their own rule.
+
+        ``apply`` visits children first, so the rule of a scan overwrites what its linear layers got before.
+        """
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
@@ -193,9 +206,9 @@ class Backbone(nn.Module, HubModel):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay leaves alone: norms, biases, layer scales, dynamics of the scans.
+        """Return the names of the parameters without weight decay: norms, biases, layer scales, dynamics of the scans.
 
-        The released training code decays the dynamics too; Mamba's does not.
+        Mamba's training code exempts the dynamics, too. The training code that the families' authors released does not.
         """
         return {
             name
@@ -205,7 +218,11 @@ class Backbone(nn.Module, HubModel):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Groups for layer-wise learning rates: the stem, every block (or with ``coarse`` every stage), the head."""
+        """Return the groups for layer-wise learning rates: the stem, the blocks and the head.
+
+        Args:
+            coarse: whether a whole stage forms one group.
+        """
         if coarse:
             return {"stem": r"^stem", "blocks": r"^stages\.(\d+)"}
         return {
@@ -219,24 +236,24 @@ class Backbone(nn.Module, HubModel):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Choose whether the backward pass recomputes each block, so that its activations need not be kept."""
         for stage in self.stages:
             cast(Stage, stage).grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last linear layer (``nn.Identity`` where there is none)."""
+        """Return the last linear layer, or ``nn.Identity`` if the model has none."""
         return self.head.fc if isinstance(self.head, ClassifierHead) else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
         """Replace the classifier.
 
         Args:
-            num_classes: number of classes; 0 leaves the pooled features.
-            global_pool: ``"avg"``, or ``""`` for no pooling; unchanged if left out.
+            num_classes: number of classes; with 0 the model returns the pooled features.
+            global_pool: ``"avg"``, or ``""`` for no pooling. None keeps the present setting.
 
         Raises:
-            ValueError: the model returns maps (``out_indices``, ``features_only``) and has no head.
+            ValueError: the model has no head because it returns maps (``out_indices``, ``features_only``).
         """
         if not isinstance(self.head, ClassifierHead):
             raise ValueError(f"this {type(self).__name__} returns feature maps and has no classifier to reset")
@@ -254,7 +271,7 @@ class Backbone(nn.Module, HubModel):
         self,
         images: Tensor,  # [B, in_chans, H, W]
     ) -> Tensor:  # [B, ⌈H/32⌉, ⌈W/32⌉, C]
-        """The last stage's map, channels-last."""
+        """Return the map of the last stage, channels-last."""
         self._check(images)
         x = self.stem(images)
         for stage in self.stages:
@@ -266,7 +283,7 @@ class Backbone(nn.Module, HubModel):
         x: Tensor,  # [B, H, W, C]
         pre_logits: bool = False,
     ) -> Tensor:
-        """Logits ``[B, num_classes]`` of the last map, or with ``pre_logits`` the features the classifier reads."""
+        """Return the logits ``[B, num_classes]``, or with ``pre_logits`` the features that the classifier reads."""
         return self.head(x, pre_logits)
 
     def forward_intermediates(
@@ -278,18 +295,19 @@ class Backbone(nn.Module, HubModel):
         output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of some stages (timm's interface).
+        """Return the maps of some stages. This method is part of timm's interface.
 
         Args:
             x: images.
-            indices: stages, all of them if left out; a number n means the last n.
-            norm: whether to pass each map through its own norm, where the model has one (``out_indices``).
-            stop_early: whether to stop after the last stage asked for.
+            indices: the stages. None means all stages, and a number n means the last n stages.
+            norm: whether to apply a map's own norm. Only models with ``out_indices`` can have such norms.
+            stop_early: whether to stop after the last of these stages.
             output_fmt: layout of the maps.
-            intermediates_only: whether to return the maps alone.
+            intermediates_only: whether to return only the maps.
 
         Returns:
-            The maps, or the last stage's map (channels-last) and the maps.
+            The maps. Without ``intermediates_only``, a pair: the map of the last stage that ran (channels-last) and the
+            maps.
 
         Raises:
             ValueError: an index is out of range, or the layout is unknown.
@@ -316,15 +334,15 @@ class Backbone(nn.Module, HubModel):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what the maps of some stages do not need (timm's interface).
+        """Remove the modules that the maps of some stages do not need. This method is part of timm's interface.
 
         Args:
-            indices: as in :meth:`forward_intermediates`.
-            prune_norm: of no effect, since no norm stands between the stages and the head.
+            indices: the stages, as in :meth:`forward_intermediates`.
+            prune_norm: has no effect, because there is no norm between the stages and the head.
             prune_head: whether to remove the classifier.
 
         Returns:
-            The stages kept for.
+            The indices of the stages whose maps were asked for.
         """
         taken = self._taken(indices)
         pruned = taken[-1] + 1 < len(self.stages)
@@ -340,10 +358,10 @@ class Backbone(nn.Module, HubModel):
         self,
         images: Tensor,  # [B, in_chans, H, W]
     ) -> Tensor | list[Tensor]:
-        """Logits ``[B, num_classes]``, or with ``out_indices`` the list of maps ``[B, C, H', W']``, each normed.
+        """Return the logits ``[B, num_classes]``, or with ``out_indices`` a list of normed maps ``[B, C, H', W']``.
 
         Raises:
-            ValueError: the input is not four-dimensional, has other channels, or a side is below 32.
+            ValueError: the input is not four-dimensional, has another number of channels, or has a side below 32.
         """
         if self.out_indices is not None:
             maps = self.forward_intermediates(

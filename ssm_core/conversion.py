@@ -1,4 +1,4 @@
-"""Converting the checkpoints that the authors of a family released: what the converters of all families share."""
+"""Converts checkpoints that the authors of a model family released. The converters of all families use this module."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,19 +12,19 @@ from ssm_core.weights import listed
 
 
 class ConversionError(CheckpointError):
-    """A checkpoint cannot be converted; the message is one sentence that says why."""
+    """A checkpoint cannot be converted. The message is one sentence that gives the reason."""
 
 
 class Source(NamedTuple):
-    """Where a tensor of a model of ours is found in a released file."""
+    """The place in a released file of a tensor that one of our models needs."""
 
     name: str
-    part: int = 0  # of `parts` equal parts of the rows
-    parts: int = 1
+    part: int = 0  # index of the part, if the rows of the released tensor are split
+    parts: int = 1  # number of equal parts
 
 
 class Renamed(NamedTuple):
-    """One line of the list of what became of what."""
+    """One tensor that was renamed: a line of the converter's report."""
 
     released: str
     rows: slice | None  # None for the whole tensor
@@ -39,65 +39,68 @@ class Renamed(NamedTuple):
 class ReleasedFormat(NamedTuple):
     """How the authors of one family named their tensors."""
 
-    title: str  # of the family, for messages
-    landmark: re.Pattern[str]  # matches the start of some name in every file of the family and in no other
-    source_of: Callable[[str], Source]  # from a name of ours
-    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the model's constructor, from a released file
+    title: str  # name of the family, for messages
+    landmark: re.Pattern[str]  # matches the start of some name in every file of this family and in no other file
+    source_of: Callable[[str], Source]  # maps our name of a tensor to its place in the released file
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # reads the constructor's arguments from a state dict
 
     def recognises(self, state_dict: Mapping[str, Tensor]) -> bool:
-        """Whether the names are this family's."""
+        """Return whether the state dict is in this format."""
         return any(self.landmark.match(name) for name in state_dict)
 
 
 class Renaming(NamedTuple):
-    """A released state dict under our names, as far as it goes."""
+    """A released state dict under our names, and a list of what could not be renamed."""
 
     tensors: dict[str, Tensor]
     lines: list[Renamed]
-    missing: list[str]  # released names that a model of ours needs
-    left_over: list[str]  # released names that nothing needs
-    misshapen: list[str]  # what does not fit, in words
+    missing: list[str]  # released names that our model needs and the file lacks
+    left_over: list[str]  # released names that our model does not need
+    misshapen: list[str]  # a description of every tensor whose shape does not fit
 
 
 class Converted(NamedTuple):
-    """A released state dict under our names, checked against the model it was converted for."""
+    """A released state dict under our names. It was checked against the model that it belongs to."""
 
     state_dict: dict[str, Tensor]
-    arguments: dict[str, Any]  # of the model's constructor
+    arguments: dict[str, Any]  # arguments of the model's constructor
     lines: list[Renamed]
 
 
 def size_of(state_dict: Mapping[str, Tensor], name: str, axis: int) -> int:
-    """Length of one side of a tensor that has to be there.
+    """Return the length of one axis of a tensor.
 
     Raises:
-        ConversionError: it is not, or has no such side.
+        ConversionError: the tensor is missing or has no such axis.
     """
     if name not in state_dict:
         raise ConversionError(f"cannot tell the architecture: {name} is missing")
     shape = tuple(state_dict[name].shape)
     if len(shape) <= axis:
-        raise ConversionError(f"cannot tell the architecture: {name} is {shape}, of too few dimensions")
+        raise ConversionError(f"cannot tell the architecture: {name} has too few dimensions, its shape is {shape}")
     return shape[axis]
 
 
 def count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """One more than the highest number that follows ``prefix`` in the names; 0 when none does."""
+    """Return how many items the names number from 0 after ``prefix``: the highest number plus one, or 0 without any."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return max((int(match[1]) + 1 for name in state_dict if (match := pattern.match(name))), default=0)
 
 
 def replaced(name: str, table: Mapping[str, str]) -> str:
-    """The name with the part that the table knows replaced: all of it, or all but ``.weight``, ``.bias`` …."""
+    """Replace a name by its entry in the table, or replace only the part before ``.weight``, ``.bias`` and the like.
+
+    A name that the table does not know stays as it is.
+    """
     stem, _, leaf = name.rpartition(".")
     return table.get(name) or (f"{table[stem]}.{leaf}" if stem in table else name)
 
 
 def recognise(state_dict: Mapping[str, Tensor], formats: Iterable[ReleasedFormat]) -> ReleasedFormat:
-    """The format that the names are in.
+    """Find the format of a released state dict.
 
     Raises:
-        ConversionError: none of them, or one of them behind a prefix.
+        ConversionError: the names are in none of the formats, or they have a prefix before them.
     """
     formats = tuple(formats)
     for candidate in formats:
@@ -117,7 +120,7 @@ def recognise(state_dict: Mapping[str, Tensor], formats: Iterable[ReleasedFormat
 
 
 def _fits(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether reshaping only merges or splits the leading dimension, as of the directions of a scan."""
+    """Return whether a reshape only merges or splits the leading dimension, such as the directions of a scan."""
     long, short = (shape, target) if len(shape) > len(target) else (target, shape)
     return len(long) == len(short) + 1 >= 2 and (long[0] * long[1], *long[2:]) == tuple(short)
 
@@ -125,16 +128,18 @@ def _fits(shape: torch.Size, target: torch.Size) -> bool:
 def rename(
     state_dict: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], source_of: Callable[[str], Source]
 ) -> Renaming:
-    """Give the tensors of a released state dict our names and shapes; never fails.
+    """Give the tensors of a released state dict our names and shapes.
+
+    This function does not fail. It lists in the result what does not fit.
 
     Args:
-        state_dict: the released one.
+        state_dict: the released state dict.
         shapes: names and shapes of the model's own tensors.
-        source_of: where each is found.
+        source_of: returns the place of each of these tensors in the released state dict.
     """
     tensors: dict[str, Tensor] = {}
     lines: list[Renamed] = []
-    missing: dict[str, None] = {}  # a set that keeps the order: two tensors may come from one
+    missing: dict[str, None] = {}  # an ordered set, because two of our tensors may come from the same released one
     misshapen: list[str] = []
     used: set[str] = set()
     for name, shape in shapes.items():
@@ -145,9 +150,9 @@ def rename(
         used.add(released)
         tensor, rows = state_dict[released], None
         if parts > 1 and tensor.dim():
-            size = -(-tensor.shape[0] // parts)  # rounded up: rows that do not divide fit nowhere
+            size = -(-tensor.shape[0] // parts)  # rounding up gives a misfit if the rows do not divide evenly
             rows = slice(part * size, (part + 1) * size)
-            tensor = tensor[rows].clone()  # a view would drag the other parts into every file it is saved to
+            tensor = tensor[rows].clone()  # torch.save would write all parts with a view
         if _fits(tensor.shape, shape):
             tensor = tensor.reshape(shape)
         if tensor.shape != shape:
@@ -164,16 +169,16 @@ def convert(
     build: Callable[..., nn.Module],
     **overrides: Any,
 ) -> Converted:
-    """Convert a released state dict, all of it, and prove it by loading it into the model it describes.
+    """Convert a whole released state dict. As a proof, load the result into the model that the file describes.
 
     Args:
-        state_dict: the released one.
+        state_dict: the released state dict.
         released: its format.
         build: the constructor of the family's model.
-        overrides: arguments of the constructor that no file can tell.
+        overrides: arguments of the constructor that cannot be read from a file.
 
     Raises:
-        ConversionError: a tensor is missing, left over or of another shape; the message names them.
+        ConversionError: a tensor is missing, is left over or has another shape; the message names these tensors.
     """
     arguments = {**released.arguments(state_dict), **overrides}
     model = build(**arguments)
@@ -197,12 +202,12 @@ def convert(
 def filter_released(
     state_dict: Mapping[str, Tensor], model: nn.Module, released: ReleasedFormat
 ) -> Mapping[str, Tensor]:
-    """A released state dict under the model's names; any other one as it is.
+    """Give a released state dict the names of a model. Return any other state dict as it is.
 
-    What the model has no use for keeps its released name, so that a strict load names it.
+    A tensor that the model does not need keeps its released name, so that a strict load reports it.
 
     Args:
-        state_dict: what is going to be loaded.
+        state_dict: the state dict that is going to be loaded.
         model: the model that will load it.
         released: the format to look for.
     """

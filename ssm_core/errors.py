@@ -1,4 +1,4 @@
-"""Errors a user can act on: each is one sentence, and the command-line tools print it instead of a traceback."""
+"""Errors that a user can act on. The message is one sentence. The command-line tools print it without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,10 +17,10 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, damaged or of another model."""
+    """A checkpoint is missing, is damaged or belongs to another model."""
 
 
-# The extra of this project that has a package, where it is not "train".
+# The extra of this project that installs a package. Packages that are not listed belong to the extra "train".
 EXTRAS = {
     "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
     "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm", "gradio": "explore",
@@ -39,7 +39,7 @@ class MissingPackageError(UserError):
 
 
 class NonFiniteError(ValueError):
-    """A NaN or infinity where the computation cannot go on, such as in the edge weights of a spanning tree."""
+    """A computation cannot go on because of a NaN or an infinity, such as in the edge weights of a spanning tree."""
 
 
 class DivergedError(UserError):
@@ -47,7 +47,7 @@ class DivergedError(UserError):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the candidate that resembles ``name`` most, or nothing when none does."""
+    """Return `` (did you mean 'x'?)`` with the candidate most similar to ``name``, or ``""`` if none is similar."""
     by_lower = {c.lower(): c for c in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f" (did you mean '{by_lower[matches[0]]}'?)" if matches else ""

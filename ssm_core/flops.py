@@ -1,4 +1,4 @@
-"""Counts the work of a forward pass as papers on vision state space models do, and the memory of its activations."""
+"""Counts the work of a forward pass, by the conventions of papers on vision models, and the memory of activations."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from ssm_core.ops.registry import Shape, Work, work_of_operators
 
 
 class FlopCount(NamedTuple):
-    """Work of one forward pass; a multiply-add counts once.
+    """The work of one forward pass. A multiply-add counts as one operation.
 
     Attributes:
-        total: everything that is counted.
-        scans: its part in scans along sequences and along trees.
-        trees: its part in growing spanning trees: the weights of the edges, and comparisons.
+        total: all operations that are counted.
+        scans: the operations of scans along sequences and along trees.
+        trees: the operations that grow spanning trees: they compute edge weights and compare them.
     """
 
     total: int
@@ -26,12 +26,12 @@ class FlopCount(NamedTuple):
 
     @property
     def published(self) -> int:
-        """The number that papers report, which is without trees and scans for models that grow trees."""
+        """The number that papers report. For models that grow trees it excludes the trees and the scans."""
         return self.total - self.scans - self.trees if self.trees else self.total
 
 
 def _layer_norm(input_shape: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    # fvcore counts five operations an element. They are doubled because FlopCounterMode counts a multiply-add twice.
+    # fvcore counts five operations per element. We double them because FlopCounterMode counts a multiply-add twice.
     return 2 * 5 * math.prod(input_shape)
 
 
@@ -41,12 +41,12 @@ def count_pass(
 ) -> FlopCount:
     """Count convolutions, matrix products, attention, layer norms, scans and spanning trees of a forward pass.
 
-    The conventions are fvcore's. A multiply-add counts once, a layer norm five times its elements, and an operator of
-    this project as it declares (see the README of each). Other elementwise work is not counted.
+    The conventions are those of fvcore. A multiply-add counts once. A layer norm counts five operations per element. An
+    operator of this project declares its own count, which its README explains. Other elementwise work is not counted.
 
     Args:
-        model: on any device, in the mode in which to count it.
-        inputs: the model's input; a tensor without contents (``FakeTensorMode``) is enough.
+        model: a model on any device. The pass runs in its present mode, training or evaluation.
+        inputs: the input of the model; a tensor without contents (``FakeTensorMode``) is enough.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with counter, torch.no_grad():
@@ -61,12 +61,12 @@ def count_pass(
 
 
 def count_flops(model: nn.Module, image_size: tuple[int, int] = (224, 224), in_chans: int = 3) -> FlopCount:
-    """:func:`count_pass` for one image.
+    """Count the work for one image; see :func:`count_pass`.
 
     Args:
-        model: takes a batch of images; on any device, in the mode in which to count it.
-        image_size: height and width.
-        in_chans: channels of the images.
+        model: a model that takes a batch of images, as in :func:`count_pass`.
+        image_size: height and width in pixels.
+        in_chans: number of channels of the images.
     """
     parameter = next(model.parameters())
     return count_pass(model, torch.zeros(1, in_chans, *image_size, device=parameter.device, dtype=parameter.dtype))
@@ -76,17 +76,18 @@ def activation_bytes(
     model: nn.Module,
     inputs: Tensor,  # [B, ...]
 ) -> int:
-    """Bytes that autograd keeps from a forward pass for the backward pass, without parameters and buffers.
+    """Count the bytes that autograd keeps from a forward pass for the backward pass, without parameters and buffers.
 
-    The count is taken where operators save tensors. Memory that several tensors share counts once. A training step
-    holds this much at the end of its forward pass, and gradients, optimiser and the allocator's rounding besides.
+    The function counts the tensors that operators save. Memory that several tensors share counts once. A training step
+    holds this much memory at the end of its forward pass. It also needs memory for the gradients, the state of the
+    optimiser and the rounding of the allocator.
 
     Args:
-        model: on any device, in the mode in which to count it.
-        inputs: the model's input; a tensor without contents (``FakeTensorMode``) is enough.
+        model: a model on any device. The pass runs in its present mode, training or evaluation.
+        inputs: the input of the model; a tensor without contents (``FakeTensorMode``) is enough.
     """
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
-    # Keeping the storages keeps their memory, so that no later one is found at the same address.
+    # The dictionary keeps the storages alive, so that no later storage gets the address of an earlier one.
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models in the Hugging Face Hub's layout, for save_pretrained, push_to_hub, from_pretrained and timm."""
+"""Saves and loads models in the layout of the Hugging Face Hub, which timm reads as well."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ MODEL_CARD = """---
 
 # {{ name }}
 
-{{ title }} with {{ parameters }} M parameters, from images of {{ channels }} channels, normalised with ImageNet's mean
-and standard deviation unless it was trained otherwise, to {{ results }}.
+{{ title }} with {{ parameters }} M parameters. It takes images of {{ channels }} channels and returns {{ results }}.
+The images must be normalised with ImageNet's mean and standard deviation, unless the model was trained otherwise.
 
 ```python
 from {{ package }} import {{ title }}
@@ -24,8 +24,8 @@ from {{ package }} import {{ title }}
 model = {{ title }}.from_pretrained("{{ name }}")
 ```
 
-or, by timm: `import {{ package }}`, then `timm.create_model("hf-hub:{{ name }}", pretrained=True)` (of a folder on the
-disk, `local-dir:`).
+timm can load it too: `import {{ package }}`, then `timm.create_model("hf-hub:{{ name }}", pretrained=True)`.
+For a folder on the disk, write `local-dir:` and its path instead of `hf-hub:` and the name.
 {% if results_table %}
 ## Results
 
@@ -36,31 +36,32 @@ Paper: {{ paper_url }}
 
 
 class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", model_card_template=MODEL_CARD):
-    """A network that goes to the Hub and comes back, with the arguments it was built with.
+    """A mixin for networks that adds ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
 
-    The folder has ``model.safetensors``, ``README.md`` and a ``config.json`` that :meth:`from_pretrained` as well as
-    timm's ``hf-hub:`` and ``local-dir:`` read. huggingface_hub's mixin does the work.
+    A saved folder contains ``model.safetensors``, ``README.md`` and ``config.json``. The last one holds the arguments
+    of the constructor. :meth:`from_pretrained` reads the folder, and so do ``hf-hub:`` and ``local-dir:`` of timm. The
+    mixin of huggingface_hub does the work.
     """
 
-    # Registered with timm as ``<family>_<arch>``.
+    # timm knows the models as ``<family>_<arch>``.
     family: ClassVar[str]
-    # Of the network that this is mixed into.
+    # The network that uses this mixin sets these attributes.
     in_chans: int
     num_classes: int
     num_features: int
 
     def _arguments(self) -> dict[str, Any]:
-        """What the network was built with; the mixin keeps it."""
+        """Return the arguments of the constructor, which huggingface_hub's mixin stores."""
         return cast(dict[str, Any], self._hub_mixin_config)
 
     def hub_config(self) -> dict[str, Any]:
-        """What ``config.json`` holds: the model's arguments, and the same as timm names them.
+        """Return the content of ``config.json``: the arguments of the constructor, and the entries that timm reads.
 
         Raises:
             ValueError: timm does not know the model.
         """
         arguments = {key: value for key, value in self._arguments().items() if value is not None}
-        # As it is now: a classifier may have been replaced.
+        # The classifier may have been replaced since the constructor ran.
         arguments["num_classes"] = self.num_classes
         name = f"{self.family}_{arguments['arch']}"
         registered = get_pretrained_cfg(name)
@@ -78,12 +79,12 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         }
 
     def generate_model_card(self, *args: Any, **fields: Any) -> ModelCard:
-        """The README: how to load the model, and what it is.
+        """Return the README, which describes the model and says how to load it.
 
         Args:
-            *args: the mixin's.
-            **fields: of the template, over those known here; ``name`` is that of the repository, ``results_table``
-                Markdown about what the model was measured to do.
+            *args: arguments of huggingface_hub's mixin.
+            **fields: fields of the template. They replace the values that this method fills in. ``name`` is the name of
+                the repository, and ``results_table`` is Markdown with measured results.
         """
         known = {
             "name": f"{self.family}_{self._arguments()['arch']}",
@@ -101,23 +102,23 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
 
     @classmethod
     def _from_pretrained(cls: type[Model], *, strict: bool = True, **options: Any) -> Model:
-        # The mixin would take weights that do not fit without a word.
+        # By default the mixin accepts weights that do not fit, without a warning.
         return super()._from_pretrained(strict=strict, **options)
 
 
 def save_hub_folder(network: nn.Module, folder: str | Path, **fields: Any) -> None:
-    """Write the Hub's folder of a network of ours, over one that is there.
+    """Save a network in the layout of the Hub. An existing folder is overwritten.
 
     Args:
         network: a :class:`HubModel`.
-        folder: where.
-        **fields: of the model card, see :meth:`HubModel.generate_model_card`.
+        folder: the folder to write.
+        **fields: fields of the model card; see :meth:`HubModel.generate_model_card`.
 
     Raises:
-        TypeError: the network is none of ours.
+        TypeError: the network is not a :class:`HubModel`.
     """
     if not isinstance(network, HubModel):
         raise TypeError(f"a {type(network).__name__} has no save_pretrained: only models of this project have")
     card = Path(folder) / "README.md"
-    card.unlink(missing_ok=True)  # the mixin keeps one that is there
+    card.unlink(missing_ok=True)  # the mixin would not replace an existing card
     network.save_pretrained(folder, model_card_kwargs=fields)

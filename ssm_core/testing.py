@@ -1,10 +1,10 @@
-"""The one tolerance table and the comparisons that every test of an operator uses."""
+"""The tolerance table and the comparisons that the tests of all operators use."""
 
 import torch
 from torch import Tensor
 
-# Root-mean-square error of the difference over the root-mean-square of the expected value, for two computations of the
-# same thing in the same dtype whose order of additions differs.
+# The largest relative error (see relative_error) between two computations of the same value in the same dtype that
+# differ in the order of their additions.
 TOLERANCE: dict[torch.dtype, float] = {
     torch.float64: 1e-12,
     torch.float32: 2e-6,
@@ -14,7 +14,10 @@ TOLERANCE: dict[torch.dtype, float] = {
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Root-mean-square error of ``actual``, relative to the root mean square of ``expected``; NaN stays NaN."""
+    """Return the root-mean-square error of ``actual``, divided by the root mean square of ``expected``.
+
+    A NaN in either tensor gives NaN.
+    """
     if actual.shape != expected.shape:
         raise AssertionError(f"shapes differ: {tuple(actual.shape)} and {tuple(expected.shape)}")
     a, e = actual.detach().double().cpu(), expected.detach().double().cpu()
@@ -23,7 +26,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 
 def assert_close(actual: Tensor, expected: Tensor, name: str = "value", tolerance: float | None = None) -> None:
-    """Fail unless ``actual`` is within the table's tolerance for its dtype (or the given one) of ``expected``."""
+    """Fail if the relative error of ``actual`` exceeds the tolerance. By default the table gives the tolerance."""
     limit = TOLERANCE[actual.dtype] if tolerance is None else tolerance
     error = relative_error(actual, expected)
     if not error <= limit:
@@ -31,10 +34,11 @@ def assert_close(actual: Tensor, expected: Tensor, name: str = "value", toleranc
 
 
 def assert_as_good_as(actual: Tensor, same_dtype: Tensor, exact: Tensor, name: str = "value") -> None:
-    """Fail unless ``actual`` is at most twice as far from float64 as a same-dtype PyTorch computation.
+    """Fail if the error of ``actual`` is more than twice the error of a PyTorch computation in the same dtype.
 
-    The rule of flash-attention's tests: a low-precision kernel has no absolute tolerance, it has a competitor.
-    One unit in the last place of the dtype is granted, since the competitor can be exact by luck.
+    Both errors are measured against a float64 result. The tests of flash-attention use the same rule: they compare a
+    low-precision kernel with a competitor and set no absolute tolerance. The limit includes one unit in the last place
+    of the dtype, because the competitor can be exact by chance.
     """
     limit = 2 * relative_error(same_dtype, exact) + torch.finfo(actual.dtype).eps
     error = relative_error(actual, exact)

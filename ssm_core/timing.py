@@ -1,4 +1,4 @@
-"""What every measurement of speed needs: a median with its spread, and the machine that it was measured on."""
+"""Functions that all speed measurements use: they time calls and describe the machine."""
 
 import platform
 import statistics
@@ -11,11 +11,11 @@ import torch
 
 
 class Timing(NamedTuple):
-    """Repeated measurements of one time, in milliseconds.
+    """A summary of repeated measurements of one duration, in milliseconds.
 
     Attributes:
-        median: of the measurements.
-        spread: distance between their quartiles.
+        median: the median of the measurements.
+        spread: the distance between the lower and the upper quartile.
     """
 
     median: float
@@ -23,18 +23,18 @@ class Timing(NamedTuple):
 
 
 def wait(device: torch.device | str) -> None:
-    """Wait until the device has done everything that it was given."""
+    """Wait until the device has finished all its work."""
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(run: Callable[[], object], device: torch.device | str) -> float:
-    """Milliseconds of one call, with everything that it starts on the device.
+    """Return the duration of one call in milliseconds, including the work that it starts on the device.
 
     Args:
-        run: what is measured.
-        device: where it runs.
+        run: the function to measure.
+        device: the device on which it works.
     """
     wait(device)
     start = time.perf_counter()
@@ -44,22 +44,24 @@ def timed(run: Callable[[], object], device: torch.device | str) -> float:
 
 
 def summarize(times: list[float]) -> Timing:
-    """Median and spread of repeated measurements.
+    """Return the median and the spread of repeated measurements.
 
     Args:
-        times: in milliseconds, at least two.
+        times: at least two durations in milliseconds.
     """
     low, middle, high = statistics.quantiles(times, n=4)
     return Timing(middle, high - low)
 
 
 def milliseconds(run: Callable[[], object], device: str, seconds: float) -> Timing:
-    """Time of a call, after one call for warming up. Short calls are timed several together and divided.
+    """Measure the duration of a call after one warm-up call.
+
+    If a call is short, each sample is the mean over several calls in a row.
 
     Args:
-        run: what is measured.
+        run: the function to measure.
         device: ``"cpu"`` or ``"cuda"``.
-        seconds: for how long to measure.
+        seconds: about how long to measure.
     """
     timed(run, device)
     first = max(timed(run, device), 1e-3)
@@ -74,11 +76,11 @@ def milliseconds(run: Callable[[], object], device: str, seconds: float) -> Timi
 
 
 def copy_rate(device: str, seconds: float) -> float:
-    """Bytes that a copy much larger than the caches reads and writes in a second.
+    """Return the bytes per second that a large copy reads and writes. The tensor is much larger than the caches.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
-        seconds: for how long to measure.
+        seconds: about how long to measure.
     """
     source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
@@ -86,7 +88,7 @@ def copy_rate(device: str, seconds: float) -> float:
 
 
 def machine(device: str) -> dict[str, str]:
-    """What figures were measured on: processor or GPU, threads, versions, date.
+    """Describe the machine and the date of a measurement: processor or GPU, threads, versions, date.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
@@ -101,7 +103,7 @@ def machine(device: str) -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's name, if the system tells it."""
+    """Return the name of the processor, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Reading weights from files: safely, with prefixes, and with a report of what fits a model.
+"""Reads weights from files safely, handles prefixes of their names, and reports which weights fit a model.
 
-Every entrance goes through :func:`read_file`. Nothing in a file is executed, and every byte of a zip archive is
-compared with its checksum, which torch does not do.
+All code of this project reads checkpoints through :func:`read_file`. It executes nothing in a file. It also compares
+every byte of a zip archive with its checksum, which torch does not do.
 """
 
 import re
@@ -18,20 +18,20 @@ from torch import Tensor, nn
 
 from ssm_core.errors import CheckpointError, nearest
 
-# Where training scripts put the weights. The first entry that is there is taken, averaged weights last.
+# The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
 
-# The training scripts of both papers save their yacs config beside the weights. It is a dictionary and is read as one,
-# so neither yacs nor trust in the file is needed.
+# The training scripts of both papers save their yacs config with the weights. This config is a dictionary. We read it
+# as a plain dictionary, so that yacs is not needed and the file need not be trusted.
 AUTHORS_CONFIG = (OrderedDict, "yacs.config.CfgNode")
 
-# What the unpickler raises over files that are damaged or something else.
+# The errors that the unpickler raises for damaged files and for files that are not checkpoints.
 _UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
 
 
 def damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, in words; None if it is whole and every byte agrees with its checksum."""
+    """Describe what is wrong with a checkpoint file. Return None if it is complete and all checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -47,12 +47,12 @@ def read_file(path: str | Path, device: torch.device | str = "cpu") -> Any:
 
     Args:
         path: the file.
-        device: where its tensors go.
+        device: the device for its tensors.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds objects other than tensors and plain data.
     """
-    # Files from before torch 1.6 are no zip archives and have no checksums.
+    # Files that torch wrote before version 1.6 are not zip archives and have no checksums.
     problem = damage(path) if zipfile.is_zipfile(path) or not Path(path).is_file() else None
     if problem is not None:
         raise CheckpointError(f"cannot read the checkpoint {path}: {problem}")
@@ -70,15 +70,15 @@ def read_file(path: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def state_dict_of(content: Any, path: str | Path, entry: str | None = None) -> tuple[dict[str, Tensor], str]:
-    """The weights in the content of a checkpoint file, without a data-parallel wrapper's ``module.``.
+    """Find the weights in the content of a checkpoint file. Remove the prefix ``module.`` of data-parallel wrappers.
 
     Args:
-        content: what :func:`read_file` returned.
+        content: the result of :func:`read_file`.
         path: the file, for messages.
-        entry: the entry of the dictionary that holds the weights. If left out, it is found by the usual names.
+        entry: the entry of the dictionary that holds the weights. If left out, the usual names are tried.
 
     Returns:
-        The tensors, and the name of the entry they were in (empty for a bare state dict).
+        The tensors, and the name of the entry that held them (empty for a bare state dict).
 
     Raises:
         CheckpointError: there are no weights, or no such entry.
@@ -101,12 +101,12 @@ def read_state_dict(path: str | Path, entry: str | None = None, prefix: str = ""
     """Read the weights of a checkpoint file.
 
     Args:
-        path: the file: a state dict, or a dictionary that holds one.
+        path: a file that holds a state dict, or a dictionary with a state dict in it.
         entry: see :func:`state_dict_of`.
-        prefix: take the tensors whose names begin with it, and remove it from their names.
+        prefix: only tensors whose names begin with this prefix are read. The prefix is removed from their names.
 
     Returns:
-        The tensors, and the name of the entry they were in (empty for a bare state dict).
+        The tensors, and the name of the entry that held them (empty for a bare state dict).
 
     Raises:
         CheckpointError: the file cannot be read, holds no weights, or has no name with the prefix.
@@ -119,17 +119,17 @@ def read_state_dict(path: str | Path, entry: str | None = None, prefix: str = ""
 
 
 def select_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, named without it."""
+    """Return the tensors whose names begin with a prefix. The prefix is removed from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def strip_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """The same tensors; where all names begin with the prefix, without it. By default a data-parallel wrapper's."""
+    """Remove a prefix from the names if all names begin with it. By default this is data-parallel's ``module.``."""
     return select_prefix(state, prefix) if all(name.startswith(prefix) for name in state) else dict(state)
 
 
 def add_backbone_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name a bare backbone's tensors as a whole model names them, where only that makes them fit.
+    """Put ``backbone.`` before the names of a bare backbone, if they fit the whole model only with this prefix.
 
     Args:
         state: the tensors that were read.
@@ -143,8 +143,8 @@ def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple
     """Compare a model's tensors with a checkpoint's.
 
     Returns:
-        The names that are in one of them only or differ in shape, and the first such case in words; ``([], "")`` when
-        the two agree.
+        The names of all tensors that differ, and a description of the first difference. A tensor differs if only one
+        side has it or if its shape differs. The result is ``([], "")`` if there is no difference.
     """
     missing = [name for name in expected if name not in found]
     other_shape = [name for name in expected if name in found and expected[name].shape != found[name].shape]
@@ -166,12 +166,12 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
     Args:
         module: the network.
-        state: the weights, named as the module names them.
-        path: the file they are from, for the message.
-        title: what the module is, for the message: ``"this config's model"``.
+        state: the weights, under the names that the module uses.
+        path: the file of the weights, for the message.
+        title: a name of the module for the message, such as ``"this config's model"``.
 
     Raises:
-        CheckpointError: a tensor is missing, left over or of another shape.
+        CheckpointError: a tensor is missing, is left over or has another shape.
     """
     names, words = misfit(module.state_dict(), state)
     if names:
@@ -180,12 +180,15 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
 
 
 def fitting(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that a model has too, under the same name and in the same shape."""
+    """Return the tensors of a checkpoint that have the name and the shape of one of the model's tensors."""
     return {name: t for name, t in found.items() if name in expected and expected[name].shape == t.shape}
 
 
 def report(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """What a model takes of a checkpoint and what not, in words; empty when the two agree."""
+    """Describe which tensors of a checkpoint a model takes and which not.
+
+    The text is empty if the model and the checkpoint have the same tensors.
+    """
     taken = fitting(expected, found)
     afresh, unused = ([name for name in names if name not in taken] for names in (expected, found))
     if not afresh and not unused:
@@ -195,23 +198,26 @@ def report(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
 
 
 def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Name of the first floating-point tensor that has a NaN or an infinity, or None."""
+    """Return the name of the first floating-point tensor that has a NaN or an infinity, or None."""
     floating = {name: t for name, t in state.items() if t.is_floating_point() and t.numel()}
     if not floating:
         return None
-    # One host synchronisation for all of them.
+    # Stacking the results needs only one host synchronisation for all tensors.
     finite = torch.stack([t.detach().isfinite().all() for t in floating.values()]).tolist()
     return None if all(finite) else list(floating)[finite.index(False)]
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """The names with commas, the first ``most`` of them."""
+    """Join the first ``most`` names with commas and say how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
 
 
 def _by_part(names: Iterable[str]) -> str:
-    """The parts of a model (and those of its backbone) that tensors are in, with their numbers."""
+    """List the parts of a model that contain these tensors, with the number of tensors in each part.
+
+    Parts of the backbone are listed one by one.
+    """
     parts: Counter[str] = Counter()
     for name in names:
         first, *rest = name.split(".")

@@ -1,4 +1,4 @@
-"""Building blocks of the backbones: stem, downsampling, mixer, block, head, parameters of the scans."""
+"""The building blocks of the backbones: stem, downsampling, mixer, block, head and the base of the scan modules."""
 
 from .convolution import Downsample, Stem, to_channels_first, to_channels_last
 from .head import ClassifierHead, GlobalPool

@@ -1,4 +1,4 @@
-"""The convolutions between images and tokens: stem and downsampling. Inside the blocks maps are channels-last."""
+"""The stem and the downsampling, which turn images into token maps. Token maps inside the blocks are channels-last."""
 
 import torch
 from timm.layers import LayerNorm
@@ -8,28 +8,30 @@ from torch import Tensor, nn
 def to_channels_last(
     x: Tensor,  # [B, C, H, W]
 ) -> Tensor:
-    """The map as ``[B, H, W, C]``; no copy when it is in the channels-last memory format already."""
+    """View a map as ``[B, H, W, C]``. The result is contiguous if the map is in the channels-last memory format."""
     return x.permute(0, 2, 3, 1)
 
 
 def to_channels_first(
     x: Tensor,  # [B, H, W, C]
 ) -> Tensor:
-    """The map as ``[B, C, H, W]``, in the channels-last memory format: no copy."""
+    """View a map as ``[B, C, H, W]`` without a copy. The result is in the channels-last memory format."""
     return x.permute(0, 3, 1, 2)
 
 
 def _half(channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
-    """A convolution that halves a map, rounding up."""
+    """Build a convolution that halves the sides of a map, rounding up."""
     return nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1, bias=bias)
 
 
 class Stem(nn.Module):
-    """conv 3×3 stride 2 · LN · GELU · conv 3×3 stride 2 · LN: an image to a quarter of its size, rounded up.
+    """Turns an image into a map whose sides are a quarter of the image's, rounded up.
+
+    The layers are: conv 3×3 stride 2 · LN · GELU · conv 3×3 stride 2 · LN.
 
     Args:
-        in_chans: channels of the image.
-        dim: channels C of the result; the first convolution has half of them.
+        in_chans: number of channels of the image.
+        dim: number C of channels of the result. The first convolution has half as many.
         norm_eps: epsilon of the norms.
     """
 
@@ -45,19 +47,19 @@ class Stem(nn.Module):
         self,
         images: Tensor,  # [B, in_chans, H, W]
     ) -> Tensor:  # [B, ⌈H/4⌉, ⌈W/4⌉, C]
-        """Embed the images; the result is channels-last."""
-        # From here on every convolution finds, and leaves, the channels-last memory format.
+        """Embed the images. The result is channels-last."""
+        # All convolutions of the network read and write the channels-last memory format from here on.
         x = self.conv1(images.contiguous(memory_format=torch.channels_last))
         x = self.act(self.norm1(to_channels_last(x)))
         return self.norm2(to_channels_last(self.conv2(to_channels_first(x))))
 
 
 class Downsample(nn.Module):
-    """conv 3×3 stride 2 · LN between two stages.
+    """The layers between two stages: conv 3×3 stride 2 · LN.
 
     Args:
-        dim: channels before.
-        out_dim: channels after.
+        dim: number C of input channels.
+        out_dim: number C' of output channels.
         bias: whether the convolution has a bias.
         norm_eps: epsilon of the norm.
     """
@@ -71,5 +73,5 @@ class Downsample(nn.Module):
         self,
         x: Tensor,  # [B, H, W, C]
     ) -> Tensor:  # [B, ⌈H/2⌉, ⌈W/2⌉, C']
-        """Halve the map, rounding up."""
+        """Halve the sides of the map, rounding up."""
         return self.norm(to_channels_last(self.conv(to_channels_first(x))))

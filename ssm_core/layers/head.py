@@ -1,4 +1,4 @@
-"""The classifier that ends a backbone."""
+"""The classifier at the end of a backbone."""
 
 from typing import Literal
 
@@ -10,17 +10,17 @@ GlobalPool = Literal["avg", ""]
 
 
 class ClassifierHead(nn.Module):
-    """Any last transform of the features → global average pool → dropout → Linear.
+    """The head: a transform of the last map → global average pool → dropout → Linear.
 
     Args:
-        transform: the last transform of the map, channels-last to channels-last.
-        num_features: channels it leaves.
-        num_classes: number of classes; 0 leaves the pooled features.
-        drop_rate: dropout before the classifier.
-        global_pool: ``"avg"``, or ``""`` to leave the map as it is (timm's convention; only without classifier).
+        transform: the transform of the last map. It reads and returns a channels-last map.
+        num_features: number of channels that the transform returns.
+        num_classes: number of classes; with 0 the head returns the pooled features.
+        drop_rate: dropout rate before the linear layer.
+        global_pool: ``"avg"``, or ``""`` for no pooling (timm's convention). No pooling requires ``num_classes=0``.
 
     Raises:
-        ValueError: a classifier was asked for without a pool.
+        ValueError: there are classes but no pooling, or ``global_pool`` is unknown.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class ClassifierHead(nn.Module):
         self.reset(num_classes, global_pool)
 
     def reset(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
-        """Replace the classifier by a new one; the rest of the head stays.
+        """Replace the linear layer by a new one. The rest of the head keeps its weights.
 
         Args:
-            num_classes: number of classes; 0 for none.
-            global_pool: a new pool; the present one if left out.
+            num_classes: number of classes; 0 for no linear layer.
+            global_pool: the new pooling; None keeps the present pooling.
 
         Raises:
-            ValueError: a classifier was asked for without a pool, or the pool is unknown.
+            ValueError: there are classes but no pooling, or ``global_pool`` is unknown.
         """
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in ("avg", ""):
@@ -67,7 +67,7 @@ class ClassifierHead(nn.Module):
         x: Tensor,  # [B, H, W, C]
         pre_logits: bool = False,
     ) -> Tensor:
-        """Logits ``[B, classes]``, or with ``pre_logits`` what the classifier would have read."""
+        """Return the logits ``[B, classes]``, or with ``pre_logits`` the features that the linear layer reads."""
         x = self.transform(x)
         if self.global_pool:
             x = x.mean((1, 2))

@@ -1,4 +1,4 @@
-"""The token mixer around a scan, and the residual block around the mixer."""
+"""The token mixer that contains a scan, and the residual block that contains the mixer."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from .ssm import SelectiveSSM
 
 
 class ScanMixer(nn.Module):
-    """Linear → depthwise conv 3×3 → SiLU → scan → LN (→ × SiLU of a gate) → Linear.
+    """The token mixer: Linear → depthwise conv 3×3 → SiLU → scan → LN (→ × SiLU of a gate) → Linear.
 
     Args:
-        dim: channels C of the block.
+        dim: number C of channels of the block.
         scan: the scan; its ``inner_dim`` is D.
-        gated: whether a second projection of the input gates the result.
+        gated: whether the mixer multiplies the result by a gate, which is a second projection of the input.
         conv_bias: whether the depthwise convolution has a bias.
     """
 
@@ -24,7 +24,8 @@ class ScanMixer(nn.Module):
         super().__init__()
         inner = scan.inner_dim
         self.in_proj = nn.Linear(dim, inner, bias=False)
-        # Two projections, not one split in two: their halves would be strided, and every reader would copy them.
+        # The gate has its own projection. The halves of one shared projection would be strided, and every layer that
+        # reads them would have to copy them.
         self.gate_proj = nn.Linear(dim, inner, bias=False) if gated else None
         self.conv = nn.Conv2d(inner, inner, kernel_size=3, padding=1, groups=inner, bias=conv_bias)
         self.scan = scan
@@ -36,7 +37,7 @@ class ScanMixer(nn.Module):
         x: Tensor,  # [B, H, W, C]
         previous: Any = None,
     ) -> tuple[Tensor, Any]:
-        """Mix the tokens; return the result ``[B, H, W, C]`` and what the scan chose."""
+        """Mix the tokens. Return the result ``[B, H, W, C]`` and what the scan chose."""
         features = F.silu(to_channels_last(self.conv(to_channels_first(self.in_proj(x)))))
         y, chosen = self.scan(features, previous)
         y = self.out_norm(y)
@@ -46,14 +47,16 @@ class ScanMixer(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + mixer(LN(x))``, then ``x + mlp(LN(x))``, each with stochastic depth and, if asked for, a layer scale.
+    """The residual block: ``x + mixer(LN(x))``, then ``x + mlp(LN(x))``.
+
+    Both branches have stochastic depth. They can also have a layer scale.
 
     Args:
-        dim: channels C.
+        dim: number C of channels.
         mixer: the token mixer.
-        mlp_ratio: hidden width of the MLP over C.
-        drop_path: probability of dropping either branch, a sample at a time.
-        layer_scale: initial value of the layer scales; none if left out.
+        mlp_ratio: hidden width of the MLP, divided by C.
+        drop_path: the probability that a branch is dropped, drawn for every sample and branch.
+        layer_scale: initial value of the layer scales; None for no layer scales.
         norm_eps: epsilon of the norms.
     """
 
@@ -78,7 +81,7 @@ class Block(nn.Module):
         x: Tensor,  # [B, H, W, C]
         previous: Any = None,
     ) -> tuple[Tensor, Any]:
-        """One block; returns the map and what its scan chose, which the stage hands to the next block."""
+        """Run the block. Return the map and what the scan chose, which the stage passes to the next block."""
         y, chosen = self.mixer(self.norm1(x), previous)
         x = x + self.drop_path(self.scale1(y))
         x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))

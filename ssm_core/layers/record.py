@@ -1,4 +1,4 @@
-"""Reading back what the scans of a model chose, for pictures and for analysis."""
+"""Records what the scans of a model chose, for pictures and for analysis."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,15 +17,15 @@ def _detached(chosen: NamedTuple) -> NamedTuple:
 def record_scans(model: nn.Module) -> Iterator[dict[str, Any]]:
     """Record what each scan chose in the model's last forward pass within the context.
 
-    It works on a whole classifier or detector that contains a backbone, in training and in evaluation. Nothing is kept
-    outside the context. A compiled model records only if it is compiled within the context.
+    The model can be a whole classifier or detector that contains a backbone, in training or evaluation mode. The model
+    records nothing outside the context. A compiled model records only if it is compiled within the context.
 
     Args:
         model: any module that contains scan modules.
 
     Yields:
-        The dictionary that a forward pass fills: name of the scan module, in the order of execution, to the named tuple
-        of what it chose. Scans that choose nothing are absent.
+        A dictionary that the forward pass fills. A key is the name of a scan module, and its value is the named tuple
+        that the scan chose. The keys are in the order of execution. Scans that choose nothing have no entry.
     """
     record: dict[str, Any] = {}
 

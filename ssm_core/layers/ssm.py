@@ -1,4 +1,4 @@
-"""Parameters of the selective state space models that every scan module holds."""
+"""The base class of all scan modules. It holds the parameters of selective state space models."""
 
 import math
 from typing import NamedTuple
@@ -8,34 +8,35 @@ from torch import Tensor, nn
 
 from ssm_core.ops.checks import accumulate_dtype
 
-# Range of the step sizes softplus(dt_bias) at the start, as in Mamba.
+# The range of the initial step sizes softplus(dt_bias), as in Mamba.
 STEP_MIN, STEP_MAX = 1e-3, 0.1
 
 
 class SelectiveInputs(NamedTuple):
-    """What a selective scan takes beside its input and parameters, at the tokens' own places."""
+    """The inputs of a selective scan that depend on the tokens, listed in the order of the tokens."""
 
-    delta: Tensor  # [B, K, L, D], before bias and softplus
+    delta: Tensor  # [B, K, L, D], step sizes before bias and softplus
     B: Tensor  # [B, K, L, N]
     C: Tensor  # [B, K, L, N]
 
 
 class SelectiveSSM(nn.Module):
-    """Base of the scan modules: K selective state space models over one input.
+    """The base of the scan modules: K selective state space models that read the same input.
 
-    A subclass's ``forward(x, previous)`` takes the features ``[B, H, W, D]`` and what the previous block's scan chose
-    (None in a stage's first block), and returns the result ``[B, H, W, D]`` with what it chose itself: a named tuple
-    that :func:`~ssm_core.layers.record_scans` can show, or None where nothing is chosen.
+    A subclass implements ``forward(x, previous)``. ``x`` is the features ``[B, H, W, D]``. ``previous`` is what the
+    scan of the previous block chose, or None in the first block of a stage. The method returns the result
+    ``[B, H, W, D]`` and what this scan chose. A choice is a named tuple, which
+    :func:`~ssm_core.layers.record_scans` can record. A scan that chooses nothing returns None.
 
     Args:
-        inner_dim: channels D.
-        d_state: states N of a channel.
-        dt_rank: rank R of the step size's projection.
+        inner_dim: number D of channels.
+        d_state: number N of states per channel.
+        dt_rank: rank R of the projection that gives the step sizes.
         directions: number K of models.
     """
 
-    # Parameters of two or more dimensions that weight decay must leave alone: decay would pull the dynamics of the
-    # state, not a linear map, to zero. (The 1-d rule finds the others.)
+    # Parameters without weight decay. Decay would pull the dynamics of the state to zero. This list is needed because
+    # the general rule exempts only parameters of one dimension, and these have more.
     NO_WEIGHT_DECAY = ("A_log", "D", "dt_bias")
 
     def __init__(self, inner_dim: int, d_state: int, dt_rank: int, directions: int) -> None:
@@ -52,8 +53,8 @@ class SelectiveSSM(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise as Mamba does (Gu and Dao 2023, section 3.6 and the S4D-real initialisation).
 
-        A = -(1 … N), D = 1, softplus(dt_bias) log-uniform in [1e-3, 0.1], the step's projection uniform within
-        ±R^-1/2, the input's projection uniform within ±D^-1/2.
+        A is -(1 … N) and D is 1. softplus(dt_bias) is log-uniform in [1e-3, 0.1]. The weights that project the step
+        sizes are uniform within ±R^-1/2. The weights that project the input are uniform within ±D^-1/2.
         """
         nn.init.uniform_(self.x_proj.weight, -(self.inner_dim**-0.5), self.inner_dim**-0.5)
         nn.init.uniform_(self.dt_weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
@@ -64,22 +65,25 @@ class SelectiveSSM(nn.Module):
         nn.init.ones_(self.D)
 
     def decay(self) -> Tensor:
-        """Decay rates A ``[K, D, N]``, negative; float32 (or float64) whatever the model was cast to."""
+        """Return the decay rates A ``[K, D, N]``, which are negative.
+
+        They are float32, or float64 for a float64 model, even if the model was cast to a smaller dtype.
+        """
         return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log.dtype)))
 
     def project(
         self,
         x: Tensor,  # [B, L, D]
     ) -> SelectiveInputs:
-        """Step sizes, input and output weights of every model, from the tokens."""
+        """Compute the step sizes and the input and output weights of all K models from the tokens."""
         batch, length, _ = x.shape
         sizes = (self.dt_rank, self.d_state, self.d_state)
         step, B, C = self.x_proj(x).unflatten(-1, (self.directions, sum(sizes))).split(sizes, dim=-1)  # [B, L, K, ·]
-        # One product a direction with batch and tokens merged: neither side has to be copied for it.
+        # Each direction is one product over the merged batch and token axes, so that neither factor has to be copied.
         delta = torch.bmm(step.permute(2, 0, 1, 3).flatten(1, 2), self.dt_weight.mT)  # [K, B·L, D]
         delta = delta.unflatten(1, (batch, length)).transpose(0, 1)
         return SelectiveInputs(delta, B.transpose(1, 2), C.transpose(1, 2))
 
     def extra_repr(self) -> str:
-        """The sizes, for ``print(model)``."""
+        """Return the sizes, which ``print(model)`` shows."""
         return f"D={self.inner_dim}, N={self.d_state}, R={self.dt_rank}, K={self.directions}"

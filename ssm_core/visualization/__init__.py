@@ -1,6 +1,7 @@
-"""Pictures of what models see, of any family: Matplotlib over plain arrays, no task libraries.
+"""Pictures of what models of any family see. The module needs Matplotlib and no task libraries.
 
-A family draws what its scans chose in its own module ``visualization`` and registers that with :func:`draw_choice`.
+Each family has its own module ``visualization``, which draws what its scans chose. This module registers its drawing
+function with :func:`draw_choice`.
 """
 
 from .figures import (

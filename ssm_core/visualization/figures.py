@@ -1,6 +1,7 @@
-"""What all pictures share: an image without axes, token maps that lie over it, and sheets of panels.
+"""The elements of all pictures: images without axes, token maps over an image, and sheets of panels.
 
-A map of H×W tokens lies over the image: token (i, j) covers a rectangle of it, whatever the image's size.
+A map of H×W tokens covers the whole image, and each token (i, j) covers one rectangle of it. The image can have any
+size.
 """
 
 import re
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PANEL_WIDTH = 1.9  # inches
-_TITLE = 0.4  # inches above every row
+_TITLE = 0.4  # inches for the caption above every row
 
 
 def show_image(
@@ -38,15 +39,15 @@ def draw_heat(
     title: str = "",
     alpha: float = 1.0,
 ) -> None:
-    """Draw a number of every token as a colour, over the image.
+    """Draw one number per token as a colour over the image.
 
     Args:
-        axes: where to draw.
+        axes: the axes to draw on.
         image: the image underneath.
         values: the numbers.
-        limits: those that the two ends of the colour scale stand for; the smallest and the largest if left out.
+        limits: the values at the two ends of the colour scale. By default the smallest and the largest number.
         title: a caption.
-        alpha: how much the colours cover; 1 hides the image.
+        alpha: the opacity of the colours; 1 hides the image.
     """
     rows, columns = image.shape[:2]
     low, high = limits or (None, None)
@@ -61,7 +62,7 @@ def draw_mark(
     axes: Axes,
     place: tuple[float, float],
 ) -> None:
-    """Mark a pixel (row, column) by a red cross."""
+    """Mark the pixel (row, column) with a red cross."""
     row, column = place
     axes.plot([column], [row], "x", color="red", markersize=6, markeredgewidth=1.6, zorder=5)
 
@@ -71,11 +72,11 @@ def token_places(
     width: int,
     image_shape: tuple[int, ...],
 ) -> np.ndarray:  # [L, 2]
-    """The centre (x, y) of every token of a map, row by row, in the pixels of its image.
+    """Return the centres (x, y) of all tokens of a map in pixels of the image, row by row.
 
     Args:
-        height: rows of the token map.
-        width: columns of the token map.
+        height: number of rows of the token map.
+        width: number of columns of the token map.
         image_shape: H', W' of the image.
     """
     scale = np.array([image_shape[1] / width, image_shape[0] / height])
@@ -89,12 +90,12 @@ def token_at(
     width: int,
     image_shape: tuple[int, ...],
 ) -> int:
-    """The token of a map that covers a place of its image, counted row by row.
+    """Return the number of the token that covers a place in the image. Tokens are counted row by row.
 
     Args:
-        pixel: row and column; whole numbers are the centres of pixels, which reach half a pixel around them.
-        height: rows of the token map.
-        width: columns of the token map.
+        pixel: row and column. A whole number is the centre of a pixel, which extends half a pixel to each side.
+        height: number of rows of the token map.
+        width: number of columns of the token map.
         image_shape: H', W' of the image.
 
     Raises:
@@ -109,13 +110,13 @@ def token_at(
 def scaled_pixel(
     pixel: tuple[float, float], image_shape: tuple[int, ...], other_shape: tuple[int, ...]
 ) -> tuple[float, float]:
-    """The place of a pixel (row, column) of an image in the same image of another size; centres are whole numbers."""
+    """Return the place of a pixel (row, column) after the image was resized. Whole numbers are centres of pixels."""
     row, column = ((pixel[i] + 0.5) * other_shape[i] / image_shape[i] - 0.5 for i in range(2))
     return row, column
 
 
 def caption(block: str) -> str:
-    """``backbone.stages.1.blocks.0.mixer.scan`` as ``stage 2, block 1``; another name as it is."""
+    """Return ``stage 2, block 1`` for ``backbone.stages.1.blocks.0.mixer.scan``. Other names are returned unchanged."""
     found = re.search(r"(?:^|\.)stages\.(\d+)\.blocks\.(\d+)(?:\.|$)", block)
     return f"stage {int(found[1]) + 1}, block {int(found[2]) + 1}" if found else block
 
@@ -127,17 +128,17 @@ def panels(
     width: float = PANEL_WIDTH,
     title: str = "",
 ) -> tuple[Figure, np.ndarray]:
-    """An empty sheet of panels of an image's shape.
+    """Create an empty sheet of panels that have the shape of an image.
 
     Args:
-        rows: of panels.
-        columns: of panels.
-        image_shape: H', W' of the images to come.
-        width: of a panel in inches.
-        title: what is said above the sheet, such as whose weights these are.
+        rows: number of rows of panels.
+        columns: number of columns of panels.
+        image_shape: H', W' of the images that will be drawn.
+        width: width of a panel in inches.
+        title: a title above the sheet, for example the origin of the weights.
 
     Returns:
-        The figure and its axes ``[rows, columns]``, switched off until something is drawn.
+        The figure and its axes ``[rows, columns]``. The axes are hidden until something is drawn on them.
     """
     height = width * image_shape[0] / image_shape[1] + _TITLE
     figure = Figure(figsize=(columns * width, rows * height + (_TITLE if title else 0)), layout="constrained")
@@ -150,20 +151,20 @@ def panels(
 
 
 def in_rows(count: int, longest: int = 6) -> tuple[int, int]:
-    """Rows and columns of a sheet that takes ``count`` panels in rows of at most ``longest``."""
+    """Return the rows and columns of a sheet with ``count`` panels, at most ``longest`` of them per row."""
     rows = -(-count // longest)
     return rows, -(-count // max(rows, 1))
 
 
 def save(figure: Figure, file: BinaryIO, kind: Literal["png", "svg"], dpi: int = 110) -> None:
-    """Write a figure; the same figure gives the same bytes.
+    """Write a figure to a file. The same figure always gives the same bytes.
 
     Args:
-        figure: what to write.
-        file: open for writing.
-        kind: format.
-        dpi: dots an inch, of a PNG and of the images within an SVG.
+        figure: the figure.
+        file: a file that is open for writing.
+        kind: the file format.
+        dpi: dots per inch of a PNG, and of the images within an SVG.
     """
-    # An SVG's ids are random and it bears its date, unless told otherwise.
+    # By default Matplotlib writes random ids and the date into an SVG.
     with matplotlib.rc_context({"svg.hashsalt": "tree-ssm-train"}):
         figure.savefig(file, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)

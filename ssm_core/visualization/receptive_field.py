@@ -1,10 +1,12 @@
-"""Effective receptive fields: which pixels the centre of a model's feature map listens to.
+"""Effective receptive fields: the pixels that influence the centre of a model's feature map.
 
-Luo et al., *Understanding the effective receptive field in deep convolutional neural networks* (2016), in the form that
-Ding et al., *Scaling up your kernels to 31×31* (2022) gave it and VMamba took over: at a pixel, the sum over the
-image's channels of max(0, ∂s/∂pixel), where s is the sum over the map's channels of max(0, y) at its centre
-(⌊H/2⌋, ⌊W/2⌋); averaged over images. The gradient is autograd's: a discrete choice passes its
-straight-through gradient.
+Luo et al. defined the measure in *Understanding the effective receptive field in deep convolutional neural networks*
+(2016). This module uses the form of Ding et al., *Scaling up your kernels to 31×31* (2022), which VMamba uses, too:
+
+- Let s be the sum over the map's channels of max(0, y) at the centre (⌊H/2⌋, ⌊W/2⌋) of the map.
+- The value at a pixel is the sum over the image's channels of max(0, ∂s/∂pixel), averaged over images.
+
+Autograd computes the gradient. A discrete choice therefore passes on its straight-through gradient.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,19 +16,19 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-# Shares of the whole that tables of the literature give the area for.
+# The shares of the field for which tables in the literature list the area.
 SHARES = (0.2, 0.3, 0.5, 0.99)
 
 
 def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tensor]:
-    """A function from images to the map ``[B, C, H, W]`` of one stage, of any backbone of ours or of timm.
+    """Return a function that computes the map ``[B, C, H, W]`` of one stage from images.
 
     Args:
-        model: has timm's ``forward_intermediates``.
-        stage: which map; negative numbers count from the last.
+        model: a backbone of this project or of timm. It must have timm's method ``forward_intermediates``.
+        stage: the index of the stage; negative numbers count from the last stage.
 
     Raises:
-        ValueError: the model has no such method, or (on the first call) no such stage.
+        ValueError: the model has no such method. The returned function raises it if the model has no such stage.
     """
     forward: Callable[..., Sequence[Tensor]] | None = getattr(model, "forward_intermediates", None)
     if forward is None:
@@ -35,7 +37,7 @@ def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tenso
     def extract(images: Tensor) -> Tensor:
         try:
             return forward(images, indices=[stage], stop_early=True, intermediates_only=True)[-1]
-        except (AssertionError, IndexError, ValueError) as error:  # of a stage or an image size that it does not have
+        except (AssertionError, IndexError, ValueError) as error:  # the model has no such stage or refuses the size
             reason = " ".join(str(error).split()) or "no reason given"
             size = "×".join(map(str, images.shape[2:]))
             raise ValueError(
@@ -49,14 +51,14 @@ def effective_receptive_field(
     features: Callable[[Tensor], Tensor],
     images: Iterable[Tensor],  # each [B, C, H, W]
 ) -> Tensor:  # [H, W], float64
-    """The mean over images of the contribution of every pixel to the centre of the map, at least 0.
+    """Return the contribution of every pixel to the centre of the map, averaged over images. It is at least 0.
 
     Args:
-        features: gives the map ``[B, C', H', W']`` of a batch; see :func:`map_extractor`.
-        images: batches of one size.
+        features: computes the map ``[B, C', H', W']`` of a batch of images; see :func:`map_extractor`.
+        images: batches of images. All images have the same size.
 
     Raises:
-        ValueError: there are no images, they differ in size, or ``features`` gives something else.
+        ValueError: there are no images, they differ in size, or ``features`` does not return a map.
     """
     total, count = None, 0
     for batch in images:
@@ -74,7 +76,7 @@ def _contribution(
     features: Callable[[Tensor], Tensor],
     images: Tensor,  # [B, C, H, W]
 ) -> Tensor:  # [H, W]
-    """The sum over a batch."""
+    """Return the contribution of every pixel to the centre of the map, summed over a batch."""
     images = images.detach().requires_grad_()
     with torch.enable_grad():
         maps = features(images)
@@ -89,16 +91,17 @@ def area_shares(
     field: Tensor,  # [H, W]
     shares: Sequence[float] = SHARES,
 ) -> Mapping[float, float]:
-    """How much of the image's area the smallest centred rectangle covers that holds a share of the whole field.
+    """Measure the area that holds a given share of a receptive field.
 
-    Its sides are in the image's proportion. The larger the area, the more evenly the field spreads.
+    The function finds the smallest rectangle around the centre that holds this share. The rectangle has the aspect
+    ratio of the image. A large area means that the field is spread evenly.
 
     Args:
-        field: of :func:`effective_receptive_field`.
-        shares: of the sum over the field, above 0 and at most 1.
+        field: a result of :func:`effective_receptive_field`.
+        shares: shares of the sum over the field, above 0 and at most 1.
 
     Returns:
-        Share of the field to share of the area.
+        A mapping from each share of the field to the share of the image's area that the rectangle covers.
 
     Raises:
         ValueError: the field is zero everywhere.
@@ -110,12 +113,12 @@ def area_shares(
     steps = max(rows, columns)
     areas, held = [], []
     for step in range(1, steps + 1):
-        # Around the pixel that the centre of the map lies on.
+        # The rectangle lies around the pixel at the centre of the map.
         height, width = (max(1, round(side * step / steps)) for side in (rows, columns))
         top, left = (side // 2 - part // 2 for side, part in ((rows, height), (columns, width)))
         areas.append(height * width / (rows * columns))
         held.append(field[top : top + height, left : left + width].sum().item() / total)
-    # The last rectangle is the whole image, whatever rounding made of its sum.
+    # The last rectangle is the whole image. The default 1.0 covers a sum that rounding made slightly too small.
     return {share: next((a for a, h in zip(areas, held, strict=True) if h >= share), 1.0) for share in shares}
 
 
@@ -124,11 +127,11 @@ def draw_receptive_field(
     field: Tensor,  # [H, W]
     title: str = "",
 ) -> None:
-    """Draw a field, scaled to 1 at its highest, on a logarithmic scale of four decades.
+    """Draw a receptive field on a logarithmic scale of four decades below its maximum.
 
     Args:
-        axes: where to draw.
-        field: of :func:`effective_receptive_field`.
+        axes: the axes to draw on.
+        field: a result of :func:`effective_receptive_field`.
         title: a caption.
     """
     values = field.cpu().numpy()

@@ -1,4 +1,4 @@
-"""One function for what any scan chose, so that its callers need not know the family."""
+"""Draws what a scan chose. The callers of this function need not know the model family."""
 
 from functools import singledispatch
 from typing import Any
@@ -17,17 +17,18 @@ def draw_choice(
 ) -> None:
     """Draw what one scan chose on one image of the batch.
 
-    A family registers how (``@draw_choice.register``) in its module ``visualization``, which has to be imported before.
+    Each model family registers its own drawing function with ``@draw_choice.register`` in its module ``visualization``.
+    That module must be imported before this function is called.
 
     Args:
-        chosen: what :func:`ssm_core.layers.record_scans` recorded for the scan.
-        axes: where to draw.
+        chosen: the record of the scan from :func:`ssm_core.layers.record_scans`.
+        axes: the axes to draw on.
         image: the image underneath.
-        sample: its number in the batch.
+        sample: the index of the image in the batch.
         title: a caption.
 
     Raises:
-        TypeError: no imported module has registered how to draw ``chosen``.
+        TypeError: no imported module has registered a drawing function for ``chosen``.
     """
     kind = type(chosen)
     raise TypeError(
@@ -36,5 +37,5 @@ def draw_choice(
 
 
 def is_drawable(chosen: Any) -> bool:
-    """Whether an imported module has registered how to draw what a scan chose."""
+    """Return whether an imported module has registered a drawing function for what a scan chose."""
     return draw_choice.dispatch(type(chosen)) is not draw_choice.dispatch(object)
