@@ -1,4 +1,4 @@
-"""What the command-line tools print when something is wrong."""
+"""Tests of what the command-line tools print when something is wrong."""
 
 import pytest
 from torch.utils.data import DataLoader, Dataset

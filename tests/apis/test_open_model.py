@@ -1,4 +1,4 @@
-"""Opening models by what a command line names, and the scaling of their images."""
+"""Tests of opening the models that a command line names, and of the scaling of their images."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_a_checkpoint_alone(classifier, tmp_path):
 
 
 def test_a_converted_checkpoint(classifier, tmp_path):
-    """What tools/convert_checkpoint.py writes: a bare backbone, trained with timm's scaling."""
+    """tools/convert_checkpoint.py writes a bare backbone that was trained with timm's scaling."""
     opened = open_model(saved(tmp_path / "converted.pth", classifier.backbone, model=BACKBONE))
     assert opened.normalization == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
     assert opened.classes is None
@@ -61,7 +61,7 @@ def test_a_config_and_its_checkpoint(tmp_path):
     opened = open_model(f"{DIGITS}={saved(tmp_path / 'a.pth', model)}")
     assert opened.title == "mambatree-nano_digits, a.pth"
     assert opened.normalization.grey
-    # Scaled as the config's own pipeline would.
+    # The image is scaled as in the config's own pipeline.
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32), dtype=np.uint8))
     inputs = opened.normalization.inputs(to_area(image, 32))
     torch.testing.assert_close(inputs[0], transform(image))
@@ -76,7 +76,7 @@ def test_a_config_and_its_checkpoint(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
 def test_a_segmentors_backbone(tmp_path):
-    """From its config, and from a checkpoint alone, which names the scaling within its model."""
+    """The backbone opens from its config, and from a checkpoint alone. The checkpoint's model states the scaling."""
     cfg = load_config(NUCLEI)
     opened = open_model(str(NUCLEI))
     assert opened.normalization.side == 128
@@ -113,7 +113,7 @@ def test_weights_that_cannot_be_fetched(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["os.system", "subprocess.Popen", "timm"])
 def test_nothing_that_a_checkpoint_names_is_run(classifier, tmp_path, kind):
-    """Only the two families are built from what a file says."""
+    """A file can name only models of the two families. Nothing else is built."""
     model = {"type": "ImageClassifier", "backbone": {"type": kind, "args": f"touch {tmp_path / 'harm'}"}}
     file = saved(tmp_path / "bad.pth", classifier, model=model, test_transform=TRANSFORM)
     with pytest.raises(CheckpointError, match="does not say which QuadMamba or MambaTreeV it holds: give its config"):
@@ -140,7 +140,7 @@ def test_checkpoints_that_do_not_fit(classifier, tmp_path):
 def test_images_are_turned_upright_and_keep_their_proportions(tmp_path):
     turned = Image.new("RGB", (60, 20), "red")
     exif = turned.getexif()
-    exif[274] = 6  # the camera was turned by a quarter
+    exif[274] = 6  # the camera was turned by 90 degrees
     turned.save(tmp_path / "a.jpg", exif=exif)
     image = read_image(tmp_path / "a.jpg")
     assert image.size == (20, 60)
