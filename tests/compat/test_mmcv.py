@@ -1,4 +1,7 @@
-"""mmcv's operators by torchvision's: against loops written from the definitions, and out of a compiled mmcv's way."""
+"""Compares mmcv's operators, built from torchvision's, with loops written from the definitions.
+
+A compiled mmcv is left alone.
+"""
 
 import math
 import subprocess
@@ -81,11 +84,11 @@ def test_nms_options(ops):
 
 
 def test_nms_at_its_edges(ops):
-    # An overlap equal to the threshold does not drop; equal scores are taken in order; boxes without area stay.
+    # A box whose overlap equals the threshold stays. Boxes of equal score are taken in order. Boxes without area stay.
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 10], [3, 3, 3, 3], [3, 3, 3, 3]])
     scores = torch.tensor([0.5, 0.5, 0.5, 0.1, 0.1])
     assert ops.nms(boxes, scores, 0.5)[1].tolist() == [0, 1, 3, 4]
-    # 0.3 in float32 is more than 0.3 in float64.
+    # In float32 0.3 is larger than in float64.
     pair = torch.tensor([[0.0, 0, 10, 1], [0, 0, 3, 1]])
     assert ops.nms(pair, torch.tensor([0.9, 0.8]), 0.3)[1].tolist() == [0, 1]
 
@@ -99,7 +102,7 @@ def test_nms_in_half(ops, dtype):
 
 
 def soft_nms_loops(boxes, scores, decay, min_score, offset):
-    """Figure 2 of Soft-NMS, with the pruning of low scores that its code adds."""
+    """Apply Soft-NMS as its paper's figure 2 states it, with the pruning of low scores that its code adds."""
     remaining = {i: (box, score) for i, (box, score) in enumerate(zip(boxes, scores, strict=True))}
     taken = []
     while remaining:
@@ -153,7 +156,7 @@ def test_batched_nms_keeps_classes_apart(ops, kind):
     labels = torch.arange(50) % 3
     cfg = dict(type=kind, iou_threshold=0.3)
     dets, kept = ops.batched_nms(boxes, scores, labels, cfg)
-    # All at once with shifted boxes, and class by class, come to the same.
+    # Shifted boxes of all classes at once give the same result as one class after the other.
     other_dets, other_kept = ops.batched_nms(boxes, scores, labels, {**cfg, "split_thr": 10})
     assert sorted(kept.tolist()) == sorted(other_kept.tolist())
     torch.testing.assert_close(dets[:, 4].sort()[0], other_dets[:, 4].sort()[0], rtol=1e-4, atol=1e-5)
@@ -179,7 +182,10 @@ def test_bbox_overlaps(ops, mode, offset):
 
 
 def bilinear(y, x, height, width):
-    """The pixels that a sample is made of, and their shares; none outside the map by more than a pixel."""
+    """Yield the pixels of a bilinear sample and their shares.
+
+    A sample more than a pixel outside the map has no pixels.
+    """
     if not (-1 <= y <= height and -1 <= x <= width):
         return
     y, x = (min(max(v, 0), size - 1) for v, size in ((y, height), (x, width)))
@@ -190,7 +196,7 @@ def bilinear(y, x, height, width):
 
 
 def roi_align_matrix(rois, maps, size, scale, sampling_ratio, aligned):
-    """RoIAlign as the linear map that it is: [rois · h · w, images · H · W], the same for every channel."""
+    """Return RoIAlign as a matrix [rois · h · w, images · H · W]. It is linear and the same for every channel."""
     count, _, height, width = maps.shape
     matrix = np.zeros((len(rois), *size, count, height, width))
     for k, (image, *box) in enumerate(rois.tolist()):
@@ -208,7 +214,8 @@ def roi_align_matrix(rois, maps, size, scale, sampling_ratio, aligned):
     return torch.from_numpy(matrix.reshape(len(rois) * size[0] * size[1], -1))
 
 
-# Image 16 × 12 at half size. Inside, over every border, outside, less than a pixel, without area, the whole.
+# Boxes in an image of 16 × 12 pixels, whose map has half that size. In this order they lie inside, reach over every
+# border, lie outside, are smaller than a pixel, have no area, and cover the whole image.
 ROIS = torch.tensor(
     [[0, 1.3, 2.1, 7.7, 9.2], [1, -3, -2.5, 14, 18], [0, 30, 30, 40, 41], [1, 4.2, 4.4, 4.9, 5.0], [0, 5, 6, 5, 6],
      [1, 0, 0, 16, 12]],
@@ -260,7 +267,7 @@ def test_roi_align_of_nothing(ops):
 
 def test_sigmoid_focal_loss(ops):
     logits = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    target = torch.tensor([0, 3, 1, 4, 4, 2])  # 4 is the background
+    target = torch.tensor([0, 3, 1, 4, 4, 2])  # class 4 is the background
     expected = torch.empty(6, 4, dtype=torch.float64)
     for n, c in np.ndindex(6, 4):
         p = 1 / (1 + math.exp(-logits[n, c].item()))
@@ -325,7 +332,7 @@ def test_cuda_agrees_with_the_cpu(ops, dtype):
     on_gpu = ops.soft_nms(boxes.cuda(), scores.cuda())[0]
     assert on_gpu.is_cuda
     torch.testing.assert_close(on_gpu.cpu(), ops.soft_nms(boxes, scores)[0])
-    # In bfloat16 some boxes have no width: 0 / 0, on both devices.
+    # In bfloat16 some boxes have no width, so both devices compute 0 / 0.
     overlaps = [ops.bbox_overlaps(x, x).cpu() for x in (boxes.cuda(), boxes)]
     torch.testing.assert_close(*overlaps, equal_nan=True)
     maps, results = torch.randn(2, 3, 6, 8).to(dtype), []
