@@ -1,7 +1,7 @@
-"""What the authors' recipes say, number by number, each with its source. Nothing here is taken from a config.
+"""Lists the numbers of the authors' recipes, each with its source. Nothing here is taken from a config.
 
-``quadmamba`` is github.com/VISION-SJTU/QuadMamba at 720ecc3, ``mambatree`` github.com/EasonXiao-888/GrootVL at 0857f0a.
-Rates are those at the authors' batch.
+In the sources, ``quadmamba`` stands for github.com/VISION-SJTU/QuadMamba at 720ecc3, and ``mambatree`` for
+github.com/EasonXiao-888/GrootVL at 0857f0a. Learning rates are those at the authors' batch size.
 """
 
 import math
@@ -13,9 +13,9 @@ class Figure(NamedTuple):
     """A number of a recipe.
 
     Attributes:
-        value: what a config must have.
+        value: the value that a config must have.
         source: where the authors say it.
-        departure: where a config differs from the source on purpose, the words of its README that say so.
+        departure: the words of the README that state an intended difference from the source. Empty if there is none.
     """
 
     value: Any
@@ -24,52 +24,65 @@ class Figure(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """The configs of a recipe, as patterns under configs/, and its figures by quantity (see test_recipes.py)."""
+    """The configs and the figures of a recipe (see test_recipes.py).
+
+    Attributes:
+        configs: patterns of the paths of its configs, relative to configs/.
+        figures: its figures, by the name of the quantity.
+    """
 
     configs: tuple[str, ...]
     figures: dict[str, Figure]
 
 
 def cosine(peak: float, floor: float, begin: float, end: float) -> Callable[[float], float]:
-    """Half a cosine from the peak at ``begin`` to the floor at ``end``."""
+    """Return half a cosine that falls from the peak at ``begin`` to the floor at ``end``."""
     return lambda t: floor + (peak - floor) * (1 + math.cos(math.pi * (t - begin) / (end - begin))) / 2
 
 
 def line(first: float, last: float, begin: float, end: float) -> Callable[[float], float]:
-    """A straight line between two rates."""
+    """Return a straight line between two rates."""
     return lambda t: first + (last - first) * (t - begin) / (end - begin)
 
 
 def quadmamba_rate(epoch: float) -> float:
-    """warmup_prefix=True: 20 epochs from 5e-7 × 1024 / 512, then a cosine over the other 280 to 5e-6 × 1024 / 512."""
+    """Return the rate with warmup_prefix=True, where the cosine begins after the warm-up.
+
+    The 20 epochs of warm-up start at 5e-7 × 1024 / 512. The cosine of the other 280 epochs ends at 5e-6 × 1024 / 512.
+    """
     return line(1e-6, 1e-3, 0, 20)(epoch) if epoch < 20 else cosine(1e-3, 1e-5, 20, 300)(epoch)
 
 
 def mambatree_rate(epoch: float) -> float:
-    """A plain cosine over 300 epochs, of which the warm-up multiplies the first 20."""
+    """Return a plain cosine over 300 epochs. The warm-up multiplies its first 20 epochs."""
     return cosine(1e-3, 0.0, 0, 300)(epoch) * min(1.0, line(1e-3, 1.0, 0, 20)(epoch))
 
 
 def coco_rate(drops: tuple[int, int], epoch_length: int) -> Callable[[float], float]:
-    """1,000 iterations of warm-up, then a tenth from each drop on; epochs are those of the test."""
+    """Return a rate with 1,000 iterations of warm-up that falls to a tenth at each drop.
+
+    Args:
+        drops: the epochs at which the rate falls.
+        epoch_length: iterations of an epoch in the test.
+    """
     return lambda epoch: (
         min(1e-4, line(1e-7, 1e-4, 0, 1000)(epoch * epoch_length)) * 0.1 ** sum(epoch >= drop for drop in drops)
     )
 
 
 def ade20k_rate(iteration: float) -> float:
-    """1,500 iterations of warm-up, then a straight line to 0."""
+    """Return a rate with 1,500 iterations of warm-up and a straight line to 0 after it."""
     return line(6e-11, 6e-5, 0, 1500)(iteration) if iteration < 1500 else line(6e-5, 0.0, 1500, 160_000)(iteration)
 
 
 QUAD_CONFIG = "quadmamba classification/config.py"
 TREE_CONFIG = "mambatree GrootV/classification/config.py"
-# Iterations of an epoch in the tests; the real numbers would take hours to step through.
+# Iterations of an epoch in the tests. Stepping through epochs of the real length would take hours.
 IMAGENET_EPOCH, COCO_EPOCH = 50, 500
 
 
 def imagenet(source: str) -> dict[str, Figure]:
-    """What both families' config.py say alike."""
+    """Return the figures on which the config.py of both families agree."""
     return {
         "epochs": Figure(300, f"{source} TRAIN.EPOCHS"),
         "batch": Figure(1024, f"{source}: rates are BASE_LR × batch / 512, and 1e-3 is that of 8 × 128"),
@@ -203,7 +216,7 @@ RECIPES = {
     ),
 }
 
-# Million parameters and stochastic depth by arch; inferred ones are marked.
+# Parameters in millions and the rate of stochastic depth, by arch. Figures that are inferred are marked.
 ARCHS = {
     "quadmamba-lite": (5.470, 0.1),  # the paper's 5.4 M and 0.8 GFLOPs; inferred
     "quadmamba-tiny": (10.323, 0.1),  # the paper's 10 M and 2.1 GFLOPs; inferred

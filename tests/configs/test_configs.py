@@ -1,4 +1,4 @@
-"""Every config loads, builds, fits together, and stands in its metafile. What the papers say is in test_recipes.py."""
+"""Every config loads, builds, has parts that fit, and is in its metafile. test_recipes.py tests the papers' figures."""
 
 import ast
 import re
@@ -19,14 +19,14 @@ from ssm_train.tasks import image_task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 model_zoo = load_tool("analysis/model_zoo")
-# The language models' are in test_language_configs.py.
+# The configs of language models are tested in test_language_configs.py.
 LEAVES = sorted(
     p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if not {"_base_", "mambatree_l"} & set(p.parts)
 )
 ABLATIONS = [name for name in LEAVES if "/ablations/" in name]
 
 
-# Variables of the configs themselves, and of those they inherit from mmdet and mmseg.
+# Variables that our configs define, and variables that they inherit from mmdet and mmseg.
 OWN_KEYS = {"max_epochs", "warmup", "data_root", "num_classes", "metainfo"}
 INHERITED_KEYS = {
     "backbone_norm_cfg", "backend_args", "crop_size", "data_preprocessor", "dataset_type", "img_ratios", "img_scales",
@@ -43,7 +43,7 @@ def _scope():
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_draws():
-    """Tensors without contents need no random numbers, which Python would draw operator by operator."""
+    """Skip timm's drawing of random weights. It runs slowly in Python, and meta tensors hold no values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, mean, std, a, b: tensor)
         yield
@@ -59,7 +59,7 @@ def parameters(model):
 
 
 def classes_of(cfg):
-    """How many classes the data of a config have; of objects, the background is none."""
+    """Return the number of classes in a config's data. The background is not a class of objects."""
     if cfg.train_dataloader.dataset.type == "SyntheticImages":
         return 1000
     root = cfg.train_dataloader.dataset.get("root", cfg.train_dataloader.dataset.get("data_root", ""))
@@ -70,7 +70,7 @@ def classes_of(cfg):
 
 @pytest.fixture(scope="module")
 def entries():
-    """What the metafiles say, by config."""
+    """Return the entries of all metafiles by config."""
     metafiles = [yaml.safe_load((CONFIGS / folder / "metafile.yml").read_text()) for folder in model_zoo.folders()]
     return {e["Config"].removeprefix("configs/"): e for metafile in metafiles for e in metafile["Models"]}
 
@@ -91,7 +91,7 @@ def test_loads_and_builds(name, entries):
 
 
 def widths_asked_for(model_cfg):
-    """The widths that necks and heads expect of the backbone's maps, by what expects them."""
+    """Return the widths of the backbone's maps that the neck or each head expects, by its name."""
     if "neck" in model_cfg:
         return {"neck": list(model_cfg.neck.in_channels)}
     decode, auxiliary = model_cfg.decode_head, model_cfg.auxiliary_head
@@ -119,7 +119,10 @@ def test_widths_are_those_of_the_backbone(name):
 
 @pytest.mark.parametrize("folder", model_zoo.folders())
 def test_metafiles_and_readmes_are_up_to_date(folder):
-    """All but the counted figures; parameters are compared with every built model, operations with some."""
+    """Everything but the counted figures is made again and compared.
+
+    Other tests compare the parameters with every built model, and the operations with some models.
+    """
     metafile = model_zoo.make_metafile(folder, model_zoo.known_counts(folder))
     assert (CONFIGS / folder / "metafile.yml").read_text() == model_zoo.dump(metafile)
     assert (CONFIGS / folder / "README.md").read_text() == model_zoo.make_readme(folder, metafile)
@@ -139,7 +142,7 @@ def test_the_page_is_made_of_the_metafiles():
 
 
 def test_facts_are_of_configs_and_sources_that_exist(entries):
-    """A slip in the data file would leave a figure out without a word."""
+    """A misspelt name in the data file would silently drop a figure."""
     facts = model_zoo.facts()
     names = {Path(name).stem for name in entries}
     assert set(facts["Models"]) <= names

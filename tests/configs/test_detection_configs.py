@@ -1,4 +1,4 @@
-"""Detection configs build, and norms decay as they should. The numbers of the recipes are in test_recipes.py."""
+"""Detection configs build, and their norms decay as intended. test_recipes.py tests the recipes' numbers."""
 
 import itertools
 from pathlib import Path
@@ -22,12 +22,15 @@ WIDTHS = {
     "quadmamba-lite": 384, "quadmamba-tiny": 512, "quadmamba-small": 768, "quadmamba-base": 768,
     "mambatree-tiny": 640, "mambatree-small": 768, "mambatree-base": 1024,
 }  # fmt: skip
-# A classifier, a detector with one box head and one with three, and the light ones.
+# A detector with three box heads, a detector with one box head, and all light detectors.
 BUILT = [COCO[0], COCO[-1], *(name for name in LEAVES if name not in COCO)]
 
 
 def backbone_parameters(variant):
-    """The classifier's without its head's, and in QuadMamba a norm for every stage."""
+    """Return the backbone's parameters in millions.
+
+    They are the classifier's without its head. QuadMamba's backbone has a norm for every stage in addition.
+    """
     (millions, _), width = ARCHS[variant], WIDTHS[variant]
     if "quadmamba" in variant:
         stages = sum(width // 2**i for i in range(4))

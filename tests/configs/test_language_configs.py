@@ -1,4 +1,4 @@
-"""The language models' configs load and differ in what they compare alone. The recipe is in test_recipes.py."""
+"""The configs of language models load, and differ only in what they compare. test_recipes.py tests the recipe."""
 
 import pytest
 import torch
@@ -52,7 +52,8 @@ def test_three_settings_under_one(size):
     assert all(base.get(key) is None for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"))
 
 
-# Vocabulary, width and layers: of the checkpoint that a config names, or that its tokenizer and arguments give.
+# Vocabulary, width and number of layers. They are those of the checkpoint that a config names, or those that its
+# tokenizer and its arguments give.
 SIZES = {"130m": (50_280, 768, 24), "4m": (4096, 256, 8)}
 
 

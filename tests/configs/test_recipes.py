@@ -1,4 +1,4 @@
-"""The authors' recipes: what a config trains with is what recipes.py says, or its README says why not."""
+"""Configs train with the numbers of the authors' recipes in recipes.py, or their README says why not."""
 
 import functools
 import json
@@ -22,20 +22,20 @@ from ssm_train.registry import TRANSFORMS
 from ssm_train.runtime.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-# The recipe of every config.
+# The name of the recipe, by config.
 PLACES = {
     path.relative_to(CONFIGS).as_posix(): recipe
     for recipe, (patterns, _) in RECIPES.items()
     for pattern in patterns
     for path in sorted(CONFIGS.glob(pattern))
 }
-# mmengine reaches the end of a warm-up one iteration early.
+# The tolerance of rates is this wide because mmengine reaches the end of a warm-up one iteration early.
 RATES = {"rel": 2e-3, "abs": 1e-8}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_draws():
-    """Tensors without contents need no random numbers, which Python would draw operator by operator."""
+    """Skip timm's drawing of random weights. It runs slowly in Python, and meta tensors hold no values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, mean, std, a, b: tensor)
         yield
@@ -43,13 +43,13 @@ def _no_draws():
 
 @functools.cache
 def load(name: str) -> Config:
-    """A config of configs/."""
+    """Load a config by its path under configs/."""
     return load_config(CONFIGS / name)
 
 
 @functools.cache
 def build(path: str) -> nn.Module:
-    """The model of a config, without contents."""
+    """Build the model of a config from meta tensors, which hold no values."""
     cfg = load(Path(path).relative_to(CONFIGS).as_posix())
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Default ``avg_non_ignore`` is False")
@@ -57,12 +57,12 @@ def build(path: str) -> nn.Module:
 
 
 def step(cfg: Config, kind: str, loader: str = "train_dataloader") -> Config:
-    """The step of a pipeline that has a type."""
+    """Return the step of a pipeline that has the type ``kind``."""
     return next(step for step in cfg[loader].dataset.pipeline if step.type == kind)
 
 
 def sampled(cfg: Config, epoch_length: int, epochs: tuple[float, ...]) -> dict[float, float]:
-    """Learning rates at some epochs."""
+    """Return the learning rates at the given epochs."""
     last = round(max(epochs) * epoch_length)
     curve = rates(json.dumps(cfg.param_scheduler), cfg.optim_wrapper.optimizer.lr, last, epoch_length)
     return {epoch: curve[round(epoch * epoch_length)] for epoch in epochs}
@@ -70,7 +70,7 @@ def sampled(cfg: Config, epoch_length: int, epochs: tuple[float, ...]) -> dict[f
 
 @functools.cache
 def rates(schedule: str, peak: float, steps: int, epoch_length: int) -> list[float]:
-    """The learning rate of every iteration, and the one that would follow the last."""
+    """Return the learning rate of every iteration, and the rate that would follow the last one."""
     optimizer = OptimWrapper(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=peak))
     given = {"optimizer": optimizer, "epoch_length": epoch_length}
     with DefaultScope.overwrite_default_scope("ssm_train"):
@@ -86,7 +86,7 @@ def rates(schedule: str, peak: float, steps: int, epoch_length: int) -> list[flo
 
 
 def rate_by_epoch(cfg: Config) -> dict[float, float]:
-    """In the warm-up, at the ends of the parts of the schedule, between them, and at the end."""
+    """Return rates in the warm-up, at the ends of the schedule's parts, between them, and at the end."""
     if cfg.default_scope == "ssm_train":
         return sampled(cfg, IMAGENET_EPOCH, (0, 5, 10, 19, 20, 60, 100, 160, 230, 290, 299.9))
     drops = cfg.param_scheduler[1].milestones
@@ -95,13 +95,13 @@ def rate_by_epoch(cfg: Config) -> dict[float, float]:
 
 
 def batch(cfg: Config) -> int:
-    """Images or rows of an update, of all processes that the name counts."""
+    """Return the images or rows of an update, over all processes that the config's name states."""
     count = cfg.filename.rpartition("_8xb")[1]
     return (8 if count else 1) * cfg.train_dataloader.batch_size * cfg.optim_wrapper.get("accumulative_counts", 1)
 
 
 def decaying_norms(cfg: Config) -> int:
-    """How many parameters of norms decay."""
+    """Count the parameters of norms that decay."""
     model = build(cfg.filename)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -110,26 +110,26 @@ def decaying_norms(cfg: Config) -> int:
 
 
 def scales(cfg: Config) -> list[tuple[int, int]]:
-    """Sizes of training images."""
+    """Return the sizes of training images."""
     resize = cfg.train_dataloader.dataset.pipeline[2]
     return [tuple(scale) for scale in resize.get("scales", [resize.get("scale")])]
 
 
 def train_crop(cfg: Config) -> tuple[int, int]:
-    """The crop, which the preprocessor pads to and sliding windows have."""
+    """Return the training crop. The preprocessor pads to this size, and sliding windows have it."""
     crop = tuple(step(cfg, "RandomCrop").crop_size)
     assert crop == tuple(cfg.model.data_preprocessor.size) == tuple(cfg.model.test_cfg.crop_size)
     return crop
 
 
 def initial_weights(cfg: Config) -> str:
-    """What the checkpoint was trained on. Its name has the backbone of the config in it."""
+    """Return the data that the initial weights were trained on. The file's name must contain the config's backbone."""
     backbone = next(part for part in Path(cfg.filename).stem.split("_") if part.startswith(("quadmamba", "mambatree")))
     return "ImageNet-1k" if cfg.load_from == f"checkpoints/{backbone}_in1k.pth" else cfg.load_from
 
 
 def warm_up_updates(cfg: Config) -> int:
-    """Updates of the weights before the full rate, which is then constant."""
+    """Count the updates of the weights before the full rate. The rate is constant from there on."""
     peak, length = cfg.optim_wrapper.optimizer.lr, 400
     curve = rates(json.dumps(cfg.param_scheduler), peak, length, length)
     first = next(iteration for iteration, rate in enumerate(curve) if rate == pytest.approx(peak))
@@ -138,13 +138,13 @@ def warm_up_updates(cfg: Config) -> int:
 
 
 def transforms(cfg: Config, split: str) -> list:
-    """What a classifier's images pass through."""
+    """Return the transforms of a classifier's images."""
     with DefaultScope.overwrite_default_scope("ssm_train"):
         return TRANSFORMS.build(cfg[f"{split}_dataloader"].dataset.transform).transform.transforms
 
 
 def interpolation(cfg: Config) -> str:
-    """Of training and of testing; more than one name if it is drawn, or if the two differ."""
+    """Return the interpolations of training and testing. There are several if they differ or one is drawn at random."""
     found = [transforms(cfg, split)[0].interpolation for split in ("train", "test")]
     modes = {InterpolationMode(mode) for one in found for mode in (one if isinstance(one, tuple) else (one,))}
     return "/".join(sorted(mode.value for mode in modes))
@@ -199,7 +199,7 @@ QUANTITIES: dict[str, Callable[[Config], Any]] = {
 
 
 def matches(quantity: str, found: Any, expected: Any) -> bool:
-    """Whether a config has what the recipe says; a rate is expected as a function of the epoch or iteration."""
+    """Say whether a config has the recipe's value. A rate is expected as a function of the epoch or iteration."""
     if callable(expected):
         return all(rate == pytest.approx(expected(time), **RATES) for time, rate in found.items())
     if isinstance(expected, float):
