@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md, docs/release.md and the files of the workflow name is there."""
+"""The commands and files that CONTRIBUTING.md, docs/release.md and the workflows name exist."""
 
 import re
 import shlex
@@ -14,11 +14,11 @@ PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "release.md"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 FENCE = re.compile(r"^ *```bash\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-PROGRAMS = Path(sys.executable).parent  # of the environment that runs the tests
+PROGRAMS = Path(sys.executable).parent  # the environment that runs the tests
 
 
 def steps(workflow):
-    """The commands of a workflow, step by step."""
+    """Yield the commands of a workflow, step by step."""
     for job in yaml.safe_load(workflow.read_text())["jobs"].values():
         yield from (step["run"] for step in job["steps"] if "run" in step)
 
@@ -39,7 +39,7 @@ COMMANDS = sorted(set(commands()))
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_command(command):
-    """make knows the target, the program is installed, and the files are there."""
+    """make has the target, the program is installed, and the files exist."""
     program, *arguments = command
     if program == "make":
         targets = [word for word in arguments if "=" not in word]
@@ -62,7 +62,7 @@ def test_named_tests_are_collected():
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "stability.md"], ids=lambda page: page.name)
 def test_named_files_are_there(page):
-    """Paths in backticks, but for patterns and placeholders."""
+    """Every path in backticks exists. Patterns and placeholders are left out."""
     paths = re.findall(r"`((?:\w[\w.-]*/)+[\w.-]*|\w+\.(?:md|yml|toml))`", page.read_text())
     ours = [path for path in paths if (ROOT / path.partition("/")[0]).exists()]
     assert ours
@@ -70,7 +70,7 @@ def test_named_files_are_there(page):
 
 
 def test_pre_commit_hooks():
-    """The file is valid, and its programs come with the environment."""
+    """The file is valid, and the environment contains its programs."""
     validate = [PROGRAMS / "pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml"]
     done = subprocess.run(validate, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -81,7 +81,7 @@ def test_pre_commit_hooks():
 
 
 def test_citation():
-    """Both papers are named, and the version is not: it is written in ssm_core alone."""
+    """The file names both papers. It does not state the version, which only ssm_core does."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     titles = " ".join(reference["title"] for reference in citation["references"])
     assert "QuadMamba" in titles

@@ -1,4 +1,4 @@
-"""The worked examples of docs/extend run as they are printed."""
+"""Tests that the worked examples of docs/extend run as they are printed."""
 
 import re
 import runpy
@@ -10,7 +10,7 @@ from command_line import CONFIGS, ROOT, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*faster_coco_eval")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-# What each page needs of the pages before it.
+# The earlier pages whose files each page needs.
 PAGES = {"scan_order": (), "backbone": ("scan_order",), "dataset": ()}
 
 
@@ -19,7 +19,7 @@ def blocks(page):
 
 
 def write_files(page, folder):
-    """Write the blocks that have a file's name."""
+    """Write a page's code blocks that have a file name into a folder."""
     for _, title, text in blocks(page):
         if title:
             (folder / title).parent.mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def write_files(page, folder):
 
 
 def execute(line):
-    """A line of a shell: ``export PYTHONPATH=mine``, or a tool or a script under ``python``."""
+    """Execute a shell line. It is ``export PYTHONPATH=mine``, or it runs a tool or a script with ``python``."""
     if line == "export PYTHONPATH=mine":
         assert "mine" in sys.path[0]
         return

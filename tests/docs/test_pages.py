@@ -1,4 +1,4 @@
-"""What the pages say of the code is so: commands, config keys, types and quoted errors."""
+"""The pages agree with the code: commands, config keys, types and quoted errors."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = r"^```{}\n(.*?)^```$"
-OWN_FILES = "mine/"  # of the pages in docs/extend, which test_extending.py runs
+OWN_FILES = "mine/"  # test_extending.py runs these files of docs/extend
 PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train", "tools")
 
 
@@ -26,7 +26,7 @@ def fenced(page, language):
 
 
 def commands():
-    """Every command of the pages that runs one of our tools, as words: the tool and its arguments."""
+    """Yield the pages' commands that run one of our tools, each as a list of the tool and its arguments."""
     for page in PAGES:
         for line in "".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -40,7 +40,7 @@ COMMANDS = sorted(set(map(tuple, commands())))
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_command(command):
-    """The tool takes the arguments, and configs and options of theirs exist."""
+    """The tool accepts the arguments, and the configs and options in them exist."""
     tool, *arguments = command
     assert (ROOT / tool).is_file()
     configs = [word for word in arguments if word.startswith("configs/") and "my-images" not in word]
@@ -59,7 +59,7 @@ def test_there_are_commands():
 
 
 def documented(page):
-    """The first column of a page's tables, as single names."""
+    """Return the names in the first column of a page's tables."""
     cells = re.findall(r"^\| (`.*?) \|", (DOCS / page).read_text(), re.MULTILINE)
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
@@ -70,12 +70,12 @@ def test_keys_of_configs():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign):
                 used |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tools/test.py reads those two
+    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tools/test.py reads the last two
     assert used & known <= documented("config.md") <= known
 
 
 def test_types_of_configs():
-    """All that is registered, and what configs name by its full path, is in the reference."""
+    """The reference contains every registered type, and every type that configs name by its full path."""
     named = set()
     for path in (ROOT / "ssm_train").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -88,7 +88,7 @@ def test_types_of_configs():
 
 
 def messages():
-    """Every text in the sources, with … for what is put into it."""
+    """Yield every string in the sources, with … in place of inserted values."""
     for path in [ROOT / "setup.py", *(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
@@ -98,7 +98,7 @@ def messages():
 
 
 def test_functions_of_operators():
-    """Every public function of the operators is in the reference."""
+    """The reference contains every public function of the operators."""
     page = set(re.findall(r"^::: [\w.]+\.(\w+)$", (DOCS / "api" / "ops.md").read_text(), re.MULTILINE))
     public = {
         name
@@ -115,7 +115,7 @@ HEADING = re.compile(r"# (\d{4}-\d{2}-\d{2}) .+ \(.+\)")
 
 @pytest.mark.parametrize("entry", sorted(LOG.glob("[0-9]*.md")), ids=lambda path: path.stem)
 def test_experiment(entry):
-    """An entry of the log has the date and the verdict in its heading, four sections, and a line in the index."""
+    """A log entry has the date and the verdict in its heading. It has four sections and a line in the index."""
     text = entry.read_text()
     heading = HEADING.fullmatch(text.splitlines()[0])
     assert heading

@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, needs nothing from elsewhere, and notices what is wrong."""
+"""The documentation site builds without a warning, loads nothing from other sites, and reports faulty pages."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ BUILD = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir"]
 
 
 def build(folder, site):
-    """Build the site of a checkout; the warnings, and whether it was built."""
+    """Build the site of a checkout. Return the warnings and whether the build succeeded."""
     done = subprocess.run([*BUILD, site], cwd=folder, capture_output=True, text=True)
     return [line for line in done.stderr.splitlines() if line.startswith(("WARNING", "ERROR"))], done.returncode == 0
 
@@ -35,7 +35,7 @@ def test_builds_strictly(site):
 
 
 def test_needs_nothing_from_elsewhere(site):
-    """No page loads a script, a style, a font or a picture from another place."""
+    """No page loads a script, a style, a font or a picture from another site."""
     for page in site.rglob("*.html"):
         text = page.read_text()
         loaded = re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="([^"]+)"', text)
@@ -44,13 +44,13 @@ def test_needs_nothing_from_elsewhere(site):
 
 
 def named(entries):
-    """All pages that a part of the navigation names."""
+    """Return all pages that a part of the navigation names."""
     if isinstance(entries, str):
         return [entries]
     return [page for entry in (entries.values() if isinstance(entries, dict) else entries) for page in named(entry)]
 
 
-# Without the part whose tags only MkDocs can read.
+# Only this part of the file is parsed, because other parts have tags that only MkDocs can read.
 NAVIGATION = named(yaml.safe_load(re.search(r"^nav:.*", (ROOT / "mkdocs.yml").read_text(), re.M | re.S)[0])["nav"])
 
 
@@ -81,7 +81,7 @@ def test_pictures_enlarge(site):
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# What reaches beyond the window, or beyond a block that hides it, and cannot be scrolled to.
+# Finds elements that reach beyond the window, or beyond a block that hides the rest, and cannot be scrolled to.
 CUT_OFF = """() => {
   const width = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > width) found.push("the page");
@@ -101,14 +101,14 @@ CUT_OFF = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium: of the system, or the one that Playwright downloaded."""
+    """Start the system's Chromium, or the one that Playwright downloaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as driver:
         own = driver.chromium.executable_path
         found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
         if found is None:
             pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
-        # The sandbox needs rights that containers withhold; the pages are our own.
+        # The sandbox needs rights that containers withhold. It is not needed because the pages are our own.
         chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
@@ -145,7 +145,7 @@ a formula $\\nowhere x$ and [what is there](../README.md#a-library).
 
 
 def test_notices_what_is_wrong(tmp_path):
-    """Our hooks over a small site of their own: links to files and places that are not there, and faulty TeX."""
+    """Our hooks report the faults of a small site: links to missing files and anchors, and faulty TeX."""
     shutil.copytree(ROOT / "docs" / "_site", tmp_path / "docs" / "_site")
     settings = re.sub(
         r"^nav:.*|^plugins:.*?(?=^\S)", "", (ROOT / "mkdocs.yml").read_text(), flags=re.DOTALL | re.MULTILINE

@@ -1,4 +1,4 @@
-"""docs/upgrading.md: its command rewrites a config of the first edition, and its tables name what is there now."""
+"""The command of docs/upgrading.md rewrites a config of the first edition. Its tables name modules that exist now."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ model = dict(
 
 
 def resolve(name):
-    """What a config's type means, by its full path or by its name in one of our registries."""
+    """Return what a config's type stands for, given its full path or its name in one of our registries."""
     module, _, attribute = name.rpartition(".")
     if module != "ssm_train":
         return getattr(import_module(module), attribute)
@@ -71,7 +71,7 @@ def test_command_leaves_our_configs_alone(tmp_path):
 
 
 def exists(name):
-    """Whether there is a module, or a function of a module; an empty folder that was left behind is none."""
+    """Say whether a module, or a function of a module, exists. An empty folder that was left behind is no module."""
     parent, _, attribute = name.rpartition(".")
     try:
         spec = find_spec(name)
