@@ -1,4 +1,4 @@
-"""Generation with cached states equals generation without, token for token."""
+"""Generation with cached states gives the same tokens as generation without a cache."""
 
 import pytest
 import torch

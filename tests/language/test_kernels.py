@@ -1,4 +1,4 @@
-"""Whose kernels compute the chain and the convolution: where they are asked, they get what the model means."""
+"""Tests which package's kernels compute the chain and the convolution, and that all give what the model defines."""
 
 import sys
 
@@ -17,12 +17,12 @@ PACKAGE = "mamba_ssm.ops.selective_scan_interface"
 
 @pytest.fixture
 def documented(monkeypatch):
-    """mamba-ssm's documented interface in the place of the package, which needs a GPU to be built."""
+    """Replace mamba-ssm, which needs a GPU to be built, by a module with its documented interface."""
     monkeypatch.setitem(sys.modules, PACKAGE, mamba_interface)
 
 
 def plain_mamba(model):
-    """transformers' own Mamba with the same weights."""
+    """Return transformers' own Mamba with the same weights."""
     mamba = MambaForCausalLM(MambaConfig(**SIZE)).eval()
     mamba.load_state_dict(model.state_dict())
     return mamba
@@ -57,7 +57,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.fixture
 def fresh_answers():
-    """``installed`` asks anew, before and after the test."""
+    """Clear the cache of ``installed`` before and after the test."""
     installed.cache_clear()
     yield
     installed.cache_clear()
@@ -98,7 +98,7 @@ def test_the_convolution_by_hand(activation):
     y = kernels.causal_convolution(x, conv, activation)
     assert y.is_contiguous()
     assert_close(y, expected)
-    window = padded[:, 4:].transpose(1, 2)  # the last five tokens and the three before them
+    window = padded[:, 4:].transpose(1, 2)  # the last five tokens and three before
     assert_close(continued_convolution(window, conv, activation), expected[:, 4:])
 
 

@@ -1,4 +1,4 @@
-"""Folders, transformers' Auto classes, adapters and their merging."""
+"""Tests of model folders, of transformers' Auto classes, and of adapters and their merging."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_adapters_merge_into_plain_weights(tmp_path, tied):
     ids = rows(2, 12)
     before = model(ids, context_len=7).logits
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
-    for _ in range(2):  # in the first step half of the factors are zero
+    for _ in range(2):  # two, because half of the factors are zero in the first step
         model(ids, context_len=7, labels=ids).loss.backward()
         assert {name for name, p in model.named_parameters() if p.grad is not None} == trained
         optimizer.step()

@@ -1,4 +1,4 @@
-"""The model against the dense sums of the specification, against plain Mamba, and what may depend on what."""
+"""Compares the model with the specification's dense sums and with plain Mamba, and tests which tokens affect which."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def candidates(hidden, contexts):
 def test_mixer_is_the_dense_sum_over_the_tree(rule):
     mixer = small_model(tree_decay=rule).backbone.layers[0].mixer
     hidden = torch.randn(4, 11, 16, dtype=torch.float64)
-    # The last has no tree that branches, so that the chain's result serves for it, too.
+    # In the last case no tree branches, so the chain's result serves for the tree, too.
     for contexts in ([11, 7, 1, 0], [6, 3, 1, 0], [2, 2, 1, 0]):
         actual = mixer(hidden, candidates=candidates(hidden, contexts))
         for row, context in enumerate(contexts):
@@ -65,7 +65,7 @@ def test_without_a_tree_it_is_mamba(dtype):
 
 
 def test_a_prompt_of_two_tokens_is_the_chain():
-    # Without D the mixers' outputs are 1.3 times Mamba's: fold the factor into out_proj.
+    # Without D the mixers' outputs are 1.3 times Mamba's. The factor is folded into Mamba's out_proj.
     model = small_model()
     for layer in model.backbone.layers:
         layer.mixer.D.data.zero_()
@@ -93,10 +93,13 @@ def test_a_response_token_reaches_nothing_before_it(rule):
 
 @pytest.mark.parametrize("rule", ["next", "own"])
 def test_what_a_token_is_heard_by(rule):
-    """What comes after it, along the chain, and its ancestors in the tree: by the gradients of every output."""
+    """A token affects itself, its ancestors in the tree, and the tokens after it along the chain.
+
+    The gradients of every output show which inputs it depends on.
+    """
     mixer = small_model(tree_decay=rule).backbone.layers[0].mixer
     with torch.no_grad():
-        mixer.conv1d.weight[..., :-1] = 0  # no token of the convolution is mixed with those before it
+        mixer.conv1d.weight[..., :-1] = 0  # the convolution mixes no token with earlier ones
     torch.manual_seed(3)
     hidden = torch.randn(1, 16, 16, dtype=torch.float64, requires_grad=True)
     x, _, delta, _, B, _ = projections(mixer, hidden[0])
@@ -117,7 +120,7 @@ def test_what_a_token_is_heard_by(rule):
     for place in range(16):
         expected = set(range(place, 16)) | ancestors(place)
         if rule == "next" and place > 0:
-            expected |= ancestors(place - 1)  # its step size is the decay of the edge above the token before it
+            expected |= ancestors(place - 1)  # the edge above the token before it decays by its step size
         assert set(heard[:, place].nonzero().flatten().tolist()) == expected, f"token {place}"
         backwards += min(ancestors(place), default=place) < place
     assert backwards > 0, "no token is heard by an earlier one: the test says nothing"
@@ -147,7 +150,7 @@ def test_losses_are_taken_on_responses_only():
     ids = rows(2, 12)
     labels = ids.masked_fill(torch.arange(12) < torch.tensor([[5], [3]]), -100)
     expected = model(ids, context_len=torch.tensor([5, 3]), labels=labels)
-    # Prompts found by the labels, and labels within prompts left out.
+    # The model finds prompts by the labels, and leaves out labels within prompts.
     assert torch.equal(model(ids, labels=labels).logits, expected.logits)
     assert torch.equal(model(ids, context_len=torch.tensor([5, 3]), labels=ids).loss, expected.loss)
     log_p = expected.logits.log_softmax(-1)

@@ -1,4 +1,4 @@
-"""On a GPU the model is what it is on the CPU: logits, gradients, generation, low precision."""
+"""The model gives the same on the GPU as on the CPU: logits, gradients, generation, low precision."""
 
 import pytest
 import torch
@@ -21,7 +21,8 @@ def batch():
 
 @pytest.mark.parametrize("rule", ["next", "own"])
 def test_logits_and_gradients(rule, monkeypatch):
-    # transformers' norm, residual and loss are float32 whatever the model's dtype is.
+    # transformers computes the norm, the residual and the loss in float32 for every dtype of the model. This test
+    # computes them in the model's dtype.
     norm = lambda self, x: F.rms_norm(x, x.shape[-1:], self.weight, self.variance_epsilon)  # noqa: E731
     monkeypatch.setattr(MambaRMSNorm, "forward", norm)
     ids, mask, context = batch()
@@ -49,7 +50,7 @@ def test_autocast_is_as_good_as_without_the_tree(dtype):
                 return model(ids, mask, context).logits.to(dtype), exact
 
     (tree, exact_tree), (chain, exact_chain) = errors(0.3), errors(0.0)
-    # The tree adds no more error than a network without one has, in the dtype the two are computed in.
+    # The tree adds no more error than the network without a tree has in the same dtype.
     assert_as_good_as(tree, (exact_tree + (chain.double() - exact_chain)).to(dtype), exact_tree)
 
 
@@ -64,7 +65,7 @@ def test_cached_equals_uncached():
 
 
 def test_states_are_not_held():
-    """A row of 2,048 tokens in a layer of Mamba-130M's size: 50 million states, which a forward pass never writes."""
+    """A layer of Mamba-130M's size has 50 million states for 2,048 tokens. The forward pass never writes them all."""
     mixer = small_model(torch.float32, hidden_size=768, state_size=16, num_hidden_layers=1).backbone.layers[0].mixer
     mixer = mixer.to(DEVICE)
     states = 2048 * 1536 * 16 * 4
