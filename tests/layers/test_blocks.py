@@ -1,4 +1,4 @@
-"""Stem, downsampling, mixer, block and head, against their formulas."""
+"""Compares the stem, the downsampling, the mixer, the block and the head with their formulas."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ class Doubling(SelectiveSSM):
 
 
 def perturb(module):
-    """Move norms and biases off their neutral values."""
+    """Move norms and biases away from their neutral values."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -70,7 +70,7 @@ def test_block(layer_scale):
     hidden = F.gelu(block.mlp.fc1(layer_norm(middle, block.norm2)))
     assert hidden.shape[-1] == 32
     assert_close(block(x)[0], middle + scale * block.mlp.fc2(hidden))
-    # Stochastic depth drops whole samples in training only.
+    # Stochastic depth drops whole samples, and only in training.
     block.train().drop_path.drop_prob = 1.0
     assert torch.equal(block(x)[0], x)
 

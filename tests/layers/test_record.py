@@ -1,4 +1,4 @@
-"""Recording what the scans chose."""
+"""Tests of recording what the scans chose."""
 
 from typing import NamedTuple
 

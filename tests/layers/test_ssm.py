@@ -1,4 +1,4 @@
-"""Parameters of the scans: initialisation, projections, precision."""
+"""Tests of the scans' parameters: initialisation, projections, precision."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_initialisation_is_mambas(ssm):
     steps = F.softplus(ssm.dt_bias)
     assert 1e-3 * 0.999 < steps.min() < 2e-3
     assert 0.05 < steps.max() < 0.1 * 1.001
-    # Log-uniform: the logarithms' mean is that of the range's ends.
+    # The steps are log-uniform, so the mean of their logarithms is that of the range's ends.
     assert abs(steps.log10().mean() + 2) < 0.15
     assert 0.45 < ssm.dt_weight.abs().max() <= 4**-0.5
     assert 0.12 < ssm.x_proj.weight.abs().max() <= 64**-0.5
