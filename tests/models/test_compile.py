@@ -1,4 +1,4 @@
-"""torch.compile traces both families whole, forward and backward."""
+"""torch.compile traces the forward and backward passes of both families without a graph break."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from quadtree_ssm import QuadMamba
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 
-# PyTorch 2.6 cannot trace the recomputation of a block whose scan returns more than tensors. It also adds up gradients
-# in another order than without compilation, and a gradient of 1e-12 that cancels then differs by 5e-5.
+# PyTorch 2.6 cannot trace the recomputation of a block whose scan returns more than tensors. With compilation it also
+# adds up gradients in another order. A gradient of 1e-12, whose terms cancel, then differs by 5e-5.
 pytestmark = pytest.mark.recent
 
 SIZES = {"depths": (2, 1), "dims": (16, 16), "num_classes": 3}

@@ -1,4 +1,4 @@
-"""Parameters of every variant, and the work of the published ones, equal the tables."""
+"""The parameters of every variant, and the operations of the published variants, equal the tables."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ import tree_ssm
 from ssm_core.flops import FlopCount, activation_bytes, count_flops, count_pass
 from tree_ssm.ops import grid_distances, minimum_spanning_tree
 
-PARAMETERS = {  # millions; QuadMamba's nano and MambaTree's nano and lite are of no paper
+PARAMETERS = {  # in millions; no paper has QuadMamba's nano, or MambaTree's nano and lite
     "quadmamba_nano": 1.768,
     "quadmamba_lite": 5.470,
     "quadmamba_tiny": 10.323,
@@ -47,7 +47,7 @@ def test_quadmamba_flops(arch):
 
 
 def test_a_transformer_as_fvcore_counts():
-    """The count of fvcore 0.1.5 for Swin-T of timm 1.0.31 without fused attention; Swin's paper says 4.5 G."""
+    """fvcore 0.1.5 gives this count for Swin-T of timm 1.0.31 without fused attention. Swin's paper says 4.5 G."""
     assert count_flops(timm.create_model("swin_tiny_patch4_window7_224").eval()) == FlopCount(4_509_194_496, 0, 0)
 
 
@@ -66,7 +66,7 @@ def test_flops_grow_with_the_image():
 
 
 def test_a_tree_by_hand():
-    """A 3 × 4 grid with 5 channels has 17 edges and 12 vertices, whose numbers take 4 bits."""
+    """A 3 × 4 grid with 5 channels has 17 edges and 12 vertices. A vertex number takes 4 bits."""
 
     class Grow(nn.Module):
         def forward(self, x):
@@ -77,7 +77,7 @@ def test_a_tree_by_hand():
 
 @pytest.mark.parametrize("fake", [False, True])
 def test_activations_by_hand(fake):
-    """The input, and GELU's input and output, each count once, although the view shares GELU's memory."""
+    """The input, GELU's input and GELU's output count once each, although the view shares the output's memory."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -88,12 +88,12 @@ def test_activations_by_hand(fake):
             return self.fc2(nn.functional.gelu(self.fc1(x)).view(2, 5, 6)).relu()
 
     with FakeTensorMode() if fake else torch.no_grad():
-        # relu keeps its result, too.
+        # relu saves its result, too.
         assert activation_bytes(Net(), torch.rand(2, 5, 4)) == 4 * 2 * 5 * (4 + 6 + 6 + 3)
 
 
 def test_activations_are_what_autograd_holds():
-    """The count equals the tensors that the graph's nodes say they saved, for convolutions, norms and scans."""
+    """The count equals the bytes that the graph's nodes saved, for convolutions, norms and scans."""
     model = tree_ssm.MambaTreeV(depths=(1,), dims=(8,), in_chans=1, num_classes=3).eval()
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     images = torch.rand(1, 1, 32, 32)

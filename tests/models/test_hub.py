@@ -1,4 +1,4 @@
-"""Both families in the Hugging Face Hub's layout, from a folder on the disk and back, by our methods and by timm's."""
+"""Saves both families to a folder in the Hugging Face Hub's layout. Our methods and timm's load them back."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ def test_there_and_back(model, tmp_path):
     assert "https://arxiv.org/abs/" in card
 
 
-@pytest.mark.recent  # timm 1.0.12 knows no local-dir:
+@pytest.mark.recent  # timm 1.0.12 does not know local-dir:
 def test_timm_reads_the_folder(model, tmp_path):
     model.reset_classifier(7)
     model.save_pretrained(tmp_path)
@@ -76,7 +76,7 @@ def test_weights_that_do_not_fit_are_refused(model, tmp_path):
 
 
 def test_push(model, tmp_path, monkeypatch):
-    """To a hub that is a folder."""
+    """The model is pushed to a folder that stands in for the Hub."""
 
     class Hub:
         def __init__(self, token=None):

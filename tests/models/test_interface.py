@@ -1,4 +1,4 @@
-"""What every registered model must do, in the manner of timm's own tests."""
+"""Tests what every registered model must do, in the manner of timm's own tests."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from ssm_core.testing import assert_close
 CLASSES = {"quadmamba": quadtree_ssm.QuadMamba, "mambatree": tree_ssm.MambaTreeV}
 MODELS = timm.list_models([f"{family}_*" for family in CLASSES])
 FAMILIES = ["quadmamba_lite", "mambatree_tiny"]
-# Both kinds of stage, shifted blocks and blocks of every position, at a hundredth of the cost.
+# These sizes have both kinds of stage, shifted blocks and blocks of every position, at a hundredth of the cost.
 SMALL = {"depths": (1, 2, 2, 1), "dims": (16, 32, 32, 48), "num_classes": 7}
 
 
@@ -47,7 +47,7 @@ def test_forward_and_backward(name):
         assert gradient.isfinite().all(), f"the gradient of {parameter} is not finite"
 
 
-# What configs and checkpoints spelled out before these variants had names.
+# The arguments that configs and checkpoints spelled out before these variants had names.
 SPELLED_OUT = {
     "quadmamba_nano": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256), "ssm_ratio": 1.0, "drop_path_rate": 0.0},
     "mambatree_nano": {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256), "ssm_ratio": 1.0, "drop_path_rate": 0.0},
@@ -111,7 +111,8 @@ def test_any_number_of_states(name, d_state):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_checkpointing_changes_nothing(name):
-    # With noise in the choice of quadrants, dropout and stochastic depth: the generators' state has to be kept.
+    # The choice of quadrants, dropout and stochastic depth draw random numbers. So checkpointing has to restore the
+    # generators' state.
     x = images(48, 33, batch=4)
     results = []
     for enable in (False, True):
@@ -139,7 +140,7 @@ def test_seeds_reproduce_training_and_evaluation_needs_none(name):
     assert not torch.equal(run(0), run(1))
     model.eval()
     assert torch.equal(run(0), run(1))
-    # A sample does not depend on the others it is evaluated with.
+    # A sample does not depend on the other samples of its batch.
     assert_close(model(x[2:3]), run(0)[2:3], tolerance=1e-5)
 
 
@@ -158,10 +159,10 @@ def test_feature_maps(name):
     first, last = model.eval()(x)
     assert first.shape == (2, 16, 16, 12)
     assert last.shape == (2, 48, 2, 2)
-    for m in (first, last):  # normed, with the norm's affine map at its start
+    for m in (first, last):  # they are normalised, and the norm's affine map is still the identity
         assert m.mean(1).abs().max() < 1e-5
         assert (m.var(1, unbiased=False) - 1).abs().max() < 1e-2
-    # No parameter goes unused: nothing beyond the last map, and no head.
+    # Every parameter is used. There is no stage beyond the last map, and no head.
     partial = small(name, out_indices=[1])
     sum(m.square().sum() for m in partial(x)).backward()
     assert all(gradient is not None for gradient in gradients(partial).values())

@@ -1,4 +1,4 @@
-"""The tree scan against dense sums over the paths of a tree grown by hand, and every ablation switch."""
+"""Compares the tree scan with dense sums over the paths of a tree grown by hand, and tests every ablation switch."""
 
 import importlib
 
@@ -17,7 +17,7 @@ SIZES = {"depths": (2, 2, 2, 1), "dims": (16, 16, 16, 16), "num_classes": 5}
 
 
 def literal_tree_scan(scan, x, root):
-    """h_i = Σ_j (∏ Ā over path(i, j)) u_j a state at a time, all paths walked; y = C ⊙ LN(h) + D ⊙ x."""
+    """Compute h_i = Σ_j (∏ Ā over path(i, j)) u_j one state at a time by walking all paths; y = C ⊙ LN(h) + D ⊙ x."""
     _, height, width, dim = x.shape
     edges, results, parents = grid(height, width), [], []
     sizes = (scan.dt_rank, scan.d_state, scan.d_state)
@@ -122,7 +122,7 @@ def test_every_switch_changes_the_output_and_trains(arguments):
 
 
 def total_weight(grown, x, scan):
-    """Sum over the tree's edges of the distance between the tokens they join."""
+    """Sum the distances between the two tokens of each of the tree's edges."""
     parent = grown.tree.parent
     tokens = x.flatten(1, 2)
     others = tokens.gather(1, parent.unsqueeze(-1).expand_as(tokens))
@@ -137,7 +137,7 @@ def test_kinds_of_tree():
     assert (weights["random"] < weights["maximum"]).all()
     random = trees["random"]
     parents = random(x)[1].tree.parent
-    assert torch.equal(parents, random(2 * x.flip(1))[1].tree.parent)  # blind to the features
+    assert torch.equal(parents, random(2 * x.flip(1))[1].tree.parent)  # it ignores the features
     random.train()
     first, second = random(x)[1].tree.parent, random(x)[1].tree.parent
     assert not torch.equal(first, second)

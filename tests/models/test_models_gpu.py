@@ -1,4 +1,4 @@
-"""Whole models on the GPU: gradients against the CPU in float64, compilation, graphs, long training in half types."""
+"""Tests of whole models on the GPU: gradients as on the CPU in float64, compilation, graphs, training in half types."""
 
 import copy
 
@@ -13,7 +13,7 @@ from tree_ssm import MambaTreeV
 
 pytestmark = pytest.mark.gpu
 FAMILIES = [QuadMamba, MambaTreeV]
-# Both scans of QuadMamba, three sizes of map; sides that no power of two divides.
+# The model has both scans of QuadMamba and maps of three sizes. The image's sides are no powers of two.
 SIZES = {"depths": (2, 1, 1), "dims": (16, 32, 48), "num_classes": 5}
 IMAGE = (3, 3, 72, 56)
 
@@ -30,7 +30,7 @@ def exact_float32():
 
 
 def lively(model):
-    """Linear maps of unit gain: at the models' own initialisation some gradients are as small as rounding."""
+    """Give linear maps unit gain. At the models' own initialisation some gradients are as small as rounding."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_the_cpu_in_float64(family, dtype, tolerance):
 def test_compiled_whole_equals_eager_in_training_and_inference(family):
     torch.manual_seed(0)
     torch.compiler.reset()
-    model = lively(family(**SIZES)).cuda().eval()  # no noise, no dropping: what training draws at random
+    model = lively(family(**SIZES)).cuda().eval()  # training would draw noise and drop samples
     images = torch.randn(IMAGE, device="cuda")
     compiled = torch.compile(model, fullgraph=True)
     logits, gradients, _ = loss_and_gradients(model, images)
@@ -106,7 +106,7 @@ def test_a_training_step_is_captured_in_a_graph(family):
     eager = step()
     assert torch.equal(replayed[0], eager)
     for name, p in model.named_parameters():
-        assert_close(replayed[1][name], p.grad, name, 1e-3)  # cuDNN's weight gradients are not deterministic
+        assert_close(replayed[1][name], p.grad, name, 1e-3)  # cuDNN's weight gradients vary
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

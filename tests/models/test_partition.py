@@ -1,4 +1,4 @@
-"""Quadrants, windows and their means, against slicing and against the released code's reshapes."""
+"""Compares quadrants, windows and their means with slices and with the released code's reshapes."""
 
 import pytest
 import torch

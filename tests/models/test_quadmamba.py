@@ -1,4 +1,4 @@
-"""The quadtree and cross scans against literal transcriptions of the paper, and every ablation switch."""
+"""Compares the quadtree and cross scans with literal transcriptions of the paper, and tests every ablation switch."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SIZES = {"depths": (2, 2, 1, 1), "dims": (16, 16, 16, 16), "num_classes": 5}
 
 
 def scan_one_direction(ssm, k, sequence):
-    """h ← exp(Δ·A)·h + Δ·B·x, y = C·h + D·x, one step after the other; ``sequence`` [L, D]."""
+    """Step through h ← exp(Δ·A)·h + Δ·B·x, y = C·h + D·x along ``sequence`` [L, D]."""
     weight = ssm.x_proj.weight.unflatten(0, (ssm.directions, -1))[k]
     A = -ssm.A_log[k].exp()
     h, outputs = torch.zeros_like(A), []
@@ -30,13 +30,13 @@ def forward_and_backward(ssm, sequence):
 
 
 def quarters(window):
-    """The four quarters of a block of token numbers, in raster order."""
+    """Return the four quarters of a block of token numbers, in raster order."""
     top, left = -(-window.shape[0] // 2), -(-window.shape[1] // 2)
     return [window[:top, :left], window[:top, left:], window[top:, :left], window[top:, left:]]
 
 
 def literal_quadtree_scan(ssm, x, fine_order, roll_scores, noise):
-    """The gather and scatter formulation of section 3.2, a sample at a time, with everything it holds in autograd."""
+    """Compute section 3.2's gather and scatter one sample at a time. Autograd differentiates all of it."""
     _, height, width, dim = x.shape
     shift = ssm.shift(height)
     tokens = torch.arange(height * width).view(height, width).roll(shift, (0, 1))
@@ -69,7 +69,7 @@ def nested_order(tokens):
 
 
 def window_raster_order(tokens):
-    """The released order: the raster of the 4 × 4 windows."""
+    """Return the released order, which takes the 4 × 4 windows in raster order."""
     rows = [half for part in (tokens,) for q in (quarters(part)[0], quarters(part)[2]) for half in halves(q.shape[0])]
     columns = [half for q in quarters(tokens)[:2] for half in halves(q.shape[1])]
     bands = tokens.split(rows, dim=0)
@@ -84,7 +84,7 @@ def make_scan(scan_class, dim=8, **arguments):
     torch.manual_seed(0)
     scan = scan_class(dim, 2, 1, **arguments).double()
     with torch.no_grad():
-        for parameter in scan.parameters():  # nothing stays at a neutral value
+        for parameter in scan.parameters():  # move every parameter off its neutral value
             parameter.add_(0.3 * torch.randn_like(parameter))
     return scan
 
@@ -161,7 +161,7 @@ def test_global_context_replaces_half_the_hidden_channels_by_quadrant_means():
 
 
 def build(**arguments):
-    """A small model whose weights do not depend on the arguments, except where these remove some."""
+    """Build a small model. Its weights depend on the arguments only if these remove some weights."""
     torch.manual_seed(0)
     model = QuadMamba(**SIZES | arguments).eval()
     generator = torch.Generator().manual_seed(1)
@@ -172,7 +172,7 @@ def build(**arguments):
 
 
 def share_weights(model, other):
-    """Give ``other`` the weights of ``model``, as far as it has them."""
+    """Give ``other`` the weights of ``model`` that it has, too."""
     other.load_state_dict({k: v for k, v in model.state_dict().items() if k in other.state_dict()}, strict=True)
     return other
 
@@ -220,7 +220,7 @@ def test_switches_do_what_they_say():
 
     _, seen = look(build(window_shift=False), x)
     assert [s.shift for s in seen] == [(0, 0)] * 4
-    # A choice fixed to the learned one gives the learned model's output, without its predictor.
+    # A fixed choice needs no predictor. If it equals the learned choice, the outputs are equal, too.
     _, seen = look(build(window_shift=False, choice=2), x)
     assert all((s.choice == 2).all() and s.score is None for s in seen)
     assert build(choice=2).stages[0].blocks[0].mixer.scan.predictor is None
@@ -260,7 +260,7 @@ def test_shift_directions_follow_the_block_number():
     assert [s.shift_signs for s in scans[1::2]] == directions
     assert all(s.shift_signs is None for s in scans[::2])
     assert scans[5].shift(63) == (7, -7)
-    # The index within the stage decides which blocks shift, the one in the network in which direction.
+    # A block's index within the stage decides whether it shifts. Its index in the network decides the direction.
     with torch.device("meta"):
         model = QuadMamba((3, 2, 1, 1), (16, 16, 16, 16))
     assert [b.mixer.scan.shift_signs for s in model.stages[:2] for b in s.blocks] == [None, (1, 1), None, None, (1, -1)]

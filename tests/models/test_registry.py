@@ -1,4 +1,4 @@
-"""``type="package.Class"`` in a config finds the model in a fresh process, and needs no import before."""
+"""``type="package.Class"`` in a config finds the model in a fresh process without an import."""
 
 import subprocess
 import sys

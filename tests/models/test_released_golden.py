@@ -1,10 +1,10 @@
-"""The oracles give the numbers that the authors' own code gave.
+"""Tests that the oracles give the numbers that the authors' own code gave.
 
-``oracles/released_golden.json`` was made once by the released code (github.com/VISION-SJTU/QuadMamba at 4d339b4, its
-predictor with global context at 07cd16d; github.com/EasonXiao-888/GrootVL at f11bec3): its CUDA operators replaced by
-plain PyTorch, QuadMamba's Gumbel noise left out, everything in float64 and evaluation mode. Weights and images are
-those of ``oracles.weights`` for the case's seed; per gradient of the functional in ``weights.gradients`` its norm and
-its sum are kept. No code of the authors is in this repository.
+The released code made ``oracles/released_golden.json`` once. It is github.com/VISION-SJTU/QuadMamba at 4d339b4, or at
+07cd16d for the predictor with global context, and github.com/EasonXiao-888/GrootVL at f11bec3. Plain PyTorch replaced
+its CUDA operators, and QuadMamba's Gumbel noise was left out. Everything ran in float64 and evaluation mode. Weights
+and images are those of ``oracles.weights`` for the case's seed. The file keeps the norm and the sum of each gradient of
+the functional in ``weights.gradients``. No code of the authors is in this repository.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Converted MambaTree checkpoints compute what the released model computes: outputs and every gradient."""
+"""Converted MambaTree checkpoints give the outputs and every gradient of the released model."""
 
 from functools import partial
 

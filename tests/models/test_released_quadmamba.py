@@ -1,4 +1,4 @@
-"""Converted QuadMamba checkpoints compute what the released model computes: outputs and every gradient."""
+"""Converted QuadMamba checkpoints give the outputs and every gradient of the released model."""
 
 from functools import partial
 
@@ -10,7 +10,8 @@ from oracles.parity import errors_against_oracle
 from quadtree_ssm import QuadMamba
 from quadtree_ssm.checkpoint import RELEASED
 
-# Depths 4 and 4 shift in all four directions; 3 and 2 make the index within the stage and in the network differ.
+# Depths 4 and 4 shift in all four directions. With depths 3 and 2, a block's index within its stage differs from its
+# index in the network.
 CASES = {
     "one state, all shifts": ({"depths": (4, 4, 1, 1), "dims": (16, 24, 32, 32)}, (64, 64)),
     "four states, odd depth, oblong": ({"depths": (3, 2, 2, 1), "dims": (16, 24, 32, 32), "d_state": 4}, (64, 96)),
