@@ -1,4 +1,4 @@
-"""The results of a function with its gradients, as the tests of every operator compare them."""
+"""Computes a function's results with their gradients, which the tests of every operator compare."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,12 +11,12 @@ def with_gradients(
     inputs: Sequence[Tensor],
     upstream: Tensor | Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
-    """The results of ``function``, then a gradient for each input.
+    """Return the results of ``function``, followed by a gradient for each input.
 
     Args:
         function: gives a tensor, or a tuple of tensors.
-        inputs: all of them get a gradient, zero where there is none.
-        upstream: the gradient of the result, or of each of the results; None for a result that is not used.
+        inputs: tensors. Each gets a gradient, which is zero if the results do not depend on it.
+        upstream: the gradient of the result, or of each of several results. None stands for a result that is not used.
     """
     leaves = [x.detach().requires_grad_() for x in inputs]
     results = function(*leaves)

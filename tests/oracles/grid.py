@@ -1,4 +1,4 @@
-"""The 4-connected grid edge by edge, and measures by which its edges can be weighed."""
+"""Lists the edges of the 4-connected grid, and defines measures that can weight them."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ DISTANCES = {
 
 
 def grid(height, width):
-    """Edges of the grid: all vertical ones, then all horizontal ones."""
+    """Return the edges of the grid: first all vertical ones, then all horizontal ones."""
     number = torch.arange(height * width).view(height, width)
     vertical = torch.stack([number[:-1], number[1:]], -1).view(-1, 2)
     horizontal = torch.stack([number[:, :-1], number[:, 1:]], -1).view(-1, 2)

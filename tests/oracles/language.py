@@ -1,7 +1,8 @@
-"""MambaTree-L's mixer, literally as the paper describes it: one row at a time, in float64, by dense sums over trees.
+"""Computes MambaTree-L's mixer literally as the paper describes it.
 
-Written from the paper (section 3.3, Algorithm 2) and from the recurrences alone: Kruskal's algorithm on explicit inputs
-of D·N channels, and h_i = Σ_j (∏ decays on the way up from j to i) u_j over all pairs.
+It takes one row at a time, in float64, by dense sums over trees. It is written only from the paper (section 3.3,
+Algorithm 2) and from the recurrences. Kruskal's algorithm runs on explicit inputs of D·N channels, and
+h_i = Σ_j (∏ decays on the way up from j to i) u_j is summed over all pairs.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from oracles.spanning_trees import hang, kruskal
 
 
 def projections(mixer, hidden):
-    """x, z [L, D], Δ [L, D], A [D, N], B, C [L, N] of one row hidden [L, C]."""
+    """Return x, z [L, D], Δ [L, D], A [D, N] and B, C [L, N] of the row ``hidden`` [L, C]."""
     x, z = mixer.in_proj(hidden).chunk(2, -1)
     width = mixer.conv_kernel_size
     weight, bias = mixer.conv1d.weight[:, 0], mixer.conv1d.bias  # [D, K], [D]
@@ -24,7 +25,10 @@ def projections(mixer, hidden):
 
 
 def parents(u, context, reach=3):
-    """Parent of every token: the tree over the prompt by Kruskal, then the chain, hung from the last token."""
+    """Return the parent of every token.
+
+    Kruskal's tree joins the prompt, and a chain joins the tokens after it. The root is the last token.
+    """
     length = len(u)
     flat = u.detach().flatten(1)
     edges = [(i, i + distance) for distance in range(1, reach + 1) for i in range(max(0, context - distance))]
@@ -34,7 +38,7 @@ def parents(u, context, reach=3):
 
 
 def dense_tree(u, decay, parent, rule):
-    """[L, D, N]: the sum over every token's subtree; decay [L, D, N] is Ā of each token."""
+    """Return the sum over every token's subtree, [L, D, N]. ``decay`` [L, D, N] is Ā of each token."""
     length = len(u)
     h = torch.zeros_like(u)
     for i, j in itertools.product(range(length), repeat=2):
@@ -48,7 +52,7 @@ def dense_tree(u, decay, parent, rule):
 
 
 def mixer_output(mixer, hidden, context, scale, rule="next"):
-    """The mixer's output [L, C] for one row whose first ``context`` tokens are the prompt."""
+    """Return the mixer's output [L, C] for a row whose first ``context`` tokens are the prompt."""
     x, z, delta, A, B, C = projections(mixer, hidden)
     decay = torch.exp(delta.unsqueeze(-1) * A)
     u = (delta * x).unsqueeze(-1) * B.unsqueeze(1)

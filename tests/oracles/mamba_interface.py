@@ -1,4 +1,4 @@
-"""``mamba_ssm.ops.selective_scan_interface.selective_scan_fn`` as mamba-ssm 2 documents it, in plain PyTorch.
+"""Implements ``mamba_ssm.ops.selective_scan_interface.selective_scan_fn`` in plain PyTorch as mamba-ssm 2 documents it.
 
 It is written from the published signature, from the shapes and dtypes that the documentation names, and from the
 recurrence in "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (Gu and Dao 2023), equations 2a and 2b,
@@ -23,7 +23,7 @@ def selective_scan_fn(
     delta_softplus: bool = False,
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """y ``[B, D, L]`` in the dtype of ``u``, and the last state ``[B, D, N]``, which has no gradient."""
+    """Return y ``[B, D, L]`` in the dtype of ``u``, and the last state ``[B, D, N]``, which has no gradient."""
     batch, channels, length = u.shape
     states = A.shape[1]
     _check(u, (batch, channels, length), u.dtype, "u")
@@ -67,7 +67,7 @@ def _check(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str) -> 
 
 
 def _of_channels(x: Tensor, batch: int, channels: int, length: int) -> Tensor:
-    """Any of the forms of B and C as ``[B, D, N, L]``; a group's channels lie side by side."""
+    """Bring any form of B and C to ``[B, D, N, L]``. The channels of a group lie side by side."""
     if x.dim() == 2:
         return x[None, :, :, None].expand(batch, -1, -1, length)
     x = x.unsqueeze(1) if x.dim() == 3 else x

@@ -1,4 +1,4 @@
-"""A converted model against the oracle of the released one: outputs, and the gradients of all parameters and images."""
+"""Compares a converted model with the released model's oracle: outputs, gradients of all parameters and of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from ssm_core.testing import relative_error
 
 Outputs = Tensor | list[Tensor]
 Forward = Callable[[dict[str, Tensor], Tensor], Outputs]
-# The gradient of the predictor's last bias is a sum over four quadrants that nearly cancels, as gradients of a softmax
-# do. So its error is measured relative to the gradient of the whole layer.
+# The gradient of the predictor's last bias is a sum over four quadrants. The sum nearly cancels, because the gradients
+# of a softmax add up to zero. So its error is measured relative to the gradient of the whole layer.
 CANCELLING = "predictor.fc4.bias"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -23,7 +23,7 @@ def _as_list(outputs: Outputs) -> list[Tensor]:
 
 
 def run_oracle(forward: Forward, weights: dict[str, Tensor], images: Tensor) -> tuple[Outputs, dict[str, Tensor]]:
-    """Outputs and gradients, under the released names."""
+    """Return the oracle's outputs, and its gradients under the released names."""
     leaves = {n: v if n.endswith(BUFFERS) else v.clone().requires_grad_() for n, v in weights.items()}
     images = images.clone().requires_grad_()
     outputs = forward(leaves, images)
@@ -40,7 +40,7 @@ def errors_against_oracle(
     dtype: torch.dtype,
     **overrides: Any,
 ) -> dict[str, float]:
-    """Relative errors of the converted model to the oracle in float64: of the outputs and of all gradients."""
+    """Return the converted model's relative errors against the oracle in float64, for the outputs and all gradients."""
     weights, images = make_weights(shapes, seed), make_images(2, *size, seed)
     converted = convert(weights, released, build, **overrides)
     model = build(**converted.arguments).to(dtype).eval()

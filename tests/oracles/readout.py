@@ -1,4 +1,4 @@
-"""Inputs of the state's readout, and its result with every gradient under a name."""
+"""Makes inputs of the state's readout, and computes its result with every gradient under a name."""
 
 from functools import partial
 

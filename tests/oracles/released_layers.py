@@ -1,4 +1,4 @@
-"""Layers that the oracles of both released models apply straight from a state dict, channels last."""
+"""Layers that the oracles of both released models apply directly from a state dict. Channels come last."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,5 +25,5 @@ def conv(w: Weights, name: str, x: Tensor, stride: int = 1) -> Tensor:
 
 
 def count(w: Weights, prefix: str) -> int:
-    """How many numbered modules have names that begin with ``prefix``."""
+    """Count the numbered modules whose names begin with ``prefix``."""
     return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in w if name.startswith(prefix))

@@ -1,8 +1,9 @@
-"""The released MambaTree (GrootVL) in plain PyTorch: a functional forward straight from a state dict under its names.
+"""Computes the released MambaTree (GrootVL) in plain PyTorch, directly from a state dict with the released names.
 
-An oracle for the tests, independent of everything in the packages: Kruskal's tree, and the tree scan as the dense sum
-over all pairs of vertices, h_i = sum_j (product of the weights on the path from i to j) u_j. After Xiao et al.,
-"MambaTree: Tree Topology is All You Need in State Space Model" (NeurIPS 2024). Loops are welcome here, speed is not.
+It is an oracle for the tests and independent of everything in the packages. The tree is Kruskal's, and the tree scan is
+the dense sum over all pairs of vertices, h_i = sum_j (product of the weights on the path from i to j) u_j. The model is
+that of Xiao et al., "MambaTree: Tree Topology is All You Need in State Space Model" (NeurIPS 2024). Plain loops are
+preferred to speed here.
 """
 
 import math
@@ -29,7 +30,7 @@ def shapes(
     layer_scale: bool = False,
     num_classes: int | None = 10,
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a released file; ``num_classes=None`` leaves head and ``conv_head`` out."""
+    """Return the names and shapes of a released file. ``num_classes=None`` leaves out the head and ``conv_head``."""
     table: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, width: int) -> None:
@@ -79,7 +80,10 @@ def shapes(
 
 
 def _spanning_tree(x: Tensor, width: int) -> list[tuple[int, int]]:
-    """Kruskal on the grid of tokens x [L, D]: (vertex, parent) of all but the root 0, breadth first."""
+    """Grow Kruskal's tree on the grid of tokens x [L, D].
+
+    Return (vertex, parent) for all vertices but the root 0, breadth first.
+    """
     count = x.shape[0]
     down = [(v, v + width) for v in range(count - width)]
     right = [(v, v + 1) for v in range(count) if (v + 1) % width]
@@ -91,16 +95,16 @@ def _spanning_tree(x: Tensor, width: int) -> list[tuple[int, int]]:
 
 
 def _tree_scan(u: Tensor, log_weight: Tensor, parents: list[tuple[int, int]]) -> Tensor:
-    """The dense sum for one sample, u and log_weight [L, D]: the edge of a vertex to its parent carries its own weight.
+    """Compute the dense sum for one sample, u and log_weight [L, D]. The edge to a vertex's parent has its weight.
 
-    The log of a path's product is s_i + s_j - 2 s_lca(i, j), with s the sum from the root and lca the vertex where the
-    two paths to the root meet.
+    The log of a path's product is s_i + s_j - 2 s_lca(i, j). Here s is the sum from the root, and lca is the vertex
+    where the two paths to the root meet.
     """
     count = u.shape[0]
     meeting = torch.zeros(count, count, dtype=torch.long)
     from_root, seen = {0: torch.zeros_like(u[0])}, [0]
     for vertex, parent in parents:
-        meeting[vertex, seen] = meeting[seen, vertex] = meeting[parent, seen]  # nothing seen so far lies below `vertex`
+        meeting[vertex, seen] = meeting[seen, vertex] = meeting[parent, seen]  # no seen vertex is below `vertex`
         meeting[vertex, vertex] = vertex
         from_root[vertex] = from_root[parent] + log_weight[vertex]
         seen.append(vertex)
@@ -124,7 +128,7 @@ def _tree_ssm(w: Weights, op: str, x: Tensor) -> Tensor:
 
 
 def forward(w: Weights, images: Tensor, *, maps: bool = False) -> Tensor | list[Tensor]:
-    """Logits [B, classes] of images [B, 3, H, W] in evaluation mode; with ``maps`` the four normed maps (NCHW)."""
+    """Return logits [B, classes] of images [B, 3, H, W] in evaluation mode. With ``maps``, return the normed maps."""
     x = _norm(w, "patch_embed.norm1.1", _conv(w, "patch_embed.conv1", images.permute(0, 2, 3, 1), stride=2))
     x = _norm(w, "patch_embed.norm2.1", _conv(w, "patch_embed.conv2", F.gelu(x), stride=2))
     outputs = []

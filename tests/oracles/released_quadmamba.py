@@ -1,8 +1,8 @@
-"""The released QuadMamba in plain PyTorch: a functional forward straight from a state dict under the authors' names.
+"""Computes the released QuadMamba in plain PyTorch, directly from a state dict with the authors' names.
 
-An oracle for the tests, independent of everything in the packages: Xie et al., "QuadMamba: Learning Quadtree-based
-Selective Scan for Visual State Space Model" (NeurIPS 2024), with the behaviour of the authors' code where that differs
-from the paper, but for the Gumbel noise, which is left out. Loops are welcome here, speed is not.
+It is an oracle for the tests and independent of everything in the packages. The model is that of Xie et al.,
+"QuadMamba: Learning Quadtree-based Selective Scan for Visual State Space Model" (NeurIPS 2024). Where the authors' code
+differs from the paper, it follows the code. It leaves out the Gumbel noise. Plain loops are preferred to speed here.
 """
 
 import math
@@ -31,7 +31,7 @@ def shapes(
     conv_bias: bool = False,
     out_indices: tuple[int, ...] = (),
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a released file; ``num_classes=None`` leaves the classifier out, as the backbones do."""
+    """Return the names and shapes of a released file. ``num_classes=None`` gives a backbone's, without a classifier."""
     table: dict[str, tuple[int, ...]] = {}
 
     def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> None:
@@ -88,7 +88,7 @@ def shapes(
 
 
 def _scan(w: Weights, op: str, k: int, sequence: Tensor) -> Tensor:
-    """One direction: the selective scan of a sequence [B, L, D] with the k-th direction's parameters."""
+    """Scan a sequence [B, L, D] in one direction, with the k-th direction's parameters."""
     inner = sequence.shape[-1]
     a = -w[f"{op}.A_logs"][k * inner : (k + 1) * inner].exp()
     skip = w[f"{op}.Ds"][k * inner : (k + 1) * inner]
@@ -110,7 +110,7 @@ def _scan_both_ways(w: Weights, op: str, sequence: Tensor, forward: int, backwar
 
 
 def _slots(height: int, width: int, windows: int) -> Tensor:
-    """The place of each token when windows × windows equal windows are read in raster order, each row by row."""
+    """Return each token's place when windows × windows equal windows are read in raster order, each row by row."""
     slots = torch.empty(height, width, dtype=torch.long)
     tall, wide = height // windows, width // windows
     for row in range(height):
@@ -121,7 +121,7 @@ def _slots(height: int, width: int, windows: int) -> Tensor:
 
 
 def _quadrant_scores(w: Weights, name: str, x: Tensor, global_context: bool) -> Tensor:
-    """Log-probability of "informative", averaged over each of the four quadrants: [B, 4]."""
+    """Return the log-probability of "informative", averaged over each of the four quadrants, [B, 4]."""
     batch, height, width, inner = x.shape
     features = F.gelu(_linear(w, f"{name}.in_conv.1", _norm(w, f"{name}.in_conv.0", x)))
     quadrants = (batch, 2, height // 2, 2, width // 2, -1)
@@ -140,7 +140,7 @@ def _quadtree_scan(w: Weights, op: str, x: Tensor, shift: tuple[int, int], globa
     soft = _quadrant_scores(w, f"{op}.score_predictor", x, global_context).softmax(-1)
     hard = F.one_hot(soft.argmax(-1), 4).to(soft)
     choice = hard + soft - soft.detach()
-    # As in the released code, the score comes from before the shift, and its mask is laid over the shifted tokens.
+    # As in the released code, the score is computed before the shift, but its mask applies to the shifted tokens.
     mask = choice.reshape(batch, 2, 1, 2, 1).expand(batch, 2, height // 2, 2, width // 2).reshape(batch, -1, 1)
     tokens = x.roll(shift, (1, 2)).reshape(batch, -1, inner)
     coarse, fine = _slots(height, width, 2), _slots(height, width, 4)
@@ -165,10 +165,10 @@ def _shift(index: int, global_index: int, height: int) -> tuple[int, int]:
 
 
 def forward(w: Weights, images: Tensor, *, global_context: bool = False) -> Tensor | list[Tensor]:
-    """Logits [B, classes] of images [B, 3, H, W], or the normed maps (NCHW) when the state dict has ``outnorm``s.
+    """Return logits [B, classes] of images [B, 3, H, W], or the normed maps (NCHW) if the state dict has ``outnorm``s.
 
-    The sides of the maps of the first two stages have to be multiples of four. ``global_context`` selects the older
-    release's predictor, half of whose channels are averaged over the quadrants.
+    The sides of the first two stages' maps have to be multiples of four. ``global_context`` selects the older release's
+    predictor, which averages half of its channels over the quadrants.
     """
     x = _norm(w, "patch_embed.2", _conv(w, "patch_embed.0", images.permute(0, 2, 3, 1), stride=2))
     x = _norm(w, "patch_embed.7", _conv(w, "patch_embed.5", F.gelu(x), stride=2))

@@ -1,4 +1,4 @@
-"""Trees of sequences, and inputs of the operators that grow them and scan along them."""
+"""Makes trees of sequences, and inputs of the operators that grow them and scan along them."""
 
 import torch
 
@@ -8,7 +8,7 @@ NAMES = ("y", "root_state", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_C"
 
 
 def sequence_tree(batch, length, reach=3, seed=0):
-    """The trees of a prompt with random weights, rooted at the last token: paths with short branches."""
+    """Return trees of a prompt with random weights, rooted at the last token. They are paths with short branches."""
     generator = torch.Generator().manual_seed(seed)
     edges = token_edges(length, reach)
     weight = torch.rand(batch, len(edges), generator=generator)
@@ -21,7 +21,7 @@ def chain(batch, length):
 
 
 def scan_arguments(tree, channels, states, dtype=torch.float64):
-    """x, delta, A, B, C and delta_bias of the subtree scan, all with gradients."""
+    """Return x, delta, A, B, C and delta_bias of the subtree scan, all with gradients."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
     B, C = torch.randn(2, *tree.parent.shape, states, dtype=torch.float64)
@@ -31,7 +31,7 @@ def scan_arguments(tree, channels, states, dtype=torch.float64):
 
 
 def distance_arguments(batch, length, channels, states, dtype=torch.float64):
-    """x, delta, delta_bias, B, start and end of the distances of tokens; prompts begin and end anywhere."""
+    """Return x, delta, delta_bias, B, start and end for the distances of tokens. Prompts begin and end at random."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x, delta = torch.randn(2, batch, length, channels).to(dtype)
     B = torch.randn(batch, length, states).to(dtype)

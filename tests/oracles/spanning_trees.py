@@ -1,4 +1,4 @@
-"""Minimum spanning trees by Kruskal's algorithm in plain Python, and weights of the edges to choose from."""
+"""Grows minimum spanning trees by Kruskal's algorithm in plain Python, and makes weights of the candidate edges."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ Edge = tuple[int, int]
 
 
 def kruskal(weights: Sequence[float], edges: Sequence[Sequence[int]], vertices: int) -> list[Edge]:
-    """The definition, read literally: take edges by (weight, index) unless their ends are joined already."""
+    """Take the edges in the order of (weight, index). Skip an edge whose ends are joined already."""
     component = list(range(vertices))
 
     def find(v: int) -> int:
@@ -27,7 +27,7 @@ def kruskal(weights: Sequence[float], edges: Sequence[Sequence[int]], vertices: 
 
 
 def neighbours_of(tree: Iterable[Edge], vertices: int) -> list[list[int]]:
-    """The vertices that a tree's edges join to each vertex, by their number."""
+    """Return the neighbours of each vertex in a tree, in the order of their numbers."""
     neighbours: list[list[int]] = [[] for _ in range(vertices)]
     for a, b in tree:
         neighbours[a].append(b)
@@ -36,7 +36,10 @@ def neighbours_of(tree: Iterable[Edge], vertices: int) -> list[list[int]]:
 
 
 def hang(tree: Iterable[Edge], vertices: int, root: int) -> tuple[list[int], list[int]]:
-    """Every vertex's parent, the root its own, and the vertices breadth first; children come by their number."""
+    """Return every vertex's parent, and the vertices breadth first.
+
+    The root is its own parent. Children come in the order of their numbers.
+    """
     neighbours = neighbours_of(tree, vertices)
     parent, order = {root: root}, [root]
     for v in order:
@@ -54,7 +57,10 @@ def edge_weights(
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Weights ``[B, E]``: "ties" has many equal ones, "rising" makes one long chain of components, else "distinct"."""
+    """Return weights ``[B, E]``.
+
+    "ties" gives many equal weights, "rising" makes one long chain of components, and other kinds give distinct weights.
+    """
     if kind == "ties":
         return torch.randint(-2, 3, (batch, count), generator=generator).to(dtype)
     if kind == "rising":

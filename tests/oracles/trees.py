@@ -1,4 +1,4 @@
-"""Trees, inputs and the dense sum that the tests of the scans along trees share."""
+"""Makes the trees and inputs, and computes the dense sum, that the tests of the scans along trees share."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
 
 
 def _children(parent):
-    """The children of every vertex by their number, and the root."""
+    """Return the children of every vertex in the order of their numbers, and the root."""
     children = [[] for _ in parent]
     for v, p in enumerate(parent):
         if v != p:
@@ -19,7 +19,7 @@ def _children(parent):
 
 
 def breadth_first(parent):
-    """An order of one tree, given by its parents."""
+    """Return the breadth-first order of a tree, which is given by its parents."""
     children, root = _children(parent)
     order = [root]
     for v in order:
@@ -28,7 +28,7 @@ def breadth_first(parent):
 
 
 def depth_first(parent):
-    """Another order with parents before their children."""
+    """Return a depth-first order, in which parents also come before their children."""
     children, root = _children(parent)
     waiting, order = [root], []
     while waiting:
@@ -38,7 +38,7 @@ def depth_first(parent):
 
 
 def stack(parents, order=breadth_first):
-    """A batch of trees of one size, each given by its parents."""
+    """Return a batch of trees of one size. Each tree is given by its parents."""
     return Tree(torch.tensor(parents), torch.tensor([order(parent) for parent in parents]))
 
 
@@ -47,7 +47,7 @@ def to_cuda(tree):
 
 
 def random_parents(length, seed):
-    """Every vertex but the root hangs from one that was placed before it; the numbers are shuffled."""
+    """Return the parents of a random tree. Each vertex hangs from an earlier one, and the numbers are shuffled."""
     generator = torch.Generator().manual_seed(seed)
     names = torch.randperm(length, generator=generator).tolist()
     parent = [0] * length
@@ -58,13 +58,13 @@ def random_parents(length, seed):
 
 
 def grid_tree(batch, height, width, seed=0):
-    """The spanning trees of a grid with random weights."""
+    """Return the spanning trees of a grid with random weights."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(batch, num_edges(height, width), generator=generator)
     return minimum_spanning_tree(weight, height, width, root=height * width // 3)
 
 
-# Small enough for the dense sum.
+# Trees that are small enough for the dense sum.
 TREES = {
     "one vertex": stack([[0], [0]]),
     "two vertices": stack([[0, 0], [1, 1]]),
@@ -72,7 +72,7 @@ TREES = {
     "stars": stack([[0] * 7, [3] * 7]),
     "random": stack([random_parents(11, seed) for seed in range(5)]),
 }
-# With more vertices than a warp has threads, to compare kernels with each other.
+# Trees for comparing kernels with each other. Most have more vertices than a warp has threads.
 LONGER_TREES = {
     "one vertex": TREES["one vertex"],
     "two vertices": TREES["two vertices"],
@@ -86,7 +86,7 @@ LONGER_TREES = {
 
 
 def renumbered(parent, seed=0):
-    """The same tree with shuffled numbers."""
+    """Return the same tree with shuffled vertex numbers."""
     names = torch.randperm(len(parent), generator=torch.Generator().manual_seed(seed)).tolist()
     result = [0] * len(parent)
     for v, above in enumerate(parent):
@@ -95,7 +95,7 @@ def renumbered(parent, seed=0):
 
 
 def large_trees():
-    """The parents of two trees of each kind, which a GPU cuts into pieces.
+    """Return the parents of two trees of each kind, which a GPU cuts into pieces.
 
     Kinds are a path, a star, a comb with long teeth, a spider with many long legs, and a random tree.
     """
@@ -110,7 +110,7 @@ def large_trees():
 
 
 def inputs(tree, channels, dtype=torch.float64, weight_dtype=None, grad=True):
-    """u and weight of the tree scan ``[B, L, D]``."""
+    """Return u and weight ``[B, L, D]`` of the tree scan."""
     shape = (*tree.parent.shape, channels)
     u = torch.randn(shape, dtype=torch.float64).to(dtype)
     weight = torch.rand(shape, dtype=torch.float64).mul(1.4).sub(0.3).to(weight_dtype or dtype)
@@ -118,7 +118,7 @@ def inputs(tree, channels, dtype=torch.float64, weight_dtype=None, grad=True):
 
 
 def scan_and_gradients(u, weight, tree, direction, backend, g=None):
-    """The tree scan's result and gradients by name, for the upstream gradient ``g``, or for one that never changes."""
+    """Return the tree scan's result and gradients by name. Without the upstream gradient ``g``, a fixed one is used."""
     if g is None:
         g = torch.cos(torch.arange(u.numel(), dtype=torch.float64)).view(u.shape).to(u)
     scan = partial(tree_scan, tree=tree, direction=direction, backend=backend)
@@ -129,7 +129,7 @@ SELECTIVE_NAMES = ("h", "grad_x", "grad_delta", "grad_A", "grad_B", "grad_delta_
 
 
 def selective_arguments(tree, channels, dtype=torch.float64):
-    """x, delta, A, B and delta_bias of the selective tree scan, all with gradients."""
+    """Return x, delta, A, B and delta_bias of the selective tree scan, all with gradients."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x, delta = torch.randn(2, *tree.parent.shape, channels, dtype=torch.float64)
     B, A, bias = torch.randn(tree.parent.shape), -torch.rand(channels) - 0.1, torch.randn(channels) - 2
@@ -138,7 +138,7 @@ def selective_arguments(tree, channels, dtype=torch.float64):
 
 
 def brute_force(u, weight, tree, direction):
-    """The dense sum: every pair of vertices, the product over the edges of the path between them."""
+    """Return the dense sum over all pairs of vertices. A pair's factor is the product of the weights on its path."""
     batch, length, _ = u.shape
     rows = []
     for b in range(batch):
@@ -156,7 +156,7 @@ def brute_force(u, weight, tree, direction):
                 up_i, up_j = ancestors(i), ancestors(j)
                 if direction == "up" and i not in up_j:
                     continue
-                # The edges on exactly one of the two ways to the root, each named by its child.
+                # The path consists of the edges on exactly one of the two ways to the root. A child names its edge.
                 product = torch.ones_like(total)
                 for v in set(up_i) ^ set(up_j):
                     product = product * weight[b, v]

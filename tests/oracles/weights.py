@@ -1,4 +1,4 @@
-"""Weights and images for the oracles, the same on every machine, from NumPy's frozen ``RandomState``."""
+"""Draws weights and images for the oracles. NumPy's frozen ``RandomState`` makes them the same on every machine."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values that make every parameter matter: none is neutral, and none saturates anything."""
+    """Draw values that make every parameter matter. None is neutral, and none saturates a function."""
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.array(7, dtype=np.int64)
@@ -30,24 +30,24 @@ def _values(rng: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np
 
 
 def make_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
-    """A float64 state dict of these shapes, drawn from ``RandomState(seed)`` by name in alphabetical order."""
+    """Return a float64 state dict of these shapes. ``RandomState(seed)`` draws it in alphabetical order of names."""
     rng = np.random.RandomState(seed)
     drawn = {name: torch.from_numpy(np.asarray(_values(rng, name, shapes[name]))) for name in sorted(shapes)}
     return {name: drawn[name] for name in shapes}
 
 
 def make_images(batch: int, height: int, width: int, seed: int) -> Tensor:
-    """Float64 images [batch, 3, height, width] from ``RandomState(seed)``."""
+    """Return float64 images [batch, 3, height, width] from ``RandomState(seed)``."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal((batch, 3, height, width)))
 
 
 def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The floating-point entries in another dtype, as new tensors."""
+    """Return the weights with the floating-point entries as new tensors of another dtype."""
     return {name: value.to(dtype, copy=True) if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def gradients(outputs: Tensor | list[Tensor], weights: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """Gradients of a fixed linear functional of the outputs, for every weight that asks for one and ``"images"``."""
+    """Return gradients of a fixed linear functional of the outputs, for ``"images"`` and all weights that need one."""
     flat = torch.cat([y.flatten() for y in ([outputs] if isinstance(outputs, Tensor) else outputs)])
     probe = torch.from_numpy(np.random.RandomState(99).standard_normal(flat.shape)).to(flat.dtype)
     leaves = {name: value for name, value in weights.items() if value.requires_grad} | {"images": images}
