@@ -1,4 +1,4 @@
-"""tools/ablate.py: the grid, what is run, and the table."""
+"""Tests of tools/ablate.py: the grid, the runs and the table."""
 
 import csv
 import json
@@ -90,7 +90,7 @@ def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, capsys):
         "train_dataloader.batch_size": "4"
     }
 
-    # Given again, the command keeps it as it is.
+    # The same command again leaves the finished run as it is.
     checkpoint = tmp_path / "batch_size=4" / "epoch_1.pth"
     before = checkpoint.stat().st_mtime_ns
     capsys.readouterr()
@@ -109,7 +109,7 @@ def test_a_misspelt_key_stops_before_anything_runs(tmp_path, capsys):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """A queue that notes what is submitted; the job of seed 1 fails until a file ``mended`` is there."""
+    """Install a queue that records what is submitted. The job of seed 1 fails until a file ``mended`` exists."""
     (tmp_path / "srun").write_text(
         f"""#!/bin/sh
 echo "$@" >> {tmp_path}/submitted

@@ -1,4 +1,4 @@
-"""Bad input to the tools: one clear line, a non-zero exit, no traceback."""
+"""Bad input to the tools gives one clear line and a non-zero exit status, without a traceback."""
 
 import itertools
 import subprocess
@@ -11,21 +11,21 @@ from command_line import CONFIGS, ROOT, error_of
 
 DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
 QUADMAMBA = CONFIGS / "quadmamba" / "quadmamba-nano_digits.py"
-# mmengine shares loggers between runs of one name and second.
+# mmengine shares loggers between runs that have the same name and start in the same second.
 NUMBER = itertools.count()
 
 
 @pytest.fixture(autouse=True)
 def _quiet():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mmengine's, which go to stderr too
+        warnings.simplefilter("ignore")  # mmengine's warnings also go to stderr
         yield
 
 
 @pytest.fixture
 def fails(capsys, tmp_path):
     def train(config, *options, tool=("train",)):
-        # Should an error be missed, little is trained.
+        # If the expected error is missing, the run trains only a little.
         options = [
             f"experiment_name={next(NUMBER)}",
             "train_cfg.max_epochs=1",
@@ -130,7 +130,7 @@ def test_faulty_config(fails, tmp_path, text, words):
 )
 def test_missing_dataset(fails, monkeypatch, tmp_path, config, path, name):
     monkeypatch.chdir(tmp_path)
-    # A small model: it is built before the data is looked for.
+    # The model is small because it is built before the tool looks for the data.
     line = fails(CONFIGS / config, "model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,8,8,8)")
     assert path in line
     assert f"python tools/prepare_data.py {name}" in line
@@ -156,7 +156,7 @@ def test_missing_scikit_learn(fails, monkeypatch):
 
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory):
-    """A checkpoint of timm's tiny test model, with what our runs note in it."""
+    """Write a checkpoint of timm's tiny test model with the metadata that our runs add."""
     from ssm_train.tasks.classification.timm_model import timm_model
 
     path = tmp_path_factory.mktemp("other") / "other.pth"

@@ -1,4 +1,4 @@
-"""The benchmarks measure, write what they measured, and refuse what they cannot measure."""
+"""Tests that the benchmarks measure, write their results, and refuse what they cannot measure."""
 
 import json
 from dataclasses import asdict

@@ -38,7 +38,7 @@ def quadmamba_weights():
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """Save something, convert it, and give the exit status, the written content (or None) and the message."""
+    """Save a content and convert it. Return the exit status, the written content (or None) and the message."""
 
     def convert_content(content, *options):
         source, destination = tmp_path / "source.pth", tmp_path / "converted.pth"
@@ -172,7 +172,7 @@ def test_a_tensor_of_another_shape_is_named(convert, weights):
     weights["layers.0.blocks.0.op.A_logs"] = torch.ones(64)
     assert "layers.0.blocks.0.op.A_logs is (64,)" in convert({"model": weights})[2]
     tree, name = float_weights(MAMBATREE_SHAPES), "levels.0.blocks.0.TreeSSM.in_proj.weight"
-    tree[name] = torch.cat([tree[name], tree[name][:1]])  # no two equal halves
+    tree[name] = torch.cat([tree[name], tree[name][:1]])  # an odd size has no equal halves
     assert f"{name} is (65, 16)" in convert({"model": tree})[2]
 
 
@@ -219,7 +219,7 @@ def test_a_file_that_needs_pickle_is_refused_and_not_run(convert, weights, tmp_p
 
 
 def test_the_authors_training_files_are_read_with_their_yacs_config(convert, weights, monkeypatch):
-    """CfgNode is a dict with attributes; yacs is there when the file is written, not when it is read."""
+    """yacs can be imported when the file is written, but not when it is read. Its CfgNode is a dict with attributes."""
 
     class CfgNode(dict):
         def __init__(self, items):
@@ -339,11 +339,11 @@ def test_timm_loads_released_files(tmp_path, name):
         expected = rename(weights, {n: t.shape for n, t in model.state_dict().items()}, family.released.source_of)
         for key, tensor in model.state_dict().items():
             assert torch.equal(tensor, expected.tensors[key]), key
-    # Another number of classes keeps the new classifier and takes the rest.
+    # With another number of classes, the model keeps its new classifier and takes the other weights.
     tuned = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3, **arguments)
     assert tuned.get_classifier().weight.shape[0] == 3
     assert torch.equal(tuned.stem.conv1.weight, model.stem.conv1.weight)
-    # What a model has no use for is named by the names of the file.
+    # The error lists weights that the model does not use under their names in the file.
     with pytest.raises(RuntimeError, match=r"Unexpected key.*(layers|levels)"):
         timm.create_model(name, checkpoint_path=str(file), **arguments | {"depths": (1, 1, 1, 1)}, num_classes=10)
 

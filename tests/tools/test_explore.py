@@ -1,4 +1,4 @@
-"""tools/explore.py: its pictures, its errors, and its page in a headless Chromium."""
+"""Tests of tools/explore.py: its pictures, its errors, and its page in a headless Chromium."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """A file of each family as training writes them, but small and never trained."""
+    """Write a checkpoint of each family in the form that training gives it. The models are small and never trained."""
     folder, files = tmp_path_factory.mktemp("models"), {}
     for kind, name in ((MambaTreeV, "tree_ssm.MambaTreeV"), (QuadMamba, "quadtree_ssm.QuadMamba")):
         torch.manual_seed(0)
@@ -44,7 +44,7 @@ def checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A photo and files that are none."""
+    """Write a photo, and files that are not photos."""
     from skimage import data
 
     folder = tmp_path_factory.mktemp("photos")
@@ -78,7 +78,7 @@ def test_pictures_follow_the_pixel(checkpoints, photos):
 
 
 def test_every_pixel_of_the_photo_can_be_clicked(checkpoints, photos):
-    """Corners of the photo are corners of every model's image, whatever the sizes."""
+    """At all sizes, the corners of the photo are corners of every model's image."""
     pages = explorer(checkpoints, side=90)
     photo = pages.look(photos / "cat.png")
     last = tuple(side - 1 for side in photo.shown.shape[:2])
@@ -121,7 +121,7 @@ def test_errors(checkpoints, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture(scope="module")
 def address(checkpoints):
-    """The page, served to this machine on a free port, as the tool serves it."""
+    """Serve the page as the tool does, to this machine on a free port."""
     with served(explorer(checkpoints), Address(), max_upload="500kb") as page:
         yield page.url
 
@@ -136,12 +136,15 @@ def test_served_to_this_machine_alone(address, checkpoints):
 
 
 def heed_interrupts():
-    """A shell that starts a command in the background lets it, and all that it starts, ignore SIGINT."""
+    """Restore the default handling of SIGINT.
+
+    A shell makes a command in the background ignore SIGINT, and the processes that it starts ignore it, too.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_tool_serves_until_it_is_interrupted(checkpoints, tmp_path):
-    """Its folder of uploads goes with it."""
+    """The tool removes its folder of uploads when it ends."""
     command = [sys.executable, ROOT / "tools" / "explore.py", *checkpoints.values()]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE
@@ -162,21 +165,21 @@ def test_the_tool_serves_until_it_is_interrupted(checkpoints, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium: of the system, or the one that Playwright downloaded."""
+    """Start the system's Chromium, or the one that Playwright downloaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with playwright.sync_playwright() as driver:
         own = driver.chromium.executable_path
         found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
         if found is None:
             pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
-        # The sandbox needs rights that containers withhold; the page is our own.
+        # The sandbox needs rights that containers withhold. It is not needed because the page is our own.
         chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield chromium
         chromium.close()
 
 
 def source_of(page, name):
-    """Where the browser has an image from, once it has been drawn."""
+    """Return the address of an image once the browser has drawn it."""
     image = page.locator(f"#{name} img")
     image.wait_for()
     return image.get_attribute("src")
@@ -200,7 +203,7 @@ def test_a_click_changes_the_pictures(address, browser, photos):
     assert all(before[name] != after[name] for name in names)
     words = page.locator("#said").inner_text().replace(",", "").split()
     row, column = (int(words[words.index(key) + 1]) for key in ("row", "column"))
-    # The photo is shown with its proportions kept, in the middle of its box.
+    # The photo keeps its proportions and is shown in the middle of its box.
     assert (row, column) == pytest.approx((0.2 * 365, 0.25 * 549), abs=6)
     assert not problems
     assert not strangers

@@ -1,4 +1,4 @@
-"""tools/export.py: every format against the model on photographs, and without this project's Python."""
+"""Compares every format of tools/export.py with the model on photographs, and runs it without this project's Python."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ NUCLEI = {
 }
 IMAGENET = of_transform({})
 LIBRARY = next((ROOT / "ssm_core").glob("_C*.so"))
-# What another program would do: this project's packages and timm cannot be imported.
+# This code stands for another program, which cannot import this project's packages or timm.
 ELSEWHERE = """
 import sys
 for name in ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train", "timm"):
@@ -52,7 +52,7 @@ for images, expected in torch.load(file):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Photographs of several sizes, square and not."""
+    """Write photographs of several sizes. Some are square and some are not."""
     folder = tmp_path_factory.mktemp("photos")
     for name, box in (("astronaut", (180, 0, 308, 128)), ("chelsea", (100, 60, 297, 181)), ("coffee", (0, 0, 99, 77))):
         Image.fromarray(getattr(skimage.data, name)()).crop(box).save(folder / f"{name}.png")
@@ -60,7 +60,7 @@ def photos(tmp_path_factory):
 
 
 def checkpoint_of(config, options, path):
-    """A checkpoint of a config's model as it is drawn, its scans moved away from where they begin."""
+    """Write a checkpoint of a config's random model. Its scans are moved away from their initial values."""
     torch.manual_seed(0)
     model = task_of(load_config(config, options)).build()
     for name, parameter in model.named_parameters():
@@ -71,7 +71,7 @@ def checkpoint_of(config, options, path):
 
 
 class Both(nn.Module):
-    """A net of each family, so that one compilation serves both."""
+    """Holds a network of each family, so that one compilation serves both."""
 
     def __init__(self):
         super().__init__()
@@ -83,9 +83,9 @@ class Both(nn.Module):
 
 
 def test_without_our_python(photos, tmp_path, monkeypatch):
-    """torch.export's program and AOTInductor's package: any size and batch, the compiled library all that is loaded."""
+    """torch.export's program and AOTInductor's package take any size and batch, and need only the compiled library."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # Much of the time would go into vectorising and optimising code that runs once, and into headers for one use.
+    # The code runs only once. Vectorising it, optimising it and precompiling its headers would take most of the time.
     monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
@@ -112,7 +112,7 @@ def test_without_our_python(photos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("family", DIGITS)
 def test_onnx_classifier(family, photos, tmp_path, capsys):
-    """Standard operators alone, and the model's logits on photos of sizes that it was not traced with."""
+    """The file has only standard operators. It gives the model's logits on photos of sizes that were not traced."""
     checkpoint = checkpoint_of(DIGITS[family], SMALL[family], tmp_path / "net.pth")
     options = ["--image", *photos, "--cfg-options", *SMALL[family]]
     assert run("export", DIGITS[family], checkpoint, "--format", "onnx", *options) == 0

@@ -1,4 +1,4 @@
-"""What every tool does before it works: it parses its arguments, and imports little until then."""
+"""Tests the start of every tool. It parses its arguments, and imports little before that."""
 
 import ast
 import subprocess
@@ -20,7 +20,7 @@ except SystemExit as ended:
 
 
 def imported(nodes):
-    """Names of the modules that statements import, without looking into functions."""
+    """Yield the names of the modules that statements import, without looking into functions."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,9 +38,9 @@ def test_help(tool, capsys):
 
 @pytest.mark.parametrize("tool", [tool for tool in COMMANDS if tool != "analysis/model_zoo"])
 def test_imports(tool):
-    """A command imports ssm_train and the standard library alone, and of ssm_train one module before it has parsed.
+    """A command imports only ssm_train and the standard library. Before it has parsed, it imports one ssm_train module.
 
-    tools/analysis/model_zoo.py is left out: it is no command for users, and reads the metafiles, which are YAML.
+    tools/analysis/model_zoo.py is left out, because it is no command for users. It reads the metafiles, which are YAML.
     """
     module = ast.parse((ROOT / "tools" / f"{tool}.py").read_text())
     first = {name for name in imported(module.body) if name.split(".")[0] not in sys.stdlib_module_names}

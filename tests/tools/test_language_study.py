@@ -1,4 +1,4 @@
-"""tools/language_study.py, shortened to one way to fine-tune and one seed: from a text to the table."""
+"""Tests tools/language_study.py from a text to the table, with only one way of fine-tuning and one seed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""tools/prepare_data.py on small stand-ins."""
+"""Tests of tools/prepare_data.py on small stand-ins for the data sets."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ WNIDS = [f"n{number:08d}" for number in range(1000)]
 
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory):
-    """A folder with four files of Fashion-MNIST's shape, all zeros and the ten labels in turn."""
+    """Write four files of Fashion-MNIST's shape. The images are zero, and the ten labels take turns."""
     folder = tmp_path_factory.mktemp("download")
     for split, count in (("train", 60_000), ("test", 10_000)):
         write_idx(folder / FILES[split][0], np.zeros((count, 28, 28), np.uint8))
@@ -58,7 +58,7 @@ def test_digits(capsys):
 
 @pytest.fixture
 def imagenet(tmp_path):
-    """A download with a thousand classes of one image, validation images flat beside a mapping."""
+    """Write an ImageNet download with a thousand classes of one image. All validation images are in one folder."""
     source = tmp_path / "download"
     (source / "val").mkdir(parents=True)
     for number, wnid in enumerate(WNIDS):
@@ -80,7 +80,7 @@ def test_imagenet(imagenet, tmp_path, capsys):
     target = tmp_path / "imagenet"
     assert (target / "val" / WNIDS[7] / "ILSVRC2012_val_00000008.JPEG").exists()
     assert (target / "train" / WNIDS[7] / f"{WNIDS[7]}_1.JPEG").exists()
-    # What is there is only checked.
+    # Prepared data is only checked.
     (target / "train" / WNIDS[3]).unlink()
     assert "999 class folders" in error_of(capsys, "prepare_data", "imagenet", "--root", tmp_path)
 
@@ -117,7 +117,7 @@ def test_nuclei(nuclei_root, tmp_path, capsys):
 
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
-    """A download of three images a split."""
+    """Write a download with three images in each split."""
     from ssm_train.data.prepare import coco as module
 
     monkeypatch.setattr(module, "SIZES", {"train": (3, 1), "val": (3, 2)})
@@ -153,7 +153,7 @@ def test_coco(coco, tmp_path, capsys):
 
 @pytest.fixture
 def ade20k(tmp_path):
-    """A download of two images a split."""
+    """Write a download with two images in each split."""
     source = tmp_path / "download"
     for split in ("training", "validation"):
         for kind, suffix in (("images", "jpg"), ("annotations", "png")):

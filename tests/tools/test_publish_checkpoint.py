@@ -1,4 +1,4 @@
-"""tools/publish_checkpoint.py: what stays, the name that tells the contents, and the folder for the Hub."""
+"""Tests of tools/publish_checkpoint.py: what it keeps, the content's hash in the name, and the folder for the Hub."""
 
 import hashlib
 
@@ -37,7 +37,7 @@ def test_publish(tmp_path, capsys):
     name, digits = path.stem.rsplit("-", 1)
     assert (name, digits) == ("mambatree-nano_digits", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
     assert path.stat().st_size < (tmp_path / "best.pth").stat().st_size - 700_000
-    # torch's own check of the name's digits.
+    # torch checks the digits of the name, too.
     state = torch.hub.load_state_dict_from_url(
         path.as_uri(), model_dir=tmp_path / "torch", check_hash=True, progress=False, weights_only=True
     )

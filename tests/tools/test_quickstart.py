@@ -1,4 +1,4 @@
-"""tools/quickstart.py, shortened: it trains both models and draws what they saw."""
+"""Tests a shortened tools/quickstart.py, which trains both models and draws what they saw."""
 
 import re
 
@@ -31,7 +31,7 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
         assert (tmp_path / "runs" / folder / "epoch_1.pth").is_file()
     curves, scans = (Image.open(tmp_path / "runs" / name) for name in ("curves.png", "scans.png"))
     assert curves.width > curves.height
-    # A row for each of the four classes; a column for the images and one for each block that chose something.
+    # There is a row for each of the four classes. There is a column for the images, and one for each block that chose.
     columns = scans.width / (1.7 * 130)
     assert scans.height == round(4 * 1.9 * 130)
     assert columns > 2

@@ -1,4 +1,4 @@
-"""The tools from the command line to the final figures."""
+"""Tests the tools for training and testing from the command line to the final figures."""
 
 import json
 import os
@@ -21,7 +21,7 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Work folder of a run with TensorBoard and offline W&B, and what it printed."""
+    """Train with TensorBoard and offline W&B. Return the work folder and the printed text."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, ROOT / "tools" / "train.py", DIGITS, "--work-dir", folder, "--amp"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""tools/infer.py and tools/analysis for all three tasks, and the inferencers of mmdet and mmseg."""
+"""Tests of tools/infer.py and tools/analysis for all three tasks, and of the inferencers of mmdet and mmseg."""
 
 import json
 
@@ -25,7 +25,7 @@ TASKS = {
 
 @pytest.fixture(scope="module", params=TASKS)
 def task(request, tmp_path_factory):
-    """Name, config, classes and checkpoint of a model that was never trained."""
+    """Return the task's name, and the config, the classes and the checkpoint of a model that was never trained."""
     name, classes = TASKS[request.param]
     cfg = load_config(CONFIGS / name)
     torch.manual_seed(0)
@@ -39,7 +39,7 @@ def task(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two images of odd sizes, one of them in a sub-folder, one of the same stem, and a damaged one."""
+    """Write images of three sizes and a damaged one. One image is in a sub-folder, and two have the same stem."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     draw = np.random.RandomState(0)
@@ -95,7 +95,7 @@ def test_infer_errors(task, images, tmp_path, capsys):
 
 
 def test_the_inferencers_of_mmdet_and_mmseg(task, images, tmp_path):
-    """From the path of a config, as their users do."""
+    """The inferencers start from the path of a config, as their users start them."""
     kind, config, classes, checkpoint = task
     if kind == "classification":
         return
@@ -134,7 +134,7 @@ def test_cost(task, capsys):
 
 
 def test_cost_of_timms_models(capsys):
-    """Ours are among them; activations of a ResNet take less in bfloat16."""
+    """The names of timm include our models. A ResNet's activations take less memory in bfloat16."""
     kept = []
     for name, more in (("resnet18", ()), ("resnet18", ("--amp",)), ("quadmamba_lite", ())):
         assert run("analysis/cost", name, "--size", 64, 64, *more) == 0

@@ -1,4 +1,4 @@
-"""tools/analysis/visualize.py: every subcommand, in both formats, and what it says when it cannot draw."""
+"""Tests every subcommand of tools/analysis/visualize.py in both formats, and its errors when it cannot draw."""
 
 import json
 import re
@@ -19,7 +19,7 @@ KINDS = {"tree": (MambaTreeV, "tree_ssm.MambaTreeV"), "quad": (QuadMamba, "quadt
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Checkpoints of small models that were never trained, photos, and two runs' curves."""
+    """Write checkpoints of small models that were never trained, photos, and the curves of two runs."""
     from skimage import data
 
     folder = tmp_path_factory.mktemp("files")
@@ -38,7 +38,7 @@ def files(tmp_path_factory):
 
 
 def test_the_gallery_can_be_drawn_again():
-    """Its commands are understood, draw the pictures it shows, and those are small."""
+    """The tool accepts the gallery's commands. They draw the pictures that the page shows, and the files are small."""
     page = ROOT / "docs" / "gallery.md"
     text = page.read_text().replace("\\\n", " ")
     commands = [
@@ -92,7 +92,7 @@ def test_affinity_of_the_asked_for_blocks_and_pixels(files):
     titles = [axes.get_title().partition("\n")[0] for axes in figure.axes[:5]]
     assert titles == ["image", *["stage 2, block 2"] * 2, *["stage 1, block 1"] * 2]
     assert figure.get_suptitle() == "MambaTreeV, tree.pth"
-    # The photo of 300 × 451 is drawn as 39 × 59; a pixel's centre is half a pixel from its edge in both.
+    # The photo of 300 × 451 pixels is drawn with 39 × 59. In both, a pixel's centre is half a pixel from its edge.
     marks = [axes.lines[0].get_xydata()[0].tolist() for axes in (figure.axes[0], figure.axes[5])]
     assert marks == [
         pytest.approx([(column + 0.5) * 59 / 451 - 0.5, (row + 0.5) * 39 / 300 - 0.5])
