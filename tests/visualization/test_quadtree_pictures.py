@@ -1,4 +1,4 @@
-"""Pictures of QuadMamba: windows and ways as drawn, against the operator's order and the scans themselves."""
+"""Compares the windows and paths in QuadMamba's pictures with the operator's order and with the scans themselves."""
 
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ MAPS = [(8, 8, (1, 1)), (7, 9, (-2, 3)), (5, 6, (0, 0)), (2, 3, (0, 1))]
 
 
 def tokens_in(window, height, width, shift):
-    """The tokens of a window in the unrolled map, from its drawn rectangles."""
+    """Return the tokens in the drawn rectangles of a window of the unrolled map."""
     return {
         row * width + column
         for top, left, h, w in unrolled(window.bounds, height, width, shift)
@@ -40,7 +40,7 @@ def tokens_in(window, height, width, shift):
 @pytest.mark.parametrize("levels", [0, 1, 2])
 @pytest.mark.parametrize("choice", [0, 3])
 def test_drawn_windows_are_visited_one_after_another(choice, levels, height, width, shift):
-    """The operator's order, cut where the windows end, has just the tokens that lie in the drawn rectangles."""
+    """Each part of the operator's order that belongs to a window has exactly the tokens in its drawn rectangles."""
     order = quadtree_order(torch.tensor([choice]), height, width, levels=levels, shift=shift)[0].tolist()
     chosen = ChosenQuadrant(torch.tensor([choice]), None, None, height, width, shift, levels)
     found = windows(height, width, choice, levels)
@@ -68,7 +68,7 @@ def test_the_order_is_the_operators(height, width, shift):
 
 @pytest.mark.parametrize(("height", "width", "shift"), MAPS)
 def test_the_order_of_released_weights(height, width, shift):
-    """Each token sent through alone: the place where the released scan's sequence has it never goes back."""
+    """Each token goes through the released scan alone. Along the drawn order, the places in its sequence never fall."""
     scan, choice = ReleasedQuadtreeScan(4, 1, 1), torch.tensor([1])
     sequences = []
     scan.scan_along = lambda x, order: sequences.append(x) or x
@@ -82,11 +82,11 @@ def test_the_order_of_released_weights(height, width, shift):
 
 @pytest.fixture(scope="module")
 def recorded():
-    """An image, a model, and what its scans chose on it."""
+    """Return an image, a model, and what the model's scans chose on the image."""
     torch.manual_seed(0)
     model = QuadMamba(depths=(2, 2, 1, 1), dims=(8, 8, 8, 8), num_classes=0).eval()
     for scan in (module for module in model.modules() if isinstance(module, QuadtreeScan)):
-        torch.nn.init.normal_(scan.predictor.fc4.weight)  # so that scores differ
+        torch.nn.init.normal_(scan.predictor.fc4.weight)  # makes the scores differ
     image = torch.rand(64, 96, 3)
     with record_scans(model) as scans, torch.no_grad():
         model(image.permute(2, 0, 1)[None])
@@ -129,7 +129,7 @@ def test_drawn_quadrants_and_scores(recorded):
         assert [inside for inside, _ in framed] == [
             tokens_in(w, chosen.height, chosen.width, chosen.shift) for w in expected
         ]
-        # The chosen quadrant's windows have a colour of their own, and they hold the best mean score.
+        # The chosen quadrant's windows have their own colour. Their mean score is the best.
         red = [inside for inside, colour in framed if not np.allclose(colour, 1)]
         assert len(red) == 4
         scores = chosen.score[0].flatten().numpy()
@@ -151,7 +151,7 @@ def test_the_figure_has_a_column_for_every_block(recorded):
 
 
 def test_fixed_choices_and_fewer_levels():
-    """There are no scores then; the partition is drawn all the same."""
+    """In these cases there are no scores, but the partition is drawn."""
     for arguments, count in (({"choice": 2}, 7), ({"quadtree_levels": 1}, 4), ({"quadtree_levels": 0}, 1)):
         model = QuadMamba(depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), num_classes=0, **arguments).eval()
         with record_scans(model) as scans, torch.no_grad():

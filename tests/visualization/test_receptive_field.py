@@ -1,4 +1,4 @@
-"""Effective receptive fields against networks computed by hand, and maps of timm's models and of ours."""
+"""Compares effective receptive fields with fields computed by hand, and tests the maps of timm's models and ours."""
 
 import pytest
 import timm
@@ -27,7 +27,7 @@ def test_two_convolutions_of_ones():
 
 
 def test_stride_and_even_maps():
-    """The centre of an even map is the place after the middle: here (2, 2) of 4 × 4, over the pixels 4 and 5."""
+    """The centre of an even map is the place after the middle. In a 4 × 4 map it is (2, 2), over pixels 4 and 5."""
     net = convolution(torch.ones(1, 1, 2, 2), padding=0, stride=2)
     field = effective_receptive_field(net, [torch.rand(1, 1, 8, 8, dtype=torch.float64)])
     expected = torch.zeros(8, 8, dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_stride_and_even_maps():
 
 
 def test_channels_are_rectified_as_in_the_literature():
-    """s = Σ_k max(0, y_k), then Σ_c max(0, ∂s/∂x_c): with signs, against the sums written out."""
+    """The field is Σ_c max(0, ∂s/∂x_c) with s = Σ_k max(0, y_k). The test writes out the sums for signed weights."""
     torch.manual_seed(0)
     weight = torch.randn(5, 2, 3, 3, dtype=torch.float64)
     images = torch.randn(4, 2, 7, 7, dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_area_shares():
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet", "mambatree_tiny"])
 def test_maps_of_timm_models(name):
-    """All kinds give a map in the same layout, and a field of the image's size."""
+    """All kinds of model give a map in the same layout, and a field of the image's size."""
     torch.manual_seed(0)
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8)} if name == "mambatree_tiny" else {}
     model = timm.create_model(name, **sizes).eval()

@@ -1,4 +1,4 @@
-"""What a scan chose is drawn by one function, as soon as its family's pictures are imported."""
+"""One function draws what a scan of either family chose, once the family's visualization module is imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Pictures of MambaTree: affinities against products along networkx's paths, drawings against what was grown."""
+"""Compares MambaTree's affinities with products along networkx's paths, and its drawings with the grown trees."""
 
 from decimal import Decimal
 
@@ -31,7 +31,7 @@ LENGTH = HEIGHT * WIDTH
 
 @pytest.fixture
 def grown():
-    """A tree of a random grid, rooted in its middle, and weights of two samples with four channels."""
+    """Return trees of a random grid, rooted in its middle, and weights of two samples with four channels."""
     torch.manual_seed(0)
     edges = (HEIGHT - 1) * WIDTH + HEIGHT * (WIDTH - 1)
     tree = minimum_spanning_tree(torch.rand(2, edges, dtype=torch.float64), HEIGHT, WIDTH, root=17)
@@ -39,7 +39,7 @@ def grown():
 
 
 def path_products(parent, weight, vertex):
-    """The mean over channels of the product of the weights along networkx's path, to every vertex."""
+    """Return for every vertex the product of the weights along networkx's path, averaged over the channels."""
     graph = nx.Graph()
     for child, other in enumerate(parent):
         if child != other:
@@ -79,7 +79,7 @@ def test_affinity_of_no_vertex(grown):
 
 @pytest.mark.parametrize("d_state", [1, 3])
 def test_recorded_weights_are_those_of_the_scan(d_state):
-    """Against Δ and Ā written out; and an impulse through the scan's own recurrence."""
+    """The recorded weights equal Ā, computed here from Δ step by step."""
     torch.manual_seed(0)
     scan = TreeScan(6, d_state, 2).double()
     x = torch.randn(2, 3, 4, 6, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_recorded_weights_are_those_of_the_scan(d_state):
 
 @pytest.fixture(scope="module")
 def recorded():
-    """An image, a model's trees on it, and the model."""
+    """Return an image, and the trees that a model grew on it."""
     torch.manual_seed(0)
     model = MambaTreeV(depths=(1, 2, 1, 1), dims=(8, 8, 8, 8), num_classes=0).eval()
     image = torch.rand(48, 80, 3)
@@ -116,7 +116,7 @@ def test_every_block_is_recorded_in_order(recorded):
 
 
 def test_the_drawn_tree_is_the_grown_one(recorded):
-    """Every line joins a token to its parent, at their places in the image."""
+    """Every line joins a token's place in the image to its parent's place."""
     image, trees = recorded
     block = next(iter(trees.values()))
     axes = Figure().subplots()
@@ -126,7 +126,7 @@ def test_the_drawn_tree_is_the_grown_one(recorded):
     drawn = {tuple(token_at((y, x), 12, 20, image.shape) for x, y in ends) for ends in lines.get_segments()}
     assert drawn == {(child, other) for child, other in enumerate(parent.tolist()) if child != other}
     assert len(lines.get_segments()) == 12 * 20 - 1
-    # A token of 4 × 4 pixels, the root, the first one: its centre is between its pixels 1 and 2.
+    # The root is the first token and covers 4 × 4 pixels. Its centre is between its pixels 1 and 2.
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.5, 1.5]]]
 
 
@@ -135,7 +135,7 @@ def test_tokens_cover_the_image():
     covered = [[token_at((row, column), 3, 4, shape) for column in range(11)] for row in range(7)]
     assert sorted(set(np.ravel(covered))) == list(range(12))
     assert covered == [[int((row + 0.5) / 7 * 3) * 4 + int((c + 0.5) / 11 * 4) for c in range(11)] for row in range(7)]
-    # A corner of an image of another size is the same corner.
+    # A corner of an image of another size maps to the same corner.
     corner = scaled_pixel((299, 450), (300, 451), shape)
     assert corner == pytest.approx((6.5 - 3.5 / 300, 10.5 - 5.5 / 451))
     assert token_at(corner, 3, 4, shape) == 11
