@@ -1,6 +1,6 @@
-# What every task shares. Types of this project carry its scope, because detectors and segmentors look up names in
-# mmdet's and mmseg's. Useful switches:
-#   --cfg-options visualizer.wandb=True       with WANDB_MODE=offline nothing leaves the computer
+# Settings that all tasks share. Types of this project carry its scope, because detectors and segmentors look up names
+# in the scopes of mmdet and mmseg. Useful switches:
+#   --cfg-options visualizer.wandb=True       nothing leaves the computer if WANDB_MODE=offline is set
 #   --cfg-options default_hooks.checkpoint.by_epoch=False default_hooks.checkpoint.interval=500
 default_scope = "ssm_train"
 default_hooks = dict(
@@ -10,7 +10,7 @@ default_hooks = dict(
     curves=dict(type="ssm_train.CurvesHook", interval=50),
     checkpoint=dict(type="ssm_train.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
 )
-# Scalars are named train/… and val/… everywhere, and counted in iterations.
+# All scalars are named train/… or val/…, and their axis counts iterations.
 log_processor = dict(log_with_hierarchy=True)
 visualizer = dict(type="ssm_train.TrainingVisualizer", tensorboard=True, wandb=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))

@@ -1,4 +1,4 @@
-# What all trainings of detectors share.
+# Settings that all trainings of detectors share.
 _base_ = "./default_runtime.py"
 
 default_scope = "mmdet"

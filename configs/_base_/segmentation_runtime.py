@@ -1,4 +1,4 @@
-# What all trainings of segmentors share.
+# Settings that all trainings of segmentors share.
 _base_ = "./default_runtime.py"
 
 default_scope = "mmseg"

@@ -1,5 +1,5 @@
-# The authors' recipe. It differs from QuadMamba's in two things: the cosine spans all 300 epochs, and the warm-up
-# multiplies its beginning; tests take the whole image.
+# The authors' recipe. It differs from QuadMamba's in the schedule and in the tests. The cosine spans all 300 epochs,
+# and the warm-up multiplies its beginning. Tests take the whole image.
 _base_ = [
     "../_base_/models/mambatree.py",
     "../_base_/datasets/imagenet_224.py",

@@ -1,4 +1,4 @@
-# LoRA alone: rank 8 and alpha 16 on x_proj, in_proj, out_proj and the embeddings.
+# LoRA alone, without a tree. It has rank 8 and alpha 16 on x_proj, in_proj, out_proj and the embeddings.
 _base_ = [
     "../_base_/models/mamba_130m.py",
     "../_base_/datasets/alpaca_2048.py",

@@ -1,4 +1,4 @@
-# The authors' recipe: 300 epochs, 8 x 128 images, lr 1e-3.
+# The authors' recipe trains for 300 epochs with 8 x 128 images and lr 1e-3.
 _base_ = [
     "../_base_/models/quadmamba.py",
     "../_base_/datasets/imagenet_224.py",

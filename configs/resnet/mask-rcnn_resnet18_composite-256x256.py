@@ -1,4 +1,4 @@
-# The control: mmdet's ResNet-18 from random weights, under the recipe of our models.
+# The control is mmdet's ResNet-18. It trains from random weights with the recipe of our models.
 _base_ = [
     "../_base_/models/mask-rcnn_fpn_light.py",
     "../_base_/datasets/composite_256_instances.py",

@@ -1,4 +1,4 @@
-# The control: timm's ResNet-18 under the recipe of our models.
+# The control is timm's ResNet-18. It trains with the recipe of our models.
 _base_ = [
     "../_base_/models/fashion_mnist.py",
     "../_base_/datasets/fashion_mnist_64.py",

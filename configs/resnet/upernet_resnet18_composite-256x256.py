@@ -1,4 +1,4 @@
-# The control: mmseg's ResNet-18 from random weights, under the recipe of our models.
+# The control is mmseg's ResNet-18. It trains from random weights with the recipe of our models.
 _base_ = [
     "../_base_/models/upernet_light.py",
     "../_base_/datasets/composite_256_segmentation.py",

@@ -1,4 +1,4 @@
-# ADE20K: training crops of 512x512, 2 images per GPU; validation images have a shorter side of 512.
+# ADE20K with training crops of 512x512 and 2 images per GPU. Validation images have a shorter side of 512.
 _base_ = ["mmseg::_base_/datasets/ade20k.py"]
 train_dataloader = dict(
     batch_size=2, pin_memory=True, collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples")

@@ -1,5 +1,5 @@
-# Alpaca's 52,002 rows (a JSON list of instruction, input, output) in Alpaca's own prompt; every fiftieth is held out.
-# Rows are not packed, since each has a tree of its own. Rows without a response are skipped and counted.
+# Alpaca's 52,002 rows (a JSON list of instruction, input, output) in Alpaca's own prompt. Every fiftieth is held out.
+# Rows are not packed, because each row has its own tree. Rows without a response are skipped and counted.
 tokenizer = dict(type="tree_ssm.language.load_tokenizer", path="state-spaces/mamba-130m-hf")
 intro = "Below is an instruction that describes a task"
 request = "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
@@ -16,7 +16,7 @@ rows = dict(
     held_out_every=50,
     faulty="skip",
 )
-# 4 rows an iteration and 4 iterations an update make the paper's batch of 16 (schedules/lora_1e.py).
+# An iteration has 4 rows and an update has 4 iterations, which makes the paper's batch of 16 (schedules/lora_1e.py).
 train_dataloader = dict(
     batch_size=4,
     num_workers=2,

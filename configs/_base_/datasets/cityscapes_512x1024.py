@@ -1,4 +1,4 @@
-# Cityscapes: training crops of 512x1024, 2 images per GPU; validation takes whole images of 1024x2048.
+# Cityscapes with training crops of 512x1024 and 2 images per GPU. Validation takes whole images of 1024x2048.
 _base_ = ["mmseg::_base_/datasets/cityscapes.py"]
 train_dataloader = dict(
     batch_size=2,

@@ -1,4 +1,5 @@
-# COCO 2017 at 1333x800, 2 images per GPU. Pillow decodes as OpenCV does and heeds the orientation stored by cameras.
+# COCO 2017 at 1333x800 with 2 images per GPU. Pillow decodes as OpenCV does and applies the orientation that cameras
+# store.
 _base_ = "mmdet::_base_/datasets/coco_instance.py"
 train_pipeline = [
     dict(type="LoadImageFromFile", imdecode_backend="pillow"),

@@ -1,4 +1,4 @@
-# COCO 2017. In training the shorter side has 480 to 800 pixels and the longer one 1333 at most.
+# COCO 2017. In training the shorter side has 480 to 800 pixels, and the longer side has at most 1333.
 _base_ = "./coco_instances.py"
 scales = [(1333, side) for side in range(480, 801, 32)]
 train_pipeline = [

@@ -1,5 +1,6 @@
-# The composited set (tools/prepare_data.py composite): 48,000 images of 256x256 to train on, 500 to validate. Sizes,
-# rotations and colours already vary in the images, so training only mirrors them: in a short trial that learned faster.
+# The composited set (tools/prepare_data.py composite) has 48,000 images of 256x256 for training and 500 for validation.
+# Sizes, rotations and colours already vary in the images, so training only mirrors them. A short trial learned faster
+# that way.
 _base_ = "./segmentation_loaders.py"
 metainfo = dict(
     classes=(
@@ -26,7 +27,7 @@ train_dataloader = dict(
         ],
     ),
 )
-# 20 divides 500: all batches have one size, so a compiled network is compiled once.
+# 20 divides 500, so all batches have the same size and a network is compiled only once.
 val_dataloader = dict(batch_size=20, num_workers=4, dataset=dict(data_root="data/composite", metainfo=metainfo))
 test_dataloader = val_dataloader
 tta_pipeline = [

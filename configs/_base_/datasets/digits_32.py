@@ -1,4 +1,5 @@
-# scikit-learn's digits: one channel, 8x8 enlarged to 32x32, 1,438 images to train on and 359 to test.
+# scikit-learn's digits have one channel. They are enlarged from 8x8 to 32x32. 1,438 images are for training and 359 for
+# testing.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=32,

@@ -1,5 +1,5 @@
-# Fashion-MNIST: one channel, 28x28 enlarged to 64x64, so that the first stage has 16x16 tokens; 60,000 images to train
-# on and 10,000 to test.
+# Fashion-MNIST has one channel. Its images are enlarged from 28x28 to 64x64, so that the first stage has 16x16 tokens.
+# 60,000 images are for training and 10,000 for testing.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=512,

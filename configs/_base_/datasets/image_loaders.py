@@ -1,4 +1,5 @@
-# What loaders of classified images share. Datasets, batch sizes and processes are in the files that inherit this one.
+# Settings that all loaders of classified images share. The files that inherit this one set datasets, batch sizes and
+# processes.
 train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,

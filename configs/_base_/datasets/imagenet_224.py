@@ -1,4 +1,4 @@
-# ImageNet-1k at 224x224, 128 images per GPU. Validation resizes to 256 and crops the centre.
+# ImageNet-1k at 224x224 with 128 images per GPU. Validation resizes to 256 and crops the centre.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=128,

@@ -1,5 +1,5 @@
-# What datasets of small images with masks share. They are in COCO's format: DATA/train, DATA/train.json, DATA/val,
-# DATA/val.json. Pipelines, folders, batch sizes and processes are in the files that inherit this one.
+# Settings that all datasets of small images with masks share. They are in COCO's format: DATA/train, DATA/train.json,
+# DATA/val, DATA/val.json. The files that inherit this one set pipelines, folders, batch sizes and processes.
 train_dataloader = dict(
     drop_last=True,
     sampler=dict(type="DefaultSampler", shuffle=True),

@@ -1,6 +1,6 @@
-# What datasets of small images with labels of every pixel share: images in DATA/train and DATA/val, labels in
-# DATA/train_labels and DATA/val_labels. Classes, folders, pipelines of training and batch sizes are in the files that
-# inherit this one.
+# Settings that all datasets of small images with a label for every pixel share. Images are in DATA/train and DATA/val,
+# and labels are in DATA/train_labels and DATA/val_labels. The files that inherit this one set classes, folders,
+# training pipelines and batch sizes.
 train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),

@@ -1,4 +1,4 @@
-# Noise at 224x224, to measure the speed of the whole training loop. There is nothing to learn.
+# Noise at 224x224. It serves to measure the speed of the whole training loop. There is nothing to learn.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=128,

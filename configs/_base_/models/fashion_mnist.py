@@ -1,4 +1,4 @@
-# A classifier of Fashion-MNIST. A leaf config adds the backbone.
+# A classifier for Fashion-MNIST. A leaf config adds the backbone.
 model = dict(
     type="ImageClassifier",
     backbone=dict(in_chans=1, num_classes=10),

@@ -1,4 +1,5 @@
-# Mask R-CNN small enough for a CPU. A leaf config names the family; both families' nano backbones have these widths.
+# Mask R-CNN small enough for a CPU. A leaf config names the family. The nano backbones of both families have these
+# widths.
 # Nuclei measure about 20 pixels, so the anchors start at 16.
 _base_ = "./mask-rcnn_fpn_light.py"
 

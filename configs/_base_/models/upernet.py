@@ -1,5 +1,5 @@
-# UPerNet with an auxiliary FCN head on the third stage (Xiao et al. 2018), as mmseg defines it for Swin. Heads and
-# preprocessor compute the same and train faster. A leaf config adds the backbone and its widths.
+# UPerNet with an auxiliary FCN head on the third stage (Xiao et al. 2018), as mmseg defines it for Swin. The heads and
+# the preprocessor compute the same as mmseg's but train faster. A leaf config adds the backbone and its widths.
 # Sliding-window test: --cfg-options model.test_cfg.mode=slide
 _base_ = ["mmseg::_base_/models/upernet_swin.py"]
 model = dict(

@@ -1,4 +1,4 @@
-# UPerNet for Cityscapes: 19 classes, training crops of 512x1024.
+# UPerNet for Cityscapes with 19 classes and training crops of 512x1024.
 _base_ = "./upernet.py"
 model = dict(
     data_preprocessor=dict(size=(512, 1024)),

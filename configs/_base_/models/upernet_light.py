@@ -1,4 +1,4 @@
-# UPerNet with narrow heads, for images of 256x256 and eleven classes.
+# UPerNet with narrow heads for images of 256x256 and eleven classes.
 _base_ = "./upernet.py"
 model = dict(
     data_preprocessor=dict(size=(256, 256)),

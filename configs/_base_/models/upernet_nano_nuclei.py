@@ -1,4 +1,4 @@
-# UPerNet small enough for a CPU. A leaf config names the family; both families' nano backbones have these widths.
+# UPerNet small enough for a CPU. A leaf config names the family. The nano backbones of both families have these widths.
 _base_ = "./upernet_light.py"
 
 from quadtree_ssm import models

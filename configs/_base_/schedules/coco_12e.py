@@ -1,8 +1,8 @@
-# The 1x schedule: 12 epochs of AdamW. The rate falls to a tenth after epoch 8 and again after epoch 11. auto_scale_lr
-# sets it to 1e-4 * batch / 16. With 8 GPUs x 2 images an epoch has 117,266 / 16 = 7,330 iterations, the training
-# 87,960; the first 1,000 warm up.
-# Norms do not decay, everything else does. The keys are the authors' (VMamba's). They miss the norms of the stem, of
-# downsampling and of the quadrant predictors; norms_too adds those. Two other rules:
+# The 1x schedule has 12 epochs of AdamW. The rate falls to a tenth after epoch 8 and again after epoch 11.
+# auto_scale_lr sets it to 1e-4 * batch / 16. With 8 GPUs x 2 images an epoch has 117,266 / 16 = 7,330 iterations, and
+# the training has 87,960. The first 1,000 iterations warm up.
+# Norms do not decay, but everything else does. The keys are the authors' (VMamba's). They miss the norms of the stem,
+# of downsampling and of the quadrant predictors, and norms_too adds those. There are two other rules:
 #   --cfg-options optim_wrapper.paramwise_cfg.norms_too=False   the authors' keys and nothing else
 #   --cfg-options optim_wrapper.paramwise_cfg=none              timm's rule: biases, A_log and D do not decay either
 optim_wrapper = dict(

@@ -1,5 +1,5 @@
-# 2 epochs of AdamW from random weights. On the 12,000 composited images at batch 16 an epoch has 750 iterations, the
-# training 1,500; the first 250 warm up.
+# 2 epochs of AdamW from random weights. On the 12,000 composited images at batch 16 an epoch has 750 iterations, and
+# the training has 1,500. The first 250 iterations warm up.
 max_epochs = 2
 optim_wrapper = dict(
     type="ssm_train.GuardedOptimWrapper",

@@ -1,4 +1,5 @@
-# 25 epochs of AdamW on 1,438 images. At batch 32 an epoch has 44 iterations, the training 1,100; the first 88 warm up.
+# 25 epochs of AdamW on 1,438 images. At batch 32 an epoch has 44 iterations, and the training has 1,100. The first 88
+# iterations warm up.
 max_epochs, warmup = 25, 2
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

@@ -1,5 +1,5 @@
-# 90 epochs of AdamW on 60,000 images. At batch 512 an epoch has 117 iterations, the training 10,530; the first 468
-# warm up.
+# 90 epochs of AdamW on 60,000 images. At batch 512 an epoch has 117 iterations, and the training has 10,530. The first
+# 468 iterations warm up.
 max_epochs, warmup = 90, 4
 optim_wrapper = dict(
     type="GuardedOptimWrapper",
@@ -14,5 +14,5 @@ param_scheduler = [
 train_cfg = dict(type="ResumableEpochLoop", max_epochs=max_epochs, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
-# Averages the weights over about 500 iterations. Validation tests the average.
+# The hook averages the weights over about 500 iterations. Validation tests the average.
 custom_hooks = [dict(type="EMAHook", ema_type="ForeachExponentialMovingAverage", momentum=2e-3, update_buffers=True)]

@@ -1,6 +1,6 @@
 # 300 epochs of AdamW. auto_scale_lr sets the rate to 1e-3 * batch / 1024, where the batch is that of all processes
-# together. With 8 GPUs x 128 images an epoch has 1,281,167 / 1024 = 1,251 iterations, the training 375,300. The first
-# 25,020 warm up; then a cosine over 280 epochs leads to 1e-5. MambaTree has a schedule of its own.
+# together. With 8 GPUs x 128 images an epoch has 1,281,167 / 1024 = 1,251 iterations, and the training has 375,300. The
+# first 25,020 iterations warm up, and then a cosine over 280 epochs leads to 1e-5. MambaTree has its own schedule.
 max_epochs, warmup = 300, 20
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

@@ -1,5 +1,5 @@
-# One epoch in bf16: 20 updates of warm-up, then a constant rate. An update sums the gradients of 4 iterations, which at
-# 4 rows an iteration makes 16 rows. Schedules count iterations, so the warm-up has 20 * 4 of them.
+# One epoch in bf16 has 20 updates of warm-up and then a constant rate. An update sums the gradients of 4 iterations. An
+# iteration has 4 rows, so an update has 16. Schedules count iterations, so the warm-up has 20 * 4 of them.
 accumulation = 4
 optim_wrapper = dict(
     type="GuardedOptimWrapper",

@@ -1,4 +1,4 @@
-# 40 epochs of AdamW on tiles of one image, for a CPU.
+# 40 epochs of AdamW on tiles of one image. They suit a CPU.
 _base_ = "./detection_2e.py"
 max_epochs = 40
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

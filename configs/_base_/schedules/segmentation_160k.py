@@ -1,5 +1,5 @@
-# 160,000 iterations of AdamW with 8 GPUs x 2 images: 1,500 warm up, then the rate falls linearly to 0. As in the
-# authors' recipe, parameters with "norm" in their name do not decay.
+# 160,000 iterations of AdamW with 8 GPUs x 2 images. The first 1,500 warm up, and then the rate falls linearly to 0. As
+# in the authors' recipe, parameters with "norm" in their name do not decay.
 optim_wrapper = dict(
     type="ssm_train.GuardedOptimWrapper",
     constructor="ssm_train.TimmOptimWrapperConstructor",

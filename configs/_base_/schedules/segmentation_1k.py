@@ -1,4 +1,4 @@
-# 1,000 iterations of AdamW from random weights: 100 warm up, then the rate falls linearly to 0.
+# 1,000 iterations of AdamW from random weights. The first 100 warm up, and then the rate falls linearly to 0.
 optim_wrapper = dict(
     type="ssm_train.GuardedOptimWrapper",
     constructor="ssm_train.TimmOptimWrapperConstructor",

@@ -1,5 +1,6 @@
-# 6,000 iterations of AdamW from random weights; at batch 64 they are 8 passes over 48,000 images. 250 warm up, then the
-# rate falls linearly to 0. In a trial at 64x64, a rate of 3e-3 reached in 500 iterations what 1e-3 reached in 1,000.
+# 6,000 iterations of AdamW from random weights. At batch 64 they are 8 passes over 48,000 images. The first 250 warm
+# up, and then the rate falls linearly to 0. In a trial at 64x64, a rate of 3e-3 reached in 500 iterations the result
+# that 1e-3 reached in 1,000.
 optim_wrapper = dict(
     type="ssm_train.GuardedOptimWrapper",
     constructor="ssm_train.TimmOptimWrapperConstructor",

@@ -1,5 +1,5 @@
-# The recipe of mamba-130m-lora_alpaca.py at the size of a demonstration: the small model of mamba-4m_wiki.py, six
-# epochs, and a rate that suits the adapters of so narrow a model. Every tenth row is held out.
+# The recipe of mamba-130m-lora_alpaca.py at the size of a demonstration. It takes the small model of mamba-4m_wiki.py,
+# six epochs, and a rate that suits the adapters of such a narrow model. Every tenth row is held out.
 _base_ = "../mamba-130m-lora_alpaca.py"
 model = dict(backbone=dict(path="work_dirs/wiki/pretrained", gradient_checkpointing=False))
 tokenizer = dict(type="tree_ssm.language.load_tokenizer", path="work_dirs/wiki/pretrained")
