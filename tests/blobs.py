@@ -1,4 +1,4 @@
-"""A small detection data set in COCO's format: light rectangles and discs on noise."""
+"""Makes a small detection data set in COCO's format. Its images show light rectangles and discs on noise."""
 
 import json
 
@@ -15,7 +15,7 @@ def encode(mask):
 
 
 def scene(draw, size):
-    """An image and its objects: (category, mask)."""
+    """Return an image and its objects as (category, mask)."""
     image = draw.randint(0, 60, (size, size, 3)).astype(np.uint8)
     y, x = np.mgrid[:size, :size]
     objects = []
@@ -31,7 +31,7 @@ def scene(draw, size):
 
 
 def write(root, images=4, size=64, suffix=".jpg"):
-    """Write ``train.json``, ``val.json`` and ``train/``, ``val/``; returns the content of the first."""
+    """Write ``train.json``, ``val.json`` and the images in ``train/`` and ``val/``. Return the content of the first."""
     contents = {}
     for seed, split in enumerate(("train", "val")):
         draw = np.random.RandomState(seed)
@@ -62,7 +62,7 @@ def write(root, images=4, size=64, suffix=".jpg"):
 
 
 def options(root):
-    """What makes a config of the nuclei run on the blobs."""
+    """Return the options that make a config of the nuclei run on the blobs."""
     loaders = ("train", "val", "test")
     return [
         *(f"{split}_dataloader.dataset.data_root={root}" for split in loaders),

@@ -10,7 +10,7 @@ CONFIGS = ROOT / "configs"
 
 
 def load_tool(tool):
-    """The module ``tools/<tool>.py``."""
+    """Load the module ``tools/<tool>.py``."""
     spec = importlib.util.spec_from_file_location(f"tool_{Path(tool).name}", ROOT / "tools" / f"{tool}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -18,13 +18,13 @@ def load_tool(tool):
 
 
 def run(tool, *arguments):
-    """Exit status of ``tools/<tool>.py`` with these arguments."""
+    """Run ``tools/<tool>.py`` with these arguments and return its exit status."""
     module = load_tool(tool)
     return cli.run(lambda: module.main([str(a) for a in arguments]))
 
 
 def error_of(capsys, tool, *arguments):
-    """The one line on stderr of a tool that has to fail."""
+    """Run a tool that has to fail and return its one line on stderr."""
     capsys.readouterr()
     assert run(tool, *arguments) == 1
     lines = capsys.readouterr().err.splitlines()

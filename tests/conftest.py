@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread a process, no GPU tests where there is no GPU, and fixtures that folders share."""
+"""Settings of all tests: one thread per process, GPU tests only on a machine with a GPU, and shared fixtures."""
 
 import functools
 import gc
@@ -9,14 +9,15 @@ import sys
 import pytest
 import torch
 
-# Two processes of one thread each (see Makefile) are faster than one of two threads: the threads of small operators
-# spend their time waiting for each other. Processes that tests start take the setting from the environment.
+# Two processes of one thread each (see Makefile) are faster than one process of two threads, because the threads of
+# small operators mostly wait for each other. Processes that tests start take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):
-    # The longest module runs first. Otherwise one process could be alone with it at the end. See the Makefile.
+    # The longest module runs first. Otherwise one process could still run it when the others have nothing left to do.
+    # See the Makefile.
     items.sort(key=lambda item: item.path.name != "test_export.py")
     impossible = [item for item in items if not _can_run(item)]
     if impossible:
@@ -25,27 +26,27 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _can_run(item):
-    """Whether there are the GPU and the packages that a test needs."""
+    """Say whether the GPU and the packages that a test needs are there."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         return False
     return all(importlib.util.find_spec(marker.args[0]) for marker in item.iter_markers("needs"))
 
 
 def pytest_collection_finish(session):
-    # What was imported is never garbage. Without this, Python would search all of it every few tests, for a second.
+    # Imported objects are never garbage. Without this, Python would search them for a second every few tests.
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _metafiles_are_read_once():
-    """For each base config of mmdet or mmseg, mmengine reads the metafiles of all their models, up to a second long."""
+    """Cache the metafiles. For each base config of mmdet or mmseg, mmengine reads all of them, which takes a second."""
     if utils := sys.modules.get("mmengine.config.utils"):
         utils.load = functools.cache(utils.load)
 
 
 @pytest.fixture(scope="session")
 def nuclei_root(tmp_path_factory):
-    """Folder of the datasets, with the real nuclei in it: from the package stardist, or from pip."""
+    """Return a data folder with the real nuclei. The package stardist holds them, or pip downloads it."""
     from ssm_train.data.prepare.nuclei import prepare_nuclei
 
     root = tmp_path_factory.mktemp("data")
@@ -55,7 +56,7 @@ def nuclei_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def lm_folder(tmp_path_factory):
-    """A folder with ``pretrained/`` (a network of random weights and its tokenizer), ``text.txt`` and ``rows.json``."""
+    """Write ``pretrained/`` (a network of random weights and its tokenizer), ``text.txt`` and ``rows.json``."""
     from small_language import write_folder
 
     return write_folder(tmp_path_factory.mktemp("language"))

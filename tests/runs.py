@@ -1,4 +1,4 @@
-"""Short training runs in processes of their own."""
+"""Starts short training runs in their own processes."""
 
 import functools
 import gc
@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-# Six iterations of eight digits in an epoch; two epochs.
+# A run has two epochs. An epoch has six iterations of eight digits.
 SMALL = (
     "train_cfg.max_epochs=2",
     "train_dataloader.batch_size=8",
@@ -44,7 +44,7 @@ def configure(name, work_dir, *options):
 
     cfg = load_config(CONFIGS / name, [*SMALL, *options])
     cfg.work_dir = str(work_dir)
-    object.__setattr__(cfg, "_format_python_code", False)  # a second of every run
+    object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
     return cfg
 
 
@@ -58,7 +58,7 @@ def train(name, work_dir, *options, resume=False, hooks=(), launcher="none"):
 
 
 def train_tool(name, work_dir, *options, hooks=(), resume=False):
-    """Train as tools/train.py does, and exit with its status."""
+    """Train as tools/train.py does, and exit with the same status."""
     from ssm_train.apis import cli
 
     sys.exit(cli.run(lambda: train(name, work_dir, *options, hooks=hooks, resume=resume)))
@@ -76,7 +76,7 @@ class PoisonInputHook(Hook):
 
 
 class PoisonParameterHook(Hook):
-    """Makes a weight NaN behind the optimizer's back."""
+    """Sets a weight to NaN after an update, without the optimizer."""
 
     priority = "LOWEST"
 
@@ -90,7 +90,7 @@ class PoisonParameterHook(Hook):
 
 
 class KillHook(Hook):
-    """Kills the process after so many iterations."""
+    """Kills the process after a given iteration."""
 
     priority = "LOWEST"
 
@@ -107,7 +107,7 @@ def train_and_die(name, work_dir, iteration, *options, hooks=()):
 
 
 def train_and_die_while_saving(name, work_dir, number, *options):
-    """Train until half of the checkpoint of that number is written, and be killed there."""
+    """Train until half of the checkpoint ``number``, counted from 1, is written. Kill the process there."""
     import torch
 
     saves, save = [], torch.save
@@ -134,7 +134,7 @@ def train_distributed(name, work_dir, rank, size, port, *options):
 
 @functools.cache
 def context():
-    """What starts processes: a server that has done the slow imports and has no thread of a test in it."""
+    """Return the context that starts processes. Its server has done the slow imports and runs no thread of a test."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(
@@ -148,7 +148,7 @@ def context():
 
 
 def _call(function, log, *arguments, **options):
-    gc.freeze()  # what the server imported is never garbage, so that Python need not search it
+    gc.freeze()  # the server's imports are never garbage, so Python need not search them
     for descriptor, name in ((1, log), (2, f"{log}.err")):
         with open(name, "w") as file:
             os.dup2(file.fileno(), descriptor)
@@ -160,7 +160,7 @@ def _call(function, log, *arguments, **options):
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
-        os._exit(70)  # the process class would print the traceback once more
+        os._exit(70)  # the process class would print the traceback again
 
 
 def start(function, log, *arguments, **options):
@@ -193,7 +193,7 @@ def last_state(work_dir):
     return read_file(Path((Path(work_dir) / POINTER).read_text()))
 
 
-# Names in a checkpoint, and what the first edition called them.
+# Names in a checkpoint, and the first edition's names for the same things.
 FIRST_EDITION = {
     "ssm_train.tasks.detection.": "ssm_core.engine.detection.",
     "ssm_train.tasks.segmentation.": "ssm_core.engine.segmentation.",
@@ -202,7 +202,7 @@ FIRST_EDITION = {
 
 
 def as_first_edition(path, copy):
-    """Write a copy of a checkpoint in which the types have the first edition's names; returns the copy's path."""
+    """Write a copy of a checkpoint in which the types have the first edition's names. Return the copy's path."""
     import torch
 
     from ssm_core.weights import read_file
@@ -224,7 +224,7 @@ def as_first_edition(path, copy):
 
 
 def differing(a, b, place=""):
-    """The places at which two nested states differ, be it in a single bit."""
+    """Return the places at which two nested states differ by one bit or more."""
     import torch
 
     if isinstance(a, torch.Tensor):

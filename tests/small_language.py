@@ -1,4 +1,4 @@
-"""A small language model, its tokenizer, and texts, for the tests of language models."""
+"""Makes a small language model, its tokenizer and texts for the tests of language models."""
 
 import json
 
@@ -11,7 +11,7 @@ SIZE = dict(vocab_size=61, hidden_size=16, state_size=4, num_hidden_layers=2, pa
 
 
 def small_model(dtype=torch.float64, **values):
-    """A model in evaluation mode, whose steps are so long that its outputs depend on the tree."""
+    """Return a model in evaluation mode. Its steps are long enough to make its outputs depend on the tree."""
     torch.manual_seed(0)
     model = MambaTreeForCausalLM(MambaTreeConfig(**{**SIZE, "time_step_min": 0.1, "time_step_max": 1.0, **values}))
     with torch.no_grad():
@@ -23,12 +23,12 @@ def small_model(dtype=torch.float64, **values):
 
 
 def rows(batch, length, seed=1):
-    """Random tokens [B, L]."""
+    """Return random tokens [B, L]."""
     return torch.randint(2, SIZE["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def text_and_rows(count=40):
-    """Some words of text, and as many rows of instruction, input and output about them."""
+    """Return a text of a few words, and ``count`` rows of instruction, input and output about them."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     text = "".join(f"{a} and {b} are {c}.\n" for a in words for b in words for c in words[:3])
     rows = [

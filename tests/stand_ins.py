@@ -1,4 +1,4 @@
-"""Small data sets in the formats of real ones."""
+"""Makes small data sets in the formats of real ones."""
 
 import gzip
 import struct
@@ -15,7 +15,7 @@ def write_idx(path, array):
 
 
 def items(count, seed):
-    """Light rectangles on black with a faint halo, 28 × 28, the ten classes in turn."""
+    """Draw light rectangles with a faint halo on black, 28 × 28 pixels. The ten classes take turns."""
     draw = np.random.RandomState(seed)
     images = np.zeros((count, 28, 28), np.uint8)
     for image in images:
@@ -26,11 +26,11 @@ def items(count, seed):
 
 
 def fashion_mnist(folder, distinct=100):
-    """Write four files with the names and the numbers of images of Fashion-MNIST, and return their folder.
+    """Write four files with Fashion-MNIST's names and numbers of images, and return their folder.
 
     Args:
-        folder: where to write; it is made if it is not there.
-        distinct: different images of a split, which are repeated.
+        folder: where to write. It is made if it does not exist.
+        distinct: number of different images in a split. They are repeated.
     """
     folder.mkdir(exist_ok=True)
     for seed, (split, count) in enumerate((("train", 60_000), ("test", 10_000))):

@@ -1,4 +1,4 @@
-"""Loading the compiled library: absent, damaged, older than the Python code. It is never a reason to stop."""
+"""Tests of loading the compiled library. A library that is absent, damaged or too old never stops the program."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from ssm_core.ops.backend import choose_backend
 from ssm_core.ops.registry import Operator, has_kernel, register
 
 ROOT = Path(__file__).parents[1]
-# The function without its cache, which holds the result from the start of the process.
+# The function without its cache, because the cache holds the result from the start of the process.
 load = _ext.load.__wrapped__
 
 
@@ -28,7 +28,7 @@ def test_absent(tmp_path, monkeypatch, recwarn):
     monkeypatch.setattr(_ext, "__file__", str(tmp_path / "_ext.py"))
     assert not load()
     assert not _ext.defines(["ssm_core::selective_scan"])
-    # Objects that Python throws away meanwhile, such as an unclosed file, may cause warnings of other kinds.
+    # Objects that Python collects meanwhile, such as an unclosed file, may cause warnings of other kinds.
     assert UserWarning not in {w.category for w in recwarn}, "the operator that then runs slowly is to warn"
 
 
@@ -41,7 +41,7 @@ def test_damaged_or_of_another_torch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """The list of operators, restored after the test."""
+    """Return a copy of the operators' list that takes its place during the test."""
     operators = dict(registry._COMPILED)
     monkeypatch.setattr(registry, "_COMPILED", operators)
     return operators
@@ -56,7 +56,7 @@ def registered(monkeypatch):
     ids=["operator", "what it needs"],
 )
 def test_older_than_the_python_code(operator, registered):
-    """The operator that is missing falls back to its reference; the others keep their kernels."""
+    """The missing operator falls back to its reference, and the others keep their kernels."""
     before = list(registered)
     message = (
         r"_C\..* is older than the Python code: it lacks ssm_core::of_tomorrow\. Using the slow PyTorch reference of "
@@ -127,7 +127,10 @@ torch.save((results, warned), sys.argv[1])
 
 
 def test_every_operator_works_without_the_library(tmp_path):
-    """The same program beside copies of the packages that have no library: equal results, one warning a function."""
+    """A program runs with the packages, and with copies that have no library.
+
+    The results are equal, and without the library each function warns once.
+    """
     without = shutil.ignore_patterns("_C*", "__pycache__")
     for package in ("ssm_core", "quadtree_ssm", "tree_ssm"):
         shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=without)
@@ -141,7 +144,7 @@ def test_every_operator_works_without_the_library(tmp_path):
     assert not any(quiet.values())
     for name, expected in compiled.items():
         words = warned[name]
-        # On a CPU the distances of tokens are always computed by their reference.
+        # On a CPU the reference always computes the distances of tokens.
         assert len(words) == (name != "token_distances"), words
         assert all(f"{name} has no compiled kernel for cpu here" in word for word in words)
         torch.testing.assert_close(references[name], expected)

@@ -1,4 +1,4 @@
-"""What the import contracts (.importlinter) cannot say: what a fresh process loads, and what names stand in a text."""
+"""Tests what the import contracts (.importlinter) cannot: what a fresh process loads, and the names in the text."""
 
 import re
 import subprocess
@@ -16,14 +16,14 @@ FAMILY = re.compile(r"quadtree_ssm|tree_ssm|quad_?mamba|mamba_?tree", re.IGNOREC
 
 
 def run(code):
-    """What a fresh Python process prints, line by line."""
+    """Run code in a fresh Python process and return the lines that it prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 def test_importing_a_family_needs_torch_and_timm_only():
-    """timm knows the models afterwards."""
+    """After the import, timm knows the models."""
     code = f"""
 import sys
 import quadtree_ssm, tree_ssm, ssm_core.ops
@@ -56,6 +56,6 @@ print(transformers.Adafactor.__name__)
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ssm_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_core_names_no_family(path):
-    """Neither in a string that code uses, which would be an import by another way, nor in prose."""
+    """The core names no family in strings, which would import it in another way, and none in prose."""
     found = [line.strip() for line in path.read_text().splitlines() if FAMILY.search(line)]
     assert not found

@@ -1,4 +1,4 @@
-"""What the sources of the compiled library include, and how their objects are named (csrc/README.md)."""
+"""Tests what the compiled library's sources include, and how their objects are named (csrc/README.md)."""
 
 import re
 from pathlib import Path
@@ -40,5 +40,5 @@ def test_no_two_sources_of_a_folder_make_the_same_object():
 
 
 def test_cuda_sources_are_in_folders_of_that_name():
-    """setup.py leaves out these folders where there is no CUDA toolkit."""
+    """Without a CUDA toolkit, setup.py leaves out the folders of this name."""
     assert {path.parent.name for kind in ("*.cu", "*.cuh") for path in ROOT.rglob(kind)} == {"cuda"}

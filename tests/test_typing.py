@@ -1,4 +1,4 @@
-"""What mypy cannot check: ignored errors have a reason, and the packages say that they are typed."""
+"""Tests what mypy cannot check: ignored errors have a reason, and the packages are marked as typed."""
 
 import re
 from pathlib import Path

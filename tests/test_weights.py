@@ -1,4 +1,4 @@
-"""Reading weights: whole files alone, nothing in them executed, and a report of what fits a model."""
+"""Tests of reading weights: only whole files are read, nothing in them is executed, and misfits are reported."""
 
 import zipfile
 from collections import OrderedDict
@@ -93,7 +93,7 @@ def test_files_from_before_torch_1_6(tmp_path):
 
 
 class Harm:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

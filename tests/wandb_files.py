@@ -1,4 +1,4 @@
-"""Reads what Weights & Biases writes offline: protocol buffers in the framing of LevelDB's log."""
+"""Reads the files that Weights & Biases writes offline. They hold protocol buffers in the framing of LevelDB's log."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ FULL, FIRST, MIDDLE, LAST = range(1, 5)
 
 
 def records(path):
-    """The records of a ``run-….wandb`` file."""
+    """Yield the records of a ``run-….wandb`` file."""
     data = path.read_bytes()
     assert data.startswith(b":W&B")
     place, parts = FILE_HEADER, b""
@@ -29,10 +29,11 @@ def records(path):
 
 
 def read_run(path):
-    """What a run's file holds.
+    """Read the file of a run.
 
     Returns:
-        The run's id; its config; ``[(iteration, value)]`` by name of what was logged; the axis by pattern.
+        A tuple of the run's id, its config, ``[(iteration, value)]`` by the name that was logged, and the axis by the
+        pattern of names.
     """
     identity, config, history, axes = "", {}, defaultdict(list), {}
     for record in records(path):
