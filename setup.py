@@ -1,7 +1,14 @@
-"""Builds csrc into ssm_core/_C: C++ wherever a compiler is found, CUDA wherever a toolkit is; no GPU is needed.
+"""Builds the sources in csrc into the library ssm_core/_C.
 
-Environment variables: FORCE_CUDA=1 fails instead of falling back when no CUDA toolkit is found, NO_CUDA=1 builds C++
-only, NO_EXTENSION=1 builds nothing; TORCH_CUDA_ARCH_LIST and MAX_JOBS are those of torch.utils.cpp_extension.
+The C++ sources are built if there is a compiler. The CUDA sources are built if there is also a CUDA toolkit. The build
+needs no GPU.
+
+These environment variables change the build:
+
+- FORCE_CUDA=1: stop with an error if the CUDA sources cannot be built.
+- NO_CUDA=1: build only the C++ sources.
+- NO_EXTENSION=1: build nothing.
+- TORCH_CUDA_ARCH_LIST and MAX_JOBS: torch.utils.cpp_extension documents them.
 """
 
 import os
@@ -12,19 +19,21 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).parent
-# Ampere (A800), Hopper (H100, H200); PTX of the newest lets later cards compile at start.
+# Ampere (A800) and Hopper (H100, H200). The driver of a later GPU compiles the PTX code when a program starts.
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 def enabled(name: str) -> bool:
-    """Whether an environment switch is set to anything but empty or 0."""
+    """Return whether an environment variable is set. The values "" and "0" count as not set."""
     return os.environ.get(name, "0") not in ("", "0")
 
 
 def find_cuda_home() -> str | None:
-    """The toolkit's folder: CUDA_HOME, or the newest folder under /usr/local that has headers as well as nvcc.
+    """Return the folder of the CUDA toolkit, or None.
 
-    An ``nvcc`` on PATH alone does not count: it may be a wrapper whose folder holds no toolkit.
+    The candidates are CUDA_HOME or CUDA_PATH, the folder of the ``nvcc`` on PATH, /usr/local/cuda, and the folders
+    /usr/local/cuda-* with the newest first. A toolkit must contain headers as well as ``nvcc``, because the ``nvcc`` on
+    PATH may be a wrapper without a toolkit.
     """
     candidates = [os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")]
     if (nvcc := shutil.which("nvcc")) is not None:
@@ -38,7 +47,7 @@ def find_cuda_home() -> str | None:
 
 
 def cuda_include_dirs() -> list[str]:
-    """Headers of the CUDA libraries that torch's wheels bring, for toolkits that lack them (cusparse, cublas …)."""
+    """Return the header folders of the CUDA libraries (such as cublas) in torch's wheels. Some toolkits lack them."""
     found = []
     for entry in map(Path, sys.path):
         found += [str(p) for p in sorted(entry.glob("nvidia/cu*/include"))]
@@ -47,15 +56,15 @@ def cuda_include_dirs() -> list[str]:
 
 
 def extension_modules() -> tuple[list, dict]:
-    """The extension and the command that builds it, or nothing when there is no compiler."""
+    """Return the extension and the command that builds it. Both are empty if there is no compiler."""
     if enabled("NO_EXTENSION"):
         return [], {}
     if shutil.which(os.environ.get("CXX", "c++").split()[0]) is None:
         print("setup.py: no C++ compiler found, building without the compiled library (slow PyTorch references)")
         return [], {}
 
-    # Every .cpp and .cu file below csrc is a source; those in a folder named cuda need the CUDA toolkit. Objects mirror
-    # the paths of their sources, so that two folders may have files of the same name.
+    # Every .cpp and .cu file below csrc is a source. Files in a folder named cuda need the CUDA toolkit. Object files
+    # have the same relative paths as their sources, so that two folders can contain files of the same name.
     files = sorted(p.relative_to(ROOT) for kind in ("*.cpp", "*.cu") for p in (ROOT / "csrc").rglob(kind))
     sources = [str(p) for p in files if "cuda" not in p.parts]
     cuda_sources = [str(p) for p in files if "cuda" in p.parts]
@@ -75,31 +84,32 @@ def extension_modules() -> tuple[list, dict]:
             "set CUDA_HOME to a folder that has bin/nvcc and include/cuda_runtime.h"
         )
 
-    # No -std: torch's own default follows its version.
-    # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result; -g0 takes back the -g of a Python
-    # that was built with it, six megabytes a file.
-    # -Wno-psabi: GCC notes that vectors by value are passed differently with and without AVX; here all are inlined.
+    # There is no -std flag, because each version of torch sets the standard that it needs.
+    # -fno-math-errno and -fno-trapping-math allow the compiler to vectorise loops. They change no result.
+    # -g0 cancels the -g flag that some builds of Python add, because it costs six megabytes per file.
+    # -Wno-psabi silences GCC's note that AVX changes how functions receive vectors. We inline all such functions.
     cxx_flags = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
     options = {
         "py_limited_api": True,
         "extra_compile_args": {"cxx": cxx_flags},
-        "include_dirs": [str(ROOT.resolve() / "csrc")],  # sources include each other by their paths below csrc
+        "include_dirs": [str(ROOT.resolve() / "csrc")],  # the sources write include paths relative to csrc
     }
     if cuda_home is None:
         extension = cpp_extension.CppExtension("ssm_core._C", sources, **options)
     else:
-        # After the toolkit's own headers: those of the wheels can be of another release than its compiler.
+        # The headers of the wheels are searched last, because their release can differ from that of the compiler.
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
-        # Without -lineinfo, which is most of a library: NVCC_APPEND_FLAGS, nvcc's own variable, adds it for a profile.
+        # -lineinfo is left out, because it would make up most of the library. To profile kernels, add it with nvcc's
+        # environment variable NVCC_APPEND_FLAGS.
         nvcc_flags = ["-O3", "--expt-relaxed-constexpr", *(f"-Xcompiler={flag}" for flag in late)]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
 
     class BuildExtension(cpp_extension.BuildExtension):
-        """Keeps objects, which pip would throw away, so that the next build compiles what has changed alone."""
+        """Keeps the object files, which pip would delete, so that the next build compiles only changed sources."""
 
         def finalize_options(self) -> None:
             super().finalize_options()

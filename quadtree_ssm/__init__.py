@@ -1,4 +1,4 @@
-"""QuadMamba: vision models whose scan follows a quadtree. Importing registers the models with timm."""
+"""QuadMamba: vision models whose scan follows a quadtree. Importing this package registers the models with timm."""
 
 from .models import QuadMamba
 

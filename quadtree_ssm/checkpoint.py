@@ -1,4 +1,4 @@
-"""The names of the released QuadMamba checkpoints (github.com/VISION-SJTU/QuadMamba) and what they are called here."""
+"""Maps the names of tensors in the released QuadMamba checkpoints (github.com/VISION-SJTU/QuadMamba) to our names."""
 
 import re
 import warnings
@@ -39,9 +39,9 @@ _BLOCK = {
 
 
 def source_of(name: str) -> Source:
-    """Where the tensor that :class:`~quadtree_ssm.QuadMamba` calls ``name`` is found in a released file."""
+    """Return the place in a released file of the tensor that :class:`~quadtree_ssm.QuadMamba` calls ``name``."""
     if match := re.fullmatch(r"stages\.(\d+)\.downsample\.(.+)", name):
-        # Theirs closes a stage, ours opens the next one.
+        # The released code downsamples at the end of a stage. Our code downsamples at the start of the next stage.
         return Source(f"layers.{int(match[1]) - 1}.downsample.{replaced(match[2], _DOWNSAMPLE)}")
     if match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)", name):
         return Source(f"layers.{match[1]}.blocks.{match[2]}.{replaced(match[3], _BLOCK)}")
@@ -51,10 +51,10 @@ def source_of(name: str) -> Source:
 
 
 def released_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of :class:`~quadtree_ssm.QuadMamba` for a released state dict, read off its names and shapes.
+    """Infer the arguments of :class:`~quadtree_ssm.QuadMamba` from the names and shapes in a released state dict.
 
     Raises:
-        ConversionError: a tensor that tells the architecture is missing.
+        ConversionError: a tensor that determines the architecture is missing.
     """
     stages = range(count(state_dict, "layers."))
     dims = tuple(size_of(state_dict, f"layers.{i}.blocks.0.norm.weight", 0) for i in stages)
@@ -77,7 +77,7 @@ def released_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 RELEASED = ReleasedFormat(
     title="QuadMamba",
-    # VMamba's files have the same names but for the predictor's.
+    # The files of VMamba use the same names, but they have no score predictor.
     landmark=re.compile(r"layers\.\d+\.blocks\.\d+\.op\.score_predictor\."),
     source_of=source_of,
     arguments=released_arguments,
@@ -85,19 +85,20 @@ RELEASED = ReleasedFormat(
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """The released QuadMamba weights under our names, other weights as they are: timm's filter function.
+    """Rename released QuadMamba weights to our names. Other weights are returned unchanged.
 
-    Warns when the model orders tokens in another way than the released one, so that its outputs will differ.
+    timm calls this function before it loads weights. The function warns if the model orders its tokens in another way
+    than the released code, because its outputs will then differ.
 
     Args:
-        state_dict: names and tensors.
-        model: the model to load it into.
+        state_dict: the weights by name.
+        model: the model that will load them.
     """
     renamed = filter_released(state_dict, model, RELEASED)
     if renamed is not state_dict and not any(isinstance(m, ReleasedQuadtreeScan) for m in model.modules()):
         warnings.warn(
-            "these weights are of the released QuadMamba, which orders tokens differently: make the model with "
-            "token_order='released' for what they were trained for, or train on",
+            "these weights come from the released QuadMamba code, which orders tokens differently: create the model "
+            "with token_order='released' to use the order of their training, or train the model further",
             stacklevel=2,
         )
     return renamed

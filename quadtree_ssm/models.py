@@ -27,7 +27,7 @@ QUADTREE_STAGES = 2
 
 
 class Architecture(NamedTuple):
-    """What distinguishes the variants."""
+    """The numbers that differ between the variants of the model."""
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
@@ -35,8 +35,9 @@ class Architecture(NamedTuple):
     drop_path_rate: float
 
 
-# Small and base are the authors' two configurations. Lite and tiny are inferred from the paper's sizes and FLOPs. Nano
-# is ours: it is small enough to be trained on a CPU, on a few images and without stochastic depth.
+# Small and base are the two configurations that the authors released. We inferred lite and tiny from the sizes and
+# FLOPs in the paper. We added nano, which is small enough to train on a CPU. It is meant for few images, so that it has
+# no stochastic depth.
 ARCHITECTURES: dict[str, Architecture] = {
     "nano": Architecture((1, 1, 2, 1), (32, 64, 128, 256), 1.0, 0.0),
     "lite": Architecture((2, 2, 2, 2), (48, 96, 192, 384), 1.0, 0.1),
@@ -47,31 +48,33 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline_tag="image-classification"):
-    """QuadMamba: quadtree scans in the first two stages, cross scans in the others.
+    """QuadMamba: quadtree scans in the first two stages, cross scans in the other stages.
 
     Args:
-        depths: blocks of each stage; ``arch``'s if left out, as are the other arguments that default to None.
-        dims: channels of each stage.
-        d_state: states N of a channel.
-        ssm_ratio: inner width D of a scan over the channels C.
-        mlp_ratio: hidden width of the MLPs over the channels.
+        depths: number of blocks in each stage. None means the value of ``arch``.
+        dims: number of channels in each stage. None means the value of ``arch``.
+        d_state: number N of states per channel.
+        ssm_ratio: inner width D of a scan, divided by the number of channels C. None means the value of ``arch``.
+        mlp_ratio: hidden width of the MLPs, divided by the number of channels.
         conv_bias: whether the depthwise convolutions have a bias.
-        drop_path_rate: stochastic depth of the last block.
-        in_chans: channels of the images.
-        num_classes: number of classes; 0 leaves the pooled features.
-        out_indices: stages whose maps are returned, each through a norm of its own, instead of logits.
-        token_order: ``"quadtree"``, the paper's nested order; or ``"released"``, the order of the released code, for
-            its checkpoints (see :class:`~quadtree_ssm.modules.ReleasedQuadtreeScan`).
-        arch: the variant whose numbers hold where none are given.
-        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth rate of the last block. None means the value of ``arch``.
+        in_chans: number of channels of the images.
+        num_classes: number of classes; with 0 the model returns the pooled features.
+        out_indices: stages whose maps the model returns instead of logits. Each of these maps gets its own norm.
+        token_order: ``"quadtree"`` for the nested order of the paper, or ``"released"`` for the order of the released
+            code, which its checkpoints need (see :class:`~quadtree_ssm.modules.ReleasedQuadtreeScan`).
+        arch: the variant that gives the values of arguments that are None.
+        drop_rate: dropout rate before the classifier.
         global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
         quadtree_levels: 2 splits the chosen quadrant once more; 1 stops at four quadrants; 0 scans row by row.
-        choice: ``"learned"``, or the quadrant 0 … 3 (raster order) that is always split, without predictor.
+        choice: ``"learned"``, or the quadrant 0 … 3 (in raster order) that is always split. A fixed quadrant needs no
+            score predictor.
         window_shift: whether every second block of a quadtree stage shifts the partition by an eighth of the height.
-        predictor_context: ``"local"``, or ``"global"`` to show the predictor quadrant means too (the first release).
+        predictor_context: ``"local"``, or ``"global"`` to give the score predictor the means of the quadrants as well,
+            as in the first release of the code.
 
     Raises:
-        ValueError: an argument is out of its range; the message says which.
+        ValueError: an argument is out of its range; the message names the argument.
     """
 
     family = "quadmamba"
@@ -136,12 +139,12 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:
-        """As ``nn.Module``'s; weights under the names of the released QuadMamba are taken too.
+        """Load weights as ``nn.Module`` does. This method also accepts the names of the released QuadMamba.
 
         Args:
-            state_dict: names and tensors.
-            strict: whether both sides must have the same names.
-            assign: whether to take the tensors themselves instead of copying their values.
+            state_dict: the weights by name.
+            strict: whether the model and the weights must have the same names.
+            assign: whether to use the tensors themselves instead of copying their values.
         """
         return super().load_state_dict(checkpoint_filter_fn(state_dict, self), strict, assign)
 
@@ -162,29 +165,29 @@ def _create_quadmamba(variant: str, pretrained: bool, **kwargs: Any) -> QuadMamb
 
 @register_model
 def quadmamba_nano(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
-    """QuadMamba-Nano, 1.8 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    """QuadMamba-Nano has 1.8 M parameters. Keyword arguments go to :class:`QuadMamba`."""
     return _create_quadmamba("quadmamba_nano", pretrained, **{"arch": "nano", **kwargs})
 
 
 @register_model
 def quadmamba_lite(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
-    """QuadMamba-Lite, 5.5 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    """QuadMamba-Lite has 5.5 M parameters. Keyword arguments go to :class:`QuadMamba`."""
     return _create_quadmamba("quadmamba_lite", pretrained, **{"arch": "lite", **kwargs})
 
 
 @register_model
 def quadmamba_tiny(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
-    """QuadMamba-Tiny, 10.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    """QuadMamba-Tiny has 10.3 M parameters. Keyword arguments go to :class:`QuadMamba`."""
     return _create_quadmamba("quadmamba_tiny", pretrained, **{"arch": "tiny", **kwargs})
 
 
 @register_model
 def quadmamba_small(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
-    """QuadMamba-Small, 31.3 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    """QuadMamba-Small has 31.3 M parameters. Keyword arguments go to :class:`QuadMamba`."""
     return _create_quadmamba("quadmamba_small", pretrained, **{"arch": "small", **kwargs})
 
 
 @register_model
 def quadmamba_base(pretrained: bool = False, **kwargs: Any) -> QuadMamba:
-    """QuadMamba-Base, 50.7 M parameters; keyword arguments are :class:`QuadMamba`'s."""
+    """QuadMamba-Base has 50.7 M parameters. Keyword arguments go to :class:`QuadMamba`."""
     return _create_quadmamba("quadmamba_base", pretrained, **{"arch": "base", **kwargs})

@@ -1,4 +1,4 @@
-"""The scans of QuadMamba: the quadtree scan of the first two stages, the cross scan of the last two."""
+"""The scans of QuadMamba: the first two stages use the quadtree scan, the last two stages use the cross scan."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -16,29 +16,33 @@ from ssm_core.ops.checks import accumulate_dtype
 QuadtreeLevels = Literal[0, 1, 2]
 Quadrant = Literal[0, 1, 2, 3]
 PredictorContext = Literal["local", "global"]
-# Signs of the window shift along rows and columns; each serves two blocks of the network, then the next one comes.
+# Signs of the window shift along rows and columns. Two consecutive blocks of the network share one pair of signs, and
+# the next two blocks use the next pair.
 SHIFT_SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 
 
 class ChosenQuadrant(NamedTuple):
-    """What a quadtree scan chose, for :func:`ssm_core.layers.record_scans`."""
+    """What a quadtree scan chose. :func:`ssm_core.layers.record_scans` records it."""
 
-    choice: Tensor  # [B], the quadrant of the shifted map that was split again, in raster order
-    logits: Tensor | None  # [B, 4], mean score of each quadrant; None where the choice is fixed
-    score: Tensor | None  # [B, H, W], score of every token of the unshifted map; None where the choice is fixed
+    choice: Tensor  # [B], number (in raster order) of the quadrant of the shifted map that was split again
+    logits: Tensor | None  # [B, 4], mean score of each quadrant; None if the choice is fixed
+    score: Tensor | None  # [B, H, W], score of every token of the unshifted map; None if the choice is fixed
     height: int
     width: int
-    shift: tuple[int, int]  # the partition lies over torch.roll(map, shift)
+    shift: tuple[int, int]  # the partition divides torch.roll(map, shift)
     levels: QuadtreeLevels
 
 
 class ScorePredictor(nn.Module):
-    """How informative each token is: LN and four linear layers, then the first of two log-probabilities.
+    """Predicts how informative each token is.
+
+    The predictor has an LN and four linear layers. They give two log-probabilities, and the first one is the score.
 
     Args:
-        dim: channels D of the tokens.
-        context: ``"local"``, every token for itself; or ``"global"``, the second half of the hidden channels replaced
-            by their mean over the token's quadrant (as in the first release). The parameters are the same.
+        dim: number D of channels of the tokens.
+        context: ``"local"`` to score every token by its own features. ``"global"`` replaces the second half of the
+            hidden channels by their mean over the token's quadrant, as in the first release. Both have the same
+            parameters.
     """
 
     def __init__(self, dim: int, context: PredictorContext = "local") -> None:
@@ -56,7 +60,7 @@ class ScorePredictor(nn.Module):
         self,
         x: Tensor,  # [B, H, W, D]
     ) -> Tensor:  # [B, H, W]
-        """Log-probability of being informative, in float32 at least."""
+        """Compute the log-probability that a token is informative, in float32 or a wider dtype."""
         x = F.gelu(self.fc1(self.norm(x)))
         if self.context == "global":
             x = self._with_global_half(x)
@@ -77,23 +81,29 @@ class ScorePredictor(nn.Module):
 
 
 class QuadtreeScan(SelectiveSSM):
-    """The quadtree scan (QuadMamba, section 3.2): a sequence that looks more closely at the most informative quadrant.
+    """The quadtree scan (QuadMamba, section 3.2), which divides the most informative quadrant more finely.
 
-    A predictor scores every token; the quadrant with the highest mean score (in training, with Gumbel noise) is split
-    into four windows. The sequence walks the quadrants in raster order, the chosen one window by window, each window
-    row by row; a second model walks it backwards and the two results are summed. Features never leave their places:
-    the scan is given the order. The gradient reaches the predictor straight through the discrete choice.
+    A predictor scores every token. The quadrant with the highest mean score is split into four windows. In training,
+    Gumbel noise is added to the mean scores. The sequence visits the quadrants in raster order. It visits the chosen
+    quadrant window by window, and it visits each window and each other quadrant row by row. A second model scans the
+    sequence backwards, and the two results are summed.
+
+    Features are not moved in memory, because the scan receives the order of the tokens. A straight-through estimator
+    passes the gradient of the discrete choice to the predictor.
 
     Args:
-        inner_dim: channels D.
-        d_state: states N of a channel.
-        dt_rank: rank R of the step size's projection.
-        levels: 2 splits the chosen quadrant; 1 stops at the four quadrants; 0 walks the map row by row. Below 2
-            there is nothing to choose and no predictor.
-        choice: ``"learned"``, or the number of a quadrant to choose always, without predictor.
-        context: what the predictor sees, see :class:`ScorePredictor`.
+        inner_dim: number D of channels.
+        d_state: number N of states per channel.
+        dt_rank: rank R of the projection that gives the step sizes.
+        levels: 2 splits the chosen quadrant; 1 stops at the four quadrants; 0 visits the map row by row. Levels 0 and 1
+            need no choice and have no predictor.
+        choice: ``"learned"``, or the number of the quadrant that is always chosen. A fixed choice has no predictor.
+        context: what the predictor reads; see :class:`ScorePredictor`.
         shift_signs: signs of the window shift along rows and columns; None for no shift. The shift is an eighth of the
             map's height, rounded down.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -118,7 +128,7 @@ class QuadtreeScan(SelectiveSSM):
         self.fixed_choice = 0 if choice == "learned" else choice
 
     def shift(self, height: int) -> tuple[int, int]:
-        """Rows and columns by which the map is rolled under the partition."""
+        """Return the numbers of rows and columns by which the map is rolled before it is divided."""
         if self.shift_signs is None or self.levels == 0:
             return (0, 0)
         return (self.shift_signs[0] * (height // 8), self.shift_signs[1] * (height // 8))
@@ -128,7 +138,7 @@ class QuadtreeScan(SelectiveSSM):
         score: Tensor,  # [B, H, W]
         shift: tuple[int, int],
     ) -> Tensor:  # [B, 4]
-        """Mean score of each quadrant of the shifted map: a score moves with its token."""
+        """Return the mean score of each quadrant of the shifted map. The scores are shifted like their tokens."""
         return quadrant_means(score, shift)
 
     def forward(
@@ -136,7 +146,7 @@ class QuadtreeScan(SelectiveSSM):
         x: Tensor,  # [B, H, W, D]
         previous: Any = None,
     ) -> tuple[Tensor, ChosenQuadrant]:
-        """Scan the map; return the result ``[B, H, W, D]`` and what was chosen."""
+        """Scan the map. Return the result ``[B, H, W, D]`` and what the scan chose."""
         batch, height, width, _ = x.shape
         shift = self.shift(height)
         score = logits = mask = None
@@ -159,9 +169,12 @@ class QuadtreeScan(SelectiveSSM):
         width: int,
         shift: tuple[int, int],
     ) -> Tensor:  # [B, L, D]
-        """Both scans along the quadtree's order, summed; the gradient of the mask is the two straight-through ops'."""
+        """Scan forwards and backwards along the order of the quadtree, and sum the results.
+
+        Two straight-through operators compute the gradient of the mask.
+        """
         if mask is None:
-            # One order serves every sample.
+            # All samples have the same order.
             order = quadtree_order(choice[:1], height, width, levels=self.levels, shift=shift)
             return self.scan_along(x, order)
         order = quadtree_order(choice, height, width, levels=self.levels, shift=shift)
@@ -172,9 +185,9 @@ class QuadtreeScan(SelectiveSSM):
     def scan_along(
         self,
         x: Tensor,  # [B, L, D]
-        order: Tensor | None,  # [B, L] or [1, L]; None for the places' own order
+        order: Tensor | None,  # [B, L] or [1, L]; None scans the tokens in the order of memory
     ) -> Tensor:  # [B, L, D]
-        """Both directions' scans along one order, summed."""
+        """Scan forwards and backwards along one order, and sum the results."""
         delta, B, C = self.project(x)
         if order is not None:
             order = order.unsqueeze(1)
@@ -182,12 +195,17 @@ class QuadtreeScan(SelectiveSSM):
 
 
 class ReleasedQuadtreeScan(QuadtreeScan):
-    """The quadtree scan as the released code has it, so that released weights give what they were trained for.
+    """The quadtree scan of the released code. Released weights need this scan, because they were trained with it.
 
-    It differs in two ways. The chosen quadrant's tokens take the places they have in the raster of the 4 × 4 windows,
-    which is not nested in the quadrants' order: where they meet tokens of other quadrants the sequence holds the sum,
-    and as many places stay empty. And the scores stay behind when the map is shifted. (The released code also draws
-    Gumbel noise at inference, so that its outputs differ from run to run; here noise is for training alone.)
+    It differs from :class:`QuadtreeScan` in two ways:
+
+    - The tokens of the chosen quadrant take their places in the raster of the 4 × 4 windows. This raster is not nested
+      in the order of the quadrants. Some of these tokens therefore share a place with a token of another quadrant, and
+      the sequence holds the sum of both. Equally many places of the sequence stay empty.
+    - The scores are not shifted with the map.
+
+    The released code also adds Gumbel noise at inference, so that its outputs differ from run to run. This class adds
+    noise only in training.
     """
 
     def quadrant_logits(
@@ -195,7 +213,7 @@ class ReleasedQuadtreeScan(QuadtreeScan):
         score: Tensor,  # [B, H, W]
         shift: tuple[int, int],
     ) -> Tensor:  # [B, 4]
-        """Mean score of each quadrant of the *unshifted* map."""
+        """Return the mean score of each quadrant of the *unshifted* map."""
         return quadrant_means(score)
 
     def scan(
@@ -207,7 +225,7 @@ class ReleasedQuadtreeScan(QuadtreeScan):
         width: int,
         shift: tuple[int, int],
     ) -> Tensor:  # [B, L, D]
-        """fine(x·m) + coarse(x·(1 - m)), scanned, and gathered back as fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m)."""
+        """Scan the sequence fine(x·m) + coarse(x·(1 - m)). Return fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m) of its result y."""
         if self.levels < 2:
             return super().scan(x, choice, mask, height, width, shift)
         if mask is None:
@@ -224,11 +242,13 @@ def straight_through_choice(
     logits: Tensor,  # [B, 4]
     noise: bool,
 ) -> Tensor:  # [B, 4]
-    """One-hot of the highest logit, whose gradient is the softmax's; with ``noise``, a Gumbel-softmax at temperature 1.
+    """Return the one-hot vector of the highest logit. Its gradient is that of the softmax.
+
+    With ``noise`` the result is a hard Gumbel-softmax at temperature 1.
 
     Args:
         logits: unnormalised log-probabilities.
-        noise: whether to add Gumbel noise, drawn from torch's default generator.
+        noise: whether to add Gumbel noise. It comes from torch's default generator.
     """
     if noise:
         return F.gumbel_softmax(logits, tau=1.0, hard=True)
@@ -238,12 +258,14 @@ def straight_through_choice(
 
 
 class CrossScan(SelectiveSSM):
-    """The cross scan of VMamba: row by row, column by column, and both backwards, by four models, summed.
+    """The cross scan of VMamba: four models scan the map, and their results are summed.
+
+    The four orders are: row by row, column by column, and the reverse of both.
 
     Args:
-        inner_dim: channels D.
-        d_state: states N of a channel.
-        dt_rank: rank R of the step size's projection.
+        inner_dim: number D of channels.
+        d_state: number N of states per channel.
+        dt_rank: rank R of the projection that gives the step sizes.
     """
 
     def __init__(self, inner_dim: int, d_state: int, dt_rank: int) -> None:
@@ -254,7 +276,7 @@ class CrossScan(SelectiveSSM):
         x: Tensor,  # [B, H, W, D]
         previous: Any = None,
     ) -> tuple[Tensor, None]:
-        """Scan the map; return the result ``[B, H, W, D]``, and None because nothing is chosen."""
+        """Scan the map. Return the result ``[B, H, W, D]``, and None because this scan chooses nothing."""
         height, width = x.shape[1:3]
         tokens = x.flatten(1, 2)
         rows = torch.arange(height * width, device=x.device)

@@ -1,7 +1,9 @@
-"""Where the tokens of a map stand among its quadrants and windows. Pure index arithmetic, any sides, any device.
+"""Computes the quadrant, the window and the place of each token of a map.
 
-A side of length n is cut at ⌈n/2⌉, and each half once more in the same way; a shifted partition is laid over the map
-rolled by the shift, as ``torch.roll(map, shift)`` would roll it.
+The functions work for maps of any size and on any device. They only compute indices.
+
+A side of length n is cut at ⌈n/2⌉, and each half is cut once more in the same way. A shifted partition divides the
+rolled map ``torch.roll(map, shift)``.
 """
 
 from typing import Literal, NamedTuple
@@ -11,7 +13,7 @@ from torch import Tensor
 
 
 class _Bands(NamedTuple):
-    """The band that each place along one side lies in."""
+    """The band that contains each place along one side of the map."""
 
     number: Tensor  # [n]
     start: Tensor  # [n], first place of the band
@@ -19,7 +21,7 @@ class _Bands(NamedTuple):
 
 
 def _bands(length: int, shift: int, count: Literal[2, 4], device: torch.device | None) -> _Bands:
-    """Bands of a side in the shifted map, listed by the places of the unshifted one."""
+    """Return the bands of a side of the shifted map, in the order of the places in the unshifted map."""
     place = (torch.arange(length, device=device) + shift) % length
     half = (length + 1) // 2
     low = place < half
@@ -35,13 +37,13 @@ def _bands(length: int, shift: int, count: Literal[2, 4], device: torch.device |
 def quadrant_of_tokens(
     height: int, width: int, shift: tuple[int, int] = (0, 0), device: torch.device | None = None
 ) -> Tensor:  # [H, W]
-    """The quadrant, 0 … 3 in raster order, of every token of a map.
+    """Return the number of the quadrant of every token of a map: 0 … 3 in raster order.
 
     Args:
-        height: rows H.
-        width: columns W.
-        shift: rows and columns by which the map is rolled under the partition.
-        device: where to make the result.
+        height: number H of rows.
+        width: number W of columns.
+        shift: numbers of rows and columns by which the map is rolled before it is divided.
+        device: the device of the result.
     """
     rows, columns = (_bands(n, s, 2, device) for n, s in zip((height, width), shift, strict=True))
     return 2 * rows.number[:, None] + columns.number
@@ -50,17 +52,17 @@ def quadrant_of_tokens(
 def window_raster_slots(
     height: int, width: int, windows: Literal[2, 4], shift: tuple[int, int] = (0, 0), device: torch.device | None = None
 ) -> Tensor:  # [L]
-    """The place of every token in the raster of windows × windows windows, each window row by row.
+    """Return the place of every token in a sequence that visits the windows in raster order, each window row by row.
 
-    With two windows a side this is the coarse order of the quadtree scan. With four it is the fine order of the
-    released QuadMamba code, which differs from the nested order of the paper.
+    With two windows per side this is the coarse order of the quadtree scan. With four windows per side it is the fine
+    order of the released QuadMamba code, which differs from the nested order of the paper.
 
     Args:
-        height: rows H.
-        width: columns W.
-        windows: windows a side.
-        shift: rows and columns by which the map is rolled under the partition.
-        device: where to make the result.
+        height: number H of rows.
+        width: number W of columns.
+        windows: number of windows per side.
+        shift: numbers of rows and columns by which the map is rolled before it is divided.
+        device: the device of the result.
     """
     rows, columns = (_bands(n, s, windows, device) for n, s in zip((height, width), shift, strict=True))
     row = ((torch.arange(height, device=device) + shift[0]) % height - rows.start)[:, None]
@@ -74,11 +76,11 @@ def quadrant_means(
     values: Tensor,  # [B, H, W]
     shift: tuple[int, int] = (0, 0),
 ) -> Tensor:  # [B, 4]
-    """The exact mean of a map over each quadrant of the shifted partition; H and W at least 2.
+    """Return the exact mean of a map over each quadrant of the shifted map. H and W must be at least 2.
 
     Args:
-        values: the map, unshifted.
-        shift: rows and columns by which the map is rolled under the partition.
+        values: the unshifted map.
+        shift: numbers of rows and columns by which the map is rolled before it is divided.
     """
     if shift != (0, 0):
         values = torch.roll(values, shift, dims=(1, 2))

@@ -1,4 +1,4 @@
-"""Makes ``type="quadtree_ssm.QuadMamba"`` known to mmengine, which imports this module when it meets that scope."""
+"""Registers ``type="quadtree_ssm.QuadMamba"`` with mmengine, which imports this module to look up that scope."""
 
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import Registry

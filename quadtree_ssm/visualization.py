@@ -1,4 +1,4 @@
-"""Pictures of QuadMamba: scores, the quadrants of each block and the one it chose, and the order of the tokens."""
+"""Pictures of QuadMamba: the scores, the quadrants and the chosen quadrant of each block, the order of the tokens."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -22,7 +22,7 @@ Bounds = tuple[int, int, int, int]  # top, left, height, width
 
 
 class Window(NamedTuple):
-    """One window of the partition: its bounds in the rolled map, and whether it lies in the chosen quadrant."""
+    """One window of the partition: its bounds in the rolled map, and whether it belongs to the chosen quadrant."""
 
     bounds: Bounds
     chosen: bool
@@ -40,13 +40,13 @@ def _quarter(bounds: Bounds) -> list[Bounds]:
 
 
 def windows(height: int, width: int, choice: int | None, levels: int = 2) -> list[Window]:
-    """The windows of the partition in visiting order; the chosen quadrant as its four sub-quadrants.
+    """Return the windows of the partition in the order of the scan. The chosen quadrant gives four windows.
 
     Args:
-        height: rows of the token map.
-        width: columns of the token map.
-        choice: the quadrant that is split again; None for none.
-        levels: of the quadtree; 0 leaves the whole map.
+        height: number of rows of the token map.
+        width: number of columns of the token map.
+        choice: the number of the quadrant that is split again; None splits no quadrant.
+        levels: number of levels of the quadtree; 0 gives one window for the whole map.
     """
     whole = (0, 0, height, width)
     if levels == 0:
@@ -59,7 +59,7 @@ def windows(height: int, width: int, choice: int | None, levels: int = 2) -> lis
 
 
 def unrolled(bounds: Bounds, height: int, width: int, shift: tuple[int, int]) -> list[Bounds]:
-    """A window of the rolled map as the one, two or four rectangles that it is in the unrolled map."""
+    """Return the one, two or four rectangles of the unrolled map that a window of the rolled map covers."""
 
     def spans(start: int, size: int, length: int) -> list[tuple[int, int]]:
         first = min(size, length - start)
@@ -72,7 +72,12 @@ def unrolled(bounds: Bounds, height: int, width: int, shift: tuple[int, int]) ->
 
 
 def window_of(token: int, chosen: ChosenQuadrant, sample: int = 0) -> Window:
-    """The smallest window of a scan's partition that has a token (its number row by row, in the unrolled map).
+    """Return the smallest window of the partition that contains a token.
+
+    Args:
+        token: number of the token. Tokens are counted row by row in the unrolled map.
+        chosen: the record of the scan from :func:`ssm_core.layers.record_scans`.
+        sample: index of the image in the batch.
 
     Raises:
         ValueError: there is no such token.
@@ -94,13 +99,14 @@ def token_order(
     scan: QuadtreeScan,
     chosen: ChosenQuadrant,
 ) -> Tensor:  # [B, L]
-    """The token that a scan visits at each step, for every sample; the other direction has the reverse.
+    """Return the token that the forward scan visits at each step, for every sample. The backward scan reverses it.
 
-    Under the released code's order several tokens can share a place of the sequence; they follow one another here.
+    In the order of the released code several tokens can share one place of the sequence. This function lists such
+    tokens one after another.
 
     Args:
-        scan: the module.
-        chosen: what :func:`ssm_core.layers.record_scans` recorded for it.
+        scan: the scan module.
+        chosen: the record of the scan from :func:`ssm_core.layers.record_scans`.
     """
     height, width, shift = chosen.height, chosen.width, chosen.shift
     if not isinstance(scan, ReleasedQuadtreeScan) or chosen.levels < 2:
@@ -119,15 +125,17 @@ def draw_quadrants(
     title: str = "",
     token: int | None = None,
 ) -> None:
-    """Draw the quadrants of the token map over its image, the chosen one split in four; the scores as a haze.
+    """Draw the quadrants of the token map over its image. The chosen quadrant is split in four.
+
+    The scores are drawn as transparent colours.
 
     Args:
-        axes: where to draw.
-        image: the image under the partition.
-        chosen: what :func:`ssm_core.layers.record_scans` recorded for a scan.
-        sample: which of the batch.
+        axes: the axes to draw on.
+        image: the image underneath.
+        chosen: the record of a scan from :func:`ssm_core.layers.record_scans`.
+        sample: the index of the image in the batch.
         title: a caption.
-        token: one whose window is filled.
+        token: the number of a token whose window is filled with a colour.
     """
     if chosen.score is None:
         show_image(axes, image, title)
@@ -164,19 +172,19 @@ def draw_order(
     width: int,
     title: str = "",
 ) -> None:
-    """Draw the way through the tokens as a line that goes from dark to bright; a dot where it starts.
+    """Draw the order of the tokens as a line. The line starts at a dot and changes from dark to bright.
 
-    Steps to a neighbour are drawn strongly, jumps faintly.
+    Steps to a neighbouring token are thick and opaque. Jumps are thin and faint.
 
     Args:
-        axes: where to draw.
+        axes: the axes to draw on.
         image: the image underneath.
-        order: as :func:`token_order` gives it, of one sample.
-        height: rows of the token map.
-        width: columns of the token map.
+        order: one sample of the result of :func:`token_order`.
+        height: number of rows of the token map.
+        width: number of columns of the token map.
         title: a caption.
     """
-    show_image(axes, (1 + image) / 2, title)  # paled, so that the line is seen
+    show_image(axes, (1 + image) / 2, title)  # a paler image, so that the line stands out
     places = token_places(height, width, image.shape)[order]
     segments = np.stack([places[:-1], places[1:]], axis=1)
     row, column = np.divmod(order, width)
@@ -196,16 +204,16 @@ def quadtree_figure(
     chosen: Mapping[str, ChosenQuadrant],
     title: str = "",
 ) -> Figure:
-    """A column for every block: the scores as they are, the quadrants over the image, the order of the tokens.
+    """Draw one column per block: the scores, the quadrants over the image, and the order of the tokens.
 
     Args:
-        image: the first image of the batch that was recorded.
-        model: the model whose modules are named in ``chosen``.
-        chosen: of :func:`ssm_core.layers.record_scans`, or some of it.
-        title: what is said above the picture.
+        image: the first image of the recorded batch.
+        model: the model that contains the modules named in ``chosen``.
+        chosen: the result of :func:`ssm_core.layers.record_scans`, or some entries of it.
+        title: a title above the picture.
 
     Raises:
-        ValueError: ``chosen`` names a module of the model that is no quadtree scan.
+        ValueError: ``chosen`` names a module that is not a quadtree scan.
     """
     figure, grid = panels(3, 1 + len(chosen), image.shape, title=title)
     show_image(grid[0, 0], image, "image")
@@ -218,7 +226,7 @@ def quadtree_figure(
         draw_quadrants(column[1], image, block, title=f"quadrants{shift}")
         scan = model.get_submodule(name)
         if not isinstance(scan, QuadtreeScan):
-            raise ValueError(f"{name} is a {type(scan).__name__} and no quadtree scan")
+            raise ValueError(f"{name} is a {type(scan).__name__}, not a quadtree scan")
         order = token_order(scan, block)[0].cpu().numpy()
         draw_order(column[2], image, order, block.height, block.width, f"order of {order.size} tokens")
     return figure

@@ -1,4 +1,4 @@
-"""MambaTree: models whose scan follows a minimum spanning tree. Importing registers the models with timm."""
+"""MambaTree: models whose scan follows a minimum spanning tree. Importing this package registers them with timm."""
 
 from .models import MambaTreeV
 

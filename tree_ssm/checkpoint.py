@@ -1,4 +1,4 @@
-"""The names of the released MambaTree checkpoints (github.com/EasonXiao-888/GrootVL) and what they are called here."""
+"""Maps the names of tensors in the released MambaTree checkpoints (github.com/EasonXiao-888/GrootVL) to our names."""
 
 import re
 from collections.abc import Mapping
@@ -33,14 +33,15 @@ _BLOCK = {
     "mixer.scan.A_log": "TreeSSM.A_logs",
     "mixer.scan.D": "TreeSSM.Ds",
 }
-# One projection of theirs is two of ours: its first half makes the scan's input, its second half the gate.
+# The released code has one projection where our code has two. The first half of its rows gives the input of the scan,
+# and the second half gives the gate.
 _HALVES = {"mixer.in_proj.weight": 0, "mixer.gate_proj.weight": 1}
 
 
 def source_of(name: str) -> Source:
-    """Where the tensor that :class:`~tree_ssm.MambaTreeV` calls ``name`` is found in a released file."""
+    """Return the place in a released file of the tensor that :class:`~tree_ssm.MambaTreeV` calls ``name``."""
     if match := re.fullmatch(r"stages\.(\d+)\.downsample\.(.+)", name):
-        # Theirs closes a stage, ours opens the next one.
+        # The released code downsamples at the end of a stage. Our code downsamples at the start of the next stage.
         return Source(f"levels.{int(match[1]) - 1}.downsample.{replaced(match[2], _DOWNSAMPLE)}")
     if match := re.fullmatch(r"stages\.(\d+)\.norm\.(.+)", name):
         return Source(f"levels.{match[1]}.norm.0.{match[2]}")
@@ -53,10 +54,10 @@ def source_of(name: str) -> Source:
 
 
 def released_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of :class:`~tree_ssm.MambaTreeV` for a released state dict, read off its names and shapes.
+    """Infer the arguments of :class:`~tree_ssm.MambaTreeV` from the names and shapes in a released state dict.
 
     Raises:
-        ConversionError: a tensor that tells the architecture is missing.
+        ConversionError: a tensor that determines the architecture is missing.
     """
     stages = range(count(state_dict, "levels."))
     dims = tuple(size_of(state_dict, f"levels.{i}.norm.0.weight", 0) for i in stages)
@@ -69,7 +70,7 @@ def released_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         "mlp_ratio": size_of(state_dict, f"{block}.mlp.fc1.weight", 0) / dims[0],
         "conv_bias": f"{block}.TreeSSM.conv2d.bias" in state_dict,
         "in_chans": size_of(state_dict, "patch_embed.conv1.weight", 1),
-        # The value is the initial one, of no consequence to weights that are loaded.
+        # This argument is only an initial value. Loading the weights overwrites it.
         "layer_scale": 1.0 if f"{block}.gamma1" in state_dict else None,
     }
     if "head.weight" in state_dict or "conv_head.0.weight" in state_dict:
@@ -86,10 +87,12 @@ RELEASED = ReleasedFormat(
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """The released MambaTree weights under our names, other weights as they are: timm's filter function.
+    """Rename released MambaTree weights to our names. Other weights are returned unchanged.
+
+    timm calls this function before it loads weights.
 
     Args:
-        state_dict: names and tensors.
-        model: the model to load it into.
+        state_dict: the weights by name.
+        model: the model that will load them.
     """
     return filter_released(state_dict, model, RELEASED)

@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 class Architecture(NamedTuple):
-    """What distinguishes the variants."""
+    """The numbers that differ between the variants of the model."""
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
@@ -25,8 +25,9 @@ class Architecture(NamedTuple):
     drop_path_rate: float
 
 
-# Tiny, small and base are the authors' three configurations. Nano and lite are ours, of about the size of QuadMamba's
-# variants of these names. Nano is small enough to be trained on a CPU, on a few images and without stochastic depth.
+# Tiny, small and base are the three configurations of the authors. We added nano and lite, which are about as large as
+# the QuadMamba variants of the same names. Nano is small enough to train on a CPU. It is meant for few images, so that
+# it has no stochastic depth.
 ARCHITECTURES: dict[str, Architecture] = {
     "nano": Architecture((1, 1, 2, 1), (32, 64, 128, 256), 1.0, 0.0),
     "lite": Architecture((2, 2, 4, 2), (40, 80, 160, 320), 2.0, 0.1),
@@ -37,30 +38,31 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipeline_tag="image-classification"):
-    """MambaTreeV: a tree scan in every block.
+    """MambaTreeV: every block has a tree scan.
 
     Args:
-        depths: blocks of each stage; ``arch``'s if left out, as are the other arguments that default to None.
-        dims: channels of each stage.
-        d_state: states N of a channel.
-        ssm_ratio: inner width D of a scan over the channels C.
-        mlp_ratio: hidden width of the MLPs over the channels.
-        layer_scale: initial value of the layer scales of both branches; none if left out.
-        drop_path_rate: stochastic depth of the last block.
-        in_chans: channels of the images.
-        num_classes: number of classes; 0 leaves the pooled features.
-        out_indices: stages whose maps, after the norm that closes the stage, are returned instead of logits.
-        arch: the variant whose numbers hold where none are given.
+        depths: number of blocks in each stage. None means the value of ``arch``.
+        dims: number of channels in each stage. None means the value of ``arch``.
+        d_state: number N of states per channel.
+        ssm_ratio: inner width D of a scan, divided by the number of channels C. None means the value of ``arch``.
+        mlp_ratio: hidden width of the MLPs, divided by the number of channels.
+        layer_scale: initial value of the layer scales in both branches of a block; None for no layer scales.
+        drop_path_rate: stochastic depth rate of the last block. None means the value of ``arch``.
+        in_chans: number of channels of the images.
+        num_classes: number of classes; with 0 the model returns the pooled features.
+        out_indices: stages whose maps the model returns instead of logits. The maps are those after the closing norm.
+        arch: the variant that gives the values of ``depths``, ``dims``, ``ssm_ratio`` and ``drop_path_rate``.
         conv_bias: whether the depthwise convolutions have a bias.
-        drop_rate: dropout before the classifier.
+        drop_rate: dropout rate before the classifier.
         global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
-        guide_distance: what the edges of the grid are weighed by, between the features at their ends.
-        tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree, see :class:`~tree_ssm.modules.TreeScan`.
-        tree_root: the root: the first, central or last token.
-        tree_sharing: a tree for every ``"block"``, or the first block's for the whole ``"stage"``.
+        guide_distance: the distance between the features of two tokens. It is the weight of the edge between them.
+        tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree; see :class:`~tree_ssm.modules.TreeScan`.
+        tree_root: the root of the tree: the first, the central or the last token.
+        tree_sharing: ``"block"`` grows a tree in every block. ``"stage"`` uses the tree of the first block of a stage
+            in all blocks of this stage.
 
     Raises:
-        ValueError: an argument is out of its range; the message says which.
+        ValueError: an argument is out of its range; the message names the argument.
     """
 
     family = "mambatree"
@@ -126,12 +128,12 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:
-        """As ``nn.Module``'s; weights under the names of the released MambaTree are taken too.
+        """Load weights as ``nn.Module`` does. This method also accepts the names of the released MambaTree.
 
         Args:
-            state_dict: names and tensors.
-            strict: whether both sides must have the same names.
-            assign: whether to take the tensors themselves instead of copying their values.
+            state_dict: the weights by name.
+            strict: whether the model and the weights must have the same names.
+            assign: whether to use the tensors themselves instead of copying their values.
         """
         return super().load_state_dict(checkpoint_filter_fn(state_dict, self), strict, assign)
 
@@ -152,29 +154,29 @@ def _create_mambatree(variant: str, pretrained: bool, **kwargs: Any) -> MambaTre
 
 @register_model
 def mambatree_nano(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
-    """MambaTreeV-Nano, 2.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    """MambaTreeV-Nano has 2.0 M parameters. Keyword arguments go to :class:`MambaTreeV`."""
     return _create_mambatree("mambatree_nano", pretrained, **{"arch": "nano", **kwargs})
 
 
 @register_model
 def mambatree_lite(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
-    """MambaTreeV-Lite, 5.9 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    """MambaTreeV-Lite has 5.9 M parameters. Keyword arguments go to :class:`MambaTreeV`."""
     return _create_mambatree("mambatree_lite", pretrained, **{"arch": "lite", **kwargs})
 
 
 @register_model
 def mambatree_tiny(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
-    """MambaTreeV-Tiny, 30.0 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    """MambaTreeV-Tiny has 30.0 M parameters. Keyword arguments go to :class:`MambaTreeV`."""
     return _create_mambatree("mambatree_tiny", pretrained, **{"arch": "tiny", **kwargs})
 
 
 @register_model
 def mambatree_small(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
-    """MambaTreeV-Small, 51.3 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    """MambaTreeV-Small has 51.3 M parameters. Keyword arguments go to :class:`MambaTreeV`."""
     return _create_mambatree("mambatree_small", pretrained, **{"arch": "small", **kwargs})
 
 
 @register_model
 def mambatree_base(pretrained: bool = False, **kwargs: Any) -> MambaTreeV:
-    """MambaTreeV-Base, 90.6 M parameters; keyword arguments are :class:`MambaTreeV`'s."""
+    """MambaTreeV-Base has 90.6 M parameters. Keyword arguments go to :class:`MambaTreeV`."""
     return _create_mambatree("mambatree_base", pretrained, **{"arch": "base", **kwargs})

@@ -1,4 +1,4 @@
-"""The tree scan of MambaTree and the trees it can follow."""
+"""The tree scan of MambaTree and the trees that it can follow."""
 
 from typing import Literal, NamedTuple
 
@@ -26,7 +26,7 @@ HEAD_RATIO = 1.5
 
 
 class GrownTree(NamedTuple):
-    """The tree a block's scan followed, for :func:`ssm_core.layers.record_scans` and for sharing within a stage."""
+    """The tree that a scan followed. The blocks of a stage can share it, and ``record_scans`` records it."""
 
     tree: Tree  # vertices are the tokens of the map, row by row
     height: int
@@ -34,7 +34,7 @@ class GrownTree(NamedTuple):
 
 
 def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
-    """Numbers in [0, 1) without visible pattern, the same on every device and in every run (an integer hash)."""
+    """Return numbers in [0, 1) without a visible pattern. An integer hash gives the same numbers on every device."""
     mask = 0xFFFFFFFF
     x = torch.arange(1, count + 1, device=device)
     for shift, factor in ((16, 0x45D9F3B), (15, 0x45D9F3B)):
@@ -43,24 +43,27 @@ def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
 
 
 class TreeScan(SelectiveSSM):
-    """The tree scan (MambaTree, section 3.2): every token hears every other along a tree grown from the features.
+    """The tree scan (MambaTree, section 3.2), in which every token receives the states of all tokens along a tree.
 
-    A spanning tree of the 4-connected grid is grown from the input features, without gradient; the edge of a token to
-    its parent lets pass Ā = exp(Δ·A) of that token, and h_i = Σ_j (∏ Ā over the path from i to j) Δ_j B_j x_j;
-    y = C ⊙ LN(h) + D ⊙ x. With N > 1 states scan and LN are applied to each and contracted with C.
+    The scan grows a spanning tree of the 4-connected grid from the input features. No gradient passes through the tree.
+    The weight of the edge between a token and its parent is Ā = exp(Δ·A) of the token. The state of token i is
+    h_i = Σ_j (∏ Ā over the path from i to j) Δ_j B_j x_j, and the output is y = C ⊙ LN(h) + D ⊙ x. With N > 1 states,
+    the scan and the LN are applied to each state, and C contracts the states.
 
     Args:
-        inner_dim: channels D.
-        d_state: states N of a channel.
-        dt_rank: rank R of the step size's projection.
-        guide_distance: what the edges of the grid are weighed by.
-        tree_kind: ``"minimum"`` joins similar tokens, ``"maximum"`` dissimilar ones; ``"random"`` ignores the
-            features: new weights in every forward pass of training, always the same ones in evaluation.
-        tree_root: the root, the first, central or last token; it decides whose Ā labels an edge.
-        tree_sharing: ``"block"`` grows a tree in every block, ``"stage"`` in the first block of a stage for all of it.
+        inner_dim: number D of channels.
+        d_state: number N of states per channel.
+        dt_rank: rank R of the projection that gives the step sizes.
+        guide_distance: the distance between features that is the weight of an edge of the grid.
+        tree_kind: ``"minimum"`` joins similar tokens, and ``"maximum"`` joins dissimilar tokens. ``"random"`` ignores
+            the features: training draws new weights in every forward pass, and evaluation always uses the same weights.
+        tree_root: the root of the tree: the first, the central or the last token. The root decides which end of an edge
+            is the parent, and the other end gives the edge its Ā.
+        tree_sharing: ``"block"`` grows a tree in every block. ``"stage"`` grows a tree in the first block of a stage,
+            and all blocks of the stage use it.
 
     Raises:
-        ValueError: an argument is unknown.
+        ValueError: an argument has an unknown value.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class TreeScan(SelectiveSSM):
         self,
         x: Tensor,  # [B, H, W, D]
     ) -> Tree:
-        """The spanning tree of every sample's map; no gradient passes through it."""
+        """Grow the spanning tree of every map in the batch. No gradient passes through it."""
         batch, height, width, _ = x.shape
         if self.tree_kind == "random":
             edges = (height - 1) * width + height * (width - 1)
@@ -114,7 +117,7 @@ class TreeScan(SelectiveSSM):
         x: Tensor,  # [B, H, W, D]
         previous: GrownTree | None = None,
     ) -> tuple[Tensor, GrownTree]:
-        """Scan the map; return the result ``[B, H, W, D]`` and the tree."""
+        """Scan the map. Return the result ``[B, H, W, D]`` and the tree."""
         height, width = x.shape[1:3]
         if previous is not None and self.tree_sharing == "stage":
             grown = previous
@@ -128,7 +131,7 @@ class TreeScan(SelectiveSSM):
         x: Tensor,  # [B, L, D]
         tree: Tree,
     ) -> Tensor:  # [B, L, D]
-        """The scan along a given tree, computed in float32 at least and returned in the dtype of ``x``."""
+        """Scan along a given tree. The scan computes in float32 or wider and returns the dtype of ``x``."""
         delta, B, C = (part.squeeze(1) for part in self.project(x))
         dtype, norm, D = accumulate_dtype(x.dtype), self.h_norm, self.D[0]
         bias = self.dt_bias[0].to(dtype)
@@ -147,7 +150,10 @@ class TreeScan(SelectiveSSM):
         self,
         x: Tensor,  # [B, L, D]
     ) -> Tensor:  # [B, L, N, D]
-        """Ā = exp(Δ·A) of every token, what the edge to its parent lets pass, for pictures and for analysis."""
+        """Compute Ā = exp(Δ·A) of every token, which is the weight of the edge to its parent.
+
+        Pictures and analyses use this method.
+        """
         delta, dtype = self.project(x).delta.squeeze(1), accumulate_dtype(x.dtype)
         return self._edge_weights(F.softplus(delta.to(dtype) + self.dt_bias[0].to(dtype)))
 
@@ -159,11 +165,11 @@ class TreeScan(SelectiveSSM):
 
 
 class ConvHead(ConvNormAct):
-    """The last transform before the classifier: 1 × 1 convolution without bias · BatchNorm · GELU, channels-last.
+    """The transform before the classifier: 1 × 1 convolution without bias · BatchNorm · GELU, on channels-last maps.
 
     Args:
-        dim: channels before.
-        out_dim: channels after.
+        dim: number C of input channels.
+        out_dim: number C' of output channels.
     """
 
     def __init__(self, dim: int, out_dim: int) -> None:

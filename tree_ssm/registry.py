@@ -1,4 +1,4 @@
-"""Makes ``type="tree_ssm.MambaTreeV"`` known to mmengine, which imports this module when it meets that scope."""
+"""Registers ``type="tree_ssm.MambaTreeV"`` with mmengine, which imports this module to look up that scope."""
 
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import Registry

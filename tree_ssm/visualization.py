@@ -1,7 +1,8 @@
-"""Pictures of MambaTree: the spanning tree of a block over its image, and what a pixel hears through it.
+"""Pictures of MambaTree: the spanning tree of a block over its image, and the affinity of a pixel to all others.
 
-The affinity of two tokens is ∏ Ā over the path between them, the factor that the scan weighs the one with at the other
-(MambaTree, section 3.2; its figures of affinity maps). A scan row by row has the path along the rows instead.
+The affinity of two tokens is ∏ Ā over the path between them. The scan multiplies the input of one token by this factor
+to get its share in the state of the other token (MambaTree, section 3.2 and the figures of affinity maps). In a scan
+row by row the path follows the rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,25 +34,26 @@ TREE_COLOUR = "#ff7f0e"
 
 
 class WeighedTree(NamedTuple):
-    """The tree that a block's scan followed, with what its edges let pass."""
+    """The tree that a scan followed, with the weights of its edges."""
 
     tree: Tree  # vertices are the tokens of the map, row by row
-    weight: Tensor  # [B, L, D], Ā of every token: of the edge to its parent; with N states, of N·D channels
+    weight: Tensor  # [B, L, D], the weight Ā of the edge from every token to its parent; N states have N·D channels
     height: int
     width: int
 
 
 @contextmanager
 def record_trees(model: nn.Module) -> Iterator[dict[str, WeighedTree]]:
-    """Record the tree of every tree scan, with weights, in the model's last forward pass within the context.
+    """Record the weighted tree of every tree scan in the model's last forward pass within the context.
 
-    As :func:`ssm_core.layers.record_scans`, which has the trees without their weights.
+    :func:`ssm_core.layers.record_scans` works in the same way, but it records trees without weights.
 
     Args:
         model: any module that contains tree scans.
 
     Yields:
-        The dictionary that a forward pass fills: name of the scan module, in the order of execution, to its tree.
+        A dictionary that the forward pass fills. A key is the name of a scan module, and its value is the tree of this
+        scan. The keys are in the order of execution.
     """
     record: dict[str, WeighedTree] = {}
 
@@ -77,14 +79,15 @@ def tree_affinity(
     tree: Tree,
     vertex: int,
 ) -> Tensor:  # [B, L]
-    """∏ weight over the edges of the path from a vertex to every other, averaged over the channels; 1 at the vertex.
+    """Return ∏ weight over the path from one vertex to every other, averaged over the channels. It is 1 at the vertex.
 
-    It is the tree scan of an impulse: h_i = Σ_j (∏ over the path from i to j) u_j with u = 1 at the vertex alone.
+    The function computes it as the tree scan of an impulse: h_i = Σ_j (∏ over the path from i to j) u_j, where u is 1
+    at the vertex and 0 elsewhere.
 
     Args:
-        weight: of the edge from every vertex to its parent.
+        weight: the weight of the edge from every vertex to its parent.
         tree: the tree.
-        vertex: where the paths start.
+        vertex: the vertex at which the paths start.
 
     Raises:
         ValueError: there is no such vertex.
@@ -101,13 +104,14 @@ def raster_affinity(
     weight: Tensor,  # [B, L, D]
     vertex: int,
 ) -> Tensor:  # [B, L]
-    """The affinity that the same weights give along the rows: ∏ weight of the tokens after the earlier of the two.
+    """Return the affinity that the same weights give along the rows instead of a tree; see :func:`tree_affinity`.
 
-    That is what a scan row by row, and its reverse, would weigh one token with at the other. See :func:`tree_affinity`.
+    The affinity of two tokens is the product of the weights of all tokens after the earlier one, up to the later one.
+    A scan row by row and its reverse would use this factor.
 
     Args:
-        weight: of the step from every token's predecessor to it.
-        vertex: where the paths start.
+        weight: the weight of the step to every token from its predecessor.
+        vertex: the token at which the paths start.
 
     Raises:
         ValueError: there is no such vertex.
@@ -124,14 +128,14 @@ def draw_tree(
     width: int,
     title: str = "",
 ) -> None:
-    """Draw a spanning tree of the token map over its image; the root is a dot.
+    """Draw a spanning tree of the token map over its image. A dot marks the root.
 
     Args:
-        axes: where to draw.
-        image: the image under the tree.
-        parent: each token's parent.
-        height: rows of the token map.
-        width: columns of the token map.
+        axes: the axes to draw on.
+        image: the image underneath.
+        parent: the parent of each token.
+        height: number of rows of the token map.
+        width: number of columns of the token map.
         title: a caption.
     """
     show_image(axes, image, title)
@@ -153,12 +157,12 @@ def tree_figure(
     trees: Mapping[str, WeighedTree],
     title: str = "",
 ) -> Figure:
-    """The image, and the spanning tree of every block over it.
+    """Draw the image, and then the spanning tree of every block over it.
 
     Args:
-        image: the first image of the batch that the trees were recorded of.
-        trees: of :func:`record_trees`, or some of them.
-        title: what is said above the picture.
+        image: the first image of the recorded batch.
+        trees: the result of :func:`record_trees`, or some entries of it.
+        title: a title above the picture.
     """
     figure, grid = panels(*in_rows(1 + len(trees)), image.shape, title=title)
     show_image(grid.flat[0], image, "image")
@@ -172,10 +176,10 @@ def affinity_maps(
     pixel: tuple[float, float],
     image_shape: tuple[int, ...],
 ) -> tuple[np.ndarray, np.ndarray]:  # each [H, W]
-    """What the token under a pixel of the first image hears: through the tree, and row by row.
+    """Compute two affinity maps of the token under a pixel of the first image: through the tree, and row by row.
 
     Args:
-        block: of :func:`record_trees`.
+        block: the tree of one block from :func:`record_trees`.
         pixel: row and column in the image.
         image_shape: H', W' of the image.
 
@@ -195,13 +199,15 @@ def affinity_figure(
     pixels: Sequence[tuple[float, float]],
     title: str = "",
 ) -> Figure:
-    """A row for every pixel: the image with a cross there, and for every block both affinity maps on one scale.
+    """Draw one row per pixel: the image with a cross at the pixel, then both affinity maps of every block.
+
+    All affinity maps have the same colour scale.
 
     Args:
-        image: the first image of the batch that the trees were recorded of.
-        trees: of :func:`record_trees`, or some of them.
-        pixels: rows and columns in the image.
-        title: what is said above the picture.
+        image: the first image of the recorded batch.
+        trees: the result of :func:`record_trees`, or some entries of it.
+        pixels: the row and the column of each pixel in the image.
+        title: a title above the picture.
 
     Raises:
         ValueError: a pixel is outside the image.
@@ -222,12 +228,14 @@ def draw_affinities(
     pixel: tuple[float, float],
     title: str = "",
 ) -> None:
-    """Draw a pixel's two affinity maps, through the tree and row by row, on one scale from 0 to the token's own 1.
+    """Draw the two affinity maps of a pixel: through the tree, and row by row.
+
+    Both have the same colour scale from 0 to 1, which is the affinity of the token to itself.
 
     Args:
-        pair: where to draw the one and the other.
-        image: gives the panels their shape.
-        block: of :func:`record_trees`.
+        pair: the axes of the two maps.
+        image: the image, which gives the panels their shape.
+        block: the tree of one block from :func:`record_trees`.
         pixel: row and column in the image.
         title: a caption.
 

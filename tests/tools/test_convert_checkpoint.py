@@ -323,7 +323,7 @@ TIMM = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-@pytest.mark.filterwarnings("ignore:these weights are of the released QuadMamba")
+@pytest.mark.filterwarnings("ignore:these weights come from the released QuadMamba")
 def test_timm_loads_released_files(tmp_path, name):
     family, arguments = TIMM[name]
     file = tmp_path / "released.pth"

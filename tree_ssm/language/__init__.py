@@ -1,6 +1,6 @@
-"""MambaTree-L: a Mamba language model that scans a tree of its prompt beside the sequence of its tokens.
+"""MambaTree-L: a Mamba language model that scans a tree over its prompt in addition to the sequence of its tokens.
 
-Importing registers the classes with transformers' ``Auto`` classes. Needs the extra ``lm``.
+Importing this package registers its classes with the ``Auto`` classes of transformers. It needs the extra ``lm``.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM

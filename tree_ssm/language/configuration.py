@@ -1,4 +1,4 @@
-"""The configuration of MambaTree-L: transformers' MambaConfig and what the tree adds."""
+"""The configuration of MambaTree-L: transformers' MambaConfig and the settings of the tree."""
 
 from typing import Any, Literal
 
@@ -11,22 +11,22 @@ ChainBackend = Literal["auto", "cuda", "cpu", "reference", "mamba_ssm"]
 
 @strict
 class MambaTreeConfig(MambaConfig):
-    """A Mamba language model whose mixers add a scan along a tree of the prompt (MambaTree, section 3.3).
+    """The configuration of a Mamba whose mixers also scan a tree over the prompt (MambaTree, section 3.3).
 
-    All of ``MambaConfig``'s values hold, and a plain Mamba's ``config.json`` can be read as one of these. The added
-    values change no parameter: any Mamba checkpoint fits.
+    The configuration has all values of ``MambaConfig``, so that it can read the ``config.json`` of a plain Mamba. The
+    added values change no parameter of the network, so that every Mamba checkpoint fits.
 
     Args:
-        tree_scale: factor of the tree's states beside the chain's, h = chain + tree_scale · tree; 0 is plain Mamba.
-        tree_reach: prompt tokens at most so far apart may be joined by an edge.
-        tree_decay: the decay on the edge from token t to its parent: ``"next"`` is Ā of token t + 1, what the
-            released model uses and what makes a chain exactly Mamba's; ``"own"`` is Ā of token t, as the paper's
-            Algorithm 2 is printed.
-        chain_backend: implementation of the chain; ``"auto"`` is mamba-ssm's kernel on a GPU where that package is
-            installed, else the best of :func:`ssm_core.ops.selective_scan`.
+        tree_scale: the factor of the tree's states: h = chain + tree_scale · tree. 0 gives a plain Mamba.
+        tree_reach: the largest distance in tokens between two prompt tokens that an edge may join.
+        tree_decay: the decay on the edge from token t to its parent. ``"next"`` is Ā of token t + 1, which the released
+            model uses. With it, a tree that is a chain gives exactly the states of Mamba. ``"own"`` is Ā of token t, as
+            Algorithm 2 is printed in the paper.
+        chain_backend: the implementation of the chain. ``"auto"`` uses the kernel of mamba-ssm on a GPU if that package
+            is installed, and otherwise the best implementation of :func:`ssm_core.ops.selective_scan`.
 
     Raises:
-        ValueError: a value cannot be, or asks for an implementation of Mamba that knows no tree.
+        ValueError: a value is out of its range, or it asks for an implementation of Mamba that cannot use a tree.
     """
 
     model_type = "mambatree"
@@ -39,7 +39,7 @@ class MambaTreeConfig(MambaConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.tree_scale = float(self.tree_scale)
         super().__post_init__(**kwargs)
-        self.__dict__.pop("model_type", None)  # that of a plain Mamba's file, which would be saved as it is
+        self.__dict__.pop("model_type", None)  # a plain Mamba's file sets it to "mamba", which would be saved
         if self.tree_reach < 1:
             raise ValueError(f"MambaTreeConfig: tree_reach must be at least 1, got {self.tree_reach}")
         if self.use_mambapy:

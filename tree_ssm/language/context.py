@@ -1,4 +1,4 @@
-"""Where the prompts are in a batch, and the tree that each layer grows over them."""
+"""Locates the prompts in a batch and grows a tree over each of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from tree_ssm.ops import Tree, minimum_spanning_tree, token_distances, token_edg
 
 
 class Prompts(NamedTuple):
-    """Where each prompt is in its padded row: the tokens ``start`` … ``end`` - 1."""
+    """The places of the prompts. The prompt of a padded row is the tokens ``start`` … ``end`` - 1."""
 
     start: Tensor  # [B]
     end: Tensor  # [B]
@@ -24,18 +24,19 @@ def find_prompts(
     context_len: Tensor | int | None,  # [B]
     labels: Tensor | None,  # [B, L]
 ) -> Prompts:
-    """Locate the prompts.
+    """Locate the prompts in a batch of rows.
 
     Args:
-        shape: B and L.
-        device: where the result is to be.
-        attention_mask: 1 for tokens and 0 for padding, on either side; None for no padding.
-        context_len: tokens of each prompt, padding not counted, or one number for all. If left out, a prompt is what
-            comes before the first label that counts, or without labels the whole row.
-        labels: targets, -100 where none counts.
+        shape: the sizes B and L.
+        device: the device of the result.
+        attention_mask: 1 for tokens and 0 for padding on either side. None means that there is no padding.
+        context_len: the number of tokens in each prompt without padding, or one number for all rows. If it is None, the
+            prompt is the part of the row before the first label that is not -100. Without labels it is the whole row.
+        labels: the targets; -100 marks tokens without a target.
 
     Raises:
-        ValueError: an argument does not fit; lengths beyond the row are noticed on the CPU only and else cut.
+        ValueError: an argument does not fit. Only the CPU reports a prompt that is longer than its row. Other devices
+            shorten it to the row.
     """
     batch, length = shape
     if attention_mask is None:
@@ -72,14 +73,14 @@ def find_prompts(
 
 
 class PromptEdges(NamedTuple):
-    """The edges that the trees of a batch may have, the same for every layer.
+    """The edges that the trees of a batch may have. They are the same for all layers.
 
     Attributes:
-        prompts: where both ends of an edge have to be, but for those between neighbours.
-        edges: ``[E, 2]``, as :func:`~tree_ssm.ops.token_edges` lists them.
-        root: ``[B]``; the last token of every row.
-        reach: distance of the furthest.
-        branching: whether any prompt has three tokens; without one every tree is a chain.
+        prompts: the places of the prompts. Both ends of an edge must be in the prompt, unless they are neighbours.
+        edges: the edges ``[E, 2]`` as :func:`~tree_ssm.ops.token_edges` lists them.
+        root: ``[B]``, the last token of every row.
+        reach: the largest distance between the two ends of an edge.
+        branching: whether any prompt has at least three tokens. Otherwise every tree is a chain.
     """
 
     prompts: Prompts
@@ -90,7 +91,10 @@ class PromptEdges(NamedTuple):
 
 
 def prompt_edges(prompts: Prompts, length: int, reach: int, branching: bool = True) -> PromptEdges:
-    """The candidate edges of rows of ``length`` columns: prompt tokens up to ``reach`` apart, and the chain."""
+    """List the candidate edges of rows with ``length`` columns.
+
+    They join prompt tokens that are at most ``reach`` apart, and they join each token to the next one.
+    """
     edges = token_edges(length, reach, prompts.start.device)
     return PromptEdges(prompts, edges, torch.full_like(prompts.start, length - 1), reach, branching)
 
@@ -103,17 +107,17 @@ def grow_tree(
     B: Tensor,  # [B, L, N]
     candidates: PromptEdges,
 ) -> Tree:
-    """The minimum spanning tree of every row, hung from its last token; no gradient passes through it.
+    """Grow the minimum spanning tree of every row. Its root is the last token. No gradient passes through it.
 
-    An edge of the prompt weighs exp(-cosine) of the two tokens' inputs u = Δ x ⊗ B over all D·N channels; outside the
-    prompt only neighbours are joined.
+    The weight of an edge within the prompt is exp(-cosine). The cosine is that between the inputs u = Δ x ⊗ B of the
+    two tokens, over all D·N channels. Outside the prompt, edges join only neighbours.
 
     Args:
-        x: features.
-        dt: step sizes Δ before bias and softplus.
-        dt_bias: their bias.
-        B: input weights.
-        candidates: the edges, for rows of this length.
+        x: the features.
+        dt: the step sizes Δ before bias and softplus.
+        dt_bias: the bias of the step sizes.
+        B: the input weights.
+        candidates: the candidate edges for rows of this length.
     """
     weight = token_distances(x, dt, dt_bias, B, *candidates.prompts, candidates.reach)
     return minimum_spanning_tree(weight, edges=candidates.edges, num_vertices=x.shape[1], root=candidates.root)

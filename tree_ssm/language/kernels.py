@@ -1,4 +1,4 @@
-"""Which kernels compute the plain parts of a mixer: those of mamba-ssm and causal-conv1d where they are installed."""
+"""Selects the kernels for the parts of a mixer that plain Mamba has, from mamba-ssm and causal-conv1d if installed."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from .configuration import ChainBackend
 
 @functools.cache
 def installed(module: str) -> bool:
-    """Whether a package with compiled kernels can be imported; one built for another torch cannot."""
+    """Return whether a package with compiled kernels can be imported. A build for another torch version cannot."""
     try:
         importlib.import_module(module)
     except (ImportError, OSError):
@@ -22,7 +22,7 @@ def installed(module: str) -> bool:
 
 
 def resolve_chain_backend(backend: ChainBackend, device: torch.device) -> ChainBackend:
-    """The implementation of the chain: ``"auto"`` is mamba-ssm's on a GPU where it is installed."""
+    """Return the implementation of the chain. ``"auto"`` becomes ``"mamba_ssm"`` on a GPU if it is installed."""
     if backend == "auto" and device.type == "cuda" and installed("mamba_ssm.ops.selective_scan_interface"):
         return "mamba_ssm"
     return backend
@@ -33,12 +33,14 @@ def causal_convolution(
     conv: nn.Conv1d,
     activation: str,
 ) -> Tensor:  # [B, L, D]
-    """Mamba's depthwise convolution over the tokens before each one, and its activation.
+    """Apply Mamba's causal depthwise convolution and its activation.
+
+    The result at a token depends on this token and the tokens before it.
 
     Args:
-        x: input.
-        conv: the layer, padded by its width less one.
-        activation: transformers' name of it.
+        x: the input.
+        conv: the convolution. Its padding is its width minus one.
+        activation: the name of the activation in transformers.
     """
     x = x.transpose(1, 2)
     if x.is_cuda and activation in ("silu", "swish") and installed("causal_conv1d"):
@@ -47,7 +49,7 @@ def causal_convolution(
         weight = conv.weight.squeeze(1).to(x.dtype)
         bias = None if conv.bias is None else conv.bias.to(x.dtype)
         return causal_conv1d_fn(x, weight, bias, activation=activation).transpose(1, 2)
-    # The scans read the channels of a token side by side: one copy here instead of one in each of them.
+    # The scans read the channels of a token from adjacent memory. One copy here saves a copy in each scan.
     return ACT2FN[activation](conv(x)[..., : x.shape[-1]]).transpose(1, 2).contiguous()
 
 
@@ -56,6 +58,6 @@ def continued_convolution(
     conv: nn.Conv1d,
     activation: str,
 ) -> Tensor:  # [B, L, D]
-    """The same for tokens whose K - 1 predecessors are given with them."""
+    """Apply the convolution and its activation to L tokens. The input contains the K - 1 tokens before them."""
     out = F.conv1d(window, conv.weight, conv.bias, groups=conv.groups)
     return ACT2FN[activation](out).transpose(1, 2)

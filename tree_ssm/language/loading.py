@@ -1,4 +1,4 @@
-"""Networks and tokenizers from folders, from hub names or from sizes, with or without LoRA; and back into folders."""
+"""Loads, creates and saves networks and tokenizers. A network can have LoRA adapters."""
 
 import os
 import warnings
@@ -18,19 +18,19 @@ from ssm_core.errors import ConfigError
 from .configuration import EdgeDecay, MambaTreeConfig
 from .modeling import MambaTreeForCausalLM
 
-# Where the paper puts adapters.
+# The layers that have adapters in the paper.
 LORA_TARGETS = ("x_proj", "in_proj", "out_proj", "embeddings")
 
 
 def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a hub name.
+    """Load a tokenizer from a folder or from the Hub.
 
     Args:
-        path: the folder or name.
-        pad_token: what to pad with, for a tokenizer that has no such token of its own.
+        path: a folder or the name of a repository on the Hub.
+        pad_token: the token for padding. A tokenizer without its own padding token needs it.
 
     Raises:
-        ConfigError: there is none, or it has no token to pad or to end a response with.
+        ConfigError: there is no tokenizer, or it lacks the token for padding or the token that ends a response.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
@@ -58,18 +58,20 @@ def load_network(
     gradient_checkpointing: bool = False,
     compile_layers: bool = False,
 ) -> nn.Module:
-    """A pretrained Mamba or MambaTree-L, its tree switched on or off, and with LoRA all else frozen.
+    """Load a pretrained Mamba or MambaTree-L.
 
     Args:
-        path: a folder of ``save_pretrained``, or a hub name such as ``"state-spaces/mamba-130m-hf"``.
-        tree_scale: factor of the tree; 0 is plain Mamba. By default what the model was saved with, 0.3 for a Mamba.
-        tree_decay: see :class:`MambaTreeConfig`; by default what the model was saved with.
-        lora: arguments of :func:`add_lora`; None for none.
-        gradient_checkpointing: keep only the inputs of the layers and compute the rest again in the backward pass.
-        compile_layers: let torch.compile fuse what is elementwise in each layer, much of it around the tree's states.
+        path: a folder that ``save_pretrained`` wrote, or a name on the Hub such as ``"state-spaces/mamba-130m-hf"``.
+        tree_scale: the factor of the tree; 0 gives a plain Mamba. None means the value in the model's configuration. A
+            plain Mamba has no such value and gets 0.3.
+        tree_decay: see :class:`MambaTreeConfig`. None means the value in the model's configuration.
+        lora: the arguments of :func:`add_lora`, or None for no adapters. Adapters freeze all other weights.
+        gradient_checkpointing: whether to keep only the inputs of the layers. The backward pass recomputes the rest.
+        compile_layers: whether torch.compile fuses the elementwise operations of each layer. Many of them work on the
+            states of the tree.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or it is not a Mamba.
     """
     try:
         config, _ = MambaTreeConfig.get_config_dict(path)
@@ -95,14 +97,14 @@ def create_network(
     gradient_checkpointing: bool = False,
     compile_layers: bool = False,
 ) -> nn.Module:
-    """A network with fresh weights, as the authors of Mamba initialise theirs.
+    """Create a network with new weights. They are initialised as the authors of Mamba do it.
 
     Args:
-        tokenizer: folder or hub name of the tokenizer, which gives the size of the vocabulary.
-        hidden_size: width C.
-        num_hidden_layers: layers.
-        state_size: states N of a channel.
-        tree_scale: factor of the tree; on text without prompts the tree is the chain.
+        tokenizer: the folder or Hub name of the tokenizer, which determines the size of the vocabulary.
+        hidden_size: the width C.
+        num_hidden_layers: the number of layers.
+        state_size: the number N of states per channel.
+        tree_scale: the factor of the tree. In text without prompts the tree is the same as the chain.
         gradient_checkpointing: see :func:`load_network`.
         compile_layers: see :func:`load_network`.
     """
@@ -129,29 +131,29 @@ def add_lora(
     dropout: float = 0.0,
     targets: Sequence[str] = LORA_TARGETS,
 ) -> PeftModel:
-    """The network with low-rank adapters, which alone are trained.
+    """Add low-rank adapters to a network. Only the adapters are trained.
 
     Args:
-        network: changed in place.
-        r: rank.
-        alpha: the adapters' output is scaled by alpha / r.
-        dropout: of the adapters' inputs.
-        targets: names of the layers.
+        network: the network, which is changed in place.
+        r: the rank of the adapters.
+        alpha: the output of the adapters is scaled by alpha / r.
+        dropout: the dropout rate of the adapters' inputs.
+        targets: the names of the layers that get adapters.
     """
     settings = LoraConfig(
         r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none", task_type="CAUSAL_LM"
     )
     with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 by a name that is to go.
+        # peft 0.21 reads an attribute that transformers 5.23 has deprecated.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         return get_peft_model(network, settings)
 
 
 def merge_adapters(network: nn.Module) -> MambaTreeForCausalLM:
-    """The network with its adapters added to the weights, which changes no logit beyond rounding.
+    """Add the adapters of a network to its weights. The logits change only by rounding.
 
-    A language modelling head that shares its weight with the embeddings gets a copy of its own where these have an
-    adapter, since that adapter changes what goes in and not what comes out.
+    The language modelling head may share its weight with the embeddings. If the embeddings have an adapter, the head
+    gets its own copy of the weight, because that adapter must change only the embeddings.
     """
     if not isinstance(network, PeftModel):
         return cast(MambaTreeForCausalLM, network)
@@ -164,12 +166,12 @@ def merge_adapters(network: nn.Module) -> MambaTreeForCausalLM:
 
 
 def save_network(network: nn.Module, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` read, adapters merged.
+    """Write a folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` can read.
 
     Args:
-        network: of this module; its adapters are merged in place.
-        folder: where to.
-        tokenizer: its tokenizer.
+        network: a network from this module. Its adapters are merged in place.
+        folder: the folder to write.
+        tokenizer: the tokenizer of the network.
     """
     with _no_progress_bars():
         merge_adapters(network).save_pretrained(os.fspath(folder))
@@ -180,12 +182,12 @@ def _prepare(
     network: MambaTreeForCausalLM, lora: dict[str, Any] | None, gradient_checkpointing: bool, compile_layers: bool
 ) -> nn.Module:
     if gradient_checkpointing:
-        # Its name before transformers 5.23 is the second.
+        # transformers before 5.23 has only the second method.
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if compile_layers:
         for layer in network.backbone.layers:
-            layer.compile(dynamic=True)  # rows differ in length from batch to batch
+            layer.compile(dynamic=True)  # the length of the rows differs between batches
     if lora is None:
         return network
     return add_lora(network, **lora)
@@ -193,7 +195,7 @@ def _prepare(
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """transformers draws one for every file, also of an eye's blink."""
+    """Switch off the progress bars of transformers, which appear even for files that load at once."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""Mamba's mixer with a scan along a tree of the prompt beside the scan along the tokens."""
+"""Mamba's mixer with a second scan, which follows a tree over the prompt."""
 
 from typing import Any
 
@@ -18,11 +18,13 @@ from .kernels import causal_convolution, continued_convolution, resolve_chain_ba
 
 
 class MambaTreeMixer(MambaMixer):
-    """The parameters of transformers' mixer, and h = chain + tree_scale · tree (MambaTree, Algorithm 2).
+    """A mixer whose states are h = chain + tree_scale · tree (MambaTree, Algorithm 2).
+
+    It has the same parameters as the mixer of transformers.
 
     Args:
-        config: the model's.
-        layer_idx: number of the layer, its place in a cache.
+        config: the configuration of the model.
+        layer_idx: the number of the layer, which is also its index in a cache.
     """
 
     config: MambaTreeConfig
@@ -31,7 +33,7 @@ class MambaTreeMixer(MambaMixer):
         super().__init__(config, layer_idx)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that weight decay would do no good: those of the dynamics."""
+        """Return the names of the parameters without weight decay: those of the dynamics."""
         return {"A_log", "D"}
 
     def forward(
@@ -41,16 +43,17 @@ class MambaTreeMixer(MambaMixer):
         attention_mask: Tensor | None = None,  # [B, L]
         candidates: PromptEdges | None = None,
     ) -> Tensor:  # [B, L, C]
-        """Mix the tokens of whole rows, or of what continues the rows in the cache.
+        """Mix the tokens of whole rows, or tokens that continue the rows in the cache.
 
         Args:
             hidden_states: the tokens.
-            cache_params: states of the rows so far, brought up to date in place.
-            attention_mask: 0 for padding.
-            candidates: the edges the tree may have; None for tokens that continue a cache, which have no choice.
+            cache_params: the states of the rows so far. They are updated in place.
+            attention_mask: 0 for padding and 1 for tokens.
+            candidates: the edges that the tree may have. None means that the tokens continue a cache and extend the
+                tree as a chain.
 
         Raises:
-            ValueError: neither candidates nor a cache are given.
+            ValueError: there are neither candidates nor a cache, or an adapter wraps a layer that must stay plain.
         """
         self._refuse_adapters()
         x, gate = self.in_proj(hidden_states).chunk(2, dim=-1)
@@ -110,16 +113,16 @@ class MambaTreeMixer(MambaMixer):
         candidates: PromptEdges,
         chain: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Output ``[B, L, D]`` and last state ``[B, D, N]`` along the tree, which is grown first.
+        """Grow the tree and scan along it. Return the output ``[B, L, D]`` and the last state ``[B, D, N]``.
 
-        ``chain`` is the chain's output, D·x in it, and last state.
+        ``chain`` is the output of the chain, which includes D·x, and the last state of the chain.
         """
         next_step = self.config.tree_decay == "next"
         if next_step and not candidates.branching:
             return chain[0] - (self.D * x).to(chain[0].dtype), chain[1]
         dt, B, C = (t.to(x.dtype) for t in (dt, B, C))
         bias = self._dt_bias()
-        # Autocast would round what is float32 here for the sake of accuracy.
+        # Autocast would round the tensors that have to stay in float32 for accuracy.
         with torch.autocast(x.device.type, enabled=False):
             tree = grow_tree(x, dt, bias, B, candidates)
             return subtree_scan(x, dt, A, B, C, bias, tree, next_step)
@@ -129,7 +132,7 @@ class MambaTreeMixer(MambaMixer):
         x: Tensor,  # [B, L, D]
         cache: Cache,
     ) -> Tensor:  # [B, L, D]
-        """Go on from the cached states, token by token: such tokens are a chain in the tree, too."""
+        """Continue from the cached states, token by token. These tokens form a chain in the tree as well."""
         length = x.shape[1]
         window = cache.update_conv_state(x.transpose(1, 2), self.layer_idx, conv_kernel_size=self.conv_kernel_size)
         window = window[..., -(self.conv_kernel_size - 1 + length) :].to(x.dtype)
@@ -138,7 +141,7 @@ class MambaTreeMixer(MambaMixer):
         delta, A = self._step_size(dt), self._decay()
         wide = delta.dtype
         x_wide, B, C = x.to(wide), B.to(wide), C.to(wide)
-        states: Any = cache.layers[self.layer_idx]  # of linear attention; the annotation allows other kinds of layers
+        states: Any = cache.layers[self.layer_idx]  # a cache layer of linear attention, although its type is wider
         chain, tree = states.recurrent_states[0].to(wide).chunk(2, dim=-1)
         outputs = []
         for t in range(length):
@@ -158,7 +161,11 @@ class MambaTreeMixer(MambaMixer):
         dt: Tensor,  # [B, D]
         A: Tensor,  # [D, N]
     ) -> Tensor:  # [B, D, N]
-        """The tree's state at a token as the next token will find it: decayed already where the decay is its own."""
+        """Return the state of the tree that the next token will read.
+
+        With ``tree_decay="own"`` this state includes the decay of the present token. With ``"next"`` the next token
+        applies its own decay.
+        """
         if self.config.tree_decay == "next":
             return tree
         return torch.exp(self._step_size(dt).unsqueeze(-1) * A).to(tree.dtype) * tree
@@ -167,27 +174,27 @@ class MambaTreeMixer(MambaMixer):
         self,
         x: Tensor,  # [B, L, D]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Δ before bias and softplus ``[B, L, D]``, B and C ``[B, L, N]``."""
+        """Compute Δ ``[B, L, D]`` before bias and softplus, and B and C ``[B, L, N]``."""
         dt, B, C = self.x_proj(x).split([self.time_step_rank, self.ssm_state_size, self.ssm_state_size], dim=-1)
         return F.linear(dt, self.dt_proj.weight), B, C
 
     def _decay(self) -> Tensor:
-        """A ``[D, N]``, in float32 at least."""
+        """Return A ``[D, N]`` in float32 or wider."""
         return -torch.exp(self.A_log.to(accumulate_dtype(self.A_log.dtype)))
 
     def _dt_bias(self) -> Tensor:
-        """Bias of Δ ``[D]``, in float32 at least."""
+        """Return the bias ``[D]`` of Δ in float32 or wider."""
         return self.dt_proj.bias.to(accumulate_dtype(self.dt_proj.bias.dtype))
 
     def _step_size(
         self,
         dt: Tensor,  # [..., D]
     ) -> Tensor:  # [..., D]
-        """Δ, in float32 at least."""
+        """Compute Δ in float32 or wider."""
         return F.softplus(dt.to(accumulate_dtype(dt.dtype)) + self._dt_bias())
 
     def _refuse_adapters(self) -> None:
-        """Raise where an adapter wraps a layer whose weight is read directly, since it would have no effect."""
+        """Raise an error if an adapter wraps a layer whose weight is read directly. It would have no effect there."""
         for name, plain in (("dt_proj", nn.Linear), ("conv1d", nn.Conv1d)):
             kind = type(getattr(self, name))
             if kind is not plain:

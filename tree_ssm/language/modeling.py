@@ -1,4 +1,4 @@
-"""MambaTree-L: transformers' Mamba language model with a tree scan in every mixer (MambaTree, section 3.3)."""
+"""MambaTree-L: the Mamba language model of transformers with a tree scan in every mixer (MambaTree, section 3.3)."""
 
 from typing import Any
 
@@ -16,25 +16,25 @@ IGNORED = -100
 
 
 class MambaTreeBlock(MambaBlock):
-    """Norm, mixer and residual of one layer, as in Mamba.
+    """The norm, the mixer and the residual connection of one layer, as in Mamba.
 
     Args:
-        config: the model's.
-        layer_idx: number of the layer.
+        config: the configuration of the model.
+        layer_idx: the number of the layer.
     """
 
     def __init__(self, config: MambaTreeConfig, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.mixer = MambaTreeMixer(config, layer_idx)
 
-    def forward(  # type: ignore[override]  # the edges of the tree stand where MambaBlock takes any options
+    def forward(  # type: ignore[override]  # it has candidates where MambaBlock takes any options
         self,
         hidden_states: Tensor,  # [B, L, C]
         cache_params: Cache | None = None,
         attention_mask: Tensor | None = None,  # [B, L]
         candidates: PromptEdges | None = None,
     ) -> Tensor:  # [B, L, C]
-        """Add to the residual what the mixer makes of the tokens; see :meth:`MambaTreeMixer.forward`."""
+        """Add the mixer's output to the residual. :meth:`MambaTreeMixer.forward` explains the arguments."""
         if not isinstance(self.mixer, MambaTreeMixer):
             raise ValueError(
                 f"the mixer of layer {self.layer_idx} has been replaced by a {type(self.mixer).__name__}, which would "
@@ -46,11 +46,11 @@ class MambaTreeBlock(MambaBlock):
 
 
 class MambaTreePreTrainedModel(MambaPreTrainedModel):
-    """What transformers asks of every model of this family."""
+    """The attributes that transformers expects of every model of this family."""
 
     config: MambaTreeConfig
     config_class = MambaTreeConfig
-    # A tuple, which no class can change for another; transformers only reads it.
+    # transformers only reads this sequence. A tuple prevents that one class changes it for all others.
     _no_split_modules = ("MambaTreeBlock", "MambaTreeMixer")  # type: ignore[assignment]  # annotated as a list
 
 
@@ -58,11 +58,11 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
     """The network without the language modelling head.
 
     Args:
-        config: the model's.
+        config: the configuration of the model.
     """
 
     def __init__(self, config: MambaTreeConfig) -> None:
-        # Not MambaModel's, which would build and initialise plain layers first.
+        # The constructor of MambaModel is skipped, because it would first build and initialise plain layers.
         MambaPreTrainedModel.__init__(self, config)
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(MambaTreeBlock(config, index) for index in range(config.num_hidden_layers))
@@ -81,7 +81,7 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> tuple[Any, ...] | MambaOutput:
-        """Hidden states of every token; the arguments are those of :meth:`MambaTreeForCausalLM.forward`."""
+        """Compute the hidden state of every token. :meth:`MambaTreeForCausalLM.forward` explains the arguments."""
         config = self.config
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
@@ -126,16 +126,19 @@ class MambaTreeModel(MambaTreePreTrainedModel, MambaModel):
 class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
     """A Mamba language model with h = chain + tree_scale · tree in every mixer.
 
-    The tree is a minimum spanning tree over the prompt, continued by the response as a chain. Within the prompt it is
-    not causal: a prompt has to be given whole, and losses are taken on the response alone. A response token reaches no
-    token before it. Parameters are those of ``MambaForCausalLM``, whose checkpoints ``from_pretrained`` reads.
+    The tree is a minimum spanning tree over the prompt. The tokens of the response extend it as a chain. The tree is
+    not causal within the prompt. A prompt must therefore be given as a whole, and only the response has a loss. A token
+    of the response does not affect any earlier token.
+
+    The model has the same parameters as ``MambaForCausalLM``, and ``from_pretrained`` reads the checkpoints of that
+    class.
 
     Args:
-        config: the model's.
+        config: the configuration of the model.
     """
 
     def __init__(self, config: MambaTreeConfig) -> None:
-        MambaPreTrainedModel.__init__(self, config)  # see MambaTreeModel
+        MambaPreTrainedModel.__init__(self, config)  # skips the constructor of MambaForCausalLM, as in MambaTreeModel
         self.backbone = MambaTreeModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -154,27 +157,29 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
         logits_to_keep: int | Tensor = 0,
         **loss_options: Any,
     ) -> tuple[Any, ...] | MambaCausalLMOutput:
-        """Logits of the next token at every token, and the loss on the responses.
+        """Compute the logits of the next token at every token, and the loss on the responses.
 
         Args:
-            input_ids: the tokens, prompts whole.
-            attention_mask: 1 for tokens, 0 for padding on either side; on the left where a cache is used.
-            context_len: tokens of each row that are its prompt, padding not counted, or one number for all rows. If
-                left out, a prompt is what comes before the first label other than -100, or without labels the whole
-                row. Tokens that continue a cache are response tokens, whatever is said here.
-            labels: targets, shifted inside; -100 where there is none. Targets within a prompt are left out, since the
-                tree has seen them.
+            input_ids: the tokens. They must contain the whole prompts.
+            attention_mask: 1 for tokens and 0 for padding on either side. A cache requires padding on the left.
+            context_len: the number of prompt tokens in each row without padding, or one number for all rows. If it is
+                None, the prompt is the part of the row before the first label that is not -100. Without labels it is
+                the whole row. Tokens that continue a cache always belong to the response.
+            labels: the targets; -100 marks tokens without a target. The model shifts them. It ignores targets within a
+                prompt, because the tree shows these tokens to the model.
             inputs_embeds: embeddings in place of the tokens.
-            cache_params: states of the rows that these tokens continue.
-            use_cache: return such states. By default the config's in evaluation, and never in training or where rows
-                end in padding, whose state is not that of their last token.
-            output_hidden_states: return the hidden states of all layers.
-            return_dict: return an object instead of a tuple.
-            logits_to_keep: compute the logits of that many last tokens only, or of these; 0 for all.
-            loss_options: handed on to transformers' loss, such as ``num_items_in_batch``.
+            cache_params: the states of the rows that these tokens continue.
+            use_cache: whether to return such states. By default the configuration decides in evaluation, and training
+                returns none. Rows that end in padding also return none by default, because the state after the padding
+                is not the state after the last token.
+            output_hidden_states: whether to return the hidden states of all layers.
+            return_dict: whether to return an object instead of a tuple.
+            logits_to_keep: the number of last tokens whose logits are computed, or the indices of the tokens; 0 means
+                all tokens.
+            loss_options: options for the loss function of transformers, such as ``num_items_in_batch``.
 
         Raises:
-            ValueError: an argument does not fit; the message says which.
+            ValueError: an argument does not fit; the message names the argument.
         """
         if labels is not None and (cache_params is None or not cache_params.has_previous_state()):
             prompts = find_prompts(labels.shape, labels.device, attention_mask, context_len, labels)
@@ -206,27 +211,28 @@ class MambaTreeForCausalLM(MambaTreePreTrainedModel, MambaForCausalLM):
         )
         return result if (self.config.return_dict if return_dict is None else return_dict) else result.to_tuple()
 
-    def generate(  # type: ignore[override]  # what else transformers takes is among the options
+    def generate(  # type: ignore[override]  # options contains the other parameters of transformers' method
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **options: Any
     ) -> Any:
-        """transformers' ``generate``: the prompts in one pass, then token by token with the cached states.
+        """Generate responses with the ``generate`` method of transformers.
 
-        ``context_len`` may be given; by default the whole of each row is its prompt.
+        The model reads the prompts in one pass. Then it generates token by token with the cached states. The options
+        may include ``context_len``. By default each row is a prompt as a whole.
 
         Raises:
-            ValueError: the prompt is to be read in pieces, of which only the first would be in the tree.
+            ValueError: an option splits the prompt into chunks. The tree would cover only the first chunk.
         """
         chunk = options.get("prefill_chunk_size") or getattr(generation_config, "prefill_chunk_size", None)
         if chunk or self.generation_config.prefill_chunk_size:
             raise ValueError(
                 "prefill_chunk_size would cut the prompt, and the tree would cover its first piece only: leave it out"
             )
-        return super().generate(inputs, generation_config, **options)  # type: ignore[misc]  # self is a protocol there
+        return super().generate(inputs, generation_config, **options)  # type: ignore[misc]  # there self is a protocol
 
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **options: Any
     ) -> Any:
-        # Without a cache every step gives whole rows: what was the prompt in the first has to stay it.
+        # Without a cache every step receives whole rows. The prompt must stay the same as in the first step.
         if model_kwargs.get("context_len") is None:
             mask = model_kwargs.get("attention_mask")
             rows, length = outputs.logits.shape[:2]
@@ -240,15 +246,15 @@ def _labels_of_responses(
     labels: Tensor,  # [B, L]
     prompts: Prompts,
 ) -> Tensor:
-    """The labels, -100 within the prompts."""
+    """Return the labels with -100 within the prompts."""
     place = torch.arange(labels.shape[1], device=labels.device)
     return labels.masked_fill(place < prompts.end.unsqueeze(1), IGNORED)
 
 
 def _may_branch(prompts: Prompts, context_len: Tensor | int | None) -> bool:
-    """Whether any prompt has three tokens; a prompt that is the whole row is taken to have them."""
+    """Return whether any prompt has at least three tokens. Without ``context_len`` the answer is always yes."""
     if isinstance(context_len, Tensor):
-        return bool((prompts.end - prompts.start > 2).any())  # the one wait for the device in a forward pass
+        return bool((prompts.end - prompts.start > 2).any())  # the only wait for the device in a forward pass
     return context_len is None or context_len > 2
 
 

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer from local text, for models that are trained from nothing."""
+"""Trains a byte-level BPE tokenizer on local text, for models that are trained from scratch."""
 
 from collections.abc import Iterable
 
@@ -10,14 +10,14 @@ SMALLEST = 256 + 2
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn merges of bytes from texts; any text can be encoded and comes back as it was.
+    """Train a tokenizer that merges bytes. It can encode any text, and decoding returns the same text.
 
     Args:
-        texts: what to learn from.
-        vocab_size: tokens at most: 256 bytes, two special tokens, and merges; 258 for bytes alone.
+        texts: the texts to learn from.
+        vocab_size: the largest number of tokens: 256 bytes, two special tokens, and merges. 258 gives no merges.
 
     Raises:
-        ValueError: the vocabulary would not hold the bytes.
+        ValueError: the vocabulary is too small for the bytes and the special tokens.
     """
     if vocab_size < SMALLEST:
         raise ValueError(f"vocab_size must be at least {SMALLEST}, for the bytes and two special tokens: {vocab_size}")
