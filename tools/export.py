@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     path, found = export_checkpoint(cfg, args.checkpoint, FORMATS[args.format], args.out, size, args.image)
     print(f"written     {path}, {path.stat().st_size / 2**20:.1f} MiB")
     print(f"difference  {found.difference:.1e} of the largest value")
-    print(f"time        {found.milliseconds:.1f} ms an image, {found.eager:.1f} ms as it was")
+    print(f"time        {found.milliseconds:.1f} ms an image, {found.eager:.1f} ms in eager PyTorch")
 
 
 if __name__ == "__main__":

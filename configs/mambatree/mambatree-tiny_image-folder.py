@@ -1,4 +1,4 @@
-# Your own images. Copy this file and change the two lines at the top, or start from pretrained weights with
+# Your own images. Copy this file and change the two values at the top, or start from pretrained weights with
 #   --cfg-options load_from=CHECKPOINT
 _base_ = [
     "../_base_/models/mambatree.py",

@@ -109,12 +109,16 @@ class Runner(mmengine_runner.Runner):
                 ``unreadable``: what to do with bad samples (see :class:`.GuardedDataset`).
             seed: seed of the run.
             diff_rank_seed: whether the sampler of every process gets another seed.
+
+        Raises:
+            ConfigError: the data are too few for a single batch.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
+        _check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
@@ -348,6 +352,18 @@ class Runner(mmengine_runner.Runner):
         ckpt.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
+
+
+def _check_batches(loader: DataLoader) -> None:
+    """Raise a :class:`ConfigError` if ``drop_last`` leaves not a single batch, which mmengine would only assert."""
+    if not getattr(loader.batch_sampler, "drop_last", False) or hasattr(loader.sampler, "skip"):  # an endless sampler
+        return
+    samples, size = len(loader.sampler), loader.batch_size
+    if 0 < samples < size:
+        raise ConfigError(
+            f"a process has {samples} samples to train on, fewer than one batch of {size}: set "
+            f"train_dataloader.batch_size={samples} or less"
+        )
 
 
 def check_finite(state: dict) -> None:

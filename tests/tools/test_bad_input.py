@@ -37,6 +37,13 @@ def fails(capsys, tmp_path):
     return train
 
 
+def test_fewer_images_than_a_batch(fails):
+    few = ("train_dataloader.batch_size=2000", "train_dataloader.drop_last=True")
+    line = fails(CONFIGS / "resnet" / "resnet18_digits.py", *few, "train_dataloader.num_batch_per_epoch=None")
+    assert "has 1438 samples to train on, fewer than one batch of 2000" in line
+    assert "set train_dataloader.batch_size=1438 or less" in line
+
+
 def test_as_a_process():
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "train.py", CONFIGS / "resnet" / "resnet18_digit.py"],
