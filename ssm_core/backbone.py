@@ -10,6 +10,7 @@ from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ssm_core.errors import InputError
 from ssm_core.hub import HubModel
 from ssm_core.layers import (
     Block,
@@ -262,7 +263,7 @@ class Backbone(nn.Module, HubModel):
 
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != self.in_chans or min(images.shape[2:]) < MIN_SIDE:
-            raise ValueError(
+            raise InputError(
                 f"{type(self).__name__} takes images [B, {self.in_chans}, H, W] with H and W at least {MIN_SIDE}, "
                 f"got a tensor of shape {tuple(images.shape)}; resize, pad or batch the images"
             )

@@ -16,6 +16,10 @@ class DataError(UserError):
     """A dataset is missing or damaged."""
 
 
+class InputError(DataError, ValueError):
+    """Images that a network cannot take, because of their size or their number of channels."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, is damaged or belongs to another model."""
 

@@ -90,9 +90,9 @@ def state_dict_of(content: Any, path: str | Path, entry: str | None = None) -> t
     elif not isinstance(content.get(entry), Mapping):
         raise CheckpointError(f"{path} has no state dict {entry!r}: its entries are {listed(list(map(str, content)))}")
     weights = content[entry] if entry else content
-    other = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    other = [str(name) for name, value in weights.items() if not (isinstance(name, str) and _is_dense(value))]
     if other or not weights:
-        what = f"other things than named tensors: {listed(other)}" if other else "nothing"
+        what = f"other things than named dense tensors: {listed(other)}" if other else "nothing"
         raise CheckpointError(f"{path} is not a state dict: {f'its entry {entry!r}' if entry else 'it'} holds {what}")
     return strip_prefix(weights), entry
 
@@ -211,6 +211,11 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """Join the first ``most`` names with commas and say how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether a value is a tensor that can be copied into a parameter: dense, not quantised, and with its numbers."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _by_part(names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 
-from ssm_core.errors import DataError
+from ssm_core.errors import DataError, InputError
 from ssm_train.apis import cli
 from ssm_train.data.images import find_images
 from ssm_train.runtime.files import write_text_atomically
@@ -66,9 +66,12 @@ class Predictor:
             The prediction as plain data.
 
         Raises:
-            DataError: the image cannot be read.
+            DataError: the image cannot be read, or its size is none that the network takes.
         """
-        prediction = self.task.predict(self.model, self.task.batch(path))[0]
+        try:
+            prediction = self.task.predict(self.model, self.task.batch(path))[0]
+        except InputError as error:
+            raise DataError(f"cannot use the image {path}: {error}") from error
         prediction = self.task.select(prediction, self.min_score)
         out.parent.mkdir(parents=True, exist_ok=True)
         self.task.draw(path, prediction, self.labels, out)

@@ -15,6 +15,7 @@ from ssm_core.errors import CheckpointError, ConfigError
 from ssm_train.data.normalization import Normalization, of_config, of_model
 from ssm_train.registry import SCOPE
 from ssm_train.runtime.building import building_in_scope, scope_of
+from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks.classification.timm_model import timm_model
 
@@ -101,32 +102,31 @@ def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
 
 def _of_checkpoint(file: str) -> OpenedModel:
     content = weights.read_file(file)
-    meta = content.get("meta") if isinstance(content, Mapping) else None
-    meta = meta if isinstance(meta, Mapping) else {}
-    model = meta.get("model")
-    described = model.get("backbone", model) if isinstance(model, Mapping) else None
-    if not isinstance(described, Mapping) or described.get("type") not in _FAMILIES:
+    meta = meta_of(content) if isinstance(content, Mapping) else {}
+    model = meta.get("model") or {}
+    described = model.get("backbone") or model
+    if described.get("type") not in _FAMILIES:
         raise CheckpointError(
             f"{file} does not say which QuadMamba or MambaTreeV it holds: give its config too, as CONFIG.py={file}"
         )
     # Converted files are of models that were trained as timm's are.
     transform = meta.get("test_transform", {} if described is model else None)
-    normalization = of_model(model, transform)
-    if normalization is None:
-        raise CheckpointError(f"{file} does not say how its images were scaled: give its config, as CONFIG.py={file}")
     arguments = {key: value for key, value in described.items() if key not in ("type", "init_cfg")}
     with DefaultScope.overwrite_default_scope(SCOPE):
         try:
             network = MODELS.build({"type": described["type"], **arguments})
+            normalization = of_model(model, transform)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{file} describes a model that cannot be built: {error}") from error
+    if normalization is None or len(normalization.mean) != described.get("in_chans", 3):
+        raise CheckpointError(f"{file} does not say how its images were scaled: give its config, as CONFIG.py={file}")
     _load_backbone(network, content, file)
     title = f"{described['type'].rpartition('.')[2]}, {Path(file).name}"
     return OpenedModel(network.eval(), normalization, _classes(content), True, title)
 
 
 def _classes(content: Mapping) -> Sequence[str] | None:
-    return (content.get("meta", {}).get("dataset_meta") or {}).get("classes")
+    return (meta_of(content).get("dataset_meta") or {}).get("classes")
 
 
 def _load_backbone(network: nn.Module, content: Mapping[str, Any], file: str) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints for others: files with weights and meta alone, named by their contents, and folders for the Hub."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,13 +45,14 @@ def publish_checkpoint(source: Path, folder: Path | None = None, name: str | Non
         CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite.
     """
     content = weights.read_file(source)
-    if "state_dict" not in content:
+    if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(f"{source} has no state_dict: only checkpoints of these tools are published")
-    bad = weights.first_non_finite(content["state_dict"])
+    state_dict, _ = weights.state_dict_of(content, source, "state_dict")
+    bad = weights.first_non_finite(state_dict)
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
     folder, name = folder or source.parent, name or source.stem
-    state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(content["state_dict"])}
+    state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}
     unnamed = folder / f".{name}.pth"
     ckpt.save(state, unnamed)
     digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]

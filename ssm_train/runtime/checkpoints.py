@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,40 @@ from ssm_train.runtime.files import write_atomically
 POINTER = "last_checkpoint"  # the file that names the checkpoint written last
 # Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.
 _HISTORY = 1000
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_model(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    parts = (value.get("backbone", {}), value.get("module", {}), value.get("data_preprocessor") or {})
+    return all(isinstance(part, Mapping) for part in parts)
+
+
+def _is_dataset_meta(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    classes = value.get("classes") or ()
+    return isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+
+
+def _is_transform(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    size, mean, std = value.get("size", 1), value.get("mean", ()), value.get("std", ())
+    numbers = isinstance(mean, list | tuple) and isinstance(std, list | tuple) and len(mean) == len(std)
+    return numbers and isinstance(size, int) and size > 0 and all(isinstance(n, int | float) for n in (*mean, *std))
+
+
+# Checks of the entries of a checkpoint's meta that are read from it.
+_META: dict[str, Callable[[Any], bool]] = {
+    "model": _is_model,
+    "dataset_meta": _is_dataset_meta,
+    "test_transform": _is_transform,
+}
 
 
 def plain(value: Any) -> Any:
@@ -38,6 +72,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if value is None or isinstance(value, bool | int | float | str | Tensor) else NotImplemented
+
+
+def meta_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``meta`` in the content of a checkpoint file: what a run saves about itself beside the weights.
+
+    Any program can have written the file. An entry of ours that has another type than ours is left out.
+
+    Args:
+        content: what :func:`ssm_core.weights.read_file` returned.
+    """
+    meta = content.get("meta")
+    if not isinstance(meta, Mapping):
+        return {}
+    return {key: value for key, value in meta.items() if _META.get(key, _anything)(value)}
 
 
 def on_cpu(value: Any, copy: bool = False) -> Any:

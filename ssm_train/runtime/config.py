@@ -10,7 +10,7 @@ from mmengine.config.utils import ConfigParsingError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.compat import mmseg
-from ssm_train.runtime.config_check import check_config, possible_keys
+from ssm_train.runtime.config_check import check_config, possible_keys, renamed
 from ssm_train.runtime.launching import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
@@ -49,6 +49,8 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
     except ModuleNotFoundError as error:
         # Python's own error has the package as an attribute. mmengine's error for a missing base has it in the text.
         package = error.name or str(error).partition(" is not installed")[0]
+        if hint := renamed(package):
+            raise ConfigError(f"the config {path} imports {package}, which is not there{hint}") from error
         raise MissingPackageError(package, f"the config {path}") from error
     except _FAULTS as error:
         raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error

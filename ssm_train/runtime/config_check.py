@@ -60,6 +60,19 @@ _ARGUMENTS = {
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
 }
+# What the value of a top-level key is, in words and as Python types. Every key but `model` may also be None.
+_DICT, _LIST, _TEXT = ("a dictionary", (dict,)), ("a list", (list, tuple)), ("a text", (str,))
+_EITHER = ("a dictionary or a list", (dict, list, tuple))
+_KINDS = {
+    "model": _DICT,
+    **dict.fromkeys((*_LOADERS, *_PLAIN, *_LOOPS, "train_cfg"), _DICT),
+    **dict.fromkeys(("optim_wrapper", "default_hooks", "visualizer", "log_processor", "custom_imports"), _DICT),
+    **dict.fromkeys(("val_evaluator", "test_evaluator", "param_scheduler"), _EITHER),
+    **dict.fromkeys(("custom_hooks", "activation_checkpointing"), _LIST),
+    **dict.fromkeys(("default_scope", "load_from"), _TEXT),
+}
+# The beginnings of types and modules that docs/upgrading.md renames.
+_FIRST_EDITION = ("ssm_core.", "tree_ssm.language.evaluation.")
 # Top-level key, registry that builds its value, and keys of the value that are no arguments of the class.
 _BUILT = (
     ("model", root.MODELS, set()),
@@ -81,7 +94,12 @@ def check_config(cfg: Config) -> None:
         ConfigError: one of them is unknown. The message has its place and the nearest known name.
         MissingPackageError: the module of a type needs a package that is not installed.
     """
+    for key, (words, kinds) in _KINDS.items():
+        if key in cfg and not isinstance(cfg[key], kinds) and (cfg[key] is not None or key == "model"):
+            raise ConfigError(f"{key} has to be {words}, not {cfg[key]!r}")
     scope = cfg.get("default_scope")
+    if scope == "ssm_core":
+        raise ConfigError(f"default_scope is 'ssm_core': it must be 'ssm_train' now{renamed('ssm_core.')}")
     for key in cfg:
         # A config may have variables of its own. Only a key that looks misspelt is an error.
         if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
@@ -92,6 +110,8 @@ def check_config(cfg: Config) -> None:
         loader = cfg.get(key)
         if isinstance(loader, dict):
             _check_keys(key, loader, _LOADER_KEYS)
+            if not isinstance(loader.get("dataset", {}), dict):
+                raise ConfigError(f"{key}.dataset has to be a dictionary, not {loader['dataset']!r}")
             _check_arguments(key, loader, scope)
     for key in ("train_cfg", *_LOOPS):
         _check_loop(key, cfg.get(key), scope)
@@ -126,6 +146,13 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
         return set()
     accepted = accepted_arguments(target)
     return None if accepted is None else accepted | next((keys for key, _, keys in _BUILT if key == top), set())
+
+
+def renamed(name: str) -> str:
+    """A hint for an unknown type or module if the first edition had such names, and otherwise nothing."""
+    if not name.startswith(_FIRST_EDITION):
+        return ""
+    return ", since names changed with the second edition: docs/upgrading.md has a command that rewrites configs"
 
 
 def find_type(name: str, scope: str | None, registry: Registry) -> Callable | None:
@@ -207,6 +234,8 @@ def _check_object(place: str, node: dict, registry: Registry, scope: str | None,
     kind = node.get("type", "ssm_train.GuardedOptimWrapper" if place == "optim_wrapper" else None)
     if kind is None:
         return
+    if not (isinstance(kind, str) or callable(kind)):
+        raise ConfigError(f"{place}.type has to be the name of a class, not {kind!r}")
     target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)
     if target is None:
         _import_module_of(kind)
@@ -231,6 +260,8 @@ def _import_module_of(kind: str) -> None:
 
 def _check_arguments(place: str, node: dict, scope: str | None) -> None:
     for key, registry in _ARGUMENTS.items():
+        if isinstance(node.get(key), int | float):
+            raise ConfigError(f"{place}.{key} has to be a dictionary, not {node[key]!r}")
         for inner, item in _objects(f"{place}.{key}", node.get(key)):
             _check_object(inner, item, registry, scope, set())
 
@@ -256,4 +287,4 @@ def _unknown_type(name: str, registry: Registry, scope: str | None) -> str:
     names = set(registry.module_dict)
     for child in registry.children.values():
         names |= set(child.module_dict) if child.scope == scope else {f"{child.scope}.{n}" for n in child.module_dict}
-    return f"{name!r} is no known {registry.name}{nearest(name, names)}"
+    return f"{name!r} is no known {registry.name}{renamed(name) or nearest(name, names)}"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core import weights
-from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError
+from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UserError
 from ssm_train.data.guarded import guarded
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import pretrained
@@ -199,8 +199,21 @@ class Runner(mmengine_runner.Runner):
         super().load_or_resume()
 
     def resume(self, filename: str, *args: Any, **options: Any) -> None:
-        """Continue the run that saved a checkpoint, with the seed of that run."""
-        super().resume(filename, *args, **options)
+        """Continue the run that saved a checkpoint, with the seed of that run.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or of another model, or its state of the run is incomplete.
+        """
+        try:
+            super().resume(filename, *args, **options)
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(f"{filename} cannot be resumed, the state of its run is damaged: {reason}") from error
+        counts = (self.epoch, self.iter)
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise CheckpointError(f"{filename} cannot be resumed, its numbers of epochs and iterations are {counts}")
         reseed(self.train_dataloader, self.seed)
 
     def load_checkpoint(
@@ -228,15 +241,19 @@ class Runner(mmengine_runner.Runner):
             CheckpointError: the file is missing, damaged or of another model.
         """
         if "://" in filename:
-            return super().load_checkpoint(filename, map_location, strict)
+            try:
+                return super().load_checkpoint(filename, map_location, strict)
+            except OSError as error:
+                raise CheckpointError(f"cannot load the checkpoint {filename}: {error}") from error
         checkpoint = weights.read_file(filename, map_location)
         state, _ = weights.state_dict_of(checkpoint, filename)
         if "state_dict" not in checkpoint:
             checkpoint = {"state_dict": state}
-        if "message_hub" in checkpoint:
+        if self._resume and "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
+        checkpoint["meta"] = ckpt.meta_of(checkpoint)
         # Older versions of mmengine wrote the config here, and mmengine would run its text as Python when it resumes.
-        checkpoint.get("meta", {}).pop("config", None)
+        checkpoint["meta"].pop("config", None)
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
         expected = self.bare_model.state_dict()
@@ -262,7 +279,7 @@ class Runner(mmengine_runner.Runner):
         names, words = weights.misfit(expected, checkpoint["state_dict"])
         if not names:
             return
-        meta = checkpoint.get("meta", {})
+        meta = checkpoint["meta"]
         source = ""
         if "model" in meta:
             config = meta.get("config_file", meta.get("config"))
@@ -282,7 +299,7 @@ class Runner(mmengine_runner.Runner):
         if report := weights.report(expected, checkpoint["state_dict"]):
             self.logger.warning(f"{filename}: {report}")
         network = getattr(self.bare_model, "backbone", self.bare_model)
-        trained = checkpoint.get("meta", {}).get("model", {})
+        trained = checkpoint["meta"].get("model", {})
         if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
             self.logger.warning(f"{filename} was trained with {', '.join(differences)}, unlike this config")
 

@@ -21,6 +21,7 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
 from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
+from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
 
 # Height and width of an image in pixels, or the number of tokens of a row.
@@ -39,8 +40,8 @@ class Labels(NamedTuple):
     palette: Sequence | None
 
     def name(self, number: int) -> str:
-        """The name of a class, or its number if the names are unknown."""
-        return self.classes[number] if self.classes else str(number)
+        """The name of a class, or its number if the name is unknown."""
+        return self.classes[number] if self.classes and number < len(self.classes) else str(number)
 
 
 class Task(ABC):
@@ -82,8 +83,7 @@ class Task(ABC):
         content = weights.read_file(checkpoint)
         state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], model.state_dict())
         weights.load_exactly(model, state, checkpoint, f"this config's {describe_model(self.cfg.model)}")
-        meta = content.get("meta")
-        return model, meta if isinstance(meta, dict) else {}
+        return model, meta_of(content)
 
     @property
     def needs_values(self) -> bool:

@@ -79,3 +79,36 @@ def test_on_cpu_copies_on_request():
     state["a"][0] += 1
     assert shared["a"][0] == 1
     assert copied["a"][0] == 0
+
+
+def test_meta_of_a_run():
+    model = {"type": "ssm_train.ImageClassifier", "backbone": {"type": "timm"}, "data_preprocessor": None}
+    transform = {"type": "TestTransform", "size": 32, "mean": [0.3], "std": [0.3]}
+    meta = {"model": model, "dataset_meta": {"classes": ["a", "b"]}, "test_transform": transform, "epoch": 3}
+    assert checkpoint.meta_of({"meta": meta}) == meta
+
+
+@pytest.mark.parametrize("meta", [None, "meta", [1]])
+def test_meta_of_another_type(meta):
+    assert checkpoint.meta_of({"meta": meta}) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "QuadMamba"),
+        ("model", {"backbone": "quadtree_ssm.QuadMamba"}),
+        ("model", {"backbone": None}),
+        ("model", {"data_preprocessor": "x"}),
+        ("dataset_meta", ["a", "b"]),
+        ("dataset_meta", {"classes": 5}),
+        ("dataset_meta", {"classes": "ab"}),
+        ("test_transform", "x"),
+        ("test_transform", {"size": "big"}),
+        ("test_transform", {"size": -5}),
+        ("test_transform", {"mean": "abc", "std": "abc"}),
+        ("test_transform", {"mean": [0.3, 0.3], "std": [0.3]}),
+    ],
+)
+def test_entries_of_meta_of_another_type(key, value):
+    assert checkpoint.meta_of({"meta": {key: value, "epoch": 3}}) == {"epoch": 3}

@@ -165,3 +165,42 @@ def test_options_leave_other_keys_alone():
     assert changed_once.train_cfg.pop("max_epochs") == 99
     plain["train_cfg"].pop("max_epochs")
     assert changed_once.to_dict() == plain
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("model=3", "model has to be a dictionary, not 3"),
+        ("model=none", "model has to be a dictionary, not None"),
+        ("model.type=3", "model.type has to be the name of a class, not 3"),
+        ("model.backbone=5", "model.backbone has to be a dictionary, not 5"),
+        ("default_scope=3", "default_scope has to be a text, not 3"),
+        ("train_cfg=3", "train_cfg has to be a dictionary, not 3"),
+        ("randomness=3", "randomness has to be a dictionary, not 3"),
+        ("test_dataloader=[1]", r"test_dataloader has to be a dictionary, not \[1\]"),
+        ("test_dataloader.dataset=none", "test_dataloader.dataset has to be a dictionary, not None"),
+        ("custom_hooks=3", "custom_hooks has to be a list, not 3"),
+    ],
+)
+def test_values_of_another_kind(option, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(DIGITS, [option])
+
+
+# --- Names of the first edition
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'default_scope = "ssm_core"',
+        'custom_hooks = [dict(type="ssm_core.CurvesHook")]',
+        'train_dataloader = dict(dataset=dict(type="ssm_core.engine.detection.CocoInstances"))',
+        "import ssm_core.engine",
+    ],
+)
+def test_names_of_the_first_edition(tmp_path, line):
+    config = tmp_path / "old.py"
+    config.write_text(f'_base_ = "{DIGITS}"\n{line}\n')
+    with pytest.raises(ConfigError, match=r"names changed with the second edition: docs/upgrading\.md"):
+        load_config(config)

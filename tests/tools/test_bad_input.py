@@ -221,3 +221,26 @@ def test_resume_from_weights_alone(fails, other_checkpoint):
 def test_launcher_without_torchrun(fails, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert "tools/dist_train.sh" in fails(DIGITS, tool=("train", "--launcher", "pytorch"))
+
+
+def test_an_address_that_nobody_answers(fails):
+    line = fails(DIGITS, "model.backbone.name=test_efficientnet", "load_from=http://127.0.0.1:1/x.pth")
+    assert line.startswith("error: cannot load the checkpoint http://127.0.0.1:1/x.pth: ")
+
+
+def test_a_state_that_cannot_be_resumed(fails, other_checkpoint, tmp_path):
+    content = torch.load(other_checkpoint)
+    for number, meta in enumerate(({}, {"epoch": "one", "iter": 1}, {"epoch": 1, "iter": -1})):
+        path = tmp_path / f"{number}.pth"
+        torch.save({**content, "meta": meta, "optimizer": {}, "message_hub": {}}, path)
+        line = fails(DIGITS, "model.backbone.name=test_efficientnet", tool=("train", "--resume", path))
+        assert f"{path} cannot be resumed" in line
+
+
+@pytest.mark.parametrize("meta", [[1], {"model": "x"}, {"model": {"backbone": "x"}}, {"dataset_meta": [1]}])
+def test_foreign_meta(fails, other_checkpoint, tmp_path, meta):
+    state = torch.load(other_checkpoint)["state_dict"]
+    state.pop("backbone.conv_stem.weight")
+    torch.save({"meta": meta, "state_dict": state}, tmp_path / "foreign.pth")
+    line = fails(DIGITS, "model.backbone.name=test_efficientnet", tool=("test", tmp_path / "foreign.pth"))
+    assert "backbone.conv_stem.weight is not in the file" in line

@@ -62,6 +62,12 @@ def test_errors(tmp_path, capsys):
     assert "there is no such file" in error("none.pth")
     torch.save({"weights": {}}, tmp_path / "other.pth")
     assert "has no state_dict" in error("other.pth")
+    torch.save(torch.ones(2), tmp_path / "tensor.pth")
+    assert "has no state_dict" in error("tensor.pth")
+    for number, damaged in enumerate(({}, [1], {1: torch.ones(2)}, {"a": 1}, {"a": torch.ones(2).to_sparse()})):
+        save_checkpoint(tmp_path / f"damaged{number}.pth", state_dict=damaged)
+        assert "state dict" in error(f"damaged{number}.pth")
+    assert not list(tmp_path.glob("damaged*-*"))
     save_checkpoint(tmp_path / "nan.pth", state_dict={"fc.weight": torch.tensor([1.0, float("nan")])})
     assert "fc.weight has numbers that are NaN" in error("nan.pth")
     assert not list(tmp_path.glob("nan-*"))

@@ -82,11 +82,15 @@ def test_infer_a_folder(task, images, tmp_path, capsys):
 
 
 def test_infer_errors(task, images, tmp_path, capsys):
-    _, config, _, checkpoint = task
+    kind, config, _, checkpoint = task
     arguments = ("--out", tmp_path, "--device", "cpu")
     line = error_of(capsys, "infer", config, checkpoint, images / "bad.jpg", *arguments)
     assert f"cannot read the image {images / 'bad.jpg'}" in line
     assert "there is no image" in error_of(capsys, "infer", config, checkpoint, images / "none", *arguments)
+    if kind == "segmentation":  # the other tasks scale or pad images to sizes that the network takes
+        Image.new("RGB", (200, 2)).save(tmp_path / "narrow.png")
+        line = error_of(capsys, "infer", config, checkpoint, tmp_path / "narrow.png", *arguments)
+        assert f"cannot use the image {tmp_path / 'narrow.png'}: MambaTreeV takes images" in line
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     state.pop(next(name for name in state if name.startswith("backbone.")))
     torch.save({"state_dict": state}, tmp_path / "other.pth")
