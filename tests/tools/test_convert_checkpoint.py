@@ -170,7 +170,7 @@ def test_a_tensor_of_another_shape_is_named(convert, weights):
     assert (status, written) == (1, None)
     assert "layers.1.blocks.1.op.Ds is (3, 11)" in message
     weights["layers.0.blocks.0.op.A_logs"] = torch.ones(64)
-    assert "layers.0.blocks.0.op.A_logs is (64,)" in convert({"model": weights})[2]
+    assert "layers.0.blocks.0.op.A_logs has too few dimensions, its shape is (64,)" in convert({"model": weights})[2]
     tree, name = float_weights(MAMBATREE_SHAPES), "levels.0.blocks.0.TreeSSM.in_proj.weight"
     tree[name] = torch.cat([tree[name], tree[name][:1]])  # an odd size has no equal halves
     assert f"{name} is (65, 16)" in convert({"model": tree})[2]
