@@ -63,6 +63,35 @@ def defines(names: Sequence[str]) -> bool:
     return not missing
 
 
+def build_info() -> dict[str, str]:
+    """Return what the compiled library was built with and for, or nothing if there is no library.
+
+    ``torch`` and ``compiler`` are the versions of torch and of the C++ compiler. A library with CUDA kernels also has
+    ``cuda``, the version of the toolkit, and ``architectures``, the value of ``TORCH_CUDA_ARCH_LIST`` that it was built
+    with, such as ``"8.0;9.0+PTX"``.
+    """
+    if not load() or not torch._C._jit_get_schemas_for_operator("ssm_core::build_info"):
+        return {}
+    return dict(torch.ops.ssm_core.build_info())
+
+
+def kernel_architecture(device: int) -> tuple[int, int]:
+    """Return the compute capability that the kernels which a GPU runs were compiled for.
+
+    This is the newest of those in the library that the GPU can run. It may be older than the GPU itself, which then
+    runs the kernels right but without what is new in it, such as clusters of blocks from 9.0 on.
+
+    Args:
+        device: the GPU's number in torch.
+
+    Raises:
+        RuntimeError: the library has no kernels that this GPU can run, or none at all.
+    """
+    if "architectures" not in build_info():
+        raise RuntimeError(f"the compiled library has no CUDA kernels; {_HOW_TO_BUILD}, and with a CUDA toolkit")
+    return divmod(torch.ops.ssm_core.kernel_architecture(device), 10)
+
+
 # torch.compile calls this function once, while it traces, because a graph cannot hold a warning.
 @torch.compiler.assume_constant_result
 def warn_slow(op: str, device_type: str) -> None:

@@ -19,14 +19,17 @@ def pytest_collection_modifyitems(config, items):
     # The longest module runs first. Otherwise one process could still run it when the others have nothing left to do.
     # See the Makefile.
     items.sort(key=lambda item: item.path.name != "test_export.py")
-    impossible = [item for item in items if not _can_run(item)]
-    if impossible:
-        config.hook.pytest_deselected(items=impossible)
-        items[:] = [item for item in items if _can_run(item)]
+    rebuild = "rebuild" in config.option.markexpr
+    left_out = [item for item in items if not _can_run(item, rebuild)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _can_run(item, rebuild)]
 
 
-def _can_run(item):
-    """Say whether the GPU and the packages that a test needs are there."""
+def _can_run(item, rebuild):
+    """Say whether the GPU and the packages that a test needs are there, and whether it may build the library."""
+    if item.get_closest_marker("rebuild") and not rebuild:
+        return False
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         return False
     return all(importlib.util.find_spec(marker.args[0]) for marker in item.iter_markers("needs"))

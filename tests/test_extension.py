@@ -1,6 +1,7 @@
 """Tests of loading the compiled library. A library that is absent, damaged or too old never stops the program."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,29 @@ load = _ext.load.__wrapped__
 def test_it_is_built_and_loads_twice():
     assert load()
     assert load()
+
+
+def test_it_says_what_it_was_built_with():
+    info = _ext.build_info()
+    assert torch.__version__.startswith(info["torch"])
+    assert re.fullmatch(r"(g\+\+|clang) \d+\.\d+.*", info["compiler"])
+    assert ("architectures" in info) == ("cuda" in info) == has_kernel("ssm_core::selective_scan", "cuda")
+
+
+@pytest.mark.gpu
+def test_it_says_which_of_its_kernels_a_gpu_runs():
+    """A GPU runs the newest kernels that are not newer than it is."""
+    listed = re.findall(r"(\d+)\.(\d)", _ext.build_info()["architectures"])
+    versions = [(int(major), int(minor)) for major, minor in listed]
+    for device in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(device)
+        assert _ext.kernel_architecture(device) == max(v for v in versions if v <= capability)
+
+
+def test_a_library_without_cuda_kernels_has_no_architecture(monkeypatch):
+    monkeypatch.setattr(_ext, "build_info", lambda: {"torch": "2.11.0", "compiler": "g++ 12.2.0"})
+    with pytest.raises(RuntimeError, match="the compiled library has no CUDA kernels; build it with `make setup`"):
+        _ext.kernel_architecture(0)
 
 
 def test_absent(tmp_path, monkeypatch, recwarn):

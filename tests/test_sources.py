@@ -42,3 +42,19 @@ def test_no_two_sources_of_a_folder_make_the_same_object():
 def test_cuda_sources_are_in_folders_of_that_name():
     """Without a CUDA toolkit, setup.py leaves out the folders of this name."""
     assert {path.parent.name for kind in ("*.cu", "*.cuh") for path in ROOT.rglob(kind)} == {"cuda"}
+
+
+def test_only_the_kernels_attributes_decide_about_clusters():
+    """The device may be newer than what its kernels were compiled for, and then they have no code for clusters."""
+    asks_the_device = re.compile(r"(\.|->)(major|minor)\b|ComputeCapability|cudaDevAttr")
+    allowed = {"common/cuda/architecture.cpp", "common/cuda/launch.cpp"}  # the latter for what its errors say
+    paths = [path for kind in ("*.cpp", "*.h", "*.cu", "*.cuh") for path in ROOT.rglob(kind)]
+    found = {name(path) for path in paths if asks_the_device.search(path.read_text())}
+    assert found == allowed
+
+
+def test_kernels_are_launched_in_one_place():
+    """That place, launch_pointers, refuses what the kernel, as it was compiled, cannot do."""
+    launches = re.compile(r"<<<|cudaLaunch(Cooperative)?Kernel\w*\(|cuLaunchKernel")
+    paths = [path for kind in ("*.cpp", "*.h", "*.cu", "*.cuh") for path in ROOT.rglob(kind)]
+    assert {name(path) for path in paths if launches.search(path.read_text())} == {"common/cuda/launch.cpp"}

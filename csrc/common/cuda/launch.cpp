@@ -3,16 +3,38 @@
 #include <c10/cuda/CUDAException.h>
 
 namespace ssm {
+namespace {
+
+// A kernel may take so many bytes of shared memory without asking, its static shared memory included.
+constexpr size_t kUnasked = 48 * 1024;
+
+void check_shape(const char* op, const KernelLimits& limits, const LaunchShape& shape) {
+  const cudaDeviceProp& device = device_properties();
+  TORCH_CHECK(shape.cluster == 1 || limits.architecture >= kFirstWithClusters, op, ": ", shape.cluster,
+      " blocks were to work together, but the kernel was compiled for compute capability ", limits.architecture / 10,
+      ".", limits.architecture % 10,
+      ", where they cannot; build the library again with TORCH_CUDA_ARCH_LIST=", device.major, ".", device.minor);
+  TORCH_CHECK(shape.shared_bytes <= limits.shared, op, ": this input needs ", shape.shared_bytes + limits.static_shared,
+      " bytes of shared memory in a block, and ", device.name, " has ", device.sharedMemPerBlockOptin);
+  const int64_t threads = static_cast<int64_t>(shape.block.x) * shape.block.y * shape.block.z;
+  TORCH_CHECK(threads <= limits.threads, op, ": a block has ", threads, " threads, and ", device.name,
+      " has registers for ", limits.threads,
+      " of the kernel as it was compiled; build the library again with "
+      "TORCH_CUDA_ARCH_LIST=",
+      device.major, ".", device.minor);
+}
+
+}  // namespace
 
 unsigned grid_blocks(int64_t blocks, const char* op) {
   TORCH_CHECK(blocks < (int64_t(1) << 31), op, ": the input is too large for one launch");
   return static_cast<unsigned>(blocks);
 }
 
-void launch_pointers(const void* kernel, const LaunchShape& shape, void** arguments) {
-  // A kernel may take 48 KiB without asking, its static shared memory included. Static parts are far below 16 KiB.
-  constexpr size_t kUnasked = 32 * 1024;
-  if (shape.shared_bytes > kUnasked) {
+void launch_pointers(const char* op, const void* kernel, const LaunchShape& shape, void** arguments) {
+  const KernelLimits& limits = kernel_limits(kernel, op);
+  check_shape(op, limits, shape);
+  if (shape.shared_bytes + limits.static_shared > kUnasked) {
     C10_CUDA_CHECK(cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)));
   }

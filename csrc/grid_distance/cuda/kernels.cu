@@ -67,8 +67,9 @@ void launch_grid_distance(const GridDistanceParams& l) {
     const int team = grid_team(vectors);
     const int64_t blocks = (vertices * team + kGridThreads - 1) / kGridThreads;
     const dim3 grid(grid_blocks(blocks, "grid_cosine_distance"));
-    launch_kernel(kernel, {grid, dim3(kGridThreads), 0, 1, current_stream()}, static_cast<const scalar_t*>(l.x),
-        static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid, static_cast<int>(vectors), team);
+    launch_kernel("grid_cosine_distance", kernel, {grid, dim3(kGridThreads), 0, 1, current_stream()},
+        static_cast<const scalar_t*>(l.x), static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid,
+        static_cast<int>(vectors), team);
   };
   if (l.channels % kWide == 0 && reinterpret_cast<uintptr_t>(l.x) % 16 == 0) {
     run(distance_kernel<scalar_t, kWide>, l.channels / kWide);

@@ -103,8 +103,8 @@ LaunchShape shape_for(int64_t blocks, const char* op) {
 void launch_quadtree_order(const QuadtreeOrderParams& l) {
   const int64_t tokens = l.batch * l.map.height * l.map.width;
   const int64_t blocks = (tokens + kQuadtreeThreads - 1) / kQuadtreeThreads;
-  launch_kernel(
-      order_kernel, shape_for(blocks, "quadtree_order"), l.choice, l.choice_stride, l.order, l.batch, l.map, l.levels);
+  launch_kernel("quadtree_order", order_kernel, shape_for(blocks, "quadtree_order"), l.choice, l.choice_stride, l.order,
+      l.batch, l.map, l.levels);
 }
 
 template <typename scalar_t>
@@ -113,8 +113,8 @@ void launch_mask_gradient(const MaskGradientLaunch& l) {
   constexpr int kWide = 16 / sizeof(scalar_t);
   auto* const partial = static_cast<acc*>(l.partial);
   const auto run = [&](auto kernel, int width) {
-    launch_kernel(kernel, shape_for(4 * l.batch * l.splits, "mask_gradient"), static_cast<const scalar_t*>(l.a),
-        static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, l.map,
+    launch_kernel("mask_gradient", kernel, shape_for(4 * l.batch * l.splits, "mask_gradient"),
+        static_cast<const scalar_t*>(l.a), static_cast<const scalar_t*>(l.b), l.choice, l.choice_stride, partial, l.map,
         static_cast<int>(l.channels / width), l.splits);
   };
   const auto aligned = [](const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; };
@@ -125,8 +125,8 @@ void launch_mask_gradient(const MaskGradientLaunch& l) {
   }
   if (l.splits == 1) return;
   const int64_t blocks = (4 * l.batch + kQuadtreeThreads - 1) / kQuadtreeThreads;
-  launch_kernel(sum_splits_kernel<acc>, shape_for(blocks, "mask_gradient"), partial, static_cast<acc*>(l.gradient),
-      4 * l.batch, l.splits);
+  launch_kernel("mask_gradient", sum_splits_kernel<acc>, shape_for(blocks, "mask_gradient"), partial,
+      static_cast<acc*>(l.gradient), 4 * l.batch, l.splits);
 }
 
 template void launch_mask_gradient<double>(const MaskGradientLaunch&);

@@ -16,8 +16,8 @@ void launch_blocks(
   const dim3 grid(grid_blocks(columns, "selective_scan"), static_cast<unsigned>(layers == 1 ? rows : kMaxGridY),
       static_cast<unsigned>(layers));
   const int cluster = a.phase == Phase::kWhole ? a.chunks : 1;
-  launch_kernel(
-      kernel, {grid, dim3(static_cast<unsigned>(kLanes * a.rows)), shared_bytes, cluster, a.stream}, a, arguments...);
+  launch_kernel("selective_scan", kernel,
+      {grid, dim3(static_cast<unsigned>(kLanes * a.rows)), shared_bytes, cluster, a.stream}, a, arguments...);
 }
 
 }  // namespace ssm

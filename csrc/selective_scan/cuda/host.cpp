@@ -112,11 +112,12 @@ class Plan {
   bool takes_all_at_once(int64_t chunks) const { return launch_.p.inner <= kMaxAtOnce && (one_order_ || chunks == 1); }
 
   // A sequence gets one block if it fits, and a cluster of blocks if it is up to kMaxCluster times as long. Longer
-  // ones, and all before sm_90, get independent blocks that read their inputs twice.
+  // ones, and all if the kernels were compiled for less than sm_90, get independent blocks that read their inputs
+  // twice.
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
     const cudaDeviceProp& device = device_properties();
-    const int64_t max_cluster = device.major == 9 ? kMaxCluster : device.major > 9 ? kPortableCluster : 1;
+    const int64_t max_cluster = std::min(largest_cluster("selective_scan"), kMaxCluster);
     const bool many_orders = !one_order_;
     const int64_t positions = positions_that_fit(device.sharedMemPerBlockOptin, [&](int rows) {
       const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));

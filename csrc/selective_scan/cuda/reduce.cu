@@ -88,7 +88,8 @@ template <typename acc>
 void launch_carry(const ScanLaunch& a, const void* grad_last_state, bool backward) {
   const int64_t threads = a.p.batch * a.p.groups * a.count * a.p.states * a.p.channels;
   if (threads == 0) return;
-  launch_kernel(carry_kernel<acc>, {dim3(blocks_for(threads, kCarryThreads)), dim3(kCarryThreads), 0, 1, a.stream}, a,
+  launch_kernel("selective_scan", carry_kernel<acc>,
+      {dim3(blocks_for(threads, kCarryThreads)), dim3(kCarryThreads), 0, 1, a.stream}, a,
       static_cast<const acc*>(grad_last_state), backward);
 }
 
@@ -99,7 +100,7 @@ void launch_sum_rows(const RowSums& sums, cudaStream_t stream) {
   if (columns == 0) return;
   const unsigned rows = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(sums.rows, 1), kSumRows));
   const dim3 grid(blocks_for(columns, kSumColumns), static_cast<unsigned>(sums.count));
-  launch_kernel(sum_rows_kernel<scalar_t>, {grid, dim3(kSumColumns, rows), 0, 1, stream}, sums);
+  launch_kernel("selective_scan", sum_rows_kernel<scalar_t>, {grid, dim3(kSumColumns, rows), 0, 1, stream}, sums);
 }
 
 template void launch_carry<float>(const ScanLaunch&, const void*, bool);

@@ -292,7 +292,7 @@ void launch_selective_types(const SelectiveTreeScanLaunch& l) {
     with_walk_shape<scalar_t>(l, [&](auto width, auto aligned) {
       constexpr int kWidth = decltype(width)::value;
       constexpr bool kAligned = decltype(aligned)::value, kBackward = decltype(backward)::value;
-      launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, kWidth, kAligned, kBackward>>>(l);
+      launch_walk<SelectiveTreeScan<SelectiveKind<scalar_t, kWidth, kAligned, kBackward>>>("selective_tree_scan", l);
     });
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());

@@ -198,12 +198,20 @@ __global__ void __launch_bounds__(kSpanningThreads) whole_list_kernel(SpanningTr
       l.p.order + sample * vertices);
 }
 
+constexpr char kOp[] = "spanning_tree";
+
+// Whether a block of the kernel has so much shared memory for a sample.
+template <typename Kernel>
+bool fits(Kernel* kernel, int64_t bytes) {
+  return bytes <= std::min(kSpanningShared, static_cast<int64_t>(kernel_limits(kernel, kOp).shared));
+}
+
 // Blocks of a sample: as many as have work, if the samples alone do not fill the GPU.
 int team_for(const SpanningTreeParams& p) {
   const int64_t fill = kBlocksOfMultiprocessor * multiprocessors();
+  const int most = largest_team(kOp);
   int team = 1;
-  while (team < largest_team() && p.batch * team < fill && p.num_edges > kEdgesOfThread * kSpanningThreads * team)
-    team *= 2;
+  while (team < most && p.batch * team < fill && p.num_edges > kEdgesOfThread * kSpanningThreads * team) team *= 2;
   return team;
 }
 
@@ -211,15 +219,15 @@ template <typename scalar_t>
 void span_grids(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
   if (l.scratch == nullptr) {
-    launch_teams(whole_grid_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges),
+    launch_teams(kOp, whole_grid_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges),
         WholeGrid{p.num_vertices(), p.num_edges}.bytes(), l);
     return;
   }
   l.team = team_for(p);
-  launch_teams(components_kernel<scalar_t, GridGraph>, p.batch, l.team, kSpanningThreads, 0, l);
+  launch_teams(kOp, components_kernel<scalar_t, GridGraph>, p.batch, l.team, kSpanningThreads, 0, l);
   const RootGrid rooting{p.num_vertices()};
-  const bool copy = rooting.sides_fit();
-  launch_teams(root_grid_kernel, p.batch, 1, 32, rooting.bytes(copy), l, kQueueEntries, copy);
+  const bool copy = fits(root_grid_kernel, rooting.bytes(true));
+  launch_teams(kOp, root_grid_kernel, p.batch, 1, 32, rooting.bytes(copy), l, kQueueEntries, copy);
 }
 
 template <typename scalar_t>
@@ -227,12 +235,12 @@ void span_lists(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
   if (l.scratch == nullptr) {
     const WholeList whole{p.num_vertices(), p.num_edges};
-    launch_teams(whole_list_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges), whole.bytes(), l);
+    launch_teams(kOp, whole_list_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges), whole.bytes(), l);
     return;
   }
   l.team = team_for(p);
-  launch_teams(components_kernel<scalar_t, ListGraph>, p.batch, l.team, spanning_threads(p.num_edges), 0, l);
-  launch_teams(root_list_kernel, p.batch, 1, spanning_threads(p.num_edges), 0, l);
+  launch_teams(kOp, components_kernel<scalar_t, ListGraph>, p.batch, l.team, spanning_threads(p.num_edges), 0, l);
+  launch_teams(kOp, root_list_kernel, p.batch, 1, spanning_threads(p.num_edges), 0, l);
 }
 
 }  // namespace
@@ -241,10 +249,10 @@ int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
   const int64_t vertices = p.num_vertices(), components = kComponentArrays * vertices;
   if (!listed) {
     const WholeGrid whole{vertices, p.num_edges};
-    return whole.bytes() <= kSpanningShared ? 0 : components + side_words(vertices);
+    return fits(whole_grid_kernel<float>, whole.bytes()) ? 0 : components + side_words(vertices);
   }
   const WholeList whole{vertices, p.num_edges};
-  if (whole.bytes() <= kSpanningShared && vertices <= kMostPackedVertices) return 0;
+  if (vertices <= kMostPackedVertices && fits(whole_list_kernel<float>, whole.bytes())) return 0;
   return (components + tour_words(vertices) + taken_words(p.num_edges) + 1) / 2 * 2;
 }
 

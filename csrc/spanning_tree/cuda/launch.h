@@ -16,8 +16,8 @@ struct SpanningTreeLaunch {
   int team;
 };
 
-// The 32-bit words of global memory that a sample needs: none where a block has all of it in its shared memory.
-// `listed`: whether the graph is a list of edges, perhaps an empty one, rather than a grid.
+// The 32-bit words of global memory that a sample needs on the present device: none where a block has all of it in its
+// shared memory. `listed`: whether the graph is a list of edges, perhaps an empty one, rather than a grid.
 int64_t spanning_scratch_words(const SpanningTreeParams& params, bool listed);
 
 // scalar_t is the type of the weights.

@@ -10,7 +10,7 @@ namespace ssm {
 
 constexpr int kSpanningThreads = 1024;  // of a block at most
 
-// A sample is done in shared memory, by one block, if it needs at most so many bytes of it.
+// A sample is done in shared memory, by one block, if it needs at most so many bytes of it and the device has as much.
 constexpr int64_t kSpanningShared = 200 * 1024;
 
 // A sample in global memory gets as many blocks as have so many edges a thread, while the launch has fewer blocks than
@@ -83,7 +83,6 @@ struct RootGrid {
   constexpr int64_t bytes(bool with_sides) const {
     return 4 * (kQueueEntries + (with_sides ? side_words(vertices) : 0));
   }
-  constexpr bool sides_fit() const { return bytes(true) <= kSpanningShared; }
 };
 
 }  // namespace ssm

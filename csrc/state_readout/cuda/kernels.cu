@@ -217,7 +217,8 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
 template <typename scalar_t, typename Kernel>
 void launch(Kernel* kernel, const ReadoutLaunch& p, int64_t blocks, int sums) {
   const size_t bytes = ReadoutMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes;
-  launch_kernel(kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, 1, current_stream()}, p);
+  launch_kernel(
+      "state_readout", kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, 1, current_stream()}, p);
 }
 
 }  // namespace

@@ -360,7 +360,8 @@ template <typename scalar_t>
 void launch_subtree_types(const SubtreeScanLaunch& l) {
   const auto launch = [&](auto kind) {
     using Kind = decltype(kind);
-    launch_teams(subtree_scan_kernel<Kind>, l.batch * l.slices, 1, kWarp, SubtreeShared<Kind>::bytes(l.length), l);
+    launch_teams("selective_subtree_scan", subtree_scan_kernel<Kind>, l.batch * l.slices, 1, kWarp,
+        SubtreeShared<Kind>::bytes(l.length), l);
   };
   const auto pick = [&](auto states, auto backward) {
     constexpr int kStates = decltype(states)::value;

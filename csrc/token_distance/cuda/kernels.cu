@@ -103,7 +103,7 @@ void launch_token_distance(const TokenDistanceParams& l) {
   auto* const kernel = fits(l.x, l.x_stride) && fits(l.delta, l.delta_stride) ? token_distance_kernel<scalar_t, kWide>
                                                                               : token_distance_kernel<scalar_t, 1>;
   const dim3 grid(grid_blocks(blocks, "token_distance"));
-  launch_kernel(kernel, {grid, dim3(32 * kTokenWarps), 0, 1, current_stream()}, l);
+  launch_kernel("token_distance", kernel, {grid, dim3(32 * kTokenWarps), 0, 1, current_stream()}, l);
 }
 
 template void launch_token_distance<double>(const TokenDistanceParams&);

@@ -312,7 +312,8 @@ __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(ScheduleLaun
 
 int64_t schedule_scratch_words(int64_t length) {
   const int64_t words = Work::words(length);
-  return words * static_cast<int64_t>(sizeof(int)) <= kScheduleShared ? 0 : words;
+  const int64_t shared = static_cast<int64_t>(kernel_limits(schedule_kernel, "tree_schedule").shared);
+  return words * static_cast<int64_t>(sizeof(int)) <= std::min(kScheduleShared, shared) ? 0 : words;
 }
 
 void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch) {
@@ -320,12 +321,13 @@ void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch) {
   l.team = 1;
   const int threads = static_cast<int>(std::clamp<int64_t>((l.length + 31) / 32 * 32, 32, kScheduleThreads));
   if (l.scratch == nullptr) {
-    launch_teams(schedule_kernel, batch, 1, threads, sizeof(int) * Work::words(l.length), l);
+    launch_teams("tree_schedule", schedule_kernel, batch, 1, threads, sizeof(int) * Work::words(l.length), l);
     return;
   }
   const int64_t fill = 2 * multiprocessors();
-  while (l.team < largest_team() && batch * l.team < fill && l.length > kScheduleThreads * l.team) l.team *= 2;
-  launch_teams(schedule_kernel, batch, l.team, threads, 0, l);
+  const int most = largest_team("tree_schedule");
+  while (l.team < most && batch * l.team < fill && l.length > kScheduleThreads * l.team) l.team *= 2;
+  launch_teams("tree_schedule", schedule_kernel, batch, l.team, threads, 0, l);
 }
 
 }  // namespace ssm

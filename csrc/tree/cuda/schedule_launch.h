@@ -13,7 +13,8 @@ struct ScheduleLaunch {
   int length, team, cut;   // blocks of a sample are for the launcher to choose
 };
 
-// Words of scratch in global memory that a sample needs: none where a block has them in its shared memory.
+// Words of scratch in global memory that a sample needs on the present device: none where a block has them in its
+// shared memory.
 int64_t schedule_scratch_words(int64_t length);
 
 void launch_tree_schedule(const ScheduleLaunch& launch, int64_t batch);

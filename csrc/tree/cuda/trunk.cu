@@ -11,10 +11,6 @@
 namespace ssm {
 namespace {
 
-// Channels of a block, a thread each.
-template <typename acc>
-constexpr int kTrunkLanes = kTrunkBytes / static_cast<int>(sizeof(acc));
-
 // The tree of pieces in shared memory.
 struct PieceTree {
   int *parent, *after, *level;
@@ -51,9 +47,10 @@ struct PieceTree {
   }
 };
 
-template <typename acc, int kSums, bool kBoth, bool kDown>
+// kLanes: channels of a block.
+template <typename acc, int kLanes, int kSums, bool kBoth, bool kDown>
 __global__ void __launch_bounds__(kTrunkThreads, 1) trunk_kernel(TrunkLaunch l) {
-  constexpr int kLanes = kTrunkLanes<acc>, kRows = 1 + 2 * kSums, kUsed = kDown ? kRows : 1 + kSums;
+  constexpr int kRows = 1 + 2 * kSums, kUsed = kDown ? kRows : 1 + kSums;
   constexpr int kOwn = (kMostPieces * kLanes + kTrunkThreads - 1) / kTrunkThreads;  // pieces of a worker
   extern __shared__ int4 memory[];
   __shared__ int deepest;
@@ -115,26 +112,31 @@ __global__ void __launch_bounds__(kTrunkThreads, 1) trunk_kernel(TrunkLaunch l) 
   }
 }
 
-template <typename acc, int kSums, bool kBoth, bool kDown>
-void launch(const TrunkLaunch& l) {
-  constexpr int kLanes = kTrunkLanes<acc>, kUsed = 1 + (kDown ? 2 : 1) * kSums;
+// Launches with the row's bytes that a block takes, kBytes, or with the next smaller ones if they do not fit.
+template <typename acc, int kBytes, int kSums, bool kBoth, bool kDown>
+void launch(const char* op, const TrunkLaunch& l) {
+  constexpr int kLanes = kBytes / static_cast<int>(sizeof(acc)), kUsed = 1 + (kDown ? 2 : 1) * kSums;
+  auto* const kernel = trunk_kernel<acc, kLanes, kSums, kBoth, kDown>;
   const int64_t groups = (l.channels + kLanes - 1) / kLanes, most = l.layout.most_pieces();
-  const size_t bytes = static_cast<size_t>(most) * (kUsed * kLanes * sizeof(acc) + PieceTree::kBytes);
+  const size_t bytes = static_cast<size_t>(most) * (kUsed * kBytes + PieceTree::kBytes);
+  if constexpr (kBytes > kLeastTrunkBytes) {
+    if (bytes > kernel_limits(kernel, op).shared) return launch<acc, kLeastTrunkBytes, kSums, kBoth, kDown>(op, l);
+  }
   const int threads = static_cast<int>(std::min<int64_t>((most * kLanes + 31) / 32 * 32, kTrunkThreads));
-  launch_teams(trunk_kernel<acc, kSums, kBoth, kDown>, l.batch * groups, 1, threads, bytes, l);
+  launch_teams(op, kernel, l.batch * groups, 1, threads, bytes, l);
 }
 
 template <typename acc>
-void launch_type(const TrunkLaunch& l) {
-  if (l.sums == 2) return launch<acc, 2, true, true>(l);
-  if (l.both) return launch<acc, 1, true, true>(l);
-  l.down ? launch<acc, 1, false, true>(l) : launch<acc, 1, false, false>(l);
+void launch_type(const char* op, const TrunkLaunch& l) {
+  if (l.sums == 2) return launch<acc, kTrunkBytes, 2, true, true>(op, l);
+  if (l.both) return launch<acc, kTrunkBytes, 1, true, true>(op, l);
+  l.down ? launch<acc, kTrunkBytes, 1, false, true>(op, l) : launch<acc, kTrunkBytes, 1, false, false>(op, l);
 }
 
 }  // namespace
 
-void launch_trunk(const TrunkLaunch& l) {
-  l.is_double ? launch_type<double>(l) : launch_type<float>(l);
+void launch_trunk(const char* op, const TrunkLaunch& l) {
+  l.is_double ? launch_type<double>(op, l) : launch_type<float>(op, l);
 }
 
 }  // namespace ssm

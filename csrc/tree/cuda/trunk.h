@@ -21,6 +21,7 @@ struct TrunkLaunch {
   bool both, down;  // both passes; or up, then down if `down`
 };
 
-void launch_trunk(const TrunkLaunch& launch);
+// Errors begin with `op`.
+void launch_trunk(const char* op, const TrunkLaunch& launch);
 
 }  // namespace ssm

@@ -38,12 +38,14 @@ constexpr int64_t piece_size(int64_t batch, int64_t length) {
   while (size * kPieces < batch * length || size * kPiecesOfTree < length) size *= 2;
   return size;
 }
-// The scan over the pieces: threads of a block, one for each piece at least, and bytes of a row that a block takes.
+// The scan over the pieces: threads of a block, one for each piece at least, and bytes of a row that a block takes. The
+// most pieces of a tree take 132 KiB of shared memory, more than GPUs before the A100 have, so that these take fewer
+// bytes of a row, for which 40 KiB are enough.
 constexpr int kTrunkThreads = 1024;
-constexpr int kTrunkBytes = 32;
+constexpr int kTrunkBytes = 32, kLeastTrunkBytes = 8;
 
 // The kernel that makes schedules: threads of a block, vertices that a thread reads before it uses the first, and bytes
-// of a sample's arrays up to which a block holds them in shared memory.
+// of a sample's arrays up to which a block holds them in shared memory if the device has as much.
 constexpr int kScheduleThreads = 1024;
 constexpr int kScheduleAtOnce = 4;
 constexpr int64_t kScheduleShared = 200 * 1024;

@@ -138,32 +138,33 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
 template <typename acc>
 bool has_room(int64_t blocks, size_t bytes) {
   const cudaDeviceProp& device = device_properties();
-  if (bytes > device.sharedMemPerBlockOptin) return false;
-  const size_t each = bytes + sizeof(HeldSteps<acc>) + device.reservedSharedMemPerBlock;
-  return blocks <= multiprocessors() * static_cast<int64_t>(device.sharedMemPerMultiprocessor / each);
+  const size_t each = bytes + sizeof(HeldSteps<acc>);
+  if (each > device.sharedMemPerBlockOptin) return false;
+  const size_t at_once = device.sharedMemPerMultiprocessor / (each + device.reservedSharedMemPerBlock);
+  return blocks <= multiprocessors() * static_cast<int64_t>(at_once);
 }
 
 template <typename Scan>
-void launch_pieces(const typename Scan::Launch& l) {
+void launch_pieces(const char* op, const typename Scan::Launch& l) {
   const int64_t blocks = l.batch * l.most_pieces() * l.slices;
   const size_t bytes = walk_bytes<Scan, kShallowRing>(l.length);
   constexpr bool kDouble = std::is_same_v<typename Scan::Up::acc, double>;
-  launch_teams(piece_up_kernel<Scan, kShallowRing>, blocks, 1, kWarp, bytes, l);
-  launch_trunk({l.batch, l.channels, l.layout(), l.schedule, l.piece_sums, kDouble, Scan::Up::kSums, Scan::Up::kBoth,
-      Scan::kGoesDown});
-  launch_teams(piece_down_kernel<Scan, kShallowRing>, blocks, 1, kWarp, bytes, l);
+  launch_teams(op, piece_up_kernel<Scan, kShallowRing>, blocks, 1, kWarp, bytes, l);
+  launch_trunk(op, {l.batch, l.channels, l.layout(), l.schedule, l.piece_sums, kDouble, Scan::Up::kSums,
+                       Scan::Up::kBoth, Scan::kGoesDown});
+  launch_teams(op, piece_down_kernel<Scan, kShallowRing>, blocks, 1, kWarp, bytes, l);
 }
 
 // l.slices are those of the scan's width.
 template <typename Scan>
-void launch_walk(const typename Scan::Launch& l) {
-  if (l.cut > 0) return launch_pieces<Scan>(l);
+void launch_walk(const char* op, const typename Scan::Launch& l) {
+  if (l.cut > 0) return launch_pieces<Scan>(op, l);
   const int64_t blocks = l.batch * l.slices;
   const size_t deep = walk_bytes<Scan, kDeepRing>(l.length), shallow = walk_bytes<Scan, kShallowRing>(l.length);
   if (has_room<typename Scan::Up::acc>(blocks, deep)) {
-    launch_teams(walk_kernel<Scan, kDeepRing>, blocks, 1, kWarp, deep, l);
+    launch_teams(op, walk_kernel<Scan, kDeepRing>, blocks, 1, kWarp, deep, l);
   } else {
-    launch_teams(walk_kernel<Scan, kShallowRing>, blocks, 1, kWarp, shallow, l);
+    launch_teams(op, walk_kernel<Scan, kShallowRing>, blocks, 1, kWarp, shallow, l);
   }
 }
 

@@ -187,7 +187,7 @@ template <typename Kind>
 void launch_scan(TreeScanLaunch l) {
   constexpr int kSlice = kWarp * Kind::kWidth;
   l.slices = static_cast<int>((l.channels + kSlice - 1) / kSlice);
-  launch_walk<TreeScan<Kind>>(l);
+  launch_walk<TreeScan<Kind>>("tree_scan", l);
 }
 
 // Picks the kernel of one pair of types.

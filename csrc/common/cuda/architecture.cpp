@@ -1,0 +1,71 @@
+#include "common/cuda/architecture.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include <unordered_map>
+#include <vector>
+
+#include "common/cuda/device.h"
+#include "common/cuda/probe.h"
+
+namespace ssm {
+namespace {
+
+// Turns the errors of a library that was built for other devices into a sentence that says what to do.
+void check_loads(cudaError_t error, const char* op) {
+  if (error == cudaSuccess) return;
+  const cudaDeviceProp& device = device_properties();
+  const bool too_new = error == cudaErrorUnsupportedPtxVersion || error == cudaErrorInvalidPtx ||
+                       error == cudaErrorJitCompilerNotFound || error == cudaErrorJitCompilationDisabled;
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || too_new) {
+    cudaGetLastError();  // the next call would report it again
+    TORCH_CHECK(false, op, ": the compiled library is for compute capability ", SSM_CUDA_ARCHITECTURES, " and ",
+        too_new ? "the driver cannot translate it for " : "has no kernel for ", device.name, ", which has ",
+        device.major, ".", device.minor, "; build the library again with TORCH_CUDA_ARCH_LIST=", device.major, ".",
+        device.minor);
+  }
+  C10_CUDA_CHECK(error);
+}
+
+KernelLimits ask_driver(const void* kernel, const char* op) {
+  cudaFuncAttributes attributes{};
+  check_loads(cudaFuncGetAttributes(&attributes, kernel), op);
+  const size_t most = device_properties().sharedMemPerBlockOptin;
+  // ptxVersion is the architecture of the PTX code, which fixed __CUDA_ARCH__. binaryVersion is that of the machine
+  // code, which the driver may have made of the PTX code for a newer device.
+  return {attributes.ptxVersion, attributes.maxThreadsPerBlock, attributes.sharedSizeBytes,
+      most - attributes.sharedSizeBytes};
+}
+
+}  // namespace
+
+const KernelLimits& kernel_limits(const void* kernel, const char* op) {
+  // A table for each thread, so that no launch waits for a lock.
+  thread_local std::vector<std::unordered_map<const void*, KernelLimits>> of_device;
+  const size_t device = static_cast<size_t>(c10::cuda::current_device());
+  if (device >= of_device.size()) of_device.resize(device + 1);
+  const auto known = of_device[device].find(kernel);
+  if (known != of_device[device].end()) return known->second;
+  return of_device[device].emplace(kernel, ask_driver(kernel, op)).first->second;
+}
+
+int library_architecture(const char* op) {
+  return kernel_limits(probe_kernel(), op).architecture;
+}
+
+int largest_cluster(const char* op) {
+  if (library_architecture(op) < kFirstWithClusters) return 1;
+  return device_properties().major == 9 ? kHopperCluster : kPortableCluster;
+}
+
+TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
+  m.def("kernel_architecture(int device) -> int", [](int64_t device) -> int64_t {
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    return library_architecture("kernel_architecture");
+  });
+}
+
+}  // namespace ssm
