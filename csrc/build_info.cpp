@@ -32,8 +32,9 @@ c10::Dict<std::string, std::string> build_info() {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
-  m.def("build_info() -> Dict(str, str)", &build_info);
+// A namespace of its own, since these are no operators on tensors.
+TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
+  m.def("info() -> Dict(str, str)", &build_info);
 }
 
 }  // namespace ssm

@@ -70,9 +70,9 @@ def build_info() -> dict[str, str]:
     ``cuda``, the version of the toolkit, and ``architectures``, the value of ``TORCH_CUDA_ARCH_LIST`` that it was built
     with, such as ``"8.0;9.0+PTX"``.
     """
-    if not load() or not torch._C._jit_get_schemas_for_operator("ssm_core::build_info"):
+    if not load() or not torch._C._jit_get_schemas_for_operator("ssm_build::info"):
         return {}
-    return dict(torch.ops.ssm_core.build_info())
+    return dict(torch.ops.ssm_build.info())
 
 
 def kernel_architecture(device: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def kernel_architecture(device: int) -> tuple[int, int]:
     """
     if "architectures" not in build_info():
         raise RuntimeError(f"the compiled library has no CUDA kernels; {_HOW_TO_BUILD}, and with a CUDA toolkit")
-    return divmod(torch.ops.ssm_core.kernel_architecture(device), 10)
+    return divmod(torch.ops.ssm_build.kernel_architecture(device), 10)
 
 
 # torch.compile calls this function once, while it traces, because a graph cannot hold a warning.

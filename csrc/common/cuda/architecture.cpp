@@ -61,7 +61,7 @@ int largest_cluster(const char* op) {
   return device_properties().major == 9 ? kHopperCluster : kPortableCluster;
 }
 
-TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
+TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
   m.def("kernel_architecture(int device) -> int", [](int64_t device) -> int64_t {
     const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
     return library_architecture("kernel_architecture");
