@@ -17,15 +17,15 @@ namespace {
 // Turns the errors of a library that was built for other devices into a sentence that says what to do.
 void check_loads(cudaError_t error, const char* op) {
   if (error == cudaSuccess) return;
-  const cudaDeviceProp& device = device_properties();
+  const Device device = present_device();
   const bool too_new = error == cudaErrorUnsupportedPtxVersion || error == cudaErrorInvalidPtx ||
                        error == cudaErrorJitCompilerNotFound || error == cudaErrorJitCompilationDisabled;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || too_new) {
     cudaGetLastError();  // the next call would report it again
     TORCH_CHECK(false, op, ": the compiled library is for compute capability ", SSM_CUDA_ARCHITECTURES, " and ",
         too_new ? "the driver cannot translate it for " : "has no kernel for ", device.name, ", which has ",
-        device.major, ".", device.minor, "; build the library again with TORCH_CUDA_ARCH_LIST=", device.major, ".",
-        device.minor);
+        Capability{device.capability},
+        "; build the library again with TORCH_CUDA_ARCH_LIST=", Capability{device.capability});
   }
   C10_CUDA_CHECK(error);
 }
@@ -33,7 +33,7 @@ void check_loads(cudaError_t error, const char* op) {
 KernelLimits ask_driver(const void* kernel, const char* op) {
   cudaFuncAttributes attributes{};
   check_loads(cudaFuncGetAttributes(&attributes, kernel), op);
-  const size_t most = device_properties().sharedMemPerBlockOptin;
+  const size_t most = present_device().block_shared;
   // ptxVersion is the architecture of the PTX code, which fixed __CUDA_ARCH__. binaryVersion is that of the machine
   // code, which the driver may have made of the PTX code for a newer device.
   return {attributes.ptxVersion, attributes.maxThreadsPerBlock, attributes.sharedSizeBytes,
@@ -58,7 +58,7 @@ int library_architecture(const char* op) {
 
 int largest_cluster(const char* op) {
   if (library_architecture(op) < kFirstWithClusters) return 1;
-  return device_properties().major == 9 ? kHopperCluster : kPortableCluster;
+  return present_device().capability / 10 == 9 ? kHopperCluster : kPortableCluster;
 }
 
 TORCH_LIBRARY_FRAGMENT(ssm_build, m) {

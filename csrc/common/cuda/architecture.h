@@ -14,7 +14,7 @@ constexpr int kPortableCluster = 8;     // blocks that every GPU with clusters a
 constexpr int kHopperCluster = 16;
 
 struct KernelLimits {
-  int architecture;      // 10 · major + minor of what the kernel was compiled for: __CUDA_ARCH__ / 10
+  int architecture;      // what the kernel was compiled for, 10 · major + minor: __CUDA_ARCH__ / 10
   int threads;           // of a block at most, for the registers that the kernel takes
   size_t static_shared;  // bytes of shared memory that the kernel has by itself
   size_t shared;         // bytes of shared memory that a launch may add

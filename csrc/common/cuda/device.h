@@ -4,15 +4,31 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <iosfwd>
 
 namespace ssm {
 
-const cudaDeviceProp& device_properties();
+struct Device {
+  const char* name;
+  int capability;  // 10 · major + minor
+  int64_t multiprocessors;
+  // Bytes of shared memory: of a block at most, of a multiprocessor, and of each block besides what it asks for.
+  size_t block_shared, multiprocessor_shared, reserved_shared;
+};
+
+Device present_device();
 cudaStream_t current_stream();
 
 inline int64_t multiprocessors() {
-  return device_properties().multiProcessorCount;
+  return present_device().multiprocessors;
 }
+
+// "9.0" for 90.
+struct Capability {
+  int number;
+};
+std::ostream& operator<<(std::ostream& out, Capability capability);
 
 }  // namespace ssm

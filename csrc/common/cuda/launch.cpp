@@ -9,19 +9,18 @@ namespace {
 constexpr size_t kUnasked = 48 * 1024;
 
 void check_shape(const char* op, const KernelLimits& limits, const LaunchShape& shape) {
-  const cudaDeviceProp& device = device_properties();
   TORCH_CHECK(shape.cluster == 1 || limits.architecture >= kFirstWithClusters, op, ": ", shape.cluster,
-      " blocks were to work together, but the kernel was compiled for compute capability ", limits.architecture / 10,
-      ".", limits.architecture % 10,
-      ", where they cannot; build the library again with TORCH_CUDA_ARCH_LIST=", device.major, ".", device.minor);
-  TORCH_CHECK(shape.shared_bytes <= limits.shared, op, ": this input needs ", shape.shared_bytes + limits.static_shared,
-      " bytes of shared memory in a block, and ", device.name, " has ", device.sharedMemPerBlockOptin);
+      " blocks were to work together, but the kernel was compiled for compute capability ",
+      Capability{limits.architecture}, ", where they cannot; build the library again with TORCH_CUDA_ARCH_LIST=",
+      Capability{present_device().capability});
+  TORCH_CHECK(shape.shared_bytes <= limits.shared, op, ": a block needs ", shape.shared_bytes + limits.static_shared,
+      " bytes of shared memory for an input of this size and type, and ", present_device().name, " has ",
+      present_device().block_shared, "; use a smaller input or a narrower type");
   const int64_t threads = static_cast<int64_t>(shape.block.x) * shape.block.y * shape.block.z;
-  TORCH_CHECK(threads <= limits.threads, op, ": a block has ", threads, " threads, and ", device.name,
+  TORCH_CHECK(threads <= limits.threads, op, ": a block has ", threads, " threads, and ", present_device().name,
       " has registers for ", limits.threads,
-      " of the kernel as it was compiled; build the library again with "
-      "TORCH_CUDA_ARCH_LIST=",
-      device.major, ".", device.minor);
+      " of the kernel as it was compiled; build the library again with TORCH_CUDA_ARCH_LIST=",
+      Capability{present_device().capability});
 }
 
 }  // namespace

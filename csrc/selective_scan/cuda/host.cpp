@@ -116,10 +116,10 @@ class Plan {
   // twice.
   void cut_sequence() {
     const SelectiveScanParams& p = launch_.p;
-    const cudaDeviceProp& device = device_properties();
+    const Device device = present_device();
     const int64_t max_cluster = std::min(largest_cluster("selective_scan"), kMaxCluster);
     const bool many_orders = !one_order_;
-    const int64_t positions = positions_that_fit(device.sharedMemPerBlockOptin, [&](int rows) {
+    const int64_t positions = positions_that_fit(device.block_shared, [&](int rows) {
       const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));
       const BlockShape shape{rows, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
       return block_bytes(shape, p.states, c10::typeMetaToScalarType(options_.dtype()), backward_);
@@ -133,7 +133,7 @@ class Plan {
     const int64_t blocks = p.batch * p.groups * launch_.tiles;
     // If there are few samples, a sequence gets more and smaller blocks.
     while (in_cluster_ && !(many_orders && chunks == 1) && 2 * chunks <= max_cluster &&
-           2 * blocks * chunks <= device.multiProcessorCount && p.length > 2 * chunks * kTokens * 8) {
+           2 * blocks * chunks <= device.multiprocessors && p.length > 2 * chunks * kTokens * 8) {
       chunks *= 2;
     }
     launch_.rows = static_cast<int>(ceil_div(ceil_div(p.length, chunks * kTokens), kRowsOfWarp) * kRowsOfWarp);

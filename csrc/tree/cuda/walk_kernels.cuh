@@ -137,11 +137,11 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
 // Whether all blocks, each with so many bytes of dynamic shared memory, are on the GPU at once.
 template <typename acc>
 bool has_room(int64_t blocks, size_t bytes) {
-  const cudaDeviceProp& device = device_properties();
+  const Device device = present_device();
   const size_t each = bytes + sizeof(HeldSteps<acc>);
-  if (each > device.sharedMemPerBlockOptin) return false;
-  const size_t at_once = device.sharedMemPerMultiprocessor / (each + device.reservedSharedMemPerBlock);
-  return blocks <= multiprocessors() * static_cast<int64_t>(at_once);
+  if (each > device.block_shared) return false;
+  const size_t at_once = device.multiprocessor_shared / (each + device.reserved_shared);
+  return blocks <= device.multiprocessors * static_cast<int64_t>(at_once);
 }
 
 template <typename Scan>
