@@ -8,11 +8,15 @@ These environment variables change the build:
 - FORCE_CUDA=1: stop with an error if the CUDA sources cannot be built.
 - NO_CUDA=1: build only the C++ sources.
 - NO_EXTENSION=1: build nothing.
-- TORCH_CUDA_ARCH_LIST and MAX_JOBS: torch.utils.cpp_extension documents them.
+- TORCH_CUDA_ARCH_LIST: the compute capabilities to build for, such as "7.0;8.0;9.0+PTX". Without it, the library is for
+  8.0, 9.0 and later, and for older GPUs of this machine.
+- MAX_JOBS: how many compilers run at a time.
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +25,8 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 # Ampere (A800) and Hopper (H100, H200). The driver of a later GPU compiles the PTX code when a program starts.
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+OLDEST = (7, 0)  # Volta (V100)
+FOR_VOLTA = "a V100 needs a CUDA 12 toolkit and a torch that is built for CUDA 12 (docs/troubleshooting.md)"
 
 
 def enabled(name: str) -> bool:
@@ -55,6 +61,51 @@ def cuda_include_dirs() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def capabilities(text: str, pattern: str) -> list[tuple[int, int]]:
+    """Return the compute capabilities that a pattern of two groups, major and minor, finds in a text."""
+    return sorted({(int(major), int(minor)) for major, minor in re.findall(pattern, text)})
+
+
+def check_architectures(architectures: str, supported: list[tuple[int, int]]) -> None:
+    """Stop if the kernels or the compiler do not support an architecture. The compiler's own errors come much later."""
+    for major, minor in capabilities(architectures, r"\b(\d+)\.(\d)"):
+        asked = f"TORCH_CUDA_ARCH_LIST names {major}.{minor}"
+        if (major, minor) < OLDEST:
+            raise SystemExit(f"setup.py: {asked}, and the kernels need {OLDEST[0]}.{OLDEST[1]} (V100) or later")
+        if supported and (major, minor) not in supported:
+            of_nvcc = ", ".join(f"{first}.{second}" for first, second in supported)
+            advice = f"; {FOR_VOLTA}" if (major, minor) < supported[0] else ""
+            raise SystemExit(f"setup.py: {asked}, and this CUDA toolkit compiles for {of_nvcc} only{advice}")
+
+
+def default_architectures(cards: list[tuple[int, int]], supported: list[tuple[int, int]]) -> str:
+    """Return the architectures to build for if none are asked for: the usual ones and those of this machine's cards."""
+    chosen = []
+    for major, minor in sorted(set(cards)):
+        if (major, minor) >= (8, 0):
+            continue
+        if (major, minor) >= OLDEST and (not supported or (major, minor) in supported):
+            chosen.append(f"{major}.{minor}")
+        else:
+            advice = f": {FOR_VOLTA}" if (major, minor) >= OLDEST else ""
+            print(f"setup.py: the library will not run on this machine's GPU of {major}.{minor}{advice}")
+    return ";".join([*chosen, DEFAULT_ARCHITECTURES])
+
+
+def choose_architectures(cuda_home: str) -> None:
+    """Set TORCH_CUDA_ARCH_LIST if it is not set, and check it if it is."""
+    import torch
+
+    command = [str(Path(cuda_home) / "bin" / "nvcc"), "--list-gpu-arch"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    supported = capabilities(listed, r"compute_(\d+)(\d)\b")
+    if architectures := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        check_architectures(architectures, supported)
+        return
+    cards = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(cards, supported)
+
+
 def extension_modules() -> tuple[list, dict]:
     """Return the extension and the command that builds it. Both are empty if there is no compiler."""
     if enabled("NO_EXTENSION"):
@@ -72,7 +123,6 @@ def extension_modules() -> tuple[list, dict]:
     if cuda_home is not None:
         # torch.utils.cpp_extension reads CUDA_HOME when it is imported.
         os.environ["CUDA_HOME"] = cuda_home
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES)
     import torch
     from torch.utils import cpp_extension
 
@@ -99,6 +149,7 @@ def extension_modules() -> tuple[list, dict]:
     if cuda_home is None:
         extension = cpp_extension.CppExtension("ssm_core._C", sources, **options)
     else:
+        choose_architectures(cuda_home)
         # The headers of the wheels are searched last, because their release can differ from that of the compiler.
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
@@ -118,6 +169,8 @@ def extension_modules() -> tuple[list, dict]:
             self.build_temp = str(ROOT / "build" / "objects")
 
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
+    if cuda_home is not None:
+        print(f"setup.py: kernels for compute capability {os.environ['TORCH_CUDA_ARCH_LIST']}")
     return [extension], {"build_ext": BuildExtension}
 
 
