@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+
+from . import batching, composite, recurrence
 
 _library = torch.library.Library("ssm_core", "IMPL")
 
@@ -56,7 +59,6 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     *tensors, reverse, delta_softplus = inputs
     ctx.save_for_backward(*tensors)
     ctx.reverse, ctx.delta_softplus = reverse, delta_softplus
-    ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -116,7 +118,7 @@ def _onnx() -> Table:
 
 _OPERATOR = Operator(
     "ssm_core::selective_scan",
-    needs=("ssm_core::selective_scan_backward",),
+    needs=("ssm_core::selective_scan_backward", recurrence.NAME),
     work=Work.SCAN,
     flops={"ssm_core::selective_scan": _flops, "ssm_core::selective_scan_backward": _flops_backward},
     onnx=_onnx,
@@ -125,6 +127,15 @@ _OPERATOR = Operator(
 if register(_OPERATOR):
     torch.library.register_fake("ssm_core::selective_scan", _fake)
     torch.library.register_fake("ssm_core::selective_scan_backward", _fake_backward)
-    torch.library.register_autograd("ssm_core::selective_scan", _backward, setup_context=_setup_context)
+    register_derivatives(
+        _library,
+        "ssm_core::selective_scan",
+        setup_context=_setup_context,
+        backward=_backward,
+        jvp=composite_jvp(composite.forward, outputs=2),
+    )
+    register_composite_derivatives(_library, "ssm_core::selective_scan_backward", composite.backward)
+    torch.library.register_vmap("ssm_core::selective_scan", batching.forward_rule)
+    torch.library.register_vmap("ssm_core::selective_scan_backward", batching.backward_rule)
     for key, device_type in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         _library.impl("selective_scan", _autocast(device_type), key)
