@@ -65,9 +65,10 @@ def test_damaged_or_of_another_torch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Return a copy of the operators' list that takes its place during the test."""
+    """Return a copy of the compiled operators. It and a copy of all operators take their places during the test."""
     operators = dict(registry._COMPILED)
     monkeypatch.setattr(registry, "_COMPILED", operators)
+    monkeypatch.setattr(registry, "_DECLARED", dict(registry._DECLARED))
     return operators
 
 

@@ -1,4 +1,4 @@
-"""What every operator declares about itself, for those who need a list: the library's check, FLOP counts, export.
+"""What every operator declares about itself, for those who need a list: the doctor, FLOP counts, export.
 
 The folder of an operator describes it by an :class:`Operator` and passes that to :func:`register` when it is imported.
 There is no other list of operators.
@@ -7,13 +7,16 @@ There is no other list of operators.
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils.flop_counter import register_flop_formula
 
 from ssm_core import _ext
+
+if TYPE_CHECKING:
+    from .example import Example
 
 Shape = Sequence[int]
 Table = dict[OpOverload, Callable[..., Any]]
@@ -40,6 +43,9 @@ class Operator:
         onnx: gives the operator's form in ONNX, a table for ``torch.onnx.export``. It is a function so that
             onnxscript is imported by the export alone.
         without_python: what replaces an operator that is implemented in Python, in graphs that run without Python.
+        examples: gives inputs on which the doctor compares the kernels with the reference. It is a function because
+            the examples call the public function, whose module imports this declaration.
+        device_types: the types of devices that the operator has a kernel for, in a library with CUDA.
     """
 
     name: str
@@ -48,31 +54,49 @@ class Operator:
     flops: Mapping[str, Callable[..., int]] = field(default_factory=dict)
     onnx: Callable[[], Table] | None = None
     without_python: Callable[..., Any] | None = None
+    examples: "Callable[[], Sequence[Example]] | None" = None
+    device_types: tuple[str, ...] = ("cpu", "cuda")
 
 
-# By name, in the order of registration: the operators that the compiled library defines.
+# By name, in the order of registration: all operators, and those that the compiled library defines.
+_DECLARED: dict[str, Operator] = {}
 _COMPILED: dict[str, Operator] = {}
 
 
 def register(operator: Operator) -> bool:
-    """Add an operator to the list if the compiled library defines it and all that it needs.
+    """Declare an operator, and find out whether the compiled library defines it and all that it needs.
 
     If the library lacks any of them there is a warning, and the operator's reference is used from then on.
 
     Returns:
-        Whether the operator was added. Only then can its fake, autograd and autocast rules be registered.
+        Whether the library defines all of them. Only then can its fake, autograd and autocast rules be registered.
 
     Raises:
         ValueError: an operator of this name is registered already.
     """
-    if operator.name in _COMPILED:
+    if operator.name in _DECLARED:
         raise ValueError(f"the operator {operator.name} is registered already")
+    _DECLARED[operator.name] = operator
     if not _ext.defines((operator.name, *operator.needs)):
         return False
     for name, formula in operator.flops.items():
         register_flop_formula(_packet(name))(formula)
     _COMPILED[operator.name] = operator
     return True
+
+
+def declared() -> list[Operator]:
+    """All operators that were registered so far, also those that the compiled library lacks."""
+    return list(_DECLARED.values())
+
+
+def is_compiled(name: str) -> bool:
+    """Whether the compiled library defines a registered operator and all that it needs.
+
+    Args:
+        name: the operator's qualified name.
+    """
+    return name in _COMPILED
 
 
 # torch.compile calls this once while it traces, since a graph cannot ask the dispatcher.

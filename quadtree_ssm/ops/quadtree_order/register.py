@@ -3,10 +3,13 @@
 The schemas are in ``csrc/quadtree_order/schema.cpp``.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Table, register
 
 
@@ -26,7 +29,19 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
-if register(Operator("quadtree_ssm::quadtree_order", onnx=_onnx)):
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
+def _mask_gradient_examples() -> Sequence[Example]:
+    from .examples import MASK_GRADIENT_EXAMPLES
+
+    return MASK_GRADIENT_EXAMPLES
+
+
+if register(Operator("quadtree_ssm::quadtree_order", onnx=_onnx, examples=_examples)):
     torch.library.register_fake("quadtree_ssm::quadtree_order", _fake_order)
-if register(Operator("quadtree_ssm::mask_gradient")):
+if register(Operator("quadtree_ssm::mask_gradient", examples=_mask_gradient_examples)):
     torch.library.register_fake("quadtree_ssm::mask_gradient", _fake_mask_gradient)

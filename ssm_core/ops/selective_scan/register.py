@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
 from . import batching, composite, recurrence
@@ -116,12 +117,19 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _OPERATOR = Operator(
     "ssm_core::selective_scan",
     needs=("ssm_core::selective_scan_backward", recurrence.NAME),
     work=Work.SCAN,
     flops={"ssm_core::selective_scan": _flops, "ssm_core::selective_scan_backward": _flops_backward},
     onnx=_onnx,
+    examples=_examples,
 )
 
 if register(_OPERATOR):

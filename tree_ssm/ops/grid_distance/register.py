@@ -3,12 +3,14 @@
 The schema is in ``csrc/grid_distance/schema.cpp``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
@@ -33,9 +35,15 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _NAME = "tree_ssm::grid_cosine_distance"
 
-if register(Operator(_NAME, work=Work.TREE, flops={_NAME: _flops}, onnx=_onnx)):
+if register(Operator(_NAME, work=Work.TREE, flops={_NAME: _flops}, onnx=_onnx, examples=_examples)):
     torch.library.register_fake(_NAME, _fake)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads half types and computes in float32.

@@ -3,12 +3,14 @@
 The schemas are in ``csrc/selective_tree_scan/schema.cpp``. There is a kernel for GPUs alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
 from tree_ssm.ops.tree_scan.register import backward_flops, forward_flops
 
@@ -43,12 +45,20 @@ def _flops_backward(grad_shape: Shape, *_: Any, out_shape: Any = None) -> int:
     return backward_flops(grad_shape, both=True)
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _NAME = "tree_ssm::selective_tree_scan"
 _OPERATOR = Operator(
     _NAME,
     needs=(f"{_NAME}_backward", "tree_ssm::tree_schedule"),
     work=Work.SCAN,
     flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward},
+    examples=_examples,
+    device_types=("cuda",),
 )
 
 if register(_OPERATOR):

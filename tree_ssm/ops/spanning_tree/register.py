@@ -7,11 +7,13 @@ the faults as errors, since looking at a value there waits for nothing.
 The schemas are in ``csrc/spanning_tree/schema.cpp``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
 from .faults import Fault, raise_fault
@@ -60,6 +62,12 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _KERNEL, _NAME = "tree_ssm::spanning_tree", "tree_ssm::minimum_spanning_tree"
 _OPERATOR = Operator(
     _NAME,
@@ -68,6 +76,7 @@ _OPERATOR = Operator(
     flops={_KERNEL: _flops, _NAME: _flops},
     onnx=_onnx,
     without_python=_unchecked,
+    examples=_examples,
 )
 
 if register(_OPERATOR):

@@ -4,11 +4,13 @@ The schemas are in ``csrc/state_readout/schema.cpp``.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
@@ -45,9 +47,17 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _NAME = "tree_ssm::state_readout"
 
-if register(Operator(_NAME, needs=(f"{_NAME}_backward",), flops={_NAME: _flops}, onnx=_onnx)):
+_OPERATOR = Operator(_NAME, needs=(f"{_NAME}_backward",), flops={_NAME: _flops}, onnx=_onnx, examples=_examples)
+
+if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
     torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)

@@ -3,12 +3,14 @@
 The schemas are in ``csrc/subtree_scan/schema.cpp``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
@@ -91,12 +93,19 @@ def _flops_backward(
     return 14 * batch * length * channels * states
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _NAME = "tree_ssm::selective_subtree_scan"
 _OPERATOR = Operator(
     _NAME,
     needs=(f"{_NAME}_backward", "tree_ssm::tree_schedule"),
     work=Work.SCAN,
     flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward},
+    examples=_examples,
 )
 
 if register(_OPERATOR):

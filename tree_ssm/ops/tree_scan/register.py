@@ -3,12 +3,14 @@
 The schemas are in ``csrc/tree_scan/schema.cpp``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
 _library = torch.library.Library("tree_ssm", "IMPL")
@@ -120,6 +122,12 @@ def _onnx() -> Table:
     return TRANSLATIONS
 
 
+def _examples() -> Sequence[Example]:
+    from .examples import EXAMPLES
+
+    return EXAMPLES
+
+
 _NAME = "tree_ssm::tree_scan"
 _OPERATOR = Operator(
     _NAME,
@@ -127,6 +135,7 @@ _OPERATOR = Operator(
     work=Work.SCAN,
     flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward},
     onnx=_onnx,
+    examples=_examples,
 )
 
 if register(_OPERATOR):
