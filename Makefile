@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CLANG_FORMAT_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
+# Threads that wait for each other sleep, or tests and training crawl beside other work (docs/troubleshooting.md).
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: setup quickstart test docs docs-serve lint format clean
 
 quickstart: setup

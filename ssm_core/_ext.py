@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 _HOW_TO_BUILD = (
-    "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler"
+    "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler "
+    "(`python -m ssm_core.doctor` examines what is there)"
 )
 
 
@@ -33,8 +34,8 @@ def load() -> bool:
         torch.ops.load_library(str(library))
     except OSError as error:
         warnings.warn(
-            f"{library.name} does not load with torch {torch.__version__} ({error}); it was probably built for "
-            f"another torch. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
+            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}); it was "
+            f"probably built for another torch. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
             stacklevel=2,
         )
         return False

@@ -136,9 +136,10 @@ def _line(verdict: Verdict) -> str:
 def _advice(verdict: Verdict, device: torch.device) -> Finding:
     """What to do about an operator that is wrong."""
     architecture = machine.architecture(device) if device.type == "cuda" else None
-    what = "fails" if verdict.worst is None else "gives wrong numbers"
+    fails = f"{verdict.name} fails on {device}."
+    wrong = f"{verdict.name} gives wrong numbers on {device} ({verdict.which}). Do not train with it."
     return Finding(
-        f"{verdict.name} {what} on {device} ({verdict.which}). Do not train with it.",
+        fails if verdict.worst is None else wrong,
         f"Build the library again: {build_command(architecture)}\n"
         "    If that does not help, report this output, and until then call the operator with backend='reference'.",
     )

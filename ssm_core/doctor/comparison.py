@@ -81,8 +81,17 @@ def _compare(actual: Tensor, same: Tensor, exact: Tensor, dtype: torch.dtype) ->
 # A GPU is compared with the same numbers as the CPU, so these are computed once.
 @functools.cache
 def _expected(example: Example, dtype: torch.dtype) -> _Results:
-    """What the reference gives. The values of the inputs are the same for all dtypes."""
-    return _run(example, "reference", _inputs(example, dtype))
+    """What the reference gives. The values of the inputs are the same for all dtypes.
+
+    One thread computes it. Its many small operations gain nothing from more, and on a busy machine threads that wait for
+    each other would take most of the time.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(example, "reference", _inputs(example, dtype))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _inputs(example: Example, dtype: torch.dtype) -> list[Tensor]:

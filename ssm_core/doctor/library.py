@@ -1,8 +1,5 @@
 """What the compiled library was built with and for, and whether that fits this machine."""
 
-import re
-from typing import NamedTuple
-
 import torch
 
 from ssm_core import _ext
@@ -13,92 +10,57 @@ from .findings import PAGE, Finding, build_command
 _PAGE = f"{PAGE}#installing"
 
 
-class Architecture(NamedTuple):
-    """A GPU architecture that code was compiled for.
-
-    Attributes:
-        version: the compute capability, such as (9, 0).
-        exact: whether the code runs on this compute capability alone, as that of ``9.0a`` does.
-        ptx: whether the library also has PTX of it, which a driver compiles for later cards.
-    """
-
-    version: tuple[int, int]
-    exact: bool
-    ptx: bool
-
-
-def architectures(names: str) -> list[Architecture]:
-    """Read the value of ``TORCH_CUDA_ARCH_LIST``, as far as it has numbers.
-
-    Args:
-        names: such as ``"8.0;9.0+PTX"``.
-    """
-    found = re.findall(r"(\d+)\.(\d)([a-z]?)(\+PTX)?", names)
-    return [Architecture((int(major), int(minor)), bool(exact), bool(ptx)) for major, minor, exact, ptx in found]
-
-
-def fit(card: str, capability: tuple[int, int], names: str) -> Finding | None:
-    """Say whether the library has code for a card: of its own major version and no later, or PTX of an earlier one.
+def fit(card: str, capability: tuple[int, int], compiled: tuple[int, int]) -> Finding | None:
+    """Say whether a GPU runs code of an older generation, which only PTX allows.
 
     Args:
         card: its name.
         capability: its compute capability.
-        names: the value of ``TORCH_CUDA_ARCH_LIST`` that the library was built with.
-
-    Returns:
-        A problem if it has none, a note if it has only PTX, and None if it has code.
+        compiled: the compute capability that its kernels were compiled for.
     """
-    known = architectures(names)
-    here = f"{capability[0]}.{capability[1]}"
-    native = [a for a in known if a.version[0] == capability[0] and a.version[1] <= capability[1]]
-    if not known or any(a.version == capability or not a.exact for a in native):
-        return None  # names such as "Hopper" are not read
-    built = f"it was built for {names.replace(';', ', ')}"
-    if any(a.ptx and a.version < capability for a in known):
-        return Finding(
-            f"The library has only PTX for {card} ({here}): {built}. The driver compiles it, so the first use takes "
-            "minutes, and what newer cards add is not used.",
-            f"To build for this card: {build_command(here)}",
-            _PAGE,
-            is_problem=False,
-        )
-    return Finding(f"The library has no code for {card} ({here}): {built}.", build_command(here), _PAGE)
+    if compiled[0] == capability[0]:
+        return None
+    here, older = (".".join(map(str, version)) for version in (capability, compiled))
+    return Finding(
+        f"The library has no code for {card} ({here}), which runs the PTX for {older}. The driver compiles it, so the "
+        "first use takes minutes, and what newer cards add is not used.",
+        f"To build for this card: {build_command(here)}",
+        _PAGE,
+        is_problem=False,
+    )
 
 
 def fit_of(device: torch.device) -> Finding | None:
-    """Say whether the library has code for a GPU of this machine, as far as the library knows what it was built for.
+    """Say whether the library has code for a GPU of this machine: a problem if it has none, a note if it is older.
 
     Args:
         device: the GPU.
     """
-    names = _ext.build_info().get("architectures")
-    if names is None:
-        return None
-    return fit(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), names)
+    if "architectures" not in _ext.build_info():
+        return None  # a library without CUDA, which is told of by lacks_kernels
+    index = torch.cuda.current_device() if device.index is None else device.index
+    capability = torch.cuda.get_device_capability(index)
+    try:
+        compiled = _ext.kernel_architecture(index)
+    except RuntimeError as error:
+        return Finding(f"{str(error).splitlines()[0]}.", build_command(".".join(map(str, capability))), _PAGE)
+    return fit(torch.cuda.get_device_name(index), capability, compiled)
 
 
 def examine() -> tuple[list[str], list[Finding]]:
     """Lines on the library, and what is wrong with it."""
     library = _ext._find()
     if library is None:
-        return ["none: every operator runs its PyTorch reference"], [
-            Finding(
-                "There is no compiled library. Results are right and slow.",
-                f"Build it with `make setup`, or with: {build_command()}",
-                _PAGE,
-            )
-        ]
+        what = "There is no compiled library. Results are right and slow."
+        return ["none: every operator runs its PyTorch reference"], [Finding(what, build_command(), _PAGE)]
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        return [f"{library}, which does not load"], [
-            Finding(
-                f"{library.name} does not load with torch {torch.__version__} ({error}). It was probably built for "
-                "another torch. Results are right and slow.",
-                build_command(),
-                _PAGE,
-            )
-        ]
+        what = (
+            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}). It was "
+            "probably built for another torch. Results are right and slow."
+        )
+        return [f"{library}, which does not load"], [Finding(what, build_command(), _PAGE)]
     info = _ext.build_info()
     lines = [str(library)]
     if info:

@@ -1,4 +1,4 @@
-"""What all command lines share: how an error is shown, and that one process of several prints the results.
+"""What all command lines share: how threads wait, how an error is shown, and that one process prints the results.
 
 An error that the user can act on is one line and a non-zero exit status, not a traceback.
 """
@@ -15,7 +15,8 @@ TRACEBACK_SWITCH = "SSM_TRACEBACK"
 def run(main: Callable[[], None]) -> int:
     """Call a tool's main function and return its exit status.
 
-    An error is printed to stderr. With the environment variable ``SSM_TRACEBACK=1`` its traceback is printed too.
+    Threads that wait for each other sleep (see :func:`let_threads_sleep`). An error is printed to stderr, and with the
+    environment variable ``SSM_TRACEBACK=1`` its traceback, too.
 
     Args:
         main: the function.
@@ -23,6 +24,7 @@ def run(main: Callable[[], None]) -> int:
     Returns:
         0 after success, 1 after an error that the user can act on, 130 after Ctrl-C.
     """
+    let_threads_sleep()
     try:
         try:
             main()
@@ -40,6 +42,17 @@ def run(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def let_threads_sleep() -> None:
+    """Let the threads of OpenMP sleep while they wait for each other, unless the user's environment says otherwise.
+
+    By default they spin for some milliseconds. If other programs share the cores, threads that spin keep those that
+    they wait for from running, and a training takes many times as long (dev/log, 2026-11-29). OpenMP reads the
+    environment once, when torch is imported. So this has to be called before that; afterwards it is for the processes
+    that are started.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def say(text: str) -> None:

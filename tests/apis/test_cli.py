@@ -1,6 +1,12 @@
-"""Tests of what the command-line tools print when something is wrong."""
+"""Tests of how the command-line tools' threads wait, and of what they print when something is wrong."""
+
+import os
+import re
+import subprocess
+import sys
 
 import pytest
+from command_line import CONFIGS, ROOT
 from torch.utils.data import DataLoader, Dataset
 
 from ssm_core.errors import DataError
@@ -19,3 +25,35 @@ class Broken(Dataset):
 def test_one_line_from_workers_too(capsys, workers):
     assert cli.run(lambda: list(DataLoader(Broken(), num_workers=workers))) == 1
     assert capsys.readouterr().err == "error: cannot use the image x.jpg: the file is empty\n"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, ("PASSIVE", 0)),
+        ({"OMP_WAIT_POLICY": "active"}, ("ACTIVE", 30_000_000_000)),
+        ({"GOMP_SPINCOUNT": "1000"}, ("PASSIVE", 1000)),
+    ],
+    ids=["nothing chosen", "policy", "spins"],
+)
+def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(chosen, expected):
+    """OpenMP itself prints its settings when a tool loads it. It reads them only once."""
+    command = [sys.executable, ROOT / "tools" / "analysis" / "print_config.py"]
+    command.append(CONFIGS / "quadmamba" / "quadmamba-nano_digits.py")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", **chosen}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    settings = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", done.stderr))
+    assert (settings["OMP_WAIT_POLICY"], int(settings["GOMP_SPINCOUNT"])) == expected
+
+
+def test_importing_the_packages_leaves_the_environment_as_it_is():
+    code = """
+import os
+before = dict(os.environ)
+import quadtree_ssm.ops, tree_ssm.ops, ssm_core.ops, ssm_core.doctor
+print({name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name) and "OMP" in name})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
