@@ -83,8 +83,8 @@ def _compare(actual: Tensor, same: Tensor, exact: Tensor, dtype: torch.dtype) ->
 def _expected(example: Example, dtype: torch.dtype) -> _Results:
     """What the reference gives. The values of the inputs are the same for all dtypes.
 
-    One thread computes it. Its many small operations gain nothing from more, and on a busy machine threads that wait for
-    each other would take most of the time.
+    One thread computes it. Its many small operations gain nothing from more threads, and on a busy machine these would
+    mostly wait for each other.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
