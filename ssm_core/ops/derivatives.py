@@ -9,6 +9,7 @@ The backward pass of an operator is an operator too. Its derivatives are those o
 computed by differentiable operations (:func:`register_composite_derivatives`).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch.autograd.forward_ad as fwd
 from torch import Tensor
 
 # torch.library has no public function for forward mode. This is what torch.func is made of, the same since PyTorch 2.6.
+from torch._C._functorch import maybe_current_level, unwrap_if_dead
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._pytree import tree_map_only
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
 """``backward(ctx, *grads)``: the gradients of all arguments, None for those without one."""
@@ -29,6 +32,12 @@ Jvp = Callable[[tuple[Any, ...], tuple[Tensor | None, ...]], Any]
 ``args`` carry no tangents. ``tangents`` has None for each argument whose tangent is zero. The formula is made of
 differentiable operations, so that it can be differentiated in turn. It must not use transforms of ``torch.func``, since
 it runs inside one.
+"""
+
+Vjp = Callable[[Sequence[Any], Sequence[bool], Sequence[Tensor | None]], tuple[Tensor | None, ...]]
+"""``vjp(args, needed, grads)``: the gradients of the arguments, None for some that are not ``needed``.
+
+``grads`` has None for each output whose gradient is zero.
 """
 
 Composite = Callable[..., Sequence[Tensor | None]]
@@ -54,6 +63,7 @@ def register_derivatives(
         jvp: forward mode.
     """
     op = _overload(name)
+    count = len(op._schema.arguments)
 
     class Rule(_SingleLevelFunction):
         @staticmethod
@@ -61,6 +71,9 @@ def register_derivatives(
             # An autograd.Function switches both modes off. The levels of torch.func below need them as they were.
             with torch.set_grad_enabled(modes[0]), fwd._set_fwd_grad_enabled(modes[1]):
                 output = _below_autograd(op, keyset, args)
+            if has_tangents:
+                # A view can have no tangent that lies otherwise in memory.
+                output = tree_map_only(Tensor, lambda y: y.clone() if y._is_view() else y, output)
             ctx.set_materialize_grads(False)
             ctx.for_jvp = (modes, args, output) if has_tangents else None
             setup_context(ctx, args, output)
@@ -73,7 +86,7 @@ def register_derivatives(
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             (modes, args, output), ctx.for_jvp = ctx.for_jvp, None
-            with fwd._set_fwd_grad_enabled(modes[1]), _without_autocast(args):
+            with fwd._set_fwd_grad_enabled(modes[1]), without_autocast(args):
                 primals = tuple(fwd.unpack_dual(x, level=0)[0] if isinstance(x, Tensor) else x for x in args)
                 result = jvp(primals, tangents[3:])
                 if not isinstance(output, tuple):
@@ -81,8 +94,10 @@ def register_derivatives(
                 return tuple(_tangent_or_zero(t, y) for t, y in zip(result, output, strict=True))
 
     def kernel(keyset: Any, *args: Any) -> Any:
+        if len(args) < count:
+            args, _ = torch._library.utils.fill_defaults(op._schema, args, {})
         reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-        has_tangents = any(_tangent(x) is not None for x in args)
+        has_tangents = _have_tangents(args)
         if not reverse and not has_tangents:
             return _below_autograd(op, keyset, args)
         modes = torch.is_grad_enabled(), fwd._is_fwd_grad_enabled()
@@ -92,18 +107,15 @@ def register_derivatives(
     library.impl(op._schema.name.partition("::")[2], kernel, "Autograd", with_keyset=True)
 
 
-def register_composite_derivatives(library: torch.library.Library, name: str, composite: Composite) -> None:
-    """Register reverse and forward mode of an operator as those of a composite of differentiable operations.
-
-    Nothing but the arguments is kept for the backward pass, which evaluates the composite.
+def register_recomputed_derivatives(library: torch.library.Library, name: str, *, vjp: Vjp, jvp: Jvp) -> None:
+    """Register reverse and forward mode of an operator by formulas that need nothing but its arguments.
 
     Args:
         library: the caller's library of the operator's namespace.
         name: the operator's qualified name.
-        composite: the operator's outputs; see ``Composite``.
+        vjp: reverse mode.
+        jvp: forward mode.
     """
-
-    outputs = len(_overload(name)._schema.returns)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
@@ -111,11 +123,27 @@ def register_composite_derivatives(library: torch.library.Library, name: str, co
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = iter(ctx.saved_tensors)
-        args = [next(tensors) if other is None else other[0] for other in ctx.others]
-        return composite_vjp(composite, args, ctx.needs_input_grad, grads)
+        # A level of torch.func that has ended leaves its wrappers around what was saved.
+        args = [unwrap_if_dead(next(tensors)) if other is None else other[0] for other in ctx.others]
+        with without_autocast(args):
+            return vjp(args, ctx.needs_input_grad, grads)
 
-    register_derivatives(
-        library, name, setup_context=setup_context, backward=backward, jvp=composite_jvp(composite, outputs)
+    register_derivatives(library, name, setup_context=setup_context, backward=backward, jvp=jvp)
+
+
+def register_composite_derivatives(library: torch.library.Library, name: str, composite: Composite) -> None:
+    """Register reverse and forward mode of an operator as those of a composite of differentiable operations.
+
+    Args:
+        library: the caller's library of the operator's namespace.
+        name: the operator's qualified name.
+        composite: the operator's outputs; see ``Composite``.
+    """
+    register_recomputed_derivatives(
+        library,
+        name,
+        vjp=functools.partial(composite_vjp, composite),
+        jvp=composite_jvp(composite, outputs=len(_overload(name)._schema.returns)),
     )
 
 
@@ -152,12 +180,16 @@ def composite_vjp(
         results = composite(wanted, *full)
         return tuple(y for y, want in zip(results, wanted, strict=True) if want and y is not None)
 
-    with _without_autocast(args):
-        gradients = torch.func.vjp(outputs, *(args[i] for i in places))[1](tuple(g for g in grads if g is not None))
+    gradients = torch.func.vjp(outputs, *(args[i] for i in places))[1](tuple(g for g in grads if g is not None))
     result: list[Tensor | None] = [None] * len(args)
     for i, g in zip(places, gradients, strict=True):
         result[i] = g
     return tuple(result)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+# Whether torch.compile has traced an operator with tangents. Its graphs may enter forward mode without telling Python.
+_tangents_in_graphs = False
 
 
 class _Context:
@@ -189,12 +221,23 @@ def _tangent(x: Any) -> Tensor | None:
     return torch._VF._unpack_dual(x, 0)[1] if isinstance(x, Tensor) else None
 
 
+def _have_tangents(args: tuple[Any, ...]) -> bool:
+    """Whether any of the arguments carries a tangent."""
+    global _tangents_in_graphs
+    plain = all(type(x) in _PLAIN or not isinstance(x, Tensor) for x in args)
+    if plain and fwd._current_level < 0 and maybe_current_level() is None and not _tangents_in_graphs:
+        return False  # Looking at every argument would take longer than all else here.
+    found = any(_tangent(x) is not None for x in args)
+    _tangents_in_graphs |= found and not plain and maybe_current_level() is None
+    return found
+
+
 def _tangent_or_zero(tangent: Tensor | None, output: Tensor) -> Tensor | None:
     if tangent is None and output.is_floating_point():
         return torch.zeros_like(output)
     return tangent
 
 
-def _without_autocast(args: Sequence[Any]) -> torch.autocast:
+def without_autocast(args: Sequence[Any]) -> torch.autocast:
     """Autocast is for what a user writes; formulas have the types that they need."""
     return torch.autocast(next(x.device.type for x in args if isinstance(x, Tensor)), enabled=False)

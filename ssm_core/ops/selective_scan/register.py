@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
+from ssm_core.ops.derivatives import register_derivatives, register_recomputed_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 
-from . import batching, composite, recurrence
+from . import batching, recurrence, slabs
 
 _library = torch.library.Library("ssm_core", "IMPL")
 
@@ -140,9 +140,11 @@ if register(_OPERATOR):
         "ssm_core::selective_scan",
         setup_context=_setup_context,
         backward=_backward,
-        jvp=composite_jvp(composite.forward, outputs=2),
+        jvp=slabs.forward_jvp,
     )
-    register_composite_derivatives(_library, "ssm_core::selective_scan_backward", composite.backward)
+    register_recomputed_derivatives(
+        _library, "ssm_core::selective_scan_backward", vjp=slabs.backward_vjp, jvp=slabs.backward_jvp
+    )
     torch.library.register_vmap("ssm_core::selective_scan", batching.forward_rule)
     torch.library.register_vmap("ssm_core::selective_scan_backward", batching.backward_rule)
     for key, device_type in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
