@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 import volta
 
 SOURCES = sorted(volta.SOURCES.rglob("*.cu"))

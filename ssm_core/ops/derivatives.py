@@ -102,7 +102,7 @@ def register_derivatives(
             return _below_autograd(op, keyset, args)
         modes = torch.is_grad_enabled(), fwd._is_fwd_grad_enabled()
         with enable_single_level_autograd_function():
-            return Rule.apply(keyset, modes, has_tangents, *args)  # type: ignore[attr-defined] # its base is of C++
+            return Rule.apply(keyset, modes, has_tangents, *args)  # type: ignore[attr-defined]  # its base is of C++
 
     library.impl(op._schema.name.partition("::")[2], kernel, "Autograd", with_keyset=True)
 
