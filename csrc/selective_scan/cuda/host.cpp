@@ -12,14 +12,11 @@
 #include "common/cuda/launch.h"
 #include "common/dispatch.h"
 #include "selective_scan/cuda/memory.h"
+#include "selective_scan/cuda/states_plan.h"
 #include "selective_scan/inputs.h"
 
 namespace ssm {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Whether rows of channels begin at multiples of 16 bytes, and have a multiple of 16 bytes.
 bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) {
@@ -40,29 +37,37 @@ size_t block_bytes(const BlockShape& shape, int64_t states, at::ScalarType type,
   return bytes;
 }
 
-// Everything of a launch but the outputs, the workspace and which directions it takes.
+// What every launch of a call has in common. `grad_y` is null in the forward pass.
+ScanLaunch common_launch(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y) {
+  const int64_t directions = p.groups * p.inner;
+  TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections, " directions on the GPU, got ",
+      directions);
+  TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
+  for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
+    TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
+        "selective_scan: there must be at most 2^31 bytes from token to token");
+  }
+  ScanLaunch launch = {};
+  launch.p = p;
+  launch.p.reverse = nullptr;
+  for (int64_t k = 0; k < directions; ++k) {
+    if (p.reverse[k]) launch.reverse[k / 32] |= 1u << (k % 32);
+  }
+  launch.aligned = is_aligned(p, grad_y, u.element_size());
+  launch.stream = current_stream();
+  return launch;
+}
+
+// Everything of a launch but the outputs, the workspace and which directions it takes. One state a channel; states_plan.h
+// has the plan for many.
 class Plan {
  public:
-  // `grad_y` is null in the forward pass.
-  Plan(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y, bool backward)
+  Plan(const ScanLaunch& launch, const at::Tensor& u, bool backward)
       : options_(u.options()),
+        launch_(launch),
         backward_(backward) {
-    const int64_t directions = p.groups * p.inner;
-    TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections,
-        " directions on the GPU, got ", directions);
-    TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
-    for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
-      TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
-          "selective_scan: there must be at most 2^31 bytes from token to token");
-    }
-    launch_.p = p;
-    launch_.p.reverse = nullptr;
-    for (int64_t k = 0; k < directions; ++k) {
-      if (p.reverse[k]) launch_.reverse[k / 32] |= 1u << (k % 32);
-    }
-    launch_.aligned = is_aligned(p, grad_y, u.element_size());
+    const SelectiveScanParams& p = launch_.p;
     launch_.tiles = static_cast<int>(ceil_div(p.channels, tile_channels(u.element_size())));
-    launch_.stream = current_stream();
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
     cut_sequence();
     share_tiles();
@@ -159,7 +164,7 @@ class Plan {
   }
 
   at::TensorOptions options_;
-  ScanLaunch launch_ = {};
+  ScanLaunch launch_;
   bool backward_, one_order_ = true, in_cluster_ = true;
   at::Tensor workspace_, sum_;
 };
@@ -175,7 +180,12 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
   at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
-  Plan plan(p, u, nullptr, false);
+  const ScanLaunch common = common_launch(p, u, nullptr);
+  if (p.states > 1) {
+    SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] { StatesPlan<scalar_t>(common, u, false).forward(); });
+    return {y, last_state};
+  }
+  Plan plan(common, u, false);
   if (plan.needs_workspace()) plan.make_workspace();
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
     plan.for_each_pass([&](ScanLaunch launch) {
@@ -194,20 +204,13 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
 
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
-    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
-    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
-  const c10::cuda::CUDAGuard guard(u.device());
-  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
-  const SelectiveScanParams& p = inputs.params;
-  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
+// Allocates the gradients, calls `run`, and sums what each block of channels, and each sample and chunk, has written on
+// its own, so that no atomics are needed.
+template <typename scalar_t, typename Run>
+Gradients differentiate(const SelectiveScanParams& p, const SelectiveScanUpstream& upstream, const at::Tensor& u,
+    const at::Tensor& A, int64_t splits, int64_t chunks, const Run& run) {
+  using acc = acc_t<scalar_t>;
   const int64_t K = p.groups * p.inner;
-  Plan plan(p, u, upstream.grad_y_data(), true);
-  if (plan.needs_workspace()) plan.make_workspace();
-
-  // Each block of channels, and each sample and chunk, writes its own partial sums, so that no atomics are needed.
-  const int64_t splits = channel_splits(plan.launch()), chunks = plan.launch().chunks;
   at::Tensor partial_B = at::empty({splits, p.batch, K, p.length, p.states}, A.options());
   at::Tensor partial_C = at::empty_like(partial_B);
   at::Tensor partial_A = at::empty({chunks * p.batch, K, p.channels, p.states}, A.options());
@@ -220,32 +223,54 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   at::Tensor grad_A = at::empty({K, p.channels, p.states}, A.options());
   at::Tensor grad_D = at::empty({K, p.channels}, A.options());
   at::Tensor grad_bias = at::empty_like(grad_D);
-  const SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
-      grad_delta.data_ptr(), partial_B.data_ptr(), partial_C.data_ptr(), partial_A.data_ptr(), partial_D.data_ptr(),
-      partial_bias.data_ptr()};
+  run({upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(), grad_delta.data_ptr(),
+      partial_B.data_ptr(), partial_C.data_ptr(), partial_A.data_ptr(), partial_D.data_ptr(), partial_bias.data_ptr()});
 
-  SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
-    using acc = acc_t<scalar_t>;
-    plan.for_each_pass([&](ScanLaunch launch) {
-      launch.phase = Phase::kWhole;
-      if (plan.needs_workspace()) {
-        launch.phase = Phase::kSummarise;
-        launch_backward<scalar_t>(launch, g);
-        launch_carry<acc>(launch, g.grad_last_state, true);
-        launch.phase = Phase::kApply;
-      }
-      launch_backward<scalar_t>(launch, g);
-    });
-    const int64_t weights = grad_B.numel(), channels = grad_D.numel();
-    const RowSums over_channels{{partial_B.const_data_ptr(), partial_C.const_data_ptr()},
-        {grad_B.data_ptr(), grad_C.data_ptr()}, {weights, weights}, 2, splits};
-    const RowSums over_samples{{partial_A.const_data_ptr(), partial_D.const_data_ptr(), partial_bias.const_data_ptr()},
-        {grad_A.data_ptr(), grad_D.data_ptr(), grad_bias.data_ptr()}, {grad_A.numel(), channels, channels}, 3,
-        chunks * p.batch};
-    launch_sum_rows<scalar_t>(over_channels, plan.launch().stream);
-    launch_sum_rows<acc>(over_samples, plan.launch().stream);
-  });
+  const int64_t weights = grad_B.numel(), channels = grad_D.numel();
+  const RowSums over_channels{{partial_B.const_data_ptr(), partial_C.const_data_ptr()},
+      {grad_B.data_ptr(), grad_C.data_ptr()}, {weights, weights}, 2, splits};
+  const RowSums over_samples{{partial_A.const_data_ptr(), partial_D.const_data_ptr(), partial_bias.const_data_ptr()},
+      {grad_A.data_ptr(), grad_D.data_ptr(), grad_bias.data_ptr()}, {grad_A.numel(), channels, channels}, 3,
+      chunks * p.batch};
+  launch_sum_rows<scalar_t>(over_channels, current_stream());
+  launch_sum_rows<acc>(over_samples, current_stream());
   return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
+}
+
+Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
+    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
+    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
+    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
+  const c10::cuda::CUDAGuard guard(u.device());
+  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+  const SelectiveScanParams& p = inputs.params;
+  const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
+  const ScanLaunch common = common_launch(p, u, upstream.grad_y_data());
+  Gradients gradients;
+  SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
+    if (p.states > 1) {
+      StatesPlan<scalar_t> plan(common, u, true);
+      gradients = differentiate<scalar_t>(
+          p, upstream, u, A, plan.splits(), plan.chunks(), [&](const SelectiveScanGradients& g) { plan.backward(g); });
+      return;
+    }
+    Plan plan(common, u, true);
+    if (plan.needs_workspace()) plan.make_workspace();
+    gradients = differentiate<scalar_t>(p, upstream, u, A, channel_splits(plan.launch()), plan.launch().chunks,
+        [&](const SelectiveScanGradients& g) {
+          plan.for_each_pass([&](ScanLaunch launch) {
+            launch.phase = Phase::kWhole;
+            if (plan.needs_workspace()) {
+              launch.phase = Phase::kSummarise;
+              launch_backward<scalar_t>(launch, g);
+              launch_carry<acc_t<scalar_t>>(launch, g.grad_last_state, true);
+              launch.phase = Phase::kApply;
+            }
+            launch_backward<scalar_t>(launch, g);
+          });
+        });
+  });
+  return gradients;
 }
 
 }  // namespace

@@ -55,6 +55,33 @@ constexpr int backward_min_blocks(int64_t item) {
   return item == 8 ? 1 : 2;
 }
 
+// With many states a channel (states.h): states of a launch at most, of a lane, and of a lane where there would be too few
+// lanes otherwise; tokens of a tile; tokens between two states that are kept for the backward pass, which a thread
+// computes again into registers; orders of a thread's states in shared memory; threads of a block at most.
+constexpr int kMostStates = 16;
+constexpr int kOwnStates = 4;
+constexpr int kFewStates = 2;
+constexpr int kStateTile = 32;
+constexpr int kStateRun = 8;
+constexpr int kRunsOfTile = kStateTile / kStateRun;
+constexpr int kWeightCopies = kOwnStates;
+constexpr int states_threads(int64_t item) {
+  return item == 8 ? 256 : 512;
+}
+// The backward kernel keeps a run's decays and states in registers.
+constexpr int states_backward_threads(int64_t item) {
+  return item == 8 ? 256 : 384;
+}
+
+// Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
+// sequences are cut into chunks; tiles of a chunk at least; and what a block of the backward pass costs beside the time
+// of a warp, since each part of the channels has its own sums of the gradients of B and C.
+constexpr int kWarpsOfDirection = 8;
+constexpr int kWarpsOfWhole = 4;
+constexpr int kWarpsOfChunks = 16;
+constexpr int kTilesOfChunk = 2;
+constexpr double kCostOfSplit = 0.005;
+
 // Inner directions that one block keeps the weights and the orders of. Above it, each direction has a launch of its
 // own.
 constexpr int kMaxAtOnce = 4;

@@ -1,0 +1,193 @@
+// Host side of the scan with many states a channel: how a call is cut into launches.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "common/cuda/launch.h"
+#include "selective_scan/cuda/states.h"
+
+namespace ssm {
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// `scan` has the parameters, the directions' flags, the alignment and the stream.
+template <typename scalar_t>
+class StatesPlan {
+  using acc = acc_t<scalar_t>;
+
+ public:
+  StatesPlan(const ScanLaunch& scan, const at::Tensor& u, bool backward)
+      : options_(u.options().dtype(sizeof(acc) == 8 ? at::kDouble : at::kFloat)),
+        backward_(backward) {
+    l_.scan = scan;
+    const SelectiveScanParams& p = l_.scan.p;
+    l_.weights_packed = weights_are_packed();
+    const int64_t processors = multiprocessors();
+    // A launch takes one direction after another, unless one alone has too few warps for the GPU.
+    const int64_t sequences = std::max<int64_t>(p.batch * p.groups, 1);
+    const int64_t warps = sequences * ceil_div(p.channels + 1, warp_channels(state_lanes(p.states, kOwnStates)));
+    at_once_ = p.inner == 1 || warps < kWarpsOfDirection * processors;
+    l_.scan.count = static_cast<int>(at_once_ ? p.inner : 1);
+    const bool few = warps * l_.scan.count < kWarpsOfDirection * processors;
+    own_ = !backward && p.states > kFewStates * kMostStates / kOwnStates && few ? kFewStates : kOwnStates;
+    cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
+    choose_threads();
+    if (passes() * groups() > 1) {
+      const int64_t elements = p.batch * p.groups * p.length * p.channels;
+      l_.sum_stride = elements;
+      sum_ = at::empty({l_.scan.count, elements}, options_);
+      l_.scan.sum = sum_.data_ptr();
+    }
+    if (l_.scan.chunks > 1) make_workspace();
+  }
+
+  int64_t chunks() const { return l_.scan.chunks; }
+  int64_t splits() const { return ceil_div(l_.scan.p.channels, l_.threads / state_lanes(l_.scan.p.states, own_)); }
+
+  void forward() {
+    for_each_launch([&] { launch_states_walk<scalar_t>(l_, Walk::kSummary, own_); }, nullptr,
+        [&] { launch_states_walk<scalar_t>(l_, Walk::kOutput, own_); });
+    sum_directions(l_.scan.p.y);
+  }
+
+  void backward(const SelectiveScanGradients& g) {
+    const SelectiveScanParams& p = l_.scan.p;
+    const int64_t width = state_lanes(p.states, kOwnStates) * kOwnStates, tiles = ceil_div(p.length, kStateTile);
+    const at::Tensor checkpoints =
+        at::empty({p.batch * p.groups * l_.scan.count, tiles * kRunsOfTile, p.channels, width}, options_);
+    l_.checkpoints = checkpoints.data_ptr();
+    at::Tensor delta_sum;
+    if (groups() > 1) {
+      delta_sum = at::empty({p.batch, p.groups * p.inner, p.length, p.channels}, options_);
+      l_.delta_sum = delta_sum.data_ptr();
+    }
+    for_each_launch(
+        [&] {
+          launch_states_walk<scalar_t>(l_, Walk::kSummary, own_);
+          launch_states_adjoint<scalar_t>(l_, g);
+        },
+        g.grad_last_state,
+        [&] {
+          launch_states_walk<scalar_t>(l_, Walk::kCheckpoints, own_);
+          launch_states_backward<scalar_t>(l_, g);
+        });
+    sum_directions(g.grad_u);
+  }
+
+ private:
+  int64_t passes() const { return ceil_div(l_.scan.p.inner, l_.scan.count) * (sums_slots() ? 2 : 1); }
+  int64_t groups() const { return ceil_div(l_.scan.p.states, kMostStates); }
+  bool sums_slots() const { return l_.scan.count > 1; }
+
+  // Whether rows of B and C, from any group of states on, can be copied kWeightBytes at a time.
+  bool weights_are_packed() const {
+    const SelectiveScanParams& p = l_.scan.p;
+    constexpr int64_t kWidth = kWeightBytes<scalar_t> / sizeof(scalar_t);
+    bool fits = p.states % kWidth == 0;
+    for (const Strides& s : {p.B_stride, p.C_stride}) {
+      fits = fits && s.last == 1 && s.batch % kWidth == 0 && s.group % kWidth == 0 && s.token % kWidth == 0;
+    }
+    for (const void* data : {p.B, p.C}) fits = fits && reinterpret_cast<uintptr_t>(data) % kWeightBytes<scalar_t> == 0;
+    return fits;
+  }
+
+  // A block walks its chunk alone. Where there are few channels and samples, a sequence has several chunks, although a
+  // chunk's state before it must then be found first.
+  void cut_sequence(int64_t warps) {
+    const int64_t tiles = ceil_div(l_.scan.p.length, kStateTile), processors = multiprocessors();
+    int64_t chunks = 1;
+    if (warps < kWarpsOfWhole * processors) {
+      chunks = std::min(ceil_div(kWarpsOfChunks * processors, warps), ceil_div(tiles, kTilesOfChunk));
+    }
+    l_.chunk_tiles = static_cast<int>(ceil_div(tiles, chunks));
+    l_.scan.chunks = static_cast<int>(ceil_div(tiles, l_.chunk_tiles));
+  }
+
+  // The time is that of the multiprocessor with the most warps. In the backward pass, each part of the channels also
+  // writes and reads a tensor of its own for the gradients of B and C.
+  void choose_threads() {
+    const SelectiveScanParams& p = l_.scan.p;
+    const int lanes = state_lanes(p.states, own_);
+    const int most = backward_ ? states_backward_threads(sizeof(scalar_t)) : states_threads(sizeof(scalar_t));
+    const int64_t blocks_of_split = p.batch * p.groups * l_.scan.count * l_.scan.chunks;
+    double best = std::numeric_limits<double>::max();
+    l_.threads = 0;
+    for (int threads = 64; threads <= most; threads += 32) {
+      const int64_t channels = threads / lanes;
+      if (channels * sizeof(scalar_t) % 16 != 0) continue;
+      const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(threads, p.states)
+                                     : states_forward_bytes<scalar_t>(threads, p.states, own_);
+      if (l_.threads > 0 && bytes > device_properties().sharedMemPerBlockOptin) break;
+      const int64_t splits = ceil_div(p.channels, channels);
+      const int64_t warps = ceil_div(splits * blocks_of_split, multiprocessors()) * (threads / 32);
+      double cost = static_cast<double>(ceil_div(warps, 4) * 4);
+      if (backward_) cost += kCostOfSplit * static_cast<double>(splits * blocks_of_split);
+      if (cost >= best) continue;
+      best = cost;
+      l_.threads = threads;
+    }
+  }
+
+  void make_workspace() {
+    const SelectiveScanParams& p = l_.scan.p;
+    ScanLaunch& a = l_.scan;
+    workspace_ =
+        at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, a.chunks, p.channels}, options_);
+    a.chunk_decay = workspace_.select(0, 0).data_ptr();
+    a.chunk_state = workspace_.select(0, 1).data_ptr();
+    a.state_before = workspace_.select(0, 2).data_ptr();
+    if (!backward_) return;
+    a.chunk_gradient = workspace_.select(0, 3).data_ptr();
+    a.gradient_after = workspace_.select(0, 4).data_ptr();
+  }
+
+  // Calls `run` for each group of states of each set of directions. Where sequences are cut, `summarise` is called for
+  // the set before.
+  template <typename Summarise, typename Run>
+  void for_each_launch(const Summarise& summarise, const void* grad_last_state, const Run& run) {
+    ScanLaunch& a = l_.scan;
+    const auto for_each_group = [&](const auto& call) {
+      for (int64_t group = 0; group < groups(); ++group) {
+        l_.first_state = static_cast<int>(group * kMostStates);
+        call(group);
+      }
+    };
+    for (int64_t first = 0; first < a.p.inner; first += a.count) {
+      a.first = static_cast<int>(first);
+      a.phase = Phase::kWhole;
+      if (a.chunks > 1) {
+        a.phase = Phase::kSummarise;
+        for_each_group([&](int64_t) { summarise(); });
+        launch_carry<acc>(a, grad_last_state, backward_);
+        a.phase = Phase::kApply;
+      }
+      for_each_group([&](int64_t group) {
+        a.add = group > 0 || (!sums_slots() && first > 0);
+        a.finish = !sums_slots() && group + 1 == groups() && first + a.count == a.p.inner;
+        l_.delta_add = group > 0;
+        l_.delta_finish = group + 1 == groups();
+        run();
+      });
+    }
+  }
+
+  void sum_directions(void* result) const {
+    if (!sums_slots()) return;
+    const RowSums sums{{l_.scan.sum}, {result}, {l_.sum_stride}, 1, l_.scan.count};
+    launch_sum_rows<scalar_t>(sums, l_.scan.stream);
+  }
+
+  at::TensorOptions options_;
+  StatesLaunch l_ = {};
+  bool backward_, at_once_ = true;
+  int own_ = kOwnStates;
+  at::Tensor sum_, workspace_;
+};
+
+}  // namespace ssm
