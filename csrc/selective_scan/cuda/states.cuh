@@ -365,8 +365,8 @@ void launch_states(void (*kernel)(StatesLaunch, Arguments...), const StatesLaunc
   const int64_t layers = (rows + kMaxGridY - 1) / kMaxGridY;
   const dim3 grid(grid_blocks(columns, "selective_scan"), static_cast<unsigned>(layers == 1 ? rows : kMaxGridY),
       static_cast<unsigned>(layers));
-  launch_kernel(
-      kernel, {grid, dim3(static_cast<unsigned>(l.threads)), shared_bytes, 1, a.stream}, l, arguments...);
+  launch_kernel("selective_scan", kernel,
+      {grid, dim3(static_cast<unsigned>(l.threads)), shared_bytes, 1, a.stream}, l, arguments...);
 }
 
 }  // namespace ssm
