@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "common/cuda/launch.h"
+#include "common/pack.h"
 #include "common/scalar.h"
 #include "selective_scan/cuda/launch.h"
 
@@ -78,6 +79,27 @@ __global__ void __launch_bounds__(kSumColumns* kSumRows) sum_rows_kernel(const _
   static_cast<scalar_t*>(sums.out[blockIdx.y])[column] = static_cast<scalar_t>(sum);
 }
 
+// The same for few rows: a thread sums kWidth neighbouring columns.
+template <typename scalar_t, int kWidth>
+__global__ void __launch_bounds__(kSumThreads) sum_few_rows_kernel(const __grid_constant__ RowSums sums) {
+  using acc = acc_t<scalar_t>;
+  const int64_t columns = sums.columns[blockIdx.y];
+  const int64_t column = (static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x) * kWidth;
+  if (column >= columns) return;
+  const acc* in = static_cast<const acc*>(sums.in[blockIdx.y]) + column;
+  Pack<acc, kWidth> sum{};
+#pragma unroll 4
+  for (int64_t r = 0; r < sums.rows; ++r) {
+    const auto row = *reinterpret_cast<const Pack<acc, kWidth>*>(in + r * columns);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) sum.value[i] += row.value[i];
+  }
+  Pack<scalar_t, kWidth> out;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) out.value[i] = static_cast<scalar_t>(sum.value[i]);
+  *reinterpret_cast<Pack<scalar_t, kWidth>*>(static_cast<scalar_t*>(sums.out[blockIdx.y]) + column) = out;
+}
+
 unsigned blocks_for(int64_t items, int per_block) {
   return grid_blocks((items + per_block - 1) / per_block, "selective_scan");
 }
@@ -98,6 +120,17 @@ void launch_sum_rows(const RowSums& sums, cudaStream_t stream) {
   int64_t columns = 0;
   for (int i = 0; i < sums.count; ++i) columns = std::max(columns, sums.columns[i]);
   if (columns == 0) return;
+  if (sums.rows <= kFewRows) {
+    constexpr int kWidth = 4;
+    bool wide = true;
+    for (int i = 0; i < sums.count; ++i) wide = wide && sums.columns[i] % kWidth == 0;
+    const int width = wide ? kWidth : 1;
+    launch_kernel("selective_scan", wide ? sum_few_rows_kernel<scalar_t, kWidth> : sum_few_rows_kernel<scalar_t, 1>,
+        {dim3(blocks_for(columns, kSumThreads * width), static_cast<unsigned>(sums.count)), dim3(kSumThreads), 0, 1,
+            stream},
+        sums);
+    return;
+  }
   const unsigned rows = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(sums.rows, 1), kSumRows));
   const dim3 grid(blocks_for(columns, kSumColumns), static_cast<unsigned>(sums.count));
   launch_kernel("selective_scan", sum_rows_kernel<scalar_t>, {grid, dim3(kSumColumns, rows), 0, 1, stream}, sums);

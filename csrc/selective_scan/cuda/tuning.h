@@ -99,9 +99,12 @@ constexpr int kMaxBlocks = 32;
 constexpr int kCarryThreads = 128;
 constexpr int kCarryAhead = 32;
 
-// The kernel that sums partial gradients: a block's columns and rows of threads.
+// The kernel that sums partial gradients: a block's columns and rows of threads. Up to kFewRows rows are summed by one
+// thread, kSumThreads in a block.
 constexpr int kSumColumns = 32;
 constexpr int kSumRows = 32;
+constexpr int kFewRows = 32;
+constexpr int kSumThreads = 256;
 
 // Elements of a tile in shared memory, with one row that stands for positions without a token.
 template <typename scalar_t>
