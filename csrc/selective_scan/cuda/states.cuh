@@ -18,9 +18,10 @@ struct StatesPlace {
   int chunk, split, channels, column, channel;   // block's channels; own one in the block and in all
   int part, neighbour, tiles;                    // lane in the channel; channel in the warp; tiles of the chunk
   bool reversed, exists;                         // whether the channel exists
-  // Before and after the walk of a tile, a thread has rows of one channel, every kLanes-th from the first one on.
+  // Before and after the walk of a tile, a thread has two neighbouring channels, in every kRowStep-th row from the
+  // first one on.
+  static constexpr int kRowStep = 2 * kLanes;
   int row_column, first_row, row_channel;
-  bool row_exists;
 
   __device__ explicit StatesPlace(const StatesLaunch& l) {
     const ScanLaunch& a = l.scan;
@@ -41,10 +42,9 @@ struct StatesPlace {
     neighbour = threadIdx.x % 32 / kLanes;
     channel = split * channels + column;
     exists = channel < a.p.channels;
-    first_row = threadIdx.x / channels;
-    row_column = threadIdx.x - first_row * channels;
+    first_row = threadIdx.x / (channels / 2);
+    row_column = 2 * (threadIdx.x - first_row * (channels / 2));
     row_channel = split * channels + row_column;
-    row_exists = row_channel < a.p.channels;
     const int64_t left = all_tiles(l) - static_cast<int64_t>(chunk) * l.chunk_tiles;
     tiles = static_cast<int>(left < l.chunk_tiles ? left : l.chunk_tiles);
   }
@@ -116,11 +116,19 @@ __device__ __forceinline__ void load_A(
   }
 }
 
-// D or the bias of Δ of the channel whose rows the thread has, 0 where there is none.
+template <typename T>
+using Two = Pack<T, 2>;
+
+// D or the bias of Δ of the two channels whose rows the thread has, 0 where there is none.
 template <typename acc, typename Place>
-__device__ __forceinline__ acc parameter_of(const StatesLaunch& l, const void* parameter, const Place& place) {
-  const int64_t at = place.k * l.scan.p.channels + place.row_channel;
-  return parameter != nullptr && place.row_exists ? static_cast<const acc*>(parameter)[at] : acc(0);
+__device__ __forceinline__ Two<acc> parameters_of(const StatesLaunch& l, const void* parameter, const Place& place) {
+  const acc* row = static_cast<const acc*>(parameter) + place.k * l.scan.p.channels;
+  Two<acc> values{};
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    if (parameter != nullptr && place.row_channel + v < l.scan.p.channels) values.value[v] = row[place.row_channel + v];
+  }
+  return values;
 }
 
 // Brings a block's tiles to shared memory, in walking order. While the block works on one tile, the next one is copied.
@@ -139,8 +147,9 @@ class TileStream {
         place_(place),
         m_(m),
         grad_y_(static_cast<const scalar_t*>(grad_y)) {
-    constexpr acc kPerUnit = acc(1) / kUnit<scalar_t>;
-    bias_ = kPerUnit * parameter_of<acc>(l, l.scan.p.delta_bias, place);
+    bias_ = parameters_of<acc>(l, l.scan.p.delta_bias, place);
+#pragma unroll
+    for (int v = 0; v < 2; ++v) bias_.value[v] *= acc(1) / kUnit<scalar_t>;
   }
 
   // Calls work(t, tokens, u) for each tile, from the first to the last or back. `u` are the tile's inputs as they come
@@ -149,20 +158,23 @@ class TileStream {
   __device__ __forceinline__ void each(bool backwards, const Work& work) {
     const int tiles = place_.tiles;
     const auto walked = [&](int i) { return backwards ? tiles - 1 - i : i; };
-    if (threadIdx.x < kStateTile) m_.tokens[threadIdx.x] = find_token(walked(0));
+    const bool finds_tokens = threadIdx.x < kStateTile;
+    if (finds_tokens) m_.tokens[threadIdx.x] = find_token(walked(0));
     __syncthreads();
     start(0);
-    int next_token = tiles > 1 ? find_token(walked(1)) : -1;
+    int next_token = -1;
+    if (finds_tokens && tiles > 1) next_token = find_token(walked(1));
 #pragma unroll 1
     for (int i = 0; i < tiles; ++i) {
       wait_for_copies();
       __syncthreads();
       const int now = i & 1;
-      convert(now);
-      if (threadIdx.x < kStateTile) m_.tokens[(now ^ 1) * kStateTile + threadIdx.x] = next_token;
+      convert_steps(now);
+      convert_weights(now);
+      if (finds_tokens) m_.tokens[(now ^ 1) * kStateTile + threadIdx.x] = next_token;
       __syncthreads();
       if (i + 1 < tiles) start(now ^ 1);
-      if (i + 2 < tiles) next_token = find_token(walked(i + 2));
+      if (finds_tokens && i + 2 < tiles) next_token = find_token(walked(i + 2));
       work(walked(i), m_.tokens + now * kStateTile, m_.u + now * kStateTile * place_.channels);
     }
   }
@@ -171,9 +183,8 @@ class TileStream {
   // The token of the tile's row that is this thread's number, or -1.
   __device__ __forceinline__ int find_token(int t) const {
     const SelectiveScanParams& p = l_.scan.p;
-    const int row = threadIdx.x % kStateTile;
-    const int64_t position =
-        place_.tile_number(l_, t) * kStateTile + (place_.reversed ? kStateTile - 1 - row : row);
+    const int row = threadIdx.x;
+    const int64_t position = place_.tile_number(l_, t) * kStateTile + (place_.reversed ? kStateTile - 1 - row : row);
     if (position >= p.length) return -1;
     if (p.order == nullptr) return static_cast<int>(position);
     const Strides& s = p.order_stride;
@@ -181,7 +192,7 @@ class TileStream {
     return token >= 0 && token < p.length ? static_cast<int>(token) : -1;
   }
 
-  // Starts the copies of the tile whose tokens are in the set `set`.
+  // Starts the copies of the tile whose tokens are in the set `set`. Rows without a token become 0.
   __device__ __forceinline__ void start(int set) const {
     const SelectiveScanParams& p = l_.scan.p;
     const int* tokens = m_.tokens + set * kStateTile;
@@ -189,94 +200,127 @@ class TileStream {
     const Strides &su = p.u_stride, &sd = p.delta_stride;
     const auto* u = static_cast<const scalar_t*>(p.u) + place_.batch * su.batch + place_.group * su.group;
     const auto* delta = static_cast<const scalar_t*>(p.delta) + place_.batch * sd.batch + place_.k * sd.group;
-    copy_channels(m_.u + set * size, u + first_channel, su.token, tokens, first_channel);
-    copy_channels(m_.delta + set * size, delta + first_channel, sd.token, tokens, first_channel);
+    copy_channels(m_.u + set * size, u + first_channel, su.token, tokens);
+    copy_channels(m_.delta + set * size, delta + first_channel, sd.token, tokens);
     if constexpr (kBackward) {
       const auto* grad_y = grad_y_ + (place_.batch * p.groups + place_.group) * p.length * p.channels;
-      copy_channels(m_.grad_y + set * size, grad_y + first_channel, p.channels, tokens, first_channel);
+      copy_channels(m_.grad_y + set * size, grad_y + first_channel, p.channels, tokens);
     }
     copy_weights(m_.raw_B + set * kStateTile * kStates, p.B, p.B_stride, tokens);
     copy_weights(m_.raw_C + set * kStateTile * kStates, p.C, p.C_stride, tokens);
   }
 
-  // `from` points at the block's first channel of token 0. Rows without a token and channels that do not exist become 0.
+  // `from` points at the block's first channel of token 0. Channels that do not exist become 0.
   __device__ __forceinline__ void copy_channels(
-      scalar_t* tile, const scalar_t* from, int64_t stride, const int* tokens, int first_channel) const {
-    const int left = static_cast<int>(l_.scan.p.channels) - first_channel;
+      scalar_t* tile, const scalar_t* from, int64_t stride, const int* tokens) const {
+    const int left = static_cast<int>(l_.scan.p.channels) - place_.split * place_.channels;
+    const int row_bytes = static_cast<int>(stride * sizeof(scalar_t));
     if (l_.scan.aligned) {
-      constexpr int kWidth = 16 / sizeof(scalar_t);
-      const int pieces = place_.channels / kWidth;
-      int row = threadIdx.x / pieces, piece = threadIdx.x - row * pieces;
-      const int rows = blockDim.x / pieces, rest = blockDim.x - rows * pieces;
-      while (row < kStateTile) {
-        const int token = tokens[row], channel = piece * kWidth;
-        const bool exists = token >= 0 && channel < left;
-        copy_async_or_zero<16>(
-            tile + row * place_.channels + channel, exists ? from + token * stride + channel : from, exists);
-        row += rows;
-        piece += rest;
-        if (piece >= pieces) {
-          piece -= pieces;
-          ++row;
-        }
+      // The number of pieces is known for any number of channels, since a block has kLanes threads for each.
+      constexpr int kWidth = 16 / sizeof(scalar_t), kRows = kWidth * kLanes;
+      const int pieces = place_.channels / kWidth, first_row = threadIdx.x / pieces;
+      const int channel = (threadIdx.x - first_row * pieces) * kWidth;
+#pragma unroll
+      for (int i = 0; i < (kStateTile + kRows - 1) / kRows; ++i) {
+        const int row = first_row + i * kRows;
+        if (kStateTile % kRows != 0 && row >= kStateTile) break;
+        const int token = tokens[row];
+        copy_async_or_zero<16>(tile + row * place_.channels + channel,
+            row_address(from + channel, max(token, 0), row_bytes), token >= 0 && channel < left);
       }
     } else {
-      for (int row = place_.first_row; row < kStateTile; row += kLanes) {
-        const int token = tokens[row];
-        const bool exists = token >= 0 && place_.row_column < left;
-        tile[row * place_.channels + place_.row_column] = exists ? from[token * stride + place_.row_column] : scalar_t(0);
+      for (int row = place_.first_row; row < kStateTile; row += Place::kRowStep) {
+        const auto* source = reinterpret_cast<const scalar_t*>(row_address(from, max(tokens[row], 0), row_bytes));
+        for (int c = place_.row_column; c < place_.row_column + 2; ++c) {
+          tile[row * place_.channels + c] = tokens[row] >= 0 && c < left ? source[c] : scalar_t(0);
+        }
       }
     }
   }
 
+  // States that do not exist become 0.
   __device__ __forceinline__ void copy_weights(
       scalar_t* rows, const void* weights, const Strides& s, const int* tokens) const {
     const auto* from = static_cast<const scalar_t*>(weights) + place_.batch * s.batch + place_.k * s.group +
                        l_.first_state * s.last;
-    const int states = l_.states();
-    if (l_.weights_packed) {
-      constexpr int kWidth = kWeightBytes<scalar_t> / static_cast<int>(sizeof(scalar_t)), kPieces = kStates / kWidth;
-      for (int i = threadIdx.x; i < kStateTile * kPieces; i += blockDim.x) {
-        const int row = i / kPieces, n = i % kPieces * kWidth, token = tokens[row];
-        const bool exists = token >= 0 && n < states;
-        copy_async_or_zero<kWeightBytes<scalar_t>>(
-            rows + row * kStates + n, exists ? from + token * s.token + n : from, exists);
-      }
+    if (l_.weight_bytes == 16) {
+      copy_weights_by<16>(rows, from, s.token, tokens);
+    } else if (l_.weight_bytes == kLeastCopy<scalar_t>) {
+      copy_weights_by<kLeastCopy<scalar_t>>(rows, from, s.token, tokens);
     } else {
       for (int i = threadIdx.x; i < kStateTile * kStates; i += blockDim.x) {
         const int n = i % kStates, token = tokens[i / kStates];
-        rows[i] = token >= 0 && n < states ? from[token * s.token + n * s.last] : scalar_t(0);
+        rows[i] = token >= 0 && n < l_.states() ? from[token * s.token + n * s.last] : scalar_t(0);
+      }
+    }
+  }
+  template <int kBytes>
+  __device__ __forceinline__ void copy_weights_by(
+      scalar_t* rows, const scalar_t* from, int64_t stride, const int* tokens) const {
+    constexpr int kWidth = kBytes / static_cast<int>(sizeof(scalar_t)), kPieces = kStates / kWidth;
+    if constexpr (kPieces > 0) {
+      const int row_bytes = static_cast<int>(stride * sizeof(scalar_t)), states = l_.states();
+      for (int i = threadIdx.x; i < kStateTile * kPieces; i += blockDim.x) {
+        const int n = i % kPieces * kWidth, token = tokens[i / kPieces];
+        copy_async_or_zero<kBytes>(
+            rows + i * kWidth, row_address(from + n, max(token, 0), row_bytes), token >= 0 && n < states);
       }
     }
   }
 
   // Turns what came from memory into what the walk needs. Where there is no token Δ is 0, which changes no state.
-  __device__ __forceinline__ void convert(int set) const {
+  __device__ __forceinline__ void convert_steps(int set) const {
     const int channels = place_.channels, size = kStateTile * channels;
     const int* tokens = m_.tokens + set * kStateTile;
-#pragma unroll 4
-    for (int row = place_.first_row; row < kStateTile; row += kLanes) {
-      const int at = row * channels + place_.row_column;
-      acc dt = biased<scalar_t>(static_cast<acc>(m_.delta[set * size + at]), bias_);
-      if (l_.scan.p.delta_softplus) dt = softplus<scalar_t>(dt);
-      if (tokens[row] < 0) dt = 0;
-      const acc x = static_cast<acc>(m_.u[set * size + at]);
-      if constexpr (kBackward) {
-        m_.steps[at] = {dt, dt * x, static_cast<acc>(m_.grad_y[set * size + at]), x};
-      } else {
-        m_.steps[at] = {dt, dt * x};
-      }
-    }
-    const scalar_t *B = m_.raw_B + set * kStateTile * kStates, *C = m_.raw_C + set * kStateTile * kStates;
+    const bool is_softplus = l_.scan.p.delta_softplus;
 #pragma unroll 2
-    for (int i = threadIdx.x; i < kStateTile * kStates; i += blockDim.x) {
-      const acc b = static_cast<acc>(B[i]) * kUnit<scalar_t>, c = static_cast<acc>(C[i]);
-      const int row = i / kStates, n = i % kStates;
+    for (int row = place_.first_row; row < kStateTile; row += Place::kRowStep) {
+      const int at = row * channels + place_.row_column, in_set = set * size + at;
+      const auto delta = load_pack<scalar_t, 2>(m_.delta + in_set, 0), u = load_pack<scalar_t, 2>(m_.u + in_set, 0);
+      const bool exists = tokens[row] >= 0;
+      Two<Step> steps;
+      if constexpr (kBackward) {
+        const auto grad_y = load_pack<scalar_t, 2>(m_.grad_y + in_set, 0);
+#pragma unroll
+        for (int v = 0; v < 2; ++v) {
+          steps.value[v].grad = static_cast<acc>(grad_y.value[v]);
+          steps.value[v].x = static_cast<acc>(u.value[v]);
+        }
+      }
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        acc dt = biased<scalar_t>(static_cast<acc>(delta.value[v]), bias_.value[v]);
+        if (is_softplus) dt = softplus<scalar_t>(dt);
+        dt = exists ? dt : acc(0);
+        steps.value[v].dt = dt;
+        steps.value[v].drive = dt * static_cast<acc>(u.value[v]);
+      }
+      *reinterpret_cast<Two<Step>*>(m_.steps + at) = steps;
+    }
+  }
+  __device__ __forceinline__ void convert_weights(int set) const {
+    constexpr int kWidth = kOwnStates, kParts = kStates / kWidth;
+    const scalar_t *B = m_.raw_B + set * kStateTile * kStates, *C = m_.raw_C + set * kStateTile * kStates;
+    for (int i = threadIdx.x; i < kStateTile * kParts; i += blockDim.x) {
+      const auto raw_b = load_pack<scalar_t, kWidth>(B, i), raw_c = load_pack<scalar_t, kWidth>(C, i);
+      Pack<acc, kWidth> b, c;
+#pragma unroll
+      for (int n = 0; n < kWidth; ++n) {
+        b.value[n] = static_cast<acc>(raw_b.value[n]) * kUnit<scalar_t>;
+        c.value[n] = static_cast<acc>(raw_c.value[n]);
+      }
+      const int row = i / kParts, part = i % kParts;
 #pragma unroll
       for (int copy = 0; copy < kCopies; ++copy) {
-        const int at = (row * kCopies + copy) * kStates + (n ^ copy);
-        m_.B[at] = b;
-        m_.C[at] = c;
+        Pack<acc, kWidth> mixed_b, mixed_c;
+#pragma unroll
+        for (int n = 0; n < kWidth; ++n) {
+          mixed_b.value[n] = b.value[n ^ copy];
+          mixed_c.value[n] = c.value[n ^ copy];
+        }
+        const int at = (row * kCopies + copy) * kParts + part;
+        reinterpret_cast<Pack<acc, kWidth>*>(m_.B)[at] = mixed_b;
+        reinterpret_cast<Pack<acc, kWidth>*>(m_.C)[at] = mixed_c;
       }
     }
   }
@@ -285,7 +329,7 @@ class TileStream {
   const Place& place_;
   const StatesMemory<scalar_t, Step>& m_;
   const scalar_t* grad_y_;
-  acc bias_;
+  Two<acc> bias_;
 };
 
 // Splits kCount sums over kLanes neighbouring lanes: lane i gets the sums number i · kCount / kLanes and following.
@@ -304,52 +348,89 @@ __device__ __forceinline__ void split_sums(acc (&part)[kCount]) {
   }
 }
 
-// One channel of all tokens, in a tensor whose rows are channels.
+// The thread's two channels of all tokens, in a tensor whose rows are channels.
 template <typename T>
-struct ChannelOfTokens {
+struct ChannelsOfTokens {
   T* first;  // of token 0, or null
-  int row_bytes;
+  int channels, left;
+  bool aligned;
 
-  __device__ ChannelOfTokens(void* tensor, int64_t offset, int64_t channels)
-      : first(tensor == nullptr ? nullptr : static_cast<T*>(tensor) + offset),
-        row_bytes(static_cast<int>(channels * sizeof(T))) {}
+  // `row` is the number of token 0's row.
+  template <typename Place>
+  __device__ ChannelsOfTokens(const StatesLaunch& l, const Place& place, void* tensor, int64_t row)
+      : first(tensor == nullptr ? nullptr : static_cast<T*>(tensor) + row * l.scan.p.channels + place.row_channel),
+        channels(static_cast<int>(l.scan.p.channels)),
+        left(channels - place.row_channel),
+        aligned(l.scan.aligned) {}
+
+  template <typename acc>
+  __device__ __forceinline__ void store(int token, const Two<acc>& values) const {
+    T* const to = at(token);
+    if (aligned) {
+      const Two<T> pair{static_cast<T>(values.value[0]), static_cast<T>(values.value[1])};
+      if (left > 0) *reinterpret_cast<Two<T>*>(to) = pair;
+    } else {
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        if (v < left) to[v] = static_cast<T>(values.value[v]);
+      }
+    }
+  }
+  __device__ __forceinline__ Two<T> load(int token) const {
+    const T* const from = at(token);
+    Two<T> values{};
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      if (v < left) values.value[v] = from[v];
+    }
+    return values;
+  }
+
+ private:
   __device__ __forceinline__ T* at(int token) const {
-    return reinterpret_cast<T*>(const_cast<char*>(row_address(first, token, row_bytes)));
+    return reinterpret_cast<T*>(
+        const_cast<char*>(row_address(first, token, channels * static_cast<int>(sizeof(T)))));
   }
 };
 
-// A result that is a sum over directions, at the channel whose rows the thread has.
+template <typename acc>
+__device__ __forceinline__ Two<acc> operator+(const Two<acc>& a, const Two<acc>& b) {
+  return {a.value[0] + b.value[0], a.value[1] + b.value[1]};
+}
+
+// A result that is a sum over directions, at the channels whose rows the thread has.
 template <typename scalar_t>
 struct SumOverDirections {
   using acc = acc_t<scalar_t>;
-  ChannelOfTokens<scalar_t> result;
-  ChannelOfTokens<acc> sum;
+  ChannelsOfTokens<scalar_t> result;
+  ChannelsOfTokens<acc> sum;
   bool add, finish;
 
-  template <int kOwn, int kLanes>
-  __device__ SumOverDirections(const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place, void* to)
-      : result(to, offset(l, place), l.scan.p.channels),
-        sum(l.scan.sum, place.slot * l.sum_stride + offset(l, place), l.scan.p.channels),
+  template <typename Place>
+  __device__ SumOverDirections(const StatesLaunch& l, const Place& place, void* to)
+      : result(l, place, to, first_row(l, place)),
+        sum(l, place, l.scan.sum, place.slot * l.scan.p.batch * l.scan.p.groups * l.scan.p.length + first_row(l, place)),
         add(l.scan.add),
         finish(l.scan.finish) {}
 
-  // Calls each(put), where put(token, value) writes an element.
+  // Calls each(put), where put(token, values) writes the two elements of a token.
   template <typename Each>
   __device__ __forceinline__ void write(const Each& each) const {
     if (sum.first == nullptr) {
-      each([&](int token, acc value) { *result.at(token) = static_cast<scalar_t>(value); });
+      each([&](int token, const Two<acc>& values) { result.store(token, values); });
     } else if (finish) {
-      each([&](int token, acc value) { *result.at(token) = static_cast<scalar_t>(*sum.at(token) + value); });
+      each([&](int token, const Two<acc>& values) { result.store(token, sum.load(token) + values); });
+    } else if (add) {
+      each([&](int token, const Two<acc>& values) { sum.store(token, sum.load(token) + values); });
     } else {
-      each([&](int token, acc value) { *sum.at(token) = add ? *sum.at(token) + value : value; });
+      each([&](int token, const Two<acc>& values) { sum.store(token, values); });
     }
   }
 
  private:
-  template <int kOwn, int kLanes>
-  static __device__ int64_t offset(const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place) {
-    const SelectiveScanParams& p = l.scan.p;
-    return (place.batch * p.groups + place.group) * p.length * p.channels + place.row_channel;
+  template <typename Place>
+  static __device__ int64_t first_row(const StatesLaunch& l, const Place& place) {
+    return (place.batch * l.scan.p.groups + place.group) * l.scan.p.length;
   }
 };
 

@@ -11,14 +11,13 @@ namespace ssm {
 // Every channel's states are spread over `state_lanes` neighbouring lanes of a warp. A block takes some channels of one
 // direction of one sample, and walks a chunk of the sequence token by token, a tile of tokens at a time.
 struct StatesLaunch {
-  ScanLaunch scan;      // `rows`, `tiles` and `tiles_each` are not used; `chunks` is; blocks take one direction each
+  // Of it, `rows`, `tiles` and `tiles_each` are not used. A block takes one direction. Where a launch has many, `sum` has a
+  // part for each.
+  ScanLaunch scan;
   int threads;          // of a block
   int chunk_tiles;      // tiles of a chunk
   int first_state;      // a launch takes up to kMostStates states of each channel from here on
-  bool weights_packed;  // whether rows of B and C can be copied kWeightBytes bytes at a time
-
-  // Elements from one direction's sum to the next, where a launch has many directions: each writes a sum of its own.
-  int64_t sum_stride;
+  int weight_bytes;     // bytes of one copy of B or C: 16, kLeastCopy, or 0 if each element is copied by itself
   // acc_t [batch, K, L, D]: the gradient of Δ summed over launches with different states; null if there is one.
   void* delta_sum;
   bool delta_add, delta_finish;
@@ -31,9 +30,9 @@ struct StatesLaunch {
   }
 };
 
-// Bytes of one copy of B or C.
+// The fewest bytes that can be copied asynchronously.
 template <typename scalar_t>
-constexpr int kWeightBytes = sizeof(scalar_t) < 4 ? 4 : static_cast<int>(sizeof(scalar_t));
+constexpr int kLeastCopy = sizeof(scalar_t) < 4 ? 4 : static_cast<int>(sizeof(scalar_t));
 
 // A step of the walk in one channel: Δ, and Δ·u.
 template <typename acc>

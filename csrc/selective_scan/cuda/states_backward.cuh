@@ -75,29 +75,30 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
   const StatesMemory<scalar_t, Step> m(place.channels, kStates, kWeightCopies, true, warps, memory);
   const acc *own_B = m.B + order * kStates + place.part * kOwn, *own_C = m.C + order * kStates + place.part * kOwn;
   auto* results = reinterpret_cast<TokenSums<acc>*>(m.results);
-  acc A[kOwn], mu[kOwn], grad_A[kOwn] = {}, grad_D = 0, grad_bias = 0;
+  acc A[kOwn], mu[kOwn], grad_A[kOwn] = {};
+  Two<acc> grad_D{}, grad_bias{};
   load_A<true>(A, l, place);
   if (a.phase == Phase::kApply) {
     load_states<true>(mu, l, place, a.gradient_after, true);
   } else {
     load_states<true>(mu, l, place, g.grad_last_state, false);
   }
-  const acc skip = l.first_state == 0 ? parameter_of<acc>(l, a.p.D, place) : acc(0);
-  const SumOverDirections<scalar_t> grad_u(l, place, g.grad_u);
-  const int64_t in_delta = place.sequence * a.p.length * a.p.channels + place.row_channel;
-  const ChannelOfTokens<scalar_t> grad_delta(g.grad_delta, in_delta, a.p.channels);
-  const ChannelOfTokens<acc> delta_sum(l.delta_sum, in_delta, a.p.channels);
+  const auto skip = parameters_of<acc>(l, l.first_state == 0 ? a.p.D : nullptr, place);
 
   TileStream<scalar_t, Step, kWeightCopies, kOwn, kLanes> stream(l, place, m, g.grad_y);
   stream.each(true, [&](int t, const int* tokens, const scalar_t*) {
+    const acc* checkpoint = static_cast<const acc*>(l.checkpoints) + place.in_checkpoints(l, t, kRunsOfTile - 1);
+    const int64_t to_run_before = a.p.channels * kStates;
+    Pack<acc, kOwn> next_kept{};
+    if (place.exists) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
 #pragma unroll 1
     for (int run = kRunsOfTile - 1; run >= 0; --run) {
       const int first = run * kRun;
       acc before[kOwn];
       {
-        Pack<acc, kOwn> kept{};
-        const acc* from = static_cast<const acc*>(l.checkpoints) + place.in_checkpoints(l, t, run);
-        if (place.exists) kept = *reinterpret_cast<const Pack<acc, kOwn>*>(from);
+        const auto kept = next_kept;
+        checkpoint -= to_run_before;
+        if (place.exists && run > 0) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
         // The states as this thread keeps them. The first swap exchanges neighbours, the second one pairs.
         const bool odd = order & 1, high = order & 2;
         const acc v0 = odd ? kept.value[1] : kept.value[0], v1 = odd ? kept.value[0] : kept.value[1];
@@ -153,50 +154,73 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       }
     }
     __syncthreads();
+    const SumOverDirections<scalar_t> grad_u(l, place, g.grad_u);
     grad_u.write([&](const auto& put) {
 #pragma unroll 2
-      for (int row = place.first_row; row < kStateTile; row += kLanes) {
+      for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
         const int token = tokens[row], own = row * place.channels + place.row_column;
-        const Step step = m.steps[own];
-        const TokenSums<acc> sums = results[own];
-        if (token >= 0 && place.row_exists) put(token, sums.input * step.dt + skip * step.grad);
-        grad_D += step.grad * step.x;
+        Two<acc> gradient;
+#pragma unroll
+        for (int v = 0; v < 2; ++v) {
+          const Step step = m.steps[own + v];
+          gradient.value[v] = results[own + v].input * step.dt + skip.value[v] * step.grad;
+          grad_D.value[v] += step.grad * step.x;
+        }
+        if (token >= 0) put(token, gradient);
       }
     });
-    const auto grad_of_dt = [&](int row) {
-      const int own = row * place.channels + place.row_column;
-      return results[own].decay * kUnit<scalar_t> + results[own].input * m.steps[own].x;
-    };
-    if (l.delta_sum == nullptr || l.delta_finish) {
+    const ChannelsOfTokens<scalar_t> grad_delta(l, place, g.grad_delta, place.sequence * a.p.length);
+    const ChannelsOfTokens<acc> delta_sum(l, place, l.delta_sum, place.sequence * a.p.length);
 #pragma unroll 2
-      for (int row = place.first_row; row < kStateTile; row += kLanes) {
-        const int token = tokens[row];
-        acc grad_dt = grad_of_dt(row);
-        const acc dt = m.steps[row * place.channels + place.row_column].dt;
-        const bool really = token >= 0 && place.row_exists;
-        if (l.delta_sum != nullptr && really) grad_dt += *delta_sum.at(token);
-        grad_dt *= a.p.delta_softplus ? softplus_slope<scalar_t>(dt) : acc(1) / kUnit<scalar_t>;
-        if (!really) continue;
-        grad_bias += grad_dt;
-        *grad_delta.at(token) = static_cast<scalar_t>(grad_dt);
+    for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
+      const int token = tokens[row], own = row * place.channels + place.row_column;
+      if (token < 0) continue;
+      Two<acc> gradient;
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        const TokenSums<acc> sums = results[own + v];
+        gradient.value[v] = sums.decay * kUnit<scalar_t> + sums.input * m.steps[own + v].x;
       }
-    } else {
-      for (int row = place.first_row; row < kStateTile; row += kLanes) {
-        if (tokens[row] < 0 || !place.row_exists) continue;
-        acc* const sum = delta_sum.at(tokens[row]);
-        *sum = grad_of_dt(row) + (l.delta_add ? *sum : acc(0));
+      if (l.delta_sum != nullptr) {
+        if (l.delta_add) gradient = gradient + delta_sum.load(token);
+        if (!l.delta_finish) {
+          delta_sum.store(token, gradient);
+          continue;
+        }
       }
+#pragma unroll
+      for (int v = 0; v < 2; ++v) {
+        const acc dt = m.steps[own + v].dt;
+        gradient.value[v] *= a.p.delta_softplus ? softplus_slope<scalar_t>(dt) : acc(1) / kUnit<scalar_t>;
+      }
+      grad_bias = grad_bias + gradient;
+      grad_delta.store(token, gradient);
     }
     const int64_t weights =
         (static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence) * a.p.length;
-    for (int i = threadIdx.x; i < kStateTile * 2 * kStates; i += blockDim.x) {
-      const int n = i % kStates, token = tokens[i / (2 * kStates)];
-      const bool of_C = i / kStates & 1;
-      if (token < 0 || n >= l.states()) continue;
-      acc total = 0;
-      for (int w = 0; w < warps; ++w) total += m.sums[w * kStateTile * 2 * kStates + i];
-      static_cast<acc*>(of_C ? g.grad_C : g.grad_B)[(weights + token) * a.p.states + l.first_state + n] =
-          of_C ? total : total * kUnit<scalar_t>;
+    const int left = l.states(), stride = static_cast<int>(a.p.states);
+    for (int i = threadIdx.x; i < kStateTile * 2 * kLanes; i += blockDim.x) {
+      const int n = i % kLanes * kOwn, token = tokens[i / (2 * kLanes)];
+      const bool of_C = i / kLanes & 1;
+      if (token < 0 || n >= left) continue;
+      Pack<acc, kOwn> total{};
+#pragma unroll 4
+      for (int w = 0; w < warps; ++w) {
+        const auto part = load_pack<acc, kOwn>(m.sums + w * kStateTile * 2 * kStates, i);
+#pragma unroll
+        for (int s = 0; s < kOwn; ++s) total.value[s] += part.value[s];
+      }
+#pragma unroll
+      for (int s = 0; s < kOwn; ++s) total.value[s] *= of_C ? acc(1) : kUnit<scalar_t>;
+      acc* to = static_cast<acc*>(of_C ? g.grad_C : g.grad_B) + (weights + token) * stride + l.first_state + n;
+      if (stride % kOwn == 0) {
+        *reinterpret_cast<Pack<acc, kOwn>*>(to) = total;
+      } else {
+#pragma unroll
+        for (int s = 0; s < kOwn; ++s) {
+          if (n + s < left) to[s] = total.value[s];
+        }
+      }
     }
   });
 
@@ -209,18 +233,24 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
     if (!place.exists || n >= l.states()) continue;
     static_cast<acc*>(g.grad_A)[(row + place.channel) * a.p.states + l.first_state + n] = grad_A[i] * kUnit<scalar_t>;
   }
+  // The threads that have the same two channels.
   __syncthreads();
-  results[threadIdx.x] = {grad_D, grad_bias};
+  auto* shared = reinterpret_cast<Two<acc>*>(m.results);
+  shared[2 * threadIdx.x] = grad_D;
+  shared[2 * threadIdx.x + 1] = grad_bias;
   __syncthreads();
-  if (place.first_row > 0 || !place.row_exists) return;
-  for (int i = 1; i < kLanes; ++i) {
-    const TokenSums<acc> other = results[i * place.channels + place.row_column];
-    grad_D += other.decay;
-    grad_bias += other.input;
+  if (place.first_row > 0) return;
+  for (int i = 1; i < place.kRowStep; ++i) {
+    const int other = 2 * (i * (place.channels / 2) + place.row_column / 2);
+    grad_D = grad_D + shared[other];
+    grad_bias = grad_bias + shared[other + 1];
   }
-  if (l.first_state == 0) static_cast<acc*>(g.grad_D)[row + place.row_channel] = grad_D;
-  if (l.delta_sum == nullptr || l.delta_finish) {
-    static_cast<acc*>(g.grad_delta_bias)[row + place.row_channel] = grad_bias;
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    if (place.row_channel + v >= a.p.channels) continue;
+    const int64_t at = row + place.row_channel + v;
+    if (l.first_state == 0) static_cast<acc*>(g.grad_D)[at] = grad_D.value[v];
+    if (l.delta_sum == nullptr || l.delta_finish) static_cast<acc*>(g.grad_delta_bias)[at] = grad_bias.value[v];
   }
 }
 

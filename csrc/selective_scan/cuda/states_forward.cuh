@@ -22,12 +22,11 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) rate[i] = decay_rate<scalar_t>(rate[i]);
   load_states<false>(h, l, place, a.phase == Phase::kApply ? a.state_before : nullptr, true);
-  const acc skip = l.first_state == 0 ? parameter_of<acc>(l, a.p.D, place) : acc(0);
-  const SumOverDirections<scalar_t> output(l, place, a.p.y);
+  const auto skip = parameters_of<acc>(l, l.first_state == 0 ? a.p.D : nullptr, place);
 
   TileStream<scalar_t, Step, 1, kOwn, kLanes> stream(l, place, m, nullptr);
   stream.each(false, [&](int t, const int* tokens, const scalar_t* u) {
-    constexpr int kGroup = kWalk == Walk::kOutput && kLanes <= 4 ? 4 : kStateRun;  // tokens that are walked at once
+    constexpr int kGroup = kStateRun;  // tokens that are walked at once
 #pragma unroll 1
     for (int first = 0; first < kStateTile; first += kGroup) {
       if constexpr (kWalk == Walk::kCheckpoints) {
@@ -62,12 +61,16 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
     }
     if constexpr (kWalk == Walk::kOutput) {
       __syncthreads();
+      const SumOverDirections<scalar_t> output(l, place, a.p.y);
       output.write([&](const auto& put) {
-#pragma unroll 4
-        for (int row = place.first_row; row < kStateTile; row += kLanes) {
+#pragma unroll 2
+        for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
           const int token = tokens[row], at = row * place.channels + place.row_column;
-          const acc y = m.results[at] + skip * static_cast<acc>(u[at]);
-          if (token >= 0 && place.row_exists) put(token, y);
+          auto y = load_pack<acc, 2>(m.results + at, 0);
+          const auto x = load_pack<scalar_t, 2>(u + at, 0);
+#pragma unroll
+          for (int v = 0; v < 2; ++v) y.value[v] += skip.value[v] * static_cast<acc>(x.value[v]);
+          if (token >= 0) put(token, y);
         }
       });
     }

@@ -27,7 +27,7 @@ class StatesPlan {
         backward_(backward) {
     l_.scan = scan;
     const SelectiveScanParams& p = l_.scan.p;
-    l_.weights_packed = weights_are_packed();
+    l_.weight_bytes = bytes_of_copy();
     const int64_t processors = multiprocessors();
     // A launch takes one direction after another, unless one alone has too few warps for the GPU.
     const int64_t sequences = std::max<int64_t>(p.batch * p.groups, 1);
@@ -39,9 +39,7 @@ class StatesPlan {
     cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
     choose_threads();
     if (passes() * groups() > 1) {
-      const int64_t elements = p.batch * p.groups * p.length * p.channels;
-      l_.sum_stride = elements;
-      sum_ = at::empty({l_.scan.count, elements}, options_);
+      sum_ = at::empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, options_);
       l_.scan.sum = sum_.data_ptr();
     }
     if (l_.scan.chunks > 1) make_workspace();
@@ -85,16 +83,19 @@ class StatesPlan {
   int64_t groups() const { return ceil_div(l_.scan.p.states, kMostStates); }
   bool sums_slots() const { return l_.scan.count > 1; }
 
-  // Whether rows of B and C, from any group of states on, can be copied kWeightBytes at a time.
-  bool weights_are_packed() const {
+  // Bytes at a time in which rows of B and C, from any group of states on, can be copied.
+  int bytes_of_copy() const {
     const SelectiveScanParams& p = l_.scan.p;
-    constexpr int64_t kWidth = kWeightBytes<scalar_t> / sizeof(scalar_t);
-    bool fits = p.states % kWidth == 0;
-    for (const Strides& s : {p.B_stride, p.C_stride}) {
-      fits = fits && s.last == 1 && s.batch % kWidth == 0 && s.group % kWidth == 0 && s.token % kWidth == 0;
+    for (const int64_t bytes : {int64_t(16), int64_t(kLeastCopy<scalar_t>)}) {
+      const int64_t width = bytes / sizeof(scalar_t);
+      bool fits = p.states % width == 0;
+      for (const Strides& s : {p.B_stride, p.C_stride}) {
+        fits = fits && s.last == 1 && s.batch % width == 0 && s.group % width == 0 && s.token % width == 0;
+      }
+      for (const void* data : {p.B, p.C}) fits = fits && reinterpret_cast<uintptr_t>(data) % bytes == 0;
+      if (fits) return static_cast<int>(bytes);
     }
-    for (const void* data : {p.B, p.C}) fits = fits && reinterpret_cast<uintptr_t>(data) % kWeightBytes<scalar_t> == 0;
-    return fits;
+    return 0;
   }
 
   // A block walks its chunk alone. Where there are few channels and samples, a sequence has several chunks, although a
@@ -125,8 +126,8 @@ class StatesPlan {
                                      : states_forward_bytes<scalar_t>(threads, p.states, own_);
       if (l_.threads > 0 && bytes > device_properties().sharedMemPerBlockOptin) break;
       const int64_t splits = ceil_div(p.channels, channels);
-      const int64_t warps = ceil_div(splits * blocks_of_split, multiprocessors()) * (threads / 32);
-      double cost = static_cast<double>(ceil_div(warps, 4) * 4);
+      const int64_t blocks = ceil_div(splits * blocks_of_split, multiprocessors());
+      double cost = static_cast<double>(blocks * (threads / 32 + kWarpsOfBlock));
       if (backward_) cost += kCostOfSplit * static_cast<double>(splits * blocks_of_split);
       if (cost >= best) continue;
       best = cost;
@@ -179,7 +180,7 @@ class StatesPlan {
 
   void sum_directions(void* result) const {
     if (!sums_slots()) return;
-    const RowSums sums{{l_.scan.sum}, {result}, {l_.sum_stride}, 1, l_.scan.count};
+    const RowSums sums{{l_.scan.sum}, {result}, {sum_.numel() / l_.scan.count}, 1, l_.scan.count};
     launch_sum_rows<scalar_t>(sums, l_.scan.stream);
   }
 

@@ -74,12 +74,13 @@ constexpr int states_backward_threads(int64_t item) {
 }
 
 // Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
-// sequences are cut into chunks; tiles of a chunk at least; and what a block of the backward pass costs beside the time
-// of a warp, since each part of the channels has its own sums of the gradients of B and C.
+// sequences are cut into chunks; tiles of a chunk at least; what a block costs beside its warps, in warps; and what it
+// costs in the backward pass, since each part of the channels has its own sums of the gradients of B and C.
 constexpr int kWarpsOfDirection = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
 constexpr int kTilesOfChunk = 2;
+constexpr int kWarpsOfBlock = 1;
 constexpr double kCostOfSplit = 0.005;
 
 // Inner directions that one block keeps the weights and the orders of. Above it, each direction has a launch of its
