@@ -10,9 +10,8 @@
 namespace ssm {
 
 // Which part is a thread's: kOwn states of one channel, in one chunk of one direction of one sample.
-template <int kOwn_, int kLanes_, int kTile>
+template <int kOwn, int kLanes>
 struct StatesPlace {
-  static constexpr int kOwn = kOwn_, kLanes = kLanes_;
   static constexpr int kStates = kOwn * kLanes;  // of a channel, those that do not exist included
   int64_t batch, sequence;                       // the sample; its direction in [batch, K]
   int group, k, slot;                            // group of u; direction; direction within the launch
@@ -46,14 +45,18 @@ struct StatesPlace {
     first_row = threadIdx.x / (channels / 2);
     row_column = 2 * (threadIdx.x - first_row * (channels / 2));
     row_channel = split * channels + row_column;
-    const int64_t left = a.p.length - static_cast<int64_t>(chunk) * l.chunk_tokens;
-    tiles = static_cast<int>(((left < l.chunk_tokens ? left : l.chunk_tokens) + kTile - 1) / kTile);
+    const int64_t left = all_tiles(l) - static_cast<int64_t>(chunk) * l.chunk_tiles;
+    tiles = static_cast<int>(left < l.chunk_tiles ? left : l.chunk_tiles);
   }
 
-  // The first position of the chunk's tile `t` in walking order.
-  __device__ int64_t first_position(const StatesLaunch& l, int t) const {
-    return static_cast<int64_t>(chunk) * l.chunk_tokens + (reversed ? tiles - 1 - t : t) * kTile;
+  static __device__ int64_t all_tiles(const StatesLaunch& l) {
+    return (l.scan.p.length + kStateTile - 1) / kStateTile;
   }
+  // The number in the sequence of the chunk's tile `t` in walking order.
+  __device__ int64_t tile_number(const StatesLaunch& l, int t) const {
+    return static_cast<int64_t>(chunk) * l.chunk_tiles + (reversed ? tiles - 1 - t : t);
+  }
+  __device__ bool is_first_chunk(const StatesLaunch& l) const { return chunk == (reversed ? l.scan.chunks - 1 : 0); }
   __device__ bool is_last_chunk(const StatesLaunch& l) const { return chunk == (reversed ? 0 : l.scan.chunks - 1); }
   // The state, within the launch, that the thread keeps in place i. Threads of neighbouring channels keep their states
   // in different places if kMixed, so that sums over channels need no selection (sum_over_channels).
@@ -69,20 +72,18 @@ struct StatesPlace {
   __device__ int64_t in_state(const StatesLaunch& l, int n) const {
     return (sequence * l.scan.p.channels + channel) * l.scan.p.states + l.first_state + n;
   }
-  // Index of the first of the thread's states in the checkpoints, before run `run` of tile `t` in walking order.
+  // Index of the first of the thread's states in the checkpoints.
   __device__ int64_t in_checkpoints(const StatesLaunch& l, int t, int run) const {
     const int64_t sample = (batch * l.scan.p.groups + group) * l.scan.count + slot;
-    const int64_t all = (l.scan.p.length + kForwardTile - 1) / kForwardTile * (kForwardTile / kStateRun);
-    const int own = reversed ? kTile / kStateRun - 1 - run : run;
-    const int64_t row = sample * all + first_position(l, t) / kStateRun + own;
+    const int64_t row = (sample * all_tiles(l) + tile_number(l, t)) * kRunsOfTile + run;
     return (row * l.scan.p.channels + channel) * kStates + part * kOwn;
   }
 };
 
 // The thread's values of a workspace, or zeros where there are none.
-template <bool kMixed, typename acc, int kOwn, typename Place>
-__device__ __forceinline__ void load_states(
-    acc (&values)[kOwn], const StatesLaunch& l, const Place& place, const void* from, bool by_chunk) {
+template <bool kMixed, typename acc, int kOwn, int kLanes>
+__device__ __forceinline__ void load_states(acc (&values)[kOwn], const StatesLaunch& l,
+    const StatesPlace<kOwn, kLanes>& place, const void* from, bool by_chunk) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
@@ -91,9 +92,9 @@ __device__ __forceinline__ void load_states(
                        : acc(0);
   }
 }
-template <bool kMixed, typename acc, int kOwn, typename Place>
-__device__ __forceinline__ void store_states(
-    const acc (&values)[kOwn], const StatesLaunch& l, const Place& place, void* to, bool by_chunk) {
+template <bool kMixed, typename acc, int kOwn, int kLanes>
+__device__ __forceinline__ void store_states(const acc (&values)[kOwn], const StatesLaunch& l,
+    const StatesPlace<kOwn, kLanes>& place, void* to, bool by_chunk) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
@@ -103,8 +104,9 @@ __device__ __forceinline__ void store_states(
 }
 
 // A of the thread's states.
-template <bool kMixed, typename acc, int kOwn, typename Place>
-__device__ __forceinline__ void load_A(acc (&A)[kOwn], const StatesLaunch& l, const Place& place) {
+template <bool kMixed, typename acc, int kOwn, int kLanes>
+__device__ __forceinline__ void load_A(
+    acc (&A)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
@@ -129,68 +131,60 @@ __device__ __forceinline__ Two<acc> parameters_of(const StatesLaunch& l, const v
   return values;
 }
 
-// Leads a block through its tiles, in walking order.
-template <typename scalar_t, typename Memory, typename Place>
+// Brings a block's tiles to shared memory, in walking order. While the block works on one tile, the next one is copied.
+template <typename scalar_t, typename Step, int kCopies, int kOwn, int kLanes>
 class TileStream {
   using acc = acc_t<scalar_t>;
-  using Step = typename Memory::Step;
-  static constexpr int kTile = Memory::kTile, kCopies = Memory::kCopies, kStates = Place::kStates;
-  static constexpr bool kBackward = Memory::kBackward;
+  using Place = StatesPlace<kOwn, kLanes>;
+  static constexpr int kStates = Place::kStates;
+  static constexpr bool kBackward = std::is_same_v<Step, BackwardStep<acc>>;
 
  public:
-  // `grad_y` is null in the forward pass. `skip` is that by which u is multiplied in results of the forward pass.
-  __device__ TileStream(
-      const StatesLaunch& l, const Place& place, const Memory& m, const void* grad_y, const Two<acc>& skip)
+  // `grad_y` is null in the forward pass.
+  __device__ TileStream(const StatesLaunch& l, const Place& place, const StatesMemory<scalar_t, Step>& m,
+      const void* grad_y)
       : l_(l),
         place_(place),
         m_(m),
-        grad_y_(static_cast<const scalar_t*>(grad_y)),
-        skip_(skip) {
+        grad_y_(static_cast<const scalar_t*>(grad_y)) {
     bias_ = parameters_of<acc>(l, l.scan.p.delta_bias, place);
 #pragma unroll
     for (int v = 0; v < 2; ++v) bias_.value[v] *= acc(1) / kUnit<scalar_t>;
   }
 
-  // Calls walk(t, set) and then finish(set, tokens) for each tile, from the first to the last or back. All threads of the
-  // block call. `set` is the tile's in shared memory. Between the two calls there is a barrier, and others walk the next
-  // tile while a thread finishes one: finish may read what the thread's own calls of convert_steps wrote.
-  template <typename Walk, typename Finish>
-  __device__ __forceinline__ void each(bool backwards, const Walk& walk, const Finish& finish) {
+  // Calls work(t, tokens, u) for each tile, from the first to the last or back. `u` are the tile's inputs as they come
+  // from memory. All threads of the block call. Between two calls there is a barrier.
+  template <typename Work>
+  __device__ __forceinline__ void each(bool backwards, const Work& work) {
     const int tiles = place_.tiles;
-    const auto number = [&](int i) { return backwards ? tiles - 1 - i : i; };
-    const bool finds_tokens = threadIdx.x < kTile;
-    for (int i = 0; finds_tokens && i < 2; ++i) tokens(i)[threadIdx.x] = i < tiles ? find_token(number(i)) : -1;
-    int next_token = finds_tokens && tiles > 2 ? find_token(number(2)) : -1;
+    const auto walked = [&](int i) { return backwards ? tiles - 1 - i : i; };
+    const bool finds_tokens = threadIdx.x < kStateTile;
+    if (finds_tokens) m_.tokens[threadIdx.x] = find_token(walked(0));
     __syncthreads();
     start(0);
+    int next_token = -1;
+    if (finds_tokens && tiles > 1) next_token = find_token(walked(1));
 #pragma unroll 1
-    for (int i = -1; i <= tiles; ++i) {
+    for (int i = 0; i < tiles; ++i) {
       wait_for_copies();
       __syncthreads();
-      if (i + 2 < tiles) start(i + 2);
-      if (i >= 0 && i < tiles) walk(number(i), i & 1);
-      if (i > 0) finish((i - 1) & 1, tokens(i - 1));
-      if (i + 1 < tiles) convert(i + 1);
-      if (finds_tokens) {
-        tokens(i + 3)[threadIdx.x] = next_token;
-        if (i + 4 < tiles) next_token = find_token(number(i + 4));
-      }
+      const int now = i & 1;
+      convert_steps(now);
+      convert_weights(now);
+      if (finds_tokens) m_.tokens[(now ^ 1) * kStateTile + threadIdx.x] = next_token;
+      __syncthreads();
+      if (i + 1 < tiles) start(now ^ 1);
+      if (finds_tokens && i + 2 < tiles) next_token = find_token(walked(i + 2));
+      work(walked(i), m_.tokens + now * kStateTile, m_.u + now * kStateTile * place_.channels);
     }
   }
 
  private:
-  __device__ __forceinline__ int* tokens(int i) const { return m_.tokens + i % kTokenSets * kTile; }
-
-  __device__ __forceinline__ void convert(int i) const {
-    convert_steps(i & 1, tokens(i));
-    convert_weights(i & 1);
-  }
-
   // The token of the tile's row that is this thread's number, or -1.
   __device__ __forceinline__ int find_token(int t) const {
     const SelectiveScanParams& p = l_.scan.p;
     const int row = threadIdx.x;
-    const int64_t position = place_.first_position(l_, t) + (place_.reversed ? kTile - 1 - row : row);
+    const int64_t position = place_.tile_number(l_, t) * kStateTile + (place_.reversed ? kStateTile - 1 - row : row);
     if (position >= p.length) return -1;
     if (p.order == nullptr) return static_cast<int>(position);
     const Strides& s = p.order_stride;
@@ -198,11 +192,11 @@ class TileStream {
     return token >= 0 && token < p.length ? static_cast<int>(token) : -1;
   }
 
-  // Starts the copies of the i-th tile. Rows without a token become 0.
-  __device__ __forceinline__ void start(int i) const {
+  // Starts the copies of the tile whose tokens are in the set `set`. Rows without a token become 0.
+  __device__ __forceinline__ void start(int set) const {
     const SelectiveScanParams& p = l_.scan.p;
-    const int* tokens = this->tokens(i);
-    const int set = i & 1, size = kTile * place_.channels, first_channel = place_.split * place_.channels;
+    const int* tokens = m_.tokens + set * kStateTile;
+    const int size = kStateTile * place_.channels, first_channel = place_.split * place_.channels;
     const Strides &su = p.u_stride, &sd = p.delta_stride;
     const auto* u = static_cast<const scalar_t*>(p.u) + place_.batch * su.batch + place_.group * su.group;
     const auto* delta = static_cast<const scalar_t*>(p.delta) + place_.batch * sd.batch + place_.k * sd.group;
@@ -212,8 +206,8 @@ class TileStream {
       const auto* grad_y = grad_y_ + (place_.batch * p.groups + place_.group) * p.length * p.channels;
       copy_channels(m_.grad_y + set * size, grad_y + first_channel, p.channels, tokens);
     }
-    copy_weights(m_.raw_B + set * kTile * kStates, p.B, p.B_stride, tokens);
-    copy_weights(m_.raw_C + set * kTile * kStates, p.C, p.C_stride, tokens);
+    copy_weights(m_.raw_B + set * kStateTile * kStates, p.B, p.B_stride, tokens);
+    copy_weights(m_.raw_C + set * kStateTile * kStates, p.C, p.C_stride, tokens);
   }
 
   // `from` points at the block's first channel of token 0. Channels that do not exist become 0.
@@ -223,19 +217,19 @@ class TileStream {
     const int row_bytes = static_cast<int>(stride * sizeof(scalar_t));
     if (l_.scan.aligned) {
       // The number of pieces is known for any number of channels, since a block has kLanes threads for each.
-      constexpr int kWidth = 16 / sizeof(scalar_t), kRows = kWidth * Place::kLanes;
+      constexpr int kWidth = 16 / sizeof(scalar_t), kRows = kWidth * kLanes;
       const int pieces = place_.channels / kWidth, first_row = threadIdx.x / pieces;
       const int channel = (threadIdx.x - first_row * pieces) * kWidth;
 #pragma unroll
-      for (int i = 0; i < (kTile + kRows - 1) / kRows; ++i) {
+      for (int i = 0; i < (kStateTile + kRows - 1) / kRows; ++i) {
         const int row = first_row + i * kRows;
-        if (kTile % kRows != 0 && row >= kTile) break;
+        if (kStateTile % kRows != 0 && row >= kStateTile) break;
         const int token = tokens[row];
         copy_async_or_zero<16>(tile + row * place_.channels + channel,
             row_address(from + channel, max(token, 0), row_bytes), token >= 0 && channel < left);
       }
     } else {
-      for (int row = place_.first_row; row < kTile; row += Place::kRowStep) {
+      for (int row = place_.first_row; row < kStateTile; row += Place::kRowStep) {
         const auto* source = reinterpret_cast<const scalar_t*>(row_address(from, max(tokens[row], 0), row_bytes));
         for (int c = place_.row_column; c < place_.row_column + 2; ++c) {
           tile[row * place_.channels + c] = tokens[row] >= 0 && c < left ? source[c] : scalar_t(0);
@@ -254,7 +248,7 @@ class TileStream {
     } else if (l_.weight_bytes == kLeastCopy<scalar_t>) {
       copy_weights_by<kLeastCopy<scalar_t>>(rows, from, s.token, tokens);
     } else {
-      for (int i = threadIdx.x; i < kTile * kStates; i += blockDim.x) {
+      for (int i = threadIdx.x; i < kStateTile * kStates; i += blockDim.x) {
         const int n = i % kStates, token = tokens[i / kStates];
         rows[i] = token >= 0 && n < l_.states() ? from[token * s.token + n * s.last] : scalar_t(0);
       }
@@ -266,7 +260,7 @@ class TileStream {
     constexpr int kWidth = kBytes / static_cast<int>(sizeof(scalar_t)), kPieces = kStates / kWidth;
     if constexpr (kPieces > 0) {
       const int row_bytes = static_cast<int>(stride * sizeof(scalar_t)), states = l_.states();
-      for (int i = threadIdx.x; i < kTile * kPieces; i += blockDim.x) {
+      for (int i = threadIdx.x; i < kStateTile * kPieces; i += blockDim.x) {
         const int n = i % kPieces * kWidth, token = tokens[i / kPieces];
         copy_async_or_zero<kBytes>(
             rows + i * kWidth, row_address(from + n, max(token, 0), row_bytes), token >= 0 && n < states);
@@ -275,12 +269,13 @@ class TileStream {
   }
 
   // Turns what came from memory into what the walk needs. Where there is no token Δ is 0, which changes no state.
-  __device__ __forceinline__ void convert_steps(int set, const int* tokens) const {
-    const int channels = place_.channels, size = kTile * channels;
+  __device__ __forceinline__ void convert_steps(int set) const {
+    const int channels = place_.channels, size = kStateTile * channels;
+    const int* tokens = m_.tokens + set * kStateTile;
     const bool is_softplus = l_.scan.p.delta_softplus;
 #pragma unroll 2
-    for (int row = place_.first_row; row < kTile; row += Place::kRowStep) {
-      const int in_set = set * size + row * channels + place_.row_column;
+    for (int row = place_.first_row; row < kStateTile; row += Place::kRowStep) {
+      const int at = row * channels + place_.row_column, in_set = set * size + at;
       const auto delta = load_pack<scalar_t, 2>(m_.delta + in_set, 0), u = load_pack<scalar_t, 2>(m_.u + in_set, 0);
       const bool exists = tokens[row] >= 0;
       Two<Step> steps;
@@ -300,19 +295,13 @@ class TileStream {
         steps.value[v].dt = dt;
         steps.value[v].drive = dt * static_cast<acc>(u.value[v]);
       }
-      *reinterpret_cast<Two<Step>*>(m_.steps + in_set) = steps;
-      if constexpr (!kBackward) {
-        Two<acc> skipped;
-#pragma unroll
-        for (int v = 0; v < 2; ++v) skipped.value[v] = skip_.value[v] * static_cast<acc>(u.value[v]);
-        *reinterpret_cast<Two<acc>*>(m_.results + in_set) = skipped;
-      }
+      *reinterpret_cast<Two<Step>*>(m_.steps + at) = steps;
     }
   }
   __device__ __forceinline__ void convert_weights(int set) const {
     constexpr int kWidth = kOwnStates, kParts = kStates / kWidth;
-    const scalar_t *B = m_.raw_B + set * kTile * kStates, *C = m_.raw_C + set * kTile * kStates;
-    for (int i = threadIdx.x; i < kTile * kParts; i += blockDim.x) {
+    const scalar_t *B = m_.raw_B + set * kStateTile * kStates, *C = m_.raw_C + set * kStateTile * kStates;
+    for (int i = threadIdx.x; i < kStateTile * kParts; i += blockDim.x) {
       const auto raw_b = load_pack<scalar_t, kWidth>(B, i), raw_c = load_pack<scalar_t, kWidth>(C, i);
       Pack<acc, kWidth> b, c;
 #pragma unroll
@@ -329,7 +318,7 @@ class TileStream {
           mixed_b.value[n] = b.value[n ^ copy];
           mixed_c.value[n] = c.value[n ^ copy];
         }
-        const int at = ((set * kTile + row) * kCopies + copy) * kParts + part;
+        const int at = (row * kCopies + copy) * kParts + part;
         reinterpret_cast<Pack<acc, kWidth>*>(m_.B)[at] = mixed_b;
         reinterpret_cast<Pack<acc, kWidth>*>(m_.C)[at] = mixed_c;
       }
@@ -338,9 +327,8 @@ class TileStream {
 
   const StatesLaunch& l_;
   const Place& place_;
-  const Memory& m_;
+  const StatesMemory<scalar_t, Step>& m_;
   const scalar_t* grad_y_;
-  const Two<acc> skip_;
   Two<acc> bias_;
 };
 

@@ -2,8 +2,6 @@
 // the launchers. states_forward.cuh and states_backward.cuh have the kernels.
 #pragma once
 
-#include <type_traits>
-
 #include "common/memory.h"
 #include "common/scalar.h"
 #include "selective_scan/cuda/launch.h"
@@ -17,13 +15,13 @@ struct StatesLaunch {
   // part for each.
   ScanLaunch scan;
   int threads;          // of a block
-  int chunk_tokens;     // tokens of a chunk, a multiple of kForwardTile
+  int chunk_tiles;      // tiles of a chunk
   int first_state;      // a launch takes up to kMostStates states of each channel from here on
   int weight_bytes;     // bytes of one copy of B or C: 16, kLeastCopy, or 0 if each element is copied by itself
   // acc_t [batch, K, L, D]: the gradient of Δ summed over launches with different states; null if there is one.
   void* delta_sum;
   bool delta_add, delta_finish;
-  // acc_t [batch, groups, directions of the launch, runs, D, states]: the state before each run of kStateRun tokens.
+  // acc_t [batch, K, tiles, runs of a tile, D, states]: the state before each run of kStateRun tokens, in walking order.
   void* checkpoints;
 
   C10_HOST_DEVICE int states() const {
@@ -47,52 +45,36 @@ struct alignas(16) BackwardStep {
   acc dt, drive, grad, x;
 };
 
-// A block works on one tile while it copies and converts the next one and writes the results of the one before, so that
-// there is one barrier a tile. What two tiles need at a time is there twice, in sets. `copies`: of B and C, each with its
-// own order of a thread's states.
-constexpr int kSets = 2;
-constexpr int kTokenSets = 8;
-
-template <typename scalar_t, typename Step_, int kTile_, int kCopies_>
+// Shared memory of a block of `channels`. `weight_copies`: of B and C, each with its own order of a thread's states.
+template <typename scalar_t, typename Step>
 struct StatesMemory {
   using acc = acc_t<scalar_t>;
-  using Step = Step_;
-  static constexpr int kTile = kTile_, kCopies = kCopies_;
-  static constexpr bool kBackward = std::is_same_v<Step, BackwardStep<acc>>;
-
-  int* tokens;                   // [kTokenSets][kTile]: -1 where there is none
-  scalar_t *delta, *u, *grad_y;  // [kSets][kTile][channels] as they come from memory; grad_y only in the backward pass
-  scalar_t *raw_B, *raw_C;       // [kSets][kTile][states] as they come from memory
-  Step* steps;                   // [kSets][kTile][channels]
-  acc *B, *C;                    // [kSets][kTile][copies][states]
-  acc* results;                  // [kSets][kTile][channels], of pairs in the backward pass: a tile's sums over states
-  acc* sums;                     // [kSets][warps][kTile][B, C][states]: a tile's gradients of B and C, of each warp
+  int* tokens;                   // [2][kStateTile]: of this tile and of the next, -1 where there is none
+  scalar_t *delta, *u, *grad_y;  // [2][kStateTile][channels] as they come from memory; grad_y only in the backward pass
+  scalar_t *raw_B, *raw_C;       // [2][kStateTile][states] as they come from memory
+  Step* steps;                   // [kStateTile][channels]
+  acc *B, *C;                    // [kStateTile][copies][states]
+  acc* results;                  // [kStateTile][channels], or pairs of them: a tile's sums over states
+  acc* sums;                     // [warps][kStateTile][B, C][states]: a tile's gradients of B and C, of each warp
   size_t bytes;
 
-  C10_HOST_DEVICE StatesMemory(int channels, int states, int summing_warps, char* memory) {
+  C10_HOST_DEVICE StatesMemory(
+      int channels, int states, int weight_copies, bool has_gradient, int summing_warps, char* memory) {
     Carver carver(memory);
-    constexpr int kRows = kSets * kTile;
-    tokens = carver.take<int>(kTokenSets * kTile);
-    delta = carver.take<scalar_t>(kRows * channels);
-    u = carver.take<scalar_t>(kRows * channels);
-    grad_y = carver.take<scalar_t>(kBackward ? kRows * channels : 0);
-    raw_B = carver.take<scalar_t>(kRows * states);
-    raw_C = carver.take<scalar_t>(kRows * states);
-    steps = carver.take<Step>(kRows * channels);
-    B = carver.take<acc>(kRows * kCopies * states);
-    C = carver.take<acc>(kRows * kCopies * states);
-    results = carver.take<acc>(kRows * channels * (kBackward ? 2 : 1));
-    sums = carver.take<acc>(summing_warps * kRows * 2 * states);
+    tokens = carver.take<int>(2 * kStateTile);
+    delta = carver.take<scalar_t>(2 * kStateTile * channels);
+    u = carver.take<scalar_t>(2 * kStateTile * channels);
+    grad_y = carver.take<scalar_t>(has_gradient ? 2 * kStateTile * channels : 0);
+    raw_B = carver.take<scalar_t>(2 * kStateTile * states);
+    raw_C = carver.take<scalar_t>(2 * kStateTile * states);
+    steps = carver.take<Step>(kStateTile * channels);
+    B = carver.take<acc>(kStateTile * weight_copies * states);
+    C = carver.take<acc>(kStateTile * weight_copies * states);
+    results = carver.take<acc>(kStateTile * channels * (has_gradient ? 2 : 1));
+    sums = carver.take<acc>(summing_warps * kStateTile * 2 * states);
     bytes = carver.bytes();
   }
 };
-
-template <typename scalar_t>
-using WalkMemory = StatesMemory<scalar_t, ForwardStep<acc_t<scalar_t>>, kForwardTile, 1>;
-template <typename scalar_t>
-using AdjointMemory = StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>, kBackwardTile, 1>;
-template <typename scalar_t>
-using GradientMemory = StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>, kBackwardTile, kWeightCopies>;
 
 // What a walk along the sequence leaves behind.
 enum class Walk { kOutput, kSummary, kCheckpoints };
@@ -108,16 +90,18 @@ constexpr int warp_channels(int lanes) {
   return 32 / lanes;
 }
 
-// Bytes of shared memory of a walk with `own` states a lane, and of the kernel that needs most in the backward pass.
+// Bytes of shared memory of the forward walk with `own` states a lane, and of the largest kernel of the backward pass.
 template <typename scalar_t>
-size_t states_walk_bytes(int threads, int64_t states, int own) {
+size_t states_forward_bytes(int threads, int64_t states, int own) {
   const int lanes = state_lanes(states, own);
-  return WalkMemory<scalar_t>(threads / lanes, lanes * own, 0, nullptr).bytes;
+  return StatesMemory<scalar_t, ForwardStep<acc_t<scalar_t>>>(threads / lanes, lanes * own, 1, false, 0, nullptr).bytes;
 }
 template <typename scalar_t>
 size_t states_backward_bytes(int threads, int64_t states) {
   const int lanes = state_lanes(states, kOwnStates);
-  return GradientMemory<scalar_t>(threads / lanes, lanes * kOwnStates, threads / 32, nullptr).bytes;
+  return StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>>(
+      threads / lanes, lanes * kOwnStates, kWeightCopies, true, threads / 32, nullptr)
+      .bytes;
 }
 
 // Walks along the sequence with `own` states a lane, kOwnStates or kFewStates.

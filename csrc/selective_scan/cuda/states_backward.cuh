@@ -15,27 +15,23 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
   using Step = BackwardStep<acc>;
   constexpr int kOwn = kOwnStates, kStates = kOwn * kLanes;
   extern __shared__ __align__(16) char memory[];
-  const StatesPlace<kOwn, kLanes, kBackwardTile> place(l);
+  const StatesPlace<kOwn, kLanes> place(l);
   if (place.batch >= l.scan.p.batch) return;
-  const AdjointMemory<scalar_t> m(place.channels, kStates, 0, memory);
+  const StatesMemory<scalar_t, Step> m(place.channels, kStates, 1, true, 0, memory);
   acc rate[kOwn], mu[kOwn] = {};
   load_A<false>(rate, l, place);
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) rate[i] = decay_rate<scalar_t>(rate[i]);
-  TileStream<scalar_t, AdjointMemory<scalar_t>, StatesPlace<kOwn, kLanes, kBackwardTile>> stream(
-      l, place, m, g.grad_y, {});
-  const auto walk = [&](int, int set) {
-    const Step* steps = m.steps + set * kBackwardTile * place.channels + place.column;
-    const acc* all_C = m.C + set * kBackwardTile * kStates;
+  TileStream<scalar_t, Step, 1, kOwn, kLanes> stream(l, place, m, g.grad_y);
+  stream.each(true, [&](int, const int*, const scalar_t*) {
 #pragma unroll 4
-    for (int row = kBackwardTile - 1; row >= 0; --row) {
-      const Step step = steps[row * place.channels];
-      const auto C = load_pack<acc, kOwn>(all_C + row * kStates, place.part);
+    for (int row = kStateTile - 1; row >= 0; --row) {
+      const Step step = m.steps[row * place.channels + place.column];
+      const auto C = load_pack<acc, kOwn>(m.C + row * kStates, place.part);
 #pragma unroll
       for (int s = 0; s < kOwn; ++s) mu[s] = decay(step.dt * rate[s]) * (C.value[s] * step.grad + mu[s]);
     }
-  };
-  stream.each(true, walk, [](int, const int*) {});
+  });
   store_states<false>(mu, l, place, l.scan.chunk_gradient, true);
 }
 
@@ -70,15 +66,15 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
     states_backward_kernel(const __grid_constant__ StatesLaunch l, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
   using Step = BackwardStep<acc>;
-  constexpr int kOwn = kOwnStates, kStates = kOwn * kLanes;
-  constexpr int kRun = kStateRun, kTile = kBackwardTile;
+  constexpr int kOwn = kOwnStates, kStates = kOwn * kLanes, kRun = kStateRun;
   extern __shared__ __align__(16) char memory[];
   const ScanLaunch& a = l.scan;
-  const StatesPlace<kOwn, kLanes, kTile> place(l);
+  const StatesPlace<kOwn, kLanes> place(l);
   if (place.batch >= a.p.batch) return;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, order = place.neighbour & (kOwn - 1);
-  const GradientMemory<scalar_t> m(place.channels, kStates, warps, memory);
-  auto* const all_results = reinterpret_cast<TokenSums<acc>*>(m.results);
+  const StatesMemory<scalar_t, Step> m(place.channels, kStates, kWeightCopies, true, warps, memory);
+  const acc *own_B = m.B + order * kStates + place.part * kOwn, *own_C = m.C + order * kStates + place.part * kOwn;
+  auto* results = reinterpret_cast<TokenSums<acc>*>(m.results);
   acc A[kOwn], mu[kOwn], grad_A[kOwn] = {};
   Two<acc> grad_D{}, grad_bias{};
   load_A<true>(A, l, place);
@@ -89,20 +85,14 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
   }
   const auto skip = parameters_of<acc>(l, l.first_state == 0 ? a.p.D : nullptr, place);
 
-  TileStream<scalar_t, GradientMemory<scalar_t>, StatesPlace<kOwn, kLanes, kTile>> stream(l, place, m, g.grad_y, {});
-  const auto walk = [&](int t, int set) {
-    const Step* steps = m.steps + set * kTile * place.channels + place.column;
-    const int weights = (set * kTile * kWeightCopies + order) * kStates + place.part * kOwn;
-    const acc *own_B = m.B + weights, *own_C = m.C + weights;
-    TokenSums<acc>* results = all_results + set * kTile * place.channels + place.column;
-    acc* sums = m.sums + (set * warps + warp) * kTile * 2 * kStates + place.part * kOwn + order;
-    constexpr int kRuns = kTile / kRun;
-    const acc* checkpoint = static_cast<const acc*>(l.checkpoints) + place.in_checkpoints(l, t, kRuns - 1);
-    const int64_t to_run_before = (place.reversed ? -1 : 1) * a.p.channels * kStates;
+  TileStream<scalar_t, Step, kWeightCopies, kOwn, kLanes> stream(l, place, m, g.grad_y);
+  stream.each(true, [&](int t, const int* tokens, const scalar_t*) {
+    const acc* checkpoint = static_cast<const acc*>(l.checkpoints) + place.in_checkpoints(l, t, kRunsOfTile - 1);
+    const int64_t to_run_before = a.p.channels * kStates;
     Pack<acc, kOwn> next_kept{};
     if (place.exists) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
 #pragma unroll 1
-    for (int run = kRuns - 1; run >= 0; --run) {
+    for (int run = kRunsOfTile - 1; run >= 0; --run) {
       const int first = run * kRun;
       acc before[kOwn];
       {
@@ -121,7 +111,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       acc factor[kRun][kOwn], h[kRun][kOwn];
 #pragma unroll
       for (int i = 0; i < kRun; ++i) {
-        const Step step = steps[(first + i) * place.channels];
+        const Step step = m.steps[(first + i) * place.channels + place.column];
         const auto B = load_pack<acc, kOwn>(own_B + (first + i) * kWeightCopies * kStates, 0);
 #pragma unroll
         for (int s = 0; s < kOwn; ++s) {
@@ -132,7 +122,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       acc token_sums[2 * kRun];
 #pragma unroll
       for (int i = kRun - 1; i >= 0; --i) {
-        const Step step = steps[(first + i) * place.channels];
+        const Step step = m.steps[(first + i) * place.channels + place.column];
         const auto B = load_pack<acc, kOwn>(own_B + (first + i) * kWeightCopies * kStates, 0);
         const auto C = load_pack<acc, kOwn>(own_C + (first + i) * kWeightCopies * kStates, 0);
         acc for_B[kOwn], for_C[kOwn], through_decay = 0, through_input = 0;
@@ -152,30 +142,27 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
         const acc sum = sum_over_channels<kLanes>(for_B, for_C, place.neighbour);
         if (place.neighbour < 8) {
           const int kind = place.neighbour >> 2;
-          sums[((first + i) * 2 + kind) * kStates] = sum;
+          m.sums[((warp * kStateTile + first + i) * 2 + kind) * kStates + place.part * kOwn + order] = sum;
         }
       }
       split_sums<kLanes>(token_sums);
       constexpr int kMine = kRun / kLanes;
 #pragma unroll
       for (int i = 0; i < kMine; ++i) {
-        results[(first + place.part * kMine + i) * place.channels] = {token_sums[2 * i], token_sums[2 * i + 1]};
+        const int at = (first + place.part * kMine + i) * place.channels + place.column;
+        results[at] = {token_sums[2 * i], token_sums[2 * i + 1]};
       }
     }
-  };
-  const auto finish = [&](int set, const int* tokens) {
-    const int in_set = set * kTile * place.channels + place.row_column;
-    const Step* steps = m.steps + in_set;
-    const TokenSums<acc>* results = all_results + in_set;
+    __syncthreads();
     const SumOverDirections<scalar_t> grad_u(l, place, g.grad_u);
     grad_u.write([&](const auto& put) {
 #pragma unroll 2
-      for (int row = place.first_row; row < kTile; row += place.kRowStep) {
-        const int token = tokens[row], own = row * place.channels;
+      for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
+        const int token = tokens[row], own = row * place.channels + place.row_column;
         Two<acc> gradient;
 #pragma unroll
         for (int v = 0; v < 2; ++v) {
-          const Step step = steps[own + v];
+          const Step step = m.steps[own + v];
           gradient.value[v] = results[own + v].input * step.dt + skip.value[v] * step.grad;
           grad_D.value[v] += step.grad * step.x;
         }
@@ -185,14 +172,14 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
     const ChannelsOfTokens<scalar_t> grad_delta(l, place, g.grad_delta, place.sequence * a.p.length);
     const ChannelsOfTokens<acc> delta_sum(l, place, l.delta_sum, place.sequence * a.p.length);
 #pragma unroll 2
-    for (int row = place.first_row; row < kTile; row += place.kRowStep) {
-      const int token = tokens[row], own = row * place.channels;
+    for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
+      const int token = tokens[row], own = row * place.channels + place.row_column;
       if (token < 0) continue;
       Two<acc> gradient;
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
         const TokenSums<acc> sums = results[own + v];
-        gradient.value[v] = sums.decay * kUnit<scalar_t> + sums.input * steps[own + v].x;
+        gradient.value[v] = sums.decay * kUnit<scalar_t> + sums.input * m.steps[own + v].x;
       }
       if (l.delta_sum != nullptr) {
         if (l.delta_add) gradient = gradient + delta_sum.load(token);
@@ -203,7 +190,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       }
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
-        const acc dt = steps[own + v].dt;
+        const acc dt = m.steps[own + v].dt;
         gradient.value[v] *= a.p.delta_softplus ? softplus_slope<scalar_t>(dt) : acc(1) / kUnit<scalar_t>;
       }
       grad_bias = grad_bias + gradient;
@@ -212,14 +199,14 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
     const int64_t weights =
         (static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence) * a.p.length;
     const int left = l.states(), stride = static_cast<int>(a.p.states);
-    for (int i = threadIdx.x; i < kTile * 2 * kLanes; i += blockDim.x) {
+    for (int i = threadIdx.x; i < kStateTile * 2 * kLanes; i += blockDim.x) {
       const int n = i % kLanes * kOwn, token = tokens[i / (2 * kLanes)];
       const bool of_C = i / kLanes & 1;
       if (token < 0 || n >= left) continue;
       Pack<acc, kOwn> total{};
 #pragma unroll 4
       for (int w = 0; w < warps; ++w) {
-        const auto part = load_pack<acc, kOwn>(m.sums + (set * warps + w) * kTile * 2 * kStates, i);
+        const auto part = load_pack<acc, kOwn>(m.sums + w * kStateTile * 2 * kStates, i);
 #pragma unroll
         for (int s = 0; s < kOwn; ++s) total.value[s] += part.value[s];
       }
@@ -235,8 +222,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
         }
       }
     }
-  };
-  stream.each(true, walk, finish);
+  });
 
   // A row of the partial gradients for each chunk of each sample.
   const int64_t row =
@@ -270,7 +256,8 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
 
 template <typename scalar_t, int kLanes>
 void launch_states_adjoint_as(const StatesLaunch& l, const SelectiveScanGradients& g) {
-  const AdjointMemory<scalar_t> memory(l.threads / kLanes, kOwnStates * kLanes, 0, nullptr);
+  const StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>> memory(
+      l.threads / kLanes, kOwnStates * kLanes, 1, true, 0, nullptr);
   launch_states(states_adjoint_kernel<scalar_t, kLanes>, l, kLanes, memory.bytes, g);
 }
 template <typename scalar_t, int kLanes>

@@ -13,10 +13,10 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
   using Step = ForwardStep<acc>;
   extern __shared__ __align__(16) char memory[];
   const ScanLaunch& a = l.scan;
-  const StatesPlace<kOwn, kLanes, kForwardTile> place(l);
+  const StatesPlace<kOwn, kLanes> place(l);
   if (place.batch >= a.p.batch) return;
   constexpr int kStates = kOwn * kLanes;
-  const WalkMemory<scalar_t> m(place.channels, kStates, 0, memory);
+  const StatesMemory<scalar_t, Step> m(place.channels, kStates, 1, false, 0, memory);
   acc rate[kOwn], h[kOwn], elapsed = 0;
   load_A<false>(rate, l, place);
 #pragma unroll
@@ -24,14 +24,11 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
   load_states<false>(h, l, place, a.phase == Phase::kApply ? a.state_before : nullptr, true);
   const auto skip = parameters_of<acc>(l, l.first_state == 0 ? a.p.D : nullptr, place);
 
-  TileStream<scalar_t, WalkMemory<scalar_t>, StatesPlace<kOwn, kLanes, kForwardTile>> stream(
-      l, place, m, nullptr, skip);
-  const auto walk = [&](int t, int set) {
-    const Step* steps = m.steps + set * kForwardTile * place.channels + place.column;
-    const acc *all_B = m.B + set * kForwardTile * kStates, *all_C = m.C + set * kForwardTile * kStates;
-    acc* results = m.results + set * kForwardTile * place.channels + place.column;
+  TileStream<scalar_t, Step, 1, kOwn, kLanes> stream(l, place, m, nullptr);
+  stream.each(false, [&](int t, const int* tokens, const scalar_t* u) {
+    constexpr int kGroup = kStateRun;  // tokens that are walked at once
 #pragma unroll 1
-    for (int first = 0; first < kForwardTile; first += kStateRun) {
+    for (int first = 0; first < kStateTile; first += kGroup) {
       if constexpr (kWalk == Walk::kCheckpoints) {
         Pack<acc, kOwn> kept;
 #pragma unroll
@@ -39,12 +36,12 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
         acc* to = static_cast<acc*>(l.checkpoints) + place.in_checkpoints(l, t, first / kStateRun);
         if (place.exists) *reinterpret_cast<Pack<acc, kOwn>*>(to) = kept;
       }
-      acc y[kStateRun];
+      acc y[kGroup];
 #pragma unroll
-      for (int i = 0; i < kStateRun; ++i) {
-        const Step step = steps[(first + i) * place.channels];
-        const auto B = load_pack<acc, kOwn>(all_B + (first + i) * kStates, place.part);
-        const auto C = load_pack<acc, kOwn>(all_C + (first + i) * kStates, place.part);
+      for (int i = 0; i < kGroup; ++i) {
+        const Step step = m.steps[(first + i) * place.channels + place.column];
+        const auto B = load_pack<acc, kOwn>(m.B + (first + i) * kStates, place.part);
+        const auto C = load_pack<acc, kOwn>(m.C + (first + i) * kStates, place.part);
         if constexpr (kWalk == Walk::kSummary) elapsed += step.dt;
         y[i] = 0;
 #pragma unroll
@@ -55,25 +52,29 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
       }
       if constexpr (kWalk == Walk::kOutput) {
         split_sums<kLanes>(y);
-        constexpr int kMine = kStateRun / kLanes;
+        constexpr int kMine = kGroup / kLanes;
 #pragma unroll
-        for (int i = 0; i < kMine; ++i) results[(first + place.part * kMine + i) * place.channels] += y[i];
+        for (int i = 0; i < kMine; ++i) {
+          m.results[(first + place.part * kMine + i) * place.channels + place.column] = y[i];
+        }
       }
     }
-  };
-  const auto finish = [&](int set, const int* tokens) {
     if constexpr (kWalk == Walk::kOutput) {
+      __syncthreads();
       const SumOverDirections<scalar_t> output(l, place, a.p.y);
       output.write([&](const auto& put) {
 #pragma unroll 2
-        for (int row = place.first_row; row < kForwardTile; row += place.kRowStep) {
-          const int at = (set * kForwardTile + row) * place.channels + place.row_column;
-          if (tokens[row] >= 0) put(tokens[row], load_pack<acc, 2>(m.results + at, 0));
+        for (int row = place.first_row; row < kStateTile; row += place.kRowStep) {
+          const int token = tokens[row], at = row * place.channels + place.row_column;
+          auto y = load_pack<acc, 2>(m.results + at, 0);
+          const auto x = load_pack<scalar_t, 2>(u + at, 0);
+#pragma unroll
+          for (int v = 0; v < 2; ++v) y.value[v] += skip.value[v] * static_cast<acc>(x.value[v]);
+          if (token >= 0) put(token, y);
         }
       });
     }
-  };
-  stream.each(false, walk, finish);
+  });
   if constexpr (kWalk == Walk::kSummary) {
     acc decays[kOwn];
 #pragma unroll
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
 template <typename scalar_t, Walk kWalk, int kOwn, int kLanes>
 void launch_states_walk_as(const StatesLaunch& l) {
   launch_states(states_walk_kernel<scalar_t, kWalk, kOwn, kLanes>, l, kLanes,
-      states_walk_bytes<scalar_t>(l.threads, kOwn * kLanes, kOwn));
+      states_forward_bytes<scalar_t>(l.threads, kOwn * kLanes, kOwn));
 }
 
 template <typename scalar_t, Walk kWalk>

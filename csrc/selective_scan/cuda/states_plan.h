@@ -56,10 +56,9 @@ class StatesPlan {
 
   void backward(const SelectiveScanGradients& g) {
     const SelectiveScanParams& p = l_.scan.p;
-    const int64_t width = state_lanes(p.states, kOwnStates) * kOwnStates;
-    const int64_t runs = ceil_div(p.length, kForwardTile) * (kForwardTile / kStateRun);
+    const int64_t width = state_lanes(p.states, kOwnStates) * kOwnStates, tiles = ceil_div(p.length, kStateTile);
     const at::Tensor checkpoints =
-        at::empty({p.batch * p.groups * l_.scan.count, runs, p.channels, width}, options_);
+        at::empty({p.batch * p.groups * l_.scan.count, tiles * kRunsOfTile, p.channels, width}, options_);
     l_.checkpoints = checkpoints.data_ptr();
     at::Tensor delta_sum;
     if (groups() > 1) {
@@ -102,14 +101,13 @@ class StatesPlan {
   // A block walks its chunk alone. Where there are few channels and samples, a sequence has several chunks, although a
   // chunk's state before it must then be found first.
   void cut_sequence(int64_t warps) {
-    const int64_t tiles = ceil_div(l_.scan.p.length, kForwardTile), processors = multiprocessors();
+    const int64_t tiles = ceil_div(l_.scan.p.length, kStateTile), processors = multiprocessors();
     int64_t chunks = 1;
     if (warps < kWarpsOfWhole * processors) {
       chunks = std::min(ceil_div(kWarpsOfChunks * processors, warps), ceil_div(tiles, kTilesOfChunk));
     }
-    const int64_t chunk_tiles = ceil_div(tiles, chunks);
-    l_.chunk_tokens = static_cast<int>(chunk_tiles * kForwardTile);
-    l_.scan.chunks = static_cast<int>(ceil_div(tiles, chunk_tiles));
+    l_.chunk_tiles = static_cast<int>(ceil_div(tiles, chunks));
+    l_.scan.chunks = static_cast<int>(ceil_div(tiles, l_.chunk_tiles));
   }
 
   // The time is that of the multiprocessor with the most warps. In the backward pass, each part of the channels also
@@ -125,7 +123,7 @@ class StatesPlan {
       const int64_t channels = threads / lanes;
       if (channels * sizeof(scalar_t) % 16 != 0) continue;
       const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(threads, p.states)
-                                     : states_walk_bytes<scalar_t>(threads, p.states, own_);
+                                     : states_forward_bytes<scalar_t>(threads, p.states, own_);
       if (l_.threads > 0 && bytes > device_properties().sharedMemPerBlockOptin) break;
       const int64_t splits = ceil_div(p.channels, channels);
       const int64_t blocks = ceil_div(splits * blocks_of_split, multiprocessors());

@@ -56,14 +56,14 @@ constexpr int backward_min_blocks(int64_t item) {
 }
 
 // With many states a channel (states.h): states of a launch at most, of a lane, and of a lane where there would be too few
-// lanes otherwise; tokens of a tile in walks and in the backward kernels; tokens between two states that are kept for the backward pass, which a thread
+// lanes otherwise; tokens of a tile; tokens between two states that are kept for the backward pass, which a thread
 // computes again into registers; orders of a thread's states in shared memory; threads of a block at most.
 constexpr int kMostStates = 16;
 constexpr int kOwnStates = 4;
 constexpr int kFewStates = 2;
-constexpr int kForwardTile = 32;
-constexpr int kBackwardTile = 16;
+constexpr int kStateTile = 32;
 constexpr int kStateRun = 8;
+constexpr int kRunsOfTile = kStateTile / kStateRun;
 constexpr int kWeightCopies = kOwnStates;
 constexpr int states_threads(int64_t item) {
   return item == 8 ? 256 : 512;
@@ -79,7 +79,7 @@ constexpr int states_backward_threads(int64_t item) {
 constexpr int kWarpsOfDirection = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
-constexpr int kTilesOfChunk = 2;  // of kForwardTile tokens
+constexpr int kTilesOfChunk = 2;
 constexpr int kWarpsOfBlock = 1;
 constexpr double kCostOfSplit = 0.005;
 
