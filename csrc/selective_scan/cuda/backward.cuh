@@ -35,21 +35,19 @@ struct RowSum {
 
 // Writes the sums that a lane holds to the block's row of the partial gradients, where no other thread writes them.
 template <typename scalar_t>
-__device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
-    const int* tokens, int k, int n, bool add, acc_t<scalar_t> (&sum)[kSumsOfLane]) {
+__device__ __forceinline__ void write_weights(const ScanLaunch& a, const SelectiveScanGradients& g, const Place& place,
+    const int* tokens, int k, acc_t<scalar_t> (&sum)[kSumsOfLane]) {
   using acc = acc_t<scalar_t>;
   const RowSum own{place.lane};
   const int64_t row = static_cast<int64_t>(place.split) * a.p.batch * a.p.groups * a.p.inner + place.sequence(a, k);
-  acc* to = static_cast<acc*>(own.of_C() ? g.grad_C : g.grad_B) + row * a.p.length * a.p.states + n;
+  acc* to = static_cast<acc*>(own.of_C() ? g.grad_C : g.grad_B) + row * a.p.length;
 #pragma unroll
   for (int i = 0; i < kSumsOfLane; ++i) {
     const int position = own.first_position() + i;
     if (position >= kTokens) continue;
     const int token = tokens[place.row * kTokens + position];
     if (!is_token(a, token)) continue;
-    acc* at = to + token * a.p.states;
-    const acc value = sum[i] * (own.of_C() ? acc(1) : kUnit<scalar_t>);
-    *at = add ? *at + value : value;
+    to[token] = sum[i] * (own.of_C() ? acc(1) : kUnit<scalar_t>);
   }
 }
 
@@ -57,7 +55,7 @@ __device__ __forceinline__ void add_to_weights(const ScanLaunch& a, const Select
 // row of the partial gradients.
 template <typename scalar_t>
 __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const SelectiveScanGradients& g,
-    const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int n, int first_channel) {
+    const Place& place, int which, const acc_t<scalar_t> (*sums)[kColumns<scalar_t>], int k, int first_channel) {
   using acc = acc_t<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
   acc total = 0;
@@ -68,12 +66,12 @@ __device__ __forceinline__ void write_parameter(const ScanLaunch& a, const Selec
   if (segment > 0 || channel >= a.p.channels) return;
   const int64_t K = a.p.groups * a.p.inner;
   const int64_t row = ((place.chunk * a.p.batch + place.batch) * K + k) * a.p.channels + channel;
-  if (which == kGradA) static_cast<acc*>(g.grad_A)[row * a.p.states + n] = total * kUnit<scalar_t>;
-  if (which == kGradD && n == 0) static_cast<acc*>(g.grad_D)[row] = total;
-  if (which == kGradBias && n + 1 == a.p.states) static_cast<acc*>(g.grad_delta_bias)[row] = total;
+  if (which == kGradA) static_cast<acc*>(g.grad_A)[row] = total * kUnit<scalar_t>;
+  if (which == kGradD) static_cast<acc*>(g.grad_D)[row] = total;
+  if (which == kGradBias) static_cast<acc*>(g.grad_delta_bias)[row] = total;
 }
 
-// One thread's positions of one direction and state, and what it keeps of them between its two walks.
+// One thread's positions of one direction, and what it keeps of them between its two walks.
 template <bool kOneOrder, typename scalar_t>
 struct Positions {
   using acc = acc_t<scalar_t>;
@@ -172,7 +170,7 @@ __device__ __forceinline__ void through_softplus(const ScanLaunch& a, const Thre
   }
 }
 
-template <bool kOneOrder, bool kSingle, typename scalar_t>
+template <bool kOneOrder, typename scalar_t>
 __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar_t)))
     backward_kernel(const __grid_constant__ ScanLaunch a, const __grid_constant__ SelectiveScanGradients g) {
   using acc = acc_t<scalar_t>;
@@ -180,8 +178,8 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster return, or none
-  const BackwardMemory<kSingle, scalar_t> m(shape_of(a), memory);
-  const int states = kSingle ? 1 : static_cast<int>(a.p.states), warps = blockDim.x / 32;
+  const BackwardMemory<scalar_t> m(shape_of(a), memory);
+  const int warps = blockDim.x / 32;
   const int64_t length = a.p.length;
 
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
@@ -195,13 +193,13 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
   for (int i = threadIdx.x; i < tile_size<scalar_t>(place.positions); i += blockDim.x) m.grad_u[i] = acc(0);
   Stream<kOneOrder, 1, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, m.grad_y}, g.grad_y);
   stream.advance(a, place, 0, 0);
-  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens);
   clear_rows(*m.exchange);
   const Slots<scalar_t> slots(a, place);
   wait_for_copies();
   start_exchanges(a, *m.exchange);
 
-  int turn = 0, step = 0, scanning_warp = 0;
+  int step = 0, scanning_warp = 0;
   for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
     const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
     const int tile_at = (tile & 1) * tile_size<scalar_t>(place.positions);
@@ -210,117 +208,88 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
       const int* tokens = m.tokens + (kOneOrder ? 0 : j * place.positions);
       const ThreadRows<kOneOrder> rows(place, tokens);
       const Parameters<scalar_t>& parameters = m.parameters[step & 1];
-      acc dt[kTokens][kWidth], grad_dt[kTokens][kWidth];
+      acc dt[kTokens][kWidth];
       time_steps(dt, a, place, m.delta, rows, parameters.bias);
-      auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
-      auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
-
-      for (int n = 0; n < states; ++n, ++turn) {
-        const bool last_state = n + 1 == states;
-        Weights<acc> next_weights;
-        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
-        if (n > 0) {
-          skip = {};
-          A = load_decay_rates<scalar_t>(a, k, n, channel);
-        }
-        Wide<scalar_t> rate, decays, h, mu, grad_A = {}, grad_D = {}, grad_bias = {};
+      const auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+      const auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
+      Wide<scalar_t> rate, decays, h, mu, grad_A = {}, grad_D = {}, grad_bias = {};
 #pragma unroll
-        for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
-        acc before[kTokens][kWidth], reach[kTokens][kWidth];
-        const Positions<kOneOrder, scalar_t> positions{place, rows, m.u + tile_at, m.grad_y + tile_at,
-            m.weights + (kSingle ? j : turn & 1) * place.positions, rate, dt, before, reach};
-        const bool reversed = is_reversed(a, k);
-        if (reversed) {
-          positions.template summarise<true>(decays, h, mu);
-        } else {
-          positions.template summarise<false>(decays, h, mu);
-        }
-        put_pairs(*m.exchange, 0, slots.of(reversed), place.lane, decays, h);
-        put_pairs(*m.exchange, 1, slots.of(!reversed), place.lane, decays, mu);
-        __syncthreads();
+      for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
+      acc before[kTokens][kWidth], reach[kTokens][kWidth];
+      const Positions<kOneOrder, scalar_t> positions{place, rows, m.u + tile_at, m.grad_y + tile_at,
+          m.weights + j * place.positions, rate, dt, before, reach};
+      const bool reversed = is_reversed(a, k);
+      if (reversed) {
+        positions.template summarise<true>(decays, h, mu);
+      } else {
+        positions.template summarise<false>(decays, h, mu);
+      }
+      put_pairs(*m.exchange, 0, slots.of(reversed), place.lane, decays, h);
+      put_pairs(*m.exchange, 1, slots.of(!reversed), place.lane, decays, mu);
+      __syncthreads();
 #pragma unroll 1
-        for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
-          if (place.warp == warp) {
-            scan_rows<true>(a, place, *m.exchange, turn, side, k, n, first_channel, g.grad_last_state);
-          }
+      for (int side = 0, warp = scanning_warp; side < 2; ++side, warp = next_warp(warp)) {
+        if (place.warp == warp) scan_rows<true>(a, place, *m.exchange, step, side, k, first_channel, g.grad_last_state);
+      }
+      stream.advance(a, place, step + 1 & 1, 0);
+      __syncthreads();
+      scanning_warp = next_warp(scanning_warp);
+      if (a.phase != Phase::kSummarise) {
+        h = get_carry(*m.exchange, 0, slots.of(reversed), place.lane);
+        mu = get_carry(*m.exchange, 1, slots.of(!reversed), place.lane);
+        // Decays are computed again: if they were kept, a third fewer blocks would fit.
+#pragma unroll
+        for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
+        acc weight_sums[kTokens], sum[kSumsOfLane];
+        auto* grad_u = reinterpret_cast<Wide<scalar_t>*>(m.grad_u);
+        if (reversed) {
+          positions.template differentiate<true>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
+        } else {
+          positions.template differentiate<false>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
         }
-        if (last_state) stream.advance(a, place, step + 1 & 1, 0);
-        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
-        __syncthreads();
-        scanning_warp = next_warp(scanning_warp);
-        if (a.phase != Phase::kSummarise) {
-          h = get_carry(*m.exchange, 0, slots.of(reversed), place.lane);
-          mu = get_carry(*m.exchange, 1, slots.of(!reversed), place.lane);
-          // Decays are computed again: if they were kept, a third fewer blocks would fit.
-#pragma unroll
-          for (int v = 0; v < kWidth; ++v) forget(rate.value[v]);
-          acc weight_sums[kTokens], sum[kSumsOfLane];
-          auto* grad_u = reinterpret_cast<Wide<scalar_t>*>(m.grad_u);
-          if (reversed) {
-            positions.template differentiate<true>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
-          } else {
-            positions.template differentiate<false>(A, skip, h, mu, grad_A, grad_D, weight_sums, grad_u);
-          }
-#pragma unroll
-          for (int i = 0; i < kTokens; ++i) {
-#pragma unroll
-            for (int v = 0; v < kWidth; ++v) grad_dt[i][v] = n == 0 ? before[i][v] : grad_dt[i][v] + before[i][v];
-          }
-          if (last_state) {
-            scalar_t* row =
-                static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
-            through_softplus<kOneOrder, scalar_t>(a, rows, grad_dt, dt, grad_bias);
-            store_tokens(a, row, channel, rows, [&](int i) { return as_wide<scalar_t>(grad_dt[i]); });
-            if (j + 1 == a.count) {
-              store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
-                auto& sum = grad_u[rows[i] * kLanes + place.lane];
-                const Wide<scalar_t> total = sum;
-                // Zeros for the next tile. All positions without a token share a row, which stays as it is.
-                if (kOneOrder || rows.token(i) >= 0) sum = {};
-                return total;
-              });
-            }
-          }
-          RowSum{place.lane}.finish(weight_sums, sum);
-          const bool first_tile = tile == place.first_tile(a);
-          if constexpr (kSingle) {
-            acc* kept = m.weight_sums + j * kSumsOfLane * blockDim.x + threadIdx.x;
-#pragma unroll
-            for (int i = 0; i < kSumsOfLane; ++i) {
-              if (!first_tile) sum[i] += kept[i * blockDim.x];
-              kept[i * blockDim.x] = sum[i];
-            }
-          }
-          if (!kSingle || tile + 1 == place.end_tile(a)) {
-            add_to_weights<scalar_t>(a, g, place, tokens, k, n, !kSingle && !first_tile, sum);
-          }
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxRows + place.row])[place.lane] = grad_A;
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxRows + place.row])[place.lane] = grad_D;
-          reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxRows + place.row])[place.lane] = grad_bias;
+        scalar_t* row = static_cast<scalar_t*>(g.grad_delta) + place.sequence(a, k) * length * a.p.channels + channel;
+        through_softplus<kOneOrder, scalar_t>(a, rows, before, dt, grad_bias);
+        store_tokens(a, row, channel, rows, [&](int i) { return as_wide<scalar_t>(before[i]); });
+        if (j + 1 == a.count) {
+          store_result(a, place, static_cast<scalar_t*>(g.grad_u), channel, rows, [&](int i) {
+            auto& sum = grad_u[rows[i] * kLanes + place.lane];
+            const Wide<scalar_t> total = sum;
+            // Zeros for the next tile. All positions without a token share a row, which stays as it is.
+            if (kOneOrder || rows.token(i) >= 0) sum = {};
+            return total;
+          });
         }
-        wait_for_copies();
-        __syncthreads();
-        if (a.phase == Phase::kSummarise) continue;
-        for (int i = place.warp; i < kParameterGradients; i += warps) {
-          write_parameter<scalar_t>(a, g, place, i, m.sums, k, n, first_channel);
+        RowSum{place.lane}.finish(weight_sums, sum);
+        const bool first_tile = tile == place.first_tile(a);
+        acc* kept = m.weight_sums + j * kSumsOfLane * blockDim.x + threadIdx.x;
+#pragma unroll
+        for (int i = 0; i < kSumsOfLane; ++i) {
+          if (!first_tile) sum[i] += kept[i * blockDim.x];
+          kept[i * blockDim.x] = sum[i];
         }
+        if (tile + 1 == place.end_tile(a)) write_weights<scalar_t>(a, g, place, tokens, k, sum);
+        reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradA * kMaxRows + place.row])[place.lane] = grad_A;
+        reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradD * kMaxRows + place.row])[place.lane] = grad_D;
+        reinterpret_cast<Wide<scalar_t>*>(m.sums[kGradBias * kMaxRows + place.row])[place.lane] = grad_bias;
+      }
+      wait_for_copies();
+      __syncthreads();
+      if (a.phase == Phase::kSummarise) continue;
+      for (int i = place.warp; i < kParameterGradients; i += warps) {
+        write_parameter<scalar_t>(a, g, place, i, m.sums, k, first_channel);
       }
     }
   }
 }
 
-template <bool kOneOrder, bool kSingle, typename scalar_t>
+template <bool kOneOrder, typename scalar_t>
 void launch_backward_as(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  launch_blocks(backward_kernel<kOneOrder, kSingle, scalar_t>, a, backward_bytes<scalar_t>(shape_of(a), a.p.states), g);
+  launch_blocks(backward_kernel<kOneOrder, scalar_t>, a, backward_bytes<scalar_t>(shape_of(a)), g);
 }
 
 template <typename scalar_t>
 void launch_backward(const ScanLaunch& a, const SelectiveScanGradients& g) {
-  if (a.p.states == 1) {
-    a.one_order ? launch_backward_as<true, true, scalar_t>(a, g) : launch_backward_as<false, true, scalar_t>(a, g);
-  } else {
-    a.one_order ? launch_backward_as<true, false, scalar_t>(a, g) : launch_backward_as<false, false, scalar_t>(a, g);
-  }
+  a.one_order ? launch_backward_as<true, scalar_t>(a, g) : launch_backward_as<false, scalar_t>(a, g);
 }
 
 }  // namespace ssm

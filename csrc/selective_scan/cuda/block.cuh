@@ -49,9 +49,9 @@ struct Place {
     return group * static_cast<int>(a.p.inner) + a.first + j;
   }
   __device__ int64_t sequence(const ScanLaunch& a, int k) const { return batch * a.p.groups * a.p.inner + k; }
-  // Index of [batch, K, N, chunks, D].
-  __device__ int64_t in_workspace(const ScanLaunch& a, int k, int n, int channel) const {
-    return ((sequence(a, k) * a.p.states + n) * a.chunks + chunk) * a.p.channels + channel;
+  // Index of [batch, K, 1, chunks, D].
+  __device__ int64_t in_workspace(const ScanLaunch& a, int k, int channel) const {
+    return (sequence(a, k) * a.chunks + chunk) * a.p.channels + channel;
   }
 };
 
@@ -95,11 +95,11 @@ __device__ __forceinline__ bool is_token(const ScanLaunch& a, int token) {
 // B and C of the position that this thread fetches for the block. There are at least as many threads as positions.
 template <typename scalar_t>
 __device__ __forceinline__ Weights<acc_t<scalar_t>> load_weights(
-    const ScanLaunch& a, const Place& place, const int* tokens, int k, int n) {
+    const ScanLaunch& a, const Place& place, const int* tokens, int k) {
   using acc = acc_t<scalar_t>;
   const Strides &b = a.p.B_stride, &c = a.p.C_stride;
-  const auto* B = static_cast<const scalar_t*>(a.p.B) + place.batch * b.batch + k * b.group + n * b.last;
-  const auto* C = static_cast<const scalar_t*>(a.p.C) + place.batch * c.batch + k * c.group + n * c.last;
+  const auto* B = static_cast<const scalar_t*>(a.p.B) + place.batch * b.batch + k * b.group;
+  const auto* C = static_cast<const scalar_t*>(a.p.C) + place.batch * c.batch + k * c.group;
   const int token = static_cast<int>(threadIdx.x) < place.positions ? tokens[threadIdx.x] : -1;
   if (!is_token(a, token)) return {acc(0), acc(0)};
   return {static_cast<acc>(B[static_cast<int64_t>(token) * static_cast<int>(b.token)]) * kUnit<scalar_t>,
@@ -111,25 +111,15 @@ __device__ __forceinline__ void store_weights(Weights<acc>* shared, const Weight
   if (static_cast<int>(threadIdx.x) < place.positions) shared[threadIdx.x] = weights;
 }
 
-// Copies B and C to shared memory: of all directions, or, with many states, of the first direction's first state.
+// Copies B and C of all directions to shared memory.
 template <bool kOneOrder, typename scalar_t>
 __device__ __forceinline__ void stage_weights(
-    const ScanLaunch& a, const Place& place, Weights<acc_t<scalar_t>>* weights, const int* all_tokens, int directions) {
-  for (int j = 0; j < directions; ++j) {
+    const ScanLaunch& a, const Place& place, Weights<acc_t<scalar_t>>* weights, const int* all_tokens) {
+  for (int j = 0; j < a.count; ++j) {
     const int* tokens = all_tokens + (kOneOrder ? 0 : j * place.positions);
-    store_weights(
-        weights + j * place.positions, load_weights<scalar_t>(a, place, tokens, place.direction(a, j), 0), place);
+    if (static_cast<int>(threadIdx.x) >= place.positions) continue;
+    weights[j * place.positions + threadIdx.x] = load_weights<scalar_t>(a, place, tokens, place.direction(a, j));
   }
-}
-
-// With many states: B and C of the next state, which may be the first of the next direction or of the next tile.
-template <bool kOneOrder, typename scalar_t>
-__device__ __forceinline__ Weights<acc_t<scalar_t>> load_next_weights(
-    const ScanLaunch& a, const Place& place, const int* all_tokens, int j, int n) {
-  const bool last_state = n + 1 == a.p.states;
-  const int next = !last_state ? j : j + 1 < a.count ? j + 1 : 0;
-  const int* tokens = all_tokens + (kOneOrder ? 0 : next * place.positions);
-  return load_weights<scalar_t>(a, place, tokens, place.direction(a, next), last_state ? 0 : n + 1);
 }
 
 // The rows of a tile at the thread's positions. Tiles are kept by position if all directions follow one order. If each
@@ -208,18 +198,6 @@ __device__ __forceinline__ void time_steps(acc_t<scalar_t> (&dt)[kTokens][kVecto
       for (int v = 0; v < kVector<scalar_t>; ++v) dt[i][v] = rows.token(i) >= 0 ? dt[i][v] : acc(0);
     }
   }
-}
-
-// A of the thread's channels. Beyond the last channel, the last one's is read.
-template <typename scalar_t>
-__device__ __forceinline__ Wide<scalar_t> load_decay_rates(const ScanLaunch& a, int k, int n, int channel) {
-  Wide<scalar_t> A;
-#pragma unroll
-  for (int v = 0; v < kVector<scalar_t>; ++v) {
-    const int64_t last = a.p.channels - 1, row = k * a.p.channels + (channel + v < last ? channel + v : last);
-    A.value[v] = static_cast<const acc_t<scalar_t>*>(a.p.A)[row * a.p.states + n];
-  }
-  return A;
 }
 
 // Writes the thread's channels of a token to memory. `row` points at those of token 0.

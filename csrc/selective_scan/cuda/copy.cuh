@@ -80,7 +80,7 @@ __device__ void copy_parameters(const ScanLaunch& a, Parameters<scalar_t>& to, i
   const bool exists = channel < a.p.channels;
   const int64_t row = exists ? static_cast<int64_t>(k) * a.p.channels + channel : 0;
   const acc *D = static_cast<const acc*>(a.p.D), *bias = static_cast<const acc*>(a.p.delta_bias);
-  copy_async_or_zero<sizeof(acc)>(&to.A[column], static_cast<const acc*>(a.p.A) + row * a.p.states, exists);
+  copy_async_or_zero<sizeof(acc)>(&to.A[column], static_cast<const acc*>(a.p.A) + row, exists);
   copy_async_or_zero<sizeof(acc)>(&to.D[column], D + row, exists && D != nullptr);
   copy_async_or_zero<sizeof(acc)>(&to.bias[column], bias + row, exists && bias != nullptr);
 }

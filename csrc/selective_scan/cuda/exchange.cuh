@@ -102,7 +102,7 @@ __device__ __forceinline__ void exchange_blocks(const ScanLaunch& a, Exchange<sc
 // null. In the phase kSummarise, the block's total goes to the workspace instead.
 template <bool kGradient, typename scalar_t, int kSides>
 __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& place, Exchange<scalar_t, kSides>& exchange,
-    int turn, int side, int first_direction, int n, int first_channel, const void* given) {
+    int turn, int side, int first_direction, int first_channel, const void* given) {
   using acc = acc_t<scalar_t>;
   const int lane = threadIdx.x % 32, column = lane % kColumns<scalar_t>, segment = lane / kColumns<scalar_t>;
   const int count = a.rows / kSegments<scalar_t>, channel = first_channel + column;
@@ -127,7 +127,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
   const int rank = from_right ? a.chunks - 1 - place.chunk : place.chunk;
   if (a.phase == Phase::kWhole) {
     if (kGradient && side == 1 && given != nullptr && inside) {
-      carried = static_cast<const acc*>(given)[(place.sequence(a, k) * a.p.channels + channel) * a.p.states + n];
+      carried = static_cast<const acc*>(given)[place.sequence(a, k) * a.p.channels + channel];
     }
     if (a.chunks > 1) {
       exchange_blocks(a, exchange, turn, side, rank, total);
@@ -139,7 +139,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
       }
     }
   } else if (inside) {
-    const int64_t at = place.in_workspace(a, k, n, channel);
+    const int64_t at = place.in_workspace(a, k, channel);
     const bool is_gradient = kGradient && side == 1;
     if (a.phase == Phase::kApply) {
       carried = static_cast<const acc*>(is_gradient ? a.gradient_after : a.state_before)[at];
@@ -162,7 +162,7 @@ __device__ __forceinline__ void scan_rows(const ScanLaunch& a, const Place& plac
     }
   }
   if (!kGradient && segment == kSegments<scalar_t> - 1 && rank == a.chunks - 1 && inside) {
-    static_cast<acc*>(a.p.last_state)[(place.sequence(a, k) * a.p.channels + channel) * a.p.states + n] = h;
+    static_cast<acc*>(a.p.last_state)[place.sequence(a, k) * a.p.channels + channel] = h;
   }
 }
 

@@ -88,16 +88,15 @@ __device__ __forceinline__ unsigned reversed_bits(const ScanLaunch& a, int k) {
 }
 
 // kJoint directions share an exchange, so that the blocks of a cluster wait for each other only once for them.
-template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
-__global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_t), kSingle, kJoint))
+template <bool kOneOrder, int kJoint, typename scalar_t>
+__global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_t), kJoint))
     forward_kernel(const __grid_constant__ ScanLaunch a) {
   using acc = acc_t<scalar_t>;
   constexpr int kWidth = kVector<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const Place place(a);
   if (place.batch >= a.p.batch) return;  // all blocks of a cluster return, or none
-  const ForwardMemory<kSingle, kJoint, scalar_t> m(shape_of(a), memory);
-  const int states = kSingle ? 1 : static_cast<int>(a.p.states);
+  const ForwardMemory<kJoint, scalar_t> m(shape_of(a), memory);
   const int tile_elements = tile_size<scalar_t>(place.positions);
 
   stage_tokens(a, place, m.tokens, kOneOrder ? 1 : a.count);
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
   for (int i = 0; i < 2; ++i) copier.fill_missing(place, m.u + i * tile_elements, scalar_t(0));
   Stream<kOneOrder, kJoint, scalar_t> stream(a, place, copier, {m.parameters, m.delta, m.u, nullptr}, nullptr);
   stream.advance(a, place, 0, 0);
-  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens, kSingle ? a.count : 1);
+  stage_weights<kOneOrder, scalar_t>(a, place, m.weights, m.tokens);
   for (int i = threadIdx.x; !kOneOrder && i < tile_elements; i += blockDim.x) m.y[i] = acc(0);
   clear_rows(*m.exchange);
   const Slots<scalar_t> slots(a, place);
@@ -117,7 +116,7 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
   start_exchanges(a, *m.exchange);
   stream.advance(a, place, 1, 1);
 
-  int turn = 0, step = 0, scanning_warp = 0;
+  int step = 0, scanning_warp = 0;
   unsigned walked_before = reversed_bits<kJoint>(a, place.direction(a, 0));
   for (int tile = place.first_tile(a); tile < place.end_tile(a); ++tile) {
     const int first_channel = tile * kColumns<scalar_t>, channel = first_channel + place.lane * kWidth;
@@ -135,47 +134,35 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
       if (walked_now != walked_before) __syncthreads();
       walked_before = walked_now;
       acc dt[kTokens][kWidth];
-      Wide<scalar_t> skip, A;
-      for (int n = 0; n < states; ++n, ++turn) {
-        const bool last_state = n + 1 == states;
-        Weights<acc> next_weights;
-        if constexpr (!kSingle) next_weights = load_next_weights<kOneOrder, scalar_t>(a, place, m.tokens, j, n);
 #pragma unroll
-        for (int i = 0; i < kJoint; ++i) {
-          const int slot = (step & 1) * kJoint + i;
-          const Parameters<scalar_t>& parameters = m.parameters[slot];
-          if (n == 0) {
-            time_steps(dt, a, place, m.delta + slot * tile_elements, rows, parameters.bias);
-            skip = load_pack<acc, kWidth>(parameters.D, place.lane);
-            A = load_pack<acc, kWidth>(parameters.A, place.lane);
-          } else {
-            skip = {};
-            A = load_decay_rates<scalar_t>(a, k, n, channel);
-          }
-          const Weights<acc>* weights = m.weights + (kSingle ? j + i : turn & 1) * place.positions;
-          const bool reversed = is_reversed(a, k + i);
-          Wide<scalar_t> decays, h;
-          if (reversed) {
-            y.template walk<true>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
-          } else {
-            y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
-          }
-          put_pairs(*m.exchange, i, slots.of(reversed), place.lane, decays, h);
+      for (int i = 0; i < kJoint; ++i) {
+        const int slot = (step & 1) * kJoint + i;
+        const Parameters<scalar_t>& parameters = m.parameters[slot];
+        time_steps(dt, a, place, m.delta + slot * tile_elements, rows, parameters.bias);
+        const auto skip = load_pack<acc, kWidth>(parameters.D, place.lane);
+        const auto A = load_pack<acc, kWidth>(parameters.A, place.lane);
+        const Weights<acc>* weights = m.weights + (j + i) * place.positions;
+        const bool reversed = is_reversed(a, k + i);
+        Wide<scalar_t> decays, h;
+        if (reversed) {
+          y.template walk<true>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
+        } else {
+          y.template walk<false>(y.share[i], dt, A, skip, u, weights, rows, place, decays, h);
         }
-        wait_for_copies();
-        __syncthreads();
+        put_pairs(*m.exchange, i, slots.of(reversed), place.lane, decays, h);
+      }
+      wait_for_copies();
+      __syncthreads();
 #pragma unroll 1
-        for (int side = 0, warp = scanning_warp; side < kJoint; ++side, warp = next_warp(warp)) {
-          if (place.warp == warp) scan_rows<false>(a, place, *m.exchange, turn, side, k, n, first_channel, nullptr);
-        }
-        if (last_state) stream.advance(a, place, step & 1, step & 1);
-        if (!kSingle) store_weights(m.weights + (turn + 1 & 1) * place.positions, next_weights, place);
-        __syncthreads();
-        scanning_warp = next_warp(scanning_warp);
+      for (int side = 0, warp = scanning_warp; side < kJoint; ++side, warp = next_warp(warp)) {
+        if (place.warp == warp) scan_rows<false>(a, place, *m.exchange, step, side, k, first_channel, nullptr);
+      }
+      stream.advance(a, place, step & 1, step & 1);
+      __syncthreads();
+      scanning_warp = next_warp(scanning_warp);
 #pragma unroll
-        for (int i = 0; i < kJoint; ++i) {
-          y.add(y.share[i], get_carry(*m.exchange, i, slots.of(is_reversed(a, k + i)), place.lane));
-        }
+      for (int i = 0; i < kJoint; ++i) {
+        y.add(y.share[i], get_carry(*m.exchange, i, slots.of(is_reversed(a, k + i)), place.lane));
       }
       if constexpr (!kOneOrder) {
         y.sum_over_directions(m.y, rows, place.lane, j + 1 == a.count);
@@ -187,21 +174,17 @@ __global__ void __launch_bounds__(kMaxThreads, forward_min_blocks(sizeof(scalar_
   }
 }
 
-template <bool kOneOrder, bool kSingle, int kJoint, typename scalar_t>
+template <bool kOneOrder, int kJoint, typename scalar_t>
 void launch_forward_as(const ScanLaunch& a) {
-  launch_blocks(
-      forward_kernel<kOneOrder, kSingle, kJoint, scalar_t>, a, forward_bytes<scalar_t>(shape_of(a), a.p.states));
+  launch_blocks(forward_kernel<kOneOrder, kJoint, scalar_t>, a, forward_bytes<scalar_t>(shape_of(a)));
 }
 
 template <typename scalar_t>
 void launch_forward(const ScanLaunch& a) {
-  if (a.p.states > 1) {
-    a.one_order ? launch_forward_as<true, false, 1, scalar_t>(a) : launch_forward_as<false, false, 1, scalar_t>(a);
-  } else if (!a.one_order) {
-    launch_forward_as<false, true, 1, scalar_t>(a);
+  if (!a.one_order) {
+    launch_forward_as<false, 1, scalar_t>(a);
   } else {
-    shares_exchange(shape_of(a), a.p.states) ? launch_forward_as<true, true, 2, scalar_t>(a)
-                                             : launch_forward_as<true, true, 1, scalar_t>(a);
+    shares_exchange(shape_of(a)) ? launch_forward_as<true, 2, scalar_t>(a) : launch_forward_as<true, 1, scalar_t>(a);
   }
 }
 

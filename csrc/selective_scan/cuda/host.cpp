@@ -30,10 +30,10 @@ bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) 
 }
 
 // Bytes of shared memory that a block takes.
-size_t block_bytes(const BlockShape& shape, int64_t states, at::ScalarType type, bool backward) {
+size_t block_bytes(const BlockShape& shape, at::ScalarType type, bool backward) {
   size_t bytes = 0;
   SSM_DISPATCH(type, "selective_scan",
-      [&] { bytes = backward ? backward_bytes<scalar_t>(shape, states) : forward_bytes<scalar_t>(shape, states); });
+      [&] { bytes = backward ? backward_bytes<scalar_t>(shape) : forward_bytes<scalar_t>(shape); });
   return bytes;
 }
 
@@ -103,7 +103,7 @@ class Plan {
     const SelectiveScanParams& p = launch_.p;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     workspace_ = at::empty(
-        {backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch_.chunks, p.channels}, options_.dtype(dtype));
+        {backward_ ? 5 : 3, p.batch, p.groups * p.inner, launch_.chunks, p.channels}, options_.dtype(dtype));
     launch_.chunk_decay = workspace_.select(0, 0).data_ptr();
     launch_.chunk_state = workspace_.select(0, 1).data_ptr();
     launch_.state_before = workspace_.select(0, 2).data_ptr();
@@ -127,7 +127,7 @@ class Plan {
     const int64_t positions = positions_that_fit(device.block_shared, [&](int rows) {
       const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));
       const BlockShape shape{rows, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
-      return block_bytes(shape, p.states, c10::typeMetaToScalarType(options_.dtype()), backward_);
+      return block_bytes(shape, c10::typeMetaToScalarType(options_.dtype()), backward_);
     });
     int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;

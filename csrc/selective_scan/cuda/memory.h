@@ -24,7 +24,7 @@ struct alignas(2 * sizeof(acc)) Weights {
   acc B, C;
 };
 
-// A (of the first state), D and the bias of Δ of a tile's channels, for one direction.
+// A, D and the bias of Δ of a tile's channels, for one direction.
 template <typename scalar_t>
 struct Parameters {
   acc_t<scalar_t> A[kColumns<scalar_t>], D[kColumns<scalar_t>], bias[kColumns<scalar_t>];
@@ -46,8 +46,8 @@ C10_HOST_DEVICE inline BlockShape shape_of(const ScanLaunch& a) {
   return {a.rows, a.count, a.one_order};
 }
 
-// kSingle: one state. kJoint: directions that share an exchange. A step is a tile and kJoint directions.
-template <bool kSingle, int kJoint, typename scalar_t>
+// kJoint: directions that share an exchange. A step is a tile and kJoint directions.
+template <int kJoint, typename scalar_t>
 struct ForwardMemory {
   using acc = acc_t<scalar_t>;
   Exchange<scalar_t, kJoint>* exchange;
@@ -55,8 +55,8 @@ struct ForwardMemory {
   scalar_t* delta;                   // tiles [2][kJoint]: of this step and of the next
   scalar_t* u;                       // tiles [2]: this one and the next
   acc* y;                            // a tile: the sum so far, where each direction has its own order
-  Weights<acc>* weights;  // [directions][positions]; with many states [2][positions]: this state's, the next's
-  int* tokens;            // [orders][positions]
+  Weights<acc>* weights;             // [directions][positions]
+  int* tokens;                       // [orders][positions]
   size_t bytes;
 
   C10_HOST_DEVICE ForwardMemory(const BlockShape& shape, char* memory) {
@@ -67,7 +67,7 @@ struct ForwardMemory {
     delta = carver.take<scalar_t>(2 * kJoint * tile_size<scalar_t>(positions));
     u = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
     y = carver.take<acc>(shape.one_order ? 0 : tile_size<scalar_t>(positions));
-    weights = carver.take<Weights<acc>>((kSingle ? shape.count : 2) * positions);
+    weights = carver.take<Weights<acc>>(shape.count * positions);
     tokens = carver.take<int>((shape.one_order ? 1 : shape.count) * positions);
     bytes = carver.bytes();
   }
@@ -79,7 +79,7 @@ enum ParameterGradient { kGradA, kGradD, kGradBias, kParameterGradients };
 // Positions of which a lane gets the sums of B's or C's gradients (RowSum in backward.cuh).
 constexpr int kSumsOfLane = 2;
 
-template <bool kSingle, typename scalar_t>
+template <typename scalar_t>
 struct BackwardMemory {
   using acc = acc_t<scalar_t>;
   using Row = acc[kColumns<scalar_t>];
@@ -89,9 +89,9 @@ struct BackwardMemory {
   scalar_t *u, *grad_y;              // tiles [2]: this one and the next
   acc* grad_u;                       // a tile: the sum over directions so far
   Row* sums;                         // [kParameterGradients][kMaxRows]
-  acc* weight_sums;                  // [directions][kSumsOfLane][threads]: over the tiles so far; with one state
-  Weights<acc>* weights;  // [directions][positions]; with many states [2][positions]: this state's, the next's
-  int* tokens;            // [orders][positions]
+  acc* weight_sums;                  // [directions][kSumsOfLane][threads]: over the tiles so far
+  Weights<acc>* weights;             // [directions][positions]
+  int* tokens;                       // [orders][positions]
   size_t bytes;
 
   C10_HOST_DEVICE BackwardMemory(const BlockShape& shape, char* memory) {
@@ -104,29 +104,27 @@ struct BackwardMemory {
     grad_y = carver.take<scalar_t>(2 * tile_size<scalar_t>(positions));
     grad_u = carver.take<acc>(tile_size<scalar_t>(positions));
     sums = carver.take<Row>(kParameterGradients * kMaxRows);
-    weight_sums = carver.take<acc>(kSingle ? shape.count * kSumsOfLane * kLanes * shape.rows : 0);
-    weights = carver.take<Weights<acc>>((kSingle ? shape.count : 2) * positions);
+    weight_sums = carver.take<acc>(shape.count * kSumsOfLane * kLanes * shape.rows);
+    weights = carver.take<Weights<acc>>(shape.count * positions);
     tokens = carver.take<int>((shape.one_order ? 1 : shape.count) * positions);
     bytes = carver.bytes();
   }
 };
 
 // Whether pairs of directions share an exchange, so that the blocks of a cluster wait for each other half as often.
-inline bool shares_exchange(const BlockShape& shape, int64_t states) {
-  return states == 1 && shape.one_order && shape.count % 2 == 0;
+inline bool shares_exchange(const BlockShape& shape) {
+  return shape.one_order && shape.count % 2 == 0;
 }
 
 // Bytes of shared memory that a block of either kernel takes.
 template <typename scalar_t>
-size_t forward_bytes(const BlockShape& shape, int64_t states) {
-  if (states > 1) return ForwardMemory<false, 1, scalar_t>(shape, nullptr).bytes;
-  return shares_exchange(shape, states) ? ForwardMemory<true, 2, scalar_t>(shape, nullptr).bytes
-                                        : ForwardMemory<true, 1, scalar_t>(shape, nullptr).bytes;
+size_t forward_bytes(const BlockShape& shape) {
+  return shares_exchange(shape) ? ForwardMemory<2, scalar_t>(shape, nullptr).bytes
+                                : ForwardMemory<1, scalar_t>(shape, nullptr).bytes;
 }
 template <typename scalar_t>
-size_t backward_bytes(const BlockShape& shape, int64_t states) {
-  return states > 1 ? BackwardMemory<false, scalar_t>(shape, nullptr).bytes
-                    : BackwardMemory<true, scalar_t>(shape, nullptr).bytes;
+size_t backward_bytes(const BlockShape& shape) {
+  return BackwardMemory<scalar_t>(shape, nullptr).bytes;
 }
 
 }  // namespace ssm

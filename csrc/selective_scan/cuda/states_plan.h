@@ -110,12 +110,15 @@ class StatesPlan {
     l_.scan.chunks = static_cast<int>(ceil_div(tiles, l_.chunk_tiles));
   }
 
-  // The time is that of the multiprocessor with the most warps. In the backward pass, each part of the channels also
-  // writes and reads a tensor of its own for the gradients of B and C.
+  // The time is that of the multiprocessor with the most warps. A block that is alone there waits at each barrier, while
+  // others fill each other's waits. In the backward pass, each part of the channels also writes and reads a tensor of its
+  // own for the gradients of B and C.
   void choose_threads() {
     const SelectiveScanParams& p = l_.scan.p;
+    const cudaDeviceProp& device = device_properties();
     const int lanes = state_lanes(p.states, own_);
     const int most = backward_ ? states_backward_threads(sizeof(scalar_t)) : states_threads(sizeof(scalar_t));
+    const int registers = backward_ ? kBackwardRegisters : kWalkRegisters;
     const int64_t blocks_of_split = p.batch * p.groups * l_.scan.count * l_.scan.chunks;
     double best = std::numeric_limits<double>::max();
     l_.threads = 0;
@@ -124,10 +127,14 @@ class StatesPlan {
       if (channels * sizeof(scalar_t) % 16 != 0) continue;
       const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(threads, p.states)
                                      : states_forward_bytes<scalar_t>(threads, p.states, own_);
-      if (l_.threads > 0 && bytes > device_properties().sharedMemPerBlockOptin) break;
+      if (l_.threads > 0 && bytes > device.sharedMemPerBlockOptin) break;
       const int64_t splits = ceil_div(p.channels, channels);
-      const int64_t blocks = ceil_div(splits * blocks_of_split, multiprocessors());
-      double cost = static_cast<double>(blocks * (threads / 32 + kWarpsOfBlock));
+      const int64_t blocks = std::max<int64_t>(ceil_div(splits * blocks_of_split, multiprocessors()), 1);
+      const int64_t fit = std::max<int64_t>(1,
+          std::min<int64_t>(device.sharedMemPerMultiprocessor / (bytes + device.reservedSharedMemPerBlock),
+              device.regsPerMultiprocessor / (registers * threads)));
+      const int64_t waves = ceil_div(blocks, fit), together = ceil_div(blocks, waves);
+      double cost = static_cast<double>(waves * (threads / 32 + kWarpsOfBlock)) * (together + kWaitOfBlock);
       if (backward_) cost += kCostOfSplit * static_cast<double>(splits * blocks_of_split);
       if (cost >= best) continue;
       best = cost;

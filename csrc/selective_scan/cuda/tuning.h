@@ -45,10 +45,10 @@ static_assert(kMaxPositions % kPositionsOfWarp == 0);
 // Blocks of a cluster: 16 on Hopper, kPortableCluster on later devices.
 constexpr int kMaxCluster = 16;
 
-// Blocks that a multiprocessor must have registers for (__launch_bounds__). Of two directions that share an exchange,
-// or of many states, a thread keeps more.
-constexpr int forward_min_blocks(int64_t item, bool single_state, int joint) {
-  return item == 8 ? 2 : single_state && joint == 1 ? 4 : 3;
+// Blocks that a multiprocessor must have registers for (__launch_bounds__). Of two directions that share an exchange, a
+// thread keeps more.
+constexpr int forward_min_blocks(int64_t item, int joint) {
+  return item == 8 ? 2 : joint == 1 ? 4 : 3;
 }
 // 128 registers. Rejected: 3 blocks, 80 registers (version 6), and 4 blocks, 72 registers (version 5): both spill.
 constexpr int backward_min_blocks(int64_t item) {
@@ -74,13 +74,17 @@ constexpr int states_backward_threads(int64_t item) {
 }
 
 // Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
-// sequences are cut into chunks; tiles of a chunk at least; what a block costs beside its warps, in warps; and what it
-// costs in the backward pass, since each part of the channels has its own sums of the gradients of B and C.
+// sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads: registers of a thread;
+// what a block costs beside its warps, in warps; what its waits cost if it is alone, in blocks; and what it costs in the
+// backward pass, since each part of the channels has its own sums of the gradients of B and C.
 constexpr int kWarpsOfDirection = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
 constexpr int kTilesOfChunk = 2;
+constexpr int kWalkRegisters = 88;
+constexpr int kBackwardRegisters = 168;
 constexpr int kWarpsOfBlock = 1;
+constexpr double kWaitOfBlock = 0.5;
 constexpr double kCostOfSplit = 0.005;
 
 // Inner directions that one block keeps the weights and the orders of. Above it, each direction has a launch of its
