@@ -180,7 +180,7 @@ def test_compiles_without_a_graph_break(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES])
-@pytest.mark.parametrize(("states", "length"), [(1, 150), (4, 150), (1, 800)])
+@pytest.mark.parametrize(("states", "length"), [(1, 150), (4, 150), (16, 150), (1, 800), (16, 800)])
 def test_low_precision_is_as_good_as_the_reference(dtype, states, length):
     inputs = make_inputs(2, length, 24, 2, states, dtype=dtype)
     exact = run_with_gradients([x.detach().double().requires_grad_() for x in inputs], backend="reference")
@@ -218,8 +218,9 @@ def test_slope_of_softplus_does_not_cancel_for_small_steps():
     assert torch.allclose(slope.double(), x.detach().double().sigmoid(), rtol=2e-6, atol=0)
 
 
-def test_nan_and_huge_inputs_stay_in_their_own_channel():
-    inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, 1, dtype=torch.float32)]
+@pytest.mark.parametrize("states", [1, 16])
+def test_nan_and_huge_inputs_stay_in_their_own_channel(states):
+    inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, states, dtype=torch.float32)]
     clean = directional_scan(*inputs)
     inputs[0][0, 2, 1] = float("nan")
     y = directional_scan(*inputs)
@@ -227,10 +228,11 @@ def test_nan_and_huge_inputs_stay_in_their_own_channel():
     assert torch.equal(y[..., [0, 2, 3]], clean[..., [0, 2, 3]])
 
 
+@pytest.mark.parametrize("states", [1, 16])
 @pytest.mark.parametrize("length", [196, 3136, 5000])
 @pytest.mark.parametrize("one_order", [True, False], ids=["one order", "an order each"])
-def test_same_bits_from_run_to_run(length, one_order):
-    inputs = make_inputs(4, length, 48, 4, 1, dtype=torch.bfloat16)
+def test_same_bits_from_run_to_run(length, one_order, states):
+    inputs = make_inputs(4, length, 48, 4, states, dtype=torch.bfloat16)
     options = {"order": make_order(4, 4, length, one_order), "reverse": (False, True, True, False)}
     first = run_with_gradients(inputs, **options)
     for _ in range(3):
@@ -238,9 +240,10 @@ def test_same_bits_from_run_to_run(length, one_order):
             assert torch.equal(a, e)
 
 
+@pytest.mark.parametrize("states", [1, 16])
 @pytest.mark.parametrize("length", [60, 1000, 4001])
-def test_captured_in_a_graph(length):
-    inputs = make_inputs(2, length, 16, 2, 1, dtype=torch.float32)
+def test_captured_in_a_graph(length, states):
+    inputs = make_inputs(2, length, 16, 2, states, dtype=torch.float32)
     order = make_order(2, 2, length, one_order=True)
     with torch.cuda.stream(side := torch.cuda.Stream()):
         run_with_gradients(inputs, order=order, reverse=(False, True))  # this call loads the kernels
@@ -257,8 +260,9 @@ def test_captured_in_a_graph(length):
         assert torch.equal(a, e)
 
 
-def test_runs_on_the_current_stream():
-    inputs = make_inputs(2, 500, 16, 2, 1, dtype=torch.float32)
+@pytest.mark.parametrize("states", [1, 16])
+def test_runs_on_the_current_stream(states):
+    inputs = make_inputs(2, 500, 16, 2, states, dtype=torch.float32)
     expected = run_with_gradients(inputs)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -271,8 +275,9 @@ def test_runs_on_the_current_stream():
     assert_close(actual[0], 2 * expected[0])
 
 
-def test_needs_no_synchronisation():
-    inputs = make_inputs(2, 500, 16, 2, 1, dtype=torch.float32)
+@pytest.mark.parametrize("states", [1, 16])
+def test_needs_no_synchronisation(states):
+    inputs = make_inputs(2, 500, 16, 2, states, dtype=torch.float32)
     order = make_order(2, 2, 500)
     expected = run_with_gradients(inputs, order=order, reverse=(False, True))
     mode = torch.cuda.get_sync_debug_mode()
@@ -303,9 +308,10 @@ def test_autocast_reads_tokens_in_low_precision_and_keeps_parameters_in_float32(
     assert relative_error(y.float(), directional_scan(*inputs)) < 1e-2
 
 
-def test_order_out_of_range_reads_and_writes_nothing_else():
+@pytest.mark.parametrize("states", [1, 3])
+def test_order_out_of_range_reads_and_writes_nothing_else(states):
     """An error would need a synchronisation, so the kernel skips the bad step instead."""
-    inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, 1)]
+    inputs = [t.detach() for t in make_inputs(1, 6, 4, 1, states)]
     order = torch.tensor([0, 1, 2, 3, 4, 2**40], device="cuda")
     y = directional_scan(*inputs, order=order)
     short = [t[:, :5] if t.dim() == 3 and t.shape[1] == 6 else t for t in inputs]
@@ -313,12 +319,14 @@ def test_order_out_of_range_reads_and_writes_nothing_else():
     assert_close(y[:, :5], directional_scan(*short))
 
 
-def test_more_sequences_than_one_dimension_of_a_grid_holds():
-    assert_equals_cpu(make_inputs(70_000, 2, 1, 1, 1))
+@pytest.mark.parametrize("states", [1, 2])
+def test_more_sequences_than_one_dimension_of_a_grid_holds(states):
+    assert_equals_cpu(make_inputs(70_000, 2, 1, 1, states))
 
 
-def test_empty_batch():
-    inputs = make_inputs(0, 6, 4, 2, 1)
+@pytest.mark.parametrize("states", [1, 16])
+def test_empty_batch(states):
+    inputs = make_inputs(0, 6, 4, 2, states)
     results = run_with_gradients(inputs)
     assert all(r.shape == t.shape for r, t in zip(results[1:], inputs, strict=True))
     assert not any(r.any() for r in results)

@@ -216,8 +216,8 @@ __global__ void __launch_bounds__(kMaxThreads, backward_min_blocks(sizeof(scalar
 #pragma unroll
       for (int v = 0; v < kWidth; ++v) rate.value[v] = decay_rate<scalar_t>(A.value[v]);
       acc before[kTokens][kWidth], reach[kTokens][kWidth];
-      const Positions<kOneOrder, scalar_t> positions{place, rows, m.u + tile_at, m.grad_y + tile_at,
-          m.weights + j * place.positions, rate, dt, before, reach};
+      const Positions<kOneOrder, scalar_t> positions{
+          place, rows, m.u + tile_at, m.grad_y + tile_at, m.weights + j * place.positions, rate, dt, before, reach};
       const bool reversed = is_reversed(a, k);
       if (reversed) {
         positions.template summarise<true>(decays, h, mu);

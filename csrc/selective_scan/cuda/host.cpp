@@ -58,8 +58,8 @@ ScanLaunch common_launch(const SelectiveScanParams& p, const at::Tensor& u, cons
   return launch;
 }
 
-// Everything of a launch but the outputs, the workspace and which directions it takes. One state a channel; states_plan.h
-// has the plan for many.
+// Everything of a launch but the outputs, the workspace and which directions it takes. One state a channel;
+// states_plan.h has the plan for many.
 class Plan {
  public:
   Plan(const ScanLaunch& launch, const at::Tensor& u, bool backward)
@@ -102,8 +102,8 @@ class Plan {
   void make_workspace() {
     const SelectiveScanParams& p = launch_.p;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
-    workspace_ = at::empty(
-        {backward_ ? 5 : 3, p.batch, p.groups * p.inner, launch_.chunks, p.channels}, options_.dtype(dtype));
+    workspace_ =
+        at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, launch_.chunks, p.channels}, options_.dtype(dtype));
     launch_.chunk_decay = workspace_.select(0, 0).data_ptr();
     launch_.chunk_state = workspace_.select(0, 1).data_ptr();
     launch_.state_before = workspace_.select(0, 2).data_ptr();
@@ -256,8 +256,8 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
     }
     Plan plan(common, u, true);
     if (plan.needs_workspace()) plan.make_workspace();
-    gradients = differentiate<scalar_t>(p, upstream, u, A, channel_splits(plan.launch()), plan.launch().chunks,
-        [&](const SelectiveScanGradients& g) {
+    gradients = differentiate<scalar_t>(
+        p, upstream, u, A, channel_splits(plan.launch()), plan.launch().chunks, [&](const SelectiveScanGradients& g) {
           plan.for_each_pass([&](ScanLaunch launch) {
             launch.phase = Phase::kWhole;
             if (plan.needs_workspace()) {

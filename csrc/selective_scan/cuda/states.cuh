@@ -49,9 +49,7 @@ struct StatesPlace {
     tiles = static_cast<int>(left < l.chunk_tiles ? left : l.chunk_tiles);
   }
 
-  static __device__ int64_t all_tiles(const StatesLaunch& l) {
-    return (l.scan.p.length + kStateTile - 1) / kStateTile;
-  }
+  static __device__ int64_t all_tiles(const StatesLaunch& l) { return (l.scan.p.length + kStateTile - 1) / kStateTile; }
   // The number in the sequence of the chunk's tile `t` in walking order.
   __device__ int64_t tile_number(const StatesLaunch& l, int t) const {
     return static_cast<int64_t>(chunk) * l.chunk_tiles + (reversed ? tiles - 1 - t : t);
@@ -88,13 +86,13 @@ __device__ __forceinline__ void load_states(acc (&values)[kOwn], const StatesLau
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
     const bool exists = from != nullptr && place.exists && n < l.states();
-    values[i] = exists ? static_cast<const acc*>(from)[by_chunk ? place.in_workspace(l, n) : place.in_state(l, n)]
-                       : acc(0);
+    values[i] =
+        exists ? static_cast<const acc*>(from)[by_chunk ? place.in_workspace(l, n) : place.in_state(l, n)] : acc(0);
   }
 }
 template <bool kMixed, typename acc, int kOwn, int kLanes>
-__device__ __forceinline__ void store_states(const acc (&values)[kOwn], const StatesLaunch& l,
-    const StatesPlace<kOwn, kLanes>& place, void* to, bool by_chunk) {
+__device__ __forceinline__ void store_states(
+    const acc (&values)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place, void* to, bool by_chunk) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
@@ -105,8 +103,7 @@ __device__ __forceinline__ void store_states(const acc (&values)[kOwn], const St
 
 // A of the thread's states.
 template <bool kMixed, typename acc, int kOwn, int kLanes>
-__device__ __forceinline__ void load_A(
-    acc (&A)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place) {
+__device__ __forceinline__ void load_A(acc (&A)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
@@ -141,8 +138,8 @@ class TileStream {
 
  public:
   // `grad_y` is null in the forward pass.
-  __device__ TileStream(const StatesLaunch& l, const Place& place, const StatesMemory<scalar_t, Step>& m,
-      const void* grad_y)
+  __device__ TileStream(
+      const StatesLaunch& l, const Place& place, const StatesMemory<scalar_t, Step>& m, const void* grad_y)
       : l_(l),
         place_(place),
         m_(m),
@@ -241,8 +238,8 @@ class TileStream {
   // States that do not exist become 0.
   __device__ __forceinline__ void copy_weights(
       scalar_t* rows, const void* weights, const Strides& s, const int* tokens) const {
-    const auto* from = static_cast<const scalar_t*>(weights) + place_.batch * s.batch + place_.k * s.group +
-                       l_.first_state * s.last;
+    const auto* from =
+        static_cast<const scalar_t*>(weights) + place_.batch * s.batch + place_.k * s.group + l_.first_state * s.last;
     if (l_.weight_bytes == 16) {
       copy_weights_by<16>(rows, from, s.token, tokens);
     } else if (l_.weight_bytes == kLeastCopy<scalar_t>) {
@@ -388,8 +385,7 @@ struct ChannelsOfTokens {
 
  private:
   __device__ __forceinline__ T* at(int token) const {
-    return reinterpret_cast<T*>(
-        const_cast<char*>(row_address(first, token, channels * static_cast<int>(sizeof(T)))));
+    return reinterpret_cast<T*>(const_cast<char*>(row_address(first, token, channels * static_cast<int>(sizeof(T)))));
   }
 };
 
@@ -409,7 +405,8 @@ struct SumOverDirections {
   template <typename Place>
   __device__ SumOverDirections(const StatesLaunch& l, const Place& place, void* to)
       : result(l, place, to, first_row(l, place)),
-        sum(l, place, l.scan.sum, place.slot * l.scan.p.batch * l.scan.p.groups * l.scan.p.length + first_row(l, place)),
+        sum(l, place, l.scan.sum,
+            place.slot * l.scan.p.batch * l.scan.p.groups * l.scan.p.length + first_row(l, place)),
         add(l.scan.add),
         finish(l.scan.finish) {}
 
@@ -446,8 +443,8 @@ void launch_states(void (*kernel)(StatesLaunch, Arguments...), const StatesLaunc
   const int64_t layers = (rows + kMaxGridY - 1) / kMaxGridY;
   const dim3 grid(grid_blocks(columns, "selective_scan"), static_cast<unsigned>(layers == 1 ? rows : kMaxGridY),
       static_cast<unsigned>(layers));
-  launch_kernel("selective_scan", kernel,
-      {grid, dim3(static_cast<unsigned>(l.threads)), shared_bytes, 1, a.stream}, l, arguments...);
+  launch_kernel("selective_scan", kernel, {grid, dim3(static_cast<unsigned>(l.threads)), shared_bytes, 1, a.stream}, l,
+      arguments...);
 }
 
 }  // namespace ssm

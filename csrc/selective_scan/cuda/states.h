@@ -11,17 +11,18 @@ namespace ssm {
 // Every channel's states are spread over `state_lanes` neighbouring lanes of a warp. A block takes some channels of one
 // direction of one sample, and walks a chunk of the sequence token by token, a tile of tokens at a time.
 struct StatesLaunch {
-  // Of it, `rows`, `tiles` and `tiles_each` are not used. A block takes one direction. Where a launch has many, `sum` has a
-  // part for each.
+  // Of it, `rows`, `tiles` and `tiles_each` are not used. A block takes one direction. Where a launch has many, `sum`
+  // has a part for each.
   ScanLaunch scan;
-  int threads;          // of a block
-  int chunk_tiles;      // tiles of a chunk
-  int first_state;      // a launch takes up to kMostStates states of each channel from here on
-  int weight_bytes;     // bytes of one copy of B or C: 16, kLeastCopy, or 0 if each element is copied by itself
+  int threads;       // of a block
+  int chunk_tiles;   // tiles of a chunk
+  int first_state;   // a launch takes up to kMostStates states of each channel from here on
+  int weight_bytes;  // bytes of one copy of B or C: 16, kLeastCopy, or 0 if each element is copied by itself
   // acc_t [batch, K, L, D]: the gradient of Δ summed over launches with different states; null if there is one.
   void* delta_sum;
   bool delta_add, delta_finish;
-  // acc_t [batch, K, tiles, runs of a tile, D, states]: the state before each run of kStateRun tokens, in walking order.
+  // acc_t [batch, K, tiles, runs of a tile, D, states]: the state before each run of kStateRun tokens, in walking
+  // order.
   void* checkpoints;
 
   C10_HOST_DEVICE int states() const {

@@ -269,17 +269,23 @@ void launch_states_backward_as(const StatesLaunch& l, const SelectiveScanGradien
 template <typename scalar_t>
 void launch_states_adjoint(const StatesLaunch& l, const SelectiveScanGradients& g) {
   switch (state_lanes(l.scan.p.states, kOwnStates)) {
-    case 1: return launch_states_adjoint_as<scalar_t, 1>(l, g);
-    case 2: return launch_states_adjoint_as<scalar_t, 2>(l, g);
-    default: return launch_states_adjoint_as<scalar_t, 4>(l, g);
+    case 1:
+      return launch_states_adjoint_as<scalar_t, 1>(l, g);
+    case 2:
+      return launch_states_adjoint_as<scalar_t, 2>(l, g);
+    default:
+      return launch_states_adjoint_as<scalar_t, 4>(l, g);
   }
 }
 template <typename scalar_t>
 void launch_states_backward(const StatesLaunch& l, const SelectiveScanGradients& g) {
   switch (state_lanes(l.scan.p.states, kOwnStates)) {
-    case 1: return launch_states_backward_as<scalar_t, 1>(l, g);
-    case 2: return launch_states_backward_as<scalar_t, 2>(l, g);
-    default: return launch_states_backward_as<scalar_t, 4>(l, g);
+    case 1:
+      return launch_states_backward_as<scalar_t, 1>(l, g);
+    case 2:
+      return launch_states_backward_as<scalar_t, 2>(l, g);
+    default:
+      return launch_states_backward_as<scalar_t, 4>(l, g);
   }
 }
 

@@ -97,18 +97,24 @@ template <typename scalar_t, Walk kWalk>
 void launch_states_walk_of(const StatesLaunch& l, int own) {
   if (own == kFewStates) return launch_states_walk_as<scalar_t, kWalk, kFewStates, kMostStates / kFewStates>(l);
   switch (state_lanes(l.scan.p.states, kOwnStates)) {
-    case 1: return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 1>(l);
-    case 2: return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 2>(l);
-    default: return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 4>(l);
+    case 1:
+      return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 1>(l);
+    case 2:
+      return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 2>(l);
+    default:
+      return launch_states_walk_as<scalar_t, kWalk, kOwnStates, 4>(l);
   }
 }
 
 template <typename scalar_t>
 void launch_states_walk(const StatesLaunch& l, Walk walk, int own) {
   switch (walk) {
-    case Walk::kOutput: return launch_states_walk_of<scalar_t, Walk::kOutput>(l, own);
-    case Walk::kSummary: return launch_states_walk_of<scalar_t, Walk::kSummary>(l, own);
-    case Walk::kCheckpoints: return launch_states_walk_of<scalar_t, Walk::kCheckpoints>(l, own);
+    case Walk::kOutput:
+      return launch_states_walk_of<scalar_t, Walk::kOutput>(l, own);
+    case Walk::kSummary:
+      return launch_states_walk_of<scalar_t, Walk::kSummary>(l, own);
+    case Walk::kCheckpoints:
+      return launch_states_walk_of<scalar_t, Walk::kCheckpoints>(l, own);
   }
 }
 

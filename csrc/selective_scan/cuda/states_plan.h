@@ -110,9 +110,9 @@ class StatesPlan {
     l_.scan.chunks = static_cast<int>(ceil_div(tiles, l_.chunk_tiles));
   }
 
-  // The time is that of the multiprocessor with the most warps. A block that is alone there waits at each barrier, while
-  // others fill each other's waits. In the backward pass, each part of the channels also writes and reads a tensor of its
-  // own for the gradients of B and C.
+  // The time is that of the multiprocessor with the most warps. A block that is alone there waits at each barrier,
+  // while others fill each other's waits. In the backward pass, each part of the channels also writes and reads a
+  // tensor of its own for the gradients of B and C.
   void choose_threads() {
     const SelectiveScanParams& p = l_.scan.p;
     const cudaDeviceProp& device = device_properties();
@@ -130,9 +130,9 @@ class StatesPlan {
       if (l_.threads > 0 && bytes > device.sharedMemPerBlockOptin) break;
       const int64_t splits = ceil_div(p.channels, channels);
       const int64_t blocks = std::max<int64_t>(ceil_div(splits * blocks_of_split, multiprocessors()), 1);
-      const int64_t fit = std::max<int64_t>(1,
-          std::min<int64_t>(device.sharedMemPerMultiprocessor / (bytes + device.reservedSharedMemPerBlock),
-              device.regsPerMultiprocessor / (registers * threads)));
+      const int64_t fit = std::max<int64_t>(
+          1, std::min<int64_t>(device.sharedMemPerMultiprocessor / (bytes + device.reservedSharedMemPerBlock),
+                 device.regsPerMultiprocessor / (registers * threads)));
       const int64_t waves = ceil_div(blocks, fit), together = ceil_div(blocks, waves);
       double cost = static_cast<double>(waves * (threads / 32 + kWarpsOfBlock)) * (together + kWaitOfBlock);
       if (backward_) cost += kCostOfSplit * static_cast<double>(splits * blocks_of_split);
@@ -145,8 +145,7 @@ class StatesPlan {
   void make_workspace() {
     const SelectiveScanParams& p = l_.scan.p;
     ScanLaunch& a = l_.scan;
-    workspace_ =
-        at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, a.chunks, p.channels}, options_);
+    workspace_ = at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, a.chunks, p.channels}, options_);
     a.chunk_decay = workspace_.select(0, 0).data_ptr();
     a.chunk_state = workspace_.select(0, 1).data_ptr();
     a.state_before = workspace_.select(0, 2).data_ptr();

@@ -55,8 +55,8 @@ constexpr int backward_min_blocks(int64_t item) {
   return item == 8 ? 1 : 2;
 }
 
-// With many states a channel (states.h): states of a launch at most, of a lane, and of a lane where there would be too few
-// lanes otherwise; tokens of a tile; tokens between two states that are kept for the backward pass, which a thread
+// With many states a channel (states.h): states of a launch at most, of a lane, and of a lane where there would be too
+// few lanes otherwise; tokens of a tile; tokens between two states that are kept for the backward pass, which a thread
 // computes again into registers; orders of a thread's states in shared memory; threads of a block at most.
 constexpr int kMostStates = 16;
 constexpr int kOwnStates = 4;
@@ -75,8 +75,8 @@ constexpr int states_backward_threads(int64_t item) {
 
 // Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
 // sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads: registers of a thread;
-// what a block costs beside its warps, in warps; what its waits cost if it is alone, in blocks; and what it costs in the
-// backward pass, since each part of the channels has its own sums of the gradients of B and C.
+// what a block costs beside its warps, in warps; what its waits cost if it is alone, in blocks; and what it costs in
+// the backward pass, since each part of the channels has its own sums of the gradients of B and C.
 constexpr int kWarpsOfDirection = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
