@@ -1,4 +1,4 @@
-"""Tests the GPU kernels of the selective scan that walk a sequence token by token, which run for two states and more."""
+"""Tests the GPU kernels of the selective scan for two states a channel and more, which walk a sequence by tokens."""
 
 import pytest
 import torch

@@ -100,16 +100,8 @@ class Plan {
   // Whether chunks' summaries go through memory, since the blocks of a sequence cannot exchange them directly.
   bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
   void make_workspace() {
-    const SelectiveScanParams& p = launch_.p;
     const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
-    workspace_ =
-        at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, launch_.chunks, p.channels}, options_.dtype(dtype));
-    launch_.chunk_decay = workspace_.select(0, 0).data_ptr();
-    launch_.chunk_state = workspace_.select(0, 1).data_ptr();
-    launch_.state_before = workspace_.select(0, 2).data_ptr();
-    if (!backward_) return;
-    launch_.chunk_gradient = workspace_.select(0, 3).data_ptr();
-    launch_.gradient_after = workspace_.select(0, 4).data_ptr();
+    workspace_ = ssm::make_workspace(launch_, backward_, options_.dtype(dtype));
   }
 
  private:

@@ -21,8 +21,8 @@ struct StatesLaunch {
   // acc_t [batch, K, L, D]: the gradient of Δ summed over launches with different states; null if there is one.
   void* delta_sum;
   bool delta_add, delta_finish;
-  // acc_t [batch, K, tiles, runs of a tile, D, states]: the state before each run of kStateRun tokens, in walking
-  // order.
+  // acc_t [batch, groups, directions of the launch, tiles, runs of a tile, D, states]: the state before each run of
+  // kStateRun tokens, in walking order.
   void* checkpoints;
 
   C10_HOST_DEVICE int states() const {

@@ -3,7 +3,7 @@
 // it carries is μ(s) = a(s) · λ(s), the gradient λ of the state times the decay a.
 #pragma once
 
-#include "selective_scan/cuda/states.cuh"
+#include "selective_scan/cuda/states_stream.cuh"
 
 namespace ssm {
 

@@ -2,7 +2,7 @@
 // states from which the backward pass starts. dev/log has the experiments behind it.
 #pragma once
 
-#include "selective_scan/cuda/states.cuh"
+#include "selective_scan/cuda/states_stream.cuh"
 
 namespace ssm {
 

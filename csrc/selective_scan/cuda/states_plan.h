@@ -1,20 +1,14 @@
 // Host side of the scan with many states a channel: how a call is cut into launches.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <limits>
 
 #include "common/cuda/launch.h"
 #include "selective_scan/cuda/states.h"
+#include "selective_scan/cuda/workspace.h"
 
 namespace ssm {
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // `scan` has the parameters, the directions' flags, the alignment and the stream.
 template <typename scalar_t>
@@ -42,7 +36,7 @@ class StatesPlan {
       sum_ = at::empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, options_);
       l_.scan.sum = sum_.data_ptr();
     }
-    if (l_.scan.chunks > 1) make_workspace();
+    if (l_.scan.chunks > 1) workspace_ = make_workspace(l_.scan, backward_, options_);
   }
 
   int64_t chunks() const { return l_.scan.chunks; }
@@ -115,24 +109,24 @@ class StatesPlan {
   // tensor of its own for the gradients of B and C.
   void choose_threads() {
     const SelectiveScanParams& p = l_.scan.p;
-    const cudaDeviceProp& device = device_properties();
+    const Device device = present_device();
     const int lanes = state_lanes(p.states, own_);
     const int most = backward_ ? states_backward_threads(sizeof(scalar_t)) : states_threads(sizeof(scalar_t));
     const int registers = backward_ ? kBackwardRegisters : kWalkRegisters;
     const int64_t blocks_of_split = p.batch * p.groups * l_.scan.count * l_.scan.chunks;
     double best = std::numeric_limits<double>::max();
     l_.threads = 0;
-    for (int threads = 64; threads <= most; threads += 32) {
+    for (int threads = 32; threads <= most; threads += 32) {
       const int64_t channels = threads / lanes;
       if (channels * sizeof(scalar_t) % 16 != 0) continue;
       const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(threads, p.states)
                                      : states_forward_bytes<scalar_t>(threads, p.states, own_);
-      if (l_.threads > 0 && bytes > device.sharedMemPerBlockOptin) break;
+      if (l_.threads > 0 && bytes > device.block_shared) break;
       const int64_t splits = ceil_div(p.channels, channels);
-      const int64_t blocks = std::max<int64_t>(ceil_div(splits * blocks_of_split, multiprocessors()), 1);
-      const int64_t fit = std::max<int64_t>(
-          1, std::min<int64_t>(device.sharedMemPerMultiprocessor / (bytes + device.reservedSharedMemPerBlock),
-                 device.regsPerMultiprocessor / (registers * threads)));
+      const int64_t blocks = std::max<int64_t>(ceil_div(splits * blocks_of_split, device.multiprocessors), 1);
+      const int64_t fit =
+          std::max<int64_t>(1, std::min<int64_t>(device.multiprocessor_shared / (bytes + device.reserved_shared),
+                                   kRegisters / (registers * threads)));
       const int64_t waves = ceil_div(blocks, fit), together = ceil_div(blocks, waves);
       double cost = static_cast<double>(waves * (threads / 32 + kWarpsOfBlock)) * (together + kWaitOfBlock);
       if (backward_) cost += kCostOfSplit * static_cast<double>(splits * blocks_of_split);
@@ -140,18 +134,6 @@ class StatesPlan {
       best = cost;
       l_.threads = threads;
     }
-  }
-
-  void make_workspace() {
-    const SelectiveScanParams& p = l_.scan.p;
-    ScanLaunch& a = l_.scan;
-    workspace_ = at::empty({backward_ ? 5 : 3, p.batch, p.groups * p.inner, p.states, a.chunks, p.channels}, options_);
-    a.chunk_decay = workspace_.select(0, 0).data_ptr();
-    a.chunk_state = workspace_.select(0, 1).data_ptr();
-    a.state_before = workspace_.select(0, 2).data_ptr();
-    if (!backward_) return;
-    a.chunk_gradient = workspace_.select(0, 3).data_ptr();
-    a.gradient_after = workspace_.select(0, 4).data_ptr();
   }
 
   // Calls `run` for each group of states of each set of directions. Where sequences are cut, `summarise` is called for

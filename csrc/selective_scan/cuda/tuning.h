@@ -74,13 +74,15 @@ constexpr int states_backward_threads(int64_t item) {
 }
 
 // Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
-// sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads: registers of a thread;
-// what a block costs beside its warps, in warps; what its waits cost if it is alone, in blocks; and what it costs in
-// the backward pass, since each part of the channels has its own sums of the gradients of B and C.
+// sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads: registers of a
+// multiprocessor and of a thread; what a block costs beside its warps, in warps; what its waits cost if it is alone, in
+// blocks; and what it costs in the backward pass, since each part of the channels has its own sums of the gradients of B
+// and C.
 constexpr int kWarpsOfDirection = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
 constexpr int kTilesOfChunk = 2;
+constexpr int64_t kRegisters = 65536;
 constexpr int kWalkRegisters = 88;
 constexpr int kBackwardRegisters = 168;
 constexpr int kWarpsOfBlock = 1;
