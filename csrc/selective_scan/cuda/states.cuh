@@ -173,9 +173,13 @@ struct ChannelsOfTokens {
   __device__ __forceinline__ Two<T> load(int token) const {
     const T* const from = at(token);
     Two<T> values{};
+    if (aligned) {
+      if (left > 0) values = *reinterpret_cast<const Two<T>*>(from);
+    } else {
 #pragma unroll
-    for (int v = 0; v < 2; ++v) {
-      if (v < left) values.value[v] = from[v];
+      for (int v = 0; v < 2; ++v) {
+        if (v < left) values.value[v] = from[v];
+      }
     }
     return values;
   }

@@ -28,7 +28,7 @@ class StatesPlan {
     const int64_t warps = sequences * ceil_div(p.channels + 1, warp_channels(state_lanes(p.states, kOwnStates)));
     at_once_ = p.inner == 1 || warps < kWarpsOfDirection * processors;
     l_.scan.count = static_cast<int>(at_once_ ? p.inner : 1);
-    const bool few = warps * l_.scan.count < kWarpsOfDirection * processors;
+    const bool few = warps * l_.scan.count < kWarpsOfFew * processors;
     own_ = !backward && p.states > kFewStates * kMostStates / kOwnStates && few ? kFewStates : kOwnStates;
     cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
     choose_threads();

@@ -73,12 +73,14 @@ constexpr int states_backward_threads(int64_t item) {
   return item == 8 ? 256 : 384;
 }
 
-// Warps of each multiprocessor from which on a launch takes a single direction, and a whole sequence; those to have if
-// sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads: registers of a
+// Warps of each multiprocessor from which on a launch takes a single direction, a lane has kOwnStates states and not
+// kFewStates, and a block walks a whole sequence; those to have if sequences are cut into chunks; tiles of a chunk at
+// least. For the choice of a block's threads: registers of a
 // multiprocessor and of a thread; what a block costs beside its warps, in warps; what its waits cost if it is alone, in
-// blocks; and what it costs in the backward pass, since each part of the channels has its own sums of the gradients of B
-// and C.
-constexpr int kWarpsOfDirection = 8;
+// blocks; and what it costs in the backward pass, since each part of the channels has its own sums of the gradients of
+// B and C.
+constexpr int kWarpsOfDirection = 32;
+constexpr int kWarpsOfFew = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
 constexpr int kTilesOfChunk = 2;
@@ -87,7 +89,7 @@ constexpr int kWalkRegisters = 88;
 constexpr int kBackwardRegisters = 168;
 constexpr int kWarpsOfBlock = 1;
 constexpr double kWaitOfBlock = 0.5;
-constexpr double kCostOfSplit = 0.005;
+constexpr double kCostOfSplit = 0.02;
 
 // Inner directions that one block keeps the weights and the orders of. Above it, each direction has a launch of its
 // own.
