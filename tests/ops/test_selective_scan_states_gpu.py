@@ -31,7 +31,7 @@ def test_any_number_of_states(states, dtype):
 
 # Enough samples that a launch takes one direction and whole sequences: the sums over directions go from launch to
 # launch. 16 states take four lanes with few channels and eight with fewer.
-@pytest.mark.parametrize(("batch", "channels"), [(700, 40), (200, 40), (64, 24)])
+@pytest.mark.parametrize(("batch", "channels"), [(800, 40), (200, 40), (64, 24)])
 @pytest.mark.parametrize(("length", "states"), [(70, 16), (70, 24), (200, 3)])
 def test_many_samples(batch, channels, length, states):
     inputs = selective_scans.make_inputs(batch, length, channels, 2, states, dtype=torch.float32)
