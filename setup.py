@@ -8,6 +8,8 @@ These environment variables change the build:
 - FORCE_CUDA=1: stop with an error if the CUDA sources cannot be built.
 - NO_CUDA=1: build only the C++ sources.
 - NO_EXTENSION=1: build nothing.
+- SANITIZE=address,undefined: build the C++ sources for GCC's sanitizers, which find accesses outside of memory. Python
+  then has to be started with them; CONTRIBUTING.md has the commands.
 - TORCH_CUDA_ARCH_LIST: the compute capabilities to build for, such as "7.0;8.0;9.0+PTX". Without it, the library is for
   8.0, 9.0 and later, and for older GPUs of this machine.
 - MAX_JOBS: how many compilers run at a time.
@@ -141,9 +143,14 @@ def extension_modules() -> tuple[list, dict]:
     cxx_flags = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
+    # -fno-wrapv cancels Python's own flag, under which no overflow is an error.
+    sanitize = [f"-fsanitize={os.environ['SANITIZE']}"] if enabled("SANITIZE") else []
+    if sanitize:
+        cxx_flags += [*sanitize, "-fno-sanitize-recover=all", "-fno-wrapv", "-fno-omit-frame-pointer", "-O1", "-g1"]
     options = {
         "py_limited_api": True,
         "extra_compile_args": {"cxx": cxx_flags},
+        "extra_link_args": sanitize,
         "include_dirs": [str(ROOT.resolve() / "csrc")],  # the sources write include paths relative to csrc
     }
     if cuda_home is None:
@@ -166,7 +173,7 @@ def extension_modules() -> tuple[list, dict]:
 
         def finalize_options(self) -> None:
             super().finalize_options()
-            self.build_temp = str(ROOT / "build" / "objects")
+            self.build_temp = str(ROOT / "build" / ("sanitized" if sanitize else "objects"))
 
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
     if cuda_home is not None:

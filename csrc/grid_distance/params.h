@@ -19,8 +19,9 @@ struct Grid {
 struct GridDistanceParams {
   int64_t batch, channels;
   Grid grid;
-  const void* x;  // scalar_t, contiguous [batch, height, width, channels]
-  void* out;      // acc_t<scalar_t>, contiguous [batch, edges]
+  const void* x;  // scalar_t [batch, height, width, channels], each sample contiguous
+  int64_t x_batch_stride;
+  void* out;  // acc_t<scalar_t>, contiguous [batch, edges]
 };
 
 }  // namespace ssm

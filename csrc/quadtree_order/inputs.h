@@ -13,7 +13,7 @@
 namespace ssm {
 
 inline RolledMap rolled_map(int64_t height, int64_t width, int64_t shift_y, int64_t shift_x) {
-  TORCH_CHECK(height > 0 && width > 0 && height <= std::numeric_limits<int>::max() / width, "bad geometry");
+  TORCH_CHECK(is_grid(height, width), "the map must have 1 to 2^31 - 1 tokens, got ", height, " by ", width);
   const auto wrap = [](int64_t shift, int64_t size) { return static_cast<int>((shift % size + size) % size); };
   return {static_cast<int>(height), static_cast<int>(width), wrap(shift_y, height), wrap(shift_x, width)};
 }
@@ -48,7 +48,8 @@ struct MaskGradientInputs {
       int64_t height, int64_t width, int64_t shift_y, int64_t shift_x) {
     check_choice(choice, device);
     const RolledMap map = rolled_map(height, width, shift_y, shift_x);
-    TORCH_CHECK(a.dim() == 3 && a.size(2) <= std::numeric_limits<int>::max(), "a must be 3-D");
+    TORCH_CHECK(a.dim() == 3 && a.size(2) <= std::numeric_limits<int>::max(),
+        "a must be [B, L, D] with fewer than 2^31 channels, got ", a.sizes());
     for (const auto& t : {a, b}) {
       check_device(t, device, choice, "a and b");
       check_shape(t, {choice.size(0), height * width, a.size(2)}, "a and b");

@@ -24,11 +24,14 @@ struct SelectiveScanInputs {
       const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
       const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order,
       const c10::List<bool>& reverse_flags, bool delta_softplus) {
-    TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3, "u and delta must be 4-D and A 3-D");
+    TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3,
+        "u must be [B, G, L, D], delta [B, K, L, D] and A [K, D, N], got ", u.sizes(), ", ", delta.sizes(), " and ",
+        A.sizes());
     const int64_t batch = u.size(0), groups = u.size(1), length = u.size(2), channels = u.size(3);
     const int64_t K = delta.size(1), states = A.size(2);
-    TORCH_CHECK(groups > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
-    TORCH_CHECK(length > 0, "the sequence must not be empty");
+    TORCH_CHECK(
+        groups > 0 && K > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
+    TORCH_CHECK(length > 0 && states > 0, "there must be a token and a state, got u ", u.sizes(), " and A ", A.sizes());
     const auto compute = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     for (const auto& t : {u, delta, A, B, C}) check_device(t, device, u, "every argument");
     check_shape(delta, {batch, K, length, channels}, "delta");
@@ -36,8 +39,7 @@ struct SelectiveScanInputs {
     check_shape(B, {batch, K, length, states}, "B");
     check_shape(C, {batch, K, length, states}, "C");
     for (const auto& t : {delta, B, C}) check_dtype(t, u.scalar_type(), "delta, B and C");
-    TORCH_CHECK(channels == 1 || (u.stride(3) == 1 && delta.stride(3) == 1),
-        "u and delta must be contiguous in their channels");
+    TORCH_CHECK(is_adjacent(u) && is_adjacent(delta), "u and delta must be contiguous in their channels");
     check_dtype(A, compute, "A");
     check_contiguous(A, "A");
     for (const auto& t : {D, delta_bias}) {
@@ -85,16 +87,16 @@ struct SelectiveScanUpstream {
   at::Tensor grad_y, grad_last_state;
 
   SelectiveScanUpstream(const SelectiveScanParams& p, const at::Tensor& grad_y_given,
-      const std::optional<at::Tensor>& grad_last_state_given, const at::Tensor& u, const at::Tensor& A)
-      : grad_y(grad_y_given.contiguous()) {
-    check_device(grad_y, u.device().type(), u, "grad_y");
-    check_shape(grad_y, {p.batch, p.groups, p.length, p.channels}, "grad_y");
-    check_dtype(grad_y, u.scalar_type(), "grad_y");
+      const std::optional<at::Tensor>& grad_last_state_given, const at::Tensor& u, const at::Tensor& A) {
+    check_device(grad_y_given, u.device().type(), u, "grad_y");
+    check_shape(grad_y_given, {p.batch, p.groups, p.length, p.channels}, "grad_y");
+    check_dtype(grad_y_given, u.scalar_type(), "grad_y");
+    grad_y = grad_y_given.contiguous();
     if (!grad_last_state_given.has_value()) return;
+    check_device(*grad_last_state_given, u.device().type(), u, "grad_last_state");
+    check_shape(*grad_last_state_given, {p.batch, p.groups * p.inner, p.channels, p.states}, "grad_last_state");
+    check_dtype(*grad_last_state_given, A.scalar_type(), "grad_last_state");
     grad_last_state = grad_last_state_given->contiguous();
-    check_device(grad_last_state, u.device().type(), u, "grad_last_state");
-    check_shape(grad_last_state, {p.batch, p.groups * p.inner, p.channels, p.states}, "grad_last_state");
-    check_dtype(grad_last_state, A.scalar_type(), "grad_last_state");
   }
 
   const void* grad_y_data() const { return grad_y.const_data_ptr(); }

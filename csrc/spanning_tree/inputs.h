@@ -25,10 +25,13 @@ struct SpanningTreeInputs {
       const std::optional<at::Tensor>& edges_given, int64_t height, int64_t width, const at::Tensor& root_given,
       int64_t most_vertices, int64_t most_edges) {
     TORCH_CHECK(weights_given.dim() == 2, "edge_weight must be [B, E], got ", weights_given.sizes());
-    TORCH_CHECK(height >= 1 && width >= 1, "the graph must have a vertex");
     const int64_t batch = weights_given.size(0), num_edges = weights_given.size(1);
-    TORCH_CHECK(num_edges <= most_edges && height <= most_vertices / width, "the graph has more than ", most_vertices,
-        " vertices or ", most_edges, " edges");
+    TORCH_CHECK(is_grid(height, width, most_vertices), "the graph must have 1 to ", most_vertices, " vertices, got ",
+        height, " by ", width);
+    TORCH_CHECK(num_edges <= most_edges, "the graph has more than ", most_edges, " edges: ", num_edges);
+    // Then no graph has to be looked at, however many vertices are claimed.
+    TORCH_CHECK_VALUE(
+        num_edges >= height * width - 1, num_edges, " edges cannot connect ", height * width, " vertices");
     check_device(weights_given, device, weights_given, "edge_weight");
     check_device(root_given, device, weights_given, "root");
     check_dtype(root_given, at::kLong, "root");

@@ -4,8 +4,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <optional>
+#include <tuple>
 
 #include "common/checks.h"
 #include "subtree_scan/params.h"
@@ -105,6 +107,13 @@ struct SubtreeScanResults {
     gradients.grad_delta = grad_delta.data_ptr();
     gradients.grad_A = grad_A.data_ptr();
     gradients.grad_bias = grad_bias.data_ptr();
+  }
+
+  // All gradients where there is no channel or no sample: of parameters and weights they are zeros.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> of_nothing(
+      const SubtreeScanInputs& in) const {
+    const auto zeros = [](const at::Tensor& like) { return at::zeros(like.sizes(), like.options()); };
+    return {grad_x, grad_delta, zeros(in.A), zeros(in.B), zeros(in.C), zeros(in.delta_bias)};
   }
 
   // Gradients of B or C: the N states from `first` on of sums in acc_t, [B, L, ≥ N].

@@ -17,8 +17,7 @@ inline void check_vertex_rows(const at::Tensor& x, const char* name, int64_t lim
 // The tensor, or a copy of it if channels do not lie side by side. The GPU kernels count the bytes from a vertex to the
 // next in 32 bits, so that a greater stride takes a copy too.
 inline at::Tensor with_adjacent_channels(const at::Tensor& x) {
-  const bool adjacent = x.stride(2) == 1 || x.size(2) == 1;
-  return adjacent && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
+  return is_adjacent(x) && x.stride(1) < int64_t(1) << 28 ? x : x.contiguous();
 }
 
 inline VertexStrides vertex_strides(const at::Tensor& x) {

@@ -213,7 +213,7 @@ def test_errors_about_values(backend):
         span([[0, 0], [1, 1]], 2)
     for outside in (4, -1):
         with pytest.raises(ValueError, match="in sample 0 edge 1 has an end that is no vertex"):
-            span([[0, 1], [outside, 3]], 4)
+            span([[0, 1], [outside, 3], [2, 3]], 4)
         with pytest.raises(ValueError, match=f"in sample 1 the root is {outside}, which is no vertex"):
             span([[0, 1], [1, 2], [2, 3]], 4, root=torch.tensor([3, outside]))
         with pytest.raises(ValueError, match=f"root must be a vertex, 0 … 3, got {outside}"):

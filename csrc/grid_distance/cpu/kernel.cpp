@@ -49,7 +49,6 @@ at::Tensor grid_cosine_distance(const at::Tensor& x) {
   const GridDistanceInputs in(at::kCPU, x);
   const GridDistanceParams& p = in.params;
   const Grid grid = p.grid;
-  const int64_t length = grid.height * grid.width;
   if (in.out.numel() == 0) return in.out;
   SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
     using acc = acc_t<scalar_t>;
@@ -57,7 +56,7 @@ at::Tensor grid_cosine_distance(const at::Tensor& x) {
       std::vector<acc> own(grid.width), below(grid.width);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t sample = i / grid.height, row = i % grid.height;
-        const scalar_t* features = static_cast<const scalar_t*>(p.x) + sample * length * p.channels;
+        const scalar_t* features = static_cast<const scalar_t*>(p.x) + sample * p.x_batch_stride;
         const auto norms_of_row = [&](int64_t r, std::vector<acc>& norms) {
           for (int64_t column = 0; column < grid.width; ++column) {
             const scalar_t* a = features + (r * grid.width + column) * p.channels;

@@ -18,8 +18,8 @@ constexpr int kSums = 5;
 // A team of threads takes one vertex with its edges to the right and down. Each feature is read three times, but only
 // once from memory, since the neighbours' teams are in the same block or run at about the same time.
 template <typename scalar_t, int kVector>
-__global__ void __launch_bounds__(kGridThreads)
-    distance_kernel(const scalar_t* x, acc_t<scalar_t>* out, int64_t vertices, Grid grid, int vectors, int team) {
+__global__ void __launch_bounds__(kGridThreads) distance_kernel(
+    const scalar_t* x, int64_t batch_stride, acc_t<scalar_t>* out, int64_t vertices, Grid grid, int vectors, int team) {
   using acc = acc_t<scalar_t>;
   using Row = Pack<scalar_t, kVector>;
   const int64_t vertex = (static_cast<int64_t>(blockIdx.x) * kGridThreads + threadIdx.x) / team;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kGridThreads)
   const int64_t sample = vertex / length, place = vertex % length;
   const int64_t row = place / grid.width, column = place % grid.width;
   const bool has_right = live && column + 1 < grid.width, has_down = live && row + 1 < grid.height;
-  const Row* own = reinterpret_cast<const Row*>(x) + (live ? vertex : 0) * vectors;
+  const Row* own = reinterpret_cast<const Row*>(x + (live ? sample : 0) * batch_stride) + (live ? place : 0) * vectors;
   const Row* right = own + (has_right ? vectors : 0);
   const Row* down = own + (has_down ? static_cast<int64_t>(grid.width) * vectors : 0);
 
@@ -68,10 +68,10 @@ void launch_grid_distance(const GridDistanceParams& l) {
     const int64_t blocks = (vertices * team + kGridThreads - 1) / kGridThreads;
     const dim3 grid(grid_blocks(blocks, "grid_cosine_distance"));
     launch_kernel("grid_cosine_distance", kernel, {grid, dim3(kGridThreads), 0, 1, current_stream()},
-        static_cast<const scalar_t*>(l.x), static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid,
+        static_cast<const scalar_t*>(l.x), l.x_batch_stride, static_cast<acc_t<scalar_t>*>(l.out), vertices, l.grid,
         static_cast<int>(vectors), team);
   };
-  if (l.channels % kWide == 0 && reinterpret_cast<uintptr_t>(l.x) % 16 == 0) {
+  if (l.channels % kWide == 0 && l.x_batch_stride % kWide == 0 && reinterpret_cast<uintptr_t>(l.x) % 16 == 0) {
     run(distance_kernel<scalar_t, kWide>, l.channels / kWide);
   } else {
     run(distance_kernel<scalar_t, 1>, l.channels);

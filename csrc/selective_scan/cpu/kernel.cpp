@@ -2,10 +2,12 @@
 // group's directions it walks the tokens in that direction's order, tile after tile, all channels of the block at once.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/aminmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "selective_scan/cpu/backward.h"
 #include "selective_scan/cpu/tile.h"
@@ -101,13 +103,40 @@ SSM_MULTIVERSION void forward_task(const SelectiveScanParams& p, int64_t index, 
   finish_rows(p, task, output, y);
 }
 
-// The kernel indexes with these values, so that a value out of range must be an error. That they are a permutation is
-// not checked.
-void check_permutation_range(const std::optional<at::Tensor>& order, int64_t length) {
-  if (!order.has_value() || order->numel() == 0) return;
-  const auto [low, high] = at::aminmax(*order);
-  TORCH_CHECK_INDEX(low.item<int64_t>() >= 0 && high.item<int64_t>() < length,
-      "order must hold token indices from 0 to ", length - 1);
+enum class OrderFault : uint8_t { kNone, kRange, kRepeated };
+
+// `seen` has an element for each token.
+OrderFault fault_of(const int64_t* order, int64_t stride, std::vector<char>& seen) {
+  const int64_t length = static_cast<int64_t>(seen.size());
+  std::fill(seen.begin(), seen.end(), 0);
+  OrderFault fault = OrderFault::kNone;
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t token = order[i * stride];
+    if (token < 0 || token >= length) return OrderFault::kRange;
+    if (seen[token]) fault = OrderFault::kRepeated;
+    seen[token] = 1;
+  }
+  return fault;
+}
+
+// The kernel reads and writes at these tokens, and it writes no others: an index out of range would lead out of the
+// tensors, and an output that the order leaves out would never be written. Rows that are the same memory are read once.
+void check_order(const SelectiveScanParams& p) {
+  if (p.order == nullptr || p.channels == 0) return;
+  const Strides& s = p.order_stride;
+  const int64_t samples = s.batch == 0 ? std::min<int64_t>(p.batch, 1) : p.batch;
+  const int64_t directions = s.group == 0 ? 1 : p.groups * p.inner, rows = samples * directions;
+  std::vector<OrderFault> faults(rows);
+  at::parallel_for(0, rows, 1 + 32768 / p.length, [&](int64_t begin, int64_t end) {
+    std::vector<char> seen(p.length);
+    for (int64_t row = begin; row < end; ++row) {
+      faults[row] = fault_of(p.order + row / directions * s.batch + row % directions * s.group, s.token, seen);
+    }
+  });
+  for (OrderFault fault : faults) {
+    TORCH_CHECK_INDEX(fault != OrderFault::kRange, "order must hold token indices from 0 to ", p.length - 1);
+    TORCH_CHECK_VALUE(fault != OrderFault::kRepeated, "order must list every token once in each row");
+  }
 }
 
 int64_t channel_blocks(const SelectiveScanParams& p) {
@@ -123,11 +152,11 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
     bool delta_softplus) {
   SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   SelectiveScanParams& p = inputs.params;
-  check_permutation_range(order, p.length);
   at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
   at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
+  check_order(p);
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
     at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       ForwardScratch<acc_t<scalar_t>> scratch(p);
@@ -145,7 +174,6 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
     const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
   SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   const SelectiveScanParams& p = inputs.params;
-  check_permutation_range(order, p.length);
   const int64_t K = p.groups * p.inner;
   const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
   const auto options = A.options();
@@ -159,6 +187,7 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
   SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
       grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(), grad_D.data_ptr(),
       grad_bias.data_ptr()};
+  check_order(p);
   SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
     at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       BackwardScratch<acc_t<scalar_t>> scratch(p);

@@ -110,7 +110,7 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(p);
     at::parallel_for(0, p.rows, 64, [&](int64_t begin, int64_t end) {
-      std::vector<acc> work(2 * p.channels);
+      std::vector<acc> work(int64_t{2} * p.channels);
       for (int64_t row = begin; row < end; ++row) {
         const int64_t at = row * p.channels;
         readout_row(static_cast<const scalar_t*>(p.h) + at, static_cast<const scalar_t*>(p.x) + at,
@@ -133,7 +133,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(p);
     at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-      std::vector<acc> work(3 * p.channels);
+      std::vector<acc> work(int64_t{3} * p.channels);
       for (int64_t piece = begin; piece < end; ++piece) {
         acc* const own = sums.mutable_data_ptr<acc>() + piece * kReadoutParameters * p.channels;
         for (int64_t row = p.rows * piece / pieces; row < p.rows * (piece + 1) / pieces; ++row) {

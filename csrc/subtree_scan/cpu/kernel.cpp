@@ -260,10 +260,11 @@ struct Arguments {
       : in(at::kCPU, x, delta, A, B, C, delta_bias, next, kMostVertices) {
     const SubtreeScanParams& p = in.params;
     for (const auto& index : {parent, order}) {
-      check_cpu(index, "parent and order");
+      check_device(index, at::kCPU, in.x, "parent and order");
       check_shape(index, {p.batch, p.length}, "parent and order");
       check_dtype(index, at::kLong, "parent and order");
     }
+    if (in.x.numel() == 0) return;
     const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
     tree = follow_orders(
         parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length, "subtree_scan");
@@ -275,6 +276,7 @@ std::tuple<at::Tensor, at::Tensor> selective_subtree_scan(const at::Tensor& x, c
     const at::Tensor& parent, const at::Tensor& order, bool next, const std::optional<at::Tensor>& /*schedule*/) {
   Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
   const SubtreeScanOutputs outputs(a.in);
+  if (outputs.y.numel() == 0) return {outputs.y, outputs.root_state};
   const Params p{a.in.params, {}, nullptr};
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan", [&] {
     const int64_t numbers = (p.length * (p.states + 1) + p.states) * kWidth;
@@ -290,6 +292,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     const std::optional<at::Tensor>& /*schedule*/) {
   const Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
   const SubtreeScanResults results(grad_y, grad_root_state, a.in);
+  if (results.grad_x.numel() == 0) return results.of_nothing(a.in);
   Params p{a.in.params, results.gradients, nullptr};
   const at::Tensor weights = at::empty({p.blocks(), p.batch, p.length, 2 * p.states}, A.options());
   p.grad_weights = weights.data_ptr();

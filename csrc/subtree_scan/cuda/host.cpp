@@ -2,7 +2,6 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
@@ -63,10 +62,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
   Arguments a(x, delta, A, B, C, delta_bias, next, schedule);
   SubtreeScanLaunch& l = a.l;
   const SubtreeScanResults results(grad_y, grad_root_state, a.in);
-  if (results.grad_x.numel() == 0) {
-    const auto zeros = [](const at::Tensor& like) { return at::zeros(like.sizes(), like.options()); };
-    return {results.grad_x, results.grad_delta, zeros(A), zeros(B), zeros(C), zeros(delta_bias)};
-  }
+  if (results.grad_x.numel() == 0) return results.of_nothing(a.in);
   static_cast<SubtreeScanGradients&>(l) = results.gradients;
   l.backward = true;
   l.aligned = l.aligned && is_aligned(results.grad_y);

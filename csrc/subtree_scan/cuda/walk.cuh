@@ -332,7 +332,7 @@ __global__ void __launch_bounds__(kWarp) subtree_scan_kernel(const __grid_consta
   acc* const root_state = static_cast<acc*>(l.root_state) + rows.own * l.states;  // in the forward pass
 
   SubtreeUp<Kind> up{rows, weights, stack, incoming, crossing, written(l.y), root_state, last_crossing};
-  walk<true, Shared::kDepth>(steps, length, held, ring, up);
+  walk<true, Shared::kDepth>(steps, length, l.length, held, ring, up);
   if constexpr (Kind::kBackward) {
     const auto wide = [&](void* base) { return VertexRows<acc>(static_cast<acc*>(base) + first, l.channels); };
     acc* const grad_weights =
@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(kWarp) subtree_scan_kernel(const __grid_consta
     for (int n = 0; n < Kind::kStates; ++n) {
       down.gradient[n] = given != nullptr && n < l.states ? given[rows.own * l.states + n] : acc(0);
     }
-    walk<false, Shared::kDepth>(steps, length, held, ring, down);
+    walk<false, Shared::kDepth>(steps, length, l.length, held, ring, down);
     if (!rows.live) return;
     static_cast<acc*>(l.grad_bias)[rows.own] = down.grad_bias;
     acc* const grad_A = static_cast<acc*>(l.grad_A) + rows.own * l.states;

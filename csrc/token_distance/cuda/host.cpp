@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <limits>
 
 #include "common/dispatch.h"
 #include "token_distance/cuda/launch.h"
@@ -18,7 +17,7 @@ namespace {
 at::Tensor token_distance(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& delta_bias,
     const at::Tensor& B, const at::Tensor& start, const at::Tensor& end, int64_t reach) {
   const c10::cuda::CUDAGuard guard(x.device());
-  check_vertex_rows(x, "x", std::numeric_limits<int64_t>::max());
+  check_vertex_rows(x, "x", int64_t(1) << 31);
   TORCH_CHECK(reach >= 1 && reach <= kReach, "reach must be 1 to ", kReach, ", got ", reach);
   const int64_t batch = x.size(0), length = x.size(1), channels = x.size(2);
   const auto accumulate = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

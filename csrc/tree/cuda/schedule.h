@@ -33,6 +33,14 @@ struct alignas(8) WalkStep {
   constexpr uint32_t own_slot() const { return links & 0xff80; }
   constexpr uint32_t parent_slot() const { return links >> 16; }
   static constexpr uint32_t slots(uint32_t own, uint32_t parent) { return own * kSlotSize | parent * kSlotSize << 16; }
+
+  // The step, brought inside a tree of so many vertices and a stack of so many slots. A schedule is an argument, and
+  // nobody can check it without waiting for the device: whatever it holds, a walk must stay inside the tensors.
+  constexpr WalkStep inside(uint32_t vertices, uint32_t stack) const {
+    const uint32_t last = (stack - 1) * kSlotSize, above = parent_slot() & 0xff80;
+    const uint32_t own = own_slot() < last ? own_slot() : last, parent = above < last ? above : last;
+    return {vertex < vertices ? vertex : vertices - 1, own | parent << 16 | (links & (kSlotSize - 1))};
+  }
 };
 // Forks that can wait for one vertex, and the slots of the stack.
 constexpr uint32_t walk_forks(int64_t length) {
@@ -48,6 +56,11 @@ constexpr uint32_t walk_slots(int64_t length) {
 struct alignas(16) Piece {
   int begin, spine_begin;  // its first step and its spine's first vertex; both end where the next piece begins
   int parent, after;       // the piece above, and the next one that is not below
+
+  // The links of piece k, brought to where they must lead: the one up to an earlier piece, the other to a later one.
+  // So who follows them comes to an end, whatever a schedule holds.
+  constexpr int parent_of(int k) const { return k == 0 || parent < 0 ? 0 : parent < k ? parent : k - 1; }
+  constexpr int after_of(int k) const { return after > k ? after : k + 1; }
 };
 
 // One sample's schedule as int32: the steps of the walk. If the tree is cut, there follow the spines of all pieces as

@@ -25,8 +25,8 @@ struct PieceTree {
     int above = 0, levels = 0;
     if (k == 0) *deepest = 0;
     if (exists) {
-      above = parent[k] = pieces[k].parent;
-      after[k] = pieces[k].after;
+      above = parent[k] = pieces[k].parent_of(k);
+      after[k] = pieces[k].after_of(k);
       levels = k > 0;
     }
     int* const ancestor = level;  // a word holds levels and an ancestor
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kTrunkThreads, 1) trunk_kernel(TrunkLaunch l) 
   const int64_t channel = blockIdx.x % groups * kLanes + lane;
   const bool live = channel < l.channels;
   const int* const schedule = l.schedule + sample * l.layout.words();
-  const int count = schedule[l.layout.count()];
+  const int count = min(schedule[l.layout.count()], most);
   acc* const rows = static_cast<acc*>(l.rows) + sample * kRows * most * l.channels + channel;
   acc* const held = reinterpret_cast<acc*>(memory) + lane;
   const PieceTree tree(reinterpret_cast<int*>(reinterpret_cast<acc*>(memory) + kUsed * most * kLanes), most);

@@ -138,20 +138,22 @@ struct ChunkSteps {
   __device__ const WalkStep& after(int j) const { return j + 1 < kChunk ? step[j + 1] : next; }
 };
 
-// Walks all steps, backwards if kUp. `pass` has
+// Walks all steps, `length` of them, of a tree with `vertices` vertices, backwards if kUp. `pass` has
 // - Layout, the ChunkLayout of its rows;
 // - request(chunk, steps), which starts the copies of the rows of kChunk steps;
 // - scalar(vertex), which reads the number beside a step;
 // - work(held, first, left, chunk), which takes the chunk that begins with step `first`, `left` steps before the end,
 //   once its rows are there.
 template <bool kUp, int kDepth, typename acc, typename Pass>
-__device__ __forceinline__ void walk(const WalkStep* steps, int length, HeldSteps<acc>& held, char* ring, Pass& pass) {
+__device__ __forceinline__ void walk(
+    const WalkStep* steps, int length, int64_t vertices, HeldSteps<acc>& held, char* ring, Pass& pass) {
   const int lane = threadIdx.x;
   const auto fetch = [&](int block) {
     const int i = block * kWarp + lane;
     const uint2 none = make_uint2(0, 0);
     const uint2 words = i < length ? reinterpret_cast<const uint2*>(steps)[kUp ? length - 1 - i : i] : none;
-    return WalkStep{words.x, words.y};
+    const uint32_t forks = 32 - __clz(static_cast<int>(vertices));  // walk_forks(vertices)
+    return WalkStep{words.x, words.y}.inside(static_cast<uint32_t>(vertices), WalkStep::kFirstSlot + forks);
   };
   const auto place = [&](int block) { return block % kStepBlocks * kWarp + lane; };
   const int chunks = (length + kChunk - 1) / kChunk;

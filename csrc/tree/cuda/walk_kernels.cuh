@@ -38,12 +38,12 @@ __global__ void __launch_bounds__(kWarp) walk_kernel(typename Scan::Launch l) {
   const int length = static_cast<int>(l.length);
   Up up(rows, column);
   up.waiting[WalkStep::kZeroSlot] = typename Up::Row{};
-  walk<true, kDepth>(steps, length, held, ring, up);
+  walk<true, kDepth>(steps, length, l.length, held, ring, up);
   if constexpr (Scan::kGoesDown) {
     __threadfence();  // copies read ξ again
     __syncwarp();
     Down down(rows, column);
-    walk<false, kDepth>(steps, length, held, ring, down);
+    walk<false, kDepth>(steps, length, l.length, held, ring, down);
     Scan::finish(l, rows, down, sample, slice, 0);
   }
 }
@@ -65,16 +65,19 @@ struct PieceBlock {
     piece = static_cast<int>(blockIdx.x / l.slices % most);
     sample = blockIdx.x / l.slices / most;
     const int* const schedule = l.schedule + sample * l.layout().words();
-    const int count = schedule[l.layout().count()];
+    const int count = min(schedule[l.layout().count()], static_cast<int>(most));
     exists = piece < count;
     if (!exists) return;
     const Piece* const pieces = reinterpret_cast<const Piece*>(schedule + l.layout().pieces());
     const Piece own = pieces[piece], next = pieces[piece + 1];
     has_children = piece + 1 < count && next.parent == piece;
-    steps = reinterpret_cast<const WalkStep*>(schedule) + own.begin;
-    spine = reinterpret_cast<const WalkStep*>(schedule + l.layout().spine()) + own.spine_begin;
-    length = next.begin - own.begin;
-    spine_length = next.spine_begin - own.spine_begin;
+    // Steps and spines are L each at most, whatever the schedule says.
+    const auto inside = [&](int place, int least) { return min(max(place, least), static_cast<int>(l.length)); };
+    const int begin = inside(own.begin, 0), spine_begin = inside(own.spine_begin, 0);
+    steps = reinterpret_cast<const WalkStep*>(schedule) + begin;
+    spine = reinterpret_cast<const WalkStep*>(schedule + l.layout().spine()) + spine_begin;
+    length = inside(next.begin, begin) - begin;
+    spine_length = inside(next.spine_begin, spine_begin) - spine_begin;
     const int64_t channel = (slice * kWarp + threadIdx.x) * Scan::Up::kWidth;
     distance = most * l.channels;
     sums = static_cast<acc*>(l.piece_sums) + (sample * (1 + 2 * Scan::Up::kSums) * most + piece) * l.channels +
@@ -96,12 +99,12 @@ __global__ void __launch_bounds__(kWarp) piece_up_kernel(typename Scan::Launch l
   PieceUp<Up> up(rows, column);
   // Zeros, since nothing waits for the last vertex of the spine: its other children belong to other pieces.
   for (uint32_t slot = 0; slot < walk_slots(l.length); ++slot) up.waiting[slot * WalkStep::kSlotSize] = Row{};
-  walk<true, kDepth>(block.steps, block.length, held, ring, up);
+  walk<true, kDepth>(block.steps, block.length, l.length, held, ring, up);
   __threadfence();  // copies read ξ again
   __syncwarp();
   SpineSums<typename Scan::Down> sums(rows, column);
   sums.has_root = block.piece == 0;
-  walk<true, kDepth>(block.spine, block.spine_length, held, ring, sums);
+  walk<true, kDepth>(block.spine, block.spine_length, l.length, held, ring, sums);
   sums.write(block.sums, block.distance, up.top);
 }
 
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
   if (block.exists && block.has_children) {
     SpineRepair<Down> repair(rows, column);
     read_sums<typename Down::acc, N>(block.sums + block.distance, block.distance, repair.coming);
-    walk<true, kDepth>(block.spine, block.spine_length, held, ring, repair);
+    walk<true, kDepth>(block.spine, block.spine_length, l.length, held, ring, repair);
     __threadfence();
     __syncwarp();
   }
@@ -128,7 +131,7 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
       down.has_root = block.piece == 0;
       read_sums<typename Down::acc, N>(block.sums + (1 + kSums) * block.distance, block.distance, down.row);
       down.popped = down.row;
-      walk<false, kDepth>(block.steps, block.length, held, ring, down);
+      walk<false, kDepth>(block.steps, block.length, l.length, held, ring, down);
     }
     Scan::finish(l, rows, down, block.sample, block.slice, block.piece);
   }

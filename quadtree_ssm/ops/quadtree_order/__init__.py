@@ -165,6 +165,8 @@ def _check_geometry(op: str, choice: Tensor, height: int, width: int) -> None:
         raise ValueError(f"{op}: choice must be an int64 vector [B], got {choice.dtype} {shape_of(choice)}")
     if height < 2 or width < 2:
         raise ValueError(f"{op}: the map must be at least 2×2 to be cut in four, got {height}×{width}")
+    if height * width >= 2**31:
+        raise ValueError(f"{op}: the map must have fewer than 2^31 tokens, got {height}×{width}")
 
 
 def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, width: int) -> None:

@@ -54,8 +54,8 @@ def selective_scan(
         delta_softplus: whether Δ = softplus(delta + delta_bias), rather than delta + delta_bias.
         return_last_state: whether to return also the state after the last step. The backend ``"mamba_ssm"`` has no
             gradient of it.
-        order: the token visited at each step; every row is a permutation of 0 … L - 1. Inputs and output stay at the
-            tokens' own places.
+        order: the token visited at each step; every row is a permutation of 0 … L - 1, which the GPU kernel does not
+            check. Inputs and output stay at the tokens' own places.
         reverse: whether to walk the order backwards, for all groups or for each.
         backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
@@ -222,6 +222,8 @@ def _scan(
     batch, directions, length = delta.shape[:3]
     if length == 0:
         raise ValueError(f"{op}: the sequence is empty")
+    if directions == 0 or A.shape[2] == 0:
+        raise ValueError(f"{op}: there must be a direction and a state, got {directions} and {A.shape[2]}")
     if len(reverse) != directions:
         raise ValueError(f"{op}: reverse must have {directions} flags, got {len(reverse)}")
     if order is not None:

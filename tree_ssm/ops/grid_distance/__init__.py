@@ -35,10 +35,14 @@ def grid_distances(
     op = "grid_distances"
     if x.dim() != 4 or not x.dtype.is_floating_point:
         raise ValueError(f"{op}: x must be real [B, H, W, D], got {x.dtype} {shape_of(x)}")
+    if x.shape[1] < 1 or x.shape[2] < 1:
+        raise ValueError(f"{op}: the grid must be at least 1×1, got {x.shape[1]}×{x.shape[2]}")
     if distance not in ("cosine", "euclidean", "manhattan"):
         raise ValueError(f"{op}: distance must be one of cosine, euclidean, manhattan, got {distance!r}")
     if distance == "cosine" and choose_backend(op, "tree_ssm::grid_cosine_distance", backend, x.device) != "reference":
-        return torch.ops.tree_ssm.grid_cosine_distance(x.contiguous())
+        # Samples may lie anywhere, so that a batch that was expanded is not copied.
+        each_contiguous = x[:1].is_contiguous()
+        return torch.ops.tree_ssm.grid_cosine_distance(x if each_contiguous else x.contiguous())
     return grid_distances_reference(x, distance)
 
 

@@ -108,7 +108,12 @@ def _check_edges(
             f"{_OP}: edges must be int64 [E, 2] or [B, E, 2] beside an edge_weight of {shape_of(edge_weight)}, "
             f"got {edges.dtype} {shape_of(edges)}"
         )
-    return edges.shape[-2], num_vertices, 1
+    num_edges = edges.shape[-2]
+    if num_edges < num_vertices - 1:
+        raise ValueError(
+            f"{_OP}: the graph is not connected, since {num_edges} edges cannot join {num_vertices} vertices; add edges"
+        )
+    return num_edges, num_vertices, 1
 
 
 def _roots(root: int | Tensor, edge_weight: Tensor, num_vertices: int) -> Tensor:

@@ -17,7 +17,12 @@ def grid_edges(height: int, width: int, device: torch.device | str | None = None
     Returns:
         ``[E, 2]``, int64, with E = (H - 1)·W + H·(W - 1). Vertices are numbered row by row, and the smaller end comes
         first.
+
+    Raises:
+        ValueError: the grid has no vertex, or 2^31 or more.
     """
+    if height < 1 or width < 1 or height * width >= 2**31:
+        raise ValueError(f"grid_edges: the grid must have 1 to 2^31 - 1 vertices, got {height}×{width}")
     vertex = torch.arange(height * width, device=device).view(height, width)
     vertical = torch.stack([vertex[:-1], vertex[1:]], dim=-1).flatten(0, 1)
     horizontal = torch.stack([vertex[:, :-1], vertex[:, 1:]], dim=-1).flatten(0, 1)

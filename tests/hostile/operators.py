@@ -1,0 +1,281 @@
+"""For every operator of the compiled library: right arguments, and what the result has to be.
+
+An expectation is computed from the arguments that the call was made with, on the CPU and in float64. It raises
+ValueError for arguments that have no right result: a kernel that can look at the values must have refused them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
+from ssm_core.ops.selective_scan.reference import selective_scan_reference
+from tree_ssm.ops import Tree
+from tree_ssm.ops.grid_distance.reference import grid_distances_reference
+from tree_ssm.ops.selective_tree_scan.reference import source_and_weight
+from tree_ssm.ops.spanning_tree.reference import minimum_spanning_tree_reference
+from tree_ssm.ops.state_readout.reference import state_readout_reference
+from tree_ssm.ops.subtree_scan.reference import subtree_scan_reference
+from tree_ssm.ops.token_distance.reference import token_distances_reference
+from tree_ssm.ops.tree_scan.reference import tree_scan_reference
+
+from .drawing import Draw
+
+
+@dataclass
+class Call:
+    """A call that should succeed.
+
+    Attributes:
+        arguments: in the schema's order.
+        expected: the results for such arguments, or None where they cannot be told.
+    """
+
+    arguments: list[Any]
+    expected: Callable[..., Sequence[Tensor] | None]
+
+
+def gradients_of(
+    forward: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], upstream: Sequence[Tensor | None]
+) -> list[Tensor]:
+    """Autograd's gradients of ``forward(*inputs)``."""
+    with torch.enable_grad():
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        outputs = forward(*leaves)
+    pairs = [(y, g) for y, g in zip(outputs, upstream, strict=True) if g is not None and y.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(x) for x in leaves]
+    for y, g in pairs:
+        if y.shape != g.shape:
+            raise ValueError("a gradient has another shape than its output")
+    outputs, upstream = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outputs, leaves, upstream, allow_unused=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+
+def _selective_scan(draw: Draw) -> Call:
+    arguments = [
+        draw.normal("BGLD"), draw.normal("BKLD"), -draw.normal("KDN", draw.wide).abs(), draw.normal("BKLN"),
+        draw.normal("BKLN"), draw.maybe(draw.normal("KD", draw.wide)), draw.maybe(draw.normal("KD", draw.wide)),
+        draw.maybe(draw.permutations("BKL")), _flags(draw), draw.chance(0.7),
+    ]  # fmt: skip
+    return Call(arguments, _expect_selective_scan)
+
+
+def _flags(draw: Draw) -> list[bool]:
+    return [draw.chance(0.5) for _ in range(draw.size["K"] if draw.size["K"] < 100 else 1)]
+
+
+def _expect_selective_scan(u, delta, A, B, C, D, delta_bias, order, reverse, softplus):
+    if order is not None and not torch.equal(order.sort(-1).values, torch.arange(u.shape[2]).expand_as(order)):
+        raise ValueError("the order is no permutation")
+    return selective_scan_reference(u, delta, A, B, C, D, delta_bias, order, reverse, softplus)
+
+
+def _selective_scan_backward(draw: Draw) -> Call:
+    upstream = [draw.normal("BGLD"), draw.maybe(draw.normal("BKDN", draw.wide))]
+
+    def expected(grad_y, grad_last, u, delta, A, B, C, D, delta_bias, order, reverse, softplus):
+        D = A.new_zeros(A.shape[:2]) if D is None else D
+        delta_bias = A.new_zeros(A.shape[:2]) if delta_bias is None else delta_bias
+        return gradients_of(
+            lambda *inputs: _expect_selective_scan(*inputs, order, reverse, softplus),
+            (u, delta, A, B, C, D, delta_bias),
+            (grad_y, grad_last),
+        )
+
+    return Call([*upstream, *_selective_scan(draw).arguments], expected)
+
+
+def _quadtree_order(draw: Draw) -> Call:
+    def expected(choice, height, width, levels, shift_y, shift_x):
+        _check_choice(choice)
+        return [quadtree_order_reference(choice, height, width, levels, (shift_y, shift_x))]
+
+    height, width = draw.shape("HW")
+    arguments = [draw.integers(0, 4, "B"), height, width, draw.random.randrange(3), *_shift(draw)]
+    return Call(arguments, expected)
+
+
+def _shift(draw: Draw) -> tuple[int, int]:
+    return draw.random.randrange(-9, 9), draw.random.randrange(-9, 9)
+
+
+def _check_choice(choice: Tensor) -> None:
+    if choice.numel() and not (int(choice.min()) >= 0 and int(choice.max()) < 4):
+        raise ValueError("a choice is no quadrant")
+
+
+def _mask_gradient(draw: Draw) -> Call:
+    def expected(a, b, choice, height, width, shift_y, shift_x):
+        _check_choice(choice)
+        return [mask_gradient_reference(a, b, choice, height, width, (shift_y, shift_x))]
+
+    height, width = draw.shape("HW")
+    arguments = [draw.normal("BTD"), draw.normal("BTD"), draw.integers(0, 4, "B"), height, width, *_shift(draw)]
+    return Call(arguments, expected)
+
+
+def _spanning_tree(draw: Draw, height: int | None = None, edges: Tensor | None = None) -> Call:
+    def expected(edge_weight, edges, height, width, root):
+        try:
+            parent, order = minimum_spanning_tree_reference(edge_weight, edges, height, width, root)
+        except ValueError:  # a fault, which is one of the results
+            return None
+        return [parent, order, root.new_zeros(root.shape[0], 2)]
+
+    batch, height, width, length = draw.shape("BHWL")
+    if draw.chance(0.5):
+        count = max((height - 1) * width + height * (width - 1), 0)
+        if count < 2**15:
+            draw.size["E"] = count
+            root = draw.integers(0, min(height * width, 2**30), "B")
+            return Call([draw.normal("BE"), None, height, width, root], expected)
+        height = width = 2
+    length = min(length, 700)
+    parent = torch.tensor([draw.random.randrange(max(v, 1)) for v in range(length)], dtype=torch.int64)
+    edges = torch.stack([parent, torch.arange(length)], dim=1)  # the first is an edge from vertex 0 to itself
+    if draw.chance(0.5):
+        more = torch.randint(max(length, 1), (length, 2), generator=draw.generator)
+        edges = torch.cat([edges, more])[torch.randperm(2 * length, generator=draw.generator)]
+    edges = edges.to(draw.device)
+    if draw.chance(0.5) and batch < 100:
+        edges = edges.expand(batch, -1, -1)
+    draw.size["E"] = edges.shape[-2]
+    return Call([draw.normal("BE"), edges, length, 1, draw.integers(0, length, "B")], expected)
+
+
+def _minimum_spanning_tree(draw: Draw) -> Call:
+    return Call(_spanning_tree(draw).arguments, lambda *arguments: minimum_spanning_tree_reference(*arguments))
+
+
+def _tree_schedule(draw: Draw) -> Call:
+    return Call([draw.trees()[0]], lambda parent: None)
+
+
+def _schedule(draw: Draw, parent: Tensor) -> Tensor | None:
+    if draw.device == "cpu" or parent.numel() == 0 or parent.numel() > 2**15:
+        return None if draw.chance(0.5) else draw.integers(-9, 9, "BL").int()
+    return torch.ops.tree_ssm.tree_schedule(parent)
+
+
+def _tree_scan(draw: Draw) -> Call:
+    def expected(u, weight, parent, order, both, schedule):
+        return [tree_scan_reference(u, weight, parent, order, both)]
+
+    parent, order = draw.trees()
+    weight = draw.normal("BLD", draw.random.choice((draw.dtype, draw.wide))).sigmoid()
+    arguments = [draw.normal("BLD"), weight, parent, order, draw.chance(0.7), _schedule(draw, parent)]
+    return Call(arguments, expected)
+
+
+def _tree_scan_backward(draw: Draw) -> Call:
+    def expected(grad_h, u, weight, parent, order, both, schedule):
+        return gradients_of(lambda *inputs: [tree_scan_reference(*inputs, parent, order, both)], (u, weight), (grad_h,))
+
+    return Call([draw.normal("BLD"), *_tree_scan(draw).arguments], expected)
+
+
+def _selective_tree_scan(draw: Draw) -> Call:
+    parent, order = draw.trees()
+    schedule = _schedule(draw, parent)
+
+    def expected(x, delta, A, B, delta_bias, given):
+        if schedule is None or not torch.equal(given, schedule.cpu()):
+            return None
+        u, weight = source_and_weight(x, delta, A, B, delta_bias)
+        return [tree_scan_reference(u, weight, parent.cpu(), order.cpu(), True)]
+
+    arguments = [
+        draw.normal("BLD"), draw.normal("BLD"), -draw.normal("D", draw.wide).abs(), draw.normal("BL"),
+        draw.normal("D", draw.wide), schedule,
+    ]  # fmt: skip
+    return Call(arguments, expected)
+
+
+def _selective_tree_scan_backward(draw: Draw) -> Call:
+    call = _selective_tree_scan(draw)
+
+    def expected(grad_h, *inputs):
+        *inputs, schedule = inputs
+        if call.expected(*inputs, schedule) is None:
+            return None
+        return gradients_of(lambda *leaves: call.expected(*leaves, schedule), inputs, (grad_h,))
+
+    return Call([draw.normal("BLD"), *call.arguments], expected)
+
+
+def _subtree_scan(draw: Draw) -> Call:
+    def expected(x, delta, A, B, C, delta_bias, parent, order, next_step, schedule):
+        return subtree_scan_reference(x, delta, A, B, C, delta_bias, Tree(parent, order), next_step)
+
+    parent, order = draw.trees()
+    arguments = [
+        draw.normal("BLD"), draw.normal("BLD"), -draw.normal("DN", draw.wide).abs(), draw.normal("BLN"),
+        draw.normal("BLN"), draw.normal("D", draw.wide), parent, order, draw.chance(0.5), _schedule(draw, parent),
+    ]  # fmt: skip
+    return Call(arguments, expected)
+
+
+def _subtree_scan_backward(draw: Draw) -> Call:
+    def expected(grad_y, grad_root, x, delta, A, B, C, delta_bias, parent, order, next_step, schedule):
+        tree = Tree(parent, order)
+        return gradients_of(
+            lambda *inputs: subtree_scan_reference(*inputs, tree, next_step),
+            (x, delta, A, B, C, delta_bias),
+            (grad_y, grad_root),
+        )
+
+    upstream = [draw.normal("BLD"), draw.maybe(draw.normal("BDN", draw.wide))]
+    return Call([*upstream, *_subtree_scan(draw).arguments], expected)
+
+
+def _state_readout(draw: Draw) -> Call:
+    parameters = [draw.normal("D", draw.wide) for _ in range(3)]
+    arguments = [draw.normal("BLD"), draw.normal("BLD"), draw.normal("BL"), *parameters, 1e-5]
+    return Call(arguments, lambda *inputs: [state_readout_reference(*inputs)])
+
+
+def _state_readout_backward(draw: Draw) -> Call:
+    def expected(grad_y, *inputs):
+        *tensors, eps = inputs
+        return gradients_of(lambda *leaves: [state_readout_reference(*leaves, eps)], tensors, (grad_y,))
+
+    return Call([draw.normal("BLD"), *_state_readout(draw).arguments], expected)
+
+
+def _grid_cosine_distance(draw: Draw) -> Call:
+    return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
+
+
+def _token_distance(draw: Draw) -> Call:
+    length = min(draw.size["L"], 2**31)
+    arguments = [
+        draw.normal("BLD"), draw.normal("BLD"), draw.normal("D", draw.wide), draw.normal("BLN"),
+        draw.integers(0, length, "B"), draw.integers(0, length + 1, "B"), draw.random.randrange(1, 4),
+    ]  # fmt: skip
+    return Call(arguments, lambda *inputs: [token_distances_reference(*inputs)])
+
+
+OPERATORS: dict[str, Callable[[Draw], Call]] = {
+    "ssm_core::selective_scan": _selective_scan,
+    "ssm_core::selective_scan_backward": _selective_scan_backward,
+    "quadtree_ssm::quadtree_order": _quadtree_order,
+    "quadtree_ssm::mask_gradient": _mask_gradient,
+    "tree_ssm::spanning_tree": _spanning_tree,
+    "tree_ssm::minimum_spanning_tree": _minimum_spanning_tree,
+    "tree_ssm::tree_schedule": _tree_schedule,
+    "tree_ssm::tree_scan": _tree_scan,
+    "tree_ssm::tree_scan_backward": _tree_scan_backward,
+    "tree_ssm::selective_tree_scan": _selective_tree_scan,
+    "tree_ssm::selective_tree_scan_backward": _selective_tree_scan_backward,
+    "tree_ssm::selective_subtree_scan": _subtree_scan,
+    "tree_ssm::selective_subtree_scan_backward": _subtree_scan_backward,
+    "tree_ssm::state_readout": _state_readout,
+    "tree_ssm::state_readout_backward": _state_readout_backward,
+    "tree_ssm::grid_cosine_distance": _grid_cosine_distance,
+    "tree_ssm::token_distance": _token_distance,
+}

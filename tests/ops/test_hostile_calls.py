@@ -1,0 +1,146 @@
+"""Tests that no call of an operator ends the process: absurd sizes, empty tensors, broken orders, and drawn calls.
+
+``tests/fuzz_operators.py`` draws as many more calls as one likes.
+"""
+
+import pytest
+import torch
+from hostile.functions import public_functions
+from hostile.judging import NAMES, Judge
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import quadtree_ssm.ops
+import ssm_core.ops
+import tree_ssm.ops
+from quadtree_ssm.ops import quadtree_order
+from ssm_core.ops import directional_scan, selective_scan
+from tree_ssm.ops import Tree, grid_distances, grid_edges, minimum_spanning_tree, token_edges
+
+BACKENDS = ["cpu", "reference"]
+NAMESPACES = [package.__name__.partition(".")[0] for package in (ssm_core.ops, tree_ssm.ops, quadtree_ssm.ops)]
+CHOICE = torch.zeros(1, dtype=torch.int64)
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the names of all operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_every_operator_and_public_function_has_a_drawing():
+    operators = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    operators = {name for name in operators if name.partition("::")[0] in NAMESPACES}
+    assert operators | set(public_functions()) == set(NAMES)
+
+
+@pytest.mark.parametrize("stretch", range(4))
+def test_drawn_calls_are_right_or_refused(stretch):
+    """Calls that take much memory are left to ``tests/fuzz_operators.py``, whose child processes have a limit."""
+    judge = Judge(seed=stretch, large=False)
+    outcomes = [judge.judge(number) for number in range(150)]
+    assert not [outcome for outcome in outcomes if outcome.is_finding]
+    assert {outcome.kind for outcome in outcomes} == {"right", "ran", "refused"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [(2**31, 2), (2, 2**31), (2**62, 2**62), (2**16, 2**15)], ids=str)
+def test_maps_of_2_to_31_tokens_are_refused(size, backend):
+    with pytest.raises(ValueError, match=r"must have fewer than 2\^31 tokens, got"):
+        quadtree_order(CHOICE, *size, backend=backend)
+    with pytest.raises(RuntimeError, match=r"must have 1 to 2\^31 - 1 tokens, got"):
+        torch.ops.quadtree_ssm.quadtree_order(CHOICE, *size, 2, 0, 0)
+    with pytest.raises(RuntimeError, match=r"must have 1 to 2\^31 - 1 tokens, got"):
+        torch.ops.quadtree_ssm.mask_gradient(torch.rand(1, 4, 2), torch.rand(1, 4, 2), CHOICE, *size, 0, 0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("vertices", [2**20, 2**30, 2**31, 2**62])
+def test_too_few_edges_are_refused_before_anything_is_allocated(vertices, backend):
+    weight, edges = torch.rand(2, 3), torch.tensor([[0, 1], [1, 2], [0, 2]])
+    with pytest.raises(ValueError, match=f"not connected, since 3 edges cannot join {vertices} vertices"):
+        minimum_spanning_tree(weight, edges=edges, num_vertices=vertices, backend=backend)
+    with pytest.raises((ValueError, RuntimeError), match=r"cannot connect|must have 1 to"):
+        torch.ops.tree_ssm.spanning_tree(weight, edges, vertices, 1, torch.zeros(2, dtype=torch.int64))
+
+
+def test_edges_of_absurd_grids_and_sequences_are_refused():
+    for size in ((2**31, 1), (2**62, 4), (2**63, 8), (0, 3), (3, -1)):
+        with pytest.raises(ValueError, match=r"the grid must have 1 to 2\^31 - 1 vertices, got"):
+            grid_edges(*size)
+    for length in (2**31, 2**63, -1):
+        with pytest.raises(ValueError, match=r"length must be 0 to 2\^31 - 1, got"):
+            token_edges(length, 3)
+
+
+def test_an_expanded_batch_of_maps_is_not_copied():
+    x = torch.randn(1, 3, 2, 64)
+    with Recorder() as recorder:
+        many = grid_distances(x.expand(1000, -1, -1, -1))
+    assert torch.equal(many, grid_distances(x).expand(1000, -1))
+    assert not [name for name in recorder.names if "clone" in name or "copy" in name or "contiguous" in name]
+    apart = torch.randn(4, 2, 3, 2, 64)[:, 1]  # samples that lie apart are not copied either
+    assert torch.equal(grid_distances(apart), grid_distances(apart.contiguous()))
+    rows = torch.randn(2, 3, 64, 4).mT  # others are
+    assert torch.equal(grid_distances(rows), grid_distances(rows.contiguous()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_grids_without_vertices_are_refused(backend):
+    for shape in ((2, 0, 3, 4), (2, 3, 0, 4), (0, 0, 0, 0)):
+        with pytest.raises(ValueError, match="the grid must be at least 1×1"):
+            grid_distances(torch.rand(shape), backend=backend)
+        with pytest.raises(RuntimeError, match=r"with 1 to 2\^31 - 1 vertices"):
+            torch.ops.tree_ssm.grid_cosine_distance(torch.rand(shape))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_empty_batch_is_taken_whatever_its_strides(backend):
+    x, states = torch.rand(0, 4, 5), torch.rand(0, 2, 5)
+    y, last = selective_scan(x, x, -torch.rand(4, 2), states, states, return_last_state=True, backend=backend)
+    assert (y.shape, last.shape) == ((0, 4, 5), (0, 4, 2))
+    columns = torch.rand(0, 5, 4).mT.contiguous().mT
+    delta = torch.rand(0, 2, 4, 5).mT
+    weights = torch.rand(2, 0, 2, 5, 1)
+    y = directional_scan(columns, delta, -torch.rand(2, 4, 1), *weights, backend=backend)
+    assert y.shape == (0, 5, 4)
+    assert grid_distances(torch.rand(0, 4, 3, 5).permute(0, 2, 3, 1), backend=backend).shape == (0, 22)
+    assert quadtree_order(CHOICE[:0], 4, 5, backend=backend).shape == (0, 20)
+    none = torch.zeros(0, 5, dtype=torch.int64)
+    assert tree_ssm.ops.tree_scan(columns, columns, Tree(none, none), backend=backend).shape == (0, 5, 4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scans_without_a_state_or_a_direction_are_refused(backend):
+    x = torch.rand(2, 5, 4)
+    for directions, states in ((2, 0), (0, 3)):
+        B = torch.rand(2, directions, 5, states)
+        with pytest.raises(ValueError, match="there must be a direction and a state"):
+            directional_scan(
+                x, torch.rand(2, directions, 5, 4), torch.rand(directions, 4, states), B, B, backend=backend
+            )
+        with pytest.raises(RuntimeError, match=r"must be a multiple|there must be a token and a state"):
+            torch.ops.ssm_core.selective_scan(
+                x[:, None], torch.rand(2, directions, 5, 4), torch.rand(directions, 4, states), B, B, None, None, None,
+                [False] * directions, True,
+            )  # fmt: skip
+
+
+def test_an_order_that_is_no_permutation_is_refused():
+    """A token that the order leaves out would be memory that nobody wrote."""
+    x, delta = torch.rand(2, 5, 4), torch.rand(2, 2, 5, 4)
+    A, B = -torch.rand(2, 4, 3), torch.rand(2, 2, 5, 3)
+    order = torch.stack([torch.randperm(5) for _ in range(4)]).view(2, 2, 5)
+    for at, token, message in (((1, 1, 4), order[1, 1, 0], "every token once"), ((0, 1, 2), 5, "indices from 0 to 4")):
+        bad = order.clone()
+        bad[at] = token
+        with pytest.raises((ValueError, IndexError), match=message):
+            directional_scan(x, delta, A, B, B, order=bad, backend="cpu")
+    for row in ([0, 1, 2, 3, 3], [-1, 0, 1, 2, 3]):
+        with pytest.raises((ValueError, IndexError), match="order must"):
+            directional_scan(x, delta, A, B, B, order=torch.tensor(row), backend="cpu")
