@@ -90,6 +90,21 @@ def _selective_scan_backward(draw: Draw) -> Call:
     return Call([*upstream, *_selective_scan(draw).arguments], expected)
 
 
+def _linear_recurrence(draw: Draw) -> Call:
+    def expected(decay, drive, transposed):
+        steps = range(drive.shape[2])
+        states = torch.zeros_like(drive)
+        for i in reversed(steps) if transposed else steps:
+            states[:, :, i] = drive[:, :, i]
+            before, edge = (i + 1, i + 1) if transposed else (i - 1, i)
+            if before in steps:
+                states[:, :, i] += decay[:, :, edge] * states[:, :, before]
+        return [states]
+
+    decay = draw.normal("BKLDN").sigmoid()
+    return Call([decay, draw.normal("BKLDN"), draw.chance(0.5)], expected)
+
+
 def _quadtree_order(draw: Draw) -> Call:
     def expected(choice, height, width, levels, shift_y, shift_x):
         _check_choice(choice)
@@ -263,6 +278,7 @@ def _token_distance(draw: Draw) -> Call:
 OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::selective_scan": _selective_scan,
     "ssm_core::selective_scan_backward": _selective_scan_backward,
+    "ssm_core::linear_recurrence": _linear_recurrence,
     "quadtree_ssm::quadtree_order": _quadtree_order,
     "quadtree_ssm::mask_gradient": _mask_gradient,
     "tree_ssm::spanning_tree": _spanning_tree,

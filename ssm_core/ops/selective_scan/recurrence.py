@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import shape_of
 from ssm_core.ops.derivatives import register_derivatives
 from ssm_core.ops.vmap import fold, unfold
 
@@ -45,7 +46,17 @@ def following(h: Tensor) -> Tensor:
     return torch.nn.functional.pad(h.narrow(_STEPS, 1, h.shape[_STEPS] - 1), (0, 0, 0, 0, 0, 1))
 
 
+def _check(decay: Tensor, drive: Tensor) -> None:
+    fits = drive.dim() == 5 and drive.shape[_STEPS] >= 1 and decay.shape == drive.shape and decay.dtype == drive.dtype
+    if not fits or not drive.is_floating_point() or decay.device != drive.device:
+        raise ValueError(
+            "linear_recurrence: decay and drive must be alike, real [B, K, L, D, N] with L at least 1, got "
+            f"{decay.dtype} {shape_of(decay)} on {decay.device} and {drive.dtype} {shape_of(drive)} on {drive.device}"
+        )
+
+
 def _recur(decay: Tensor, drive: Tensor, transposed: bool) -> Tensor:
+    _check(decay, drive)
     return _backwards(decay, drive) if transposed else _forwards(decay, drive)
 
 
@@ -84,6 +95,7 @@ def _backwards(decay: Tensor, drive: Tensor) -> Tensor:
 
 
 def _fake(decay: Tensor, drive: Tensor, transposed: bool) -> Tensor:
+    _check(decay, drive)
     return torch.empty_like(drive, memory_format=torch.contiguous_format)
 
 
