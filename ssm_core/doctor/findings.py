@@ -41,10 +41,8 @@ def build_command(architecture: str | None = None) -> str:
     root = Path(ssm_core.__file__).parents[1]
     if not (root / "setup.py").exists():
         python = shlex.quote(sys.executable)
-        return (
-            f"{settings}{python} -m pip install --no-build-isolation --no-deps --force-reinstall . "
-            "in the folder of the sources, after `rm -rf build`"
-        )
+        install = f"{settings}{python} -m pip install --no-build-isolation --no-deps --force-reinstall ."
+        return f"cd FOLDER_OF_THE_SOURCES && rm -rf build && {install}"
     if Path(sys.prefix).parent == root:
         return f"rm -rf build {Path(sys.prefix).name}/.built && {settings}make setup"
     return f"rm -rf build && {settings}{shlex.quote(sys.executable)} setup.py build_ext --inplace"

@@ -43,7 +43,8 @@ def fit_of(device: torch.device) -> Finding | None:
     try:
         compiled = _ext.kernel_architecture(index)
     except RuntimeError as error:
-        return Finding(f"{str(error).splitlines()[0]}.", build_command(".".join(map(str, capability))), _PAGE)
+        command = build_command(".".join(map(str, capability)))
+        return Finding(f"{str(error).splitlines()[0]}.", f"Run: {command}", _PAGE)
     return fit(torch.cuda.get_device_name(index), capability, compiled)
 
 
@@ -52,7 +53,7 @@ def examine() -> tuple[list[str], list[Finding]]:
     library = _ext._find()
     if library is None:
         what = "There is no compiled library. Results are right and slow."
-        return ["none: every operator runs its PyTorch reference"], [Finding(what, build_command(), _PAGE)]
+        return ["none: every operator runs its PyTorch reference"], [Finding(what, f"Run: {build_command()}", _PAGE)]
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
@@ -60,7 +61,7 @@ def examine() -> tuple[list[str], list[Finding]]:
             f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}). It was "
             "probably built for another torch. Results are right and slow."
         )
-        return [f"{library}, which does not load"], [Finding(what, build_command(), _PAGE)]
+        return [f"{library}, which does not load"], [Finding(what, f"Run: {build_command()}", _PAGE)]
     info = _ext.build_info()
     lines = [str(library)]
     if info:
@@ -69,7 +70,9 @@ def examine() -> tuple[list[str], list[Finding]]:
     here = torch.__version__.split("+")[0]
     if info and info["torch"].split("+")[0] != here:
         return lines, [
-            Finding(f"The library was built for torch {info['torch']} and this is {here}.", build_command(), _PAGE)
+            Finding(
+                f"The library was built for torch {info['torch']} and this is {here}.", f"Run: {build_command()}", _PAGE
+            )
         ]
     return lines, []
 
@@ -85,7 +88,7 @@ def lacks(operators: list[Operator]) -> tuple[str, list[Finding]]:
     if not absent or len(absent) == len(operators):  # without any library there is another message
         return line, []
     what = f"The library is older than the Python code: it lacks {', '.join(absent)}, which run their slow references."
-    return line, [Finding(what, build_command(), _PAGE)]
+    return line, [Finding(what, f"Run: {build_command()}", _PAGE)]
 
 
 def lacks_kernels(operators: list[Operator], device_type: str, architecture: str | None) -> tuple[str, list[Finding]]:
@@ -98,10 +101,12 @@ def lacks_kernels(operators: list[Operator], device_type: str, architecture: str
     """
     expected = [op.name for op in operators if device_type in op.device_types and is_compiled(op.name)]
     lacking = [name for name in expected if not has_kernel(name, device_type)]
+    if not expected:
+        return "nothing to compare, since there is no kernel", []
     line = f"kernels for {device_type}: {len(expected) - len(lacking)} of {len(expected)}"
     if not lacking:
         return line, []
     what = f"The library has no {device_type} kernel of {', '.join(lacking)}, which run their slow references."
     if device_type == "cuda" and lacking == expected:
         what = "The library was built without CUDA, and all operators run their slow references on the GPU."
-    return line, [Finding(what, build_command(architecture), _PAGE)]
+    return line, [Finding(what, f"Run: {build_command(architecture)}", _PAGE)]

@@ -57,7 +57,7 @@ def cards() -> tuple[list[str], list[Finding]]:
     """Lines on the driver and the GPUs, and why torch cannot use them if it cannot."""
     driver, number = driver_version(), _driver_name()
     if driver is None and number is None:
-        return ["GPU: none"], []
+        return ["none"], []
     lines = [f"driver {number or 'of unknown version'}" + (f", for CUDA up to {_dotted(driver)}" if driver else "")]
     available, reason = _cuda_is_available()
     for index in range(torch.cuda.device_count() if available else 0):
