@@ -88,6 +88,34 @@ def test_a_missing_package_is_named(monkeypatch):
         directional_scan(*inputs, backend="mamba_ssm")
 
 
+@pytest.mark.usefixtures("documented")
+def test_what_the_package_cannot_differentiate_is_refused():
+    inputs = make_inputs(1, 5, 3, 2, 2, dtype=torch.float32)
+
+    def scan(*values):
+        return directional_scan(*values, backend="mamba_ssm")
+
+    y = scan(*inputs)
+    for i in range(len(inputs)):
+        (gradient,) = torch.autograd.grad(y.sum(), inputs[i], create_graph=True)
+        for x in inputs:
+            with pytest.raises(NotImplementedError, match=r"'mamba_ssm' has no second derivative; use backend='auto'"):
+                torch.autograd.grad(y.sum() + gradient.square().sum(), x, retain_graph=True)
+    with torch.autograd.forward_ad.dual_level():
+        for i, x in enumerate(inputs):
+            duals = [*inputs[:i], torch.autograd.forward_ad.make_dual(x, x), *inputs[i + 1 :]]
+            with pytest.raises(NotImplementedError, match=r"has no forward mode; use backend='auto'"):
+                scan(*duals)
+    mapped = [torch.stack([x.detach(), x.detach()]) for x in inputs]
+    for transform, values in (
+        (torch.vmap(scan), mapped),
+        (torch.func.jacfwd(scan), inputs),
+        (torch.func.jacrev(scan), inputs),
+    ):
+        with pytest.raises(NotImplementedError, match=r"has no transforms of torch\.func; use backend='auto'"):
+            transform(*values)
+
+
 # The tests below compare with the package itself. Its kernels use the GPU's fast exponential, hence the tolerances.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 

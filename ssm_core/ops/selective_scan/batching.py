@@ -53,8 +53,9 @@ def _in_groups(
         for x, mapped, dim in zip(tensors, in_dims, into, strict=False):
             part = x if x is None or mapped is None else x.narrow(mapped, first, count)
             part = fold(part, mapped, count, dim)
-            # The kernels read rows of channels.
-            folded.append(part if part is None or part.stride(-1) == 1 else part.contiguous())
+            # The kernels read whole parameters and rows of channels.
+            ready = part is None or (part.is_contiguous() if dim == 0 else part.stride(-1) == 1)
+            folded.append(part if ready else part.contiguous())
         outputs = op(*folded, list(reverse) * count, delta_softplus)
         parts.append([unfold(y, count, dim)[0] for y, dim in zip(outputs, results_into, strict=True)])
     results = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True), results_into)

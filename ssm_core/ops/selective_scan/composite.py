@@ -3,6 +3,9 @@
 The kernels keep no state, so what they compute has no derivative of its own. These composites compute the same from
 the states of all steps. Those are ``[B, K, L, D, N]`` in float32 or float64, and about ten tensors of that size are
 alive at once. The formulas are those of the README; the recurrence is ``ssm_core::linear_recurrence``.
+
+Sums of products are not written as matrix products, because those follow autocast and the setting for TF32. Autocast
+cannot be switched off inside a transform of torch.func.
 """
 
 from collections.abc import Sequence
@@ -94,7 +97,7 @@ def forward(
     """Compute what ``ssm_core::selective_scan`` computes."""
     visits = _visits(u, A, order, reverse)
     x = _inputs(visits, u, delta, A, B, C, delta_bias, delta_softplus)
-    y = torch.einsum("bkldn,bkln->bkld", x.states, x.C)
+    y = (x.states * x.C.unsqueeze(-2)).sum(-1)
     if D is not None:
         y = y + D[:, None] * x.u
     return visits.scatter_group(y).to(u.dtype), x.states[:, :, -1]
@@ -125,7 +128,7 @@ def backward(
         to_state = torch.cat([to_state[:, :, :-1], to_state[:, :, -1:] + grad_last_state.unsqueeze(2)], dim=2)
     costate = linear_recurrence(x.decay, to_state, transposed=True)  # λ
     result: dict[str, Tensor] = {}
-    to_drive = torch.einsum("bkldn,bkln->bkld", costate, x.B)
+    to_drive = (costate * x.B.unsqueeze(-2)).sum(-1)
     if want_u:
         grad_u = to_drive * x.step
         if D is not None:
@@ -134,17 +137,17 @@ def backward(
     if want_delta or want_A or want_bias:
         to_exponent = costate * previous(x.states) * x.decay
         if want_A:
-            result["A"] = torch.einsum("bkldn,bkld->kdn", to_exponent, x.step)
+            result["A"] = (to_exponent * x.step.unsqueeze(-1)).sum((0, 2))
         if want_delta or want_bias:
-            grad_step = torch.einsum("bkldn,kdn->bkld", to_exponent, A) + to_drive * x.u
+            grad_step = (to_exponent * A[:, None]).sum(-1) + to_drive * x.u
             if delta_softplus:
                 grad_step = grad_step * torch.sigmoid(x.raw_step)
             result["delta"] = visits.scatter(grad_step).to(delta.dtype)
             result["bias"] = grad_step.sum((0, 2))
     if want_B:
-        result["B"] = visits.scatter(torch.einsum("bkldn,bkld->bkln", costate, x.step * x.u)).to(B.dtype)
+        result["B"] = visits.scatter((costate * (x.step * x.u).unsqueeze(-1)).sum(3)).to(B.dtype)
     if want_C:
-        result["C"] = visits.scatter(torch.einsum("bkldn,bkld->bkln", x.states, grad)).to(C.dtype)
+        result["C"] = visits.scatter((x.states * grad.unsqueeze(-1)).sum(3)).to(C.dtype)
     if want_D:
-        result["D"] = torch.einsum("bkld,bkld->kd", grad, x.u)
+        result["D"] = (grad * x.u).sum((0, 2))
     return tuple(result.get(name) for name in ("u", "delta", "A", "B", "C", "D", "bias"))

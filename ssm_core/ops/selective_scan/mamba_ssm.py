@@ -1,13 +1,47 @@
 """The selective scan by the CUDA kernel of the package mamba-ssm, where that is installed.
 
-Its kernel takes float32 and half types, and gives the last state no gradient.
+Its kernel takes float32 and half types, and gives the last state no gradient. It has first derivatives in reverse mode
+alone. A second derivative would be wrong without an error, so everything else is refused here.
 """
 
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 
 from .reference import visiting_order
+
+_OTHERWISE = "use backend='auto'"
+
+
+class _FirstOrder(torch.autograd.Function):
+    """The identity. Its gradient cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*inputs)
+        return tuple(x.view_as(x) for x in inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        # The inputs are passed on so that the refusal is on the way from the gradients to each of them.
+        return _Refusal.apply(*grads, *ctx.saved_tensors) if torch.is_grad_enabled() else grads
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> NoReturn:
+        raise NotImplementedError(f"selective_scan: backend 'mamba_ssm' has no forward mode; {_OTHERWISE}")
+
+
+class _Refusal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *grads_and_inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(g.view_as(g) for g in grads_and_inputs[: len(grads_and_inputs) // 2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise NotImplementedError(f"selective_scan: backend 'mamba_ssm' has no second derivative; {_OTHERWISE}")
 
 
 def selective_scan_mamba(
@@ -29,6 +63,7 @@ def selective_scan_mamba(
 
     Raises:
         ImportError: mamba_ssm is not installed.
+        NotImplementedError: a second derivative, forward mode or a transform of torch.func is asked for.
     """
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -36,6 +71,12 @@ def selective_scan_mamba(
         raise ImportError(
             "selective_scan: backend 'mamba_ssm' needs the mamba-ssm package; install it or use backend='auto'"
         ) from error
+    if maybe_current_level() is not None:
+        raise NotImplementedError(f"selective_scan: backend 'mamba_ssm' has no transforms of torch.func; {_OTHERWISE}")
+    given = [x for x in (u, delta, A, B, C, D, delta_bias) if x is not None]
+    wrapped = iter(_FirstOrder.apply(*given))
+    u, delta, A, B, C = (next(wrapped) for _ in range(5))
+    D, delta_bias = (None if x is None else next(wrapped) for x in (D, delta_bias))
     batch, groups, length, channels = u.shape
     directions = len(reverse)
     inner = directions // groups
