@@ -1,6 +1,5 @@
 """The stem and the downsampling, which turn images into token maps. Token maps inside the blocks are channels-last."""
 
-import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
@@ -48,8 +47,9 @@ class Stem(nn.Module):
         images: Tensor,  # [B, in_chans, H, W]
     ) -> Tensor:  # [B, ⌈H/4⌉, ⌈W/4⌉, C]
         """Embed the images. The result is channels-last."""
-        # All convolutions of the network read and write the channels-last memory format from here on.
-        x = self.conv1(images.contiguous(memory_format=torch.channels_last))
+        # All convolutions of the network read and write the channels-last memory format from here on. torch.vmap cannot
+        # ask for that format, but it can copy a view.
+        x = self.conv1(to_channels_first(to_channels_last(images).contiguous()))
         x = self.act(self.norm1(to_channels_last(x)))
         return self.norm2(to_channels_last(self.conv2(to_channels_first(x))))
 

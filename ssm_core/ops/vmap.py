@@ -5,10 +5,15 @@ the mapped one, folds that into the batch (or another dimension whose elements d
 operator, and unfolds the results.
 """
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from .derivatives import Composite, without_autocast
+
+BatchingRule = Callable[..., tuple[Any, Any]]
 OptionalTensor = TypeVar("OptionalTensor", Tensor, None)
 
 
@@ -37,3 +42,65 @@ def unfold(x: Tensor, size: int, dim: int) -> tuple[Tensor, int]:
         The result with all its dimensions, and the place of the mapped one.
     """
     return x.unflatten(dim, (size, x.shape[dim] // size)), dim
+
+
+def register_composite_vmap(library: torch.library.Library, name: str, composite: Composite, outputs: int) -> None:
+    """Let ``torch.vmap`` of an operator be that of a composite of operations that have rules of their own.
+
+    This is for operators with arguments or results that all samples of a batch share, such as parameters.
+
+    Args:
+        library: the caller's library of the operator's namespace.
+        name: the operator's qualified name.
+        composite: the operator's outputs; see :class:`~ssm_core.ops.derivatives.Composite`.
+        outputs: their number.
+    """
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        # The arguments belong to the mapped level as they are, so that the operations of the composite are mapped too.
+        with without_autocast(args):
+            results = composite((True,) * outputs, *args)
+        return results[0] if outputs == 1 else tuple(results)
+
+    library.impl(name.partition("::")[2], kernel, "FuncTorchBatched", with_keyset=True)
+
+
+def loop_rule(op: Callable[..., Any]) -> BatchingRule:
+    """Make the rule of an operator that calls it for one sample after another.
+
+    This is for operators with arguments or results that all samples of a batch share, where a composite would take too
+    much memory.
+
+    Args:
+        op: the operator.
+    """
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        samples = [
+            op(*(x if dim is None else x.select(dim, i) for x, dim in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(samples[0], Tensor):
+            return torch.stack(samples), 0
+        results = tuple(torch.stack(outputs) for outputs in zip(*samples, strict=True))
+        return results, (0,) * len(results)
+
+    return rule
+
+
+def refuse_mapped(op: str, what: str, *tensors: Tensor | None) -> None:
+    """Raise ``NotImplementedError`` if torch.vmap maps over one of the tensors, whose values can then not be read.
+
+    Args:
+        op: the public function's name, for the message.
+        what: what the tensors are, for the message.
+        tensors: what the caller is going to read; None for what was left out.
+    """
+    for x in tensors:
+        while x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x):
+            if torch._C._functorch.is_batchedtensor(x):
+                raise NotImplementedError(
+                    f"{op}: the reference reads the values of {what}, which torch.vmap maps over; call the compiled "
+                    "kernel, or map over the samples in a loop"
+                )
+            x = torch._C._functorch.get_unwrapped(x)

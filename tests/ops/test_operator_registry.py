@@ -23,6 +23,7 @@ def test_what_flops_are_spent_on():
         scans.selective_scan_backward: Work.SCAN,
         trees.tree_scan: Work.SCAN,
         trees.tree_scan_backward: Work.SCAN,
+        trees.tree_scan_down: Work.SCAN,
         trees.selective_tree_scan: Work.SCAN,
         trees.selective_tree_scan_backward: Work.SCAN,
         trees.selective_subtree_scan: Work.SCAN,

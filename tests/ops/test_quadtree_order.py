@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles.quadtree import brute_force_order, literal_sequence
 from torch.library import opcheck
 
 from quadtree_ssm.ops import quadtree_order, straight_through_input, straight_through_output
@@ -11,34 +12,6 @@ from ssm_core.testing import assert_as_good_as, assert_close
 SIZES = [(2, 2), (2, 3), (3, 2), (4, 4), (7, 9), (8, 8), (5, 13), (14, 14)]
 SHIFTS = [(0, 0), (1, 1), (-1, -1), (2, -1), (-3, 20)]
 BACKENDS = ["reference", "cpu"]
-
-
-def windows(height, width, chosen):
-    """Yield the windows as the paper describes them, in the order in which they are visited.
-
-    The quadrant ``chosen`` is split again. With "all" every quadrant is split.
-    """
-
-    def quarter(top, left, h, w):
-        r, c = -(-h // 2), -(-w // 2)
-        return [
-            (top, left, r, c),
-            (top, left + c, r, w - c),
-            (top + r, left, h - r, c),
-            (top + r, left + c, h - r, w - c),
-        ]
-
-    for q, window in enumerate(quarter(0, 0, height, width)):
-        if chosen == "all" or q == chosen:
-            yield from quarter(*window)
-        else:
-            yield window
-
-
-def brute_force_order(height, width, chosen, shift=(0, 0)):
-    rolled = torch.arange(height * width).view(height, width).roll(shift, (0, 1))
-    parts = [rolled[t : t + h, left : left + w].flatten() for t, left, h, w in windows(height, width, chosen)]
-    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -52,18 +25,6 @@ def test_order_equals_brute_force(size, shift, backend):
     assert torch.equal(coarse, brute_force_order(*size, None, shift).expand(5, -1))
     raster = quadtree_order(choice, *size, 0, shift, backend)
     assert torch.equal(raster, torch.arange(size[0] * size[1]).view(size).roll(shift, (0, 1)).flatten().expand(5, -1))
-
-
-def literal_sequence(x, mask, height, width, shift):
-    """Return fine(x·m) + coarse(x·(1 - m)) by scattering, as the paper does. The mask m [B, 4] gets a gradient."""
-    fine = brute_force_order(height, width, "all", shift)
-    coarse = brute_force_order(height, width, None, shift)
-    quadrant = torch.zeros(height * width, dtype=torch.int64)
-    for q, (t, left, h, w) in enumerate(windows(height, width, None)):
-        rolled = torch.arange(height * width).view(height, width).roll(shift, (0, 1))
-        quadrant[rolled[t : t + h, left : left + w].flatten()] = q
-    m = mask[:, quadrant, None]
-    return (x * m)[:, fine] + (x * (1 - m))[:, coarse], m, fine.argsort(), coarse.argsort()
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

@@ -6,6 +6,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "common/checks.h"
 #include "common/dispatch.h"
 #include "selective_tree_scan/cuda/launch.h"
@@ -59,7 +61,8 @@ Arguments check_arguments(const at::Tensor& x, const at::Tensor& delta, const at
 }
 
 at::Tensor selective_tree_scan(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
-    const at::Tensor& delta_bias, const at::Tensor& schedule) {
+    const at::Tensor& delta_bias, const at::Tensor& schedule, const std::optional<at::Tensor>& /*parent*/,
+    const std::optional<at::Tensor>& /*order*/) {
   const c10::cuda::CUDAGuard guard(x.device());
   Arguments a = check_arguments(x, delta, A, B, delta_bias, schedule);
   at::Tensor h = at::empty(x.sizes(), x.options());
@@ -76,7 +79,8 @@ at::Tensor selective_tree_scan(const at::Tensor& x, const at::Tensor& delta, con
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective_tree_scan_backward(
     const at::Tensor& grad_h, const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B,
-    const at::Tensor& delta_bias, const at::Tensor& schedule) {
+    const at::Tensor& delta_bias, const at::Tensor& schedule, const std::optional<at::Tensor>& /*parent*/,
+    const std::optional<at::Tensor>& /*order*/) {
   const c10::cuda::CUDAGuard guard(x.device());
   Arguments a = check_arguments(x, delta, A, B, delta_bias, schedule);
   check_device(grad_h, at::kCUDA, x, "grad_h");

@@ -8,7 +8,8 @@ from torch import Tensor
 from ssm_core.ops.backend import Backend
 from ssm_core.ops.example import Example, normal
 
-from . import Shift, mask_gradient, quadtree_order
+from . import mask_gradient, quadtree_order
+from .geometry import Shift
 
 
 def _choice(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:

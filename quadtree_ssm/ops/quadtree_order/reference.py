@@ -1,7 +1,11 @@
 """The quadtree order and the mask's gradient in plain PyTorch: the definitions that kernels are tested against."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from ssm_core.ops.checks import accumulate_dtype
 
 
 def halves(index: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,24 +59,35 @@ def mask_gradient_reference(
     ``b_seq`` is b in the composed order. fine(t) is the place of t in the sequence in which every quadrant is split,
     and coarse(t) its place in the sequence in which none is.
     """
-    batch, length = a.shape[:2]
-    device = a.device
     order = quadtree_order_reference(choice, height, width, 2, shift)
     b_seq = b.gather(1, order.unsqueeze(-1).expand_as(b))
-    coarse = quadtree_order_reference(choice.new_zeros(1), height, width, 1, shift)[0]
+    places = places_of_tokens(height, width, shift, a.device)
+    difference = b_seq[:, places.fine] - b_seq[:, places.coarse]
+    dtype = accumulate_dtype(a.dtype)
+    per_token = (a.to(dtype) * difference.to(dtype)).sum(-1)
+    return per_token.new_zeros(a.shape[0], 4).index_add(1, places.quadrant, per_token)
+
+
+class Places(NamedTuple):
+    """Where each token of a map is, by its own index."""
+
+    fine: Tensor  # [L], its place in the sequence in which every quadrant is split
+    coarse: Tensor  # [L], its place in the sequence in which none is
+    quadrant: Tensor  # [L]
+
+
+def places_of_tokens(height: int, width: int, shift: tuple[int, int], device: torch.device) -> Places:
+    """Find the places of all tokens of a map that is rolled by ``shift``."""
+    coarse = quadtree_order_reference(torch.zeros(1, dtype=torch.int64, device=device), height, width, 1, shift)[0]
     # In row q of `split` quadrant q is split. All rows keep each quadrant's stretch, so each supplies its own quadrant.
     split = quadtree_order_reference(torch.arange(4, device=device), height, width, 2, shift)
     quadrant = _quadrants(height, width, device)  # of each place of the coarse sequence
     fine = split.gather(0, quadrant.unsqueeze(0)).squeeze(0)
-
-    steps = torch.arange(length, device=device)
-    fine_place = torch.empty_like(steps).scatter(0, fine, steps)
-    coarse_place = torch.empty_like(steps).scatter(0, coarse, steps)
-    difference = b_seq[:, fine_place] - b_seq[:, coarse_place]
-    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    per_token = (a.to(dtype) * difference.to(dtype)).sum(-1)
-    of_token = torch.empty_like(steps).scatter(0, coarse, quadrant)
-    return per_token.new_zeros(batch, 4).index_add(1, of_token, per_token)
+    steps = torch.arange(height * width, device=device)
+    # All three list every token once, so that each is inverted by a scatter.
+    return Places(
+        *(torch.empty_like(steps).scatter(0, at, of) for at, of in ((fine, steps), (coarse, steps), (coarse, quadrant)))
+    )
 
 
 def _quadrants(height: int, width: int, device: torch.device) -> Tensor:

@@ -10,7 +10,6 @@ from . import register as _register  # noqa: F401  registers the operator's rule
 from .reference import GuideDistance, grid_distances_reference
 
 
-@torch.no_grad()
 def grid_distances(
     x: Tensor,  # [B, H, W, D]
     distance: GuideDistance = "cosine",
@@ -19,7 +18,7 @@ def grid_distances(
     """How different the two ends of every edge of the 4-connected grid are (MambaTree, section 3.2).
 
     ``"cosine"`` is the paper's exp(-cosine). ``"euclidean"`` and ``"manhattan"`` are the distances themselves, since a
-    spanning tree depends on the order of the weights alone. No gradient passes through.
+    spanning tree depends on the order of the weights alone. No gradient passes through, and no tangent.
 
     Args:
         x: features.
@@ -39,6 +38,7 @@ def grid_distances(
         raise ValueError(f"{op}: the grid must be at least 1×1, got {x.shape[1]}×{x.shape[2]}")
     if distance not in ("cosine", "euclidean", "manhattan"):
         raise ValueError(f"{op}: distance must be one of cosine, euclidean, manhattan, got {distance!r}")
+    x = x.detach()
     if distance == "cosine" and choose_backend(op, "tree_ssm::grid_cosine_distance", backend, x.device) != "reference":
         # Samples may lie anywhere, so that a batch that was expanded is not copied.
         each_contiguous = x[:1].is_contiguous()

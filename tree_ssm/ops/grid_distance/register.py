@@ -12,6 +12,7 @@ from torch import Tensor
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+from ssm_core.ops.vmap import fold, unfold
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -20,6 +21,11 @@ def _fake(x: Tensor) -> Tensor:
     batch, height, width, _ = x.shape
     edges = (height - 1) * width + height * (width - 1)
     return x.new_empty(batch, edges, dtype=accumulate_dtype(x.dtype))
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor) -> tuple[Tensor, int]:
+    folded = fold(x, in_dims[0], info.batch_size, 0).contiguous()
+    return unfold(torch.ops.tree_ssm.grid_cosine_distance(folded), info.batch_size, 0)
 
 
 def _flops(x_shape: Shape, *, out_shape: Any = None) -> int:
@@ -45,6 +51,7 @@ _NAME = "tree_ssm::grid_cosine_distance"
 
 if register(Operator(_NAME, work=Work.TREE, flops={_NAME: _flops}, onnx=_onnx, examples=_examples)):
     torch.library.register_fake(_NAME, _fake)
+    torch.library.register_vmap(_NAME, _vmap)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads half types and computes in float32.
         _library.impl("grid_cosine_distance", torch.library.fallthrough_kernel, key)

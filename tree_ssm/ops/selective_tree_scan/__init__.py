@@ -49,7 +49,7 @@ def selective_tree_scan(
     chosen = choose_backend("selective_tree_scan", kernel, backend, x.device)
     if chosen == "cuda":
         schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
-        return torch.ops.tree_ssm.selective_tree_scan(x, delta, A, B, delta_bias, schedule)
+        return torch.ops.tree_ssm.selective_tree_scan(x, delta, A, B, delta_bias, schedule, tree.parent, tree.order)
     source, weight = source_and_weight(x, delta, A, B, delta_bias)
     return tree_scan(source, weight, tree, backend=chosen).to(x.dtype)
 

@@ -9,30 +9,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
+from ssm_core.ops.vmap import register_composite_vmap
 from tree_ssm.ops.tree_scan.register import backward_flops, forward_flops
+
+from .derivatives import selective_tree_scan_backward_composite, selective_tree_scan_composite
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
 
-def _fake(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, schedule: Tensor) -> Tensor:
+def _fake(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    schedule: Tensor,
+    parent: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _fake_backward(
-    grad_h: Tensor, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, schedule: Tensor
+    grad_h: Tensor,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    delta_bias: Tensor,
+    schedule: Tensor,
+    parent: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, delta, A, B, delta_bias))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
-    return *torch.ops.tree_ssm.selective_tree_scan_backward(grad_h, *ctx.saved_tensors), None
+def _backward(ctx: Any, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_h is None:
+        return (None,) * 8
+    return *torch.ops.tree_ssm.selective_tree_scan_backward(grad_h, *ctx.saved_tensors), None, None, None
 
 
 def _flops(x_shape: Shape, *_: Any, out_shape: Any = None) -> int:
@@ -64,7 +86,10 @@ _OPERATOR = Operator(
 if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
-    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{_NAME}_backward", no_second_derivative("selective_tree_scan"))
+    jvp = composite_jvp(selective_tree_scan_composite, outputs=1)
+    register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=jvp)
+    register_composite_derivatives(_library, f"{_NAME}_backward", selective_tree_scan_backward_composite)
+    register_composite_vmap(_library, _NAME, selective_tree_scan_composite, outputs=1)
+    register_composite_vmap(_library, f"{_NAME}_backward", selective_tree_scan_backward_composite, outputs=5)
     # Autocast casts nothing: the parameters keep their precision.
     _library.impl("selective_tree_scan", torch.library.fallthrough_kernel, "AutocastCUDA")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ssm_core.ops.vmap import refuse_mapped
+
 from .faults import Fault, raise_fault
 
 
@@ -40,6 +42,7 @@ def minimum_spanning_tree_reference(
 
     All samples together are one graph, in which vertex v of sample b has the number b·L + v.
     """
+    refuse_mapped("minimum_spanning_tree", "the graph", edge_weight, edges, root)
     batch, num_edges = edge_weight.shape
     length = height * width
     if edges is None:

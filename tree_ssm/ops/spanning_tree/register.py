@@ -7,7 +7,7 @@ the faults as errors, since looking at a value there waits for nothing.
 The schemas are in ``csrc/spanning_tree/schema.cpp``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+from ssm_core.ops.vmap import BatchingRule, fold, unfold
 
 from .faults import Fault, raise_fault
 
@@ -45,6 +46,29 @@ def _unchecked(
     """The kernel in place of ``minimum_spanning_tree``, for graphs without Python; it raises nothing about values."""
     parent, order, _ = torch.ops.tree_ssm.spanning_tree(edge_weight, edges, height, width, root)
     return parent, order
+
+
+def _rule(op: Callable[..., tuple[Tensor, ...]]) -> BatchingRule:
+    def rule(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        edge_weight: Tensor,  # [B, E]
+        edges: Tensor | None,  # [E, 2] or [B, E, 2]
+        height: int,
+        width: int,
+        root: Tensor,  # [B]
+    ) -> tuple[Any, Any]:
+        size, of_edges = info.batch_size, in_dims[1]
+        if edges is not None and (of_edges is not None or edges.dim() == 3):
+            if of_edges is not None and edges.dim() == 3:  # one list a mapped sample, for all of its batch
+                batch = root.shape[0 if in_dims[4] is None else 1 - in_dims[4]]
+                edges, of_edges = edges.movedim(of_edges, 0).unsqueeze(1).expand(-1, batch, -1, -1), 0
+            edges = fold(edges, of_edges, size, 0)
+        edge_weight, root = fold(edge_weight, in_dims[0], size, 0), fold(root, in_dims[4], size, 0)
+        results = op(edge_weight, edges, height, width, root)
+        return tuple(unfold(x, size, 0)[0] for x in results), (0,) * len(results)
+
+    return rule
 
 
 def _flops(weight_shape: Shape, edges_shape: Any, height: int, width: int, *_: Any, out_shape: Any = None) -> int:
@@ -83,3 +107,5 @@ if register(_OPERATOR):
     torch.library.register_fake(_KERNEL, _fake_kernel)
     torch.library.register_fake(_NAME, _fake)
     torch.library.impl(_NAME, "cpu", _checked)
+    torch.library.register_vmap(_KERNEL, _rule(torch.ops.tree_ssm.spanning_tree))
+    torch.library.register_vmap(_NAME, _rule(torch.ops.tree_ssm.minimum_spanning_tree))

@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, register
+from ssm_core.ops.vmap import fold, loop_rule, register_composite_vmap, unfold
+
+from .derivatives import readout_backward_composite, readout_composite
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -32,8 +36,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 7
     return *torch.ops.tree_ssm.state_readout_backward(grad_y, *ctx.saved_tensors, ctx.eps), None
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    if any(dim is not None for dim in in_dims[3:6]):  # D, weight or bias, which a batch shares
+        return loop_rule(torch.ops.tree_ssm.state_readout)(info, in_dims, *args)
+    folded = (fold(x, dim, info.batch_size, 0).contiguous() for x, dim in zip(args[:3], in_dims, strict=False))
+    return unfold(torch.ops.tree_ssm.state_readout(*folded, *args[3:]), info.batch_size, 0)
 
 
 def _flops(h_shape: Shape, *_: Any, out_shape: Any = None) -> int:
@@ -60,7 +73,11 @@ _OPERATOR = Operator(_NAME, needs=(f"{_NAME}_backward",), flops={_NAME: _flops},
 if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
-    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
+    jvp = composite_jvp(readout_composite, outputs=1)
+    register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=jvp)
+    register_composite_derivatives(_library, f"{_NAME}_backward", readout_backward_composite)
+    torch.library.register_vmap(_NAME, _vmap)
+    register_composite_vmap(_library, f"{_NAME}_backward", readout_backward_composite, outputs=6)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads and writes half types and computes in float32.
         _library.impl("state_readout", torch.library.fallthrough_kernel, key)

@@ -9,9 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
+from ssm_core.ops.vmap import fold, loop_rule, unfold
+from tree_ssm.ops.tree_scan.batching import fold_schedule
+
+from .derivatives import subtree_scan_backward_composite, subtree_scan_composite
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -54,11 +58,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     *tensors, ctx.next, schedule = inputs
     ctx.save_for_backward(*tensors, schedule)
     ctx.y_like = output[0].shape, output[0].dtype
-    ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_root_state: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, schedule = ctx.saved_tensors
+    if grad_y is None and grad_root_state is None:
+        return (None,) * 10
     if grad_y is None:
         shape, dtype = ctx.y_like
         grad_y = torch.zeros(shape, dtype=dtype, device=tensors[0].device)
@@ -66,6 +71,20 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_root_state: Tensor | None) -
         grad_y, grad_root_state, *tensors, ctx.next, schedule
     )
     return *gradients, None, None, None, None
+
+
+_PARAMETERS, _SAMPLES = (2, 5), (0, 1, 3, 4, 6, 7)  # the places of A and delta_bias, and of what has a batch dimension
+
+
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    op, size = torch.ops.tree_ssm.selective_subtree_scan, info.batch_size
+    if any(in_dims[place] is not None for place in _PARAMETERS):
+        return loop_rule(op)(info, in_dims, *args)
+    x, delta, B, C, parent, order = (fold(args[place], in_dims[place], size, 0) for place in _SAMPLES)
+    _, _, A, _, _, delta_bias, _, _, next_step, *schedules = args
+    schedules = [fold_schedule(schedule, parent) for schedule in schedules]
+    results = op(x, delta, A, B, C, delta_bias, parent, order, next_step, *schedules)
+    return tuple(unfold(y, size, 0)[0] for y in results), (0, 0)
 
 
 def _flops(x_shape: Shape, delta_shape: Shape, A_shape: Shape, *_: Any, out_shape: Any = None) -> int:
@@ -111,8 +130,12 @@ _OPERATOR = Operator(
 if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
-    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{_NAME}_backward", no_second_derivative("subtree_scan"))
+    jvp = composite_jvp(subtree_scan_composite, outputs=2)
+    register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=jvp)
+    register_composite_derivatives(_library, f"{_NAME}_backward", subtree_scan_backward_composite)
+    torch.library.register_vmap(_NAME, _vmap)
+    # The gradients of the parameters are sums over a batch, so that each sample takes a call of its own.
+    torch.library.register_vmap(f"{_NAME}_backward", loop_rule(torch.ops.tree_ssm.selective_subtree_scan_backward))
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: the parameters keep their precision.
         _library.impl("selective_subtree_scan", torch.library.fallthrough_kernel, key)

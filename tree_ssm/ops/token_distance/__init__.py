@@ -12,7 +12,6 @@ from .reference import token_distances_reference, token_edges
 _KERNEL_REACH = 3  # kReach in csrc/token_distance/cuda/tuning.h
 
 
-@torch.no_grad()
 def token_distances(
     x: Tensor,  # [B, L, D]
     delta: Tensor,  # [B, L, D]
@@ -27,7 +26,7 @@ def token_distances(
 
     The input of a token is u = Δ x ⊗ B over all D·N channels, with Δ = softplus(delta + delta_bias). Only tokens of the
     prompt, ``start`` … ``end`` - 1, are compared. Outside, edges between neighbours weigh 0, and all other edges weigh
-    more than any edge of the prompt. No gradient passes through.
+    more than any edge of the prompt. No gradient passes through, and no tangent.
 
     Args:
         x: features.
@@ -65,6 +64,7 @@ def token_distances(
                 f"got {value.dtype} {shape_of(value)}"
             )
     require_same_device(op, x=x, delta=delta, delta_bias=delta_bias, B=B, start=start, end=end)
+    x, delta, delta_bias, B = (value.detach() for value in (x, delta, delta_bias, B))
     if backend == "auto" and (x.device.type != "cuda" or reach > _KERNEL_REACH):
         backend = "reference"
     if choose_backend(op, "tree_ssm::token_distance", backend, x.device) == "reference":

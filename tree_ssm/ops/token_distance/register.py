@@ -4,12 +4,14 @@ The schema is in ``csrc/token_distance/schema.cpp``. There is a kernel for GPUs 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, register
+from ssm_core.ops.vmap import fold, loop_rule, unfold
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -26,7 +28,16 @@ def _examples() -> Sequence[Example]:
     return EXAMPLES
 
 
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    if in_dims[2] is not None:  # delta_bias, which a batch shares
+        return loop_rule(torch.ops.tree_ssm.token_distance)(info, in_dims, *args)
+    size = info.batch_size
+    folded = [x if place in (2, 6) else fold(x, in_dims[place], size, 0) for place, x in enumerate(args)]
+    return unfold(torch.ops.tree_ssm.token_distance(*folded), size, 0)
+
+
 if register(Operator("tree_ssm::token_distance", examples=_examples, device_types=("cuda",))):
     torch.library.register_fake("tree_ssm::token_distance", _fake)
+    torch.library.register_vmap("tree_ssm::token_distance", _vmap)
     # Autocast changes nothing: the kernel reads half types and computes in float32.
     _library.impl("token_distance", torch.library.fallthrough_kernel, "AutocastCUDA")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.vmap import refuse_mapped
 
 
 def tree_scan_reference(
@@ -61,6 +62,7 @@ def check_tree(
     order: Tensor,  # [B, L]
 ) -> None:
     """Raise ``ValueError`` unless the order lists every vertex once, and parents before their children."""
+    refuse_mapped("tree_scan", "the tree", parent, order)
     vertices = torch.arange(order.shape[1], device=order.device).expand_as(order)
     fits = (order.sort(1).values == vertices).all(1) & ((parent >= 0) & (parent < order.shape[1])).all(1)
     place = torch.empty_like(order).scatter(1, torch.where(fits.unsqueeze(1), order, vertices), vertices)

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.backend import no_second_derivative
+from ssm_core.ops.derivatives import register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+
+from .batching import scan_rule, schedule_rule
+from .derivatives import Passes, down_gradients, down_jvp, tree_scan_backward_composite, tree_scan_jvp
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -60,10 +63,33 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*tensors, schedule)
 
 
-def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad_h: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_h is None:
+        return (None,) * 6
     *tensors, schedule = ctx.saved_tensors
     gradients = torch.ops.tree_ssm.tree_scan_backward(grad_h, *tensors, ctx.both, schedule)
     return *gradients, None, None, None, None
+
+
+def _down(g: Tensor, weight: Tensor, parent: Tensor, order: Tensor, schedule: Tensor | None = None) -> Tensor:
+    # The gradient of the pass up by its input. It does not depend on that input, so that anything can stand for it.
+    down, _ = torch.ops.tree_ssm.tree_scan_backward(g, g, weight, parent, order, False, schedule)
+    return down
+
+
+def _fake_down(g: Tensor, weight: Tensor, parent: Tensor, order: Tensor, schedule: Tensor | None = None) -> Tensor:
+    return torch.empty_like(g, memory_format=torch.contiguous_format)
+
+
+def _setup_down(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output, *inputs[1:])
+
+
+def _backward_down(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    result, weight, *trees = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 5
+    return *down_gradients(grad, result, weight, Passes(*trees)), None, None, None
 
 
 def forward_flops(shape: Shape, both: bool) -> int:
@@ -128,12 +154,18 @@ def _examples() -> Sequence[Example]:
     return EXAMPLES
 
 
-_NAME = "tree_ssm::tree_scan"
+def _flops_down(g_shape: Shape, *_: Any, out_shape: Any = None) -> int:
+    return backward_flops(g_shape, both=False)
+
+
+_NAME, _DOWN = "tree_ssm::tree_scan", "tree_ssm::tree_scan_down"
+# The pass down alone, of which derivatives of higher orders are made. No forward or first backward pass calls it.
+torch.library.define(_DOWN, "(Tensor g, Tensor weight, Tensor parent, Tensor order, Tensor? schedule=None) -> Tensor")
 _OPERATOR = Operator(
     _NAME,
-    needs=(f"{_NAME}_backward", "tree_ssm::tree_schedule"),
+    needs=(f"{_NAME}_backward", "tree_ssm::tree_schedule", _DOWN),
     work=Work.SCAN,
-    flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward},
+    flops={_NAME: _flops, f"{_NAME}_backward": _flops_backward, _DOWN: _flops_down},
     onnx=_onnx,
     examples=_examples,
 )
@@ -142,8 +174,15 @@ if register(_OPERATOR):
     torch.library.register_fake("tree_ssm::tree_schedule", _fake_schedule)
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
-    torch.library.register_autograd(_NAME, _backward, setup_context=_setup_context)
-    torch.library.register_autograd(f"{_NAME}_backward", no_second_derivative("tree_scan"))
+    register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=tree_scan_jvp)
+    register_composite_derivatives(_library, f"{_NAME}_backward", tree_scan_backward_composite)
+    torch.library.impl(_DOWN, ("cpu", "cuda"), _down)
+    torch.library.register_fake(_DOWN, _fake_down)
+    register_derivatives(_library, _DOWN, setup_context=_setup_down, backward=_backward_down, jvp=down_jvp)
+    torch.library.register_vmap("tree_ssm::tree_schedule", schedule_rule)
+    torch.library.register_vmap(_NAME, scan_rule(torch.ops.tree_ssm.tree_scan, values=2))
+    torch.library.register_vmap(f"{_NAME}_backward", scan_rule(torch.ops.tree_ssm.tree_scan_backward, values=3))
+    torch.library.register_vmap(_DOWN, scan_rule(torch.ops.tree_ssm.tree_scan_down, values=2))
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: u may be a half type beside a weight that keeps its precision.
         _library.impl("tree_scan", torch.library.fallthrough_kernel, key)

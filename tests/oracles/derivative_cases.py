@@ -1,0 +1,154 @@
+"""The operators of both families as functions of what they can be differentiated by, beside their definitions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from oracles.quadtree import literal_input, literal_output
+from oracles.readout import inputs as readout_inputs
+from oracles.sequences import scan_arguments
+from oracles.trees import brute_force, inputs, random_parents, selective_arguments, stack
+from torch import Tensor
+from torch.nn import functional as F
+
+from quadtree_ssm.ops import straight_through_input, straight_through_output
+from quadtree_ssm.ops.quadtree_order import mask_gradient
+from tree_ssm.ops import Tree, selective_tree_scan, state_readout, subtree_scan, tree_scan
+
+# A path, a star, one vertex, and samples that differ.
+TREES = {
+    "one vertex": stack([[0]]),
+    "path": stack([[1, 2, 3, 4, 4]]),
+    "star": stack([[2] * 5]),
+    "random": stack([random_parents(6, seed) for seed in range(2)]),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator, what it is, and where to differentiate it.
+
+    Attributes:
+        function: the operator; takes a device and a backend, and returns a function of the arguments.
+        definition: the same function of the arguments, in loops and PyTorch's operators.
+        arguments: where to differentiate, in float64.
+        in_dims: which arguments torch.vmap maps over, and where.
+    """
+
+    function: Callable[[str, str], Callable[..., Tensor | tuple[Tensor, ...]]]
+    definition: Callable[..., Tensor | tuple[Tensor, ...]]
+    arguments: Sequence[Tensor]
+    in_dims: Sequence[tuple[int | None, ...]] = field(default_factory=tuple)
+
+
+def on(tree, device):
+    return Tree(*(x.to(device) for x in tree))
+
+
+def _tree_scan(tree, direction):
+    return Case(
+        lambda device, backend: partial(tree_scan, tree=on(tree, device), direction=direction, backend=backend),
+        partial(brute_force, tree=tree, direction=direction),
+        [x.detach() for x in inputs(tree, 2)],
+        [(0, 0), (2, None), (None, 1)],
+    )
+
+
+def _selective_tree_scan(tree):
+    def definition(x, delta, A, B, bias):
+        step = torch.log1p(torch.exp(delta + bias))
+        return brute_force(step * B.unsqueeze(-1) * x, torch.exp(step * A), tree, "both")
+
+    return Case(
+        lambda device, backend: partial(selective_tree_scan, tree=on(tree, device), backend=backend),
+        definition,
+        [x.detach() for x in selective_arguments(tree, 2)],
+        [(0, 1, 0, 0, 1), (0, 0, None, 0, None), (0, None, None, None, None)],
+    )
+
+
+def subtree_definition(values, tree, next_step):
+    """Return y and the root's state of the subtree scan, computed as a dense sum over all pairs of vertices."""
+    x, delta, A, B, C, bias = values
+    step = torch.log1p(torch.exp(delta + bias))
+    of_edge = torch.cat([step[:, 1:], step[:, :1]], dim=1) if next_step else step
+    source = (step * x).unsqueeze(-1) * B.unsqueeze(2)
+    weight = torch.exp(of_edge.unsqueeze(-1) * A)
+    h = brute_force(source.flatten(2), weight.flatten(2), tree, "up").unflatten(2, A.shape)
+    return (h * C.unsqueeze(2)).sum(-1), torch.stack([row[r] for row, r in zip(h, tree.order[:, 0], strict=True)])
+
+
+def _subtree_scan(tree, next_step):
+    return Case(
+        lambda device, backend: partial(subtree_scan, tree=on(tree, device), next_step=next_step, backend=backend),
+        lambda *values: subtree_definition(values, tree, next_step),
+        [x.detach() for x in scan_arguments(tree, 2, 2)],
+        [(0, 1, 0, 0, 2, 1), (0, 0, None, 0, 0, None), (None, None, None, None, 0, None)],
+    )
+
+
+def _state_readout():
+    def definition(h, x, C, D, weight, bias):
+        mean = sum(h.unbind(-1)) / h.shape[-1]
+        deviation = (sum((v - mean) ** 2 for v in h.unbind(-1)) / h.shape[-1] + 0.1).sqrt()
+        normed = torch.stack([(v - mean) / deviation for v in h.unbind(-1)], dim=-1)
+        return C.unsqueeze(-1) * (normed * weight + bias) + D * x
+
+    return Case(
+        lambda device, backend: partial(state_readout, eps=0.1, backend=backend),
+        definition,
+        readout_inputs((2, 3, 4)),
+        [(0, 1, 2, 0, 1, 0), (0, 0, 0, None, None, None), (None, None, None, 0, None, None)],
+    )
+
+
+def _straight_through(function, definition):
+    """The mask is the hard one-hot vector of the choice, and its derivatives are those of a soft one."""
+    choice, geometry = torch.tensor([0, 3]), (5, 7, (1, 0))
+    hard = F.one_hot(choice, 4).double()
+
+    def with_soft_mask(of, device, x, soft):
+        return of(x, hard.to(device) + soft - soft.detach(), choice.to(device), *geometry)
+
+    return Case(
+        lambda device, backend: partial(with_soft_mask, function, device),
+        partial(with_soft_mask, definition, "cpu"),
+        [torch.randn(2, 35, 1, dtype=torch.float64), torch.rand(2, 4, dtype=torch.float64)],
+        [(0, 0), (1, None), (None, 2)],
+    )
+
+
+def _mask_gradient():
+    choice, geometry = torch.tensor([0, 3]), (5, 7, (1, 0))
+
+    def definition(a, b):  # the derivative of the output by the mask, which it is linear in
+        hard = F.one_hot(choice, 4).double()
+        units = torch.eye(4, dtype=torch.float64)
+
+        def output(mask):
+            return literal_output(b, mask, choice, *geometry)
+
+        return torch.stack([(a * (output(hard + unit) - output(hard))).sum((1, 2)) for unit in units], dim=1)
+
+    return Case(
+        lambda device, backend: lambda a, b: mask_gradient(a, b, choice.to(device), *geometry, backend=backend),
+        definition,
+        list(torch.randn(2, 2, 35, 1, dtype=torch.float64)),
+        [(0, 0), (2, None)],
+    )
+
+
+def cases():
+    """Return all cases by name, with the same arguments in every call."""
+    torch.manual_seed(0)
+    found = {"state_readout": _state_readout(), "mask_gradient": _mask_gradient()}
+    found["straight_through_input"] = _straight_through(straight_through_input, literal_input)
+    found["straight_through_output"] = _straight_through(straight_through_output, literal_output)
+    for name, tree in TREES.items():
+        for direction in ("both", "up"):
+            found[f"tree_scan, {direction}, {name}"] = _tree_scan(tree, direction)
+        found[f"selective_tree_scan, {name}"] = _selective_tree_scan(tree)
+        for next_step in (False, True):
+            found[f"subtree_scan, {'next' if next_step else 'own'} step, {name}"] = _subtree_scan(tree, next_step)
+    return found
