@@ -253,7 +253,8 @@ def straight_through_choice(
     if noise:
         return F.gumbel_softmax(logits, tau=1.0, hard=True)
     soft = logits.softmax(-1)
-    hard = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(soft.dtype)
+    # Not F.one_hot, which torch.vmap cannot map.
+    hard = torch.zeros_like(soft).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     return hard + (soft - soft.detach())
 
 

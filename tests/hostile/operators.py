@@ -194,6 +194,17 @@ def _tree_scan_backward(draw: Draw) -> Call:
     return Call([draw.normal("BLD"), *_tree_scan(draw).arguments], expected)
 
 
+def _tree_scan_down(draw: Draw) -> Call:
+    def expected(g, weight, parent, order, schedule):
+        def up(u):
+            return [tree_scan_reference(u, weight, parent, order, False)]
+
+        return gradients_of(up, (torch.zeros_like(g),), (g,))
+
+    u, weight, parent, order, _, schedule = _tree_scan(draw).arguments
+    return Call([u, weight, parent, order, schedule], expected)
+
+
 def _selective_tree_scan(draw: Draw) -> Call:
     parent, order = draw.trees()
     schedule = _schedule(draw, parent)
@@ -286,6 +297,7 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "tree_ssm::tree_schedule": _tree_schedule,
     "tree_ssm::tree_scan": _tree_scan,
     "tree_ssm::tree_scan_backward": _tree_scan_backward,
+    "tree_ssm::tree_scan_down": _tree_scan_down,
     "tree_ssm::selective_tree_scan": _selective_tree_scan,
     "tree_ssm::selective_tree_scan_backward": _selective_tree_scan_backward,
     "tree_ssm::selective_subtree_scan": _subtree_scan,
