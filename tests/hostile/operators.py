@@ -57,10 +57,13 @@ def gradients_of(
 
 
 def _selective_scan(draw: Draw) -> Call:
+    softplus, delta, bias = draw.chance(0.7), draw.normal("BKLD"), draw.normal("KD", draw.wide)
+    if not softplus and not draw.odd:  # a scan with negative steps grows beyond all numbers
+        delta, bias = delta.abs(), bias.abs()
     arguments = [
-        draw.normal("BGLD"), draw.normal("BKLD"), -draw.normal("KDN", draw.wide).abs(), draw.normal("BKLN"),
-        draw.normal("BKLN"), draw.maybe(draw.normal("KD", draw.wide)), draw.maybe(draw.normal("KD", draw.wide)),
-        draw.maybe(draw.permutations("BKL")), _flags(draw), draw.chance(0.7),
+        draw.normal("BGLD"), delta, -draw.normal("KDN", draw.wide).abs(), draw.normal("BKLN"),
+        draw.normal("BKLN"), draw.maybe(draw.normal("KD", draw.wide)), draw.maybe(bias),
+        draw.maybe(draw.permutations("BKL")), _flags(draw), softplus,
     ]  # fmt: skip
     return Call(arguments, _expect_selective_scan)
 

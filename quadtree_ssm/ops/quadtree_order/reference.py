@@ -18,7 +18,7 @@ def halves(index: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
 def tokens_under_roll(height: int, width: int, shift: tuple[int, int], device: torch.device) -> Tensor:
     """For every place of ``torch.roll(map, shift, dims=(0, 1))`` the token's index in the map itself, ``[H, W]``."""
     tokens = torch.arange(height * width, device=device).view(height, width)
-    return tokens.roll(shift, dims=(0, 1))
+    return tokens.roll((shift[0] % height, shift[1] % width), dims=(0, 1))
 
 
 def quadtree_order_reference(
