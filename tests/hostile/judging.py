@@ -111,7 +111,11 @@ class Judge:
             place = draw.random.randrange(len(call.arguments))
             what, call.arguments[place] = mutate(draw, call.arguments[place])
             harms.append(f"{what} [{place}]")
-        return function, call.arguments, call.expected, harms
+        # A view of a leaf is no leaf.
+        leaves = [
+            x.detach().requires_grad_() if isinstance(x, Tensor) and x.requires_grad else x for x in call.arguments
+        ]
+        return function, leaves, call.expected, harms
 
     def _outcome(self, draw, name, function, arguments, expected, harms) -> tuple[str, str]:
         before = [x.detach().clone() if _is_plain(x) else None for x in _tensors(arguments)]

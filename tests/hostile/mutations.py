@@ -92,7 +92,9 @@ def _overlapping(draw: Draw, x: Tensor) -> Tensor:
 
 
 def _device(draw: Draw, x: Tensor) -> Tensor:
-    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta" if draw.chance(0.5) else "cpu")
+    if draw.device != "cpu" and draw.chance(0.5) and x.numel() <= 2**16:
+        return x.cpu()
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
 def _values(draw: Draw, x: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def _linear_recurrence(draw: Draw) -> Call:
 def _quadtree_order(draw: Draw) -> Call:
     def expected(choice, height, width, levels, shift_y, shift_x):
         _check_choice(choice)
-        return [quadtree_order_reference(choice, height, width, levels, (shift_y, shift_x))]
+        return [quadtree_order_reference(choice, height, width, levels, (shift_y % height, shift_x % width))]
 
     height, width = draw.shape("HW")
     arguments = [draw.integers(0, 4, "B"), height, width, draw.random.randrange(3), *_shift(draw)]
@@ -130,7 +130,7 @@ def _check_choice(choice: Tensor) -> None:
 def _mask_gradient(draw: Draw) -> Call:
     def expected(a, b, choice, height, width, shift_y, shift_x):
         _check_choice(choice)
-        return [mask_gradient_reference(a, b, choice, height, width, (shift_y, shift_x))]
+        return [mask_gradient_reference(a, b, choice, height, width, (shift_y % height, shift_x % width))]
 
     height, width = draw.shape("HW")
     arguments = [draw.normal("BTD"), draw.normal("BTD"), draw.integers(0, 4, "B"), height, width, *_shift(draw)]
