@@ -95,14 +95,15 @@ def _selective_scan_backward(draw: Draw) -> Call:
 
 def _linear_recurrence(draw: Draw) -> Call:
     def expected(decay, drive, transposed):
-        steps = range(drive.shape[2])
-        states = torch.zeros_like(drive)
-        for i in reversed(steps) if transposed else steps:
-            states[:, :, i] = drive[:, :, i]
-            before, edge = (i + 1, i + 1) if transposed else (i - 1, i)
-            if before in steps:
-                states[:, :, i] += decay[:, :, edge] * states[:, :, before]
-        return [states]
+        if decay.shape != drive.shape or drive.shape[2] == 0:
+            raise ValueError("decay and drive are not alike, or have no step")
+        decays, drives = decay.unbind(2), drive.unbind(2)
+        if transposed:  # the edge above a step is that of the step after it
+            decays, drives = (decays[0], *reversed(decays[1:])), tuple(reversed(drives))
+        states = [drives[0]]
+        for a, x in zip(decays[1:], drives[1:], strict=True):
+            states.append(a * states[-1] + x)
+        return [torch.stack(states[::-1] if transposed else states, dim=2)]
 
     decay = draw.normal("BKLDN").sigmoid()
     return Call([decay, draw.normal("BKLDN"), draw.chance(0.5)], expected)
