@@ -1,7 +1,6 @@
-"""Which implementation of an operator runs, and what only one of them can do."""
+"""Which implementation of an operator runs."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import torch
 
@@ -41,18 +40,3 @@ def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> 
     if not has_kernel(kernel, backend):
         raise ValueError(f"{op}: backend {backend!r} was asked for but its kernel is not built")
     return "cuda" if backend == "cuda" else "cpu"
-
-
-def no_second_derivative(op: str) -> Callable[..., NoReturn]:
-    """A derivative to register for a backward kernel: it raises an error that names the backend that has one.
-
-    Args:
-        op: the public function's name.
-    """
-
-    def refuse(ctx: Any, *gradients: Any) -> NoReturn:
-        raise NotImplementedError(
-            f"{op}: the compiled kernel has no second derivative; call it with backend='reference' to get one"
-        )
-
-    return refuse
