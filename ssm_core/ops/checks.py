@@ -1,4 +1,4 @@
-"""Argument checks that the operators' public functions share.
+"""Argument checks that the operators' public functions and their fake rules share.
 
 An operator raises ``ValueError`` by a plain ``if``, so that the message is put together only when there is an error.
 """
@@ -24,6 +24,24 @@ def require_same_device(op: str, **tensors: Tensor | None) -> None:
     for name, x in given[1:]:
         if x.device != first.device:
             raise ValueError(f"{op}: {name} is on {x.device} but {first_name} is on {first.device}; move it there")
+
+
+def require_shapes(op: str, **tensors: tuple[Tensor | None, str]) -> None:
+    """Raise ``ValueError`` for the first tensor whose dimensions do not fit those before it.
+
+    Args:
+        op: the operator's name, for the message.
+        tensors: by name, a tensor or None, and a letter for each of its dimensions, such as ``"BLD"``. A letter stands
+            for one size.
+    """
+    size: dict[str, int] = {}
+    for name, (x, letters) in tensors.items():
+        if x is None:
+            continue
+        if x.dim() != len(letters) or any(size.setdefault(a, s) != s for a, s in zip(letters, x.shape, strict=True)):
+            known = [f"{letter} = {size[letter]}" for letter in letters if letter in size]
+            form = f"[{', '.join(letters)}]" + (f" with {', '.join(known)}" if known else "")
+            raise ValueError(f"{op}: {name} must be {form}, got {shape_of(x)}")
 
 
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:

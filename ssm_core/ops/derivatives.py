@@ -11,7 +11,7 @@ computed by differentiable operations (:func:`register_composite_derivatives`).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.autograd.forward_ad as fwd
@@ -241,3 +241,16 @@ def _tangent_or_zero(tangent: Tensor | None, output: Tensor) -> Tensor | None:
 def without_autocast(args: Sequence[Any]) -> torch.autocast:
     """Autocast is for what a user writes; formulas have the types that they need."""
     return torch.autocast(next(x.device.type for x in args if isinstance(x, Tensor)), enabled=False)
+
+
+def no_gradient(op: str) -> Callable[..., NoReturn]:
+    """A backward rule for an operator that has none, since PyTorch would take a missing one for zero.
+
+    Args:
+        op: the public function's name.
+    """
+
+    def refuse(ctx: Any, *gradients: Any) -> NoReturn:
+        raise NotImplementedError(f"{op}: no gradient passes through; detach the inputs of the operator")
+
+    return refuse

@@ -9,6 +9,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Sizes that no machine holds, of tensors that are one element: some products of them are beyond 63 bits.
 ENDLESS = (2**40, 2**62)
 LARGE = (2**31 - 1, 2**31)
+ABSURD = 1000  # tensors of such sizes are expanded
 
 
 class Draw:
@@ -44,7 +45,7 @@ class Draw:
         self.size["K"] = self.size["G"] * pick((1, 2, 4))
         self.odd = pick("BLDNGKHW") if self.chance(0.15) else ""
         if self.odd:
-            self.size[self.odd] = pick((0, 0, 2**16, *ENDLESS, *(LARGE if large else ())))
+            self.size[self.odd] = pick((0, 0, ABSURD, *ENDLESS, *(LARGE if large else ())))
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
@@ -58,7 +59,7 @@ class Draw:
     def spread(self, make, letters: str) -> torch.Tensor:
         """A tensor of this shape from ``make(shape)``. Dimensions of absurd sizes are expanded from one element."""
         shape = self.shape(letters)
-        held = tuple(1 if s > 2**15 else s for s in shape)
+        held = tuple(1 if s >= ABSURD else s for s in shape)
         return make(held).to(self.device).expand(shape)
 
     def normal(self, letters: str, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -88,7 +89,7 @@ class Draw:
             pairs = [self._tree(shape[1], kind) for _ in range(shape[0])]
             return torch.tensor(pairs, dtype=torch.int64).view(shape[0], 2, shape[1])
 
-        held = (1 if self.size["B"] > 2**15 else self.size["B"], 1 if length > 2**15 else length)
+        held = tuple(1 if s >= ABSURD else s for s in (self.size["B"], length))
         both = make(held).to(self.device)
         return tuple(x.expand(self.size["B"], length) for x in both.unbind(1))
 

@@ -5,8 +5,10 @@
 
 import pytest
 import torch
+from hostile.drawing import Draw
 from hostile.functions import public_functions
 from hostile.judging import NAMES, Judge
+from hostile.operators import OPERATORS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import quadtree_ssm.ops
@@ -37,6 +39,30 @@ def test_every_operator_and_public_function_has_a_drawing():
     operators = {schema.name for schema in torch._C._jit_get_all_schemas()}
     operators = {name for name in operators if name.partition("::")[0] in NAMESPACES}
     assert operators | set(public_functions()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_fake_rules_refuse_tensors_of_other_dimensions(name):
+    namespace, _, operator = name.partition("::")
+    function = getattr(getattr(torch.ops, namespace), operator)
+    draw = next(draw for number in range(1000) if not (draw := Draw(0, number, "cpu")).odd)
+    arguments = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in OPERATORS[name](draw).arguments]
+    function(*arguments)
+    for place, x in enumerate(arguments):
+        if not isinstance(x, torch.Tensor) or x.dtype == torch.int32:  # a schedule, of which only kernels know the size
+            continue
+        for changed in (x[None], x[..., None]):
+            if changed.shape == x.shape or (x.dtype == torch.int64 and changed.dim() == 3 and "spanning" in name):
+                continue
+            with pytest.raises((ValueError, RuntimeError), match="must be"):
+                function(*arguments[:place], changed, *arguments[place + 1 :])
+
+
+def test_no_gradient_is_not_taken_for_zero():
+    weights = torch.ops.tree_ssm.grid_cosine_distance(torch.rand(2, 3, 4, 5, requires_grad=True))
+    with pytest.raises(NotImplementedError, match="grid_distances: no gradient passes through"):
+        weights.sum().backward()
+    assert not grid_distances(torch.rand(2, 3, 4, 5, requires_grad=True)).requires_grad
 
 
 @pytest.mark.parametrize("stretch", range(4))
@@ -129,6 +155,13 @@ def test_scans_without_a_state_or_a_direction_are_refused(backend):
                 x[:, None], torch.rand(2, directions, 5, 4), torch.rand(directions, 4, states), B, B, None, None, None,
                 [False] * directions, True,
             )  # fmt: skip
+
+
+def test_a_scan_of_no_channels_is_empty_or_refused():
+    x, states = torch.rand(2, 0, 5), torch.rand(2, 3, 5)
+    assert selective_scan(x, x, torch.rand(0, 3), states, states).shape == (2, 0, 5)
+    with pytest.raises(ValueError, match="of each channel need a channel"):
+        selective_scan(x, x, torch.rand(0, 3), torch.rand(0, 3), torch.rand(0, 3))
 
 
 def test_an_order_that_is_no_permutation_is_refused():

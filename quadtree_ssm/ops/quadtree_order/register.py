@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.checks import accumulate_dtype, require_shapes
 from ssm_core.ops.derivatives import register_composite_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Table, register
@@ -23,12 +23,14 @@ _library = torch.library.Library("quadtree_ssm", "IMPL")
 
 
 def _fake_order(choice: Tensor, height: int, width: int, levels: int, shift_y: int, shift_x: int) -> Tensor:
+    require_shapes("quadtree_order", choice=(choice, "B"))
     return choice.new_empty(choice.shape[0], height * width)
 
 
 def _fake_mask_gradient(
     a: Tensor, b: Tensor, choice: Tensor, height: int, width: int, shift_y: int, shift_x: int
 ) -> Tensor:
+    require_shapes("mask_gradient", choice=(choice, "B"), a=(a, "BLD"), b=(b, "BLD"))
     return a.new_empty(a.shape[0], 4, dtype=accumulate_dtype(a.dtype))
 
 

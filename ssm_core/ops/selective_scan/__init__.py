@@ -170,6 +170,8 @@ def directional_scan(
 def _groups(B: Tensor, C: Tensor, channels: int) -> int:
     """Number of groups of channels that share B and C. If B or C is constant, each channel is a group of its own."""
     if 2 in (B.dim(), C.dim()):
+        if channels == 0:
+            raise ValueError("selective_scan: B and C of each channel need a channel, got D = 0")
         return channels
     if 3 in (B.dim(), C.dim()):
         if not all(x.dim() == 3 or (x.dim() == 4 and x.shape[1] == 1) for x in (B, C)):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import register_derivatives, register_recomputed_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
@@ -16,6 +17,29 @@ from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 from . import batching, recurrence, slabs
 
 _library = torch.library.Library("ssm_core", "IMPL")
+
+
+def _check_shapes(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    order: Tensor | None,
+) -> None:
+    require_shapes(
+        "selective_scan",
+        u=(u, "BGLD"),
+        delta=(delta, "BKLD"),
+        A=(A, "KDN"),
+        B=(B, "BKLN"),
+        C=(C, "BKLN"),
+        D=(D, "KD"),
+        delta_bias=(delta_bias, "KD"),
+        order=(order, "BKL"),
+    )
 
 
 def _fake(
@@ -30,6 +54,7 @@ def _fake(
     reverse: Sequence[bool],
     delta_softplus: bool,
 ) -> tuple[Tensor, Tensor]:
+    _check_shapes(u, delta, A, B, C, D, delta_bias, order)
     batch, _, _, channels = u.shape
     last_state = A.new_empty(batch, delta.shape[1], channels, A.shape[2])
     return torch.empty_like(u, memory_format=torch.contiguous_format), last_state
@@ -49,6 +74,10 @@ def _fake_backward(
     reverse: Sequence[bool],
     delta_softplus: bool,
 ) -> tuple[Tensor, ...]:
+    _check_shapes(u, delta, A, B, C, D, delta_bias, order)
+    require_shapes("selective_scan", u=(u, "BGLD"), A=(A, "KDN"), grad_y=(grad_y, "BGLD"))
+    require_shapes("selective_scan", delta=(delta, "BKLD"), A=(A, "KDN"), grad_last_state=(grad_last_state, "BKDN"))
+
     def like(x: Tensor) -> Tensor:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
 

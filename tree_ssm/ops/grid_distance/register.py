@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.checks import accumulate_dtype, require_shapes
+from ssm_core.ops.derivatives import no_gradient
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 from ssm_core.ops.vmap import fold, unfold
@@ -18,6 +19,7 @@ _library = torch.library.Library("tree_ssm", "IMPL")
 
 
 def _fake(x: Tensor) -> Tensor:
+    require_shapes("grid_distances", x=(x, "BHWD"))
     batch, height, width, _ = x.shape
     edges = (height - 1) * width + height * (width - 1)
     return x.new_empty(batch, edges, dtype=accumulate_dtype(x.dtype))
@@ -51,6 +53,7 @@ _NAME = "tree_ssm::grid_cosine_distance"
 
 if register(Operator(_NAME, work=Work.TREE, flops={_NAME: _flops}, onnx=_onnx, examples=_examples)):
     torch.library.register_fake(_NAME, _fake)
+    torch.library.register_autograd(_NAME, no_gradient("grid_distances"))
     torch.library.register_vmap(_NAME, _vmap)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads half types and computes in float32.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
@@ -30,6 +31,14 @@ def _fake(
     parent: Tensor | None = None,
     order: Tensor | None = None,
 ) -> Tensor:
+    require_shapes(
+        "selective_tree_scan",
+        x=(x, "BLD"),
+        delta=(delta, "BLD"),
+        A=(A, "D"),
+        B=(B, "BL"),
+        delta_bias=(delta_bias, "D"),
+    )
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -44,6 +53,8 @@ def _fake_backward(
     parent: Tensor | None = None,
     order: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
+    h = _fake(x, delta, A, B, delta_bias, schedule)
+    require_shapes("selective_tree_scan", h=(h, "BLD"), grad_h=(grad_h, "BLD"))
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, delta, A, B, delta_bias))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
 from ssm_core.ops.vmap import BatchingRule, fold, unfold
@@ -21,6 +22,10 @@ from .faults import Fault, raise_fault
 
 
 def _fake(edge_weight: Tensor, edges: Tensor | None, height: int, width: int, root: Tensor) -> tuple[Tensor, Tensor]:
+    require_shapes("minimum_spanning_tree", edge_weight=(edge_weight, "BE"), root=(root, "B"))
+    if edges is not None:
+        ends = "EV" if edges.dim() == 2 else "BEV"
+        require_shapes("minimum_spanning_tree", edge_weight=(edge_weight, "BE"), edges=(edges, ends))
     parent = root.new_empty(edge_weight.shape[0], height * width)
     return parent, torch.empty_like(parent)
 

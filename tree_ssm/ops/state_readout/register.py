@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, register
@@ -21,12 +22,23 @@ _library = torch.library.Library("tree_ssm", "IMPL")
 
 
 def _fake(h: Tensor, x: Tensor, C: Tensor, D: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    require_shapes(
+        "state_readout",
+        x=(x, "BLD"),
+        h=(h, "BLD"),
+        C=(C, "BL"),
+        D=(D, "D"),
+        weight=(weight, "D"),
+        bias=(bias, "D"),
+    )
     return torch.empty_like(x)
 
 
 def _fake_backward(
     grad_y: Tensor, h: Tensor, x: Tensor, C: Tensor, D: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
+    y = _fake(h, x, C, D, weight, bias, eps)
+    require_shapes("state_readout", y=(y, "BLD"), grad_y=(grad_y, "BLD"))
     return torch.empty_like(h), torch.empty_like(x), C.new_empty(C.shape), *(torch.empty_like(D) for _ in range(3))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
@@ -32,6 +33,17 @@ def _fake(
     next: bool,
     schedule: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    require_shapes(
+        "subtree_scan",
+        x=(x, "BLD"),
+        delta=(delta, "BLD"),
+        A=(A, "DN"),
+        B=(B, "BLN"),
+        C=(C, "BLN"),
+        delta_bias=(delta_bias, "D"),
+        parent=(parent, "BL"),
+        order=(order, "BL"),
+    )
     return torch.empty_like(x, memory_format=torch.contiguous_format), A.new_empty(x.shape[0], *A.shape)
 
 
@@ -49,6 +61,9 @@ def _fake_backward(
     next: bool,
     schedule: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
+    y, root_state = _fake(x, delta, A, B, C, delta_bias, parent, order, next)
+    require_shapes("subtree_scan", y=(y, "BLD"), grad_y=(grad_y, "BLD"))
+    require_shapes("subtree_scan", root_state=(root_state, "BDN"), grad_root_state=(grad_root_state, "BDN"))
     inputs = (x, delta, A, B, C, delta_bias)
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs)
 

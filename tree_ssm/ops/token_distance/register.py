@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
+from ssm_core.ops.derivatives import no_gradient
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, register
 from ssm_core.ops.vmap import fold, loop_rule, unfold
@@ -17,6 +19,15 @@ _library = torch.library.Library("tree_ssm", "IMPL")
 
 
 def _fake(x: Tensor, delta: Tensor, delta_bias: Tensor, B: Tensor, start: Tensor, end: Tensor, reach: int) -> Tensor:
+    require_shapes(
+        "token_distances",
+        x=(x, "BLD"),
+        delta=(delta, "BLD"),
+        delta_bias=(delta_bias, "D"),
+        B=(B, "BLN"),
+        start=(start, "B"),
+        end=(end, "B"),
+    )
     batch, length, _ = x.shape
     furthest = min(reach, length - 1)
     return delta_bias.new_empty(batch, furthest * length - furthest * (furthest + 1) // 2)
@@ -38,6 +49,7 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
 
 if register(Operator("tree_ssm::token_distance", examples=_examples, device_types=("cuda",))):
     torch.library.register_fake("tree_ssm::token_distance", _fake)
+    torch.library.register_autograd("tree_ssm::token_distance", no_gradient("token_distances"))
     torch.library.register_vmap("tree_ssm::token_distance", _vmap)
     # Autocast changes nothing: the kernel reads half types and computes in float32.
     _library.impl("token_distance", torch.library.fallthrough_kernel, "AutocastCUDA")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
@@ -32,6 +33,7 @@ def _piece_size(batch: int, length: int) -> int:
 def _fake_schedule(parent: Tensor) -> Tensor:
     # As ScheduleLayout::words() in csrc/tree/cuda/schedule.h: the steps of a walk, and for a walk that is cut also
     # its spines and pieces.
+    require_shapes("tree_schedule", parent=(parent, "BL"))
     batch, length = parent.shape
     size = _piece_size(batch, length)
     words = 4 * length + 4 + 4 * (3 * (length // size) + 2) if size else (2 * length + 3) // 4 * 4
@@ -41,6 +43,7 @@ def _fake_schedule(parent: Tensor) -> Tensor:
 def _fake(
     u: Tensor, weight: Tensor, parent: Tensor, order: Tensor, both: bool, schedule: Tensor | None = None
 ) -> Tensor:
+    require_shapes("tree_scan", u=(u, "BLD"), weight=(weight, "BLD"), parent=(parent, "BL"), order=(order, "BL"))
     return torch.empty_like(u, memory_format=torch.contiguous_format)
 
 
@@ -53,7 +56,8 @@ def _fake_backward(
     both: bool,
     schedule: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    grad_u = torch.empty_like(u, memory_format=torch.contiguous_format)
+    require_shapes("tree_scan", u=(u, "BLD"), grad_h=(grad_h, "BLD"))
+    grad_u = _fake(u, weight, parent, order, both)
     return grad_u, torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
@@ -78,6 +82,7 @@ def _down(g: Tensor, weight: Tensor, parent: Tensor, order: Tensor, schedule: Te
 
 
 def _fake_down(g: Tensor, weight: Tensor, parent: Tensor, order: Tensor, schedule: Tensor | None = None) -> Tensor:
+    require_shapes("tree_scan", g=(g, "BLD"), weight=(weight, "BLD"), parent=(parent, "BL"), order=(order, "BL"))
     return torch.empty_like(g, memory_format=torch.contiguous_format)
 
 
