@@ -96,7 +96,7 @@ def register_derivatives(
     def kernel(keyset: Any, *args: Any) -> Any:
         if len(args) < count:
             args, _ = torch._library.utils.fill_defaults(op._schema, args, {})
-        reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+        reverse = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in args)
         has_tangents = _have_tangents(args)
         if not reverse and not has_tangents:
             return _below_autograd(op, keyset, args)

@@ -164,6 +164,19 @@ def test_steps_of_zero_and_decays_that_vanish():
             assert_close(a, e, tolerance=1e-9)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (2, 0)])
+def test_derivatives_of_nothing(batch, channels, backend):
+    inputs = make_inputs(batch, 4, channels, 2, 2)
+    y = directional_scan(*inputs, order=torch.arange(4), reverse=(True, False), backend=backend)
+    gradients = torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+    for second in (
+        torch.autograd.grad(sum(g.square().sum() for g in gradients), inputs),
+        func.jvp(lambda *a: directional_scan(*a, backend=backend), tuple(inputs), tuple(inputs)),
+    ):
+        assert all(torch.equal(x, torch.zeros_like(x)) for x in second)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("states", [1, 4])
 def test_low_precision_is_as_good_as_the_reference(states, dtype):

@@ -89,7 +89,7 @@ def _in_slabs(
     u, delta, A = shape_givers
     batch, groups = u.shape[:2]
     inner = delta.shape[1] // groups
-    of_group = inner * delta[0, 0].numel() * A.shape[2]
+    of_group = inner * delta.shape[2] * delta.shape[3] * A.shape[2]
     group_step = min(groups, max(_MOST_STATES // max(of_group, 1), 1))
     sample_step = max(_MOST_STATES // max(of_group * groups, 1), 1) if group_step == groups else 1
 
@@ -106,7 +106,8 @@ def _in_slabs(
 
 
 def _ranges(size: int, step: int) -> Iterator[range]:
-    return (range(first, min(first + step, size)) for first in range(0, size, step))
+    """One range for a size of 0."""
+    return (range(first, min(first + step, size)) for first in range(0, max(size, 1), step))
 
 
 def _take(x: Tensor | None, place: _Place, samples: range, groups: range, inner: int) -> Tensor | None:
