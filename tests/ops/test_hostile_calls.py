@@ -102,6 +102,8 @@ def test_edges_of_absurd_grids_and_sequences_are_refused():
     for length in (2**31, 2**63, -1):
         with pytest.raises(ValueError, match=r"length must be 0 to 2\^31 - 1, got"):
             token_edges(length, 3)
+    with pytest.raises(ValueError, match="too many pairs of 1048576 tokens"):
+        token_edges(2**20, 2**31)
 
 
 def test_an_expanded_batch_of_maps_is_not_copied():

@@ -26,10 +26,12 @@ def token_edges(
         ``[E, 2]``, int64; the earlier token comes first.
 
     Raises:
-        ValueError: the length is negative, or 2^31 or more.
+        ValueError: the length is negative, or there are 2^31 tokens or pairs, or more.
     """
     if not 0 <= length < 2**31:
         raise ValueError(f"token_edges: length must be 0 to 2^31 - 1, got {length}")
+    if length * min(reach, length) >= 2**31:
+        raise ValueError(f"token_edges: there are too many pairs of {length} tokens at most {reach} apart")
     token = torch.arange(length, device=device)
     ends = [torch.stack([token[:-k], token[k:]], dim=1) for k in range(1, min(reach, length - 1) + 1)]
     return torch.cat(ends) if ends else token.new_empty(0, 2)
