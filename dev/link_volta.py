@@ -3,7 +3,8 @@
     python dev/link_volta.py FOLDER
 
 The C++ sources are compiled here, for the torch of this machine. The driver translates the objects' kernels, which are
-those of a V100, when they are first used. Build the library again afterwards.
+those of a V100, when they are first used. ``CUDA_HOME`` names the CUDA toolkit if it is not in
+/usr/local/cuda. Build the library again afterwards.
 """
 
 import argparse
@@ -13,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from sysconfig import get_path
 
+# cpp_extension reads it when it is imported.
+os.environ.setdefault("CUDA_HOME", "/usr/local/cuda")
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +43,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many compilers run at a time")
     arguments = parser.parse_args()
     kernels = sorted(str(path) for path in arguments.objects.glob("*.o"))
-    if not kernels:
-        raise SystemExit(f"error: there are no objects in {arguments.objects}")
+    sources = len(list(SOURCES.rglob("*.cu")))
+    if len(kernels) != sources:
+        raise SystemExit(f"error: {arguments.objects} has {len(kernels)} objects for {sources} sources")
     scratch = ROOT / "build" / "volta" / "linked"
     scratch.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
