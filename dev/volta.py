@@ -33,7 +33,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 # ptxas describes a kernel in several lines, which begin with its name.
 KERNEL = re.compile(
-    r"Compiling entry function '(?P<name>\S+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
+    r"Compiling entry function '(?P<name>[^']+)'.*?(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
     r".*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
@@ -126,9 +126,11 @@ def compile_kernels(source: Path) -> list[Kernel]:
         ptxas = str(toolkit() / "bin" / "ptxas")
         report = run([ptxas, f"-arch=sm_{CAPABILITY}", "-v", str(ptx), "-o", str(base.with_suffix(".cubin"))])
         said.write_text(report)
+    # Names as they are in the source.
+    readable = subprocess.run(["c++filt"], input=said.read_text(), text=True, capture_output=True, check=True).stdout
     return [
         Kernel(found["name"], int(found["registers"]), int(found["stores"]), int(found["loads"]))
-        for found in KERNEL.finditer(said.read_text())
+        for found in KERNEL.finditer(readable)
     ]
 
 

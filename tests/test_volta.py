@@ -6,9 +6,9 @@ import pytest
 import volta
 
 SOURCES = sorted(volta.SOURCES.rglob("*.cu"))
-# What a thread keeps in memory for want of registers. clang spills where nvcc does not, so that this is no measure of
-# the speed on a V100; it shows a kernel that has outgrown its registers.
-MOST_SPILLED_BYTES = 640
+# What a thread keeps in memory for want of registers. clang spills more than nvcc, so that this is no measure of the
+# speed on a V100; it shows a kernel that has outgrown its registers. No model runs in double.
+MOST_SPILLED_BYTES, MOST_SPILLED_BYTES_OF_DOUBLE = 640, 2048
 
 
 @pytest.fixture(scope="module")
@@ -28,5 +28,10 @@ def test_every_source_has_kernels_for_a_v100(kernels, source):
 
 
 def test_no_kernel_spills_much(kernels):
-    spilled = {kernel.name: kernel.stores for of_source in kernels.values() for kernel in of_source}
-    assert {name: stores for name, stores in spilled.items() if stores > MOST_SPILLED_BYTES} == {}
+    of_all = [kernel for of_source in kernels.values() for kernel in of_source]
+    of_double = [kernel for kernel in of_all if "double" in kernel.name]
+    of_models = [kernel for kernel in of_all if "double" not in kernel.name]
+    assert [kernel for kernel in of_models if kernel.stores > MOST_SPILLED_BYTES] == []
+    assert [kernel for kernel in of_double if kernel.stores > MOST_SPILLED_BYTES_OF_DOUBLE] == []
+    assert of_double
+    assert of_models
