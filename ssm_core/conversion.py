@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssm_core.described import described_shapes
 from ssm_core.errors import CheckpointError
-from ssm_core.weights import listed
+from ssm_core.weights import listed, load_exactly
 
 
 class ConversionError(CheckpointError):
@@ -179,10 +180,13 @@ def convert(
 
     Raises:
         ConversionError: a tensor is missing, is left over or has another shape; the message names these tensors.
+        CheckpointError: the sizes are out of proportion to the tensors, or these are no finite floating-point numbers.
     """
     arguments = {**released.arguments(state_dict), **overrides}
-    model = build(**arguments)
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    title = f"this {released.title}"
+    # The file decides the sizes, so they are compared with its tensors before memory is taken for the model.
+    expected = described_shapes(build, arguments, state_dict, title)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
     renaming = rename(state_dict, shapes, released.source_of)
     problems = [
         f"{what}: {listed(names)}"
@@ -195,7 +199,7 @@ def convert(
     ]
     if problems:
         raise ConversionError(f"cannot convert this {released.title}; " + "; ".join(problems))
-    model.load_state_dict(renaming.tensors, strict=True)
+    load_exactly(build(**arguments), renaming.tensors, title, "its model")
     return Converted(renaming.tensors, arguments, renaming.lines)
 
 

@@ -1,13 +1,14 @@
 """Reads weights from files safely, handles prefixes of their names, and reports which weights fit a model.
 
-All code of this project reads checkpoints through :func:`read_file`. It executes nothing in a file. It also compares
-every byte of a zip archive with its checksum, which torch does not do.
+All code of this project reads checkpoints through :func:`read_file`. It executes nothing in a file, and takes memory
+and time in proportion to its size (:mod:`ssm_core.archives`). It also compares every byte of a zip archive with its
+checksum, which torch does not do.
 """
 
-import re
+import os
 import struct
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,28 +17,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssm_core import addresses, archives
 from ssm_core.errors import CheckpointError, nearest
 
 # The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
 
-# The training scripts of both papers save their yacs config with the weights. This config is a dictionary. We read it
-# as a plain dictionary, so that yacs is not needed and the file need not be trusted.
-AUTHORS_CONFIG = (OrderedDict, "yacs.config.CfgNode")
-
-# The errors that the unpickler raises for damaged files and for files that are not checkpoints.
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AssertionError, struct.error)
+# The errors of reading damaged files and files that are not checkpoints.
+_UNREADABLE = (
+    UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
+    AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 def damage(path: str | Path) -> str | None:
     """Describe what is wrong with a checkpoint file. Return None if it is complete and all checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
+            archives.check_entries(archive, os.path.getsize(path))
             bad = archive.testzip()
     except FileNotFoundError:
         return "there is no such file"
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (archives.MalformedFileError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
         return str(error) or type(error).__name__
     return f"the checksum of {bad} is wrong" if bad else None
 
@@ -46,27 +48,40 @@ def read_file(path: str | Path, device: torch.device | str = "cpu") -> Any:
     """Read a checkpoint file without executing anything in it.
 
     Args:
-        path: the file.
+        path: the file, or an address that :func:`ssm_core.addresses.download` takes.
         device: the device for its tensors.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds objects other than tensors and plain data.
     """
-    # Files that torch wrote before version 1.6 are not zip archives and have no checksums.
-    problem = damage(path) if zipfile.is_zipfile(path) or not Path(path).is_file() else None
-    if problem is not None:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {problem}")
+    if addresses.is_address(path):
+        return read_file(addresses.download(str(path)), device)
     try:
-        with torch.serialization.safe_globals([AUTHORS_CONFIG]):
-            return torch.load(path, map_location=device, weights_only=True)
-    except (UnpicklingError, *_UNREADABLE) as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from error
+        if zipfile.is_zipfile(path) or not Path(path).is_file():
+            return archives.read_archive(path, device)
+        if archives.is_legacy(path):
+            return archives.read_legacy(path, device)
+        reason = ""
+    except torch.OutOfMemoryError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"cannot read the checkpoint {path}: there is no such file") from None
+    except IsADirectoryError:
+        raise CheckpointError(f"cannot read the checkpoint {path}: it is a directory") from None
+    except archives.ForeignObjectError as error:
+        if str(error).startswith("torch._"):
+            raise CheckpointError(f"{path} is not a state dict: it holds other things than named dense tensors ({error})") from None
         raise CheckpointError(
-            f"{path} holds pickled Python objects ({found[1]}), which could run any code when loaded: if you trust it, "
+            f"{path} holds pickled Python objects ({error}), which could run any code when loaded: if you trust it, "
             "load it where its authors' code is installed and save its state dict alone"
         ) from None
+    except archives.MalformedFileError as error:
+        reason = str(error)
+    except zipfile.BadZipFile as error:
+        reason = f"the checksum of one of its parts is wrong ({error})" if "CRC" in str(error) else str(error)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from error
+    raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint{f': {reason}' if reason else ''}")
 
 
 def state_dict_of(content: Any, path: str | Path, entry: str | None = None) -> tuple[dict[str, Tensor], str]:
@@ -144,12 +159,21 @@ def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple
 
     Returns:
         The names of all tensors that differ, and a description of the first difference. A tensor differs if only one
-        side has it or if its shape differs. The result is ``([], "")`` if there is no difference.
+        side has it, if its shape differs, or if it has another kind of numbers, such as integers where the model has
+        floating-point numbers. The result is ``([], "")`` if there is no difference.
     """
     missing = [name for name in expected if name not in found]
     other_shape = [name for name in expected if name in found and expected[name].shape != found[name].shape]
+    other_kind = [
+        name
+        for name in expected
+        if name in found and name not in other_shape and kind_of(expected[name]) != kind_of(found[name])
+    ]
     unexpected = [name for name in found if name not in expected]
-    if other_shape:
+    if other_kind and not other_shape:
+        name = other_kind[0]
+        words = f"{name} has {kind_of(found[name])} in the file and {kind_of(expected[name])} in the model"
+    elif other_shape:
         name = other_shape[0]
         words = f"{name} is {tuple(found[name].shape)} in the file and {tuple(expected[name].shape)} in the model"
     elif missing:
@@ -158,7 +182,7 @@ def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple
         words = f"{unexpected[0]} is not in the model{nearest(unexpected[0], expected)}"
     else:
         words = ""
-    return missing + other_shape + unexpected, words
+    return missing + other_shape + other_kind + unexpected, words
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, title: str) -> None:
@@ -171,17 +195,23 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Pat
         title: a name of the module for the message, such as ``"this config's model"``.
 
     Raises:
-        CheckpointError: a tensor is missing, is left over or has another shape.
+        CheckpointError: a tensor is missing, is left over, has another shape or another kind of numbers, or has a
+            number that is NaN or infinite.
     """
     names, words = misfit(module.state_dict(), state)
     if names:
         raise CheckpointError(f"{path} does not fit {title}: {len(names)} tensors differ, the first: {words}")
+    check_finite(state, path)
     module.load_state_dict(state)
 
 
 def fitting(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint that have the name and the shape of one of the model's tensors."""
-    return {name: t for name, t in found.items() if name in expected and expected[name].shape == t.shape}
+    """Return the tensors of a checkpoint that have the name, the shape and the kind of one of the model's tensors."""
+    return {
+        name: t
+        for name, t in found.items()
+        if name in expected and expected[name].shape == t.shape and kind_of(expected[name]) == kind_of(t)
+    }
 
 
 def report(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -205,6 +235,21 @@ def first_non_finite(state: Mapping[str, Tensor]) -> str | None:
     # Stacking the results needs only one host synchronisation for all tensors.
     finite = torch.stack([t.detach().isfinite().all() for t in floating.values()]).tolist()
     return None if all(finite) else list(floating)[finite.index(False)]
+
+
+def check_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise a :class:`CheckpointError` if a tensor of a file has a number that is NaN or infinite."""
+    if (bad := first_non_finite(state)) is not None:
+        raise CheckpointError(f"{path} cannot be used: {bad} has numbers that are NaN or infinite")
+
+
+def kind_of(tensor: Tensor) -> str:
+    """The kind of the numbers in a tensor. A weight of one kind is not converted to another."""
+    if tensor.dtype is torch.bool:
+        return "truth values"
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floating-point numbers" if tensor.is_floating_point() else "integers"
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

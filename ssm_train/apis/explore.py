@@ -26,6 +26,7 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, in_rows, panels, save, scaled_pixel, token_at
 from ssm_train.apis.open_model import OpenedModel, open_model
+from ssm_train.apis.serving import OwnHosts, check_address, ending_in_order
 from ssm_train.data.images import read_image, to_area
 from tree_ssm.visualization import WeighedTree, draw_affinities, record_trees
 
@@ -282,13 +283,15 @@ class ServedPage(NamedTuple):
     url: str
 
     def wait(self) -> None:
-        """Wait for Ctrl-C."""
+        """Wait for Ctrl-C or SIGTERM."""
         self.page.block_thread()
 
 
 @contextmanager
 def served(explorer: Explorer, address: Address, max_upload: str = "10mb") -> Iterator[ServedPage]:
-    """Serve the page for as long as the context lasts. Uploaded files are deleted with it.
+    """Serve the page for as long as the context lasts. Uploaded files are deleted with it, also after SIGTERM.
+
+    The page answers to addresses in digits and to this machine's own names only (:class:`.serving.OwnHosts`).
 
     Args:
         explorer: what the page shows.
@@ -299,13 +302,22 @@ def served(explorer: Explorer, address: Address, max_upload: str = "10mb") -> It
         ConfigError: the address is taken, or is none of this machine's.
         ModuleNotFoundError: Gradio is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="tree-ssm-explore-") as folder, _environment(UPLOADS, folder):
+    # Gradio would try for minutes to listen on an address that is not this machine's.
+    check_address(address.host, address.port)
+    with (
+        ending_in_order(),
+        tempfile.TemporaryDirectory(prefix="tree-ssm-explore-") as folder,
+        _environment(UPLOADS, folder),
+    ):
         page = build_page(explorer)
+        # Imported here because Gradio brings it.
+        from starlette.middleware import Middleware
+
         try:
             _, url, _ = page.launch(
                 server_name=address.host, server_port=address.port, max_file_size=max_upload, share=False, quiet=True,
                 ssr_mode=False, run_history=False, footer_links=[], state_session_capacity=_SESSIONS,
-                prevent_thread_lock=True,
+                prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(OwnHosts, host=address.host)]},
             )  # fmt: skip
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {' '.join(str(error).split())}") from error

@@ -6,22 +6,25 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from timm.data import resolve_model_data_config
-from torch import nn
+from torch import Tensor, nn
 
+from quadtree_ssm import QuadMamba
 from ssm_core import weights
+from ssm_core.described import build_described
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_train.data.normalization import Normalization, of_config, of_model
-from ssm_train.registry import SCOPE
 from ssm_train.runtime.building import building_in_scope, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks.classification.timm_model import timm_model
+from tree_ssm import MambaTreeV
 
 SEED = 0  # of random weights
-# A checkpoint is data from anywhere: a type that it names is built only if it is one of these.
-_FAMILIES = ("quadtree_ssm.QuadMamba", "tree_ssm.MambaTreeV")
+# A checkpoint is data from anywhere: a type that it names is built only if it is one of these. It is not looked up in a
+# registry, because that would import what the file names.
+_FAMILIES = {"quadtree_ssm.QuadMamba": QuadMamba, "tree_ssm.MambaTreeV": MambaTreeV}
 
 
 class OpenedModel(NamedTuple):
@@ -96,7 +99,8 @@ def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
     if checkpoint is None:
         return OpenedModel(network.eval(), normalization, None, False, f"{name}, random weights, seed {SEED}")
     content = weights.read_file(checkpoint)
-    _load_backbone(network, content, checkpoint)
+    state = _backbone_weights(content, checkpoint)
+    weights.load_exactly(network, state, checkpoint, f"its {type(network).__name__}")
     return OpenedModel(network.eval(), normalization, _classes(content), True, f"{name}, {Path(checkpoint).name}")
 
 
@@ -105,23 +109,24 @@ def _of_checkpoint(file: str) -> OpenedModel:
     meta = meta_of(content) if isinstance(content, Mapping) else {}
     model = meta.get("model") or {}
     described = model.get("backbone") or model
-    if described.get("type") not in _FAMILIES:
+    kind = described.get("type")
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise CheckpointError(
             f"{file} does not say which QuadMamba or MambaTreeV it holds: give its config too, as CONFIG.py={file}"
         )
     # Converted files are of models that were trained as timm's are.
     transform = meta.get("test_transform", {} if described is model else None)
     arguments = {key: value for key, value in described.items() if key not in ("type", "init_cfg")}
-    with DefaultScope.overwrite_default_scope(SCOPE):
-        try:
-            network = MODELS.build({"type": described["type"], **arguments})
-            normalization = of_model(model, transform)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{file} describes a model that cannot be built: {error}") from error
+    state = _backbone_weights(content, file)
+    network = build_described(_FAMILIES[kind], arguments, state, file)
+    try:
+        normalization = of_model(model, transform)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{file} says wrongly how its images were scaled: {error}") from error
     if normalization is None or len(normalization.mean) != described.get("in_chans", 3):
         raise CheckpointError(f"{file} does not say how its images were scaled: give its config, as CONFIG.py={file}")
-    _load_backbone(network, content, file)
-    title = f"{described['type'].rpartition('.')[2]}, {Path(file).name}"
+    weights.load_exactly(network, state, file, f"its {type(network).__name__}")
+    title = f"{kind.rpartition('.')[2]}, {Path(file).name}"
     return OpenedModel(network.eval(), normalization, _classes(content), True, title)
 
 
@@ -129,8 +134,7 @@ def _classes(content: Mapping) -> Sequence[str] | None:
     return (meta_of(content).get("dataset_meta") or {}).get("classes")
 
 
-def _load_backbone(network: nn.Module, content: Mapping[str, Any], file: str) -> None:
-    """Load a whole model's or a backbone's weights, which have to fit the backbone exactly."""
+def _backbone_weights(content: Mapping[str, Any], file: str) -> dict[str, Tensor]:
+    """A whole model's or a backbone's weights, of which those of the backbone alone."""
     whole, _ = weights.state_dict_of(content, file)
-    state = weights.select_prefix(whole, "backbone.") or whole
-    weights.load_exactly(network, state, file, f"its {type(network).__name__}")
+    return weights.select_prefix(whole, "backbone.") or whole

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
+from ssm_train.data.inside import check_name
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import image_task_of
@@ -43,11 +44,18 @@ def publish_checkpoint(source: Path, folder: Path | None = None, name: str | Non
 
     Raises:
         CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite.
+        ConfigError: the name leads to another folder.
     """
+    if name is not None:
+        check_name(name, "--name", ConfigError)
     content = weights.read_file(source)
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(f"{source} has no state_dict: only checkpoints of these tools are published")
     state_dict, _ = weights.state_dict_of(content, source, "state_dict")
+    if wrong := [name for name, value in state_dict.items() if value.is_complex()]:
+        raise CheckpointError(f"{source} is not published: {wrong[0]} has complex numbers, which no model here has")
+    if not any(value.is_floating_point() for value in state_dict.values()):
+        raise CheckpointError(f"{source} is not published: none of its tensors has floating-point numbers")
     bad = weights.first_non_finite(state_dict)
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")

@@ -3,6 +3,7 @@
 :mod:`ssm_core.weights` reads them.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from ssm_train.runtime.files import write_atomically
 POINTER = "last_checkpoint"  # the file that names the checkpoint written last
 # Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.
 _HISTORY = 1000
+# Pixels. A photo is scaled to the size that a file names, which must not decide how much memory that takes.
+_LARGEST_SIDE = 4096
 
 
 def _anything(value: Any) -> bool:
@@ -29,7 +32,11 @@ def _is_model(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     parts = (value.get("backbone", {}), value.get("module", {}), value.get("data_preprocessor") or {})
-    return all(isinstance(part, Mapping) for part in parts)
+    if not all(isinstance(part, Mapping) for part in parts):
+        return False
+    size = parts[2].get("size") or (1,)
+    size = size if isinstance(size, list | tuple) else (size,)
+    return all(type(n) is int and 0 < n <= _LARGEST_SIDE for n in size)
 
 
 def _is_dataset_meta(value: Any) -> bool:
@@ -44,7 +51,9 @@ def _is_transform(value: Any) -> bool:
         return False
     size, mean, std = value.get("size", 1), value.get("mean", ()), value.get("std", ())
     numbers = isinstance(mean, list | tuple) and isinstance(std, list | tuple) and len(mean) == len(std)
-    return numbers and isinstance(size, int) and size > 0 and all(isinstance(n, int | float) for n in (*mean, *std))
+    if not numbers or not all(isinstance(n, int | float) and math.isfinite(n) for n in (*mean, *std)):
+        return False
+    return type(size) is int and 0 < size <= _LARGEST_SIDE
 
 
 # Checks of the entries of a checkpoint's meta that are read from it.

@@ -10,11 +10,14 @@ from mmengine.config.utils import ConfigParsingError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.compat import mmseg
+from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.runtime.config_check import check_config, possible_keys, renamed
 from ssm_train.runtime.launching import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
 mmseg.accept_any_distribution()
+# Every program that reads a config imports this module before it reads a checkpoint.
+read_checkpoints_safely()
 
 # The exceptions of running a faulty config file, or of merging it with its bases.
 _FAULTS = (

@@ -226,7 +226,7 @@ class Runner(mmengine_runner.Runner):
         """Load weights from a checkpoint of a run, or from a bare state dict of the model or of its backbone.
 
         A checkpoint to resume or to test must fit exactly. Weights to start a training from may differ in part, for
-        example in the last layer. mmengine loads addresses such as ``https://`` and ``torchvision://``.
+        example in the last layer. An address is downloaded first (:mod:`ssm_core.addresses`).
 
         Args:
             filename: the file or address.
@@ -240,11 +240,6 @@ class Runner(mmengine_runner.Runner):
         Raises:
             CheckpointError: the file is missing, damaged or of another model.
         """
-        if "://" in filename:
-            try:
-                return super().load_checkpoint(filename, map_location, strict)
-            except OSError as error:
-                raise CheckpointError(f"cannot load the checkpoint {filename}: {error}") from error
         checkpoint = weights.read_file(filename, map_location)
         state, _ = weights.state_dict_of(checkpoint, filename)
         if "state_dict" not in checkpoint:
@@ -252,7 +247,7 @@ class Runner(mmengine_runner.Runner):
         if self._resume and "message_hub" in checkpoint:
             checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
         checkpoint["meta"] = ckpt.meta_of(checkpoint)
-        # Older versions of mmengine wrote the config here, and mmengine would run its text as Python when it resumes.
+        # Older versions of mmengine wrote the config here. Nothing needs it, and mmengine would run its text as Python.
         checkpoint["meta"].pop("config", None)
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
@@ -264,6 +259,8 @@ class Runner(mmengine_runner.Runner):
             self._check_fit(filename, checkpoint, expected)
         else:
             self._check_start(filename, checkpoint, expected)
+        for part in (checkpoint["state_dict"], checkpoint.get("ema_state_dict") or {}):
+            weights.check_finite({k: v for k, v in part.items() if isinstance(v, Tensor)}, filename)
         # In this call, averaging hooks swap their weights with those of the model.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if exact:

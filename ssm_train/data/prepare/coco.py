@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ssm_core.errors import DataError
+from ssm_train.data.inside import check_name
 from ssm_train.data.prepare.arrange import arrange, shorten
 
 # Numbers of images, including those without objects, and of instances in each split.
@@ -37,7 +38,7 @@ def _check_split(target: Path, split: str) -> str:
     path = target / "annotations" / f"instances_{split}2017.json"
     try:
         content = json.loads(path.read_bytes())
-        named = [image["file_name"] for image in content["images"]]
+        named = [check_name(image["file_name"], path) for image in content["images"]]
         instances, categories = len(content["annotations"]), len(content["categories"])
     except FileNotFoundError:
         raise DataError(f"there is no {path}: it is in annotations_trainval2017.zip") from None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ssm_core.errors import DataError
+from ssm_train.data.inside import check_name
 from ssm_train.data.prepare.arrange import link
 
 SIZES = {"train": 1_281_167, "val": 50_000}
@@ -23,7 +24,7 @@ def prepare_imagenet(root: Path, source: Path | None) -> str:
         A line on each split.
 
     Raises:
-        DataError: a folder or a class is missing, or the classes of a flat ``val`` are unknown.
+        DataError: a folder or a class is missing, or the classes of a flat ``val`` are unknown or no names of folders.
     """
     target = root / "imagenet"
     if source is not None and source.resolve() != target.resolve():
@@ -76,9 +77,9 @@ def _read_mapping(source: Path, folder: Path) -> dict[str, str]:
         images = sorted(folder.glob("*.JPEG"))
         if len(lines) != len(images):
             raise DataError(f"{path} has {len(lines)} lines for {len(images)} images")
-        return {image.name: words[0] for image, words in zip(images, lines, strict=True)}
+        return {image.name: check_name(words[0], path) for image, words in zip(images, lines, strict=True)}
     pairs = [words[:2] for words in lines if len(words) > 1 and words[1].startswith("n")]
-    return {name if name.endswith(".JPEG") else f"{name}.JPEG": wnid for name, wnid in pairs}
+    return {name if name.endswith(".JPEG") else f"{name}.JPEG": check_name(wnid, path) for name, wnid in pairs}
 
 
 def _count_split(target: Path, split: str) -> str:

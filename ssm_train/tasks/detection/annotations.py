@@ -10,6 +10,7 @@ from typing import Any, Literal
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.inside import check_inside
 
 BadAnnotations = Literal["skip", "raise"]
 
@@ -104,6 +105,9 @@ def _read_json(path: Path) -> dict[str, list]:
         for entry in entries if fields else ():
             if not isinstance(entry, dict) or any(field not in entry for field in fields):
                 raise DataError(f"{path} is no COCO annotation file: an entry of {key!r} lacks {' or '.join(fields)}")
+        if key == "images":
+            for entry in entries:
+                check_inside(entry["file_name"], path)
         if fields and not entries:
             raise DataError(f"{path} is empty: it has no {key}")
         if fields and len({entry["id"] for entry in entries}) < len(entries):

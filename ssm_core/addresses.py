@@ -1,0 +1,158 @@
+"""Downloads checkpoints that are given by address, once each, with limits of size and time.
+
+What is downloaded is read like any other file (:mod:`ssm_core.weights`).
+"""
+
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import torch
+
+from ssm_core.errors import CheckpointError, ConfigError
+
+LIMIT_SWITCH = "SSM_DOWNLOAD_LIMIT"  # the environment variable with the largest download in GB
+_LIMIT = 8.0  # GB
+_SILENCE = 30  # seconds without a byte
+_GRACE = 60  # seconds that any download may take, and more at the slowest speed
+_SLOWEST = 50_000  # bytes a second
+_CHUNK = 1 << 20
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")  # as in torch.hub's names
+_DATE = re.compile(r"(19|20)\d{6}")
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirections, but not from https to an address that anyone on the way can change."""
+
+    def redirect_request(self, req: urllib.request.Request, *details: Any) -> urllib.request.Request | None:
+        following = super().redirect_request(req, *details)
+        if following is not None and urlsplit(req.full_url).scheme == "https" and following.type != "https":
+            raise urllib.error.URLError(f"it leads from https to {following.full_url}")
+        return following
+
+
+def is_address(place: str | Path) -> bool:
+    """Whether a place is an address rather than a file. A file may have ``://`` in its name, too."""
+    return isinstance(place, str) and "://" in place and not Path(place).is_file()
+
+
+def download(address: str) -> Path:
+    """Return a local copy of what is at an address. A copy that is there is used again.
+
+    The copies lie in ``ssm_checkpoints`` of ``torch.hub.get_dir()``. The environment variable ``SSM_DOWNLOAD_LIMIT``
+    has the size of the largest download in GB, by default 8. The file is compared with its SHA-256, or the first digits
+    of it, if the address ends in ``#sha256=<digits>`` or its name in ``-<eight or more digits>.<suffix>``, as names of
+    torch.hub do.
+
+    Args:
+        address: begins with ``http://`` or ``https://``.
+
+    Raises:
+        CheckpointError: the address cannot be read, or the file is too large, too slow or another than its hash says.
+        ConfigError: the limit is no number.
+    """
+    if not address.startswith(("http://", "https://")):
+        raise CheckpointError(
+            f"cannot read {address}: checkpoints are read from files, http:// and https://; download it and name the "
+            "file"
+        )
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise CheckpointError(f"{address} is no address: {error}") from error
+    name = re.sub(r"[^\w.-]", "_", unquote(parts.path).rpartition("/")[2])[-100:].lstrip(".") or "checkpoint"
+    digits = _digits(parts.fragment, name, address)
+    folder = Path(torch.hub.get_dir()) / "ssm_checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
+    with _locked(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():
+            part = path.with_name(f"{path.name}.part")
+            try:
+                found = _copy(address.partition("#")[0], part, _limit())
+                if digits and not found.startswith(digits):
+                    raise CheckpointError(f"{address} is another file than its hash says: SHA-256 is {found}")
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    return path
+
+
+def _limit() -> float:
+    """The largest download in bytes."""
+    text = os.environ.get(LIMIT_SWITCH, "") or str(_LIMIT)
+    try:
+        limit = float(text) * 1e9
+    except ValueError:
+        limit = -1.0
+    if not limit > 0:
+        raise ConfigError(f"{LIMIT_SWITCH} is the size of the largest download in GB, not {text!r}")
+    return limit
+
+
+def _digits(fragment: str, name: str, address: str) -> str:
+    """The first digits of the SHA-256 that an address gives, or nothing."""
+    if fragment:
+        match = re.fullmatch(r"sha256=([0-9a-f]{8,64})", fragment.lower())
+        if match is None:
+            raise CheckpointError(f"{address} ends in no hash: write #sha256= and at least 8 digits")
+        return match[1]
+    match = _HASH_IN_NAME.search(name)
+    return match[1] if match and not _DATE.fullmatch(match[1]) else ""
+
+
+def _copy(address: str, path: Path, limit: float) -> str:
+    """Write what is at an address to a file and return its SHA-256."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _NoDowngrade(),
+    ):
+        opener.add_handler(handler)
+    digest, size, start = hashlib.sha256(), 0, time.monotonic()
+    too_large = f"{address} is larger than {limit / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
+    try:
+        with opener.open(address, timeout=_SILENCE) as answer, open(path, "wb") as file:
+            announced = answer.headers.get("Content-Length", "")
+            if announced.isdigit() and int(announced) > limit:
+                raise CheckpointError(too_large)
+            while chunk := answer.read1(_CHUNK):
+                size += len(chunk)
+                if size > limit:
+                    raise CheckpointError(too_large)
+                if time.monotonic() - start > _GRACE + size / _SLOWEST:
+                    raise CheckpointError(
+                        f"cannot load the checkpoint {address}: it comes at less than {_SLOWEST // 1000} kB/s"
+                    )
+                digest.update(chunk)
+                file.write(chunk)
+            if announced.isdigit() and size < int(announced):
+                raise CheckpointError(
+                    f"cannot load the checkpoint {address}: it ended after {size} of {announced} bytes"
+                )
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"cannot load the checkpoint {address}: {reason}") from error
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process of several download a file; the others wait for it."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

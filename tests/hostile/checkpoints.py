@@ -1,0 +1,260 @@
+"""Hostile checkpoint files: programs, sizes out of proportion, wrong numbers, and descriptions that no model has.
+
+Each function writes a file. ``python tests/hostile/attack.py --count 500 --seed 1`` gives them to every tool.
+"""
+
+import io
+import os
+import pickle
+import random
+import struct
+import zipfile
+from collections import OrderedDict
+
+import torch
+
+DIMS, CLASSES = (8, 16, 16, 16), 10
+
+
+class Program:
+    """Makes a folder when it is unpickled by a reader that runs programs."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.makedirs, (self.mark, 0o777, True)
+
+
+class Raw:
+    """Calls a function of a name, with any arguments, when it is unpickled."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def model():
+    """A small model with its description, in the form of tools/train.py."""
+    from quadtree_ssm import QuadMamba
+
+    sizes = {"depths": (1, 1, 1, 1), "dims": DIMS, "num_classes": CLASSES, "in_chans": 1}
+    state = {f"backbone.{k}": v for k, v in QuadMamba(**sizes).state_dict().items()}
+    meta = {
+        "model": {"type": "ImageClassifier", "backbone": {"type": "quadtree_ssm.QuadMamba", **sizes}},
+        "test_transform": {"type": "TestTransform", "size": 32, "mean": (0.5,), "std": (0.5,)},
+        "dataset_meta": {"classes": tuple("0123456789")},
+        "epoch": 1,
+        "iter": 6,
+    }
+    return {"state_dict": state, "meta": meta, "optimizer": {}, "message_hub": {}}
+
+
+def _write_archive(path, content, storages, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/byteorder", "little")
+        for key, values in storages.items():
+            archive.writestr(f"archive/data/{key}", values)
+        archive.writestr("archive/version", "3\n")
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, item):
+        return item.identity if isinstance(item, Storage) else None
+
+
+class Storage:
+    """Stands for the bytes of a tensor in a pickle."""
+
+    def __init__(self, key, count):
+        self.identity = ("storage", torch.FloatStorage, key, "cpu", count)
+
+
+class Described:
+    """A tensor with a size and strides of one's choice."""
+
+    def __init__(self, storage, size, stride, offset=0):
+        self.arguments = (storage, offset, size, stride, False, OrderedDict())
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+def pickled(value):
+    file = io.BytesIO()
+    _Pickler(file, 2).dump(value)
+    return file.getvalue()
+
+
+def program(path, draw, mark):
+    torch.save({**model(), "extra": Program(mark)}, path)
+
+
+def legacy_program(path, draw, mark):
+    torch.save({**model(), "extra": Program(mark)}, path, _use_new_zipfile_serialization=False)
+
+
+def bare_pickle(path, draw, mark):
+    path.write_bytes(pickle.dumps(Program(mark)))
+
+
+def text_of_a_config(path, draw, mark):
+    state = model()
+    state["meta"]["config"] = f"import os\nos.makedirs({str(mark)!r}, exist_ok=True)\n"
+    torch.save(state, path)
+
+
+def imported_scope(path, draw, mark):
+    state = model()
+    state["meta"]["model"]["backbone"][draw.choice(["_scope_", "custom_imports"])] = "antigravity"
+    torch.save(state, path)
+
+
+def imported_type(path, draw, mark):
+    state = model()
+    state["meta"]["model"]["backbone"]["type"] = draw.choice(
+        ["os.makedirs", "antigravity.fly", "this.s", ["a"], {"b": 1}]
+    )
+    torch.save(state, path)
+
+
+def compressed_zeros(path, draw, mark):
+    count = draw.choice([1 << 27, 1 << 28])
+    _write_archive(path, pickled({"w": Described(Storage("0", count), (count,), (1,))}), {}, zipfile.ZIP_DEFLATED)
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data/0", "w", force_zip64=True) as file,
+    ):
+        for _ in range(count * 4 >> 24):
+            file.write(bytes(1 << 24))
+
+
+def enlarged_storage(path, draw, mark):
+    count = draw.choice([10**9, 3 * 10**9, 10**12])
+    _write_archive(path, pickled({"w": Described(Storage("0", 4), (count,), (1,))}), {"0": bytes(16)})
+
+
+def repeated_elements(path, draw, mark):
+    size = (draw.choice([10**5, 10**6]), 10**4)
+    _write_archive(path, pickled({"w": Described(Storage("0", 4), size, (0, 0))}), {"0": bytes(16)})
+
+
+def more_than_is_there(path, draw, mark):
+    count = draw.choice([5, 1 << 20, 1 << 40])
+    _write_archive(path, pickled({"w": Described(Storage("0", count), (4,), (1,))}), {"0": bytes(16)})
+
+
+def negative_sizes(path, draw, mark):
+    described = Described(
+        Storage("0", 4), *draw.choice([((-1,), (1,)), ((2,), (-1,)), ((2, 2), (1,)), ((2**70,), (1,))])
+    )
+    _write_archive(path, pickled({"w": described}), {"0": bytes(16)})
+
+
+def byte_array(path, draw, mark):
+    _write_archive(path, pickled({"w": torch.Size, "b": Raw(bytearray, draw.choice([3 * 10**9, 10**12]))}), {})
+
+
+def nested_lists(path, draw, mark):
+    value = [1] * 10
+    for _ in range(draw.randint(20, 90)):
+        value = [value] * 10
+    state = model()
+    state["meta"][draw.choice(["dataset_meta", "model", "extra"])] = {"classes": value, "type": value, "backbone": {}}
+    torch.save(state, path)
+
+
+def itself_within(path, draw, mark):
+    value = {}
+    value["classes"] = [value]
+    torch.save({**model(), "meta": value}, path)
+
+
+def memo_index(path, draw, mark):
+    _write_archive(path, b"\x80\x02]r" + struct.pack("<I", draw.choice([1 << 28, 1 << 31])) + b".", {})
+
+
+def copied_lists(path, draw, mark):
+    values = list(range(100_000))
+    state = model()
+    state["meta"]["extra"] = [Raw(OrderedDict, [(n, n) for n in values])]
+    content = (
+        b"\x80\x02("
+        + pickle.dumps(values, 2)[2:-1]
+        + b"q\x64"
+        + b"c__builtin__\nset\nh\x64\x85R" * draw.choice([10**4, 10**5])
+    )
+    _write_archive(path, content + b"l.", {})
+
+
+def wrong_numbers(path, draw, mark):
+    state = model()
+    kind = draw.choice([torch.bool, torch.int64, torch.uint8, torch.complex64])
+    for name in state["state_dict"]:
+        state["state_dict"][name] = state["state_dict"][name].to(kind)
+    torch.save(state, path)
+
+
+def not_finite(path, draw, mark):
+    state = model()
+    name = draw.choice([name for name, value in state["state_dict"].items() if value.is_floating_point()])
+    state["state_dict"][name] = torch.full_like(state["state_dict"][name], draw.choice([float("nan"), float("inf")]))
+    torch.save(state, path)
+
+
+def deep_model(path, draw, mark):
+    state = model()
+    state["meta"]["model"]["backbone"]["depths"] = draw.choice([(1, 1, 10**7, 1), [10**9] * 4, [1] * 10**6, "many", 7])
+    torch.save(state, path)
+
+
+def wide_model(path, draw, mark):
+    state = model()
+    key, value = draw.choice([
+        ("dims", [10**9] * 4), ("dims", [30_000] * 4), ("num_classes", 10**9), ("in_chans", 10**8), ("d_state", 10**7),
+        ("ssm_ratio", 1e300), ("mlp_ratio", float("nan")), ("dims", [-1] * 4), ("dims", [[1]] * 4),
+        ("arch", "a" * 10**6),
+    ])  # fmt: skip
+    state["meta"]["model"]["backbone"][key] = value
+    torch.save(state, path)
+
+
+def large_photo(path, draw, mark):
+    state = model()
+    state["meta"]["test_transform"]["size"] = draw.choice([10**6, -1, 0, 1.5, True, "large"])
+    torch.save(state, path)
+
+
+def numbered_block(path, draw, mark):
+    """A file in the released form, in which a name's number says how deep the network is."""
+    state = {
+        "patch_embed.proj.weight": torch.ones(8, 3, 3, 3),
+        f"{draw.choice(['levels', 'layers', 'stages'])}.0.blocks.{10**7}.norm.weight": torch.ones(8),
+        "patch_embed.conv1.weight": torch.ones(8, 3, 3, 3),
+    }
+    torch.save({"model": state}, path)
+
+
+def damaged(path, draw, mark):
+    torch.save(model(), path)
+    content = bytearray(path.read_bytes())
+    for _ in range(draw.randint(1, 8)):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content[: draw.choice([len(content), draw.randrange(len(content))])])
+
+
+ATTACKS = (
+    program, legacy_program, bare_pickle, text_of_a_config, imported_scope, imported_type, compressed_zeros,
+    enlarged_storage, repeated_elements, more_than_is_there, negative_sizes, byte_array, nested_lists, itself_within,
+    memo_index, copied_lists, wrong_numbers, not_finite, deep_model, wide_model, large_photo, numbered_block, damaged,
+)  # fmt: skip
+# What is harmless, if its reader ignores the hostile part, and may then be taken.
+MAY_BE_READ = {text_of_a_config, imported_scope, damaged, large_photo, nested_lists}
+
+
+def write(attack, path, seed, mark):
+    """Write one hostile file."""
+    attack(path, random.Random(seed), mark)
