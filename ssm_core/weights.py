@@ -70,7 +70,9 @@ def read_file(path: str | Path, device: torch.device | str = "cpu") -> Any:
         raise CheckpointError(f"cannot read the checkpoint {path}: it is a directory") from None
     except archives.ForeignObjectError as error:
         if str(error).startswith("torch._"):
-            raise CheckpointError(f"{path} is not a state dict: it holds other things than named dense tensors ({error})") from None
+            raise CheckpointError(
+                f"{path} is not a state dict: it holds other things than named dense tensors ({error})"
+            ) from None
         raise CheckpointError(
             f"{path} holds pickled Python objects ({error}), which could run any code when loaded: if you trust it, "
             "load it where its authors' code is installed and save its state dict alone"
