@@ -18,7 +18,7 @@ def loop(u, delta, A, B, C, D=None, bias=None, *, softplus=True, steps=None):
         y ``[L, D]`` at the tokens' places, and the last state ``[D, N]``.
     """
     h, outputs = torch.zeros_like(A), {}
-    for t in range(len(u)) if steps is None else steps.tolist():
+    for t in range(len(u)) if steps is None else steps:
         step = delta[t] if bias is None else delta[t] + bias
         step = torch.log1p(torch.exp(step)) if softplus else step
         h = torch.exp(step[:, None] * A) * h + (step * u[t])[:, None] * B[t]
@@ -44,6 +44,7 @@ class Case:
 def _directions(states: int, ordered: bool, parameters: bool, length: int = 4) -> Case:
     order = make_order(2, 2, length) if ordered else None
     reverse = (False, True) if ordered else (False, False)
+    visits = None if order is None else order.tolist()  # PyTorch 2.6 reads no values inside a transform
 
     def function(device, backend):
         there = None if order is None else order.to(device)
@@ -54,7 +55,7 @@ def _directions(states: int, ordered: bool, parameters: bool, length: int = 4) -
         for b in range(len(x)):
             y = torch.zeros_like(x[b])
             for k in range(2):
-                steps = None if order is None else order[b, k].flip(0) if reverse[k] else order[b, k]
+                steps = None if visits is None else visits[b][k][::-1] if reverse[k] else visits[b][k]
                 rest = (None, None) if D is None else (D[k], bias[k])
                 y = y + loop(x[b], delta[b, k], A[k], B[b, k], C[b, k], *rest, steps=steps)[0]
             samples.append(y)
@@ -74,7 +75,7 @@ def _mamba(softplus: bool, form: str, reverse: bool = False, gated: bool = True)
 
     def definition(u, delta, A, B, C, D, bias, z=None):
         outputs, states = [], []
-        steps = torch.arange(length).flip(0) if reverse else None
+        steps = range(length)[::-1] if reverse else None
         for b in range(batch):
             ys, lasts = [], []
             for d in range(channels):

@@ -38,12 +38,12 @@ def linear_recurrence(
 
 def previous(h: Tensor) -> Tensor:
     """The state before each step, zero before the first."""
-    return torch.nn.functional.pad(h.narrow(_STEPS, 0, h.shape[_STEPS] - 1), (0, 0, 0, 0, 1, 0))
+    return torch.cat([torch.zeros_like(h[:, :, :1]), h[:, :, :-1]], dim=_STEPS)
 
 
 def following(h: Tensor) -> Tensor:
     """The state after each step, zero after the last."""
-    return torch.nn.functional.pad(h.narrow(_STEPS, 1, h.shape[_STEPS] - 1), (0, 0, 0, 0, 0, 1))
+    return torch.cat([h[:, :, 1:], torch.zeros_like(h[:, :, :1])], dim=_STEPS)
 
 
 def _check(decay: Tensor, drive: Tensor) -> None:
