@@ -50,6 +50,10 @@ class DivergedError(UserError):
     """Training met a NaN or an infinity and stopped."""
 
 
+class StoppedError(UserError):
+    """Something from outside stopped a training, such as a signal, and its state is saved: it can be resumed."""
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` with the candidate most similar to ``name``, or ``""`` if none is similar."""
     by_lower = {c.lower(): c for c in candidates}

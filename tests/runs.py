@@ -125,11 +125,18 @@ def train_and_die_while_saving(name, work_dir, number, *options):
     train(name, work_dir, *options)
 
 
-def train_distributed(name, work_dir, rank, size, port, *options):
+def train_distributed(name, work_dir, rank, size, port, *options, **settings):
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    train(name, work_dir, *options, launcher="pytorch")
+    train(name, work_dir, *options, launcher="pytorch", **settings)
+
+
+def train_distributed_tool(*arguments, **settings):
+    """Train as a process of several, as tools/train.py does, and exit with the same status."""
+    from ssm_train.apis import cli
+
+    sys.exit(cli.run(lambda: train_distributed(*arguments, **settings)))
 
 
 @functools.cache

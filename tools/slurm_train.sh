@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains under Slurm, one process per GPU:
-#   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=10] [SRUN_ARGS="..."] tools/slurm_train.sh PARTITION CONFIG [arguments of tools/train.py]
-# --resume is given, so that a requeued job goes on where it was.
+# Submits a training to Slurm as a batch job that saves itself before its time ends and resumes itself:
+#   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=10] [SBATCH_ARGS="..."] [SRUN_ARGS="..."] tools/slurm_train.sh PARTITION CONFIG [arguments of tools/train.py]
+# One process per GPU; GRES= (empty) asks for no GPU and trains GPUS processes on CPUs. tools/slurm_job.sh is the job.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,4s/^# //p' "$0" >&2
@@ -9,11 +9,13 @@ if [ $# -lt 2 ]; then
 fi
 partition=$1 config=$2
 shift 2
+tools=$(cd "$(dirname "$0")" && pwd)
 gpus=${GPUS:-8} per_node=${GPUS_PER_NODE:-8}
 [ "$gpus" -lt "$per_node" ] && per_node=$gpus
-# SRUN_ARGS is a list of words on purpose.
+gres=${GRES-gpu:$per_node}
+# SBATCH_ARGS and SRUN_ARGS are lists of words on purpose. Slurm's own SBATCH_... variables work too.
 # shellcheck disable=SC2086
-exec srun --partition "$partition" --job-name "$(basename "$config" .py)" --ntasks "$gpus" \
-    --ntasks-per-node "$per_node" --gres "gpu:$per_node" --cpus-per-task "${CPUS_PER_TASK:-10}" \
-    --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$config" --launcher slurm --resume "$@"
+SRUN_ARGS="${SRUN_ARGS:-}" PYTHON="${PYTHON:-python}" exec sbatch --partition "$partition" \
+    --job-name "$(basename "$config" .py)" --ntasks "$gpus" --ntasks-per-node "$per_node" ${gres:+--gres "$gres"} \
+    --cpus-per-task "${CPUS_PER_TASK:-10}" --requeue --open-mode append --signal "USR1@${SECONDS_TO_SAVE:-120}" \
+    ${SBATCH_ARGS:-} "$tools/slurm_job.sh" "$tools" "$config" "$@"

@@ -9,10 +9,12 @@ default_hooks = dict(
     non_finite=dict(type="ssm_train.NonFiniteHook"),
     curves=dict(type="ssm_train.CurvesHook", interval=50),
     checkpoint=dict(type="ssm_train.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
+    timed_checkpoint=dict(type="ssm_train.TimedCheckpointHook", minutes=10),
 )
 # All scalars are named train/… or val/…, and their axis counts iterations.
 log_processor = dict(log_with_hierarchy=True)
 visualizer = dict(type="ssm_train.TrainingVisualizer", tensorboard=True, wandb=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0), dist_cfg=dict(backend="nccl"))
+process_timeout = 60  # seconds of silence after which a process of the run is given up
 randomness = dict(seed=0)
 log_level = "INFO"

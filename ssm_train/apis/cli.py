@@ -4,12 +4,16 @@ An error that the user can act on is one line and a non-zero exit status, not a 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, UserError
+from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, StoppedError, UserError
 
 TRACEBACK_SWITCH = "SSM_TRACEBACK"
+# EX_TEMPFAIL of sysexits.h: the same command, given again with --resume, goes on. The same as in
+# ssm_train.runtime.rescue, which imports torch.
+STOPPED = 75
 
 
 def run(main: Callable[[], None]) -> int:
@@ -22,7 +26,8 @@ def run(main: Callable[[], None]) -> int:
         main: the function.
 
     Returns:
-        0 after success, 1 after an error that the user can act on, 130 after Ctrl-C.
+        0 after success, 1 after an error that the user can act on, 75 after a training was stopped from outside and its
+        state saved, 130 after Ctrl-C in any other place.
     """
     let_threads_sleep()
     try:
@@ -32,6 +37,15 @@ def run(main: Callable[[], None]) -> int:
             if str(error.name).split(".")[0] not in EXTRAS:
                 raise
             raise MissingPackageError(str(error.name), "this tool") from error
+    except StoppedError as error:
+        from ssm_train.data.workers import STOP_SIGNALS
+
+        # A launcher ends the other processes when the first one ends. They end with this status as well.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if str(error):
+            print(sentence(error), file=sys.stderr)
+        return STOPPED
     except (UserError, NonFiniteError) as error:
         if os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise

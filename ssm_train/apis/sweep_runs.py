@@ -195,12 +195,16 @@ class Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         command = self.launch.command(self.settings.config, self.settings.arguments_of(outcome.settings, folder))
         start = time.perf_counter()
-        with (folder / LOG).open("wb") as log:
+        path = folder / LOG
+        path.write_bytes(b"")
+        with path.open("ab") as log:  # a job of Slurm appends to it, too
             environment = {"PYTHON": sys.executable, **os.environ}
+            if self.launch.partition:
+                environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(path.resolve()).replace("%", "%%")}
             status = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
         outcome.seconds += time.perf_counter() - start
         outcome.status = "failed" if status else "done"
-        outcome.error = reason(status, folder / LOG) if status else ""
+        outcome.error = reason(status, path) if status else ""
         record = {"given": self.settings.identity_of(outcome.settings), "status": outcome.status}
         record |= {"seconds": outcome.seconds, "error": outcome.error}
         write_text_atomically(folder / RECORD, json.dumps(record, indent=1))

@@ -114,6 +114,28 @@ def on_cpu(value: Any, copy: bool = False) -> Any:
     return value
 
 
+def detached(value: Any) -> Any:
+    """Copy every tensor in nested dicts, lists and tuples to the CPU, without waiting for a device.
+
+    A tensor of a GPU is copied into pinned memory behind what its stream has still to do. The copy is complete when the
+    stream has come to this place.
+
+    Args:
+        value: the nested containers. Changing them or their tensors afterwards does not change the copy.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.device.type == "cpu":
+            return value.clone()
+        pinned = torch.empty_like(value, device="cpu", pin_memory=value.device.type == "cuda")
+        return pinned.copy_(value, non_blocking=value.device.type == "cuda")
+    if isinstance(value, Mapping):
+        return {key: detached(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(detached(item) for item in value)
+    return value
+
+
 def pack_message_hub(state: dict) -> dict:
     """Convert the state of mmengine's message hub to plain data.
 
@@ -144,7 +166,9 @@ def _candidates(folder: Path) -> Iterator[Path]:
         last = Path(pointer.read_text().strip())
         # The folder may have been moved or copied after the pointer was written.
         yield last if last.exists() else folder / last.name
-    numbered = [(p.stat().st_mtime_ns, p) for p in folder.glob("*.pth") if re.fullmatch(r"(epoch|iter)_\d+", p.stem)]
+    numbered = [
+        (p.stat().st_mtime_ns, p) for p in folder.glob("*.pth") if re.fullmatch(r"(epoch|iter|state)_\d+", p.stem)
+    ]
     yield from (path for _, path in sorted(numbered, reverse=True))
 
 

@@ -1,6 +1,8 @@
 """Starting a run of several processes: the process group, the norms, and the wrapper for data parallelism."""
 
 import os
+import re
+import subprocess
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -23,14 +25,49 @@ def join_processes(launcher: Launcher) -> None:
         launcher: the program that started this process.
 
     Raises:
-        ConfigError: the process was not started by the launcher, or the launcher needs GPUs.
+        ConfigError: the process was not started by the launcher.
     """
+    if launcher == "slurm":
+        read_slurm()
     if "RANK" not in os.environ and launcher == "pytorch":
         raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
     if not torch.cuda.is_available() and not torch.distributed.is_initialized():
-        if launcher != "pytorch":
-            raise ConfigError(f"--launcher {launcher} needs GPUs: on CPUs use `tools/dist_train.sh CONFIG PROCESSES`")
         torch.distributed.init_process_group("gloo")
+
+
+def read_slurm() -> None:
+    """Set the variables by which torch joins a process group, from those that Slurm sets for a task.
+
+    The first node of the step has the meeting point, at the address by which Slurm itself reaches that node. The port
+    follows from the number of the job. ``MASTER_ADDR`` and ``MASTER_PORT`` are kept where they are set.
+
+    Raises:
+        ConfigError: the process is no task of Slurm.
+    """
+    known = os.environ
+    if "SLURM_PROCID" not in known or "SLURM_NTASKS" not in known:
+        raise ConfigError("--launcher slurm is for tasks of Slurm: start with `tools/slurm_train.sh PARTITION CONFIG`")
+    known.setdefault("RANK", known["SLURM_PROCID"])
+    known.setdefault("WORLD_SIZE", known["SLURM_NTASKS"])
+    known.setdefault("LOCAL_RANK", known.get("SLURM_LOCALID", "0"))
+    known.setdefault("MASTER_PORT", str(20000 + int(known.get("SLURM_JOB_ID", "0")) % 10000))
+    if "MASTER_ADDR" not in known:
+        nodes = known.get("SLURM_STEP_NODELIST") or known.get("SLURM_NODELIST", "")
+        known["MASTER_ADDR"] = _address_of_first(nodes)
+
+
+def _address_of_first(nodes: str) -> str:
+    """The address of the first node in a list such as ``n[1-2]``; its name if Slurm does not say more."""
+    try:
+        names = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=30)
+        first = names.stdout.split()[0]
+        shown = subprocess.run(
+            ["scontrol", "--oneliner", "show", "node", first], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, IndexError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"Slurm does not say where the nodes {nodes!r} are ({error}): set MASTER_ADDR") from error
+    address = re.search(r"\bNodeAddr=(\S+)", shown.stdout)
+    return address[1] if address else first
 
 
 def synchronise_norms(model: nn.Module, on_gpu: bool, convert: bool) -> nn.Module:

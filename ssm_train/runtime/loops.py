@@ -1,5 +1,6 @@
 """Training loops that can resume at any iteration."""
 
+from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ssm_core.errors import CheckpointError
@@ -67,7 +68,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     def _validate(self) -> None:
         # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_epoch_validated", self._epoch)
-        self.runner.val_loop.run()
+        _validate_or_forget(self.runner, "last_epoch_validated")
 
     def _check_epoch_length(self) -> None:
         length = len(self.dataloader)
@@ -126,7 +127,24 @@ class ResumableIterLoop(IterBasedTrainLoop):
     def _validate(self) -> None:
         # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_iteration_validated", self._iter)
-        self.runner.val_loop.run()
+        _validate_or_forget(self.runner, "last_iteration_validated")
+
+
+def _validate_or_forget(runner: Runner, mark: str) -> None:
+    """Validate. If a signal or an error stops it, put back the state of before: not validated, with its own weights.
+
+    Args:
+        runner: the Runner.
+        mark: name of the information in the message hub that the validation was made.
+    """
+    try:
+        runner.val_loop.run()
+    except Exception:
+        runner.message_hub.runtime_info.pop(mark)
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook.after_val_epoch(runner)  # the averaged weights are in the model, and go back
+        raise
 
 
 def is_shown(runner: Runner) -> bool:

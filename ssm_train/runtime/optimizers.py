@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -55,6 +55,8 @@ class GuardedOptimWrapper(OptimWrapper):
         self.dtype = getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == "float16")
         self._loss: Tensor | float = 0.0
+        # Called before anything of the state of the run changes.
+        self.before_update: Callable[[], None] | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -79,6 +81,8 @@ class GuardedOptimWrapper(OptimWrapper):
         Raises:
             NonFiniteError: the loss or the gradient norm is not finite. The parameters are unchanged.
         """
+        if self.before_update is not None:
+            self.before_update()
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         options = self.clip_grad_kwargs or {}

@@ -4,6 +4,7 @@ No random number depends on those drawn before, on the number of workers or on h
 There are therefore no random states to save. A run that is killed and resumed at any iteration draws the same numbers.
 """
 
+import functools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
+from ssm_train.data.workers import StoppableLoader, shielded
 from ssm_train.data.wrapper import DatasetWrapper
 
+STALLED = 300  # seconds after which workers that gave no batch are given up, unless the loader's timeout says otherwise
 _SAMPLE, _ITERATION = 0, 1  # first number of a key, so that samples and iterations never share a key
 
 
@@ -118,14 +121,14 @@ def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = N
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
-    return DataLoader(
+    return StoppableLoader(
         SeededDataset(loader.dataset if dataset is None else dataset, seed),
         batch_sampler=ResumableBatchSampler(loader.batch_sampler),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory and torch.accelerator.is_available(),
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
+        timeout=loader.timeout or (STALLED if loader.num_workers else 0),
+        worker_init_fn=functools.partial(shielded, loader.worker_init_fn),
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,

@@ -1,6 +1,7 @@
 """mmengine's Runner, made reproducible, resumable at any iteration, and able to train on CPUs in several processes."""
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ssm_core import weights
-from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, UserError
+from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
 from ssm_train.data.guarded import guarded
+from ssm_train.data.workers import StoppableLoader
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import pretrained
 from ssm_train.runtime.building import building_from_config, describe_model
 from ssm_train.runtime.evaluator import ReadableEvaluator
 from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
+from ssm_train.runtime.rescue import RescueHook
+from ssm_train.runtime.states import StateFiles, check_finite
+from ssm_train.runtime.stop_hook import StopHook
+from ssm_train.runtime.stopping import StopSignals, StopTraining
 from ssm_train.runtime.trackers.wandb import run_identity
 
 _FOREIGN = "; convert a file that the models' authors released with tools/convert_checkpoint.py first"
@@ -43,6 +49,8 @@ class Runner(mmengine_runner.Runner):
 
     # The last checkpoint that can be resumed: number of completed iterations, and file.
     last_saved: tuple[int, Path] | None = None
+    # Watches the other processes while training, and saves the state if the run cannot go on.
+    rescue: RescueHook | None = None
     # Weights to start from if there is no checkpoint to resume.
     start_from: str | None = None
 
@@ -148,25 +156,47 @@ class Runner(mmengine_runner.Runner):
         Raises:
             DivergedError: a loss, a gradient or a weight is not finite. The hooks' ``on_non_finite`` has then saved the
                 last good state.
+            StoppedError: a signal stopped the training, or another process died. The state is saved.
+            UserError: a data loader's worker died, or another process failed. The state is saved.
         """
+        self.rescue = RescueHook(float(self.cfg.get("process_timeout", 60.0)))
+        stop_hook = StopHook(StopSignals())
+        self.register_hook(self.rescue)
+        self.register_hook(stop_hook)
         try:
             return super().train()
         except NonFiniteError as error:
+            self.rescue.announce(str(error))
             self.call_hook("on_non_finite", error=error)
             raise DivergedError(f"training stopped at iteration {self.iter + 1}: {error}") from error
+        except StopTraining as stop:
+            raise StoppedError(stop_hook.finish(self, stop)) from None
+        except Exception as error:
+            explained = self.rescue.explain(self, error)
+            if explained is None:
+                raise
+            raise explained from error
+        finally:
+            self.rescue.stop()
+            self.states.wait()
+            stop_hook.signals.restore()
+
+    @cached_property
+    def states(self) -> StateFiles:
+        """The rotating files with the state of the run."""
+        return StateFiles(Path(self.work_dir), self.logger)
+
+    @property
+    def last_iteration_saved(self) -> int:
+        """Number of completed iterations in the newest state that can be resumed; -1 if there is none."""
+        return max((saved[0] for saved in (self.last_saved, self.states.newest) if saved), default=-1)
 
     def stop_workers(self) -> None:
-        """End the worker processes that data loaders keep. Call this after the run, also if it failed.
-
-        Otherwise torch waits five seconds for each of them when Python exits (pytorch/pytorch issue 81794).
-        """
+        """End the worker processes of data loaders. Call this after the run, also if it failed."""
         for loop in (self._train_loop, self._val_loop, self._test_loop):
-            # A loop that was never built has no loader. A loader that does not keep its workers has no iterator.
-            loader = getattr(loop, "dataloader", None)
-            iterator = getattr(loader, "_iterator", None)
-            if iterator is not None:
-                iterator._shutdown_workers()
-                loader._iterator = None
+            loader = getattr(loop, "dataloader", None)  # a loop that was never built has none
+            if isinstance(loader, StoppableLoader):
+                loader.stop_workers()
 
     def _maybe_compile(self, target: str) -> None:
         """Compile the backbone if the config has ``compile``, which is True or the arguments of ``torch.compile``.
@@ -300,13 +330,17 @@ class Runner(mmengine_runner.Runner):
         if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
             self.logger.warning(f"{filename} was trained with {', '.join(differences)}, unlike this config")
 
-    def checkpoint_state(self, meta: dict, optimizer: bool = True, schedulers: bool = True) -> dict:
+    def checkpoint_state(
+        self, meta: dict, optimizer: bool = True, schedulers: bool = True, detached: bool = False
+    ) -> dict:
         """All that a run needs to continue, as plain data on the CPU. It shares memory with a model on the CPU.
 
         Args:
             meta: numbers of completed epochs, ``epoch``, and of completed iterations, ``iter``.
             optimizer: whether to include the state of the optimizer.
             schedulers: whether to include the states of the parameter schedulers.
+            detached: whether the state is a copy that shares no memory and does not wait for the device; see
+                :func:`.checkpoints.detached` for when it is complete.
         """
         state = {
             "meta": {
@@ -328,7 +362,7 @@ class Runner(mmengine_runner.Runner):
         elif schedulers and self.param_schedulers is not None:
             state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
         self.call_hook("before_save_checkpoint", checkpoint=state)
-        return ckpt.on_cpu(state)
+        return ckpt.detached(state) if detached else ckpt.on_cpu(state)
 
     def _test_transform(self) -> dict | None:
         """Config of the transform of the test images, which the weights depend on; None if the dataset has none."""
@@ -362,6 +396,7 @@ class Runner(mmengine_runner.Runner):
             meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
         state = self.checkpoint_state(meta, save_optimizer, save_param_scheduler)
         check_finite(state)
+        self.states.wait()  # the pointer to the last checkpoint must not go back to an earlier one
         path = Path(out_dir) / filename
         ckpt.save(state, path)
         if save_optimizer:
@@ -378,17 +413,6 @@ def _check_batches(loader: DataLoader) -> None:
             f"a process has {samples} samples to train on, fewer than one batch of {size}: set "
             f"train_dataloader.batch_size={samples} or less"
         )
-
-
-def check_finite(state: dict) -> None:
-    """Check the weights in the state of a checkpoint, and their moving average.
-
-    Raises:
-        NonFiniteError: one of them is NaN or infinite.
-    """
-    for part in ("state_dict", "ema_state_dict"):
-        if (bad := weights.first_non_finite(state.get(part, {}))) is not None:
-            raise NonFiniteError(f"{bad} is not finite")
 
 
 def _is_short(record: logging.LogRecord) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from command_line import CONFIGS, error_of, run
+from command_line import CONFIGS, ROOT, error_of, run
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
@@ -110,13 +110,13 @@ def test_a_misspelt_key_stops_before_anything_runs(tmp_path, capsys):
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Install a queue that records what is submitted. The job of seed 1 fails until a file ``mended`` exists."""
-    (tmp_path / "srun").write_text(
+    (tmp_path / "sbatch").write_text(
         f"""#!/bin/sh
 echo "$@" >> {tmp_path}/submitted
 case "$*" in *seed=1) [ -e {tmp_path}/mended ] || {{ echo "error: no GPU is left" >&2; exit 1; }};; esac
 """
     )
-    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return lambda: sorted((tmp_path / "submitted").read_text().splitlines())
 
@@ -127,7 +127,7 @@ def test_submits_to_slurm_and_survives_a_failed_run(tmp_path, slurm, capsys):
     assert line == "error: 1 of 3 runs failed; the same command tries them again"
     for seed, submitted in enumerate(slurm()):
         assert submitted.startswith("--partition gpu ")
-        assert f"--launcher slurm --resume --work-dir {tmp_path}/runs/seed={seed} --cfg-options" in submitted
+        assert f"slurm_job.sh {ROOT}/tools {DIGITS} --work-dir {tmp_path}/runs/seed={seed} --cfg-options" in submitted
         assert submitted.endswith(f"randomness.seed={seed}")
     table = (tmp_path / "runs" / "table.md").read_text()
     assert "| 2 of 3 | – | – |" in table, "jobs that left no curves have no figures"

@@ -98,16 +98,16 @@ def test_resuming_with_another_batch_size(trained, capsys, tmp_path):
     assert "has 4 iterations an epoch and this config gives 5" in line
 
 
-@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_job.sh"])
 def test_scripts_say_how_they_are_used(script):
     done = subprocess.run([ROOT / "tools" / script], capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"tools/{script} " in done.stderr
+    assert f"{script} " in done.stderr
 
 
 def test_slurm_script(tmp_path):
-    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
-    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "sbatch").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "sbatch").chmod(0o755)
     done = subprocess.run(
         [ROOT / "tools" / "slurm_train.sh", "gpu", DIGITS, "--amp"],
         capture_output=True,
@@ -116,4 +116,4 @@ def test_slurm_script(tmp_path):
     )
     assert done.returncode == 0
     assert "--ntasks 4 --ntasks-per-node 4 --gres gpu:4" in done.stdout
-    assert done.stdout.rstrip().endswith(f"train.py {DIGITS} --launcher slurm --resume --amp")
+    assert done.stdout.rstrip().endswith(f"slurm_job.sh {ROOT}/tools {DIGITS} --amp")

@@ -4,6 +4,7 @@ from ssm_train.runtime.hooks.checkpoint import AtomicCheckpointHook
 from ssm_train.runtime.hooks.curves import CurvesHook
 from ssm_train.runtime.hooks.iteration_seed import IterationSeedHook
 from ssm_train.runtime.hooks.non_finite import NonFiniteHook
+from ssm_train.runtime.hooks.timed_checkpoint import TimedCheckpointHook
 from ssm_train.runtime.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "CurvesHook",
     "IterationSeedHook",
     "NonFiniteHook",
+    "TimedCheckpointHook",
     "UnreadableImagesHook",
 ]

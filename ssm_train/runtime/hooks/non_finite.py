@@ -13,7 +13,8 @@ from ssm_train.data.collate import names_in
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.files import write_text_atomically
-from ssm_train.runtime.runner import Runner, check_finite
+from ssm_train.runtime.runner import Runner
+from ssm_train.runtime.states import check_finite
 
 
 @HOOKS.register_module()
@@ -56,7 +57,7 @@ class NonFiniteHook(Hook):
         number = min(runner.iter + 1, runner.max_iters)  # all have run when the last checkpoint is written
         place = f"training stopped at iteration {number} (epoch {runner.epoch + 1})"
         rate = max(runner.optim_wrapper.get_lr()["lr"])
-        cause = f"{error}; {self._blame(runner)}"
+        cause = _of_all_processes(runner, f"{error}; {self._blame(runner)}")
         saved = self._save(runner) if is_main_process() else "the main process saves the state"
         raise DivergedError(f"{place}, learning rate {rate:.3g}: {cause}; {saved}") from error
 
@@ -76,6 +77,7 @@ class NonFiniteHook(Hook):
             return "there was no good state to save"
         if runner.last_saved is not None and runner.last_saved[0] >= state["meta"]["iter"]:
             return f"the last good state is in {runner.last_saved[1]}"
+        runner.states.wait()
         path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
         ckpt.save(state, path)
         write_text_atomically(path.with_name(ckpt.POINTER), str(path))
@@ -99,3 +101,12 @@ class NonFiniteHook(Hook):
         words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
         names = names_in(batch, bad or range(len(inputs)), runner.train_dataloader.dataset)
         return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+
+
+def _of_all_processes(runner: Runner, words: str) -> str:
+    """What went wrong, by process: the gradients are not finite in all of them when the loss of one is not."""
+    watch = runner.rescue and runner.rescue.watch
+    if watch is None:
+        return words
+    found = watch.share("non-finite", f"in process {runner.rank}: {words}")
+    return "; ".join([text for text in found if "inputs not finite" in text or "the loss is" in text] or found)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -24,6 +25,11 @@ class UnreadableImagesHook(Hook):
                 runner.logger.warning(f"cannot use the image {problem}: training on the next one in its place")
 
     def after_train(self, runner: Runner) -> None:
-        """Give the number of unreadable images."""
-        if self.seen:
-            runner.logger.warning(f"{len(self.seen)} training images could not be used")
+        """Give the number of unreadable images of all processes, and the names of those that others met."""
+        of_all: list[set[str]] = all_gather_object(self.seen)
+        seen = set().union(*of_all)
+        if runner.rank == 0:
+            for problem in sorted(seen - self.seen):
+                runner.logger.warning(f"another process could not use the image {problem}")
+        if seen:
+            runner.logger.warning(f"{len(seen)} training images could not be used")

@@ -1,0 +1,76 @@
+"""Data loaders' worker processes: signals that stop a training do not end them before it."""
+
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
+
+class StoppableLoader(DataLoader):
+    """torch's data loader, whose worker processes can be ended while its batches are being used."""
+
+    _running: weakref.ref | None = None
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()
+        self._running = weakref.ref(iterator)
+        return iterator
+
+    def stop_workers(self) -> None:
+        """End the workers. torch would do it when Python exits, and wait five seconds (pytorch/pytorch issue 81794)."""
+        iterator = self._running and self._running()
+        if hasattr(iterator, "_shutdown_workers"):  # it has workers
+            for worker in iterator._workers:
+                if self.lost_worker():  # a worker that is stopped would not end by itself
+                    worker.kill()
+            iterator._shutdown_workers()
+        self._iterator = None
+
+    def lost_worker(self) -> str:
+        """The worker that has died or is stopped, in words; an empty text if there is none."""
+        iterator = self._running and self._running()
+        for worker in getattr(iterator, "_workers", ()):
+            if worker.exitcode not in (None, 0):
+                return f"worker {worker.pid} of the data loader ended with {worker.exitcode}"
+            if worker.exitcode is None and _is_stopped(worker.pid):
+                return f"worker {worker.pid} of the data loader is stopped"
+        return ""
+
+
+def _is_stopped(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
+
+
+def shielded(given: Callable[[int], None] | None, worker: int) -> None:
+    """Start a worker process that only its training can end, as the ``worker_init_fn`` of a data loader.
+
+    Ctrl-C, torchrun and Slurm signal every process of a run. A worker that ended at once would fail the batch that its
+    training still needs for the state that it saves. A worker whose training is gone ends by itself: torch sees to it.
+
+    Args:
+        given: the loader's own ``worker_init_fn``, called afterwards.
+        worker: number of the worker.
+    """
+    for number in STOP_SIGNALS[1:]:
+        signal.signal(number, signal.SIG_IGN)
+    # torch ends a worker that hangs by SIGTERM, so the sender decides. A handler in Python is not told who it is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+    if given is not None:
+        given(worker)
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

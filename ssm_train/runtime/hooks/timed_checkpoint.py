@@ -1,0 +1,65 @@
+"""A hook that saves the state of a run every some minutes, beside the training."""
+
+import time
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+
+from ssm_core.errors import ConfigError
+from ssm_train.registry import HOOKS
+from ssm_train.runtime.runner import Runner
+
+
+@HOOKS.register_module()
+class TimedCheckpointHook(Hook):
+    """Saves ``state_ITERATION.pth``, which ``--resume`` continues, and keeps the newest files.
+
+    The copy from the device is queued behind the iteration, into pinned memory. A thread waits for it and writes it.
+    The training goes on meanwhile, and its result does not change by a bit. A run that ends removes these files,
+    because its last checkpoint has the same and more.
+
+    Args:
+        minutes: from one state to the next.
+        keep: number of files to keep, also of those that a signal made the run save.
+
+    Raises:
+        ConfigError: ``minutes`` or ``keep`` is not positive.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, minutes: float = 10.0, keep: int = 2):
+        if minutes <= 0 or keep < 1:
+            raise ConfigError(f"timed_checkpoint needs minutes > 0 and keep >= 1, not {minutes} and {keep}")
+        self.seconds = 60 * minutes
+        self.keep = keep
+        self._last = 0.0
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to count the time."""
+        runner.states.keep = self.keep
+        self._last = time.monotonic()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Save if it is time, unless the state before is still being written or gradients are half accumulated."""
+        if not is_main_process() or time.monotonic() - self._last < self.seconds or runner.states.busy:
+            return
+        completed = runner.iter + 1
+        if completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
+            return
+        self._last = time.monotonic()
+        if runner.last_iteration_saved == completed:
+            return
+        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": completed}, detached=True)
+        event = torch.cuda.Event() if torch.cuda.is_available() else None
+        if event is not None:
+            event.record()
+        runner.states.start_writing(state, event)
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove the files if a later checkpoint is there."""
+        runner.states.wait()
+        if is_main_process() and runner.last_saved is not None and runner.last_saved[0] >= runner.iter:
+            runner.states.remove(runner.iter)

@@ -1,0 +1,157 @@
+"""Saving the state of a run that cannot go on, and saying why it cannot."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, distributed
+
+from ssm_core.errors import StoppedError, UserError
+from ssm_train.data.workers import StoppableLoader
+from ssm_train.runtime.optimizers import GuardedOptimWrapper
+from ssm_train.runtime.rank_watch import RankWatch
+
+STOPPED = 75  # exit status; see ssm_train.apis.cli
+# What torch's errors begin with or hold when another process, or a worker of the data loader, is the reason.
+_EXCHANGES = ("gloo", "NCCL", "ProcessGroup", "Connection reset", "Connection closed", "Broken pipe", "store", "Store")
+_LOADER = "DataLoader "
+
+
+class RescueHook(Hook):
+    """Knows whether the state in memory is that of a completed iteration, and saves it when the run cannot go on.
+
+    It is, from the end of an iteration until the optimizer begins its update. Only the statistics of batch norms change
+    in the forward pass before; they are put back. The Runner registers this hook.
+
+    Args:
+        seconds: see :class:`.RankWatch`.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.watch: RankWatch | None = None
+        self._completed = 0
+        self._updating = False
+        self._given_up = False
+        self._lock = threading.Lock()  # held while the state is copied, and so no update begins meanwhile
+        self._buffers: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to watch the other processes."""
+        self._completed, self._updating = runner.iter, False
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            self.watch = RankWatch(self.seconds, lambda: self._end(runner))
+            self._buffers = list(runner.bare_model.buffers())
+            self._kept = [buffer.clone() for buffer in self._buffers]
+        if isinstance(runner.optim_wrapper, GuardedOptimWrapper):
+            runner.optim_wrapper.before_update = self._begin_update
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Keep the statistics of batch norms, which the forward pass changes."""
+        self._updating = not isinstance(runner.optim_wrapper, GuardedOptimWrapper)
+        if self._kept:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Note that the iteration is complete."""
+        if self._kept:
+            torch._foreach_copy_(self._kept, self._buffers)
+        self._completed, self._updating = runner.iter + 1, False
+
+    def after_train(self, runner: Runner) -> None:
+        """Watch no longer."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self.watch is not None:
+            self.watch.stop()
+
+    def announce(self, words: str) -> None:
+        """Tell the other processes that this one cannot go on, and watch them no longer."""
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch.announce(words)
+
+    def explain(self, runner: Runner, error: Exception) -> UserError | None:
+        """Save the state after an error in training, and say what happened.
+
+        Returns:
+            The error for the user; None if the given one says it all. The other processes know of it then.
+        """
+        text = " ".join(str(error).split())
+        from_others = isinstance(error, RuntimeError) and any(word in text for word in _EXCHANGES)
+        if self.watch is not None and (self.watch.cause or from_others) and not lost_worker(runner):
+            cause = self.watch.why()
+            self.watch.stop()
+            return self._others(runner, cause)
+        # A worker that died also shows as a broken connection, or a file that is not there.
+        lost = isinstance(error, RuntimeError | OSError | EOFError) and lost_worker(runner)
+        loader = lost or (isinstance(error, RuntimeError) and text.startswith(_LOADER))
+        words = text if loader or isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+        self.announce(words)
+        if not loader:
+            return None
+        saved = self.save(runner) if self.watch is None or self.watch.saves else self.watch.wait_until_saved()
+        return UserError(f"a worker of a data loader died or gave no batch in time ({lost or words}); {saved}")
+
+    def save(self, runner: Runner) -> str:
+        """Save the state if it is that of a completed iteration.
+
+        Returns:
+            Where the state is, in words.
+        """
+        with self._lock:
+            self._given_up = True
+            whole = self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
+            newest = runner.last_iteration_saved
+            if whole and not self._updating and newest < self._completed:
+                for buffer, kept in zip(self._buffers, self._kept, strict=True):
+                    buffer.copy_(kept)
+                runner.states.wait()
+                try:
+                    runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
+                    newest = self._completed
+                except (OSError, RuntimeError, ValueError) as error:
+                    runner.logger.error(f"the state of iteration {self._completed} could not be saved: {error}")
+        if newest < 0:
+            words = "no state of this run is saved"
+        else:
+            words = f"the state of iteration {newest} is in {runner.work_dir}, and --resume goes on from there"
+        if self.watch is not None:
+            self.watch.saved(words)
+        return words
+
+    def _others(self, runner: Runner, cause: str) -> UserError:
+        saved = self.save(runner) if self.watch.saves else self.watch.wait_until_saved()
+        # A process that is lost may come back with the next try. One that failed says what has to be mended.
+        kind = UserError if self.watch.lost is None else StoppedError
+        return kind(f"training ended after iteration {self._completed}: {cause}; {saved}")
+
+    def _end(self, runner: Runner) -> None:
+        """End this process from the watching thread, because its main thread waits for another process for ever."""
+        error = self._others(runner, self.watch.cause)
+        os.write(2, f"error (process {runner.rank}): {error}\n".encode())
+        sys.stdout.flush()
+        os._exit(STOPPED if isinstance(error, StoppedError) else 1)
+
+    def _begin_update(self) -> None:
+        with self._lock:
+            self._updating = True
+        while self._given_up:  # the state is being saved, and then the process ends
+            time.sleep(1)
+
+
+def lost_worker(runner: Runner) -> str:
+    """The worker of a data loader that has died or is stopped, in words; an empty text if there is none."""
+    loaders = (getattr(loop, "dataloader", None) for loop in (runner._train_loop, runner._val_loop))
+    found = [loader.lost_worker() for loader in loaders if isinstance(loader, StoppableLoader)]
+    return next(filter(None, found), "")

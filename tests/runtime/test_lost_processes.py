@@ -1,0 +1,163 @@
+"""A process or a loader's worker that dies, hangs or fails ends the run in all processes, named, with a state saved."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from mmengine.hooks import Hook
+
+from ssm_train.apis.cli import STOPPED
+
+PARTS = ("state_dict", "optimizer", "param_schedulers")
+# The network has batch norms, whose statistics change in the forward pass that never ends.
+OPTIONS = (*runs.RESNET, *runs.EVERYTHING_RANDOM, "train_dataloader.batch_size=4", "process_timeout=6")
+WORKER = ("train_dataloader.num_workers=1", "train_dataloader.timeout=3")
+
+
+class HarmHook(Hook):
+    """Does something to one of the processes in iteration 4, or to the workers of its loader in iteration 2."""
+
+    def __init__(self, harm, rank):
+        self.harm, self.rank = harm, rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        # A worker is two batches ahead, and an epoch has six.
+        iteration = 2 if self.harm.startswith("worker") else 4
+        if runner.iter + 1 != iteration or runner.rank != self.rank:
+            return
+        time.sleep(1)  # until the other process has come here, too
+        if self.harm == "nan":
+            data_batch["inputs"][-1, 0, 0, 0] = float("nan")
+        elif self.harm == "raise":
+            raise ValueError("no luck")
+        elif self.harm.startswith("worker "):
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, getattr(signal, self.harm.split()[1]))
+        else:
+            os.kill(os.getpid(), getattr(signal, self.harm))
+
+
+def start(tmp_path, name, run, *options, harm=None, rank=0):
+    port = runs.free_port()
+    hooks = [dict(type=f"{__name__}.HarmHook", harm=harm, rank=rank)] if harm else []
+    logs = [tmp_path / f"{name}{rank}" for rank in range(2)]
+    return [
+        (runs.start(runs.train_distributed_tool, log, OPTIONS[0], run, number, 2, port, *OPTIONS[1:], *options,
+                    hooks=hooks, resume=run.exists()), log)
+        for number, log in enumerate(logs)
+    ]  # fmt: skip
+
+
+def harmed(tmp_path, run, harm, rank, *options):
+    """Return the processes, the one that was not harmed first, and what each said."""
+    ranks = start(tmp_path, "harmed", run, *options, harm=harm, rank=rank)
+    (well, log), (ill, ill_log) = ranks[1 - rank], ranks[rank]
+    well.join(100)
+    ended = well.exitcode
+    if harm == "SIGSTOP":
+        os.kill(ill.pid, signal.SIGKILL)
+    ill.join(60)
+    assert ended is not None, "it is still waiting"
+    return (ended, Path(f"{log}.err").read_text()), (ill.exitcode, Path(f"{ill_log}.err").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    for process, log in start(folder, "whole", folder / "run"):
+        runs.finish(process, log)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(("harm", "rank"), [("SIGKILL", 1), ("SIGSTOP", 1), ("SIGKILL", 0)])
+def test_a_lost_process(reference, tmp_path, harm, rank):
+    run = tmp_path / "run"
+    (status, said), (_, _) = harmed(tmp_path, run, harm, rank)
+    assert status == STOPPED, said
+    assert re.search(
+        rf"training ended after iteration 3: process {rank} \(host \S+, pid \d+\) has not answered", said
+    ), said
+    assert f"the state of iteration 3 is in {run}, and --resume goes on from there" in said
+    assert "Traceback" not in said
+    assert runs.last_state(run)["meta"]["iter"] == 3
+    if rank == 0:
+        return  # the second process has saved the batch norms' statistics of its own images
+    for process, log in start(tmp_path, "resumed", run):
+        runs.finish(process, log)
+    states = [{part: runs.last_state(folder)[part] for part in PARTS} for folder in (run, reference)]
+    assert runs.differing(*states) == []
+
+
+def test_a_process_that_fails(tmp_path):
+    run = tmp_path / "run"
+    (status, said), (failed, _) = harmed(tmp_path, run, "raise", 1)
+    assert status == 1
+    assert failed == 70, "the failed process shows its traceback"
+    assert re.search(
+        r"iteration 3: process 1 \(host \S+, pid \d+\) failed: ValueError: no luck; the state of iter", said
+    )
+    assert runs.last_state(run)["meta"]["iter"] == 3
+
+
+@pytest.mark.parametrize("harm", ["worker SIGKILL", "worker SIGSTOP"])
+def test_a_loaders_worker(tmp_path, harm):
+    run = tmp_path / "run"
+    (status, said), (own_status, own) = harmed(tmp_path, run, harm, 1, *WORKER)
+    assert (status, own_status) == (1, 1), said + own
+    assert "process 1" in said
+    assert "failed" in said
+    assert "a worker of a data loader died or gave no batch in time" in own
+    assert "Traceback" not in said + own
+    assert runs.last_state(run)["meta"]["iter"] in range(1, 6)
+
+
+def test_a_loaders_worker_of_one_process(tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    runs.call(runs.train_tool, log, OPTIONS[0], run, *OPTIONS[1:], *WORKER, expected=1,
+              hooks=[dict(type=f"{__name__}.HarmHook", harm="worker SIGKILL", rank=0)])  # fmt: skip
+    said = Path(f"{log}.err").read_text()
+    assert "error: a worker of a data loader died or gave no batch in time" in said
+    assert runs.last_state(run)["meta"]["iter"] in range(1, 6)
+
+
+def test_nan_in_one_process(tmp_path):
+    run = tmp_path / "run"
+    (status, said), (own_status, own) = harmed(tmp_path, run, "nan", 1)
+    assert (status, own_status) == (1, 1)
+    for words in (said, own):
+        assert "in process 1: the loss is nan" in words
+        assert re.search(r"has 1 of 4 inputs not finite: digit \d+|has 1 of 4 inputs not finite: \S+", words)
+        assert "in process 0" not in words
+    assert runs.last_state(run)["meta"]["iter"] == 3
+
+
+def unreadable_everywhere(rank, port, folder):
+    """Each process meets one bad image of its own and one that both meet."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))  # fmt: skip
+    torch.distributed.init_process_group("gloo")
+    from types import SimpleNamespace
+
+    from ssm_train.runtime.hooks import UnreadableImagesHook
+
+    hook, logger = UnreadableImagesHook(), SimpleNamespace(warning=print)
+    runner = SimpleNamespace(rank=rank, logger=logger)
+    hook.after_train_iter(runner, 0, {"data_samples": {"unreadable": {0: f"{rank}.png (cut off)", 1: "both.png"}}})
+    hook.after_train(runner)
+    time.sleep(0.1)
+
+
+def test_damaged_files_are_counted_over_all_processes(tmp_path):
+    port = runs.free_port()
+    ranks = [runs.start(unreadable_everywhere, tmp_path / str(r), r, port, tmp_path) for r in range(2)]
+    for rank, process in enumerate(ranks):
+        runs.finish(process, tmp_path / str(rank))
+    said = (tmp_path / "0").read_text()
+    assert "3 training images could not be used" in said
+    assert "another process could not use the image 1.png (cut off)" in said

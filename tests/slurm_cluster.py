@@ -1,0 +1,132 @@
+"""A real Slurm of two nodes on this machine, for tests. It needs Debian's slurm-wlm and munge, and root."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from mmengine.hooks import Hook
+
+PROGRAMS = ("slurmctld", "slurmd", "munged", "munge", "srun", "sbatch", "scontrol")
+CONFIG = """ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=gpu
+ReturnToService=2
+KillWait=30
+SlurmdTimeout=10
+JobRequeue=1
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs={cores} Gres=gpu:2 State=UNKNOWN
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=YES
+"""
+
+
+def missing():
+    """Say why no cluster can be started here; an empty text if one can."""
+    absent = [name for name in PROGRAMS if shutil.which(name) is None]
+    if absent:
+        return f"Slurm is not installed ({', '.join(absent)}): apt-get install slurm-wlm munge"
+    return "" if os.geteuid() == 0 else "Slurm's daemons are started by root"
+
+
+class Cluster:
+    """Two nodes with two counted GPUs each, which have no device: CUDA sees none."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.daemons = {}
+
+    def start(self):
+        host, port = socket.gethostname().split(".")[0], free_ports()
+        (self.folder / "state").mkdir(parents=True)
+        text = CONFIG.format(host=host, port=port, first=port + 1, last=port + 2, folder=self.folder,
+                             cores=os.cpu_count())  # fmt: skip
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n")
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        paths = [f"--{name}={self.folder}/munge.{name.split('-')[0]}" for name in ("pid-file", "log-file", "seed-file")]
+        munge = ["munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", f"--key-file={key}"]
+        self._start("munged", *munge, *paths)
+        wait_until((self.folder / "munge.socket").exists, "munge does not start")
+        self._start("slurmctld", "slurmctld", "-D")
+        for node in ("n1", "n2"):
+            (self.folder / f"spool-{node}").mkdir()
+            self._start(node, "slurmd", "-D", "-N", node)
+        wait_until(lambda: self.run("sinfo", "-h", "-o", "%T %D") == "idle 2", f"no idle nodes; see {self.folder}")
+
+    def stop(self):
+        # scancel would only ask; the nodes' own processes end with what they run.
+        self.run("scancel", "--signal=KILL", "--full", "--user=root")
+        self.run("scancel", "--user=root")
+        for process in reversed(self.daemons.values()):
+            process.terminate()
+        for process in self.daemons.values():
+            process.wait(20)
+
+    @property
+    def environment(self):
+        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def run(self, *command, **environment):
+        """Run a program of Slurm, or one that uses it. Return what it prints."""
+        command = [str(word) for word in command]
+        done = subprocess.run(command, capture_output=True, text=True, env={**self.environment, **environment})
+        return (done.stdout + done.stderr).strip()
+
+    def state(self, job):
+        """The state of a job, such as ``RUNNING``, and its exit status."""
+        words = dict(w.split("=", 1) for w in self.run("scontrol", "-o", "show", "job", job).split() if "=" in w)
+        return words.get("JobState"), int(words.get("ExitCode", "0:0").split(":")[0])
+
+    def _start(self, name, *command):
+        log = (self.folder / f"{name}.log").open("w")
+        self.daemons[name] = subprocess.Popen(
+            command, stdout=log, stderr=log, env=self.environment, start_new_session=True
+        )
+
+
+def free_ports():
+    """The first of three ports that nobody listens at."""
+    for port in range(20000 + os.getpid() % 10000, 40000, 3):
+        try:
+            for number in range(port, port + 3):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", number))
+            return port
+        except OSError:
+            continue
+    raise OSError("no free ports")
+
+
+def wait_until(condition, otherwise, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.2)
+
+
+class PauseHook(Hook):
+    """Waits within an iteration until a file ``go`` exists. A file ``waits_RANK`` then has the process's number."""
+
+    def __init__(self, folder, iteration):
+        self.folder, self.iteration = Path(folder), iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.iteration:
+            (self.folder / f"waits_{runner.rank}").write_text(str(os.getpid()))
+            wait_until((self.folder / "go").exists, "there is no go", 120)

@@ -1,0 +1,124 @@
+"""Training under a real Slurm: the weights are torchrun's, and a job survives signals, requeueing and a dead node."""
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import runs
+from command_line import ROOT
+from slurm_cluster import Cluster, missing, wait_until
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+OPTIONS = ("model.backbone.name=test_efficientnet", *runs.EVERYTHING_RANDOM, "train_dataloader.batch_size=4")
+HALVES = [option for option in runs.SMALL if "batch_size" not in option]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def under_torchrun(tmp_path_factory):
+    """Return the last state of a run in two processes that Slurm did not start."""
+    folder, port = tmp_path_factory.mktemp("torchrun"), runs.free_port()
+    ranks = [
+        runs.start(runs.train_distributed, folder / str(rank), "resnet/resnet18_digits.py", folder / "run", rank, 2,
+                   port, *OPTIONS)
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank, process in enumerate(ranks):
+        runs.finish(process, folder / str(rank))
+    return runs.last_state(folder / "run")
+
+
+def submit(cluster, folder, per_node, *options, pause=None):
+    """Submit a training in two processes, which waits in an iteration if asked. Return the number of the job."""
+    folder.mkdir()
+    hooks = f'dict(type="slurm_cluster.PauseHook", folder="{folder}", iteration={pause})' if pause else ""
+    base = runs.CONFIGS / "resnet" / "resnet18_digits.py"
+    (folder / "config.py").write_text(f'_base_ = "{base}"\ncustom_hooks = [{hooks}]\n')
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    said = cluster.run(
+        ROOT / "tools" / "slurm_train.sh", "debug", folder / "config.py", "--work-dir", folder / "run",
+        "--cfg-options", *HALVES, *OPTIONS, *options,
+        PYTHON=sys.executable, PYTHONPATH=path, GPUS="2", GPUS_PER_NODE=str(per_node), GRES="", CPUS_PER_TASK="1",
+        SBATCH_OUTPUT=str(folder / "log"), SRUN_ARGS="--overcommit",
+    )  # fmt: skip
+    return int(re.fullmatch(r"Submitted batch job (\d+)", said)[1])
+
+
+def wait_for_end(cluster, job, folder, expected="COMPLETED"):
+    wait_until(lambda: cluster.state(job)[0] not in ("PENDING", "RUNNING", "COMPLETING"), "the job does not end", 120)
+    assert cluster.state(job)[0] == expected, (folder / "log").read_text()[-3000:]
+
+
+def wait_for_pause(folder):
+    wait_until(lambda: (folder / "waits_0").exists() and (folder / "waits_1").exists(), "no pause", 120)
+
+
+def assert_same(folder, expected):
+    parts = ("state_dict", "optimizer", "param_schedulers")
+    states = [{part: state[part] for part in parts} for state in (runs.last_state(folder / "run"), expected)]
+    assert runs.differing(*states) == []
+
+
+def test_two_processes_of_one_node(cluster, under_torchrun, tmp_path):
+    folder = tmp_path / "job"
+    wait_for_end(cluster, submit(cluster, folder, 2), folder)
+    assert_same(folder, under_torchrun)
+
+
+def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchrun, tmp_path):
+    """The processes are on two nodes. Slurm sends the same signal before a job's time ends."""
+    folder = tmp_path / "job"
+    job = submit(cluster, folder, 1, pause=3)
+    wait_for_pause(folder)
+    assert cluster.run("scancel", "--signal=USR1", job) == ""
+    (folder / "go").touch()
+    wait_until(lambda: cluster.state(job)[0] == "PENDING", "it does not go back into the queue")
+    assert "stopped by SIGUSR1 after iteration" in (folder / "log").read_text()
+    assert 3 <= runs.last_state(folder / "run")["meta"]["iter"] <= 5
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait two minutes
+    wait_for_end(cluster, job, folder)
+    assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
+    assert_same(folder, under_torchrun)
+
+
+def test_a_grid_runs_on_a_partition(cluster, tmp_path):
+    arguments = ["--grid", "seed=0,1", "--work-dir", tmp_path / "grid", "--partition", "debug", "--cfg-options"]
+    said = cluster.run(
+        sys.executable, ROOT / "tools" / "ablate.py", runs.CONFIGS / "resnet" / "resnet18_digits.py", *arguments,
+        *HALVES, "model.backbone.name=test_efficientnet", PYTHONPATH=str(ROOT), GPUS="1", GRES="", CPUS_PER_TASK="1",
+    )  # fmt: skip
+    table = (tmp_path / "grid" / "table.md").read_text()
+    assert "±" in table, f"{said}\n{table}"
+    for seed in (0, 1):
+        assert f"seed={seed} done, top1" in said
+        assert "Submitted batch job" in (tmp_path / "grid" / f"seed={seed}" / "ablation.log").read_text()
+
+
+def test_a_node_that_dies(cluster, tmp_path):
+    folder = tmp_path / "job"
+    job = submit(cluster, folder, 1, "process_timeout=10", pause=3)
+    wait_for_pause(folder)
+    victim = int((folder / "waits_1").read_text())
+    step = int(Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[1])
+    for process in (cluster.daemons["n2"].pid, step, victim):
+        os.kill(process, signal.SIGKILL)
+    (folder / "go").touch()
+    named = re.compile(
+        r"after iteration 2: process 1 \(host \S+, pid \d+\) has not answered .* state of iteration 2 is"
+    )
+    wait_until(lambda: named.search((folder / "log").read_text()), "the other process does not end", 60)
+    assert runs.last_state(folder / "run")["meta"]["iter"] == 2
+    wait_until(lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", job), "it is not queued again", 60)
+    cluster.run("scancel", job)
