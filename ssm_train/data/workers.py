@@ -1,4 +1,4 @@
-"""Data loaders' worker processes: signals that stop a training do not end them before it."""
+"""Data loaders and their worker processes, which signals that stop a training do not end before it."""
 
 import os
 import signal
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
+
+from ssm_core.errors import ConfigError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
@@ -74,3 +76,15 @@ def _wait_for_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
+
+
+def check_batches(loader: DataLoader) -> None:
+    """Raise a :class:`ConfigError` if ``drop_last`` leaves not a single batch, which mmengine would only assert."""
+    if not getattr(loader.batch_sampler, "drop_last", False) or hasattr(loader.sampler, "skip"):  # an endless sampler
+        return
+    samples, size = len(loader.sampler), loader.batch_size
+    if 0 < samples < size:
+        raise ConfigError(
+            f"a process has {samples} samples to train on, fewer than one batch of {size}: set "
+            f"train_dataloader.batch_size={samples} or less"
+        )

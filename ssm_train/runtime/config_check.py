@@ -21,7 +21,7 @@ from ssm_core.errors import ConfigError, MissingPackageError, nearest
 # Keys that the Runner reads from the whole config, besides the arguments of mmengine's Runner.
 _RUNNER_EXTRAS = {
     "activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "find_unused_parameters",
-    "model_wrapper_cfg", "runner_type", "sync_bn",
+    "model_wrapper_cfg", "process_timeout", "runner_type", "sync_bn",
 }  # fmt: skip
 TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_EXTRAS
 

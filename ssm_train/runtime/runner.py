@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
 from ssm_train.data.guarded import guarded
-from ssm_train.data.workers import StoppableLoader
+from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import pretrained
 from ssm_train.runtime.building import building_from_config, describe_model
@@ -126,7 +126,7 @@ class Runner(mmengine_runner.Runner):
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
-        _check_batches(loader)
+        check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
@@ -401,18 +401,6 @@ class Runner(mmengine_runner.Runner):
         ckpt.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
-
-
-def _check_batches(loader: DataLoader) -> None:
-    """Raise a :class:`ConfigError` if ``drop_last`` leaves not a single batch, which mmengine would only assert."""
-    if not getattr(loader.batch_sampler, "drop_last", False) or hasattr(loader.sampler, "skip"):  # an endless sampler
-        return
-    samples, size = len(loader.sampler), loader.batch_size
-    if 0 < samples < size:
-        raise ConfigError(
-            f"a process has {samples} samples to train on, fewer than one batch of {size}: set "
-            f"train_dataloader.batch_size={samples} or less"
-        )
 
 
 def _is_short(record: logging.LogRecord) -> bool:
