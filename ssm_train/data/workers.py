@@ -35,6 +35,11 @@ class StoppableLoader(DataLoader):
             iterator._shutdown_workers()
         self._iterator = None
 
+    def stopped_workers(self) -> list[int]:
+        """The process numbers of the workers that somebody has stopped, for example by SIGSTOP."""
+        iterator = self._running and self._running()
+        return [w.pid for w in getattr(iterator, "_workers", ()) if w.exitcode is None and _is_stopped(w.pid)]
+
     def lost_worker(self) -> str:
         """The worker that has died or is stopped, in words; an empty text if there is none."""
         iterator = self._running and self._running()

@@ -6,6 +6,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from ssm_core.errors import CheckpointError
 from ssm_train.registry import LOOPS
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
+from ssm_train.runtime.rescue import RescueHook
 
 
 @LOOPS.register_module()
@@ -142,7 +143,7 @@ def _validate_or_forget(runner: Runner, mark: str) -> None:
     except Exception:
         runner.message_hub.runtime_info.pop(mark)
         for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
+            if isinstance(hook, EMAHook | RescueHook):
                 hook.after_val_epoch(runner)  # the averaged weights are in the model, and go back
         raise
 

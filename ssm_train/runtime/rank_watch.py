@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from torch import distributed
@@ -77,30 +78,32 @@ class RankWatch:
             words: this process's text.
             seconds: the time.
         """
-        self._store.set(f"{key} {self._rank}", words)
-        end, found = time.monotonic() + seconds, []
-        for rank in range(self._size):
-            while not self._store.check([f"{key} {rank}"]) and time.monotonic() < end:
-                time.sleep(0.05)
-            if self._store.check([f"{key} {rank}"]):
-                found.append(self._store.get(f"{key} {rank}").decode())
-        return found
+        end, found = time.monotonic() + seconds, {self._rank: words}
+        with suppress(RuntimeError):  # the first process has ended
+            self._store.set(f"{key} {self._rank}", words)
+            for rank in range(self._size):
+                while not self._store.check([f"{key} {rank}"]) and time.monotonic() < end:
+                    time.sleep(0.05)
+                if self._store.check([f"{key} {rank}"]):
+                    found[rank] = self._store.get(f"{key} {rank}").decode()
+        return [found[rank] for rank in sorted(found)]
 
     def saved(self, words: str) -> None:
         """Tell the other processes that the state is saved."""
         self._try_to_set(_SAVED, words)
 
     def wait_until_saved(self, seconds: float = 20.0) -> str:
-        """Wait for :meth:`saved` of another process, and return what it says; empty if it did not say it in time."""
+        """Wait for :meth:`saved` of another process, and return what it says."""
+        unknown = "another process saves the state"
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
                 if self._store.check([_SAVED]):
                     return self._store.get(_SAVED).decode()
             except RuntimeError:  # its process has ended
-                return ""
+                return unknown
             time.sleep(0.05)
-        return ""
+        return unknown
 
     def _connect(self) -> TCPStore:
         """The store is this class's own, because the process group's is locked while a process waits in it."""

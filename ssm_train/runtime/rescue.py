@@ -1,6 +1,7 @@
 """Saving the state of a run that cannot go on, and saying why it cannot."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -39,6 +40,8 @@ class RescueHook(Hook):
         self.watch: RankWatch | None = None
         self._completed = 0
         self._updating = False
+        self._validating = False
+        self._over = threading.Event()
         self._given_up = False
         self._lock = threading.Lock()  # held while the state is copied, and so no update begins meanwhile
         self._buffers: list[Tensor] = []
@@ -51,20 +54,27 @@ class RescueHook(Hook):
             self.watch = RankWatch(self.seconds, lambda: self._end(runner))
             self._buffers = list(runner.bare_model.buffers())
             self._kept = [buffer.clone() for buffer in self._buffers]
+        threading.Thread(target=self._watch_workers, args=(runner,), name="worker watch", daemon=True).start()
         if isinstance(runner.optim_wrapper, GuardedOptimWrapper):
             runner.optim_wrapper.before_update = self._begin_update
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep the statistics of batch norms, which the forward pass changes."""
+        """Other optimizer wrappers do not say when they begin an update."""
         self._updating = not isinstance(runner.optim_wrapper, GuardedOptimWrapper)
-        if self._kept:
-            torch._foreach_copy_(self._kept, self._buffers)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Note that the iteration is complete."""
+        """Note that the iteration is complete, and keep the statistics of batch norms, which the next one changes."""
         if self._kept:
             torch._foreach_copy_(self._kept, self._buffers)
         self._completed, self._updating = runner.iter + 1, False
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Note that averaged weights may be in the model."""
+        self._validating = True
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note that the model's own weights are back."""
+        self._validating = False
 
     def after_train(self, runner: Runner) -> None:
         """Watch no longer."""
@@ -72,6 +82,7 @@ class RescueHook(Hook):
 
     def stop(self) -> None:
         """Watch no longer."""
+        self._over.set()
         if self.watch is not None:
             self.watch.stop()
 
@@ -113,7 +124,7 @@ class RescueHook(Hook):
             self._given_up = True
             whole = self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
             newest = runner.last_iteration_saved
-            if whole and not self._updating and newest < self._completed:
+            if whole and not self._updating and not self._validating and newest < self._completed:
                 for buffer, kept in zip(self._buffers, self._kept, strict=True):
                     buffer.copy_(kept)
                 runner.states.wait()
@@ -141,7 +152,19 @@ class RescueHook(Hook):
         error = self._others(runner, self.watch.cause)
         os.write(2, f"error (process {runner.rank}): {error}\n".encode())
         sys.stdout.flush()
+        time.sleep(1)  # the others read from this process where the state is
         os._exit(STOPPED if isinstance(error, StoppedError) else 1)
+
+    def _watch_workers(self, runner: Runner) -> None:
+        """Kill workers of loaders that stay stopped. The main thread, which may wait for them for ever, then fails."""
+        since: dict[int, float] = {}
+        while not self._over.wait(min(self.seconds / 6, 5.0)):
+            now = time.monotonic()
+            stopped = [process for loader in loaders_of(runner) for process in loader.stopped_workers()]
+            since = {process: since.get(process, now) for process in stopped}
+            for process, begin in since.items():
+                if now - begin > self.seconds:
+                    os.kill(process, signal.SIGKILL)
 
     def _begin_update(self) -> None:
         with self._lock:
@@ -152,6 +175,10 @@ class RescueHook(Hook):
 
 def lost_worker(runner: Runner) -> str:
     """The worker of a data loader that has died or is stopped, in words; an empty text if there is none."""
+    return next(filter(None, (loader.lost_worker() for loader in loaders_of(runner))), "")
+
+
+def loaders_of(runner: Runner) -> list[StoppableLoader]:
+    """The loaders that have been built for training and validation."""
     loaders = (getattr(loop, "dataloader", None) for loop in (runner._train_loop, runner._val_loop))
-    found = [loader.lost_worker() for loader in loaders if isinstance(loader, StoppableLoader)]
-    return next(filter(None, found), "")
+    return [loader for loader in loaders if isinstance(loader, StoppableLoader)]

@@ -1,5 +1,6 @@
 """A hook that ends a training after an iteration in which one of its processes received a signal."""
 
+from contextlib import suppress
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -76,8 +77,9 @@ class StopHook(Hook):
             runner.visualizer.close()
             runner.stop_workers()
         finally:
-            self.vote.result()
-            self.vote.wait_for_all()
+            with suppress(RuntimeError):  # another process has already ended
+                self.vote.result()
+                self.vote.wait_for_all()
             self.signals.finished = True
         if not is_main_process():
             return ""
