@@ -5,6 +5,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ class StoppableLoader(DataLoader):
         """End the workers. torch would do it when Python exits, and wait five seconds (pytorch/pytorch issue 81794)."""
         iterator = self._running and self._running()
         if hasattr(iterator, "_shutdown_workers"):  # it has workers
-            for worker in iterator._workers:
+            with suppress(RuntimeError):  # torch raises it in the main thread when a worker is killed
                 if self.lost_worker():  # a worker that is stopped would not end by itself
-                    worker.kill()
-            iterator._shutdown_workers()
+                    for worker in iterator._workers:
+                        worker.kill()
+                iterator._shutdown_workers()
         self._iterator = None
 
     def stopped_workers(self) -> list[int]:
