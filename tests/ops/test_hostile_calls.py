@@ -16,7 +16,7 @@ import ssm_core.ops
 import tree_ssm.ops
 from quadtree_ssm.ops import quadtree_order
 from ssm_core.ops import directional_scan, selective_scan
-from tree_ssm.ops import Tree, grid_distances, grid_edges, minimum_spanning_tree, token_edges
+from tree_ssm.ops import Tree, grid_distances, grid_edges, minimum_spanning_tree, subtree_scan, token_edges, tree_scan
 
 BACKENDS = ["cpu", "reference"]
 NAMESPACES = [package.__name__.partition(".")[0] for package in (ssm_core.ops, tree_ssm.ops, quadtree_ssm.ops)]
@@ -179,3 +179,15 @@ def test_an_order_that_is_no_permutation_is_refused():
     for row in ([0, 1, 2, 3, 3], [-1, 0, 1, 2, 3]):
         with pytest.raises((ValueError, IndexError), match="order must"):
             directional_scan(x, delta, A, B, B, order=torch.tensor(row), backend="cpu")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_no_tree_is_refused_without_channels_too(backend):
+    parent = torch.tensor([[0, 0, 1, 1]])
+    no_tree = Tree(parent, torch.tensor([[0, 2, 1, 3]]))
+    x = torch.rand(1, 4, 0)
+    with pytest.raises(ValueError, match="tree is not a tree in sample 0"):
+        tree_scan(x, x, no_tree, backend=backend)
+    B, A = torch.rand(1, 4, 2), torch.rand(0, 2)
+    with pytest.raises(ValueError, match="tree is not a tree in sample 0"):
+        subtree_scan(x, x, A, B, B, torch.rand(0), no_tree, backend=backend)

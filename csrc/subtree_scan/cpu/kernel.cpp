@@ -264,7 +264,6 @@ struct Arguments {
       check_shape(index, {p.batch, p.length}, "parent and order");
       check_dtype(index, at::kLong, "parent and order");
     }
-    if (in.x.numel() == 0) return;
     const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
     tree = follow_orders(
         parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length, "subtree_scan");

@@ -231,8 +231,8 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
   const TreeScanInputs in(at::kCPU, u, weight, parent, order, both, kMostVertices);
   const TreeScanParams& p = in.params;
   at::Tensor h = at::empty(u.sizes(), u.options());
-  if (h.numel() == 0) return h;
   const TreeOrder tree = follow_orders(p.parent, p.order, p.batch, p.length, "tree_scan");
+  if (h.numel() == 0) return h;
   void* output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] {
     using acc = acc_t<scalar_t>;
@@ -252,8 +252,8 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
   const TreeScanParams& p = in.params;
   const TreeScanResults results(grad_h, u, weight);
   const TreeScanGradients& g = results.gradients;
-  if (u.numel() == 0) return {results.grad_u, results.grad_weight};
   const TreeOrder tree = follow_orders(p.parent, p.order, p.batch, p.length, "tree_scan");
+  if (u.numel() == 0) return {results.grad_u, results.grad_weight};
   SSM_DISPATCH(u.scalar_type(), "tree_scan_backward", [&] {
     using acc = acc_t<scalar_t>;
     const bool same = weight.scalar_type() == u.scalar_type();
