@@ -108,7 +108,8 @@ class Judge:
             function, call = call_of(name, draw)
         harms = []
         for _ in range(draw.random.choices((0, 1, 2, 3), weights=(3, 5, 2, 1))[0]):
-            place = draw.random.randrange(len(call.arguments))
+            places = [i for i, x in enumerate(call.arguments) if _is_index(x)] if draw.chance(0.3) else []
+            place = draw.random.choice(places or range(len(call.arguments)))
             what, call.arguments[place] = mutate(draw, call.arguments[place])
             harms.append(f"{what} [{place}]")
         # A view of a leaf is no leaf.
@@ -270,6 +271,10 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
         elif hasattr(value, "_fields"):
             found.extend(_tensors(value))
     return found
+
+
+def _is_index(value: Any) -> bool:
+    return hasattr(value, "_fields") or (isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32))
 
 
 def _is_plain(x: Tensor) -> bool:

@@ -18,7 +18,9 @@ DTYPES = (
 def mutate(draw: Draw, value: object) -> tuple[str, object]:
     """What was done to an argument, in words, and the argument that came of it."""
     if isinstance(value, Tensor):
-        kind = draw.random.choice(HARMS)
+        # Indices are what leads out of a tensor, so their values are harmed most.
+        is_index = value.dtype in (torch.int64, torch.int32) and draw.chance(0.6)
+        kind = draw.random.choice((_values, _values, _shuffled, _expanded) if is_index else HARMS)
         try:
             return kind.__name__.strip("_"), kind(draw, value)
         except RuntimeError:  # torch has no such tensor, for example no strides of a sparse one

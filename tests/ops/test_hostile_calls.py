@@ -166,6 +166,12 @@ def test_a_scan_of_no_channels_is_empty_or_refused():
         selective_scan(x, x, torch.rand(0, 3), torch.rand(0, 3), torch.rand(0, 3))
 
 
+def test_a_complex_gate_is_refused():
+    x, states = torch.rand(2, 4, 5), torch.rand(2, 3, 5)
+    with pytest.raises(ValueError, match=r"z must be real, got torch\.complex64"):
+        selective_scan(x, x, torch.rand(4, 3), states, states, z=x.to(torch.complex64))
+
+
 def test_an_order_that_is_no_permutation_is_refused():
     """A token that the order leaves out would be memory that nobody wrote."""
     x, delta = torch.rand(2, 5, 4), torch.rand(2, 2, 5, 4)

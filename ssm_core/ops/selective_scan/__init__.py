@@ -77,6 +77,8 @@ def selective_scan(
     for name, x in (("D", D), ("delta_bias", delta_bias)):
         if x is not None and x.shape != (channels,):
             raise ValueError(f"selective_scan: {name} must be [D] with D = {channels}, got {shape_of(x)}")
+    if z is not None and not z.dtype.is_floating_point:
+        raise ValueError(f"selective_scan: z must be real, got {z.dtype}")
     groups = _groups(B, C, channels)
     B4 = _grouped(B, "B", batch, groups, channels, A.shape[1], length)
     C4 = _grouped(C, "C", batch, groups, channels, A.shape[1], length)

@@ -63,7 +63,7 @@ def _recur(decay: Tensor, drive: Tensor, transposed: bool) -> Tensor:
 def _forwards(decay: Tensor, drive: Tensor) -> Tensor:
     length = drive.shape[_STEPS]
     if length == 1:
-        return drive.clone()
+        return drive.clone(memory_format=torch.contiguous_format)
     half = length // 2
     even_decay, even, odd_decay, odd = decay[:, :, ::2], drive[:, :, ::2], decay[:, :, 1::2], drive[:, :, 1::2]
     states = _forwards(odd_decay * even_decay[:, :, :half], torch.addcmul(odd, odd_decay, even[:, :, :half]))
@@ -78,7 +78,7 @@ def _forwards(decay: Tensor, drive: Tensor) -> Tensor:
 def _backwards(decay: Tensor, drive: Tensor) -> Tensor:
     length = drive.shape[_STEPS]
     if length == 1:
-        return drive.clone()
+        return drive.clone(memory_format=torch.contiguous_format)
     half = length // 2
     even_decay, even, odd_decay, odd = decay[:, :, ::2], drive[:, :, ::2], decay[:, :, 1::2], drive[:, :, 1::2]
     rest = even.shape[_STEPS] - 1
