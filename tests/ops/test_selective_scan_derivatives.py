@@ -111,14 +111,12 @@ def test_slabs_change_no_derivative(monkeypatch, most_states):
         assert_same_derivatives(case.function("cpu", "cpu"), case.definition, case.arguments)
 
 
-@pytest.mark.recent
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_transforms(backend):
     case = CASES["one state, any order, reverse"]()
     assert_compiles(case.function("cpu", backend), case.arguments)
 
 
-@pytest.mark.recent
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_compiled_forward_mode_of_autograd(compiler):
     case = CASES["one state, any order, reverse"]()
@@ -135,7 +133,6 @@ def test_compiled_forward_mode_of_autograd(compiler):
         assert_close(compiled(*case.arguments), expected)
 
 
-@pytest.mark.recent
 def test_compiled_function_refuses_a_second_derivative():
     inputs = make_inputs(1, 4, 2, 1, 1)
     torch.compiler.reset()

@@ -33,7 +33,6 @@ def test_vmap_is_a_loop_over_samples(in_dims, backend):
     assert_vmap_is_a_loop(case.function("cuda", backend), [x.cuda() for x in case.arguments], in_dims)
 
 
-@pytest.mark.recent
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compiled_transforms(backend):
     case = CASES["one state, any order, reverse"]()
