@@ -8,7 +8,6 @@ import argparse
 import os
 import random
 import resource
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import command_line  # noqa: E402
+import runs  # noqa: E402
 from hostile import checkpoints  # noqa: E402
 
 CONFIG = "configs/quadmamba/quadmamba-nano_digits.py"
@@ -48,22 +49,32 @@ def entrances(file, folder):
 FILES_ALONE = ("convert", "publish")
 
 
-def limit():
-    """Limit the process that is about to run a tool."""
+def use(log, folder, tool, *arguments):
+    """Run a tool in this process, which is a fresh one, within its limits."""
+    for descriptor, name in ((1, log), (2, f"{log}.err")):
+        with open(name, "w") as file:
+            os.dup2(file.fileno(), descriptor)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.hub.set_dir(folder)
+    os.environ["no_proxy"] = "127.0.0.1"
+    os.chdir(ROOT)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.exit(command_line.run(tool.removesuffix(".py"), *arguments))
 
 
-def judge(done, mark, attack, entrance):
-    """Say in a word what became of an attack."""
+def judge(status, errors, mark, attack, entrance):
+    """Say in a word what became of an attack, from the exit status (None if there was no end) and the errors."""
     if mark.exists():
         return "RAN CODE"
-    if done is None:
+    if status is None:
         return "NO END"
-    if done.returncode < 0 or "Traceback" in done.stderr:
+    if status not in (0, 1) or "Traceback" in errors:
         return "TRACEBACK"
-    if done.returncode == 0 and attack not in checkpoints.MAY_BE_READ and not ignored(attack, entrance):
+    if status == 0 and attack not in checkpoints.MAY_BE_READ and not ignored(attack, entrance):
         return "TAKEN"
-    return "taken" if done.returncode == 0 else "refused"
+    return "refused" if status else "taken"
 
 
 def ignored(attack, entrance):
@@ -83,18 +94,18 @@ def attack_once(number, seed, folder, root, names):
     mark, path = folder / f"mark{number}", folder / name
     checkpoints.write(attack, path, f"{seed}-{number}", mark)
     place = f"{root}/{name}" if entrance not in FILES_ALONE and draw.random() < 0.5 else str(path)
-    tool, *arguments = entrances(place, folder)[entrance]
-    command = [sys.executable, str(ROOT / "tools" / tool), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCH_HOME": str(folder), "no_proxy": "127.0.0.1",
-                   "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIME, preexec_fn=limit
-        )
-    except subprocess.TimeoutExpired:
-        done = None
-    verdict = judge(done, mark, attack, entrance)
-    said = "" if done is None or not done.stderr.strip() else done.stderr.strip().splitlines()[-1][:200]
+    command = entrances(place, folder)[entrance]
+    log = folder / f"log{number}"
+    process = runs.context().Process(target=use, args=(str(log), str(folder), *command))
+    process.start()
+    process.join(TIME)
+    ended = process.exitcode
+    if ended is None:
+        process.kill()
+        process.join()
+    errors = log.with_suffix(".err").read_text() if log.with_suffix(".err").exists() else ""
+    verdict = judge(ended, errors, mark, attack, entrance)
+    said = errors.strip().splitlines()[-1][:200] if errors.strip() else ""
     path.unlink(missing_ok=True)
     return attack.__name__, entrance, verdict, said
 
