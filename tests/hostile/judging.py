@@ -182,8 +182,6 @@ class Judge:
         tensors = [*_tensors(arguments), *results]
         if not self.reference or any(x.numel() > SMALL or x.is_meta for x in tensors):
             return "ran", "not compared"
-        if results[0].numel() == 0:
-            return "ran", "nothing was computed, so that no kernel looked at the values"
         right = _expect(expected, [_exact(x) for x in arguments])
         if isinstance(right, Exception):
             # A GPU's kernels do not look at values, since that would wait for the device.
@@ -199,7 +197,7 @@ class Judge:
                 if draw.comparable and not torch.equal(actual.cpu(), exact):
                     return "wrong", f"result {i} differs"
                 continue
-            if not exact.isfinite().all():  # the call is beyond what its numbers can hold
+            if not (exact.abs() < 1e30).all():  # beyond what numbers of the call's type, or their squares, can hold
                 continue
             limit = 1e-9 if actual.dtype == torch.float64 else 10 * TOLERANCE[draw.dtype]
             if not isinstance(same, Exception):
