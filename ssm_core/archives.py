@@ -62,7 +62,7 @@ class _Storage(NamedTuple):
 class _Settings(OrderedDict[Any, Any]):
     """Stands for yacs's ``CfgNode``, which the authors' training scripts save. It makes plain dictionaries."""
 
-    def __new__(cls) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+    def __new__(cls) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # another class than its own
         return OrderedDict()
 
 

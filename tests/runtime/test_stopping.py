@@ -51,9 +51,16 @@ def hook(*arguments, **options):
     return dict(type=f"{SignalHook.__module__}.SignalHook", name=arguments[0], **options)
 
 
+def heed_and_train(*arguments, **options):
+    """Train with the default answers to signals. A shell starts background jobs with SIGINT ignored, and runs heed that."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+    runs.train_tool(*arguments, **options)
+
+
 def stop(log, run, *options, hooks, resume=False, expected=STOPPED):
     """Train until the signal. Return what the run said about it."""
-    runs.call(runs.train_tool, log, OPTIONS[0], run, *OPTIONS[1:], *options, hooks=[runs.EMA, *hooks],
+    runs.call(heed_and_train, log, OPTIONS[0], run, *OPTIONS[1:], *options, hooks=[runs.EMA, *hooks],
               resume=resume, expected=expected)  # fmt: skip
     return Path(f"{log}.err").read_text()
 

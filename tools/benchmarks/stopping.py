@@ -105,9 +105,9 @@ def measure_saving(args: argparse.Namespace, folder: Path) -> None:
         print(f"{name}: {len(times)} iterations, seconds each: mean {mean:.4f}, median {median:.4f}, longest {top:.3f}")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    args = parse_arguments()
+    args = parse_arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         measure_stop(args, Path(folder) / "stopped")
         measure_saving(args, Path(folder))
