@@ -34,7 +34,7 @@ def doctor(*arguments, folder=ROOT, program=("-m", "ssm_core.doctor"), **environ
 
 
 def expected_verdicts(device_type):
-    """Yield, in any order, what a report has a line on: the passes of every operator with a kernel for a type of device."""
+    """Yield what a report has a line on: the passes of every operator with a kernel for a type of device."""
     for operator in declared():
         if has_kernel(operator.name, device_type):
             yield operator.name, "forward"

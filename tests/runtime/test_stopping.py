@@ -52,7 +52,7 @@ def hook(*arguments, **options):
 
 
 def heed_and_train(*arguments, **options):
-    """Train with the default answers to signals. A shell starts background jobs with SIGINT ignored, and runs heed that."""
+    """Train with the default answers to signals: a shell starts background jobs with SIGINT ignored."""
     for name in SIGNALS:
         signal.signal(getattr(signal, name), signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
     runs.train_tool(*arguments, **options)
