@@ -32,7 +32,7 @@ class StatesPlan {
     own_ = !backward && p.states > kFewStates * kMostStates / kOwnStates && few ? kFewStates : kOwnStates;
     cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
     choose_threads();
-    if (passes() * groups() > 1) {
+    if (p.inner > 1 || groups() > 1) {
       sum_ = at::empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, options_);
       l_.scan.sum = sum_.data_ptr();
     }
@@ -73,7 +73,6 @@ class StatesPlan {
   }
 
  private:
-  int64_t passes() const { return ceil_div(l_.scan.p.inner, l_.scan.count) * (sums_slots() ? 2 : 1); }
   int64_t groups() const { return ceil_div(l_.scan.p.states, kMostStates); }
   bool sums_slots() const { return l_.scan.count > 1; }
 
