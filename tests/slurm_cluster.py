@@ -93,6 +93,12 @@ class Cluster:
         words = dict(w.split("=", 1) for w in self.run("scontrol", "-o", "show", "job", job).split() if "=" in w)
         return words.get("JobState"), int(words.get("ExitCode", "0:0").split(":")[0])
 
+    def report(self, job):
+        """What Slurm knows about a job, and the last lines of its daemons."""
+        logs = {name: (self.folder / f"{name}.log").read_text().splitlines()[-20:] for name in self.daemons}
+        lines = [f"{name}: {line}" for name, log in logs.items() for line in log]
+        return "\n".join([self.run("scontrol", "show", "job", job), *lines])
+
     def _start(self, name, *command):
         log = (self.folder / f"{name}.log").open("w")
         self.daemons[name] = subprocess.Popen(

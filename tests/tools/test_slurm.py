@@ -58,7 +58,7 @@ def submit(cluster, folder, per_node, *options, pause=None):
 
 def wait_for_end(cluster, job, folder, expected="COMPLETED"):
     wait_until(lambda: cluster.state(job)[0] not in ("PENDING", "RUNNING", "COMPLETING"), "the job does not end", 120)
-    assert cluster.state(job)[0] == expected, (folder / "log").read_text()[-3000:]
+    assert cluster.state(job)[0] == expected, (folder / "log").read_text()[-3000:] + cluster.report(job)
 
 
 def wait_for_pause(folder):
