@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from pycocotools import mask as codec
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances, Float32RoIExtractor
 from ssm_train.tasks.detection.annotations import read_annotations
+from ssm_train.tasks.detection.masks import is_mask
 
 
 @pytest.fixture
@@ -54,6 +56,19 @@ FAULTS = {
     "odd polygon": (dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "malformed"),
     "other size": (dict(segmentation=dict(size=[32, 64], counts="abc")), "of another size"),
     "short run lengths": (dict(segmentation=dict(size=[64, 64], counts=[10, 20])), "of another size"),
+    "long compressed run lengths": (dict(segmentation=dict(size=[64, 64], counts="PPPP0")), "malformed"),
+    "text as run lengths": (dict(segmentation=dict(size=[64, 64], counts=["4096"])), "malformed"),
+    "size of a cut-off box": (dict(segmentation=dict(size=64, counts=[4096])), "malformed"),
+    "size in fractions": (dict(segmentation=dict(size=[64.0, 64.0], counts=[4096])), "malformed"),
+    "nested polygon": (dict(segmentation=[[[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]]]), "malformed"),
+    "polygon of 10^9": (dict(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9, 0, 1e9]]), "malformed"),
+    "polygon of 10^999": (dict(segmentation=[[0, 0, 10**999, 0, 9, 9]]), "malformed"),
+    "endless polygon": (dict(segmentation=[[0, 0, 64, 64] * 1000]), "malformed"),
+    "NaN in a polygon": (dict(segmentation=[[0, 0, math.nan, 0, 9, 9]]), "malformed"),
+    "box of 10^999": (dict(bbox=[0, 0, 10**999, 9]), "not four finite numbers"),
+    "list for an image": (dict(image_id=[10]), "an id that is neither a number nor a text"),
+    "text for an area": (dict(area="12"), "an area that is no finite number"),
+    "crowd of two": (dict(iscrowd=2), "another iscrowd than 0 and 1"),
 }
 
 
@@ -66,6 +81,70 @@ def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
     assert read_annotations(path).annotations == others
     with pytest.raises(DataError, match=rf"annotation 1 of .*train.json has .*{words}.*bad_annotations='skip'"):
         read_annotations(path, "raise")
+
+
+def add_up(counts, pixels):
+    """Say whether compressed run lengths add up to a number of pixels, digit by digit as COCO's maskApi.c reads them."""
+    lengths, value, shift = [], 0, 0
+    for byte in counts.encode():
+        if not 0 <= byte - 48 < 64:
+            return False
+        value |= (byte - 48 & 31) << shift
+        shift += 5
+        if not byte - 48 & 32:
+            value -= (1 << shift) if byte - 48 & 16 else 0
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return not shift and bool(lengths) and min(lengths) >= 0 and sum(lengths) == pixels
+
+
+def test_run_lengths_are_taken_if_they_add_up():
+    """Those that are taken are decoded to a mask of the image's size, which has the same run lengths."""
+    draw, taken = np.random.RandomState(0), 0
+    for number in range(600):
+        height, width = draw.randint(1, 60, 2).tolist()
+        mask = np.repeat(draw.rand(height, width) < draw.rand(), draw.randint(1, 9), axis=1)[:, :width]
+        counts = list(blobs.encode(mask)["counts"])
+        for _ in range(number % 3):
+            place = draw.randint(len(counts))
+            counts[place : place + draw.randint(2)] = draw.choice(list("0123NOPQ_`no¤"), draw.randint(2))
+        counts = "".join(counts)
+        code = {"size": [height, width], "counts": counts}
+        assert is_mask(code, height, width) == add_up(counts, height * width), (counts, height, width)
+        if is_mask(code, height, width):
+            taken += 1
+            decoded = codec.decode(code)
+            assert number % 3 or np.array_equal(decoded, mask)
+            assert codec.area(code) == decoded.sum()
+    assert taken > 200
+
+
+def test_a_mask_has_to_add_up_without_compression():
+    assert is_mask({"size": [2, 3], "counts": [1, 2, 3]}, 2, 3)
+    for counts in ([], [7], [-1, 7], [6.0], [True, 5], [1 << 40, 6], 6, None):
+        assert not is_mask({"size": [2, 3], "counts": counts}, 2, 3), counts
+
+
+def test_polygons_of_regions_are_taken(coco):
+    """Also those that a tool drew with a point a pixel, or somewhat beyond the border."""
+    fine = [[v for t in np.linspace(0, 2 * np.pi, 2000) for v in (32 + 30 * np.cos(t), 32 + 30 * np.sin(t))]]
+    comb = [[v for x in range(64) for v in ((x, 0, x, 64) if x % 2 else (x, 64, x, 0))] + [64, 65, -1, 65]]
+    for polygon in (fine, comb, [[-20, -20, 90, -20, 90, 90.5]]):
+        assert is_mask(polygon, 64, 64)
+
+
+@pytest.mark.parametrize("size", [10**9, 0, -4, 2.5, "64", None, 10**999])
+def test_an_image_of_no_possible_size(coco, size):
+    first, *others = coco.content["images"]
+    with pytest.raises(DataError, match=r"train.json says that 0.jpg has .* pixels"):
+        read_annotations(coco(images=[{**first, "width": size}, *others]))
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_an_id_that_is_no_id(coco, key):
+    first, *others = coco.content[key]
+    with pytest.raises(DataError, match=f"an id of '{key}' is neither a number nor a text"):
+        read_annotations(coco(**{key: [{**first, "id": [1]}, *others]}))
 
 
 class Lines(logging.Handler):

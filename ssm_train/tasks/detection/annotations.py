@@ -11,7 +11,9 @@ from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.inside import check_inside
+from ssm_train.tasks.detection.masks import is_mask
 
+_MOST_PIXELS = 1 << 28  # of an image; mmdet makes masks of the size that the file says, before it reads the image
 BadAnnotations = Literal["skip", "raise"]
 
 
@@ -44,7 +46,9 @@ def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip")
     - It lacks a field, or has the id of another annotation.
     - The file does not have its image or its category.
     - Its box is not four finite numbers, has no area, or lies outside the image.
-    - Its mask is malformed, has another size than the image, or is missing although other annotations have masks.
+    - Its area is no finite number, or ``iscrowd`` is neither 0 nor 1.
+    - Its mask is malformed, has another size than the image, or is missing although other annotations have masks. See
+      :func:`.masks.is_mask`.
 
     A missing ``area`` or ``iscrowd`` is filled in.
 
@@ -108,11 +112,24 @@ def _read_json(path: Path) -> dict[str, list]:
         if key == "images":
             for entry in entries:
                 check_inside(entry["file_name"], path)
+                _check_size(entry, path)
         if fields and not entries:
             raise DataError(f"{path} is empty: it has no {key}")
+        if fields and not all(_is_id(entry["id"]) for entry in entries):
+            raise DataError(f"{path} is no COCO annotation file: an id of {key!r} is neither a number nor a text")
         if fields and len({entry["id"] for entry in entries}) < len(entries):
             raise DataError(f"{path} has two {key} of the same id")
     return content
+
+
+def _check_size(image: dict, path: Path) -> None:
+    size = image["height"], image["width"]
+    if not all(_is_finite(n) and n >= 1 and n == int(n) for n in size) or math.prod(size) > _MOST_PIXELS:
+        shown = " x ".join(f"{n!r:.20}" for n in reversed(size))
+        raise DataError(
+            f"{path} says that {image['file_name']} has {shown} pixels: sides are whole numbers, and an image has at "
+            f"most {_MOST_PIXELS >> 20} megapixels"
+        )
 
 
 def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: bool) -> str | None:
@@ -120,6 +137,8 @@ def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: 
     fields = ("id", "image_id", "category_id", "bbox")
     if not isinstance(annotation, dict) or any(field not in annotation for field in fields):
         return f"{', '.join(fields[:-1])} or {fields[-1]} missing"
+    if not all(_is_id(annotation[field]) for field in fields[:-1]):
+        return "an id that is neither a number nor a text"
     image = images.get(annotation["image_id"])
     if image is None:
         return "an unknown image"
@@ -133,20 +152,16 @@ def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: 
     inside_y = min(y + height, image["height"]) - max(y, 0)
     if min(width, height, inside_x, inside_y) <= 0:
         return "a box without area in the image"
-    sound = not masks or _is_mask(annotation.get("segmentation"), image)
+    if not _is_finite(annotation.get("area", 0)) or annotation.get("iscrowd", 0) not in (0, 1):
+        return "an area that is no finite number, or another iscrowd than 0 and 1"
+    sound = not masks or is_mask(annotation.get("segmentation"), int(image["height"]), int(image["width"]))
     return None if sound else "a mask that is missing, malformed or of another size"
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # A whole number can be too large for a float.
+    return isinstance(value, float) and math.isfinite(value) or isinstance(value, int) and abs(value) < 1 << 63
 
 
-def _is_mask(mask: Any, image: dict) -> bool:
-    """Whether a mask is a list of polygons with at least three points, or run lengths of the size of the image."""
-    if isinstance(mask, list):
-        return bool(mask) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in mask)
-    size = [image["height"], image["width"]]
-    if not isinstance(mask, dict) or list(mask.get("size", ())) != size:
-        return False
-    counts = mask.get("counts")
-    return isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == math.prod(size))
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | float | str)
