@@ -84,7 +84,7 @@ def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
 
 
 def add_up(counts, pixels):
-    """Say whether compressed run lengths add up to a number of pixels, digit by digit as COCO's maskApi.c reads them."""
+    """Say whether compressed run lengths add up to a number of pixels, read as COCO's maskApi.c reads them."""
     lengths, value, shift = [], 0, 0
     for byte in counts.encode():
         if not 0 <= byte - 48 < 64:

@@ -160,7 +160,7 @@ def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: 
 
 def _is_finite(value: Any) -> bool:
     # A whole number can be too large for a float.
-    return isinstance(value, float) and math.isfinite(value) or isinstance(value, int) and abs(value) < 1 << 63
+    return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, int) and abs(value) < 1 << 63)
 
 
 def _is_id(value: Any) -> bool:

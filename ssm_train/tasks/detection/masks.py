@@ -18,8 +18,8 @@ _RUNS = re.compile(r"(?:[P-o]{0,5}[0-O])+")
 def is_mask(mask: Any, height: int, width: int) -> bool:
     """Whether a mask is one that pycocotools can decode to the pixels of an image.
 
-    It is a list of polygons, or run lengths of the size of the image whose sum is the number of its pixels. A polygon has
-    at least three points, reaches beyond the image by at most its width and height, and its edges are not longer
+    It is a list of polygons, or run lengths of the size of the image whose sum is the number of its pixels. A polygon
+    has at least three points, reaches beyond the image by at most its width and height, and its edges are not longer
     together than those of any region of the image.
 
     Args:
