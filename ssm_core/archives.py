@@ -17,15 +17,18 @@ import pickletools
 import struct
 import sys
 import zipfile
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
-_CHUNK = 1 << 24  # bytes that are read at once, so that a storage is not in memory twice
+_CHUNK = 1 << 20  # bytes that are read at once; the processor's cache has them while their checksum is computed
+_THREADS = 2  # that read tensors
 _DEPTH = 100  # containers within containers
 _BUILDS = 256  # objects with attributes; a state dict is one, and each copies them
 _LONG_INTEGERS = 256  # of more than 9 bytes; dictionaries of such integers can be made to take very long
@@ -97,7 +100,8 @@ def read_archive(path: str | Path, device: torch.device | str) -> Any:
         ForeignObjectError: it holds other things than tensors and plain data.
         OSError, zipfile.BadZipFile: it cannot be read.
     """
-    with zipfile.ZipFile(path) as archive:
+    device = torch.device(device)
+    with zipfile.ZipFile(path) as archive, open(path, "rb", buffering=0) as file, _Filling(file.fileno()) as filling:
         check_entries(archive, os.path.getsize(path))
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickled = [name for name in entries if name.endswith("/data.pkl")]
@@ -113,10 +117,14 @@ def read_archive(path: str | Path, device: torch.device | str) -> Any:
                 return torch.empty(0, dtype=torch.uint8)
             if entries[name].file_size != size:
                 raise MalformedFileError(f"{name} has {entries[name].file_size} bytes and is said to have {size}")
-            with archive.open(name) as stream:
-                return _bytes_of(stream, size)
+            values = filling.start(entries[name])
+            if device.type != "cpu":
+                filling.finish()  # before they are copied
+            return values
 
-        return _unpickle(archive.read(pickled[0]), _Storages(read, torch.device(device)))
+        content = _unpickle(archive.read(pickled[0]), _Storages(read, device))
+        filling.finish()
+        return content
 
 
 def is_legacy(path: str | Path) -> bool:
@@ -286,19 +294,61 @@ def _parameter(data: Tensor | None, *_flags: Any) -> Tensor | None:
     return nn.Parameter(data, requires_grad=floating) if data is not None else None
 
 
-def _bytes_of(stream: IO[bytes], size: int) -> Tensor:  # [size] uint8
-    """Read bytes, and in an archive the end after them, at which the checksum is compared."""
-    values = torch.empty(size, dtype=torch.uint8)
-    view = memoryview(cast(Any, values.numpy())) if size else memoryview(b"")
-    place = 0
-    while place < size:
-        part = stream.read(min(_CHUNK, size - place))
-        if not part:
+class _Filling:
+    """Fills tensors with entries of an archive, several at a time, while the pickle that names them is read.
+
+    Args:
+        file: descriptor of the archive.
+    """
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.pool = ThreadPoolExecutor(_THREADS)
+        self.running: list[Future[None]] = []
+
+    def __enter__(self) -> "_Filling":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def start(self, entry: zipfile.ZipInfo) -> Tensor:  # [bytes] uint8
+        """A tensor that has the bytes of an entry after :meth:`finish`."""
+        values = torch.empty(entry.file_size, dtype=torch.uint8)
+        self.running.append(self.pool.submit(_fill, values, self.file, entry))
+        return values
+
+    def finish(self) -> None:
+        """Wait for all tensors. Raise the error of the first that could not be read."""
+        while self.running:
+            self.running.pop(0).result()
+
+
+def _fill(values: Tensor, file: int, entry: zipfile.ZipInfo) -> None:
+    """Read the bytes of a stored entry, and compare them with its checksum.
+
+    zipfile would copy them twice more. Both reading and the checksum let other threads run.
+    """
+    header = os.pread(file, 30, entry.header_offset)
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise MalformedFileError(f"{entry.filename} is not where it should be")
+    place = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))  # behind its name and extra field
+    view, done, checksum = memoryview(cast(Any, values.numpy())), 0, 0
+    while done < len(view):
+        part = view[done : done + _CHUNK]
+        count = os.preadv(file, [part], place + done)
+        if not count:
             raise MalformedFileError("a tensor is cut off")
-        view[place : place + len(part)] = part
-        place += len(part)
-    if isinstance(stream, zipfile.ZipExtFile):
-        stream.read(1)
+        checksum = zlib.crc32(part[:count], checksum)
+        done += count
+    if checksum != entry.CRC:
+        raise MalformedFileError(f"the checksum of {entry.filename} is wrong")
+
+
+def _bytes_of(stream: IO[bytes], size: int) -> Tensor:  # [size] uint8
+    values = torch.empty(size, dtype=torch.uint8)
+    if size and cast(io.BufferedReader, stream).readinto(cast(Any, values.numpy())) != size:
+        raise MalformedFileError("a tensor is cut off")
     return values
 
 
