@@ -79,7 +79,7 @@ def download(address: str) -> Path:
         if not path.is_file():
             part = path.with_name(f"{path.name}.part")
             try:
-                found = _copy(address.partition("#")[0], part, _limit())
+                found = _copy(address.partition("#")[0], part, limit())
                 if digits and not found.startswith(digits):
                     raise CheckpointError(f"{address} is another file than its hash says: SHA-256 is {found}")
                 part.replace(path)
@@ -88,16 +88,20 @@ def download(address: str) -> Path:
     return path
 
 
-def _limit() -> float:
-    """The largest download in bytes."""
+def limit() -> float:
+    """The largest download in bytes.
+
+    Raises:
+        ConfigError: the environment variable is no number.
+    """
     text = os.environ.get(LIMIT_SWITCH, "") or str(_LIMIT)
     try:
-        limit = float(text) * 1e9
+        size = float(text) * 1e9
     except ValueError:
-        limit = -1.0
-    if not limit > 0:
+        size = -1.0
+    if not size > 0:
         raise ConfigError(f"{LIMIT_SWITCH} is the size of the largest download in GB, not {text!r}")
-    return limit
+    return size
 
 
 def _digits(fragment: str, name: str, address: str) -> str:
@@ -111,7 +115,7 @@ def _digits(fragment: str, name: str, address: str) -> str:
     return match[1] if match and not _DATE.fullmatch(match[1]) else ""
 
 
-def _copy(address: str, path: Path, limit: float) -> str:
+def _copy(address: str, path: Path, most: float) -> str:
     """Write what is at an address to a file and return its SHA-256."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -124,15 +128,15 @@ def _copy(address: str, path: Path, limit: float) -> str:
     ):
         opener.add_handler(handler)
     digest, size, start = hashlib.sha256(), 0, time.monotonic()
-    too_large = f"{address} is larger than {limit / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
+    too_large = f"{address} is larger than {most / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
     try:
         with opener.open(address, timeout=_SILENCE) as answer, open(path, "wb") as file:
             announced = answer.headers.get("Content-Length", "")
-            if announced.isdigit() and int(announced) > limit:
+            if announced.isdigit() and int(announced) > most:
                 raise CheckpointError(too_large)
             while chunk := answer.read1(_CHUNK):
                 size += len(chunk)
-                if size > limit:
+                if size > most:
                     raise CheckpointError(too_large)
                 if time.monotonic() - start > _GRACE + size / _SLOWEST:
                     raise CheckpointError(

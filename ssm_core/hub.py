@@ -1,12 +1,21 @@
 """Saves and loads models in the layout of the Hugging Face Hub, which timm reads as well."""
 
 import json
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from timm.models import get_pretrained_cfg
 from torch import nn
+
+from ssm_core.addresses import LIMIT_SWITCH, limit
+from ssm_core.described import build_described
+from ssm_core.errors import CheckpointError
+from ssm_core.folders import CONFIG, PATTERNS, read_json, read_weights
+from ssm_core.weights import load_exactly
 
 Model = TypeVar("Model", bound="HubModel")
 MODEL_CARD = """---
@@ -101,9 +110,73 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         (save_directory / "config.json").write_text(json.dumps(self.hub_config(), indent=2) + "\n")
 
     @classmethod
-    def _from_pretrained(cls: type[Model], *, strict: bool = True, **options: Any) -> Model:
-        # By default the mixin accepts weights that do not fit, without a warning.
-        return super()._from_pretrained(strict=strict, **options)
+    def from_pretrained(  # type: ignore[override]  # further arguments of the mixin would change the model
+        cls: type[Model], pretrained_model_name_or_path: str | Path, *, revision: str | None = None
+    ) -> Model:
+        """Load a model from a folder, or from the Hub.
+
+        The folder may come from anywhere: nothing in it runs, and its config decides nothing that its weights do not
+        show.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or the name of a repository such as ``"somebody/net"``.
+            revision: a branch, a tag or a commit of the repository. A commit names its content for good.
+
+        Raises:
+            CheckpointError: there is no such folder, or its config and its weights are of no model of this class.
+        """
+        folder = local_folder(pretrained_model_name_or_path, PATTERNS, revision)
+        config = read_json(folder / CONFIG)
+        known = cls._hub_mixin_init_parameters
+        arguments = {name: config[name] for name in config if name in known and name != "self"}
+        state = read_weights(folder)
+        network = build_described(cast(Any, cls), arguments, state, folder)
+        load_exactly(network, state, folder, f"its {cls.__name__}")
+        return cast(Model, network.eval())
+
+
+def local_folder(place: str | Path, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Return a folder, or a local copy of a repository of the Hub.
+
+    Args:
+        place: the folder, or the name of the repository.
+        patterns: which files of the repository are downloaded. Together they may be as large as
+            ``SSM_DOWNLOAD_LIMIT`` allows, see :func:`ssm_core.addresses.download`.
+        revision: see :meth:`HubModel.from_pretrained`.
+
+    Raises:
+        CheckpointError: there is neither, or the files are too large.
+    """
+    if Path(place).is_dir():
+        return Path(place)
+    most, found, reason = limit(), None, ""
+    try:
+        found = HfApi().model_info(str(place), revision=revision, files_metadata=True)
+    except HFValidationError:
+        raise CheckpointError(f"there is no folder {place}, and it is no name of the Hub's") from None
+    except Exception as error:  # without a network a copy from before is used
+        reason = " ".join(str(error).split())
+    files = [file for file in (found.siblings or []) if _wanted(file.rfilename, patterns)] if found else []
+    if sum(file.size or 0 for file in files) > most:
+        raise CheckpointError(
+            f"{place} is larger than {most / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
+        )
+    try:
+        return Path(
+            snapshot_download(
+                str(place),
+                revision=found.sha if found else revision,
+                allow_patterns=list(patterns),
+                local_files_only=found is None,
+            )
+        )
+    except Exception as error:
+        reason = reason or " ".join(str(error).split())
+        raise CheckpointError(f"there is no folder {place}, and no copy from the Hub: {reason}") from error
+
+
+def _wanted(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def save_hub_folder(network: nn.Module, folder: str | Path, **fields: Any) -> None:

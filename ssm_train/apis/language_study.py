@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ssm_core.errors import UserError
+from ssm_core.errors import DataError, UserError
 from ssm_train.apis import cli
 from ssm_train.runtime.files import write_text_atomically
+from ssm_train.runtime.hooks.curves import read_curves
 
 AS_PRETRAINED = "as pretrained"  # what the pretrained model is called in the results
 _SPLITS = ("train", "val", "test")
@@ -141,7 +142,10 @@ class Study:
         config = self.recipes.tunings[name]
         printed = self._tool("train", config, "--work-dir", folder, "--resume", "--cfg-options", *changes)
         self.say(f"{name}, seed {seed}: {printed.splitlines()[-1]}")
-        return json.loads((folder / "curves.json").read_text())["val"][-1]["perplexity"]
+        values = [point["perplexity"] for point in read_curves(folder)["val"] if "perplexity" in point]
+        if not values:
+            raise DataError(f"the curves of {folder} have no perplexity: remove the folder, and the run is done again")
+        return values[-1]
 
     def _tool(self, name: str, *arguments: object) -> str:
         """Run a tool and return what it printed."""

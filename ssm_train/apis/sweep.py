@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.train import TrainingResult
+from ssm_train.runtime.hooks import curves
 from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
@@ -151,12 +152,15 @@ def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
         outcome: of the run; its figures are set.
         folder: the run's folder.
         cfg: the run's config, which names the metric.
+
+    Raises:
+        DataError: the file is damaged.
     """
     file = folder / "curves.json"
     if not file.is_file():
         return
     metric, lowest = metric_of(cfg)
-    result = TrainingResult(folder, json.loads(file.read_text()))
+    result = TrainingResult(folder, curves.read_curves(file))
     best = result.best(metric, "epoch" if "max_epochs" in cfg.train_cfg else "iter", lowest)
     outcome.last = result.last(metric)
     outcome.best, outcome.best_after = best or (None, None)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ssm_core.errors import ConfigError, UserError
+from ssm_core.errors import ConfigError, DataError, UserError
 from ssm_train.apis.sweep import (
     Outcome,
     Settings,
@@ -174,7 +174,7 @@ class Sweep:
         folder = self.folder / outcome.folder
         if not (folder / RECORD).is_file():
             return
-        known = json.loads((folder / RECORD).read_text())
+        known = _record(folder / RECORD)
         if known["given"] != self.settings.identity_of(outcome.settings):
             raise ConfigError(f"{folder} holds a run with other settings: give another --work-dir, or remove it")
         outcome.status, outcome.seconds, outcome.error = known["status"], known["seconds"], known["error"]
@@ -215,6 +215,23 @@ class Sweep:
         write_text_atomically(self.folder / "table.md", self.table())
         write_text_atomically(self.folder / "table.csv", as_csv(self.outcomes))
         write_text_atomically(self.folder / "table.json", as_json(self.outcomes, self.settings.name, self.metric))
+
+
+def _record(path: Path) -> dict:
+    """What an earlier call noted of a run.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        known = json.loads(path.read_text())
+        numbers = isinstance(known["seconds"], int | float) and "given" in known
+        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path} is damaged: remove it, and the run is done again")
+    return known
 
 
 def reason(status: int, log: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.logging import MMLogger
 from torch import Tensor
 
 from ssm_core.weights import damage
@@ -139,19 +139,14 @@ def detached(value: Any) -> Any:
 def pack_message_hub(state: dict) -> dict:
     """Convert the state of mmengine's message hub to plain data.
 
-    The message hub holds the history of the scalars, the best score and the names of the kept files.
+    The message hub holds the history of the scalars, the best score and the names of the kept files. The inverse is
+    :func:`.resumed.message_hub`.
     """
     scalars = {}
     for key, history in state["log_scalars"].items():
         values, counts = history.data
         scalars[key] = (values[-_HISTORY:].tolist(), counts[-_HISTORY:].tolist())
     return {**plain({k: v for k, v in state.items() if k != "log_scalars"}), "log_scalars": scalars}
-
-
-def unpack_message_hub(state: dict) -> dict:
-    """The inverse of :func:`pack_message_hub`."""
-    scalars = {key: HistoryBuffer(*history) for key, history in state["log_scalars"].items()}
-    return {**state, "log_scalars": scalars}
 
 
 def save(state: dict, path: str | Path) -> None:

@@ -21,7 +21,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         """Train to the last epoch, or until a hook sets ``stop_training``.
 
         Raises:
-            CheckpointError: the run to resume had another number of iterations in an epoch.
+            CheckpointError: the run to resume had another number of iterations in an epoch, or its numbers of
+                iterations and of epochs do not fit each other.
         """
         self._check_epoch_length()
         self.runner.call_hook("before_train")
@@ -78,6 +79,11 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             raise CheckpointError(
                 f"the run to resume has {before} iterations an epoch and this config gives {length}: "
                 "resume with the same data, batch size and number of processes"
+            )
+        if not 0 <= self._iter - self._epoch * length <= length:
+            raise CheckpointError(
+                f"the run to resume says that it has completed {self._iter} iterations and {self._epoch} epochs, and "
+                f"an epoch has {length} iterations"
             )
         self.runner.message_hub.update_info("epoch_length", length)
 

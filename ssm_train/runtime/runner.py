@@ -24,7 +24,7 @@ from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFini
 from ssm_train.data.guarded import guarded
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime import pretrained
+from ssm_train.runtime import pretrained, resumed
 from ssm_train.runtime.building import building_from_config, describe_model
 from ssm_train.runtime.evaluator import ReadableEvaluator
 from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
@@ -275,12 +275,17 @@ class Runner(mmengine_runner.Runner):
         if "state_dict" not in checkpoint:
             checkpoint = {"state_dict": state}
         if self._resume and "message_hub" in checkpoint:
-            checkpoint["message_hub"] = ckpt.unpack_message_hub(checkpoint["message_hub"])
+            checkpoint["message_hub"] = resumed.message_hub(checkpoint["message_hub"], Path(self.work_dir))
         checkpoint["meta"] = ckpt.meta_of(checkpoint)
         # Older versions of mmengine wrote the config here. Nothing needs it, and mmengine would run its text as Python.
         checkpoint["meta"].pop("config", None)
         if self._resume and "optimizer" not in checkpoint:
             raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
+        if self._resume:
+            optimizer = getattr(self.optim_wrapper, "optimizer", None)
+            resumed.check_optimizer(checkpoint["optimizer"], self.optim_wrapper.state_dict(), optimizer)
+            if self.param_schedulers is not None and "param_schedulers" in checkpoint:
+                resumed.check_schedules(checkpoint["param_schedulers"], self.param_schedulers)
         expected = self.bare_model.state_dict()
         checkpoint["state_dict"] = weights.add_backbone_prefix(state, expected)
 

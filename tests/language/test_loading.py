@@ -7,7 +7,7 @@ import torch
 from small_language import SIZE, rows, small_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.testing import assert_close
 from tree_ssm.language import (
     MambaTreeConfig,
@@ -81,13 +81,15 @@ def test_an_adapter_that_would_be_bypassed_is_refused():
 
 
 def test_what_cannot_be_loaded(tmp_path, lm_folder):
-    with pytest.raises(ConfigError, match="there is no pretrained model"):
+    with pytest.raises(CheckpointError, match=r"there is no folder .*nothing, and it is no name of the Hub's"):
         load_network(str(tmp_path / "nothing"))
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ConfigError, match="is a gpt2, not a Mamba of transformers"):
+    with pytest.raises(CheckpointError, match=r"there is no config\.json in"):
         load_network(str(tmp_path))
-    with pytest.raises(ConfigError, match="there is no tokenizer in"):
-        load_tokenizer(str(tmp_path / "nothing"))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(CheckpointError, match="is a gpt2, not a Mamba of transformers"):
+        load_network(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"there is no tokenizer\.json in"):
+        load_tokenizer(str(tmp_path))
     tokenizer = load_tokenizer(str(lm_folder / "pretrained"))
     tokenizer.pad_token = None
     tokenizer.save_pretrained(tmp_path / "no-pad")

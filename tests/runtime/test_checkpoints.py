@@ -7,6 +7,7 @@ from mmengine.logging import MessageHub, MMLogger
 
 from ssm_core import weights
 from ssm_train.runtime import checkpoints as checkpoint
+from ssm_train.runtime import resumed
 from ssm_train.runtime.files import remove_leftovers, write_atomically, write_text_atomically
 
 
@@ -67,7 +68,7 @@ def test_message_hub_round_trip(tmp_path):
     hub.update_info("best_score", np.float32(0.5))
     checkpoint.save(checkpoint.pack_message_hub(hub.state_dict()), tmp_path / "hub")
     other = MessageHub.get_instance("round_trip_2")
-    other.load_state_dict(checkpoint.unpack_message_hub(weights.read_file(tmp_path / "hub")))
+    other.load_state_dict(resumed.message_hub(weights.read_file(tmp_path / "hub"), tmp_path))
     assert other.get_info("best_score") == 0.5
     assert other.get_scalar("train/loss").mean(20) == hub.get_scalar("train/loss").mean(20)
     assert len(other.get_scalar("train/loss").data[0]) < 1500

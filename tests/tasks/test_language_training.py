@@ -202,7 +202,7 @@ def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
     line = fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
     assert line == f"error: row 7 of {tmp_path / 'rows.json'} has no response; faulty='skip' leaves such rows out"
     options = tuning(lm_folder, f"model.backbone.path={tmp_path / 'nothing'}")
-    assert f"there is no pretrained model {tmp_path / 'nothing'}" in fails(
+    assert f"there is no folder {tmp_path / 'nothing'}" in fails(
         "train", "--work-dir", tmp_path, "--cfg-options", *options
     )
     base = WIKI / "mamba-4m_alpaca-demo.py"

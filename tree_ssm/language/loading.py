@@ -1,6 +1,8 @@
 """Loads, creates and saves networks and tokenizers. A network can have LoRA adapters."""
 
+import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,33 +11,42 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ssm_core.errors import ConfigError
+from ssm_core.described import described_shapes
+from ssm_core.errors import CheckpointError, ConfigError
+from ssm_core.folders import CONFIG, PATTERNS, read_json, read_weights
+from ssm_core.hub import local_folder
+from ssm_core.weights import check_finite, misfit
 
 from .configuration import EdgeDecay, MambaTreeConfig
 from .modeling import MambaTreeForCausalLM
+from .tokenizer_file import FILES, read_tokenizer
 
 # The layers that have adapters in the paper.
 LORA_TARGETS = ("x_proj", "in_proj", "out_proj", "embeddings")
+# What is read of a config.json. Other entries of transformers name files, code and kernels to load.
+_KNOWN = {field.name for field in dataclasses.fields(MambaTreeConfig)} - {
+    field.name for field in dataclasses.fields(PreTrainedConfig)
+} | {"tie_word_embeddings"}
 
 
 def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or from the Hub.
+
+    The folder may come from anywhere: only its ``tokenizer.json`` and its special tokens are read.
 
     Args:
         path: a folder or the name of a repository on the Hub.
         pad_token: the token for padding. A tokenizer without its own padding token needs it.
 
     Raises:
-        ConfigError: there is no tokenizer, or it lacks the token for padding or the token that ends a response.
+        CheckpointError: there is no tokenizer, or its file is none that is read from anywhere.
+        ConfigError: it lacks the token for padding or the token that ends a response.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no tokenizer in {path}: {_first_line(error)}") from error
+    tokenizer = read_tokenizer(local_folder(path, FILES))
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise ConfigError(f"pad_token={pad_token!r} is not in the vocabulary of the tokenizer {path}")
@@ -71,21 +82,51 @@ def load_network(
             states of the tree.
 
     Raises:
-        ConfigError: there is no such model, or it is not a Mamba.
+        CheckpointError: there is no such model, or it is not a Mamba with exactly the weights of its config.
     """
-    try:
-        config, _ = MambaTreeConfig.get_config_dict(path)
-        if config.get("model_type") not in ("mamba", "mambatree"):
-            raise ConfigError(f"{path} is a {config.get('model_type')}, not a Mamba of transformers")
-        chosen = {"tree_scale": tree_scale, "tree_decay": tree_decay}
-        config |= {key: value for key, value in chosen.items() if value is not None}
-        with _no_progress_bars():
-            network = MambaTreeForCausalLM.from_pretrained(
-                path, config=MambaTreeConfig.from_dict(config), dtype=torch.float32
-            )
-    except OSError as error:
-        raise ConfigError(f"there is no pretrained model {path}: {_first_line(error)}") from error
+    folder = local_folder(path, PATTERNS)
+    config = read_json(folder / CONFIG)
+    if config.get("model_type") not in ("mamba", "mambatree"):
+        raise CheckpointError(f"{path} is a {config.get('model_type')}, not a Mamba of transformers")
+    arguments = {name: config[name] for name in _KNOWN if name in config}
+    arguments |= {k: v for k, v in (("tree_scale", tree_scale), ("tree_decay", tree_decay)) if v is not None}
+    state = _named(read_weights(folder), tied=arguments.get("tie_word_embeddings", True) is True)
+    layers = arguments.get("num_hidden_layers", 1)
+    if type(layers) is not int or not 0 < layers <= len(state):
+        raise CheckpointError(f"{path} describes {layers} layers and has {len(state)} tensors, fewer than one for each")
+    expected = described_shapes(_described, arguments, state, folder)
+    names, words = misfit(expected, state)
+    if names:
+        raise CheckpointError(
+            f"{path} does not fit its MambaTreeConfig: {len(names)} tensors differ, the first: {words}"
+        )
+    check_finite(state, folder)
+    with _no_progress_bars():
+        network = MambaTreeForCausalLM.from_pretrained(
+            None, config=MambaTreeConfig(**arguments), state_dict=state, dtype=torch.float32
+        )
+    network.config.name_or_path = path
     return _prepare(network, lora, gradient_checkpointing, compile_layers)
+
+
+def _described(**arguments: Any) -> nn.Module:
+    return MambaTreeForCausalLM(MambaTreeConfig(**arguments))
+
+
+def _named(state: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
+    """Weights under the names of the whole model, also of files without a head and of older ones.
+
+    Args:
+        state: the weights of a file.
+        tied: whether the head has the weights of the embeddings.
+    """
+    state = {re.sub(r"\bembedding\.weight$", "embeddings.weight", name): tensor for name, tensor in state.items()}
+    if not any(name.startswith("backbone.") for name in state):
+        state = {name if name.startswith("lm_head.") else f"backbone.{name}": tensor for name, tensor in state.items()}
+    embeddings = state.get("backbone.embeddings.weight")
+    if tied and embeddings is not None:
+        state.setdefault("lm_head.weight", embeddings)
+    return state
 
 
 def create_network(
@@ -203,7 +244,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]

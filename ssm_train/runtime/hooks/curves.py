@@ -43,7 +43,7 @@ class CurvesHook(Hook):
         """Read the curves of the run that is resumed."""
         path = self._path(runner)
         if runner.iter and path.exists():
-            before = json.loads(path.read_text())
+            before = read_curves(path)
             self.curves = {k: [p for p in points if p["iter"] <= runner.iter] for k, points in before.items()}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -101,12 +101,17 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     path = path / FILE if path.is_dir() else path
     try:
         curves = json.loads(path.read_text())
-        points = [point for part in ("train", "val") for point in curves[part]]
-        sound = all(isinstance(point["iter"], int) and isinstance(point["epoch"], int) for point in points)
+        curves = {part: list(curves[part]) for part in ("train", "val")}
+        points = [point for part in curves.values() for point in part]
+        sound = all(type(point["iter"]) is int and type(point["epoch"]) is int for point in points)
+        sound = sound and all(isinstance(value, Real) for point in points for value in point.values())
     except FileNotFoundError:
         raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read the curves {path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"cannot read the curves {path}: {' '.join(str(error).split())}") from error
     if not sound:
-        raise DataError(f"the curves {path} have points without iter or epoch, unlike those that tools/train.py writes")
+        raise DataError(
+            f"the curves {path} have points without iter or epoch or with other things than numbers, unlike those that "
+            "tools/train.py writes"
+        )
     return curves
