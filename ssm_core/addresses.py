@@ -46,6 +46,19 @@ def is_address(place: str | Path) -> bool:
     return isinstance(place, str) and "://" in place and not Path(place).is_file()
 
 
+def name_of(place: str | Path) -> str:
+    """The name of a file, or that of what is at an address, without its folder."""
+    if not is_address(place):
+        return Path(place).name
+    path = unquote(urlsplit(str(place)).path)
+    return re.sub(r"[^\w.-]", "_", path.rpartition("/")[2])[-100:].lstrip(".") or "checkpoint"
+
+
+def local_file(place: str | Path) -> Path:
+    """A file, or the local copy of what is at an address, see :func:`download`."""
+    return download(str(place)) if is_address(place) else Path(place)
+
+
 def download(address: str) -> Path:
     """Return a local copy of what is at an address. A copy that is there is used again.
 
@@ -70,7 +83,7 @@ def download(address: str) -> Path:
         parts = urlsplit(address)
     except ValueError as error:
         raise CheckpointError(f"{address} is no address: {error}") from error
-    name = re.sub(r"[^\w.-]", "_", unquote(parts.path).rpartition("/")[2])[-100:].lstrip(".") or "checkpoint"
+    name = name_of(address)
     digits = _digits(parts.fragment, name, address)
     folder = Path(torch.hub.get_dir()) / "ssm_checkpoints"
     folder.mkdir(parents=True, exist_ok=True)

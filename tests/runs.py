@@ -36,6 +36,13 @@ EVERYTHING_RANDOM = (
     "train_dataloader.dataset.transform.random_erasing=0.5",
     "train_dataloader.dataset.transform.hflip=0.5",
 )
+# What processes have imported when they start.
+PRELOADED = [
+    "torch", "timm", "mmengine.runner", "setuptools", "yapf.yapflib.yapf_api", "sklearn.datasets",
+    "matplotlib.backends.backend_agg", "ssm_train.apis.train", "mmcv.ops", "ssm_train.runtime.config",
+    "ssm_train.runtime.loops", "ssm_train.runtime.trackers.visualizer", "ssm_train.tasks.classification.classifier",
+    "quadtree_ssm.registry", "tree_ssm.registry",
+]  # fmt: skip
 EMA = dict(type="EMAHook", momentum=0.1, update_buffers=True)
 
 
@@ -144,13 +151,7 @@ def context():
     """Return the context that starts processes. Its server has done the slow imports and runs no thread of a test."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     fresh = multiprocessing.get_context("forkserver")
-    fresh.set_forkserver_preload(
-        ["torch", "timm", "mmengine.runner", "setuptools", "yapf.yapflib.yapf_api", "sklearn.datasets",
-         "matplotlib.backends.backend_agg", "ssm_train.apis.train", "mmcv.ops", "ssm_train.runtime.config",
-         "ssm_train.runtime.loops", "ssm_train.runtime.trackers.visualizer",
-         "ssm_train.tasks.classification.classifier",
-         "quadtree_ssm.registry", "tree_ssm.registry"]
-    )  # fmt: skip
+    fresh.set_forkserver_preload(PRELOADED)
     return fresh
 
 

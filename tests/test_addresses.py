@@ -1,6 +1,7 @@
 """Tests of checkpoints that are given by address, from a server on this machine."""
 
 import hashlib
+import re
 import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +11,10 @@ import torch
 from hostile import checkpoints as hostile
 
 from ssm_core import addresses, weights
+from ssm_core.conversion import ConversionError
 from ssm_core.errors import CheckpointError, ConfigError
+from ssm_train.apis.convert import convert_file
+from ssm_train.apis.publish import publish_checkpoint
 
 STATE = {"w": torch.arange(1000.0)}
 
@@ -163,3 +167,14 @@ def test_what_goes_through_mmengine_is_read_safely(server, tmp_path, monkeypatch
             with pytest.raises(CheckpointError):
                 load(place)
     assert not mark.exists()
+
+
+def test_publishing_and_converting_take_addresses(server, tmp_path, monkeypatch):
+    folder, root, _asked = server
+    torch.save({"state_dict": STATE}, folder / "net.pth")
+    monkeypatch.chdir(tmp_path)
+    published = publish_checkpoint(f"{root}/net.pth")
+    assert re.fullmatch(r"net-[0-9a-f]{8}\.pth", str(published.path))
+    assert torch.equal(weights.read_file(published.path)["state_dict"]["w"], STATE["w"])
+    with pytest.raises(ConversionError, match=r"this is no released checkpoint of QuadMamba or MambaTree"):
+        convert_file(f"{root}/net.pth", tmp_path / "out.pth")

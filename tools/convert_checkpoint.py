@@ -20,7 +20,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SRC", type=Path, help="the released file")
+    parser.add_argument("source", metavar="SRC", help="the released file, or its address")
     parser.add_argument("destination", metavar="DST", type=Path, help="the file to write")
     parser.add_argument(
         "--entry", help="the entry of SRC that holds the weights, such as model_ema (default: model or state_dict)"

@@ -15,8 +15,12 @@ from ssm_train.apis import cli
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Make a checkpoint ready to publish.", allow_abbrev=False)
-    parser.add_argument("checkpoint", type=Path, help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the file goes (default: beside the checkpoint)")
+    parser.add_argument(
+        "checkpoint", help="a .pth file of tools/train.py or tools/convert_checkpoint.py, or its address"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the file goes (default: beside the checkpoint, or here)"
+    )
     parser.add_argument("--name", help="the file's name before the digits (default: the checkpoint's)")
     parser.add_argument("--hub", type=Path, metavar="DIR", help="also write a folder for the Hugging Face Hub")
     parser.add_argument("--config", help="the config it was trained with, for --hub")

@@ -10,6 +10,7 @@ import quadtree_ssm.checkpoint
 import quadtree_ssm.models
 import tree_ssm.checkpoint
 import tree_ssm.models
+from ssm_core import addresses
 from ssm_core.conversion import ConversionError, Converted, ReleasedFormat, convert, recognise
 from ssm_core.errors import UserError
 from ssm_core.weights import read_state_dict
@@ -74,14 +75,14 @@ class Conversion(NamedTuple):
 
 
 def convert_file(
-    source: Path, destination: Path, entry: str | None = None, prefix: str = "", global_predictor: bool = False
+    source: str | Path, destination: Path, entry: str | None = None, prefix: str = "", global_predictor: bool = False
 ) -> Conversion:
     """Convert one file. Nothing is written unless all of it was used and the model loads the result.
 
     The written file is ``{"state_dict": ..., "meta": ...}``; ``meta["model"]`` is the model as a config has it.
 
     Args:
-        source: the authors' file, ``{"model": state_dict}``, of a classifier or a backbone.
+        source: the authors' file, ``{"model": state_dict}``, of a classifier or a backbone; or its address.
         destination: the file to write.
         entry: the entry of the source that holds the weights; found by the usual names if left out.
         prefix: convert the tensors whose names begin with it, such as a detector's ``"backbone."``.
@@ -93,9 +94,10 @@ def convert_file(
         ConversionError: the source is of no known family or incomplete, or the two files are one.
         UserError: the destination cannot be written.
     """
-    if destination.exists() and source.exists() and destination.samefile(source):
+    local = addresses.local_file(source)
+    if destination.exists() and local.exists() and destination.samefile(local):
         raise ConversionError(f"DST is SRC: give another name than {destination} for the converted file")
-    state_dict, entry = read_state_dict(source, entry, prefix)
+    state_dict, entry = read_state_dict(local, entry, prefix)
     released = recognise(state_dict, (family.released for family in FAMILIES))
     family = next(family for family in FAMILIES if family.released is released)
     overrides = {}
@@ -107,7 +109,7 @@ def convert_file(
     arch = name_of(family, converted.arguments)
     arguments = converted.arguments if arch is None else {"arch": arch, **converted.arguments}
     # `load_from` shows these where the checkpoint does not fit a config, as for checkpoints of our own training.
-    meta = {"model": {"type": family.type, **arguments}, "config": source.name, "entry": entry}
+    meta = {"model": {"type": family.type, **arguments}, "config": addresses.name_of(source), "entry": entry}
     try:
         ckpt.save({"state_dict": converted.state_dict, "meta": meta}, destination)
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mmengine.config import Config
 
-from ssm_core import weights
+from ssm_core import addresses, weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
 from ssm_train.data.inside import check_name
@@ -32,14 +32,14 @@ class Published(NamedTuple):
     after: int
 
 
-def publish_checkpoint(source: Path, folder: Path | None = None, name: str | None = None) -> Published:
+def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str | None = None) -> Published:
     """Write ``<name>-<first eight digits of its SHA-256>.pth`` with a checkpoint's weights and meta.
 
     The weights are those that were tested: if the training averaged its weights, they are the averaged ones.
 
     Args:
-        source: a checkpoint.
-        folder: where the file goes; beside the source if left out.
+        source: a checkpoint, or its address.
+        folder: where the file goes. If left out, it goes beside the source, or for an address into the current folder.
         name: the file's name before the digits; the source's if left out.
 
     Raises:
@@ -48,7 +48,8 @@ def publish_checkpoint(source: Path, folder: Path | None = None, name: str | Non
     """
     if name is not None:
         check_name(name, "--name", ConfigError)
-    content = weights.read_file(source)
+    local = addresses.local_file(source)
+    content = weights.read_file(local)
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(f"{source} has no state_dict: only checkpoints of these tools are published")
     state_dict, _ = weights.state_dict_of(content, source, "state_dict")
@@ -59,13 +60,14 @@ def publish_checkpoint(source: Path, folder: Path | None = None, name: str | Non
     bad = weights.first_non_finite(state_dict)
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
-    folder, name = folder or source.parent, name or source.stem
+    folder = folder or (Path() if addresses.is_address(source) else local.parent)
+    name = name or Path(addresses.name_of(source)).stem
     state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}
     unnamed = folder / f".{name}.pth"
     ckpt.save(state, unnamed)
     digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
     path = unnamed.rename(folder / f"{name}-{digits}.pth")
-    return Published(path, source.stat().st_size, path.stat().st_size)
+    return Published(path, local.stat().st_size, path.stat().st_size)
 
 
 def config_for_hub(folder: Path | None, config: str | None, options: list[str]) -> Config | None:

@@ -13,7 +13,10 @@ from collections import OrderedDict
 
 import torch
 
+from ssm_core import weights
+
 DIMS, CLASSES = (8, 16, 16, 16), 10
+BASE = None  # a checkpoint of a run, which then stands for that of :func:`model`
 
 
 class Program:
@@ -38,6 +41,8 @@ class Raw:
 
 def model():
     """A small model with its description, in the form of tools/train.py."""
+    if BASE is not None:
+        return weights.read_file(BASE)
     from quadtree_ssm import QuadMamba
 
     sizes = {"depths": (1, 1, 1, 1), "dims": DIMS, "num_classes": CLASSES, "in_chans": 1}
@@ -200,9 +205,13 @@ def wrong_numbers(path, draw, mark):
 
 def not_finite(path, draw, mark):
     state = model()
-    name = draw.choice([name for name, value in state["state_dict"].items() if value.is_floating_point()])
-    state["state_dict"][name] = torch.full_like(state["state_dict"][name], draw.choice([float("nan"), float("inf")]))
+    not_finite_in(state["state_dict"], draw)
     torch.save(state, path)
+
+
+def not_finite_in(state, draw):
+    name = draw.choice([name for name in sorted(state) if state[name].is_floating_point()])
+    state[name] = torch.full_like(state[name], draw.choice([float("nan"), float("inf")]))
 
 
 def deep_model(path, draw, mark):
@@ -246,13 +255,115 @@ def damaged(path, draw, mark):
     path.write_bytes(content[: draw.choice([len(content), draw.randrange(len(content))])])
 
 
+def optimizer_values(path, draw, mark):
+    """Settings of the optimizer that are no settings."""
+    state = model()
+    group = draw.choice(state["optimizer"]["param_groups"])
+    key = draw.choice([key for key in sorted(group) if key != "params"])
+    group[key] = draw.choice([float("nan"), float("inf"), "x", [1], {"a": 1}, torch.ones(2), (0.9, "x"), "os.system"])
+    torch.save(state, path)
+
+
+def optimizer_state(path, draw, mark):
+    """What the optimizer knows of a parameter: shapes, kinds, numbers and names."""
+    state = model()
+    entries = state["optimizer"]["state"]
+    number = draw.choice(sorted(entries))
+    name = draw.choice(sorted(entries[number]))
+    value = entries[number][name]
+    change = draw.randrange(6)
+    if change == 0:
+        entries[number][name] = torch.full_like(value, float("nan"))
+    elif change == 1:
+        entries[number][name] = torch.zeros(draw.choice([(3, 5), (10**6,), (0,), (7, 1, 1, 1, 1)]))
+    elif change == 2:
+        entries[number][name] = draw.choice([value.bool(), value.to(torch.complex64), "x", None, [1.0], {}])
+    elif change == 3:
+        del entries[number][name]
+    elif change == 4:
+        entries[draw.choice([10**9, -1, "x", (1, 2)])] = entries.pop(number)
+    else:
+        state["optimizer"]["state"] = draw.choice([[], 7, {number: 7}, {number: [value]}])
+    torch.save(state, path)
+
+
+def optimizer_groups(path, draw, mark):
+    state = model()
+    groups = state["optimizer"]["param_groups"]
+    state["optimizer"]["param_groups"] = draw.choice(
+        [[], groups * 2, groups[:-1], 7, [{**groups[0], "params": list(range(10**6))}], [{}], None]
+    )
+    torch.save(state, path)
+
+
+def schedules(path, draw, mark):
+    """States of the schedules, which mmengine makes attributes."""
+    state = model()
+    found = state["param_schedulers"]
+    inner = draw.choice(found)
+    change = draw.randrange(3)
+    if change == 0:
+        inner[draw.choice(["step", "_get_value", "optimizer", "__class__"])] = draw.choice(["x", 5, None])
+    elif change == 1:
+        inner[draw.choice(sorted(inner))] = draw.choice([float("nan"), "x", [1, "y"], {"a": 1}, 10**400, [[]] * 10**6])
+    else:
+        state["param_schedulers"] = draw.choice([7, "x", [7] * len(found), [[]] * 10**6, {"a": 1}])
+    torch.save(state, path)
+
+
+def message_hub(path, draw, mark):
+    state = model()
+    hub = state["message_hub"]
+    change = draw.randrange(5)
+    if change == 0:
+        name = draw.choice(sorted(hub["log_scalars"]))
+        hub["log_scalars"][name] = draw.choice([7, ([1.0], ["x"]), ([[1]], [1]), ("x", "y"), ([1.0] * 10**6, [1])])
+    elif change == 1:
+        state["message_hub"] = draw.choice([7, [], {"log_scalars": []}, {"log_scalars": {}, "runtime_info": 7}])
+    elif change == 2:
+        key = draw.choice(["best_score", "best_ckpt", "keep_ckpt_ids", "last_epoch_validated", "epoch_length"])
+        hub["runtime_info"][key] = draw.choice(["x", [1], {"a": 1}, float("nan"), torch.ones(3)])
+    elif change == 3:
+        hub["resumed_keys"] = draw.choice([7, [1], "x"])
+    else:
+        hub["runtime_info"]["keep_ckpt_ids"] = draw.choice([["../x"], "abc", [{}], list(range(10**6))])
+    torch.save(state, path)
+
+
+def best_elsewhere(path, draw, mark):
+    """Names the best checkpoint, which is deleted when there is a better one."""
+    state, victim = model(), victim_of(path)
+    victim.mkdir()
+    (victim / "file").touch()
+    info = state["message_hub"]["runtime_info"]
+    info["best_ckpt"] = str(draw.choice([victim, victim / "file"]))
+    info["best_score"] = -1.0
+    for key in ("last_epoch_validated", "last_iteration_validated"):
+        info.pop(key, None)
+    torch.save(state, path)
+
+
+def victim_of(path):
+    """The folder that must be left as it is after an attack with a file."""
+    return path.with_suffix(".victim")
+
+
+def far_away(path, draw, mark):
+    """Numbers of epochs and iterations that no run has."""
+    state = model()
+    key = draw.choice(["epoch", "iter", "seed"])
+    state["meta"][key] = draw.choice([10**9, -1, 2**70, "x", None, [1], True, 1.5])
+    torch.save(state, path)
+
+
+STATES = (optimizer_values, optimizer_state, optimizer_groups, schedules, message_hub, best_elsewhere, far_away)
 ATTACKS = (
     program, legacy_program, bare_pickle, text_of_a_config, imported_scope, imported_type, compressed_zeros,
     enlarged_storage, repeated_elements, more_than_is_there, negative_sizes, byte_array, nested_lists, itself_within,
     memo_index, copied_lists, wrong_numbers, not_finite, deep_model, wide_model, large_photo, numbered_block, damaged,
 )  # fmt: skip
 # What is harmless, if its reader ignores the hostile part, and may then be taken.
-MAY_BE_READ = {text_of_a_config, imported_scope, damaged, large_photo, nested_lists}
+MAY_BE_READ = {text_of_a_config, imported_scope, damaged, large_photo, nested_lists, *STATES}
 
 
 def write(attack, path, seed, mark):
