@@ -202,14 +202,17 @@ class Quiet(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def prepare(folder):
-    """Write a photo, a language model, and a run whose checkpoint the hostile ones are made of."""
+def prepare(folder, names):
+    """Write what some entrances need: a photo, a language model, and a run whose checkpoint others are made of."""
     import small_language
     from PIL import Image
 
     Image.new("L", (32, 32), 128).save(folder / "photo.png")
-    (folder / "language").mkdir()
-    small_language.write_folder(folder / "language")
+    if {"merge_adapters", "test a language model"} & {*names}:
+        (folder / "language").mkdir()
+        small_language.write_folder(folder / "language")
+    if not {"resume", "resume beside curves"} & {*names}:
+        return
     options = ("--work-dir", str(folder / "base"), "--cfg-options", *SMALL, *SHORT)
     process = runs.context().Process(target=use, args=(str(folder / "log"), str(folder), "train.py", CONFIG, *options))
     process.start()
@@ -219,7 +222,7 @@ def prepare(folder):
 
 def run(count, seed, folder, names, processes=1):
     """Attack ``count`` times, each entrance in turn, and yield what became of each."""
-    prepare(folder)
+    prepare(folder, names)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     root = f"http://127.0.0.1:{server.server_port}"

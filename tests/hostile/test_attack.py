@@ -6,8 +6,8 @@ from hostile import attack, checkpoints
 
 @pytest.mark.parametrize("seed", ["a", "b"])
 def test_hostile_checkpoints_run_nothing_and_are_one_sentence(seed, tmp_path):
-    """Each seed draws other files and entrances; ``attack.py --count`` does more of the same."""
-    names = ["load_from", "open", "publish", "convert"]
+    """Each seed draws other files; ``attack.py --count`` does more of the same through all entrances."""
+    names = ["load_from", "visualize", "publish", "convert"]
     bad = [found for found in attack.run(4, seed, tmp_path, names) if found[2].isupper()]
     assert bad == []
 
