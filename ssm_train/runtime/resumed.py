@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from ssm_core.weights import kind_of
 
+_TRIAL = (2, 3, 4, 5, 6, 7)  # the shape of a parameter with which an optimizer is tried
 _COUNTS = ("epoch_length", "last_epoch_validated", "last_iteration_validated")
 
 
@@ -83,23 +84,24 @@ def check_optimizer(state: Any, own: Mapping[str, Any], optimizer: Optimizer | N
     entries = state.get("state")
     _require(isinstance(entries, Mapping), "optimizer.state is no dictionary")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    usual = _usual_entry(optimizer)
+    usual = {dims: _usual_entry(optimizer, dims) for dims in {parameter.dim() for parameter in parameters}}
     for number, entry in entries.items():
         place = f"optimizer.state.{number}"
         _require(type(number) is int and 0 <= number < len(parameters), f"{place} is of no parameter")
         _require(isinstance(entry, Mapping), f"{place} is no dictionary")
-        if usual is None or not entry:
+        own_entry = usual[parameters[number].dim()]
+        if own_entry is None or not entry:
             continue
-        _require(entry.keys() == usual.keys(), f"{place} has {list(entry)}, not {list(usual)}")
+        _require(entry.keys() == own_entry.keys(), f"{place} has {list(entry)}, not {list(own_entry)}")
         for name, value in entry.items():
-            _check_entry(usual[name], value, parameters[number], f"{place}.{name}")
+            _check_entry(own_entry[name], value, parameters[number], f"{place}.{name}")
 
 
-def _usual_entry(optimizer: Optimizer) -> dict[str, Any] | None:
-    """What an optimizer keeps of a parameter [2, 3] after a step; None if it cannot be tried."""
+def _usual_entry(optimizer: Optimizer, dims: int) -> dict[str, Any] | None:
+    """What an optimizer keeps of a parameter of so many dimensions after a step; None if it cannot be tried."""
     trial = copy.copy(optimizer)
     first = optimizer.param_groups[0]
-    parameter = torch.nn.Parameter(torch.zeros(2, 3, device=first["params"][0].device))
+    parameter = torch.nn.Parameter(torch.zeros(_TRIAL[:dims], device=first["params"][0].device))
     parameter.grad = torch.zeros_like(parameter)
     trial.state, trial.param_groups = defaultdict(dict), [{**first, "params": [parameter]}]
     try:
@@ -116,7 +118,7 @@ def _check_entry(usual: Any, value: Any, parameter: Tensor, place: str) -> None:
     _require(kind_of(value) == kind_of(usual), f"{place} has {kind_of(value)}")
     if usual.dim() == 0:
         _require(value.dim() == 0, f"{place} is {tuple(value.shape)} and not one number")
-    elif usual.shape == (2, 3):
+    elif usual.shape == _TRIAL[: parameter.dim()]:
         _require(value.shape == parameter.shape, f"{place} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
     else:
         _require(value.numel() <= parameter.numel(), f"{place} is larger than its parameter")
