@@ -93,6 +93,18 @@ class Cluster:
         words = dict(w.split("=", 1) for w in self.run("scontrol", "-o", "show", "job", job).split() if "=" in w)
         return words.get("JobState"), int(words.get("ExitCode", "0:0").split(":")[0])
 
+    def has_processes(self, job):
+        """Whether processes of a job run, those of Slurm that watch them included."""
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+            except OSError:  # it has just ended
+                continue
+            is_watcher = command.startswith(f"slurmstepd: [{job}.".encode())
+            if is_watcher or f"SLURM_JOB_ID={job}".encode() in environment.split(b"\0"):
+                return True
+        return False
+
     def report(self, job):
         """What Slurm knows about a job, and the last lines of its daemons."""
         logs = {name: (self.folder / f"{name}.log").read_text().splitlines()[-20:] for name in self.daemons}

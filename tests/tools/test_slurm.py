@@ -87,7 +87,9 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
     wait_until(lambda: cluster.state(job)[0] == "PENDING", "it does not go back into the queue")
     assert "stopped by SIGUSR1 after iteration" in (folder / "log").read_text()
     assert 3 <= runs.last_state(folder / "run")["meta"]["iter"] <= 5
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait two minutes
+    # Slurm would wait two minutes, in which everything of the first start ends.
+    wait_until(lambda: not cluster.has_processes(job), "processes of the first start do not end")
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for_end(cluster, job, folder)
     assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
     assert_same(folder, under_torchrun)
