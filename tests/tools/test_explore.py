@@ -3,15 +3,18 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 import torch
-from command_line import ROOT, error_of, load_tool
+from command_line import error_of, load_tool, run
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
@@ -135,31 +138,55 @@ def test_served_to_this_machine_alone(address, checkpoints):
     assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=20).read().decode()
 
 
-def heed_interrupts():
-    """Restore the default handling of SIGINT.
+@pytest.mark.parametrize("path", ["", "config", "gradio_api/upload", "gradio_api/file=/etc/hostname"])
+def test_a_page_under_another_name_gets_nothing(address, path):
+    """A stranger's page could let its own name lead to this machine, and read the answers as its own."""
+    method = "POST" if path.endswith("upload") else "GET"
+    request = urllib.request.Request(address + path, headers={"Host": "evil.example:7860"}, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    assert (refused.value.code, refused.value.read()) == (400, b"this page has another name")
 
-    A shell makes a command in the background ignore SIGINT, and the processes that it starts ignore it, too.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+@pytest.mark.parametrize("path", ["gradio_api/file=/etc/hostname", "gradio_api/file=../../../etc/hostname"])
+def test_files_of_the_machine_are_not_served(address, path):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(address + path, timeout=20)
+    assert refused.value.code in (403, 404)
 
 
-def test_the_tool_serves_until_it_is_interrupted(checkpoints, tmp_path):
+def test_a_port_in_use_fails_at_once(address, checkpoints, capsys):
+    port = address.rstrip("/").rpartition(":")[2]
+    start = time.monotonic()
+    line = error_of(capsys, "explore", *checkpoints.values(), "--port", port)
+    assert line.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert time.monotonic() - start < 30
+
+
+def serve(folder, sources):
+    """Run the tool with a folder for temporary files. A shell may have made this process ignore SIGINT."""
+    tempfile.tempdir = str(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(run("explore", *sources))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_the_tool_serves_until_a_signal(number, status, checkpoints, tmp_path):
     """The tool removes its folder of uploads when it ends."""
-    command = [sys.executable, ROOT / "tools" / "explore.py", *checkpoints.values()]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed_interrupts
-    ) as tool:
-        try:
-            words = tool.stdout.readline().split()
-            assert [*words[:1], *words[2:]] == ["open", "in", "a", "browser;", "Ctrl-C", "ends", "it"]
-            assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=20).read().decode()
-            assert list(tmp_path.glob("tree-ssm-explore-*"))
-            tool.send_signal(signal.SIGINT)
-            assert tool.wait(timeout=60) == 0
-        finally:
-            tool.kill()
+    log = tmp_path / "log"
+    tool = runs.start(serve, log, tmp_path, list(checkpoints.values()))
+    try:
+        while not log.exists() or "\n" not in log.read_text():
+            tool.join(0.1)
+            assert tool.is_alive(), (tmp_path / "log.err").read_text()
+        words = log.read_text().split()
+        assert [*words[:1], *words[2:]] == ["open", "in", "a", "browser;", "Ctrl-C", "ends", "it"]
+        assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=20).read().decode()
+        assert list(tmp_path.glob("tree-ssm-explore-*"))
+        os.kill(tool.pid, number)
+        runs.finish(tool, log, status)
+    finally:
+        tool.kill()
     assert not list(tmp_path.glob("tree-ssm-explore-*"))
 
 
