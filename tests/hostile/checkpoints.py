@@ -3,6 +3,7 @@
 Each function writes a file. ``python tests/hostile/attack.py --count 500 --seed 1`` gives them to every tool.
 """
 
+import functools
 import io
 import os
 import pickle
@@ -127,14 +128,20 @@ def imported_type(path, draw, mark):
 
 
 def compressed_zeros(path, draw, mark):
-    count = draw.choice([1 << 27, 1 << 28])
-    _write_archive(path, pickled({"w": Described(Storage("0", count), (count,), (1,))}), {}, zipfile.ZIP_DEFLATED)
+    path.write_bytes(_zeros(draw.choice([1 << 27, 1 << 28])))
+
+
+@functools.cache
+def _zeros(count):
+    file = io.BytesIO()
+    _write_archive(file, pickled({"w": Described(Storage("0", count), (count,), (1,))}), {}, zipfile.ZIP_DEFLATED)
     with (
-        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("archive/data/0", "w", force_zip64=True) as file,
+        zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("archive/data/0", "w", force_zip64=True) as entry,
     ):
         for _ in range(count * 4 >> 24):
-            file.write(bytes(1 << 24))
+            entry.write(bytes(1 << 24))
+    return file.getvalue()
 
 
 def enlarged_storage(path, draw, mark):
