@@ -162,7 +162,7 @@ def test_from_a_text_file_to_a_pretrained_folder(lm_folder, tmp_path, capsys):
     block = held_out(config, options)
     [table] = (tmp_path / "run").glob("*/vis_data/vis_text/samples_12.md")
     prompt = table.read_text().splitlines()[2].removeprefix("| ").split(" | ")[0]
-    opening = block.tokenizer.decode(block.rows[0][0][:6], skip_special_tokens=True)
+    opening = block.tokenizer.decode(block[0]["inputs"][:6], skip_special_tokens=True)
     assert markdown([], [[opening]]).splitlines()[-1] == f"| {prompt} |"
     assert (
         run("merge_adapters", config, tmp_path / "run" / "epoch_2.pth", tmp_path / "out", "--cfg-options", *options)
@@ -200,7 +200,8 @@ def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
     options = tuning(lm_folder, "train_dataloader.dataset.faulty=raise")
     options += [f"train_dataloader.dataset.path={tmp_path / 'rows.json'}"]
     line = fails("train", "--work-dir", tmp_path, "--cfg-options", *options)
-    assert line == f"error: row 7 of {tmp_path / 'rows.json'} has no response; faulty='skip' leaves such rows out"
+    name = f"row 7 of {tmp_path / 'rows.json'} (line 1)"
+    assert line == f"error: {name} has no response; faulty='skip' leaves such rows out"
     options = tuning(lm_folder, f"model.backbone.path={tmp_path / 'nothing'}")
     assert f"there is no folder {tmp_path / 'nothing'}" in fails(
         "train", "--work-dir", tmp_path, "--cfg-options", *options
@@ -245,7 +246,8 @@ def test_texts_are_shown_during_training(lm_folder, told):
     table = json.loads((next(told.glob("wandb/offline-run-*/files")) / media).read_text())
     assert table["columns"] == ["prompt", "answer", "reference"]
     assert len(table["data"]) == 3
-    for (prompt, answer, reference), (tokens, context_len) in zip(table["data"], dataset.rows, strict=False):
+    for (prompt, answer, reference), sample in zip(table["data"], dataset, strict=False):
+        tokens, context_len = sample["inputs"], sample["data_samples"]["context_len"]
         assert (prompt, reference) == (decode(tokens[:context_len]), decode(tokens[context_len:][:5]))
         assert 0 < len(answer) < 5 * 20
     local = (told / "vis_text" / "samples_4.md").read_text()

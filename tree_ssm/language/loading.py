@@ -33,7 +33,9 @@ _KNOWN = {field.name for field in dataclasses.fields(MambaTreeConfig)} - {
 } | {"tie_word_embeddings"}
 
 
-def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str, pad_token: str | None = None, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a folder or from the Hub.
 
     The folder may come from anywhere: only its ``tokenizer.json`` and its special tokens are read.
@@ -41,6 +43,7 @@ def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokeniz
     Args:
         path: a folder or the name of a repository on the Hub.
         pad_token: the token for padding. A tokenizer without its own padding token needs it.
+        chat_template: the Jinja template that makes a text of a conversation, in place of the tokenizer's own.
 
     Raises:
         CheckpointError: there is no tokenizer, or its file is none that is read from anywhere.
@@ -51,6 +54,8 @@ def load_tokenizer(path: str, pad_token: str | None = None) -> PreTrainedTokeniz
         if pad_token not in tokenizer.get_vocab():
             raise ConfigError(f"pad_token={pad_token!r} is not in the vocabulary of the tokenizer {path}")
         tokenizer.pad_token = pad_token
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
     if tokenizer.eos_token is None:
         raise ConfigError(f"the tokenizer {path} has no eos token, which ends a response: add one to it")
     if tokenizer.pad_token is None:

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -42,22 +41,25 @@ class LanguageModel(BaseModel):
 
         Args:
             inputs: tokens, padded on the right.
-            data_samples: ``attention_mask`` [B, L] and ``context_len`` [B].
+            data_samples: ``attention_mask`` [B, L] and ``context_len`` [B]; for a loss or predictions also ``labels``
+                [B, L], which are -100 outside of the responses.
             mode: ``"tensor"`` for the logits, ``"loss"`` for the loss, ``"predict"`` for the negative log-likelihood
                 and the number of response tokens of every row.
         """
         mask, context = data_samples["attention_mask"], data_samples["context_len"]
-        place = torch.arange(inputs.shape[1], device=inputs.device)
-        labels = inputs.masked_fill((place < context.unsqueeze(1)) | (mask == 0), IGNORED)
         if mode == "loss":
             out = self.backbone(
-                input_ids=inputs, attention_mask=mask, context_len=context, labels=labels, use_cache=False
+                input_ids=inputs,
+                attention_mask=mask,
+                context_len=context,
+                labels=data_samples["labels"],
+                use_cache=False,
             )
             return {"loss": out.loss}
         logits = self.backbone(input_ids=inputs, attention_mask=mask, context_len=context, use_cache=False).logits
         if mode == "tensor":
             return logits
-        targets = labels[:, 1:]
+        targets = data_samples["labels"][:, 1:]
         # Row by row, because the logarithms of a whole batch would need as much memory as its logits.
         losses = [
             F.cross_entropy(row[:-1].float(), target, ignore_index=IGNORED, reduction="sum")

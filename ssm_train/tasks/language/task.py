@@ -58,11 +58,14 @@ class Language(Task):
         model(inputs, {"attention_mask": torch.ones_like(inputs), "context_len": context}, mode="tensor")
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Write a row as text, with the prompt and the response under separate headings."""
-        tokens, split = sample["inputs"], sample["data_samples"]["context_len"]
-        prompt, response = (dataset.tokenizer.decode(part) for part in (tokens[:split], tokens[split:]))
+        """Write a row as text, with what is prompt and what is response under separate headings."""
+        tokens, parts, place_in_row = sample["inputs"], [], 0
+        for first, end in sample["data_samples"]["responses"]:
+            parts += [("prompt", tokens[place_in_row:first]), ("response", tokens[first:end])]
+            place_in_row = end
+        if place_in_row < len(tokens):
+            parts.append(("prompt", tokens[place_in_row:]))
         path = place.with_name(f"{place.name}.txt")
-        lengths = (split, len(tokens) - split)
-        parts = zip(("prompt", "response"), lengths, (prompt, response), strict=True)
-        write_text_atomically(path, "".join(f"--- {name}, {length} tokens\n{text}\n" for name, length, text in parts))
+        texts = (f"--- {name}, {len(part)} tokens\n{dataset.tokenizer.decode(part)}\n" for name, part in parts)
+        write_text_atomically(path, "".join(texts))
         return path

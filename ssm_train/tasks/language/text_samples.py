@@ -35,12 +35,14 @@ class TextSamplesHook(Hook):
         if not (self.count and is_main_process() and is_shown(runner)):
             return
         dataset = runner.val_dataloader.dataset
-        rows = [self._row(runner, *dataset.rows[i]) for i in range(min(self.count, len(dataset)))]
+        rows = [self._row(runner, dataset[i]) for i in range(min(self.count, len(dataset)))]
         runner.visualizer.add_table("samples", ("prompt", "answer", "reference"), rows, runner.iter)
 
     @torch.no_grad()
-    def _row(self, runner: Runner, tokens: list[int], context_len: int) -> tuple[str, str, str]:
+    def _row(self, runner: Runner, sample: dict) -> tuple[str, str, str]:
         network, tokenizer = runner.bare_model.backbone, runner.val_dataloader.dataset.tokenizer
+        context_len, end = sample["data_samples"]["context_len"], sample["data_samples"]["responses"][0][1]
+        tokens = sample["inputs"][:end].tolist()  # up to the end of the first response
         opening = context_len or min(self.opening, len(tokens) // 2)
         prompt = torch.tensor([tokens[:opening]], device=next(network.parameters()).device)
         written = network.generate(

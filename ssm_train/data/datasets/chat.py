@@ -1,0 +1,141 @@
+"""Tokens of conversations by the chat template of their tokenizer, and which of them are learnt: the responses.
+
+A template says itself what is a response, between ``{% generation %}`` and ``{% endgeneration %}``. Where it does not,
+a response is what the template adds to the text when the response is added to the conversation. That holds only if the
+text of a shorter conversation is the beginning of the text of a longer one, which is checked for every row.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from typing import Any, NamedTuple
+
+from ssm_core.errors import ConfigError
+from ssm_train.data.datasets.text_rows import Conversation
+from ssm_train.data.json_rows import UnusableRow
+
+Span = tuple[int, int]
+
+_MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Some templates write today's date. A run that is resumed on another day would read other rows, so the date is fixed.
+# Jinja removes the line feed after a block, and with it the template begins on a line of its own, as it does alone.
+_NO_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
+
+
+class ChatTokens(NamedTuple):
+    """The tokens of a conversation.
+
+    Attributes:
+        tokens: of the whole conversation.
+        responses: first token and end of every response that is learnt.
+        is_closed: whether the last response ends in the token that ends a generation.
+    """
+
+    tokens: list[int]
+    responses: list[Span]
+    is_closed: bool
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or one that cannot be parsed, or is no fast tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                "the rows are conversations, and the tokenizer has no chat template: set tokenizer.chat_template to one"
+            )
+        if not tokenizer.is_fast:
+            raise ConfigError("conversations need a fast tokenizer, which says where in the text its tokens are")
+        try:
+            self.template: str = tokenizer.get_chat_template()
+        except ValueError as error:  # several templates and no default
+            raise ConfigError(f"the tokenizer's chat template cannot be chosen: {error}") from error
+        if "strftime_now" in self.template:
+            self.template = _NO_DATE + self.template
+        self.is_marked = _MARKED.search(self.template) is not None
+        self.tokenizer = tokenizer
+
+    def tokenize(self, conversation: Conversation) -> ChatTokens:
+        """The tokens of a conversation, as transformers makes them of the same text.
+
+        Raises:
+            ConfigError: the template cannot be parsed.
+            UnusableRow: the template refuses the conversation, or the responses cannot be found in its text.
+        """
+        text, spans = (self._marked if self.is_marked else self._by_prefixes)(conversation)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = encoded["input_ids"]
+        starts, ends = ([place[side] for place in encoded["offset_mapping"]] for side in (0, 1))
+        # A response has all tokens that share a character with it.
+        found = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in spans]
+        responses = [(first, last) for first, last in found if first < last]
+        if not responses:
+            raise UnusableRow("has no response")
+        return ChatTokens(tokens, responses, tokens[responses[-1][1] - 1] == self.tokenizer.eos_token_id)
+
+    def _marked(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        text, spans = self._render(conversation.messages)
+        if all(conversation.learnt):
+            return text, spans
+        if len(spans) != len(conversation.learnt):
+            raise UnusableRow(
+                "has responses that are not learnt, and the chat template does not mark each response once"
+            )
+        return text, [span for span, learnt in zip(spans, conversation.learnt, strict=True) if learnt]
+
+    def _by_prefixes(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        messages = conversation.messages
+        text, _ = self._render(messages)
+        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        spans = []
+        for place, learnt in zip(places, conversation.learnt, strict=True):
+            if not learnt:
+                continue
+            before, _ = self._render(messages[:place], prompts=True)
+            after = text if place == len(messages) - 1 else self._render(messages[: place + 1])[0]
+            if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
+                raise UnusableRow(
+                    "is changed in its beginning by the chat template when a message is added, which hides where the "
+                    "responses are: mark them with {% generation %} in tokenizer.chat_template"
+                )
+            spans.append((len(before), self._end(after)))
+        return text, spans
+
+    def _end(self, text: str) -> int:
+        """The end of a text without blanks behind a special token, which are never generated."""
+        shorter = text.rstrip()
+        return len(shorter) if shorter.endswith(tuple(self.tokenizer.all_special_tokens)) else len(text)
+
+    def _render(self, messages: list[dict[str, str]], prompts: bool = False) -> tuple[str, list[Span]]:
+        """The text of a conversation, and the parts of it that the template marks as generated.
+
+        Args:
+            messages: the conversation.
+            prompts: whether the beginning of a response follows, as in generation.
+        """
+        # Imported here because only conversations need them.
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            [text], *marks = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.template,
+                return_assistant_tokens_mask=self.is_marked,
+                add_generation_prompt=prompts,
+                **self.tokenizer.special_tokens_map,
+            )
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(
+                f"the tokenizer's chat template is no Jinja: {error.message} (line {error.lineno})"
+            ) from error
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise UnusableRow("is refused by the chat template", words or type(error).__name__) from error
+        return text, [tuple(span) for span in marks[0][0]] if self.is_marked else []
