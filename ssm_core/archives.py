@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 _CHUNK = 1 << 20  # bytes that are read at once; the processor's cache has them while their checksum is computed
-_THREADS = 2  # that read tensors
+_THREADS = 4  # that read tensors; more than cores, since a machine has other work
 _DEPTH = 100  # containers within containers
 _BUILDS = 256  # objects with attributes; a state dict is one, and each copies them
 _LONG_INTEGERS = 256  # of more than 9 bytes; dictionaries of such integers can be made to take very long
