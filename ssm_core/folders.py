@@ -28,10 +28,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, or is none.
     """
+    if not path.is_file():  # a link to a device would never end
+        raise CheckpointError(f"there is no {path.name} in {path.parent}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no {path.name} in {path.parent}") from None
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise CheckpointError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

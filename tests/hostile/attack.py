@@ -46,7 +46,7 @@ KINDS = {
     "language": folders.LANGUAGE,
     "tokenizer": folders.TOKENIZER,
     "run": folders.RUNS,
-    "curves": (folders.curves_of_a_run,),
+    "curves": folders.CURVES,
 }
 
 

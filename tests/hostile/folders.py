@@ -5,6 +5,7 @@ tools.
 """
 
 import json
+import os
 import pickle
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,17 @@ def config_code(folder, draw, mark):
 def config_shape(folder, draw, mark):
     text = draw.choice(["[]", "null", "7", "{", "[" * 10**6, '{"a":' * 10**5, "\0", "NaN", '{"model_type": ["mamba"]}'])
     (folder / draw.choice(["config.json", "tokenizer.json", "tokenizer_config.json"])).write_text(text)
+
+
+def special_files(folder, draw, mark):
+    """Links to what never ends, under the names of files."""
+    known = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+    path = draw.choice(known or [folder / "curves.json"])
+    path.unlink(missing_ok=True)
+    if draw.random() < 0.5:
+        path.symlink_to(draw.choice(["/dev/zero", "/dev/random", "..", path.name]))
+    else:
+        os.mkfifo(path)
 
 
 def pickled_weights(folder, draw, mark):
@@ -219,15 +231,20 @@ def notes_of_a_run(folder, draw, mark):
 
 
 HUB = (
-    config_sizes, config_code, config_shape, pickled_weights, bare_pickle_weights, swollen_weights, shards_elsewhere,
-    safetensors_header, other_numbers, not_finite_weights, missing_weights, damaged_folder,
+    config_sizes, config_code, config_shape, special_files, pickled_weights, bare_pickle_weights, swollen_weights,
+    shards_elsewhere, safetensors_header, other_numbers, not_finite_weights, missing_weights, damaged_folder,
 )  # fmt: skip
 LANGUAGE = (*HUB, an_adapter)
-TOKENIZER = (config_code, config_shape, tokenizer_pattern, tokenizer_growth, tokenizer_numbers, tokenizer_parts,
-             damaged_folder)  # fmt: skip
+TOKENIZER = (
+    config_code, config_shape, special_files, tokenizer_pattern, tokenizer_growth, tokenizer_numbers, tokenizer_parts,
+    damaged_folder,
+)  # fmt: skip
 RUNS = (curves_of_a_run, notes_of_a_run)
+CURVES = (curves_of_a_run, special_files)
 # What its reader may take, since it ignores the hostile part.
-MAY_BE_READ = {config_code, config_shape, config_sizes, damaged_folder, tokenizer_growth, tokenizer_parts}
+MAY_BE_READ = {
+    config_code, config_shape, config_sizes, special_files, damaged_folder, tokenizer_growth, tokenizer_parts,
+}  # fmt: skip
 
 
 def write(attack, kind, folder, draw, mark):

@@ -99,14 +99,14 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     """
     path = Path(run)
     path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder")
     try:
         curves = json.loads(path.read_text())
         curves = {part: list(curves[part]) for part in ("train", "val")}
         points = [point for part in curves.values() for point in part]
         sound = all(type(point["iter"]) is int and type(point["epoch"]) is int for point in points)
         sound = sound and all(isinstance(value, Real) for point in points for value in point.values())
-    except FileNotFoundError:
-        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"cannot read the curves {path}: {' '.join(str(error).split())}") from error
     if not sound:
