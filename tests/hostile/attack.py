@@ -38,7 +38,7 @@ SHORT = (
     "val_dataloader.persistent_workers=False",
 )  # fmt: skip
 MEMORY = 12 << 30  # bytes of address space, of which importing torch takes several
-TIME = 120  # seconds
+TIME = 300  # seconds, since an export that is taken takes a minute on a busy machine
 KINDS = {
     "file": (*checkpoints.ATTACKS,),
     "state": (*checkpoints.ATTACKS, *checkpoints.STATES, *checkpoints.STATES),
@@ -217,6 +217,8 @@ def prepare(folder, names):
     process = runs.context().Process(target=use, args=(str(folder / "log"), str(folder), "train.py", CONFIG, *options))
     process.start()
     process.join()
+    if process.exitcode:
+        raise RuntimeError((folder / "log.err").read_text())
     checkpoints.BASE = folder / "base" / "epoch_1.pth"
 
 
