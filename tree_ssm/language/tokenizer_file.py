@@ -74,7 +74,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 def _settings(content: dict[str, Any]) -> dict[str, Any]:
     """The special tokens and the other settings that are used. Everything else, such as templates of chats, is not."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in _TOKENS:
         value = content.get(name)
         value = value.get("content") if isinstance(value, dict) else value
