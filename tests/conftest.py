@@ -48,6 +48,19 @@ def _metafiles_are_read_once():
 
 
 @pytest.fixture(scope="session")
+def own_disks():
+    """Skip tests where processes cannot mount disks of their own: that needs root, or user namespaces."""
+    import bad_places
+    import runs
+
+    process = runs.context().Process(target=bad_places.own_mounts)
+    process.start()
+    process.join()
+    if process.exitcode:
+        pytest.skip("this machine lets no process mount a disk of its own")
+
+
+@pytest.fixture(scope="session")
 def nuclei_root(tmp_path_factory):
     """Return a data folder with the real nuclei. The package stardist holds them, or pip downloads it."""
     from ssm_train.data.prepare.nuclei import prepare_nuclei

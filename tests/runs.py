@@ -4,12 +4,14 @@ import functools
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
 import traceback
 from pathlib import Path
 
+import bad_places
 from mmengine.hooks import Hook
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -107,6 +109,51 @@ class KillHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 == self.iteration:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FillDiskHook(Hook):
+    """Fills the disk of the work folder after an iteration, and gives the room back after a later one."""
+
+    priority = "HIGHEST"
+
+    def __init__(self, full, free=0):
+        self.full, self.free = full, free
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.full:
+            self.filler = bad_places.fill(Path(runner.work_dir).parent)
+        if runner.iter + 1 == self.free:
+            self.filler.unlink()
+
+
+class DeleteFolderHook(Hook):
+    """Deletes the work folder after an iteration."""
+
+    priority = "HIGHEST"
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            shutil.rmtree(runner.work_dir)
+
+
+class SignalHook(Hook):
+    """Sends SIGTERM to its own process after an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_on_disk(name, disk, size, *options, hooks=(), resume=False):
+    """Train in the folder ``run`` of a new disk, as tools/train.py does."""
+    bad_places.disk(disk, size)
+    train_tool(name, disk / "run", *options, hooks=hooks, resume=resume)
 
 
 def train_and_die(name, work_dir, iteration, *options, hooks=()):

@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS
 from ssm_core.errors import ConfigError
 from ssm_train.data.guarded import guarded
 from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.reproducibility import SeededDataset
 from ssm_train.tasks import task_of
 
@@ -30,12 +31,13 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
     Raises:
         ConfigError: the config has no such dataset.
         DataError: the dataset is missing or damaged.
+        WriteError: a picture cannot be written.
     """
     loader = cfg.get(f"{split}_dataloader")
     if not loader:
         raise ConfigError(f"the config has no {split}_dataloader")
     task = task_of(cfg)
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder(out)
     with building_in_scope(task.scope):
         dataset = DATASETS.build(loader.dataset)
         samples = SeededDataset(guarded(dataset, loader.get("unreadable", "skip")), seed)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, StoppedError, UserError
+from ssm_core.writing import is_of_the_disk, write_error
 
 TRACEBACK_SWITCH = "SSM_TRACEBACK"
 # EX_TEMPFAIL of sysexits.h: the same command, given again with --resume, goes on. The same as in
@@ -27,9 +28,23 @@ def run(main: Callable[[], None]) -> int:
 
     Returns:
         0 after success, 1 after an error that the user can act on, 75 after a training was stopped from outside and its
-        state saved, 130 after Ctrl-C in any other place.
+        state saved, 130 after Ctrl-C in any other place. It is 1, too, if the output cannot be written.
     """
     let_threads_sleep()
+    status = _run(main)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        if not status:
+            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return status or 1
+    return status
+
+
+def _run(main: Callable[[], None]) -> int:
     try:
         try:
             main()
@@ -52,10 +67,29 @@ def run(main: Callable[[], None]) -> int:
         rank = os.environ.get("RANK")
         print(f"error{f' (process {rank})' if rank else ''}: {sentence(error)}", file=sys.stderr)
         return 1
+    except BrokenPipeError as error:
+        if error.filename or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
+            raise
+        return 1
+    except OSError as error:
+        # Some libraries write files in places of their own, and any output can go to a full disk.
+        if not is_of_the_disk(error) or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
+            raise
+        unnamed = f"cannot write the output or a temporary file: {error.strerror}"
+        words = write_error(error, os.fsdecode(error.filename)) if error.filename else unnamed
+        print(f"error: {words}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _discard_output() -> None:
+    """Let Python's own flush at the end succeed. It would print a traceback."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def let_threads_sleep() -> None:

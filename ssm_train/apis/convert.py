@@ -12,9 +12,9 @@ import tree_ssm.checkpoint
 import tree_ssm.models
 from ssm_core import addresses
 from ssm_core.conversion import ConversionError, Converted, ReleasedFormat, convert, recognise
-from ssm_core.errors import UserError
 from ssm_core.weights import read_state_dict
 from ssm_train.runtime import checkpoints as ckpt
+from ssm_train.runtime.files import check_file
 
 
 class Family(NamedTuple):
@@ -92,8 +92,9 @@ def convert_file(
     Raises:
         CheckpointError: the source cannot be read, or holds no weights.
         ConversionError: the source is of no known family or incomplete, or the two files are one.
-        UserError: the destination cannot be written.
+        WriteError: the destination cannot be written.
     """
+    check_file(destination)
     local = addresses.local_file(source)
     if destination.exists() and local.exists() and destination.samefile(local):
         raise ConversionError(f"DST is SRC: give another name than {destination} for the converted file")
@@ -110,10 +111,7 @@ def convert_file(
     arguments = converted.arguments if arch is None else {"arch": arch, **converted.arguments}
     # `load_from` shows these where the checkpoint does not fit a config, as for checkpoints of our own training.
     meta = {"model": {"type": family.type, **arguments}, "config": addresses.name_of(source), "entry": entry}
-    try:
-        ckpt.save({"state_dict": converted.state_dict, "meta": meta}, destination)
-    except OSError as error:
-        raise UserError(f"cannot write {destination}: {error.strerror or error}") from error
+    ckpt.save({"state_dict": converted.state_dict, "meta": meta}, destination)
     return Conversion(family, converted, arguments, entry)
 
 

@@ -26,6 +26,7 @@ from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
 from ssm_train.data.images import read_image, to_array
 from ssm_train.data.normalization import Normalization, of_config
+from ssm_train.runtime.files import assembling, check_file
 from ssm_train.tasks import image_task_of
 
 # The smallest side that stays free. At 32 the last map is a single token, which the exporter takes for a constant.
@@ -206,13 +207,17 @@ def export_checkpoint(
         ConfigError: the size or the file's name does not fit, or the config has no model of images.
         CheckpointError: the checkpoint is missing, damaged or of another model.
         DataError: a photo cannot be read.
-        UserError: something that the format needs is missing, or the file differs from the network.
+        WriteError: the file cannot be written.
+        UserError: something that the format needs is missing, or the file would differ from the network. Then there is
+            none.
     """
     if size and min(size) < MIN_SIDE:
         raise ConfigError(f"--size takes sides of {MIN_SIDE} and more, got {size[0]} {size[1]}")
     ending = Path(f"net{form.suffix}").suffix
     if out and out.suffix != ending:
         raise ConfigError(f"--out has to end in {ending} for --format {form.name}, got {out}")
+    path = out or Path(checkpoint).with_suffix(form.suffix)
+    check_file(path)
     form.check()
     network = load_network(cfg, checkpoint)
     channels = cfg.model.backbone.get("in_chans", 3)
@@ -221,13 +226,13 @@ def export_checkpoint(
         raise ConfigError(f"{cfg.filename} does not say how images are scaled: leave out --image")
     if images and len(normalization.mean) != channels:
         raise ConfigError(f"the config's images have {len(normalization.mean)} channels and its model takes {channels}")
-    path = out or Path(checkpoint).with_suffix(form.suffix)
     batches = [photo(image, normalization, size) for image in images] or random_images(channels, size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    form.write(trace(network, channels, size), path)
-    found = compare(network, form.load(path), batches)
-    if not found.difference <= TOLERANCE:
-        raise UserError(f"{path} differs from the model by {found.difference:.1e}, more than {TOLERANCE:g}")
+    with assembling(path.parent, path) as place:
+        file = place / path.name
+        form.write(trace(network, channels, size), file)
+        found = compare(network, form.load(file), batches)
+        if not found.difference <= TOLERANCE:
+            raise UserError(f"{path} would differ from the model by {found.difference:.1e}, more than {TOLERANCE:g}")
     return path, found
 
 

@@ -10,9 +10,10 @@ import torch
 from mmengine.config import Config
 
 from ssm_core.errors import DataError, InputError
+from ssm_core.writing import WriteError
 from ssm_train.apis import cli
 from ssm_train.data.images import find_images
-from ssm_train.runtime.files import write_text_atomically
+from ssm_train.runtime.files import check_folder, write_text_atomically
 from ssm_train.tasks import image_task_of
 
 
@@ -73,7 +74,6 @@ class Predictor:
         except InputError as error:
             raise DataError(f"cannot use the image {path}: {error}") from error
         prediction = self.task.select(prediction, self.min_score)
-        out.parent.mkdir(parents=True, exist_ok=True)
         self.task.draw(path, prediction, self.labels, out)
         return self.task.as_data(prediction, self.labels)
 
@@ -114,17 +114,23 @@ def infer(predictor: Predictor, place: Path, out: Path, say: Callable[[str], Non
 
     Raises:
         DataError: there are no images, or the only one cannot be read.
+        WriteError: a picture or the predictions cannot be written.
     """
+    check_folder(out)
     images = find_images(place)
     root = place if place.is_dir() else place.parent
     predictions, unreadable = {}, 0
-    for name, found in predict_all(predictor, images, root, out):
-        if not isinstance(found, DataError):
-            predictions[name] = found
-        elif len(images) == 1:
-            raise found
-        else:
-            unreadable += 1
-            say(f"skipped: {found}")
-    write_text_atomically(out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
+    try:
+        for name, found in predict_all(predictor, images, root, out):
+            if not isinstance(found, DataError):
+                predictions[name] = found
+            elif len(images) == 1:
+                raise found
+            else:
+                unreadable += 1
+                say(f"skipped: {found}")
+        write_text_atomically(out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
+    except WriteError as error:
+        done = f"the pictures of {len(predictions)} of {len(images)} images are in {out}, and no new predictions.json"
+        raise WriteError(f"{error}; {done}", error.full) from error
     return Inferred(predictions, unreadable)

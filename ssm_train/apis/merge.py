@@ -7,6 +7,7 @@ from mmengine.registry import TASK_UTILS
 
 from ssm_core.errors import ConfigError
 from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.files import assembling, check_folder
 from ssm_train.tasks import LANGUAGE, task_name_of, task_of
 
 
@@ -21,7 +22,9 @@ def merge_adapters(cfg: Config, checkpoint: str | Path, folder: str | Path) -> N
     Raises:
         ConfigError: the config describes no language model, or cannot be built.
         CheckpointError: the checkpoint is missing, damaged or of another model.
+        WriteError: the folder cannot be written.
     """
+    check_folder(folder)
     if task_name_of(cfg) != LANGUAGE:
         raise ConfigError(f"{cfg.filename} describes no language model, but a {cfg.get('model', {}).get('type')}")
     # Imported here because it imports transformers, which only this task needs.
@@ -31,4 +34,5 @@ def merge_adapters(cfg: Config, checkpoint: str | Path, folder: str | Path) -> N
     model, _ = task.load(checkpoint)
     with building_in_scope(task.scope):
         tokenizer = TASK_UTILS.build(cfg.test_dataloader.dataset.tokenizer)
-    save_network(model.backbone, folder, tokenizer)
+    with assembling(folder) as place:
+        save_network(model.backbone, place, tokenizer)

@@ -13,6 +13,7 @@ from ssm_core.hub import save_hub_folder
 from ssm_train.data.inside import check_name
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.config import load_config
+from ssm_train.runtime.files import assembling, check_folder
 from ssm_train.tasks import image_task_of
 
 _DIGITS = 8
@@ -45,10 +46,13 @@ def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str
     Raises:
         CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite.
         ConfigError: the name leads to another folder.
+        WriteError: the file cannot be written.
     """
     if name is not None:
         check_name(name, "--name", ConfigError)
     local = addresses.local_file(source)
+    folder = folder or (Path() if addresses.is_address(source) else local.parent)
+    check_folder(folder)
     content = weights.read_file(local)
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(f"{source} has no state_dict: only checkpoints of these tools are published")
@@ -60,13 +64,13 @@ def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str
     bad = weights.first_non_finite(state_dict)
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
-    folder = folder or (Path() if addresses.is_address(source) else local.parent)
     name = name or Path(addresses.name_of(source)).stem
     state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}
-    unnamed = folder / f".{name}.pth"
-    ckpt.save(state, unnamed)
-    digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
-    path = unnamed.rename(folder / f"{name}-{digits}.pth")
+    with assembling(folder, folder / f"{name}.pth") as place:
+        unnamed = place / "unnamed.pth"
+        ckpt.save(state, unnamed)
+        digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
+        path = folder / unnamed.rename(place / f"{name}-{digits}.pth").name
     return Published(path, local.stat().st_size, path.stat().st_size)
 
 
@@ -100,9 +104,12 @@ def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path) -> None:
     Raises:
         ConfigError: the network is none of this project's.
         CheckpointError: the checkpoint does not fit the config.
+        WriteError: the folder cannot be written.
     """
+    check_folder(folder)
     model, _ = image_task_of(cfg).load(checkpoint)
     try:
-        save_hub_folder(model.backbone, folder)
+        with assembling(folder) as place:
+            save_hub_folder(model.backbone, place)
     except TypeError as error:
         raise ConfigError(str(error)) from error

@@ -20,6 +20,7 @@ from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, draw_choice, show_image
 from ssm_train.apis import cli
 from ssm_train.apis.train import TrainingResult, train
+from ssm_train.apis.visualize import write_figure
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.checkpoints import newest_good
 from ssm_train.runtime.config import changed, load_config
@@ -89,8 +90,8 @@ def quick_start(
         result = train(changed(cfg, {"work_dir": str(work_dir / name.lower())}))
         runs.append(Trained(name, cfg, result, time.perf_counter() - start))
     curves = draw_runs({run.name: run.result.curves for run in runs}, ("loss", "top1"))
-    curves.savefig(work_dir / "curves.png", dpi=_CURVES_DPI)
-    draw_scans([scans_of(run, classes) for run in runs]).savefig(work_dir / "scans.png", dpi=_SCANS_DPI)
+    write_figure(curves, work_dir / "curves.png", _CURVES_DPI)
+    write_figure(draw_scans([scans_of(run, classes) for run in runs]), work_dir / "scans.png", _SCANS_DPI)
     return runs
 
 

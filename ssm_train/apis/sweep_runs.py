@@ -28,7 +28,7 @@ from ssm_train.apis.sweep import (
     read_curves,
 )
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.files import write_text_atomically
+from ssm_train.runtime.files import make_folder, write_text_atomically
 
 RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
 
@@ -192,11 +192,11 @@ class Sweep:
         """Train one combination, and note what came of it."""
         outcome = self.outcomes[number]
         folder = self.folder / outcome.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         command = self.launch.command(self.settings.config, self.settings.arguments_of(outcome.settings, folder))
         start = time.perf_counter()
         path = folder / LOG
-        path.write_bytes(b"")
+        write_text_atomically(path, "")
         with path.open("ab") as log:  # a job of Slurm appends to it, too
             environment = {"PYTHON": sys.executable, **os.environ}
             if self.launch.partition:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.runtime.files import assembling, check_folder
 
 
 class LearnedTokenizer(NamedTuple):
@@ -30,7 +31,9 @@ def learn_tokenizer(files: Sequence[str | Path], folder: str | Path, vocab_size:
     Raises:
         ConfigError: the vocabulary is too small for the bytes.
         DataError: a file cannot be read, or is not UTF-8.
+        WriteError: the folder cannot be written.
     """
+    check_folder(folder)
     # Imported here because it imports transformers, which only this task needs.
     from tree_ssm.language.tokenizer import train_tokenizer
 
@@ -39,7 +42,8 @@ def learn_tokenizer(files: Sequence[str | Path], folder: str | Path, vocab_size:
         tokenizer = train_tokenizer((line for text in texts for line in text.splitlines(keepends=True)), vocab_size)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    tokenizer.save_pretrained(folder)
+    with assembling(folder) as place:
+        tokenizer.save_pretrained(place)
     size, tokens = sum(len(text.encode()) for text in texts), sum(len(tokenizer.encode(text)) for text in texts)
     return LearnedTokenizer(len(tokenizer), size / max(tokens, 1))
 

@@ -256,6 +256,7 @@ def write_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
 
     Raises:
         ConfigError: the path ends otherwise.
+        WriteError: the file cannot be written.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
+from ssm_train.runtime.files import write_atomically
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 # The exceptions that decoders raise for a file that is no image. Pillow raises SyntaxError for broken PNGs, and
@@ -161,3 +162,12 @@ def to_square(
 def to_array(image: Image.Image) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
     """Convert an image in mode RGB or L to float32 values between 0 and 1."""
     return np.asarray(image, dtype=np.float32) / 255
+
+
+def write_png(path: str | Path, image: Image.Image) -> None:
+    """Write a picture.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    write_atomically(path, lambda file: image.save(file, "PNG"), durable=False)

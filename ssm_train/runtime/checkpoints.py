@@ -6,6 +6,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from ssm_core.weights import damage
-from ssm_train.runtime.files import write_atomically
+from ssm_core.writing import WriteError
+from ssm_train.runtime.files import write_atomically, write_text_atomically
 
 POINTER = "last_checkpoint"  # the file that names the checkpoint written last
 # Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.
@@ -149,8 +151,26 @@ def pack_message_hub(state: dict) -> dict:
     return {**plain({k: v for k, v in state.items() if k != "log_scalars"}), "log_scalars": scalars}
 
 
+def point_to(path: str | Path) -> None:
+    """Make a checkpoint the one that its folder's pointer names.
+
+    A pointer that cannot be written is removed, so that it does not name an older checkpoint. The newest one is then
+    found by its time.
+    """
+    pointer = Path(path).with_name(POINTER)
+    try:
+        write_text_atomically(pointer, str(path))
+    except WriteError:
+        with suppress(OSError):
+            pointer.unlink(missing_ok=True)
+
+
 def save(state: dict, path: str | Path) -> None:
-    """Write a checkpoint atomically: a reader finds all of it or nothing."""
+    """Write a checkpoint atomically: a reader finds all of it or nothing.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     write_atomically(path, lambda file: torch.save(state, file))
 
 

@@ -1,39 +1,224 @@
 """Writing files so that a reader never sees a part of one."""
 
+import errno
+import io
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
+
+from ssm_core.writing import existing, explained, refusal, write_error
+
+_PROBE = 1 << 20  # bytes
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
+class _Sink(io.BufferedIOBase):
+    """Passes on what is written to a file, and keeps the error of the system, which libraries replace by their own.
+
+    It has no descriptor. Libraries would write to that behind its back.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self.file.seekable()
+
+    def write(self, data: Any) -> int:
+        return self._noting(self.file.write, data)
+
+    def flush(self) -> None:
+        self._noting(self.file.flush)
+
+    def seek(self, *place: int) -> int:
+        return self._noting(self.file.seek, *place)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def truncate(self, size: int | None = None) -> int:
+        return self._noting(self.file.truncate, size)
+
+    def _noting(self, do: Callable, *arguments: Any) -> Any:
+        try:
+            return do(*arguments)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+class _Scale(io.BufferedIOBase):
+    """Counts the bytes that are written to it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+    def tell(self) -> int:
+        return self.size
+
+
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
     """Create or replace a file, all of it or nothing.
 
     A temporary file in the same folder is written, flushed to the disk and renamed. A process that is killed meanwhile
-    leaves the old file as it was, and a temporary file that nothing reads (see :func:`remove_leftovers`).
+    leaves the old file as it was, and a temporary file that nothing reads (see :func:`remove_leftovers`). A device or a
+    pipe is written to as it is.
 
     Args:
         path: the file. Missing folders are made.
-        write: writes the content to the open file that it is called with.
+        write: writes the content to the open file that it is called with. It is called again, to know the size, if the
+            disk is full.
+        durable: whether to wait until the disk has the file. A power cut could otherwise leave an empty one.
+
+    Raises:
+        WriteError: the file cannot be written. Nothing is left behind.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The name may be as long as the disk takes.
+    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp")
+    special = _is_special(path)
+    sink = None
+    made: list[Path] = []
     try:
-        with temporary.open("wb") as file:
-            write(file)
+        made = _make(path.parent)
+        with (path if special else temporary).open("wb") as file:
+            sink = _Sink(file)
+            write(cast(BinaryIO, sink))
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+            if durable and not special:
+                os.fsync(file.fileno())
+        if not special:
+            os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _unmake(made)
+        cause = (sink and sink.error) or refusal(error)
+        if cause is None or not isinstance(error, Exception):
+            raise
+        raise write_error(cause, path, lambda: _size_of(write)) from error
+    if durable and not special:
+        with explained(path.parent):
+            _sync(path.parent)
+
+
+def append(path: str | Path, text: str) -> None:
+    """Add text to a file, all of it or nothing.
+
+    Raises:
+        WriteError: the file cannot be written. It is as it was.
+    """
+    path = Path(path)
+    with explained(path), path.open("ab", buffering=0) as file:
+        before, content = file.tell(), text.encode()
+        try:
+            if file.write(content) < len(content):
+                file.write(content[file.tell() - before :])  # raises the error that cut the first one
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
     """:func:`write_atomically` for text."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[Path]:
+    """Make the files of a folder in another one beside them, for libraries that write files themselves.
+
+    When all are written, they are moved. A file of the same name is replaced, others stay.
+
+    Args:
+        folder: where the files go. It is made if it is missing.
+        named: what an error names; the folder if left out.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        WriteError: a file cannot be written. Nothing has been changed then, and nothing is left behind.
+    """
+    folder = Path(folder)
+    temporary = folder / f".{os.getpid()}.tmp"
+    made: list[Path] = []
+    try:
+        made = _make(folder)
+        temporary.mkdir()
+        yield temporary
+        files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
+        for file in files:
+            _sync(file)
+        for file in files:
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+    except Exception as error:
+        # Many libraries do not say what the system said.
+        cause = refusal(error) or _probe(temporary)
+        explanation = cause and write_error(cause, named or folder, held=_size_on_disk(temporary))
+        shutil.rmtree(temporary, ignore_errors=True)
+        _unmake(made)
+        if explanation is None:
+            raise
+        raise explanation from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    with explained(folder):
+        _sync(folder)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder and those above it, unless they are there.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    with explained(folder):
+        _make(Path(folder))
+
+
+def check_folder(folder: str | Path) -> None:
+    """Check that a folder could be written to or made, before there is something to write.
+
+    Raises:
+        WriteError: the disk is read-only, the folder or one above is a file, or the user has no permission.
+    """
+    place = existing(folder)
+    if not place.is_absolute():  # the current folder was deleted
+        raise write_error(FileNotFoundError(errno.ENOENT, ""), folder)
+    try:
+        os.close(os.open(place, os.O_TMPFILE | os.O_WRONLY))
+    except OSError as error:  # some disks have no O_TMPFILE and say so
+        if (cause := refusal(error)) is not None:
+            raise write_error(cause, folder) from error
+
+
+def check_file(path: str | Path) -> None:
+    """:func:`check_folder` for a file.
+
+    Raises:
+        WriteError: also if the path is a folder.
+    """
+    if os.path.isdir(path):
+        raise write_error(IsADirectoryError(errno.EISDIR, ""), path)
+    if not _is_special(path):
+        check_folder(Path(path).parent)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -42,12 +227,61 @@ def remove_leftovers(folder: str | Path) -> None:
     No process may be writing to the folder at that time.
     """
     for path in Path(folder).glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _is_special(path: str | Path) -> bool:
+    """Whether a path is a device or a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder, and return those that were made, from the lowest on."""
+    missing = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _unmake(folders: list[Path]) -> None:
+    """Remove folders that are empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _size_of(write: Callable[[BinaryIO], Any]) -> int | None:
+    scale = _Scale()
+    try:
+        write(cast(BinaryIO, scale))
+    except Exception:
+        return None
+    return scale.size
+
+
+def _size_on_disk(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+def _probe(folder: Path) -> OSError | None:
+    """What the system says when the largest file of a folder grows."""
+    try:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size, default=folder / "probe")
+        with largest.open("ab") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return refusal(error)
+    return None
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, distributed
 
 from ssm_core.errors import StoppedError, UserError
+from ssm_core.writing import WriteError
 from ssm_train.data.workers import StoppableLoader
 from ssm_train.runtime.optimizers import GuardedOptimWrapper
 from ssm_train.runtime.rank_watch import RankWatch
@@ -67,6 +68,8 @@ class RescueHook(Hook):
         if self._kept:
             torch._foreach_copy_(self._kept, self._buffers)
         self._completed, self._updating = runner.iter + 1, False
+        if runner.states.given_up and not runner.states.busy:
+            self._save_or_end(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Note that averaged weights may be in the model."""
@@ -131,7 +134,7 @@ class RescueHook(Hook):
                 try:
                     runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
                     newest = self._completed
-                except (OSError, RuntimeError, ValueError) as error:
+                except (OSError, WriteError, RuntimeError, ValueError) as error:
                     runner.logger.error(f"the state of iteration {self._completed} could not be saved: {error}")
         if newest < 0:
             words = "no state of this run is saved"
@@ -140,6 +143,19 @@ class RescueHook(Hook):
         if self.watch is not None:
             self.watch.saved(words)
         return words
+
+    def _save_or_end(self, runner: Runner) -> None:
+        """Try once more to save, after a long time without success."""
+        if self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
+            return
+        try:
+            runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
+        except WriteError as error:
+            raise WriteError(
+                f"training ended after iteration {self._completed}, because no state could be saved for "
+                f"{runner.states.patience / 60:g} minutes: {error}; {runner.states.describe()}: make room, and give "
+                "the same command with --resume"
+            ) from error
 
     def _others(self, runner: Runner, cause: str) -> UserError:
         saved = self.save(runner) if self.watch.saves else self.watch.wait_until_saved()

@@ -28,6 +28,7 @@ from ssm_train.runtime import pretrained, resumed
 from ssm_train.runtime.building import building_from_config, describe_model
 from ssm_train.runtime.evaluator import ReadableEvaluator
 from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
+from ssm_train.runtime.logs import make_patient, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.rescue import RescueHook
 from ssm_train.runtime.states import StateFiles, check_finite
@@ -67,6 +68,7 @@ class Runner(mmengine_runner.Runner):
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
         """Build a logger. Its file gets everything, the console only ``log_level`` and above without long listings."""
         logger = super().build_logger(log_level="INFO", log_file=log_file, **options)
+        make_patient(logger.handlers)
         level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -158,13 +160,17 @@ class Runner(mmengine_runner.Runner):
                 last good state.
             StoppedError: a signal stopped the training, or another process died. The state is saved.
             UserError: a data loader's worker died, or another process failed. The state is saved.
+            WriteError: something could not be written at the end, or no state for a long time.
         """
         self.rescue = RescueHook(float(self.cfg.get("process_timeout", 60.0)))
         stop_hook = StopHook(StopSignals())
         self.register_hook(self.rescue)
         self.register_hook(stop_hook)
         try:
-            return super().train()
+            with threads_may_fail_to_write():
+                model = super().train()
+            self.states.check_end()
+            return model
         except NonFiniteError as error:
             self.rescue.announce(str(error))
             self.call_hook("on_non_finite", error=error)
@@ -178,8 +184,8 @@ class Runner(mmengine_runner.Runner):
             raise explained from error
         finally:
             self.rescue.stop()
-            self.states.wait()
             stop_hook.signals.restore()
+            self.states.wait()
 
     @cached_property
     def states(self) -> StateFiles:
@@ -236,6 +242,7 @@ class Runner(mmengine_runner.Runner):
         """
         try:
             super().resume(filename, *args, **options)
+            self.states.resumed(self.iter, Path(filename))
         except UserError:
             raise
         except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
@@ -390,6 +397,7 @@ class Runner(mmengine_runner.Runner):
 
         Raises:
             NonFiniteError: a weight is NaN or infinite. The file is not written.
+            WriteError: the file cannot be written.
             ConfigError: ``file_client_args`` or ``backend_args`` ask for another place than a local folder.
         """
         if file_client_args or backend_args:
@@ -403,7 +411,7 @@ class Runner(mmengine_runner.Runner):
         check_finite(state)
         self.states.wait()  # the pointer to the last checkpoint must not go back to an earlier one
         path = Path(out_dir) / filename
-        ckpt.save(state, path)
+        self.states.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
 

@@ -1,7 +1,9 @@
 """Rotating files with the state of a run, written beside the training."""
 
+import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from mmengine.logging import MMLogger
 
 from ssm_core import weights
 from ssm_core.errors import NonFiniteError
+from ssm_core.weights import damage
+from ssm_core.writing import WriteError, existing
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime.files import write_text_atomically
+from ssm_train.runtime.files import make_folder
 
 
 def check_finite(state: dict) -> None:
@@ -27,20 +31,33 @@ def check_finite(state: dict) -> None:
 class StateFiles:
     """Writes states of a run to ``state_ITERATION.pth`` in its work folder, of which the newest are kept.
 
+    Where a state cannot be written, the training goes on, and the next one is tried. It ends when none could be written
+    for ``patience`` seconds.
+
     Args:
         folder: the work folder.
-        logger: told of a state that could not be written. The training goes on then.
+        logger: told of a state that could not be written.
 
     Attributes:
         keep: number of files to keep.
+        patience: seconds from the first state that could not be written to the end of the training.
         newest: iteration and file of the last state that was written; None before the first.
+        failure: why the last state could not be written; None if it was.
+        missing: what else of the run could not be written when it was tried last, by name, and why.
     """
 
     def __init__(self, folder: Path, logger: MMLogger):
         self.folder, self.logger = folder, logger
         self.keep = 2
+        self.patience = 3600.0
         self.newest: tuple[int, Path] | None = None
+        self.failure: WriteError | None = None
+        self.missing: dict[str, WriteError] = {}
+        self._failing_since = 0.0
+        self._saved: list[tuple[int, Path]] = []  # what this process wrote and can be resumed, from the oldest on
+        self._place = _identity(folder)
         self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
 
     @property
     def busy(self) -> bool:
@@ -52,17 +69,83 @@ class StateFiles:
 
         Raises:
             NonFiniteError: a weight is NaN or infinite; nothing is written.
-            OSError: the file cannot be written; the files before are kept.
+            WriteError: the file cannot be written; the newest one before is kept.
         """
         check_finite(state)
         iteration = state["meta"]["iter"]
         path = self.folder / f"state_{iteration}.pth"
-        ckpt.save(state, path)
-        write_text_atomically(self.folder / ckpt.POINTER, str(path))
+        self.save(state, path)
+        ckpt.point_to(path)
         self.newest = (iteration, path)
         for old in self._files(iteration)[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
+
+    def save(self, state: dict, path: Path) -> None:
+        """Write a state to a file. If the disk is full, older states of this process make room, but never the newest.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        self._look_for_folder()
+        while True:
+            try:
+                ckpt.save(state, path)
+                break
+            except WriteError as error:
+                if not error.full or not self._make_room(path):
+                    raise
+        if "optimizer" not in state:
+            return
+        self._saved.append((state["meta"]["iter"], path))
+        if self.failure is not None:
+            self.logger.warning(f"the state of iteration {state['meta']['iter']} is saved in {path}")
+        self.failure = None
+
+    def resumed(self, iteration: int, path: Path) -> None:
+        """Note the checkpoint that the run goes on from."""
+        self._saved.append((iteration, path))
+
+    def failed(self, error: WriteError, iteration: int) -> None:
+        """Note and report that a state could not be written, while the training goes on.
+
+        Args:
+            error: why.
+            iteration: of the state.
+        """
+        if self.failure is None:
+            self._failing_since = time.monotonic()
+        self.failure = error
+        self.logger.warning(
+            f"the state of iteration {iteration} is not saved: {error}; {self.describe()}; the training goes on and "
+            f"tries again, and ends if no state is saved within {self.patience / 60:g} minutes"
+        )
+
+    @property
+    def given_up(self) -> bool:
+        """Whether no state could be written for so long that the training has to end."""
+        return self.failure is not None and time.monotonic() - self._failing_since >= self.patience
+
+    def check_end(self) -> None:
+        """Check at the end of the training that all of it is written.
+
+        Raises:
+            WriteError: something is not.
+        """
+        self.wait()
+        missing = {**({"last state": self.failure} if self.failure else {}), **self.missing}
+        if missing:
+            raise WriteError(
+                f"the training reached its end, but its {' and its '.join(missing)} could not be saved: "
+                f"{next(iter(missing.values()))}; {self.describe()}: make room, and give the same command with --resume"
+            )
+
+    def describe(self) -> str:
+        """Where the newest state is, in words."""
+        there = [(iteration, path) for iteration, path in self._saved if path.exists()]
+        if not there:
+            return "no state of this run is saved"
+        return f"the newest saved state is that of iteration {there[-1][0]} in {there[-1][1]}"
 
     def start_writing(self, state: dict, copied: Any = None) -> None:
         """Write a state in a thread of its own.
@@ -76,10 +159,17 @@ class StateFiles:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when no state is being written."""
+        """Return when no state is being written.
+
+        Raises:
+            Exception: the thread that wrote one met an error which is neither the disk's nor a NaN.
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def remove(self, until: int) -> None:
         """Delete the files up to an iteration."""
@@ -87,16 +177,57 @@ class StateFiles:
             path.unlink(missing_ok=True)
 
     def _write_aside(self, state: dict, copied: Any) -> None:
+        iteration = state["meta"]["iter"]
         try:
             if copied is not None:
                 copied.synchronize()
             self.write(state)
-        except (NonFiniteError, OSError, RuntimeError) as error:  # torch raises RuntimeError where a disk is full
-            iteration = state["meta"]["iter"]
-            self.logger.error(f"the state of iteration {iteration} could not be saved in {self.folder}: {error}")
+        except WriteError as error:
+            self.failed(error, iteration)
+        except NonFiniteError as error:
+            self.logger.error(f"the state of iteration {iteration} is not saved in {self.folder}: {error}")
+        except Exception as error:
+            self._error = error
+
+    def _make_room(self, path: Path) -> bool:
+        """Delete the oldest state that this process wrote, if a newer one is whole. Return whether one was deleted."""
+        there = [saved for _, saved in self._saved if saved.exists() and saved != path]
+        rotating = [saved for saved in there[:-1] if saved.parent == self.folder and saved.match("state_*.pth")]
+        if not rotating or damage(there[-1]) is not None:
+            return False
+        self.logger.warning(f"the disk is full: {rotating[0]} is deleted, {there[-1]} is kept")
+        rotating[0].unlink()
+        return True
+
+    def _look_for_folder(self) -> None:
+        """Make the work folder anew if it was deleted, but not on another disk, in a place where the first one was.
+
+        Raises:
+            WriteError: the disk of the folder is gone.
+        """
+        now = _identity(self.folder)
+        if now is not None and (self._place is None or now[1] == self._place[1]):
+            return
+        disk = os.stat(existing(self.folder)).st_dev
+        if self._place is not None and disk != self._place[0]:
+            raise WriteError(f"cannot write {self.folder}: the disk that it was on is gone")
+        make_folder(self.folder)
+        self._place = _identity(self.folder)
+        self.logger.warning(
+            f"the work folder {self.folder} was deleted and is made anew; the checkpoints and records in it are lost"
+        )
 
     def _files(self, until: int) -> list[Path]:
         """The files up to an iteration, from the oldest on."""
         found = ((re.fullmatch(r"state_(\d+)", path.stem), path) for path in self.folder.glob("state_*.pth"))
         numbered = sorted((int(match[1]), path) for match, path in found if match)
         return [path for number, path in numbered if number <= until]
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from one that is made in its place: disk and number; None if there is none."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

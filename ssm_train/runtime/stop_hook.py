@@ -7,6 +7,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ssm_core.writing import WriteError
 from ssm_train.runtime.stopping import StopSignals, StopTraining, Vote
 
 
@@ -69,11 +70,14 @@ class StopHook(Hook):
 
         Returns:
             What happened and how to go on, in a sentence. The first process says it, and it is empty in the others.
+
+        Raises:
+            WriteError: the state cannot be written.
         """
         try:
             runner.states.wait()
             if is_main_process() and runner.last_iteration_saved < stop.iteration:
-                runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": stop.iteration}))
+                self._save(runner, stop)
             runner.visualizer.close()
             runner.stop_workers()
         finally:
@@ -87,6 +91,16 @@ class StopHook(Hook):
             f"stopped by {stop.signal.name} after iteration {stop.iteration} (epoch {runner.epoch + 1}), and the state "
             f"is saved in {runner.work_dir}: give the same command with --resume to go on"
         )
+
+    @staticmethod
+    def _save(runner: Runner, stop: StopTraining) -> None:
+        try:
+            runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": stop.iteration}))
+        except WriteError as error:
+            raise WriteError(
+                f"stopped by {stop.signal.name} after iteration {stop.iteration}, and the state is not saved: {error}; "
+                f"{runner.states.describe()}"
+            ) from error
 
     def after_train(self, runner: Runner) -> None:
         """Wait for the last exchange."""

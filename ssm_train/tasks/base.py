@@ -23,6 +23,7 @@ from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
+from ssm_train.runtime.files import assembling
 
 # Height and width of an image in pixels, or the number of tokens of a row.
 Size = tuple[int, ...]
@@ -256,6 +257,7 @@ class ImageTask(Task):
 
         Raises:
             DataError: the image cannot be read.
+            WriteError: a picture cannot be written.
         """
 
     @abstractmethod
@@ -312,14 +314,11 @@ class PipelineTask(ImageTask):
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
-        self.visualizer.add_datasample(
-            out.name,
-            read_rgb(path),
-            prediction.cpu(),
-            draw_gt=False,
-            out_file=str(out.with_name(f"{out.name}.png")),
-            **self.drawing,
-        )
+        image, file = read_rgb(path), out.with_name(f"{out.name}.png")
+        with assembling(out.parent, file) as place:
+            self.visualizer.add_datasample(
+                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
+            )
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
         """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
@@ -333,7 +332,10 @@ class PipelineTask(ImageTask):
         rgb = np.ascontiguousarray(sample["inputs"].permute(1, 2, 0).numpy()[:, :, ::-1])
         path = place.with_name(f"{place.name}.png")
         annotated = self.drawable(sample["data_samples"].cpu())
-        self.visualizer.add_datasample(place.name, rgb, annotated, draw_pred=False, out_file=str(path))
+        with assembling(path.parent, path) as folder:
+            self.visualizer.add_datasample(
+                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
+            )
         return path
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:

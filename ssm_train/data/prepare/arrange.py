@@ -3,12 +3,22 @@
 from pathlib import Path
 
 from ssm_core.errors import DataError
+from ssm_core.writing import explained
+from ssm_train.runtime.files import make_folder
 
 
 def link(source: Path, place: Path) -> None:
-    """Make ``place`` a symbolic link to ``source``, unless ``place`` exists."""
+    """Make ``place`` a symbolic link to ``source``, unless ``place`` exists.
+
+    Raises:
+        WriteError: the link cannot be made.
+    """
     if not place.exists():
-        place.symlink_to(source.resolve())
+        make_folder(place.parent)
+        with explained(place):
+            # A link to something that is no longer there is replaced.
+            place.unlink(missing_ok=True)
+            place.symlink_to(source.resolve())
 
 
 def arrange(names: tuple[str, ...], target: Path, source: Path | None, how: str) -> None:
@@ -29,9 +39,7 @@ def arrange(names: tuple[str, ...], target: Path, source: Path | None, how: str)
         raise DataError(f"{folder} has no {', '.join(missing)}: {how}, and name the folder with --from")
     if source is not None and source.resolve() != target.resolve():
         for name in names:
-            place = target / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            link(source / name, place)
+            link(source / name, target / name)
 
 
 def shorten(names: list[str], limit: int = 3) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 from ssm_core.errors import DataError
 from ssm_train.data.prepare.arrange import arrange, link, shorten
 from ssm_train.data.prepare.pictures import write_picture
+from ssm_train.runtime.files import make_folder
 
 SIZES = {"train": 2975, "val": 500}
 # The ids of the 19 classes that are evaluated, in the order of their training labels (Cordts et al. 2016).
@@ -51,12 +52,11 @@ def _make_labels(image: Path, folder: Path, target: Path) -> bool:
     city = image.relative_to(folder / "leftImg8bit").parent
     stem = image.name.removesuffix("_leftImg8bit.png")
     maps = target / "gtFine" / city
-    maps.mkdir(parents=True, exist_ok=True)
+    make_folder(maps)
     made = maps / f"{stem}_gtFine_labelTrainIds.png"
     given = folder / "gtFine" / city / made.name
     ids = given.with_name(f"{stem}_gtFine_labelIds.png")
     if folder != target:
-        (target / "leftImg8bit" / city).mkdir(parents=True, exist_ok=True)
         link(image, target / "leftImg8bit" / city / image.name)
         if given.exists():
             link(given, made)

@@ -81,6 +81,10 @@ class CocoFile:
         self.annotations.append({**numbers, **shape, "iscrowd": int(crowd)})
 
     def write(self, path: Path) -> None:
-        """Write the file. The same content gives the same bytes."""
+        """Write the file. The same content gives the same bytes.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
         content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
         write_text_atomically(path, json.dumps(content, separators=(",", ":")))

@@ -21,7 +21,7 @@ from ssm_train.data.datasets.idx import read_idx
 from ssm_train.data.prepare.coco_json import CocoFile, outline
 from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
 from ssm_train.data.prepare.photos import PHOTOS, load_photo
-from ssm_train.data.prepare.pictures import clear, write_picture
+from ssm_train.data.prepare.pictures import begin_split, write_picture
 from ssm_train.data.prepare.processes import for_each, usable_cores
 
 BACKGROUND = 0  # label in label maps; the classes of items are 1 … 10, as in the COCO file
@@ -201,9 +201,7 @@ def prepare_composite(
 
 def _write_split(composer: Composer, folder: Path, split: str, count: int, processes: int) -> str:
     coco = CocoFile(CLASSES)
-    images, maps = folder / split, folder / f"{split}_labels"
-    clear(images, ".jpg")
-    clear(maps, ".png")
+    images, maps, annotations = begin_split(folder, split, ".jpg")
 
     def write(number: int) -> list[tuple[int, dict]]:  # category and outline of every item
         scene = composer.scene(number)
@@ -215,5 +213,5 @@ def _write_split(composer: Composer, folder: Path, split: str, count: int, proce
         image = coco.add_image(f"{number:06d}.jpg", composer.size, composer.size)
         for category, shape in instances:
             coco.add_outline(image, category, shape)
-    coco.write(folder / f"{split}.json")
+    coco.write(annotations)
     return f"{images}: {count} composited images, {len(coco.annotations)} items of {len(CLASSES)} classes"

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from ssm_core.errors import DataError
+from ssm_core.writing import explained
 from ssm_train.data.inside import check_name
 from ssm_train.data.prepare.arrange import link
+from ssm_train.runtime.files import make_folder
 
 SIZES = {"train": 1_281_167, "val": 50_000}
 CLASSES = 1000
@@ -46,7 +48,7 @@ def _arrange_split(source: Path, target: Path, split: str) -> None:
     if not folder.is_dir():
         raise DataError(f"there is no {folder}: name the folder that has train and val with --from")
     flat = sorted(folder.glob("*.JPEG"))
-    (target / split).mkdir(parents=True, exist_ok=True)
+    make_folder(target / split)
     if not flat:
         for wnid in sorted(p for p in folder.iterdir() if p.is_dir()):
             link(wnid, target / split / wnid.name)
@@ -56,9 +58,10 @@ def _arrange_split(source: Path, target: Path, split: str) -> None:
         if image.name not in classes:
             raise DataError(f"the validation mapping of {source} does not name {image.name}")
         place = target / split / classes[image.name] / image.name
-        place.parent.mkdir(exist_ok=True)
         if image.parent == target / split:
-            image.rename(place)
+            make_folder(place.parent)
+            with explained(place):
+                image.rename(place)
         else:
             link(image, place)
 

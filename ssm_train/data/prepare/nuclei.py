@@ -18,7 +18,7 @@ from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.prepare.coco_json import CocoFile
-from ssm_train.data.prepare.pictures import clear, write_picture
+from ssm_train.data.prepare.pictures import begin_split, write_picture
 from ssm_train.runtime.files import write_atomically
 
 CLASSES = ("background", "nucleus", "boundary")  # names of the labels in label maps
@@ -152,9 +152,7 @@ def _write_split(
     step: int,
 ) -> str:
     coco = CocoFile([CLASSES[NUCLEUS]])
-    images, maps = folder / split, folder / f"{split}_labels"
-    clear(images, ".png")
-    clear(maps, ".png")
+    images, maps, annotations = begin_split(folder, split, ".png")
     whole = np.bincount(ids.ravel())
     for y in _starts(image.shape[0], tile, step):
         for x in _starts(image.shape[1], tile, step):
@@ -166,7 +164,7 @@ def _write_split(
             for instance in np.unique(ids[place][ids[place] > 0]):
                 mask = ids[place] == instance
                 coco.add_instance(number, 1, mask, crowd=bool(mask.sum() < _MIN_VISIBLE * whole[instance]))
-    coco.write(folder / f"{split}.json")
+    coco.write(annotations)
     fragments = sum(annotation["iscrowd"] for annotation in coco.annotations)
     return (
         f"{images}: {len(coco.images)} tiles of {tile} × {tile}, {len(coco.annotations) - fragments} nuclei and "

@@ -9,16 +9,18 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ssm_core.errors import ConfigError
+from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.checkpoints import POINTER
-from ssm_train.runtime.files import remove_leftovers, write_text_atomically
+from ssm_train.runtime.checkpoints import point_to
+from ssm_train.runtime.files import remove_leftovers
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's hook, which also writes the pointer to the last checkpoint atomically.
 
-    It deletes an old checkpoint only after the new one is on the disk.
+    It deletes an old checkpoint only after the new one is on the disk. Where a new one cannot be written, the training
+    goes on (:class:`.StateFiles`), and fails at its end if the last or the best one is missing then.
 
     Args:
         interval: number of epochs from one checkpoint to the next, or of iterations with ``by_epoch=False``; -1 for
@@ -77,7 +79,7 @@ class AtomicCheckpointHook(CheckpointHook):
             remove_leftovers(self.out_dir)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        outdated = []
+        outdated, before = [], (list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else [], self.last_ckpt)
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 outdated.append(self.keep_ckpt_ids[0])
@@ -86,15 +88,66 @@ class AtomicCheckpointHook(CheckpointHook):
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
         self.last_ckpt = str(path)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            path.name,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-        )
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                path.name,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+            )
+        except WriteError as error:
+            kept, self.last_ckpt = before
+            if self.max_keep_ckpts > 0:
+                self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+                runner.message_hub.update_info("keep_ckpt_ids", kept)
+            runner.states.failed(error, meta["iter"])
+            return
         if is_main_process():
-            write_text_atomically(Path(runner.work_dir) / POINTER, self.last_ckpt)
+            point_to(path)
             for number in outdated:
                 path.with_name(self.filename_tmpl.format(number)).unlink(missing_ok=True)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        known = runner.message_hub.runtime_info
+        scores = {key: value for key, value in known.items() if key.startswith("best_")}
+        paths = dict(self._best_paths())
+        self.file_backend = removals = _LaterRemovals()
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except WriteError as error:
+            for key in [key for key in known if key.startswith("best_")]:
+                known.pop(key)
+            known.update(scores)
+            if hasattr(self, "best_ckpt_path_dict"):
+                self.best_ckpt_path_dict = paths
+            else:
+                self.best_ckpt_path = paths[""]
+            runner.states.missing["best checkpoint"] = error
+            runner.logger.warning(f"the best checkpoint is not saved: {error}; the training goes on")
+            return
+        finally:
+            self.file_backend = LocalBackend()
+        if self._best_paths() != paths:
+            runner.states.missing.pop("best checkpoint", None)
+        for path in removals.paths - set(self._best_paths().values()):
+            Path(path).unlink(missing_ok=True)
+
+    def _best_paths(self) -> dict[str, str | None]:
+        """The best checkpoint by metric; the metric is empty if there is only one."""
+        several = getattr(self, "best_ckpt_path_dict", None)
+        return dict(several) if several is not None else {"": getattr(self, "best_ckpt_path", None)}
+
+
+class _LaterRemovals(LocalBackend):
+    """Remembers which files are to be deleted.
+
+    mmengine deletes the best checkpoint before it writes a better one.
+    """
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def remove(self, filepath: str | Path) -> None:
+        self.paths.add(str(filepath))

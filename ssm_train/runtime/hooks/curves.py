@@ -1,6 +1,7 @@
 """A hook that writes the learning curves of a run into one file, which resuming continues."""
 
 import json
+from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
 from ssm_core.errors import DataError
+from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.files import write_atomically, write_text_atomically
+from ssm_train.runtime.runner import Runner
 
 FILE = "curves.json"
 
@@ -75,11 +77,24 @@ class CurvesHook(Hook):
             from ssm_train.runtime.curve_figures import draw_run
 
             figure = draw_run(self.curves)
-            write_atomically(self._path(runner).with_suffix(".png"), lambda file: save(figure, file, "png", dpi=100))
+            path = self._path(runner).with_suffix(".png")
+            self._try(runner, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
-            write_text_atomically(self._path(runner), json.dumps(self.curves))
+            self._try(runner, lambda: write_text_atomically(self._path(runner), json.dumps(self.curves)))
+
+    @staticmethod
+    def _try(runner: Runner, write: Callable[[], None]) -> None:
+        missing = runner.states.missing
+        try:
+            write()
+        except WriteError as error:
+            if "curves" not in missing:
+                runner.logger.warning(f"{error}; the training goes on, and the next checkpoint tries again")
+            missing["curves"] = error
+        else:
+            missing.pop("curves", None)
 
     def _path(self, runner: Runner) -> Path:
         return Path(runner.work_dir) / FILE

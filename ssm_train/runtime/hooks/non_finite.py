@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ssm_core.errors import DivergedError, NonFiniteError
 from ssm_core.weights import first_non_finite
+from ssm_core.writing import WriteError
 from ssm_train.data.collate import names_in
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime.files import write_text_atomically
 from ssm_train.runtime.runner import Runner
 from ssm_train.runtime.states import check_finite
 
@@ -79,8 +79,11 @@ class NonFiniteHook(Hook):
             return f"the last good state is in {runner.last_saved[1]}"
         runner.states.wait()
         path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
-        ckpt.save(state, path)
-        write_text_atomically(path.with_name(ckpt.POINTER), str(path))
+        try:
+            runner.states.save(state, path)
+        except WriteError as error:
+            return f"the last good state is not saved: {error}; {runner.states.describe()}"
+        ckpt.point_to(path)
         return f"the last good state is in {path}"
 
     def _blame(self, runner: Runner) -> str:

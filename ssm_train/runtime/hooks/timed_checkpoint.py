@@ -23,23 +23,28 @@ class TimedCheckpointHook(Hook):
     Args:
         minutes: from one state to the next.
         keep: number of files to keep, also of those that a signal made the run save.
+        patience: the training ends when no state could be saved for so many minutes, because the disk is full for
+            example.
 
     Raises:
-        ConfigError: ``minutes`` or ``keep`` is not positive.
+        ConfigError: ``minutes`` or ``keep`` is not positive, or ``patience`` is negative.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, minutes: float = 10.0, keep: int = 2):
-        if minutes <= 0 or keep < 1:
-            raise ConfigError(f"timed_checkpoint needs minutes > 0 and keep >= 1, not {minutes} and {keep}")
+    def __init__(self, minutes: float = 10.0, keep: int = 2, patience: float = 60.0):
+        if minutes <= 0 or keep < 1 or patience < 0:
+            raise ConfigError(
+                f"timed_checkpoint needs minutes > 0, keep >= 1 and patience >= 0, not {minutes}, {keep} and {patience}"
+            )
         self.seconds = 60 * minutes
         self.keep = keep
+        self.patience = 60 * patience
         self._last = 0.0
 
     def before_train(self, runner: Runner) -> None:
         """Begin to count the time."""
-        runner.states.keep = self.keep
+        runner.states.keep, runner.states.patience = self.keep, self.patience
         self._last = time.monotonic()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

@@ -7,6 +7,7 @@ from mmengine.visualization import Visualizer
 
 from ssm_core.errors import MissingPackageError
 from ssm_train.registry import VISUALIZERS
+from ssm_train.runtime.trackers.patient import PatientBackend
 
 
 class BackendsBySwitch:
@@ -35,6 +36,7 @@ class BackendsBySwitch:
     ):
         writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
         super().__init__(name, vis_backends=writes, save_dir=save_dir)
+        self._vis_backends = {name: PatientBackend(backend) for name, backend in self._vis_backends.items()}
 
 
 @VISUALIZERS.register_module()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
-from ssm_train.data.images import decode, read_image
+from ssm_train.data.images import decode, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
@@ -62,7 +62,7 @@ class Classification(ImageTask):
     def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
         """Write the likeliest classes over the image."""
         likeliest = zip(*_likeliest(prediction["scores"], labels, _TOP), strict=True)
-        write_classes(read_image(path), list(likeliest)).save(out.with_name(f"{out.name}.png"))
+        write_png(out.with_name(f"{out.name}.png"), write_classes(read_image(path), list(likeliest)))
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""
@@ -77,7 +77,7 @@ class Classification(ImageTask):
         """Write the transformed image into a file whose name has the label."""
         normalization = of_transform(settings.get("transform", {}), len(sample["inputs"]))
         path = place.with_name(f"{place.name}_class{sample['data_samples']['label']}.png")
-        Image.fromarray(normalization.pixels(sample["inputs"])).save(path)
+        write_png(path, Image.fromarray(normalization.pixels(sample["inputs"])))
         return path
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
+from ssm_train.data.images import write_png
 from ssm_train.tasks.base import Labels, PipelineTask
 
 
@@ -26,7 +27,7 @@ class Segmentation(PipelineTask):
         label_map = _label_map(prediction)
         wide = label_map.max(initial=0) > np.iinfo(np.uint8).max
         depth = np.uint16 if wide else np.uint8
-        Image.fromarray(label_map.astype(depth)).save(out.with_name(f"{out.name}_labels.png"))
+        write_png(out.with_name(f"{out.name}_labels.png"), Image.fromarray(label_map.astype(depth)))
 
 
 def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
