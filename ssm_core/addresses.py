@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import torch
 
 from ssm_core.errors import CheckpointError, ConfigError
+from ssm_core.writing import explained, is_of_the_disk, write_error
 
 LIMIT_SWITCH = "SSM_DOWNLOAD_LIMIT"  # the environment variable with the largest download in GB
 _LIMIT = 8.0  # GB
@@ -71,6 +72,7 @@ def download(address: str) -> Path:
         address: begins with ``http://`` or ``https://``.
 
     Raises:
+        WriteError: the copy cannot be written.
         CheckpointError: the address cannot be read, or the file is too large, too slow or another than its hash says.
         ConfigError: the limit is no number.
     """
@@ -86,9 +88,8 @@ def download(address: str) -> Path:
     name = name_of(address)
     digits = _digits(parts.fragment, name, address)
     folder = Path(torch.hub.get_dir()) / "ssm_checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
-    with _locked(path.with_name(f"{path.name}.lock")):
+    with explained(folder), _locked(path.with_name(f"{path.name}.lock")):
         if not path.is_file():
             part = path.with_name(f"{path.name}.part")
             try:
@@ -140,6 +141,7 @@ def _copy(address: str, path: Path, most: float) -> str:
         _NoDowngrade(),
     ):
         opener.add_handler(handler)
+    announced = ""
     digest, size, start = hashlib.sha256(), 0, time.monotonic()
     too_large = f"{address} is larger than {most / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
     try:
@@ -162,6 +164,8 @@ def _copy(address: str, path: Path, most: float) -> str:
                     f"cannot load the checkpoint {address}: it ended after {size} of {announced} bytes"
                 )
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and is_of_the_disk(error):
+            raise write_error(error, path, lambda: int(announced) if announced.isdigit() else None) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"cannot load the checkpoint {address}: {reason}") from error
     return digest.hexdigest()
@@ -170,6 +174,7 @@ def _copy(address: str, path: Path, most: float) -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Let one process of several download a file; the others wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -124,7 +124,7 @@ def _related(a: str, b: str) -> bool:
 
 
 def _why(error: OSError, path: Path, needed: int | None, held: int) -> str:
-    number = error.errno
+    number = error.errno or 0
     if number == errno.ENOSPC:
         return _disk_full(path, needed, held)
     if number in _PLACES:
@@ -145,7 +145,7 @@ def _disk_full(path: Path, needed: int | None, held: int) -> str:
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         return "disk full"  # a device
     try:
-        disk = os.statvfs(existing(path.parent))
+        disk = os.statvfs(existing(path))
     except OSError:
         return "disk full"
     free = disk.f_bavail * disk.f_frsize + held

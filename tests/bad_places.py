@@ -45,9 +45,15 @@ def protect(place):
     _mount("", place, _REMOUNT | _READ_ONLY)
 
 
-def limit_files(size):
+@contextlib.contextmanager
+def file_limit(size):
     """Let this process write no file that is larger than some bytes. Python gets an error and no signal."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def fill(place, left=0):

@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import bad_places
 import pytest
 import torch
 from hostile import checkpoints as hostile
@@ -13,6 +14,7 @@ from hostile import checkpoints as hostile
 from ssm_core import addresses, weights
 from ssm_core.conversion import ConversionError
 from ssm_core.errors import CheckpointError, ConfigError
+from ssm_core.writing import WriteError
 from ssm_train.apis.convert import convert_file
 from ssm_train.apis.publish import publish_checkpoint
 
@@ -178,3 +180,18 @@ def test_publishing_and_converting_take_addresses(server, tmp_path, monkeypatch)
     assert torch.equal(weights.read_file(published.path)["state_dict"]["w"], STATE["w"])
     with pytest.raises(ConversionError, match=r"this is no released checkpoint of QuadMamba or MambaTree"):
         convert_file(f"{root}/net.pth", tmp_path / "out.pth")
+
+
+def test_a_disk_without_room(server):
+    folder, root, _ = server
+    size = (folder / "x.pth").stat().st_size
+    with bad_places.file_limit(1000), pytest.raises(WriteError, match=f"too large.*: needed {size / 1000:.3g} kB$"):
+        addresses.download(f"{root}/x.pth")
+    assert [path.suffix for path in (folder.parent / "hub").rglob("*.*")] == [".lock"]
+
+
+def test_a_file_in_place_of_the_folder(server):
+    folder, root, _ = server
+    (folder.parent / "hub").touch()
+    with pytest.raises(WriteError, match="hub is a file and no folder"):
+        addresses.download(f"{root}/x.pth")

@@ -5,13 +5,14 @@ or segmentor. Batches and images may have any size, unless the images' size is f
 """
 
 import importlib
+import io
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -26,7 +27,7 @@ from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
 from ssm_train.data.images import read_image, to_array
 from ssm_train.data.normalization import Normalization, of_config
-from ssm_train.runtime.files import assembling, check_file
+from ssm_train.runtime.files import assembling, check_file, write_atomically
 from ssm_train.tasks import image_task_of
 
 # The smallest side that stays free. At 32 the last map is a single token, which the exporter takes for a constant.
@@ -74,7 +75,7 @@ class TorchExport(Format):
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the graph without operators in Python, see :meth:`Format.write`."""
-        torch.export.save(without_python(program), path)
+        _write(path, lambda file: torch.export.save(without_python(program), file))
 
     def load(self, path: Path) -> Runner:
         """The graph as a function, see :meth:`Format.load`."""
@@ -99,8 +100,10 @@ class Aoti(Format):
         """Compile the graph, see :meth:`Format.write`."""
         # Without this the code starts as many threads on every machine as the one has on which it was compiled.
         options = {"cpp.dynamic_threads": True}
-        torch._inductor.aoti_compile_and_package(
-            without_python(program), package_path=str(path), inductor_configs=options
+        program = without_python(program)
+        _write(
+            path,
+            lambda file: torch._inductor.aoti_compile_and_package(program, package_path=file, inductor_configs=options),
         )
 
     def load(self, path: Path) -> Runner:
@@ -143,6 +146,13 @@ class Onnx(Format):
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
+
+
+def _write(path: Path, save: Callable[[io.BytesIO], Any]) -> None:
+    """Write what torch saves. On a full disk, torch's own writer of these files ends the process."""
+    content = io.BytesIO()
+    save(content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 FORMATS: dict[str, Format] = {kind.name: kind for kind in (TorchExport(), Aoti(), Onnx())}

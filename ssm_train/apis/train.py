@@ -12,6 +12,7 @@ from ssm_train.runtime.building import building_from_config
 from ssm_train.runtime.config import changed
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.hooks import CurvesHook
+from ssm_train.runtime.logs import threads_may_fail_to_write
 from ssm_train.runtime.runner import Runner
 from ssm_train.tasks import task_of
 
@@ -80,7 +81,7 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
     start_from = cfg.get("load_from")
     load_from = start_from if not resume else None if resume is True else str(resume)
     check_folder(cfg.work_dir)
-    with explained(cfg.work_dir), building_from_config():
+    with explained(cfg.work_dir), threads_may_fail_to_write(), building_from_config():
         runner = Runner.from_cfg(changed(cfg, {"resume": bool(resume), "load_from": load_from}))
         runner.start_from = start_from
         if runner.train_loop is None:
@@ -114,7 +115,7 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
         raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
     load_from = None if checkpoint is None else str(checkpoint)
     check_folder(cfg.work_dir)
-    with explained(cfg.work_dir), building_from_config():
+    with explained(cfg.work_dir), threads_may_fail_to_write(), building_from_config():
         runner = Runner.from_cfg(changed(cfg, {"resume": False, "load_from": load_from}))
         if runner.test_loop is None:
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
+from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import mmseg
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.runtime.config_check import check_config, possible_keys, renamed
@@ -56,6 +58,8 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
             raise ConfigError(f"the config {path} imports {package}, which is not there{hint}") from error
         raise MissingPackageError(package, f"the config {path}") from error
     except _FAULTS as error:
+        if isinstance(error, OSError) and is_of_the_disk(error):  # mmengine reads a copy in a temporary folder
+            raise write_error(error, error.filename or tempfile.gettempdir()) from error
         raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error
     apply_options(cfg, options or [])
     check_config(cfg)
