@@ -43,7 +43,7 @@ class _Patient(logging.Handler):
         self.missing += 1
         if self.missing == 1:
             reason = "nobody reads it" if cause is None else write_error(cause, self.place)
-            self.report(f"{reason}; the training goes on, and lines of the log are left out")
+            self.report(f"{reason}; lines of the log are left out")
 
     @property
     def place(self) -> str:

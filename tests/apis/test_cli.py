@@ -57,3 +57,19 @@ print({name for name in {*before, *os.environ} if before.get(name) != os.environ
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reader", "words"),
+    [("> /dev/full", "error: cannot write the output"), ("| true", "")],
+    ids=["full disk", "closed pipe"],
+)
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_output_that_cannot_be_written_is_no_traceback(reader, words, lines):
+    code = f"import sys; from ssm_train.apis import cli; sys.exit(cli.run(lambda: print('x\\\\n' * {lines})))"
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{code}" {reader}', shell=True, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == bool(words)
+    assert done.returncode == bool(words)

@@ -35,6 +35,8 @@ def checked(expected, name, disk, *arguments, hooks):
         assert not list((disk / "run").glob(".*"))
         files = list((disk / "run").glob("*.pth"))
         assert all(damage(path) is None for path in files)
+        if (disk / "run" / "epoch_1.pth").exists():
+            assert list((disk / "run").glob("best_*")), "the best checkpoint is deleted before a better one is there"
         if not expected:
             assert read_file(disk / "run" / "epoch_2.pth")["meta"]["iter"] == 12
         raise SystemExit(end.code) from None
