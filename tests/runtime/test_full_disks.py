@@ -56,8 +56,8 @@ def test_a_full_disk_is_waited_for(tmp_path):
 def test_the_end_on_a_full_disk_is_no_success(tmp_path):
     _, errors = train(tmp_path, hooks={"FillDiskHook": dict(full=9)}, expected=1)
     assert errors[-1].startswith(
-        "error: the training reached its end, but its last state and its curves and its best checkpoint could not be "
-        "saved: cannot write"
+        "error: the training reached its end, but its last state and its curves.json and its best checkpoint could "
+        "not be saved: cannot write"
     ), errors
     assert "; the newest saved state is that of iteration 6 in " in errors[-1]
     assert errors[-1].endswith("/run/epoch_1.pth: make room, and give the same command with --resume")
@@ -81,9 +81,7 @@ def test_a_signal_on_a_full_disk(tmp_path):
 
 
 def test_a_deleted_work_folder_is_made_anew(tmp_path):
-    lines, _ = train(
-        tmp_path, "default_hooks.curves.plot=True", hooks={"DeleteFolderHook": dict(iteration=8)}, expected=0
-    )
+    lines, _ = train(tmp_path, hooks={"DeleteFolderHook": dict(iteration=8)}, expected=0)
     assert any(f"the work folder {tmp_path}/disk/run was deleted and is made anew" in line for line in lines)
 
 

@@ -78,26 +78,28 @@ class CurvesHook(Hook):
 
             figure = draw_run(self.curves)
             path = self._path(runner).with_suffix(".png")
-            self._try(runner, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
+            _try(runner, path, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
-            self._try(runner, lambda: write_text_atomically(self._path(runner), json.dumps(self.curves)))
-
-    @staticmethod
-    def _try(runner: Runner, write: Callable[[], None]) -> None:
-        missing = runner.states.missing
-        try:
-            write()
-        except WriteError as error:
-            if "curves" not in missing:
-                runner.logger.warning(f"{error}; the training goes on, and the next checkpoint tries again")
-            missing["curves"] = error
-        else:
-            missing.pop("curves", None)
+            path = self._path(runner)
+            _try(runner, path, lambda: write_text_atomically(path, json.dumps(self.curves)))
 
     def _path(self, runner: Runner) -> Path:
         return Path(runner.work_dir) / FILE
+
+
+def _try(runner: Runner, path: Path, write: Callable[[], None]) -> None:
+    """Write a file. If that fails, the training goes on, and fails at its end unless the file is written by then."""
+    missing = runner.states.missing
+    try:
+        write()
+    except WriteError as error:
+        if path.name not in missing:
+            runner.logger.warning(f"{error}; the training goes on, and the next checkpoint tries again")
+        missing[path.name] = error
+    else:
+        missing.pop(path.name, None)
 
 
 def read_curves(run: str | Path) -> dict[str, list[dict]]:
