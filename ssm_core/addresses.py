@@ -165,7 +165,8 @@ def _copy(address: str, path: Path, most: float) -> str:
                 )
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and is_of_the_disk(error):
-            raise write_error(error, path, lambda: int(announced) if announced.isdigit() else None) from error
+            whole = path.with_suffix("")  # without .part
+            raise write_error(error, whole, lambda: int(announced) if announced.isdigit() else None) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"cannot load the checkpoint {address}: {reason}") from error
     return digest.hexdigest()

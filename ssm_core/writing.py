@@ -37,11 +37,13 @@ class WriteError(UserError):
     Args:
         message: the sentence.
         full: whether the disk, or what the user may have of it, is full.
+        needed: size of the file in bytes, if it matters and is known.
     """
 
-    def __init__(self, message: str, full: bool = False):
+    def __init__(self, message: str, full: bool = False, needed: int | None = None):
         super().__init__(message)
         self.full = full
+        self.needed = needed
 
 
 def refusal(error: BaseException) -> OSError | None:
@@ -76,7 +78,9 @@ def write_error(
     """
     needed = measure() if measure and error.errno in _SIZED else None
     kept = "; the file that was there is kept" if os.path.isfile(path) else ""
-    return WriteError(f"cannot write {path}: {_why(error, Path(path), needed, held)}{kept}", error.errno in _FULL)
+    return WriteError(
+        f"cannot write {path}: {_why(error, Path(path), needed, held)}{kept}", error.errno in _FULL, needed
+    )
 
 
 @contextmanager

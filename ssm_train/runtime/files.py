@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ssm_core.writing import existing, explained, refusal, write_error
+from ssm_core.writing import WriteError, existing, explained, refusal, write_error
 
 _PROBE = 1 << 20  # bytes
 
@@ -171,7 +171,8 @@ def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[
     except Exception as error:
         # Many libraries do not say what the system said.
         cause = refusal(error) or _probe(temporary)
-        explanation = cause and write_error(cause, named or folder, held=_size_on_disk(temporary))
+        needed = error.needed if isinstance(error, WriteError) else None
+        explanation = cause and write_error(cause, named or folder, lambda: needed, _size_on_disk(temporary))
         shutil.rmtree(temporary, ignore_errors=True)
         _unmake(made)
         if explanation is None:
