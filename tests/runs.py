@@ -57,20 +57,20 @@ def configure(name, work_dir, *options):
     return cfg
 
 
-def train(name, work_dir, *options, resume=False, hooks=(), launcher="none"):
+def train(name, work_dir, *options, hooks=(), launcher="none", **settings):
     from ssm_train.apis import train as run
 
     cfg = configure(name, work_dir, *options)
     cfg.custom_hooks = list(hooks)
     cfg.launcher = launcher
-    return run.train(cfg, resume)
+    return run.train(cfg, **settings)
 
 
-def train_tool(name, work_dir, *options, hooks=(), resume=False):
+def train_tool(name, work_dir, *options, **settings):
     """Train as tools/train.py does, and exit with the same status."""
     from ssm_train.apis import cli
 
-    sys.exit(cli.run(lambda: train(name, work_dir, *options, hooks=hooks, resume=resume)))
+    sys.exit(cli.run(lambda: train(name, work_dir, *options, **settings)))
 
 
 class PoisonInputHook(Hook):

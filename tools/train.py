@@ -18,6 +18,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", nargs="?", const=True, default=False, metavar="CKPT",
         help="continue from a checkpoint; without a value, from the newest good one in the work folder",
     )  # fmt: skip
+    parser.add_argument(
+        "--keep-updates", action="store_true",
+        help="with --resume: other processes, batch size or accumulation of the same product; the samples of each "
+        "update stay the same",
+    )  # fmt: skip
+    parser.add_argument(
+        "--new-schedule", action="store_true",
+        help="with --resume: follow the schedule of the config from here on where that of the run differs",
+    )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, unless the config says float16")
     parser.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_train.sh")
@@ -32,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
-    cli.say(train(cfg, resume=args.resume).describe(cfg))
+    result = train(cfg, resume=args.resume, keep_updates=args.keep_updates, new_schedule=args.new_schedule)
+    cli.say(result.describe(cfg))
 
 
 if __name__ == "__main__":

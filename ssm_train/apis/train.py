@@ -68,12 +68,17 @@ class TrainingResult:
         return f"{name} {self.last(metric):.4g}{unit}, best {best[0]:.4g}{unit} after {place}, in {self.work_dir}"
 
 
-def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
+def train(
+    cfg: Config, resume: bool | str | Path = False, *, keep_updates: bool = False, new_schedule: bool = False
+) -> TrainingResult:
     """Train what a config describes.
 
     Args:
         cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
         resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
+        keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
+            update. Their product has to be the same.
+        new_schedule: follow the schedule of the config where that of the run to continue differs.
 
     Raises:
         UserError: the config, the data, a checkpoint or the machine is not right; the message says what.
@@ -84,6 +89,7 @@ def train(cfg: Config, resume: bool | str | Path = False) -> TrainingResult:
     with explained(cfg.work_dir), threads_may_fail_to_write(), building_from_config():
         runner = Runner.from_cfg(changed(cfg, {"resume": bool(resume), "load_from": load_from}))
         runner.start_from = start_from
+        runner.keep_updates, runner.new_schedule = keep_updates, new_schedule
         if runner.train_loop is None:
             raise ConfigError(
                 "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"

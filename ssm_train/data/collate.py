@@ -4,10 +4,12 @@ A batch has one of two forms. :func:`collate_images` makes dictionaries of tenso
 samples (``BaseDataElement``). Only this module tells them apart.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ssm_core.errors import ConfigError
@@ -93,6 +95,30 @@ def names_in(batch: Mapping[str, Any], places: Sequence[int], dataset: Dataset) 
     if isinstance(samples, list):
         return [str(samples[place].get("img_path")) for place in places]
     return []
+
+
+def split_batch(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Divide a batch of either form into smaller ones, without copying tensors.
+
+    Args:
+        batch: the batch.
+        sizes: numbers of samples of the smaller batches. Their sum is that of the batch.
+
+    Raises:
+        ValueError: the batch has another number of samples.
+    """
+    ends = list(itertools.accumulate(sizes))
+    return [_part(batch, end - size, end, ends[-1]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _part(value: Any, start: int, stop: int, samples: int, key: str = "") -> Any:
+    if key == UNREADABLE_KEY and isinstance(value, Mapping):
+        return {place - start: problem for place, problem in value.items() if start <= place < stop}
+    if isinstance(value, Mapping):
+        return {key: _part(item, start, stop, samples, key) for key, item in value.items()}
+    if not isinstance(value, Tensor | list | tuple) or len(value) != samples:
+        raise ValueError(f"a batch of {samples} samples has {key!r}, which cannot be divided among them")
+    return value[start:stop]
 
 
 def _without_problem(data_sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Training loops that can resume at any iteration."""
 
+from typing import Any
+
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ssm_core.errors import CheckpointError
 from ssm_train.registry import LOOPS
+from ssm_train.runtime import continuing, pieces
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
 from ssm_train.runtime.rescue import RescueHook
 
@@ -25,6 +28,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
                 iterations and of epochs do not fit each other.
         """
         self._check_epoch_length()
+        continuing.remember(self.runner)
         self.runner.call_hook("before_train")
         if (
             self._validation_is_due()
@@ -57,6 +61,15 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             self.run_iter(number, batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Train on a batch.
+
+        Args:
+            idx: number of the batch in the epoch, from 0.
+            data_batch: the batch.
+        """
+        _run_iteration(self, idx, data_batch)
 
     def _validation_is_due(self) -> bool:
         last = self._epoch == self._max_epochs
@@ -105,6 +118,7 @@ class ResumableIterLoop(IterBasedTrainLoop):
             raise CheckpointError(
                 "ResumableIterLoop needs a data loader with a sampler: give train_dataloader a dataset, not a stream"
             )
+        continuing.remember(self.runner)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.skip(self._iter)
@@ -124,6 +138,10 @@ class ResumableIterLoop(IterBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
 
+    def run_iter(self, data_batch: Any) -> None:
+        """Train on a batch."""
+        _run_iteration(self, self._iter, data_batch)
+
     def _validation_is_due(self) -> bool:
         return (
             self.runner.val_loop is not None
@@ -135,6 +153,15 @@ class ResumableIterLoop(IterBasedTrainLoop):
         # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_iteration_validated", self._iter)
         _validate_or_forget(self.runner, "last_iteration_validated")
+
+
+def _run_iteration(loop: EpochBasedTrainLoop | IterBasedTrainLoop, number: int, batch: Any) -> None:
+    """mmengine's ``run_iter``, which may compute a batch in pieces."""
+    runner = loop.runner
+    runner.call_hook("before_train_iter", batch_idx=number, data_batch=batch)
+    outputs = pieces.train_step(runner, batch, number)
+    runner.call_hook("after_train_iter", batch_idx=number, data_batch=batch, outputs=outputs)
+    loop._iter += 1
 
 
 def _validate_or_forget(runner: Runner, mark: str) -> None:

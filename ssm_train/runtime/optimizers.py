@@ -57,6 +57,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self._loss: Tensor | float = 0.0
         # Called before anything of the state of the run changes.
         self.before_update: Callable[[], None] | None = None
+        self._weight, self._is_last = 1.0, True
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -64,6 +65,32 @@ class GuardedOptimWrapper(OptimWrapper):
         enabled = self.dtype != torch.float32
         with super().optim_context(model), torch.autocast(self.device_type, self.dtype, enabled=enabled):
             yield
+
+    @contextmanager
+    def piece(self, weight: float, is_last: bool) -> Iterator[None]:
+        """Context of a training step that is one of several in an iteration.
+
+        Args:
+            weight: factor of the loss.
+            is_last: whether the iteration ends with this step. Only then gradients are exchanged and counted.
+        """
+        self._weight, self._is_last = weight, is_last
+        try:
+            yield
+        finally:
+            self._weight, self._is_last = 1.0, True
+
+    def should_sync(self) -> bool:
+        """Whether the gradients are exchanged after the next backward pass."""
+        return self._is_last and super().should_sync()
+
+    def should_update(self) -> bool:
+        """Whether the parameters are updated after the last backward pass."""
+        return self._is_last and super().should_update()
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """The loss divided by the number of accumulated iterations, and weighted if it is of a piece."""
+        return super().scale_loss(loss) * self._weight
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one iteration.
@@ -73,7 +100,7 @@ class GuardedOptimWrapper(OptimWrapper):
         """
         self._loss = self._loss + loss.detach().float()
         self.scaler.scale(loss).backward()
-        self._inner_count += 1
+        self._inner_count += self._is_last
 
     def step(self) -> None:
         """Update the parameters.

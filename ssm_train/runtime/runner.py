@@ -26,6 +26,7 @@ from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import pretrained, resumed
 from ssm_train.runtime.building import building_from_config, describe_model
+from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.evaluator import ReadableEvaluator
 from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
 from ssm_train.runtime.logs import make_patient, threads_may_fail_to_write
@@ -54,6 +55,9 @@ class Runner(mmengine_runner.Runner):
     rescue: RescueHook | None = None
     # Weights to start from if there is no checkpoint to resume.
     start_from: str | None = None
+    # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
+    keep_updates = False
+    new_schedule = False
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo if there is no GPU, and set up the rest as mmengine does.
@@ -291,6 +295,7 @@ class Runner(mmengine_runner.Runner):
         if self._resume:
             optimizer = getattr(self.optim_wrapper, "optimizer", None)
             resumed.check_optimizer(checkpoint["optimizer"], self.optim_wrapper.state_dict(), optimizer)
+            settle(self, checkpoint, self.keep_updates, self.new_schedule)
             if self.param_schedulers is not None and "param_schedulers" in checkpoint:
                 resumed.check_schedules(checkpoint["param_schedulers"], self.param_schedulers)
         expected = self.bare_model.state_dict()

@@ -94,6 +94,19 @@ def test_a_lost_process(reference, tmp_path, harm, rank):
     assert runs.differing(*states) == []
 
 
+def test_the_process_that_is_left_goes_on_alone(reference, tmp_path):
+    """It computes both batches of an iteration in turn, with their mixup, drop path and statistics of batch norms."""
+    run, name, *options = tmp_path / "run", *OPTIONS, "train_dataloader.num_batch_per_epoch=12"
+    options.append("optim_wrapper.accumulative_counts=2")
+    checkpoint = reference / "epoch_1.pth"
+    runs.call(runs.train, tmp_path / "log", name, run, *options, resume=checkpoint, keep_updates=True)
+    assert "each process now computes 2 x 4 samples in an iteration" in (tmp_path / "log").read_text()
+    states = [{part: runs.last_state(folder)[part] for part in PARTS} for folder in (run, reference)]
+    assert states[0]["param_schedulers"] == states[1]["param_schedulers"]
+    for key, expected in states[1]["state_dict"].items():
+        torch.testing.assert_close(states[0]["state_dict"][key], expected, rtol=1e-4, atol=1e-6, msg=key)
+
+
 def test_a_process_that_fails(tmp_path):
     run = tmp_path / "run"
     (status, said), (failed, _) = harmed(tmp_path, run, "raise", 1)

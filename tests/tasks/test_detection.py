@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -21,6 +22,7 @@ from ssm_train.apis.infer import Predictor
 from ssm_train.apis.open_model import open_model
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.config import load_config
+from ssm_train.runtime.layout import Layout, PieceSampler, pieces_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUADMAMBA = CONFIGS / "quadmamba" / "mask-rcnn_quadmamba-nano_nuclei-128x128.py"
@@ -189,6 +191,26 @@ def test_resuming_in_mid_epoch_changes_nothing(tmp_path):
     rest = run.train(on_blobs(tmp_path, tmp_path / "rest", *options), resume=path)
     assert [p["loss"] for p in rest.curves["train"]] == [p["loss"] for p in whole.curves["train"]][2:]
     assert len(whole.curves["train"]) == 4
+
+
+def test_one_process_makes_the_batches_of_two(monkeypatch):
+    """Every process groups its own images by their shape."""
+    from mmdet.datasets import AspectRatioBatchSampler
+
+    class Sizes(list):
+        def get_data_info(self, index):
+            return dict(width=self[index], height=8)
+
+    def sampler(rank, processes):
+        monkeypatch.setattr("mmengine.dataset.sampler.get_dist_info", lambda: (rank, processes))
+        order = DefaultSampler(Sizes([1 + 3 * number % 16 for number in range(31)]), seed=3)
+        order.set_epoch(1)
+        return AspectRatioBatchSampler(order, batch_size=3)
+
+    both, trained = [list(sampler(rank, 2)) for rank in range(2)], Layout(2, 3, 1, samples=31)
+    alone = PieceSampler(sampler(0, 1), trained, pieces_of(trained, 1, 0, largest=6))
+    assert list(alone) == [a + b for a, b in zip(*both, strict=True)]
+    assert list(alone) == [a + b for a, b in zip(*both, strict=True)], "a second pass"
 
 
 # --- Starting from a classifier

@@ -52,11 +52,11 @@ def tuning(folder, *options):
     ]  # fmt: skip
 
 
-def trained(config, work_dir, options, resume=False):
+def trained(config, work_dir, options, **settings):
     cfg = load_config(config, options)
     cfg.work_dir = str(work_dir)
     object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
-    return train(cfg, resume)
+    return train(cfg, **settings)
 
 
 def held_out(config, options):
@@ -98,6 +98,17 @@ def test_resumed_equals_uninterrupted(lm_folder, tuned, tmp_path):
     options = ["optim_wrapper.accumulative_counts=2", "model.backbone.gradient_checkpointing=True"]
     trained(TREE, tmp_path, tuning(lm_folder, "train_cfg.max_epochs=1", *options))
     trained(TREE, tmp_path, tuning(lm_folder, "train_cfg.max_epochs=2", *options), resume=True)
+    resumed, whole = state(tmp_path), state(path)
+    assert resumed["meta"]["iter"] == whole["meta"]["iter"] == 8
+    assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
+
+
+def test_resumed_with_larger_batches_makes_the_same_updates(lm_folder, tuned, tmp_path):
+    path, _ = tuned
+    larger = ["train_dataloader.batch_size=8", "train_dataloader.num_batch_per_epoch=2"]
+    options = tuning(lm_folder, "train_cfg.max_epochs=2", *larger, "model.backbone.gradient_checkpointing=True")
+    trained(TREE, tmp_path, [*options, "optim_wrapper.accumulative_counts=1"], resume=path / "epoch_1.pth",
+            keep_updates=True)  # fmt: skip
     resumed, whole = state(tmp_path), state(path)
     assert resumed["meta"]["iter"] == whole["meta"]["iter"] == 8
     assert all(torch.equal(resumed["state_dict"][name], value) for name, value in whole["state_dict"].items())
