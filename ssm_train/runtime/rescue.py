@@ -136,10 +136,14 @@ class RescueHook(Hook):
                     newest = self._completed
                 except (OSError, WriteError, RuntimeError, ValueError) as error:
                     runner.logger.error(f"the state of iteration {self._completed} could not be saved: {error}")
-        if newest < 0:
-            words = "no state of this run is saved"
-        else:
+        if newest >= 0:
             words = f"the state of iteration {newest} is in {runner.work_dir}, and --resume goes on from there"
+        elif runner.resumed_from is not None:
+            words = "nothing new is saved: the same --resume goes on from {1}, which has iteration {0}".format(
+                *runner.resumed_from
+            )
+        else:
+            words = "no state of this run is saved"
         if self.watch is not None:
             self.watch.saved(words)
         return words

@@ -51,6 +51,8 @@ class Runner(mmengine_runner.Runner):
 
     # The last checkpoint that can be resumed: number of completed iterations, and file.
     last_saved: tuple[int, Path] | None = None
+    # The checkpoint that was resumed: number of completed iterations, and file.
+    resumed_from: tuple[int, Path] | None = None
     # Watches the other processes while training, and saves the state if the run cannot go on.
     rescue: RescueHook | None = None
     # Weights to start from if there is no checkpoint to resume.
@@ -255,6 +257,7 @@ class Runner(mmengine_runner.Runner):
         counts = (self.epoch, self.iter)
         if not all(isinstance(count, int) and count >= 0 for count in counts):
             raise CheckpointError(f"{filename} cannot be resumed, its numbers of epochs and iterations are {counts}")
+        self.resumed_from = (self.iter, Path(filename))
         reseed(self.train_dataloader, self.seed)
 
     def load_checkpoint(

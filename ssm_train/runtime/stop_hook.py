@@ -75,6 +75,7 @@ class StopHook(Hook):
             WriteError: the state cannot be written.
         """
         try:
+            runner.call_hook("before_stop")
             runner.states.wait()
             if is_main_process() and runner.last_iteration_saved < stop.iteration:
                 self._save(runner, stop)

@@ -1,11 +1,13 @@
 """A process or a loader's worker that dies, hangs or fails ends the run in all processes, named, with a state saved."""
 
+import json
 import multiprocessing
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import runs
@@ -13,10 +15,17 @@ import torch
 from mmengine.hooks import Hook
 
 from ssm_train.apis.cli import STOPPED
+from ssm_train.runtime.rescue import RescueHook
 
 PARTS = ("state_dict", "optimizer", "param_schedulers")
 # The network has batch norms, whose statistics change in the forward pass that never ends.
-OPTIONS = (*runs.RESNET, *runs.EVERYTHING_RANDOM, "train_dataloader.batch_size=4", "process_timeout=6")
+OPTIONS = (
+    *runs.RESNET,
+    *runs.EVERYTHING_RANDOM,
+    "train_dataloader.batch_size=4",
+    "process_timeout=6",
+    "default_hooks.curves.interval=2",
+)
 WORKER = ("train_dataloader.num_workers=1", "train_dataloader.timeout=3")
 
 
@@ -92,6 +101,9 @@ def test_a_lost_process(reference, tmp_path, harm, rank):
         runs.finish(process, log)
     states = [{part: runs.last_state(folder)[part] for part in PARTS} for folder in (run, reference)]
     assert runs.differing(*states) == []
+    # A point of the curve has a loss from before the loss of the process, of both processes.
+    curves = [json.loads((folder / "curves.json").read_text())["train"] for folder in (run, reference)]
+    assert curves[0] == curves[1]
 
 
 def test_the_process_that_is_left_goes_on_alone(reference, tmp_path):
@@ -105,6 +117,16 @@ def test_the_process_that_is_left_goes_on_alone(reference, tmp_path):
     assert states[0]["param_schedulers"] == states[1]["param_schedulers"]
     for key, expected in states[1]["state_dict"].items():
         torch.testing.assert_close(states[0]["state_dict"][key], expected, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_a_resumed_run_that_has_saved_nothing_names_its_checkpoint(tmp_path):
+    rescue = RescueHook(60)
+    rescue._updating = True
+    runner = SimpleNamespace(optim_wrapper=None, last_iteration_saved=-1, resumed_from=None, work_dir=tmp_path)
+    assert rescue.save(runner) == "no state of this run is saved"
+    runner.resumed_from = (6, tmp_path / "state_6.pth")
+    words = f"nothing new is saved: the same --resume goes on from {tmp_path / 'state_6.pth'}, which has iteration 6"
+    assert rescue.save(runner) == words
 
 
 def test_a_process_that_fails(tmp_path):
@@ -155,14 +177,17 @@ def unreadable_everywhere(rank, port, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                       MASTER_PORT=str(port))  # fmt: skip
     torch.distributed.init_process_group("gloo")
-    from types import SimpleNamespace
-
     from ssm_train.runtime.hooks import UnreadableImagesHook
 
     hook, logger = UnreadableImagesHook(), SimpleNamespace(warning=print)
-    runner = SimpleNamespace(rank=rank, logger=logger)
+    known = {"unreadable_images": ["before.png"]}
+    runner = SimpleNamespace(rank=rank, logger=logger, message_hub=SimpleNamespace(runtime_info=known))
+    hook.before_train(runner)
     hook.after_train_iter(runner, 0, {"data_samples": {"unreadable": {0: f"{rank}.png (cut off)", 1: "both.png"}}})
-    hook.after_train(runner)
+    hook.before_stop(runner)
+    state = {"message_hub": {"runtime_info": {}}}
+    hook.before_save_checkpoint(runner, state)
+    assert len(state["message_hub"]["runtime_info"]["unreadable_images"]) == 4
     time.sleep(0.1)
 
 
@@ -172,5 +197,5 @@ def test_damaged_files_are_counted_over_all_processes(tmp_path):
     for rank, process in enumerate(ranks):
         runs.finish(process, tmp_path / str(rank))
     said = (tmp_path / "0").read_text()
-    assert "3 training images could not be used" in said
+    assert "4 training images could not be used" in said
     assert "another process could not use the image 1.png (cut off)" in said

@@ -1,14 +1,17 @@
 """A hook that writes the learning curves of a run into one file, which resuming continues."""
 
 import json
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from torch import Tensor, distributed
 
 from ssm_core.errors import DataError
 from ssm_core.writing import WriteError
@@ -17,6 +20,8 @@ from ssm_train.runtime.files import write_atomically, write_text_atomically
 from ssm_train.runtime.runner import Runner
 
 FILE = "curves.json"
+_LOSSES = "curve_losses"  # where a state has the losses since the last point
+_PATIENCE = 5.0  # seconds to wait for other processes before a state is saved, one of which may be lost
 
 
 @HOOKS.register_module()
@@ -25,7 +30,8 @@ class CurvesHook(Hook):
 
     The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``. A loss
     is the mean over ``interval`` iterations and all processes. The file is written at every validation and every
-    checkpoint. A resumed run drops the points after its checkpoint and continues from there.
+    checkpoint. A resumed run drops the points after its checkpoint and continues from there. The losses since the last
+    point are in the checkpoint.
 
     Args:
         interval: number of iterations for each point of the training curve.
@@ -39,10 +45,17 @@ class CurvesHook(Hook):
         self.interval = interval
         self.plot = plot
         self.curves: dict[str, list[dict]] = {"train": [], "val": []}
-        self._losses: list[float] = []
+        self._losses: list[float] = []  # since the last point, of all processes
+        self._group: Any = None
+        self._exchange: tuple[Tensor, Any] | None = None  # of the last loss, on the CPU beside the next iteration
 
     def before_train(self, runner: Runner) -> None:
         """Read the curves of the run that is resumed."""
+        if distributed.is_initialized() and distributed.get_world_size() > 1:
+            self._group = distributed.new_group(backend="gloo")
+        losses = runner.message_hub.runtime_info.get(_LOSSES)
+        if isinstance(losses, list) and all(isinstance(loss, float) for loss in losses):
+            self._losses = list(losses)
         path = self._path(runner)
         if runner.iter and path.exists():
             before = read_curves(path)
@@ -50,12 +63,11 @@ class CurvesHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Add a point to the training curve every ``interval`` iterations."""
-        self._losses.append(float(runner.message_hub.get_scalar("train/loss").current()))
+        self._add(float(runner.message_hub.get_scalar("train/loss").current()))
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
+            self._collect()
             point = {"iter": runner.iter + 1, "epoch": runner.epoch + 1, "lr": runner.optim_wrapper.get_lr()["lr"][0]}
-            loss = torch.tensor(sum(self._losses) / len(self._losses), dtype=torch.float64)
-            all_reduce(loss, op="mean")
-            self.curves["train"].append({**point, "loss": loss.item()})
+            self.curves["train"].append({**point, "loss": sum(self._losses) / len(self._losses)})
             self._losses.clear()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -66,7 +78,10 @@ class CurvesHook(Hook):
         self._write(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the file, so that it reaches at least as far as the checkpoint."""
+        """Write the file, so that it reaches at least as far as the checkpoint, and save the losses since."""
+        with suppress(RuntimeError):  # another process is lost
+            self._collect(_PATIENCE)
+        checkpoint["message_hub"]["runtime_info"][_LOSSES] = list(self._losses)
         self._write(runner)
 
     def after_train(self, runner: Runner) -> None:
@@ -79,6 +94,29 @@ class CurvesHook(Hook):
             figure = draw_run(self.curves)
             path = self._path(runner).with_suffix(".png")
             _try(runner, path, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
+
+    def _add(self, loss: float) -> None:
+        """Begin to average a loss over the processes."""
+        self._collect()
+        if self._group is None:
+            self._losses.append(loss)
+            return
+        value = torch.tensor(loss, dtype=torch.float64)
+        self._exchange = value, distributed.all_reduce(value, group=self._group, async_op=True)
+
+    def _collect(self, seconds: float | None = None) -> None:
+        """Take the loss of which the exchange has begun. Leave it if the exchange does not end in time."""
+        if self._exchange is None:
+            return
+        value, work = self._exchange
+        end = None if seconds is None else time.monotonic() + seconds
+        while end is not None and not work.is_completed():
+            if time.monotonic() > end:
+                return
+            time.sleep(0.01)
+        work.wait()
+        self._losses.append(value.item() / distributed.get_world_size(self._group))
+        self._exchange = None
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
