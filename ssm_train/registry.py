@@ -50,7 +50,7 @@ HOOKS = _child(
     "tasks.language.text_samples",
 )
 DATASETS = _child(root.DATASETS, "data.datasets", "data.datasets.text")
-TRANSFORMS = _child(root.TRANSFORMS, "data.transforms")
+TRANSFORMS = _child(root.TRANSFORMS, "data.transforms", "data.loading")
 MODELS = _child(
     root.MODELS,
     "runtime.averaging",

@@ -99,7 +99,7 @@ class Explorer:
         seen = []
         for opened in self.models:
             scale = opened.normalization
-            image = to_area(photo.convert(scale.mode), self.side or scale.side)
+            image = to_area(photo.convert("L" if scale.channels == 1 else "RGB"), self.side or scale.side)
             seen.append(self._show(opened, image))
         return Photo(to_area(photo, _DISPLAY_SIDE), tuple(seen))
 

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from mmengine.config import Config
-from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -25,7 +24,7 @@ from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
-from ssm_train.data.images import read_image, to_array
+from ssm_train.data.images import read_channels, resize, to_array
 from ssm_train.data.normalization import Normalization, of_config
 from ssm_train.runtime.files import assembling, check_file, write_atomically
 from ssm_train.tasks import image_task_of
@@ -302,14 +301,10 @@ def photo(
         size: height and width to resize the image to; the image keeps its own if left out.
 
     Raises:
-        DataError: the image cannot be read.
-        ConfigError: the model takes other than 1 or 3 channels.
+        DataError: the image cannot be read, or has another number of channels than the model takes.
     """
-    channels = len(normalization.mean)
-    if channels not in (1, 3):
-        raise ConfigError(f"photos have 1 or 3 channels and the model takes {channels}: leave out --image")
-    image = read_image(path, normalization.mode)
-    return normalization.inputs(to_array(image if size is None else image.resize(size[::-1], Image.Resampling.BICUBIC)))
+    image = read_channels(path, normalization.channels)
+    return normalization.inputs(to_array(image if size is None else resize(image, *size)))
 
 
 def compare(network: nn.Module, exported: Runner, batches: Sequence[Tensor], repeats: int = 3) -> Agreement:

@@ -34,7 +34,8 @@ from ssm_core.visualization import (
 )
 from ssm_train.apis import cli
 from ssm_train.apis.open_model import OpenedModel, open_model
-from ssm_train.data.images import find_images, read_image, to_area, to_square
+from ssm_train.data.images import find_images, read_channels, read_image, to_area, to_array, to_picture, to_square
+from ssm_train.data.pixels import LEVELS
 from ssm_train.runtime.curve_figures import Counter, draw_runs
 from ssm_train.runtime.files import write_atomically
 from ssm_train.runtime.hooks.curves import read_curves
@@ -133,11 +134,12 @@ def _recorded(
     """The opened model, the photo as the model sees it, and what a recorder recorded of the forward pass."""
     opened = open_model(view.model)
     scale = opened.normalization
-    image = to_area(read_image(view.photo, scale.mode), view.side or scale.side)
+    image = to_area(read_channels(view.photo, scale.channels), view.side or scale.side)
     with recorder(opened.network) as record, torch.no_grad():
         opened.network(scale.inputs(image))
     say(f"{opened.title}; image of {image.shape[0]} × {image.shape[1]}")
-    return opened, image, record
+    shown = image if scale.channels in (1, 3) else to_array(to_picture(image * LEVELS))
+    return opened, shown, record
 
 
 def _number(name: str) -> Block:
@@ -200,7 +202,7 @@ def draw_receptive_fields(
         opened = open_model(source, pretrained)
         network = opened.network.to(device).requires_grad_(False)
         scale = opened.normalization
-        squares = (to_square(read_image(path, scale.mode), side) for path in paths)
+        squares = (to_square(read_channels(path, scale.channels), side) for path in paths)
         inputs = (scale.inputs(square).to(device) for square in squares)
         try:
             field = effective_receptive_field(map_extractor(network, stage), inputs)

@@ -1,23 +1,29 @@
-"""The one way to read an image: which files are images, how images are turned, and which are unreadable.
+"""The one way to read an image: which files are images, how they are turned and scaled, and which are unreadable.
 
-Classification, drawing, export and the explorer read through this module. The networks of detection and segmentation
-are given what mmcv's ``LoadImageFromFile`` reads in the pipelines of their configs. It turns images upright too.
+All tasks and tools read through this module, for training, inference and pictures. :mod:`.pixels` has the values.
 """
 
+import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
+from ssm_train.data.pixels import LEVELS, NPY, open_image
 from ssm_train.runtime.files import write_atomically
 
-EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", NPY)
 # The exceptions that decoders raise for a file that is no image. Pillow raises SyntaxError for broken PNGs, and
 # DecompressionBombError, a direct subclass of Exception, for enormous sizes. OpenCV has an error of its own. mmcv
 # asserts that an image was decoded.
@@ -25,52 +31,117 @@ UNREADABLE = (OSError, ValueError, SyntaxError, AssertionError, cv2.error, Image
 Mode = Literal["RGB", "L"]
 _END_OF_JPEG = b"\xff\xd9"
 _LONGEST = 8  # no side of a scaled image is longer than this many sides of the square of the same area
+_NO_DATA = ("__MACOSX",)  # folders that programs leave among data, beside those whose names begin with a dot
 
 
-def decode(path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = None) -> Image.Image:
+def decode(
+    path: str | Path,
+    mode: Mode = "RGB",
+    max_megapixels: float | None = None,
+    value_range: Sequence[float] | None = None,
+) -> Image.Image:
     """Decode an image file, turned upright as its EXIF orientation says, eight bits a channel.
 
     Args:
-        path: the file.
+        path: see :func:`.pixels.open_image`.
         mode: ``"RGB"`` for three channels, ``"L"`` for one.
-        max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
-            no limit.
+        max_megapixels: see :func:`.pixels.open_image`.
+        value_range: the values that become black and white, see :func:`.pixels.to_levels`.
 
     Raises:
         DataError: the image is too large.
-        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`.
+        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does an image of
+            five or more channels, which are no colours.
     """
-    with Image.open(path) as image:
-        if max_megapixels is not None and image.width * image.height > max_megapixels * 1e6:
-            size = f"{image.width} × {image.height} pixels"
-            raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
-        ImageOps.exif_transpose(image, in_place=True)
-        return _in_eight_bits(image).convert(mode)
+    found = open_image(path, value_range, max_megapixels)
+    if isinstance(found, np.ndarray):
+        if found.shape[2] > 4:
+            raise ValueError(f"it has {found.shape[2]} channels, which are no colours")
+        found = to_picture(found)
+    return found.convert(mode)
 
 
-def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits by its upper eight, as OpenCV reads it. Pillow would clip it at 255."""
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I;16") else image
+def decode_channels(
+    path: str | Path, channels: int, value_range: Sequence[float] | None = None
+) -> Image.Image | np.ndarray:
+    """Decode an image file with any number of channels, turned upright.
+
+    Args:
+        path: see :func:`.pixels.open_image`.
+        channels: one and three are grey and colours, to which any image of up to four channels is converted. Four are
+            colours with their opacity, and images without opacity are opaque. Any other number is what the file must
+            have.
+        value_range: the values that become 0 and 255, see :func:`.pixels.to_levels`.
+
+    Returns:
+        An image in mode L or RGB for one and three channels. An array [H, W, channels] for all others, of uint8 or of
+        float32 from 0 to 255.
+
+    Raises:
+        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does a file with
+            another number of channels.
+    """
+    if channels in (1, 3):
+        return decode(path, "L" if channels == 1 else "RGB", value_range=value_range)
+    found = open_image(path, value_range)
+    if isinstance(found, Image.Image):
+        found = np.asarray(found.convert("RGBA") if channels == 4 else found)
+        found = found.reshape(*found.shape[:2], -1)
+    if found.shape[2] != channels:
+        raise ValueError(f"it has {found.shape[2]} channels, and {channels} are asked for")
+    return found
+
+
+def read_channels(
+    path: str | Path, channels: int, value_range: Sequence[float] | None = None
+) -> Image.Image | np.ndarray:
+    """:func:`decode_channels` for a file that a user named.
+
+    Raises:
+        DataError: the image cannot be read, or has another number of channels.
+    """
+    try:
+        return decode_channels(path, channels, value_range)
+    except UNREADABLE as error:
+        raise DataError(f"cannot read the image {path}: {reason(error)}") from error
+
+
+def to_picture(values: np.ndarray) -> Image.Image:  # of [H, W, C], 0 … 255
+    """A picture of an image with any number of channels: of one or two the first, of more the first three."""
+    shown = values[..., :3] if values.shape[2] > 2 else values[..., 0]
+    # 256 steps of equal width. Of 16 bits these are the upper eight, which Pillow takes where it reads colours.
+    levels = np.floor(shown * np.float64(256 / 255)) if values.dtype.kind == "f" else shown
+    return Image.fromarray(levels.clip(0, LEVELS).astype(np.uint8))
 
 
 def read_image(
-    path: str | Path, mode: Mode = "RGB", max_megapixels: float | None = None, title: str | None = None
+    path: str | Path,
+    mode: Mode = "RGB",
+    max_megapixels: float | None = None,
+    title: str | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> Image.Image:
-    """:func:`decode` for a file that a user named.
+    """:func:`decode` for a file that a user named, as a picture to look at: of many channels, the first three.
 
     Args:
         path: see :func:`decode`.
         mode: see :func:`decode`.
         max_megapixels: see :func:`decode`.
         title: name of the image in an error; its path if left out.
+        value_range: see :func:`decode`.
 
     Raises:
         DataError: the image cannot be read, or it is too large.
     """
     try:
-        return decode(path, mode, max_megapixels)
+        found = open_image(path, value_range, max_megapixels)
     except UNREADABLE as error:
         raise DataError(f"cannot read the image {title or path}: {reason(error)}") from error
+    if isinstance(found, np.ndarray):
+        if found.shape[2] > 4:
+            _say_that_three_are_shown()
+        found = to_picture(found)
+    return found.convert(mode)
 
 
 def reason(error: BaseException) -> str:
@@ -81,13 +152,20 @@ def reason(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def read_rgb(path: str | Path) -> np.ndarray:  # [H, W, 3] uint8
+@lru_cache(1)
+def _say_that_three_are_shown() -> None:
+    """Warn once of what pictures leave out."""
+    words = "pictures of images with five or more channels show the first three"
+    print_log(words, logger="current", level=logging.WARNING)
+
+
+def read_rgb(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:  # [H, W, 3] uint8
     """:func:`read_image` in mode RGB, as an array.
 
     Raises:
         DataError: the image cannot be read.
     """
-    return np.asarray(read_image(path))
+    return np.asarray(read_image(path, value_range=value_range))
 
 
 def check_whole(path: str | os.PathLike) -> None:
@@ -113,6 +191,27 @@ def check_whole(path: str | os.PathLike) -> None:
             image.load()
 
 
+def files_below(folder: str | Path) -> Iterator[str]:
+    """The paths of the files in a folder and its sub-folders, in no order.
+
+    Links to folders are followed. Files and folders whose names begin with a dot are left out: programs keep things
+    there, such as ``.ipynb_checkpoints``.
+    """
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for name in list(folders):
+            real = os.path.realpath(os.path.join(parent, name))
+            if not is_data(name) or real in seen:  # a link may lead back to where it is
+                folders.remove(name)
+            seen.add(real)
+        yield from (os.path.join(parent, name) for name in names if is_data(name))
+
+
+def is_data(name: str) -> bool:
+    """Whether a file or folder of this name is part of a dataset, and not something that a program left there."""
+    return not name.startswith(".") and name not in _NO_DATA
+
+
 def find_images(place: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
     """The image file at a path, or all image files in a folder and its sub-folders, sorted.
 
@@ -125,43 +224,72 @@ def find_images(place: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Pat
     """
     if place.is_file():
         return [place]
-    found = sorted(p for p in place.rglob("*") if p.suffix.lower() in extensions) if place.is_dir() else []
-    if not found:
-        raise DataError(f"there is no image {place}, nor a folder of that name with images ({', '.join(extensions)})")
-    return found
+    files = list(files_below(place))
+    if found := sorted(Path(path) for path in files if path.lower().endswith(tuple(extensions))):
+        return found
+    others = f"; it has {endings(files)}" if files else ""
+    raise DataError(
+        f"there is no image {place}, nor a folder of that name with images ({', '.join(extensions)}){others}"
+    )
+
+
+def endings(files: Sequence[str]) -> str:
+    """The endings of some files and how often they occur, in words: ``12 .heic``."""
+    counts = Counter(os.path.splitext(path)[1].lower() or "without an ending" for path in files)
+    return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(3))
 
 
 def to_area(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     side: int,
-) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
+) -> np.ndarray:  # [H, W, C], or [H, W] if grey; 0 … 1
     """Scale an image to the area of a square, and keep its aspect ratio.
 
     Args:
-        image: in mode RGB or L.
+        image: as :func:`decode_channels` gives it.
         side: side of the square in pixels.
     """
-    scale = side / (image.width * image.height) ** 0.5
-    width, height = (min(max(round(n * scale), MIN_SIDE), _LONGEST * side) for n in image.size)
-    return to_array(image.resize((width, height), Image.Resampling.BICUBIC))
+    height, width = _size(image)
+    scale = side / (width * height) ** 0.5
+    height, width = (min(max(round(n * scale), MIN_SIDE), _LONGEST * side) for n in (height, width))
+    return to_array(resize(image, height, width))
 
 
 def to_square(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     side: int,
-) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
+) -> np.ndarray:  # [H, W, C], or [H, W] if grey; 0 … 1
     """Crop the largest square in the centre of an image and scale it.
 
     Args:
-        image: in mode RGB or L.
+        image: as :func:`decode_channels` gives it.
         side: side of the result in pixels.
     """
-    return to_array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+    if isinstance(image, Image.Image):
+        return to_array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+    least = min(image.shape[:2])
+    top, left = ((n - least) // 2 for n in image.shape[:2])
+    return to_array(resize(image[top : top + least, left : left + least], side, side))
 
 
-def to_array(image: Image.Image) -> np.ndarray:  # [H, W, 3], or [H, W] if grey; 0 … 1
-    """Convert an image in mode RGB or L to float32 values between 0 and 1."""
-    return np.asarray(image, dtype=np.float32) / 255
+def resize(image: Image.Image | np.ndarray, height: int, width: int) -> Image.Image | np.ndarray:
+    """Scale an image by bicubic interpolation, without aliasing.
+
+    Args:
+        image: as :func:`decode_channels` gives it; so is the result.
+        height: of the result in pixels.
+        width: of the result in pixels.
+    """
+    if isinstance(image, Image.Image):
+        return image.resize((width, height), Image.Resampling.BICUBIC)
+    planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+    planes = F.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+    return planes[0].permute(1, 2, 0).clip(0, LEVELS).numpy()
+
+
+def to_array(image: Image.Image | np.ndarray) -> np.ndarray:  # [H, W, C], or [H, W] if grey; 0 … 1
+    """Convert an image that :func:`decode_channels` gives to float32 values between 0 and 1."""
+    return np.asarray(image, dtype=np.float32) / LEVELS
 
 
 def write_png(path: str | Path, image: Image.Image) -> None:
@@ -171,3 +299,8 @@ def write_png(path: str | Path, image: Image.Image) -> None:
         WriteError: the file cannot be written.
     """
     write_atomically(path, lambda file: image.save(file, "PNG"), durable=False)
+
+
+def _size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Height and width."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]

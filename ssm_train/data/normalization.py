@@ -8,7 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from ssm_train.data.images import Mode
+from ssm_train.data.images import to_picture
 
 _SIDE = 224  # pixels; where nothing says otherwise, models are tested on squares of this side
 
@@ -27,18 +27,13 @@ class Normalization(NamedTuple):
     side: int
 
     @property
-    def grey(self) -> bool:
-        """Whether the images have one channel."""
-        return len(self.mean) == 1
-
-    @property
-    def mode(self) -> Mode:
-        """The mode that Pillow gives the images: ``"L"`` or ``"RGB"``."""
-        return "L" if self.grey else "RGB"
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return len(self.mean)
 
     def inputs(
         self,
-        image: np.ndarray,  # [H, W, 3] or [H, W], 0 … 1
+        image: np.ndarray,  # [H, W, C] or [H, W], 0 … 1
     ) -> Tensor:  # [1, C, H, W]
         """Scale an image and make it a batch of one."""
         pixels = torch.from_numpy(image).float().reshape(*image.shape[:2], -1).permute(2, 0, 1)
@@ -48,11 +43,14 @@ class Normalization(NamedTuple):
     def pixels(
         self,
         inputs: Tensor,  # [C, H, W]
-    ) -> np.ndarray:  # [H, W, C] or [H, W] uint8
-        """The picture of a model input: the inverse of :meth:`inputs`, clipped to the range of the pixels."""
+    ) -> np.ndarray:  # [H, W, 3] or [H, W] uint8
+        """The picture of a model input: the inverse of :meth:`inputs`, clipped to the range of the pixels.
+
+        Of images with two channels it shows the first, of those with more than three the first three.
+        """
         mean, std = (torch.tensor(values, device=inputs.device).view(-1, 1, 1) for values in (self.mean, self.std))
         values = ((inputs.float() * std + mean).clip(0, 1) * 255).round().byte().permute(1, 2, 0)
-        return values.squeeze(2).cpu().numpy() if values.shape[2] == 1 else values.cpu().numpy()
+        return np.asarray(to_picture(values.cpu().numpy()))
 
 
 def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Normalization:

@@ -1,12 +1,22 @@
-"""timm's image transforms with typed arguments."""
+"""timm's image transforms with typed arguments, and the same for images of any number of channels."""
 
+import math
 from typing import Literal
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torch import Tensor
+from torchvision.transforms import v2
 
+from ssm_core.errors import ConfigError
+from ssm_train.data.pixels import LEVELS
 from ssm_train.registry import TRANSFORMS
+
+_COLOURS = (1, 3)  # numbers of channels that Pillow's images have; images with others are arrays
 
 
 @TRANSFORMS.register_module()
@@ -23,8 +33,11 @@ class TrainTransform:
         auto_augment: policy in timm's notation, such as ``"rand-m9-mstd0.5-inc1"``; None for no policy.
         random_erasing: probability that a rectangle of the image is replaced by noise.
         interpolation: ``"bilinear"``, ``"bicubic"``, or ``"random"`` to choose one of the two for each image.
-        mean: mean of every channel, which is subtracted.
+        mean: mean of every channel, which is subtracted. Images have as many channels.
         std: standard deviation of every channel, which the result is divided by.
+
+    Raises:
+        ConfigError: ``mean`` and ``std`` differ in length, or colours are to be changed of images that have none.
     """
 
     def __init__(
@@ -40,6 +53,23 @@ class TrainTransform:
         mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     ):
+        self.channels = _check_channels(mean, std)
+        if self.channels not in _COLOURS:
+            if auto_augment or color_jitter:
+                raise ConfigError(
+                    f"auto_augment and color_jitter change colours, and images of {self.channels} channels have none: "
+                    "set both to None"
+                )
+            self.transform = v2.Compose(
+                [
+                    _to_planes,
+                    RandomResizedCropAndInterpolation(size, tuple(scale), tuple(ratio), interpolation),
+                    v2.RandomHorizontalFlip(hflip),
+                    v2.Normalize(tuple(mean), tuple(std)),
+                    RandomErasing(random_erasing, mode="pixel", device="cpu"),
+                ]
+            )
+            return
         self.transform = create_transform(
             size,
             is_training=True,
@@ -55,9 +85,13 @@ class TrainTransform:
             std=tuple(std),
         )
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Transform one image into a tensor [C, size, size]."""
-        return self.transform(image)
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Transform one image, as :func:`.images.decode_channels` gives it, into a tensor [C, size, size].
+
+        Raises:
+            ConfigError: the image has another number of channels than ``mean``.
+        """
+        return self.transform(_checked(image, self.channels))
 
 
 @TRANSFORMS.register_module()
@@ -68,8 +102,11 @@ class TestTransform:
         size: side of the square output in pixels.
         crop_ratio: share of the resized image's side that the crop keeps: 0.875 resizes to 256 for a crop of 224.
         interpolation: ``"bilinear"`` or ``"bicubic"``.
-        mean: mean of every channel, which is subtracted.
+        mean: mean of every channel, which is subtracted. Images have as many channels.
         std: standard deviation of every channel, which the result is divided by.
+
+    Raises:
+        ConfigError: ``mean`` and ``std`` differ in length.
     """
 
     __test__ = False  # without this pytest would collect the class as a test
@@ -82,10 +119,49 @@ class TestTransform:
         mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
     ):
+        self.channels = _check_channels(mean, std)
+        if self.channels not in _COLOURS:
+            mode = str_to_interp_mode(interpolation)
+            self.transform = v2.Compose(
+                [
+                    _to_planes,
+                    v2.Resize(math.floor(size / crop_ratio), mode, antialias=True),
+                    v2.CenterCrop(size),
+                    v2.Normalize(tuple(mean), tuple(std)),
+                ]
+            )
+            return
         self.transform = create_transform(
             size, crop_pct=crop_ratio, interpolation=interpolation, mean=tuple(mean), std=tuple(std)
         )
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Transform one image into a tensor [C, size, size]."""
-        return self.transform(image)
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        """Transform one image, as :func:`.images.decode_channels` gives it, into a tensor [C, size, size].
+
+        Raises:
+            ConfigError: the image has another number of channels than ``mean``.
+        """
+        return self.transform(_checked(image, self.channels))
+
+
+def _check_channels(mean: tuple[float, ...], std: tuple[float, ...]) -> int:
+    """The number of channels that a transform is for."""
+    if not len(mean) == len(std) > 0:
+        raise ConfigError(f"a transform's mean and std have a number for each channel, not {len(mean)} and {len(std)}")
+    return len(mean)
+
+
+def _checked(image: Image.Image | np.ndarray, channels: int) -> Image.Image | np.ndarray:
+    found = len(image.getbands()) if isinstance(image, Image.Image) else image.shape[2]
+    if found != channels:
+        raise ConfigError(
+            f"an image has {found} channels, and the mean and std of its transform have {channels} numbers: set the "
+            "dataset's channels to the number of means"
+        )
+    return image
+
+
+def _to_planes(
+    image: np.ndarray,  # [H, W, C], 0 … 255
+) -> Tensor:  # [C, H, W] float32, 0 … 1
+    return torch.from_numpy(image).permute(2, 0, 1).float().div_(LEVELS)

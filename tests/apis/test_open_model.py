@@ -60,7 +60,7 @@ def test_a_config_and_its_checkpoint(tmp_path):
         transform = TRANSFORMS.build(cfg.test_dataloader.dataset.transform)
     opened = open_model(f"{DIGITS}={saved(tmp_path / 'a.pth', model)}")
     assert opened.title == "mambatree-nano_digits, a.pth"
-    assert opened.normalization.grey
+    assert opened.normalization.channels == 1
     # The image is scaled as in the config's own pipeline.
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (32, 32), dtype=np.uint8))
     inputs = opened.normalization.inputs(to_area(image, 32))

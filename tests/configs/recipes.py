@@ -118,7 +118,7 @@ COCO = {
     "flip": Figure(0.5, "mmdet coco_instance.py"),
     "padding": Figure(32, "mmdet mask-rcnn_r50_fpn.py"),
     "test scale": Figure((1333, 800), "mmdet coco_instance.py"),
-    "decoder": Figure("pillow", "mmdet coco_instance.py: OpenCV", "Pillow decodes the images"),
+    "decoder": Figure("ssm_train.LoadImage", "mmdet coco_instance.py: OpenCV", "Pillow decodes the images"),
     "initial weights": Figure("ImageNet-1k", "quadmamba detection/configs/vssm pretrained"),
 }
 ONE_TIMES, THREE_TIMES = "quadmamba detection/configs/swin 1x", "quadmamba detection/configs/vssm …_ms_3x"

@@ -183,7 +183,7 @@ QUANTITIES: dict[str, Callable[[Config], Any]] = {
     "padding": lambda cfg: cfg.model.data_preprocessor.pad_size_divisor,
     "train scales": scales,
     "test scale": lambda cfg: tuple(step(cfg, "Resize", "test_dataloader").scale),
-    "decoder": lambda cfg: step(cfg, "LoadImageFromFile").imdecode_backend,
+    "decoder": lambda cfg: step(cfg, "ssm_train.LoadImage").type,
     "train crop": train_crop,
     "decode head's width": lambda cfg: cfg.model.decode_head.channels,
     "auxiliary head's width": lambda cfg: cfg.model.auxiliary_head.channels,

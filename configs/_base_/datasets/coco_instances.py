@@ -1,15 +1,14 @@
-# COCO 2017 at 1333x800 with 2 images per GPU. Pillow decodes as OpenCV does and applies the orientation that cameras
-# store.
+# COCO 2017 at 1333x800 with 2 images per GPU.
 _base_ = "mmdet::_base_/datasets/coco_instance.py"
 train_pipeline = [
-    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

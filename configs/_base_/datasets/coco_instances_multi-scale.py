@@ -2,7 +2,7 @@
 _base_ = "./coco_instances.py"
 scales = [(1333, side) for side in range(480, 801, 32)]
 train_pipeline = [
-    dict(type="LoadImageFromFile", imdecode_backend="pillow"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="RandomChoiceResize", scales=scales, keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),

@@ -3,14 +3,14 @@
 # `python tools/prepare_data.py composite` makes the images.
 _base_ = "./instance_loaders.py"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(256, 256), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="Resize", scale=(256, 256), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

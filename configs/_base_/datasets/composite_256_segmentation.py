@@ -20,7 +20,7 @@ train_dataloader = dict(
         data_root="data/composite",
         metainfo=metainfo,
         pipeline=[
-            dict(type="LoadImageFromFile"),
+            dict(type="ssm_train.LoadImage"),
             dict(type="LoadAnnotations"),
             dict(type="RandomFlip", prob=0.5),
             dict(type="PackSegInputs"),
@@ -31,7 +31,7 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=20, num_workers=4, dataset=dict(data_root="data/composite", metainfo=metainfo))
 test_dataloader = val_dataloader
 tta_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="ssm_train.LoadImage"),
     dict(
         type="TestTimeAug",
         transforms=[

@@ -2,14 +2,14 @@
 # `tools/prepare_data.py nuclei` makes the tiles.
 _base_ = "./instance_loaders.py"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(128, 128), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical", "diagonal"]),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="ssm_train.LoadImage"),
     dict(type="Resize", scale=(128, 128), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

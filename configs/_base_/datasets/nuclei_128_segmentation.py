@@ -9,7 +9,7 @@ train_dataloader = dict(
         img_suffix=".png",
         metainfo=metainfo,
         pipeline=[
-            dict(type="LoadImageFromFile"),
+            dict(type="ssm_train.LoadImage"),
             dict(type="LoadAnnotations"),
             dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
             dict(type="PackSegInputs"),

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -12,7 +13,7 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.images import UNREADABLE, reason
 from ssm_train.registry import TRANSFORMS
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image | np.ndarray], Tensor]
 
 
 class ImageDataset(Dataset):
@@ -21,8 +22,8 @@ class ImageDataset(Dataset):
     Args:
         labels: number of the class of every image.
         classes: names of the classes.
-        transform: turns a PIL image into a tensor [C, H, W]. It is a callable or a config of the ``TRANSFORMS``
-            registry.
+        transform: turns what :meth:`load` gives into a tensor [C, H, W]. It is a callable or a config of the
+            ``TRANSFORMS`` registry.
         unreadable: what to do with an image that cannot be decoded. ``"skip"`` takes the next readable image instead,
             always the same one, and says so in the sample. Training counts such samples, and metrics leave them out.
             ``"raise"`` stops.
@@ -51,8 +52,8 @@ class ImageDataset(Dataset):
         return {"classes": list(self.classes)}
 
     @abstractmethod
-    def load(self, index: int) -> Image.Image:
-        """Decode an image.
+    def load(self, index: int) -> Image.Image | np.ndarray:
+        """Decode an image: in mode L or RGB, or as an array [H, W, C] from 0 to 255 of other channels.
 
         Raises:
             OSError: the image is unreadable; any other of :data:`~ssm_train.data.images.UNREADABLE` says the same.
@@ -69,6 +70,7 @@ class ImageDataset(Dataset):
         """The sample at an index.
 
         Raises:
+            ConfigError: the transform is for other images.
             DataError: the image is unreadable and ``unreadable`` is ``"raise"``, or no image can be read.
             IndexError: the dataset has no such index. This ends a loop over the dataset.
         """
@@ -76,9 +78,13 @@ class ImageDataset(Dataset):
             raise IndexError(f"there is no image {index} among {len(self)}")
         image, used, problem = self._load_or_replace(index)
         sample = {"label": self.labels[used], "index": index, "unreadable": problem}
-        return {"inputs": self.transform(image), "data_samples": sample}
+        try:
+            inputs = self.transform(image)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name(used)}: {error}") from error
+        return {"inputs": inputs, "data_samples": sample}
 
-    def _load_or_replace(self, index: int) -> tuple[Image.Image, int, str]:
+    def _load_or_replace(self, index: int) -> tuple[Image.Image | np.ndarray, int, str]:
         problem = ""
         for step in range(len(self)):
             candidate = (index + step) % len(self)

@@ -1,20 +1,29 @@
 """Images in one folder for each class."""
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from mmengine.logging import print_log
 from PIL import Image
 
-from ssm_core.errors import DataError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.base import ImageDataset, Transform
-from ssm_train.data.images import EXTENSIONS, Mode, decode
+from ssm_train.data.images import EXTENSIONS, Mode, decode_channels, endings, files_below, is_data
+from ssm_train.data.pixels import check_range
 from ssm_train.registry import DATASETS
+
+CHANNELS: dict[str, int] = {"RGB": 3, "L": 1}
 
 
 @DATASETS.register_module()
 class ImageFolder(ImageDataset):
     """Images in ``root/split/<class>/`` and its sub-folders; classes are numbered in the order of their names.
+
+    Files and folders whose names begin with a dot are no data. Links are followed. A class without images is warned of.
 
     Args:
         transform: see :class:`ImageDataset`.
@@ -22,9 +31,14 @@ class ImageFolder(ImageDataset):
         split: folder below ``root``, such as ``"train"`` or ``"val"``.
         mode: Pillow's mode that images are converted to: ``"RGB"``, or ``"L"`` for one channel.
         unreadable: see :class:`ImageDataset`.
+        channels: number of channels of images that are no colours, in place of ``mode``: 2, 4 or more, see
+            :func:`.images.decode_channels`. ``transform`` then needs as many means.
+        value_range: the values of black and white in the files, such as ``(0, 4095)`` for a camera of 12 bits. By
+            default the type of the values says it, see :func:`.pixels.to_levels`.
 
     Raises:
         DataError: the folder is missing, or has no class folders or no images.
+        ConfigError: ``channels`` or ``value_range`` is wrong.
     """
 
     how_to_make = "put your images there, one folder for each class"
@@ -36,29 +50,48 @@ class ImageFolder(ImageDataset):
         split: str = "train",
         mode: Mode = "RGB",
         unreadable: Literal["skip", "raise"] = "skip",
+        channels: int | None = None,
+        value_range: Sequence[float] | None = None,
     ):
         folder = Path(root) / split
         if not folder.is_dir():
             raise DataError(f"there is no dataset folder {folder}; {self.how_to_make}")
-        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and is_data(entry.name))
         if not classes:
             raise DataError(f"{folder} has no class folders; {self.how_to_make}")
+        if mode not in CHANNELS:
+            raise ConfigError(f"a dataset's mode is {' or '.join(map(repr, CHANNELS))}, not {mode!r}")
         self.mode = mode
+        self.channels = CHANNELS[mode] if channels is None else channels
+        if type(self.channels) is not int or self.channels < 1:
+            raise ConfigError(f"a dataset's channels are a number of 1 or more, not {channels!r}")
+        self.value_range = None if value_range is None else check_range(value_range)
         self.paths: list[str] = []
         labels: list[int] = []
+        empty: dict[str, str] = {}
         for label, name in enumerate(classes):
-            found = _images(folder / name)
+            files = list(files_below(folder / name))
+            found = sorted(path for path in files if path.lower().endswith(EXTENSIONS))
+            if not found:
+                empty[name] = endings(files) or "no files"
             self.paths += found
             labels += [label] * len(found)
         if not labels:
+            first = next(iter(empty))
             raise DataError(
-                f"{folder} has {len(classes)} class folders and no images ({', '.join(EXTENSIONS)}); {self.how_to_make}"
+                f"{folder} has {len(classes)} class folders and no images ({', '.join(EXTENSIONS)}); "
+                f"{first} has {empty[first]}; {self.how_to_make}"
+            )
+        if empty:
+            listed = ", ".join(f"{name} ({found})" for name, found in list(empty.items())[:5])
+            print_log(
+                f"{folder} has {len(empty)} classes without images: {listed}", logger="current", level=logging.WARNING
             )
         super().__init__(labels, classes, transform, unreadable)
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int) -> Image.Image | np.ndarray:
         """Decode the file and turn the image upright."""
-        return decode(self.paths[index], self.mode)
+        return decode_channels(self.paths[index], self.channels, self.value_range)
 
     def name(self, index: int) -> str:
         """The path of the file."""
@@ -93,10 +126,3 @@ class ImageNet(ImageFolder):
             raise DataError(
                 f"{Path(root) / split} has {len(self.classes)} of ImageNet's 1000 classes; {self.how_to_make}"
             )
-
-
-def _images(folder: Path) -> list[str]:
-    found = []
-    for parent, _, names in os.walk(folder):
-        found += [os.path.join(parent, name) for name in names if name.lower().endswith(EXTENSIONS)]
-    return sorted(found)

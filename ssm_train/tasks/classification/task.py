@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
-from ssm_train.data.images import decode, read_image, write_png
+from ssm_train.data.images import decode_channels, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
@@ -47,7 +47,7 @@ class Classification(ImageTask):
 
     def prepare(self, path: Path) -> dict[str, Any]:
         """Make a sample of an image file, with a label that means nothing."""
-        image = decode(path, "L" if self.channels == 1 else "RGB")
+        image = decode_channels(path, self.channels, self._test_data().get("value_range"))
         return {"inputs": self.transform(image), "data_samples": {"label": 0, "unreadable": ""}}
 
     def collate(self, samples: list[dict]) -> dict[str, Any]:
@@ -62,7 +62,8 @@ class Classification(ImageTask):
     def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
         """Write the likeliest classes over the image."""
         likeliest = zip(*_likeliest(prediction["scores"], labels, _TOP), strict=True)
-        write_png(out.with_name(f"{out.name}.png"), write_classes(read_image(path), list(likeliest)))
+        picture = read_image(path, value_range=self._test_data().get("value_range"))
+        write_png(out.with_name(f"{out.name}.png"), write_classes(picture, list(likeliest)))
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""

@@ -1,0 +1,180 @@
+"""Reads the values of image files: of any depth, and with all channels, upright.
+
+Pillow's modes of eight bits stay as they are. All else becomes an array of values from 0 to 255 by one rule, see
+:func:`to_levels`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ssm_core.errors import ConfigError, DataError
+
+ValueRange = tuple[float, float]
+TIFF = (".tif", ".tiff")
+NPY = ".npy"
+LEVELS = 255
+_COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa")  # Pillow's modes that are read as RGB
+_GREYS = ("1", "La")  # Pillow's modes that are read as L
+_ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
+_MOST_CHANNELS = 1024
+
+
+def open_image(
+    path: str | Path,
+    value_range: Sequence[float] | None = None,
+    max_megapixels: float | None = None,
+) -> Image.Image | np.ndarray:
+    """Open an image file and turn it upright.
+
+    Args:
+        path: a file that Pillow reads, a TIFF with any number of channels, or an array [H, W] or [H, W, C] of NumPy
+            in a ``.npy`` file.
+        value_range: the values that become 0 and 255; see :func:`to_levels`.
+        max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
+            no limit but Pillow's, 179 megapixels.
+
+    Returns:
+        An image in mode L, LA, RGB or RGBA, which is decoded already. Or, where the file has another number of
+        channels or more than eight bits, an array [H, W, C] of float32 from 0 to 255.
+
+    Raises:
+        DataError: the image has more than ``max_megapixels``.
+        ConfigError: ``value_range`` is not two finite numbers of which the second is larger.
+        OSError: the file cannot be read. Decoders may raise any other of :data:`~ssm_train.data.images.UNREADABLE`, and
+            so does a file of another form than those above, or whose values have no range.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == NPY:
+        return _finish(np.load(path, mmap_mode="r", allow_pickle=False), 1, path, value_range, max_megapixels)
+    try:
+        image = Image.open(path)
+    except OSError:
+        if suffix not in TIFF or not os.path.getsize(path):
+            raise
+        return _open_tiff(path, value_range, max_megapixels)
+    with image:
+        _check_size(path, image.height, image.width, max_megapixels)
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in _COLOURS:
+            image = image.convert("RGB")
+        elif image.mode in _GREYS:
+            image = image.convert("L")
+        if image.mode in ("L", "LA", "RGB", "RGBA") and value_range is None:
+            image.load()
+            return image.copy()
+        return _finish(np.asarray(image), 1, path, value_range, max_megapixels)
+
+
+def to_levels(
+    values: np.ndarray,
+    value_range: Sequence[float] | None,
+) -> np.ndarray:  # float32, 0 … 255
+    """Scale the values of an image to those from 0 to 255.
+
+    Without a range, the type says which values are black and white: 0 and 255 of eight bits, 0 and 65535 of 16 bits
+    without a sign, 0 and 1 of floating-point and truth values. Values outside of a given range become its ends.
+
+    Args:
+        values: of any shape and real type.
+        value_range: the values that become 0 and 255; None for those of the type.
+
+    Raises:
+        ValueError: a value is NaN or infinite, or the type says no range and none is given, or floating-point values
+            are outside of 0 to 1.
+        ConfigError: ``value_range`` is not two finite numbers of which the second is larger.
+    """
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"its values are {values.dtype}, and must be real numbers")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError("it has values that are NaN or infinite")
+    low, high = _range_of(values) if value_range is None else check_range(value_range)
+    levels = (values.astype(np.float64) - low) * (LEVELS / (high - low))
+    return levels.clip(0, LEVELS).astype(np.float32)
+
+
+def check_range(value_range: Sequence[float]) -> ValueRange:
+    """Check a range that a config gives.
+
+    Raises:
+        ConfigError: it is not two finite numbers of which the second is larger.
+    """
+    pair = tuple(value_range) if isinstance(value_range, list | tuple) else ()
+    numbers = len(pair) == 2 and all(isinstance(n, int | float) and np.isfinite(n) for n in pair)
+    if not numbers or not pair[0] < pair[1]:
+        raise ConfigError(
+            "value_range is the values of black and white, such as (0, 4095) for a camera of 12 bits, not "
+            f"{value_range!r}"
+        )
+    return float(pair[0]), float(pair[1])
+
+
+def _range_of(values: np.ndarray) -> ValueRange:
+    limits = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(bool): 1.0}
+    if values.dtype in limits:
+        return 0.0, limits[values.dtype]
+    least, most = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if values.dtype.kind == "f" and least >= 0 and most <= 1:
+        return 0.0, 1.0
+    raise ValueError(
+        f"its values, of type {values.dtype}, go from {least:g} to {most:g}: say which are black and white by "
+        "value_range=(black, white)"
+    )
+
+
+def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapixels: float | None) -> np.ndarray:
+    """Open a TIFF that Pillow does not read: one of many channels, or of many bits a channel."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            series, tags = file.series[0], file.pages[0].tags
+            axes = series.axes.replace("I", "Q")
+            sizes = dict(zip(axes, series.shape, strict=True))
+            others = [axis for axis in axes if axis not in "YX" and sizes[axis] != 1]
+            if "Y" not in axes or "X" not in axes or len(others) > 1:
+                raise ValueError(
+                    f"its axes are {series.axes} of sizes {series.shape}, and one image has Y, X and channels"
+                )
+            _check_size(path, sizes["Y"], sizes["X"], max_megapixels)
+            values = series.asarray()
+            orientation = tags[_ORIENTATION].value if _ORIENTATION in tags else 1
+    except (ValueError, LookupError, tifffile.TiffFileError) as error:
+        raise OSError(f"it is no TIFF that can be read ({' '.join(str(error).split())})") from error
+    order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in others)]
+    rest = [i for i in range(len(axes)) if i not in order]
+    values = values.transpose(*order, *rest).reshape([sizes[axes[i]] for i in order])
+    return _finish(values, int(orientation), path, value_range, max_megapixels)
+
+
+def _finish(
+    values: np.ndarray,
+    orientation: int,
+    path: str | Path,
+    value_range: Sequence[float] | None,
+    max_megapixels: float | None,
+) -> np.ndarray:  # [H, W, C] float32, 0 … 255
+    if values.ndim not in (2, 3) or not 0 < values[..., None].shape[2] <= _MOST_CHANNELS or not values.size:
+        raise ValueError(
+            f"it has the shape {values.shape}, and an image has [height, width] or [height, width, channels]"
+        )
+    _check_size(path, *values.shape[:2], max_megapixels)
+    levels = to_levels(values, value_range).reshape(*values.shape[:2], -1)
+    if orientation in (5, 6, 7, 8):
+        levels = levels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        levels = levels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        levels = levels[::-1]
+    return np.ascontiguousarray(levels)
+
+
+def _check_size(path: str | Path, height: int, width: int, max_megapixels: float | None) -> None:
+    if max_megapixels is not None and height * width > max_megapixels * 1e6:
+        size = f"{width} × {height} pixels"
+        raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
+    if Image.MAX_IMAGE_PIXELS is not None and height * width > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"it has {height * width} pixels, more than {2 * Image.MAX_IMAGE_PIXELS}")

@@ -1,0 +1,291 @@
+"""Images of any depth and number of channels are read by one rule, from every kind of file."""
+
+import io
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from mmengine.logging import MMLogger
+from PIL import Image
+
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.datasets import ImageFolder
+from ssm_train.data.images import UNREADABLE, decode, decode_channels, find_images, read_image, to_area, to_square
+from ssm_train.data.loading import LoadImage
+from ssm_train.data.pixels import open_image, to_levels
+from ssm_train.data.transforms import TestTransform, TrainTransform
+
+ALL_16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+
+
+def smooth_values(height, width, channels):
+    """Values that change slowly. Pillow rounds and clips them between its two passes."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = [np.sin(rows / (4 + k) + k) + np.cos(columns / (5 + k)) for k in range(channels)]
+    return (127.5 + 50 * np.dstack(waves)).astype(np.uint8)
+
+
+def random_values(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def write(path, values):
+    """Write values into a file of the kind that its ending says."""
+    if path.suffix == ".npy":
+        np.save(path, values)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig" if values.ndim == 3 else None)
+    else:
+        Image.fromarray(values).save(path)
+    return path
+
+
+# --- Depth
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_sixteen_bits_keep_their_order_and_their_ends(tmp_path, suffix):
+    path = write(tmp_path / f"x{suffix}", ALL_16)
+    levels = open_image(path)[..., 0]
+    np.testing.assert_allclose(levels, ALL_16 / 257.0, rtol=1e-6)
+    assert np.array_equal(decode(path, "L"), ALL_16 >> 8)
+    assert np.asarray(decode(path)).mean() == 127.5
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floating_point_goes_from_0_to_1(tmp_path, suffix, dtype):
+    values = np.linspace(0, 1, 64 * 64, dtype=dtype).reshape(64, 64)
+    path = write(tmp_path / f"x{suffix}", values)
+    np.testing.assert_allclose(open_image(path)[..., 0], 255 * values, rtol=1e-5, atol=1e-5)
+    assert np.asarray(decode(path, "L")).min() == 0
+    assert np.asarray(decode(path, "L")).max() == 255
+    assert abs(np.asarray(decode(path, "L")).mean() - 127.5) < 0.1
+
+
+@pytest.mark.parametrize(
+    "values", [np.float32([[0, 1.5]]), np.int16([[-3, 9]]), np.uint32([[0, 9]])], ids=lambda x: str(x.dtype)
+)
+def test_values_without_a_range_are_refused_with_their_own(tmp_path, values):
+    path = write(tmp_path / "x.npy", values)
+    with pytest.raises(UNREADABLE, match=f"of type {values.dtype}, go from {values.min():g} to {values.max():g}"):
+        decode(path)
+    with pytest.raises(DataError, match=rf"^cannot read the image {path}: its values.*value_range=\(black, white\)"):
+        read_image(path)
+    low, high = float(values.min()), float(values.max())
+    assert np.array_equal(decode(path, "L", value_range=(low, high)), [[0, 255]])
+
+
+def test_values_outside_of_a_given_range_become_its_ends():
+    levels = to_levels(np.uint16([0, 1000, 2047, 4095, 60000]), (1000, 4095))
+    np.testing.assert_allclose(levels, [0, 0, 255 * 1047 / 3095, 255, 255], rtol=1e-6)
+    assert levels.dtype == np.float32
+
+
+@pytest.mark.parametrize("wrong", [(1, 1), (5, 2), (0,), (0, float("nan")), "01", 7, (0, 1, 2), ("a", "b")], ids=repr)
+def test_a_range_is_two_numbers(wrong):
+    with pytest.raises(ConfigError, match="value_range is the values of black and white"):
+        to_levels(np.zeros(3, np.uint8), wrong)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_are_finite(tmp_path, bad):
+    path = write(tmp_path / "x.npy", np.float32([[0.5, bad]]))
+    with pytest.raises(UNREADABLE, match="NaN or infinite"):
+        decode(path)
+
+
+# --- Channels
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 13])
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".png"])
+def test_every_number_of_channels_is_read(tmp_path, suffix, channels):
+    if suffix == ".png" and channels > 4:
+        pytest.skip("PNG has at most four channels")
+    values = random_values(9, 7, channels)
+    path = write(tmp_path / f"x{suffix}", values[..., 0] if channels == 1 else values)
+    found = np.asarray(decode_channels(path, channels))
+    if channels != 4:  # Pillow has no mode for two channels without opacity, and reads them as what they are
+        assert np.array_equal(found.reshape(values.shape).round(), values)
+    else:
+        assert found.shape == values.shape
+    assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_tiffs_of_many_channels(tmp_path, planes, dtype):
+    values = random_values(9, 7, 6)
+    stored = (values / 255 * {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]).round(8).astype(dtype)
+    written = np.moveaxis(stored, -1, 0) if planes == "separate" else stored
+    tifffile.imwrite(tmp_path / "x.tif", written, photometric="minisblack", planarconfig=planes)
+    np.testing.assert_allclose(decode_channels(tmp_path / "x.tif", 6), values, atol=1e-4)
+
+
+def test_another_number_of_channels_is_named(tmp_path):
+    path = write(tmp_path / "x.npy", random_values(9, 7, 6))
+    with pytest.raises(UNREADABLE, match="it has 6 channels, and 4 are asked for"):
+        decode_channels(path, 4)
+    with pytest.raises(UNREADABLE, match="it has 6 channels, which are no colours"):
+        decode(path)
+    colours = write(tmp_path / "y.png", random_values(9, 7, 3))
+    with pytest.raises(UNREADABLE, match="it has 3 channels, and 6 are asked for"):
+        decode_channels(colours, 6)
+    assert (decode_channels(colours, 4)[..., 3] == 255).all(), "what has no opacity is opaque"
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
+def test_all_of_pillows_modes_become_colours_and_grey(tmp_path, mode):
+    image = Image.fromarray(random_values(9, 7, 3)).convert(mode)
+    image.save(tmp_path / ("x.tif" if mode == "CMYK" else "x.png"))
+    (path,) = find_images(tmp_path)
+    expected = image.convert("L" if mode in ("1", "LA") else "RGB")
+    assert np.array_equal(decode(path), expected.convert("RGB"))
+    assert np.array_equal(decode(path, "L"), expected.convert("L"))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 4, 5), (0, 3), (3, 4, 0), (2, 2, 5000)], ids=str)
+def test_arrays_of_other_shapes_are_refused(tmp_path, shape):
+    with pytest.raises(UNREADABLE, match=r"it has the shape .*, and an image has"):
+        open_image(write(tmp_path / "x.npy", np.zeros(shape, np.uint8)))
+
+
+def test_arrays_of_objects_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    with pytest.raises(UNREADABLE):
+        open_image(tmp_path / "x.npy")
+
+
+def test_a_tiff_is_turned_upright(tmp_path):
+    values = random_values(5, 7, 6)
+    tifffile.imwrite(
+        tmp_path / "x.tif", values, photometric="minisblack", planarconfig="contig", extratags=[(274, "H", 1, 6, True)]
+    )
+    assert np.array_equal(open_image(tmp_path / "x.tif"), np.rot90(values, -1))
+
+
+# --- Scaling and transforms
+
+
+def test_channels_are_scaled_alike():
+    values = smooth_values(40, 30, 5)
+    scaled, square = to_area(values, 64), to_square(values, 48)
+    for channel in range(5):
+        alone = np.dstack([values[..., channel]] * 2)
+        np.testing.assert_allclose(to_area(alone, 64)[..., 0], scaled[..., channel], atol=1e-6)
+        grey = Image.fromarray(values[..., channel])  # Pillow rounds to levels in between
+        np.testing.assert_allclose(to_area(grey, 64), scaled[..., channel], atol=1.5 / 255)
+        np.testing.assert_allclose(
+            to_square(grey, 48),
+            square[..., channel],
+            atol=2.5 / 255,  # at the border, Pillow sees what was cropped
+        )
+
+
+@pytest.mark.parametrize("transform", [TestTransform, TrainTransform])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_transforms_take_any_number_of_channels(transform, dtype):
+    mean, std = tuple(n / 10 for n in range(6)), tuple(1 + n / 10 for n in range(6))
+    values = np.empty((40, 56, 6), dtype)
+    values[:] = [0, 51, 102, 153, 204, 255]
+    made = transform(32, mean=mean, std=std)(values)
+    assert made.shape == (6, 32, 32)
+    expected = [(level - m) / s for level, m, s in zip(np.linspace(0, 1, 6), mean, std, strict=True)]
+    torch.testing.assert_close(made, torch.tensor(expected).float().view(6, 1, 1).expand(-1, 32, 32))
+
+
+def test_the_test_transform_sees_what_pillow_would():
+    values = smooth_values(70, 50, 3)
+    settings = {"mean": (0.5,), "std": (0.5,)}
+    grey = TestTransform(32, **settings)(Image.fromarray(values[..., 0]))
+    many = TestTransform(32, mean=(0.5,) * 2, std=(0.5,) * 2)(values[..., :2])
+    torch.testing.assert_close(many[:1], grey, atol=3 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"auto_augment": "rand-m9"}, {"color_jitter": 0.4}])
+def test_colours_are_not_changed_where_there_are_none(change):
+    with pytest.raises(ConfigError, match="images of 4 channels have none"):
+        TrainTransform(32, mean=(0.5,) * 4, std=(0.5,) * 4, **change)
+    TrainTransform(32, mean=(0.5,) * 3, std=(0.5,) * 3, **change)
+
+
+def test_an_image_with_other_channels_than_means_is_named(tmp_path):
+    path = tmp_path / "train" / "a" / "x.npy"
+    path.parent.mkdir(parents=True)
+    write(path, random_values(40, 40, 6))
+    data = ImageFolder({"type": "TestTransform", "size": 32}, tmp_path, channels=6)
+    with pytest.raises(ConfigError, match=rf"^{path}: an image has 6 channels, and the mean and std .* 3 numbers"):
+        data[0]
+    fitting = {"type": "TestTransform", "size": 32, "mean": [0.5] * 6, "std": [0.25] * 6}
+    assert ImageFolder(fitting, tmp_path, channels=6)[0]["inputs"].shape == (6, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"channels": 0}, {"channels": "3"}, {"mode": "RGBA"}, {"value_range": (1, 0)}], ids=str
+)
+def test_wrong_settings_of_a_folder(tmp_path, wrong):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with pytest.raises(ConfigError):
+        ImageFolder(None, tmp_path, **wrong)
+
+
+# --- The pipelines of detection and segmentation
+
+
+def test_pipelines_read_as_all_others_do(tmp_path):
+    colours = write(tmp_path / "x.png", random_values(9, 7, 3))
+    found = LoadImage()({"img_path": str(colours), "img_id": 5})
+    assert np.array_equal(found["img"], np.asarray(decode(colours))[..., ::-1]), "blue comes first, as in mmcv"
+    assert (found["img_shape"], found["ori_shape"], found["img_id"]) == ((9, 7), (9, 7), 5)
+    bands = write(tmp_path / "x.npy", random_values(9, 7, 6))
+    assert np.array_equal(LoadImage(6)({"img_path": str(bands)})["img"], np.load(bands))
+    assert LoadImage(1)({"img_path": str(colours)})["img"].shape == (9, 7)
+    with pytest.raises(ConfigError, match="LoadImage's channels"):
+        LoadImage(0)
+
+
+# --- Which files are data
+
+
+def test_hidden_folders_and_files_are_no_data(tmp_path):
+    names = ("a/x.png", "b/y.PNG", "a/.ipynb_checkpoints/x.png", ".hidden/x.png", "a/._x.png", "__MACOSX/x.png")
+    for path in (tmp_path / "train" / name for name in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    (tmp_path / "train" / "c").mkdir()
+    (tmp_path / "train" / "c" / "photo.heic").touch()
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    data = ImageFolder(None, tmp_path)
+    logger.removeHandler(handler)
+    assert data.classes == ["a", "b", "c"]
+    assert [data.name(i) for i in range(len(data))] == [
+        str(tmp_path / "train" / name) for name in ("a/x.png", "b/y.PNG")
+    ]
+    assert "1 classes without images: c (1 .heic)" in said.getvalue()
+    assert [path.name for path in find_images(tmp_path)] == ["x.png", "y.PNG"]
+
+
+def test_links_are_followed_and_end(tmp_path):
+    real = tmp_path / "elsewhere"
+    real.mkdir()
+    write(real / "x.png", random_values(9, 9, 3))
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "a" / "linked").symlink_to(real)
+    (real / "back").symlink_to(tmp_path / "data")
+    assert [path.name for path in find_images(tmp_path / "data")] == ["x.png"]
+
+
+def test_what_a_folder_has_instead_of_images_is_named(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for name in ("x.heic", "y.heic", "z.txt"):
+        (tmp_path / "train" / "a" / name).touch()
+    with pytest.raises(DataError, match=r"a has 2 \.heic, 1 \.txt"):
+        ImageFolder(None, tmp_path)
+    with pytest.raises(DataError, match=r"it has 2 \.heic, 1 \.txt"):
+        find_images(tmp_path)
