@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
-from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason
+from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason, to_picture
+from ssm_train.data.pixels import ValueRange
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
@@ -311,10 +312,15 @@ class PipelineTask(ImageTask):
         """Make a sample of an image file, see :meth:`ImageTask.prepare`."""
         return self.pipeline({"img_path": str(path), "img_id": 0})
 
+    @cached_property
+    def value_range(self) -> ValueRange | None:
+        """The values of black and white, if the config's pipeline gives them."""
+        return next((step["value_range"] for step in self._test_data().pipeline if step.get("value_range")), None)
+
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
-        image, file = read_rgb(path), out.with_name(f"{out.name}.png")
+        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
         with assembling(out.parent, file) as place:
             self.visualizer.add_datasample(
                 out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
@@ -324,12 +330,15 @@ class PipelineTask(ImageTask):
         """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
         path = Path(prediction.img_path)
         if path.is_file():
-            visualizer.add_datasample(name, read_rgb(path), prediction.cpu(), draw_gt=True, show=False, step=step)
+            picture = read_rgb(path, self.value_range)
+            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Draw a sample with its annotations, see :meth:`Task.draw_sample`."""
         self.visualizer.dataset_meta = dataset.metainfo
-        rgb = np.ascontiguousarray(sample["inputs"].permute(1, 2, 0).numpy()[:, :, ::-1])
+        values = sample["inputs"].permute(1, 2, 0).numpy()
+        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
+        rgb = np.array(to_picture(values).convert("RGB"))
         path = place.with_name(f"{place.name}.png")
         annotated = self.drawable(sample["data_samples"].cpu())
         with assembling(path.parent, path) as folder:

@@ -2,7 +2,14 @@
 
 from ssm_train.tasks.detection.dataset import CocoInstances
 from ssm_train.tasks.detection.metric import CocoInstanceMetric
+from ssm_train.tasks.detection.preprocessor import AnyDetDataPreprocessor
 from ssm_train.tasks.detection.roi_extractor import Float32RoIExtractor
 from ssm_train.tasks.detection.visualizer import DetectionVisualizer
 
-__all__ = ["CocoInstanceMetric", "CocoInstances", "DetectionVisualizer", "Float32RoIExtractor"]
+__all__ = [
+    "AnyDetDataPreprocessor",
+    "CocoInstanceMetric",
+    "CocoInstances",
+    "DetectionVisualizer",
+    "Float32RoIExtractor",
+]

@@ -10,6 +10,8 @@ from mmengine.structures import PixelData
 from mmseg.models import SegDataPreProcessor
 from torch import Tensor
 
+from ssm_train.tasks.preprocessing import AnyChannels
+
 
 def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Stack images and label maps if they have one size, and collate them as mmengine does otherwise.
@@ -39,10 +41,10 @@ def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-class StackedSegDataPreProcessor(SegDataPreProcessor):
+class StackedSegDataPreProcessor(AnyChannels, SegDataPreProcessor):
     """mmseg's preprocessor, which normalises and pads a batch of :func:`stack_samples` as one tensor.
 
-    The arguments are mmseg's.
+    The arguments are mmseg's. ``mean`` and ``std`` have a number for each channel, however many there are.
     """
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
