@@ -45,6 +45,7 @@ HOOKS = _child(
     root.HOOKS,
     "runtime.hooks",
     "tasks.class_count",
+    "tasks.label_check",
     "tasks.pictures",
     "tasks.language.extra_evaluation",
     "tasks.language.text_samples",

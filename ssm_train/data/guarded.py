@@ -11,7 +11,7 @@ from ssm_train.data.images import UNREADABLE, check_whole, reason
 from ssm_train.data.wrapper import DatasetWrapper
 
 # The exceptions that a bad file causes in decoders and in transforms.
-_FAULTS = (*UNREADABLE, TypeError, AttributeError, KeyError, IndexError)
+FAULTS = (*UNREADABLE, TypeError, AttributeError, KeyError, IndexError)
 # If this many samples in a row are bad, the pipeline or the folder in the config is wrong, not the files.
 _LIMIT = 50
 _MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset)
@@ -62,7 +62,7 @@ class GuardedDataset(DatasetWrapper):
             candidate = (index + step) % len(self)
             try:
                 sample = self._load(candidate)
-            except _FAULTS as error:
+            except FAULTS as error:
                 words = reason(error)
                 if self.unreadable == "raise":
                     raise DataError(f"cannot use the image {self.name(candidate)}: {words}") from error

@@ -288,7 +288,8 @@ class PipelineTask(ImageTask):
     @cached_property
     def pipeline(self) -> Compose:
         """The test pipeline of the config, without the steps that load annotations."""
-        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith("LoadAnnotations")]
+        annotated = ("LoadAnnotations", "LoadLabelMap")
+        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(annotated)]
         with building_in_scope(self.scope):
             return Compose(steps)
 

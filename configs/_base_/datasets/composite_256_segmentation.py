@@ -21,7 +21,7 @@ train_dataloader = dict(
         metainfo=metainfo,
         pipeline=[
             dict(type="ssm_train.LoadImage"),
-            dict(type="LoadAnnotations"),
+            dict(type="ssm_train.LoadLabelMap"),
             dict(type="RandomFlip", prob=0.5),
             dict(type="PackSegInputs"),
         ],
@@ -37,7 +37,7 @@ tta_pipeline = [
         transforms=[
             [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (0.75, 1.0, 1.25)],
             [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-            [dict(type="LoadAnnotations")],
+            [dict(type="ssm_train.LoadLabelMap")],
             [dict(type="PackSegInputs")],
         ],
     ),

@@ -10,7 +10,7 @@ train_dataloader = dict(
         metainfo=metainfo,
         pipeline=[
             dict(type="ssm_train.LoadImage"),
-            dict(type="LoadAnnotations"),
+            dict(type="ssm_train.LoadLabelMap"),
             dict(type="RandomFlip", prob=[0.25, 0.25, 0.25], direction=["horizontal", "vertical", "diagonal"]),
             dict(type="PackSegInputs"),
         ],

@@ -14,7 +14,7 @@ val_dataloader = dict(
         type="BaseSegDataset",
         data_prefix=dict(img_path="val", seg_map_path="val_labels"),
         test_mode=True,
-        pipeline=[dict(type="ssm_train.LoadImage"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")],
+        pipeline=[dict(type="ssm_train.LoadImage"), dict(type="ssm_train.LoadLabelMap"), dict(type="PackSegInputs")],
     ),
 )
 test_dataloader = val_dataloader
