@@ -38,6 +38,9 @@ OPTIONS = (
     "default_hooks.checkpoint.save_best=None",
     *runs.EVERYTHING_RANDOM,
 )
+# MambaTree's head subtracts the mean over a batch, and so what the bias before it adds. The gradient of that bias is
+# rounding alone, which Adam scales up. The outputs of the network do not depend on it.
+UNDETERMINED = ("backbone.stages.1.norm.bias", "backbone.head.transform.bn.running_mean")
 
 
 @pytest.fixture(params=CONFIGS)
@@ -64,7 +67,7 @@ def network(family, checkpoint):
     return network
 
 
-def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, tmp_path):
+def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, network, tmp_path):
     """The resumed run ends like a whole run, within a tolerance.
 
     The machine that wrote the file gives the same bits. Another machine rounds differently in the two iterations that
@@ -77,7 +80,14 @@ def test_a_training_goes_on_as_if_uninterrupted(family, checkpoint, tmp_path):
     assert rest["meta"]["seed"] == read_file(checkpoint)["meta"]["seed"]
     assert rest["state_dict"].keys() == whole["state_dict"].keys()
     for name, expected in whole["state_dict"].items():
-        torch.testing.assert_close(rest["state_dict"][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+        if name not in UNDETERMINED:
+            torch.testing.assert_close(rest["state_dict"][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    images = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for state in (whole, rest):
+        network.load_state_dict({k.removeprefix("backbone."): v for k, v in state["state_dict"].items()})
+        outputs.append(network(images))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
     for name, expected in whole["optimizer"]["state"].items():
         for moment in ("step", "exp_avg", "exp_avg_sq"):
             actual = rest["optimizer"]["state"][name][moment]

@@ -256,7 +256,7 @@ def damage(tiles, folder, how):
     elif how == "other size":
         Image.fromarray(np.zeros((32, 64), np.uint8)).save(labels)
     elif how == "coloured labels":
-        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(labels)
+        Image.new("RGB", (64, 64), (200, 0, 30)).save(labels)
     return folder
 
 
@@ -267,7 +267,7 @@ BAD = {
     "no labels": "No such file",
     "label 3": "has the label 3, and there are 3 classes",
     "other size": r"label map is \(1, 32, 64\) and the image \(3, 64, 64\)",
-    "coloured labels": "its label map is",
+    "coloured labels": r"its label map is in colours, such as \(200, 0, 30\)",
 }
 
 
