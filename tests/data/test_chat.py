@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from typing import NamedTuple
 
 import pytest
 from tokenizers import processors
@@ -50,13 +51,18 @@ def tokenizer(lm_folder, request):
     return tokenizer
 
 
-def chat(tokenizer, template):
+class Made(NamedTuple):
+    tokens: list
+    responses: list
+
+
+def chat(tokenizer, template, messages, learnt=None):
+    """The tokens and the responses of a conversation between two others."""
     tokenizer.chat_template = template
-    return ChatTemplate(tokenizer)
-
-
-def conversation(messages, learnt=None):
-    return Conversation(messages, learnt or [True] * sum(message["role"] == "assistant" for message in messages))
+    template = ChatTemplate(tokenizer)
+    other = ("<user>\n", [])
+    learnt = learnt or [True] * sum(message["role"] == "assistant" for message in messages)
+    return Made(*template.tokenize([other, template.render(Conversation(messages, learnt)), other])[1])
 
 
 def learnt_text(tokenizer, made):
@@ -65,17 +71,16 @@ def learnt_text(tokenizer, made):
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN, STRIPPED, MOVED], ids=["marked", "plain", "stripped", "moved"])
 def test_tokens_are_those_of_transformers(tokenizer, template):
-    made = chat(tokenizer, template).tokenize(conversation(MESSAGES))
+    made = chat(tokenizer, template, MESSAGES)
     assert made.tokens == tokenizer.apply_chat_template(MESSAGES)["input_ids"]
     for (first, _), shorter in zip(made.responses, (MESSAGES[:2], MESSAGES[:4]), strict=True):
         prompt = tokenizer.apply_chat_template(shorter, add_generation_prompt=True)["input_ids"]
         assert made.tokens[:first] == prompt
-    assert made.is_closed
 
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
 def test_learnt_tokens_are_those_of_transformers(tokenizer, template):
-    made = chat(tokenizer, template).tokenize(conversation(MESSAGES))
+    made = chat(tokenizer, template, MESSAGES)
     theirs = tokenizer.apply_chat_template(MESSAGES, chat_template=MARKED, return_assistant_tokens_mask=True)
     ours = [any(first <= place < end for first, end in made.responses) for place in range(len(made.tokens))]
     assert ours == list(map(bool, theirs["assistant_masks"]))
@@ -84,49 +89,48 @@ def test_learnt_tokens_are_those_of_transformers(tokenizer, template):
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
 def test_a_response_may_be_left_out_of_the_loss(tokenizer, template):
-    whole = chat(tokenizer, template).tokenize(conversation(MESSAGES))
+    whole = chat(tokenizer, template, MESSAGES)
     for learnt, kept in (([True, False], slice(1)), ([False, True], slice(1, 2))):
-        made = chat(tokenizer, template).tokenize(conversation(MESSAGES, learnt))
+        made = chat(tokenizer, template, MESSAGES, learnt)
         assert (made.tokens, made.responses) == (whole.tokens, whole.responses[kept])
 
 
 def test_templates_that_change_what_was_before_are_refused(tokenizer):
     messages = [dict(message, content=f"Hm.|{message['content']}") for message in MESSAGES]
     with pytest.raises(UnusableRow, match=r"changed in its beginning .* mark them with \{% generation %\}"):
-        chat(tokenizer, FORGETFUL).tokenize(conversation(messages))
-    made = chat(tokenizer, FORGETFUL).tokenize(conversation(messages, [False, True]))
+        chat(tokenizer, FORGETFUL, messages)
+    made = chat(tokenizer, FORGETFUL, messages, [False, True])
     assert learnt_text(tokenizer, made) == [messages[-1]["content"] + tokenizer.eos_token]
     thinking = PLAIN.replace("{{ '<assistant>\n' }}", "{{ '<assistant>\n<think>' }}")
     with pytest.raises(UnusableRow, match="changed in its beginning"):
-        chat(tokenizer, thinking).tokenize(conversation(MESSAGES))
+        chat(tokenizer, thinking, MESSAGES)
 
 
 def test_templates_that_refuse(tokenizer):
     with pytest.raises(UnusableRow, match=r"is refused by the chat template \(Roles must alternate\)"):
-        chat(tokenizer, MOVED).tokenize(conversation(MESSAGES[2:]))
+        chat(tokenizer, MOVED, MESSAGES[2:])
     with pytest.raises(UnusableRow, match=r"is refused by the chat template .* has no attribute 'nothing'"):
-        chat(tokenizer, "{{ messages[0].nothing + '' }}").tokenize(conversation(MESSAGES))
+        chat(tokenizer, "{{ messages[0].nothing + '' }}", MESSAGES)
     once = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
     with pytest.raises(UnusableRow, match="not learnt, and the chat template does not mark each response once"):
-        chat(tokenizer, once).tokenize(conversation(MESSAGES, [False, True]))
+        chat(tokenizer, once, MESSAGES, [False, True])
     with pytest.raises(ConfigError, match=r"chat template is no Jinja: .* \(line 2\)"):
-        chat(tokenizer, "\n{% for %}").tokenize(conversation(MESSAGES))
+        chat(tokenizer, "\n{% for %}", MESSAGES)
     with pytest.raises(ConfigError, match=r"the tokenizer has no chat template: set tokenizer.chat_template"):
-        chat(tokenizer, None)
+        chat(tokenizer, None, MESSAGES)
     with pytest.raises(ConfigError, match="cannot be chosen: This model has multiple chat templates with no default"):
-        chat(tokenizer, {"a": PLAIN, "b": PLAIN})
+        chat(tokenizer, {"a": PLAIN, "b": PLAIN}, MESSAGES)
 
 
-def test_a_response_that_does_not_end_is_told(tokenizer):
-    assert not chat(tokenizer, PLAIN.replace("eos_token", "''")).tokenize(conversation(MESSAGES)).is_closed
+def test_blanks_after_a_special_token_are_not_learnt(tokenizer):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
-    made = chat(tokenizer, PLAIN.replace("eos_token", "'<|end|>'")).tokenize(conversation(MESSAGES))
-    assert (made.is_closed, learnt_text(tokenizer, made)[0]) == (False, MESSAGES[2]["content"] + "<|end|>")
+    made = chat(tokenizer, PLAIN.replace("eos_token", "'<|end|>'"), MESSAGES)
+    assert learnt_text(tokenizer, made) == [message["content"] + "<|end|>" for message in MESSAGES[2::2]]
 
 
 def test_rows_do_not_depend_on_the_day(tokenizer, monkeypatch):
     dated = "\n  {% if true %}\n{{ strftime_now('%d %b %Y') }}\n{% endif %}\n" + PLAIN
-    made = chat(tokenizer, dated).tokenize(conversation(MESSAGES))
+    made = chat(tokenizer, dated, MESSAGES)
 
     class Then(datetime.datetime):
         @classmethod

@@ -7,7 +7,8 @@ text of a shorter conversation is the beginning of the text of a longer one, whi
 
 import re
 from bisect import bisect_left, bisect_right
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets.text_rows import Conversation
@@ -19,20 +20,6 @@ _MARKED = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 # Some templates write today's date. A run that is resumed on another day would read other rows, so the date is fixed.
 # Jinja removes the line feed after a block, and with it the template begins on a line of its own, as it does alone.
 _NO_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}\n"
-
-
-class ChatTokens(NamedTuple):
-    """The tokens of a conversation.
-
-    Attributes:
-        tokens: of the whole conversation.
-        responses: first token and end of every response that is learnt.
-        is_closed: whether the last response ends in the token that ends a generation.
-    """
-
-    tokens: list[int]
-    responses: list[Span]
-    is_closed: bool
 
 
 class ChatTemplate:
@@ -61,23 +48,30 @@ class ChatTemplate:
         self.is_marked = _MARKED.search(self.template) is not None
         self.tokenizer = tokenizer
 
-    def tokenize(self, conversation: Conversation) -> ChatTokens:
-        """The tokens of a conversation, as transformers makes them of the same text.
+    def render(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        """The text of a conversation, and the places in it of the responses that are learnt, in characters.
 
         Raises:
             ConfigError: the template cannot be parsed.
             UnusableRow: the template refuses the conversation, or the responses cannot be found in its text.
         """
-        text, spans = (self._marked if self.is_marked else self._by_prefixes)(conversation)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        tokens = encoded["input_ids"]
-        starts, ends = ([place[side] for place in encoded["offset_mapping"]] for side in (0, 1))
-        # A response has all tokens that share a character with it.
-        found = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in spans]
-        responses = [(first, last) for first, last in found if first < last]
-        if not responses:
-            raise UnusableRow("has no response")
-        return ChatTokens(tokens, responses, tokens[responses[-1][1] - 1] == self.tokenizer.eos_token_id)
+        return (self._marked if self.is_marked else self._by_prefixes)(conversation)
+
+    def tokenize(self, rendered: Sequence[tuple[str, list[Span]]]) -> list[tuple[list[int], list[Span]]]:
+        """The tokens of texts, as transformers makes them, and the places of the responses in tokens.
+
+        Args:
+            rendered: what :meth:`render` returned.
+        """
+        texts = [text for text, _ in rendered]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        made = []
+        for (_, spans), tokens, places in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            starts, ends = ([place[side] for place in places] for side in (0, 1))
+            # A response has all tokens that share a character with it.
+            found = [(bisect_right(ends, start), bisect_left(starts, end)) for start, end in spans]
+            made.append((tokens, [(first, last) for first, last in found if first < last]))
+        return made
 
     def _marked(self, conversation: Conversation) -> tuple[str, list[Span]]:
         text, spans = self._render(conversation.messages)

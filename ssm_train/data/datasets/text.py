@@ -11,6 +11,7 @@ known before the first iteration, a row is the same whichever worker loads it, a
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -19,14 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.datasets.chat import ChatTemplate
-from ssm_train.data.datasets.text_rows import Conversation, check_columns, conversation_of, understand
+from ssm_train.data.datasets.row_tokens import RowTokenizer, RowTokens
 from ssm_train.data.json_rows import JsonRow, UnusableRow, check_encoding, json_rows
 from ssm_train.data.token_store import TokenRow, TokenStore
 from ssm_train.registry import DATASETS, FUNCTIONS, TASK_UTILS
 
 Part = Literal["train", "held_out"]
 IGNORED = -100  # the label of tokens that are not learnt
+_AT_ONCE = 256  # rows that are tokenized at a time
 _PIECE = 2**24  # characters of plain text that are tokenized at a time
 _LAST_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)  # up to the last word that a blank follows
 _NEAR = 2**16  # characters at the end of a piece in which that word is looked for
@@ -119,56 +120,25 @@ class InstructionRows(TokenRows):
     ):
         if faulty not in ("raise", "skip"):
             raise ConfigError(f"a dataset's faulty is 'raise' or 'skip', not {faulty!r}")
-        if template is not None:
-            _check_template(template)
-        check_columns(columns or {})
-        self.template = None if template is None else dict(template)
-        self.columns = dict(columns or {})
-        self.max_length = max_length
-        self._chat: ChatTemplate | None = None
         super().__init__(TokenStore(), TASK_UTILS.build(tokenizer), path)
+        row_tokenizer = RowTokenizer(self.tokenizer, template, columns or {}, max_length)
         report = _Report(path)
-        for row in _of_part(json_rows(path), part, held_out_every):
-            report.rows += 1
-            try:
-                self.store.append(*self._tokenize(row.value, report), row.number, row.line)
-            except UnusableRow as fault:
+        rows = _of_part(json_rows(path), part, held_out_every)
+        while some := list(islice(rows, _AT_ONCE)):
+            for row, made in zip(some, row_tokenizer.tokenize(some), strict=True):
+                if isinstance(made, RowTokens):
+                    self.store.append(made.tokens, made.responses, row.number, row.line)
+                    report.count(made)
+                    continue
                 name = _name(self.unit, row.number, row.line, path)
                 if faulty == "raise":
-                    raise DataError(f"{name} {fault}; faulty='skip' leaves such rows out") from None
-                report.leave_out(name, fault)
+                    raise DataError(f"{name} {made}; faulty='skip' leaves such rows out")
+                report.leave_out(name, made)
         report.check()
         if not len(self.store):
             raise DataError(f"{path} has no usable row for the part {part!r}")
         report.say(max_length)
         self.chosen = range(len(self.store))
-
-    def _tokenize(self, value: Any, report: "_Report") -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens and responses of a row."""
-        if isinstance(value, UnusableRow):
-            raise value
-        row = understand(value, self.columns)
-        if isinstance(row, Conversation) or self.template is None:
-            conversation = row if isinstance(row, Conversation) else conversation_of(row)
-            self._chat = self._chat or ChatTemplate(self.tokenizer)
-            tokens, responses, is_closed = self._chat.tokenize(conversation)
-            report.left_off += conversation.left_off > 0
-            report.open += not is_closed
-        else:
-            text = self.template["with_input" if row.input.strip() else "without_input"]
-            # Tokenized separately, so that no token spans the end of the prompt.
-            prompt = self.tokenizer.encode(
-                text.format(instruction=row.instruction, input=row.input), add_special_tokens=False
-            )
-            response = [*self.tokenizer.encode(row.output, add_special_tokens=False), self.tokenizer.eos_token_id]
-            tokens, responses = prompt + response, [(len(prompt), len(prompt) + len(response))]
-        length, context_len = self.max_length, responses[0][0]
-        if context_len >= length:
-            raise UnusableRow(
-                f"has a prompt that leaves no room for a response in max_length={length}", f"{context_len} tokens"
-            )
-        report.cut += len(tokens) > length
-        return tokens[:length], [(first, min(end, length)) for first, end in responses if first < length]
 
 
 @DATASETS.register_module()
@@ -286,8 +256,16 @@ class _Report:
         self.faults: Counter[str] = Counter()
         self.first: dict[str, str] = {}  # the first row of every kind of fault, in words
 
+    def count(self, made: RowTokens) -> None:
+        """Count a row that is used."""
+        self.rows += 1
+        self.cut += made.is_cut
+        self.left_off += made.is_shortened
+        self.open += not made.is_closed
+
     def leave_out(self, name: str, fault: UnusableRow) -> None:
         """Count a row that is left out."""
+        self.rows += 1
         self.faults[fault.kind] += 1
         self.first.setdefault(fault.kind, f"{name} {fault}")
 
@@ -313,21 +291,6 @@ class _Report:
                 f"the last response of {self.open} {of} does not end in the tokenizer's eos token, so that the model "
                 "does not learn to stop there: the chat template has to write eos_token behind a response"
             )
-
-
-def _check_template(template: dict[str, str]) -> None:
-    if set(template) != {"with_input", "without_input"}:
-        raise ConfigError(
-            f"a prompt template has the keys with_input and without_input, not {', '.join(sorted(template)) or 'none'}"
-        )
-    for key, text in template.items():
-        try:
-            text.format(instruction="", input="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ConfigError(
-                f"the prompt template {key} may have {{instruction}} and {{input}} in braces and nothing else, "
-                f"but formatting it fails with {type(error).__name__}: {error}"
-            ) from error
 
 
 def _checked(part: Part) -> Part:
