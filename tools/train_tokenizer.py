@@ -10,7 +10,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Learn a byte-level BPE tokenizer.", allow_abbrev=False)
     parser.add_argument("folder", help="where the tokenizer goes")
-    parser.add_argument("files", nargs="+", help="UTF-8 text to learn from")
+    parser.add_argument("files", nargs="+", help="UTF-8 text to learn from; of JSON, the rows' texts")
     parser.add_argument("--vocab-size", type=int, default=4096, help="tokens at most; 258 for bytes alone")
     return parser.parse_args(arguments)
 

@@ -5,15 +5,18 @@ import itertools
 import json
 import logging
 import pickle
+import re
 
 import pytest
 import torch
+from command_line import ROOT
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.text import InstructionRows, TextBlocks, pad_rows, text_pieces
 from ssm_train.registry import TASK_UTILS
+from ssm_train.runtime.config import load_config
 
 TEMPLATE = dict(with_input="Q {instruction} / {input}\nA ", without_input="Q {instruction}\nA ")
 
@@ -284,3 +287,35 @@ def test_a_chat_template_without_ends_is_told(tokenizer, tmp_path, told):
     assert len(told) == 1
     assert "of 1 of 1 rows of" in told[0]
     assert "does not end in the tokenizer's eos token" in told[0]
+
+
+def test_the_page_of_language_models(tokenizer, tmp_path):
+    """The rows on the page are understood, and its template and its config are right."""
+    page = (ROOT / "docs" / "language.md").read_text()
+    blocks = {kind: re.findall(rf"^```{kind}\n(.*?)^```", page, re.DOTALL | re.MULTILINE) for kind in ("json", "jinja")}
+    (tmp_path / "rows.json").write_text("".join(blocks["json"]))
+    (tmp_path / "chat.jinja").write_text(blocks["jinja"][0])
+    chatty = tokenizer | {"chat_template": str(tmp_path / "chat.jinja")}
+    data = InstructionRows(str(tmp_path / "rows.json"), chatty)
+    assert [learnt(data, index) for index in range(len(data))] == [
+        ["Baum"], ["0"], ["A model."], ["3", "7"], ["Hello."], ["Hello.", "Bye."]
+    ]  # fmt: skip
+    end = data.tokenizer.eos_token
+    assert data.tokenizer.decode(data[4]["inputs"]) == (
+        f"### system:\nBe brief.\n\n### user:\nHi\n\n### assistant:\nHello.{end}\n\n"
+    )
+    messages = said(("system", "Be brief."), ("user", "Hi"))
+    prompt = data.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert data[4]["inputs"].tolist()[: len(prompt)] == prompt
+    assert data[4]["data_samples"]["context_len"] == len(prompt)
+    [config] = [
+        block for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "_base_" in block
+    ]
+    (tmp_path / "chat.py").write_text(config)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    loaded = load_config(tmp_path / "chat.py").train_dataloader.dataset
+    assert (loaded.type, loaded.path, loaded.tokenizer.type) == (
+        "InstructionRows", "data/chat.jsonl", "tree_ssm.language.load_tokenizer"
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="cannot read the chat template"):
+        InstructionRows(str(tmp_path / "rows.json"), tokenizer | {"chat_template": str(tmp_path / "no.jinja")})

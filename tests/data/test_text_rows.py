@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssm_train.data.datasets.text_rows import Conversation, Instruction, understand
+from ssm_train.data.datasets.text_rows import Conversation, Instruction, texts_of, understand
 from ssm_train.data.json_rows import UnusableRow
 
 U, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
@@ -64,6 +64,12 @@ def test_columns_by_name():
 )  # fmt: skip
 def test_conversations(row, messages, learnt):
     assert understand(row) == Conversation(messages, learnt)
+
+
+def test_texts_to_learn_a_tokenizer_from():
+    assert texts_of({"instruction": "Say.", "output": 0}) == ["Say.", "0"]
+    assert texts_of([SYSTEM, U, A]) == ["Be kind.", "Hi", "Hello"]
+    assert texts_of({"a": 1}) == texts_of(UnusableRow("is not valid JSON")) == []
 
 
 def test_what_follows_the_last_response_is_left_off():

@@ -226,7 +226,7 @@ def test_bad_input_is_one_line(lm_folder, tmp_path, capsys):
     assert "the task response_choice reads a local file of rows: set path to one, None is no file" in line
     pretraining = WIKI / "mamba-4m_wiki.py"
     assert "there are no weights to test: name a checkpoint" in fails("test", config=pretraining)
-    assert "cannot read" in error_of(capsys, "train_tokenizer", tmp_path / "t", tmp_path / "no.txt")
+    assert "there is no data file" in error_of(capsys, "train_tokenizer", tmp_path / "t", tmp_path / "no.txt")
     line = error_of(capsys, "train_tokenizer", tmp_path / "t", lm_folder / "text.txt", "--vocab-size", 100)
     assert "vocab_size must be at least 258" in line
     digits = CONFIGS / "resnet" / "resnet18_digits.py"

@@ -43,11 +43,13 @@ def load_tokenizer(
     Args:
         path: a folder or the name of a repository on the Hub.
         pad_token: the token for padding. A tokenizer without its own padding token needs it.
-        chat_template: the Jinja template that makes a text of a conversation, in place of the tokenizer's own.
+        chat_template: the Jinja template that makes a text of a conversation, or the name of its file, which ends in
+            ``.jinja``. The folder's own is read if it is named here: a template may take any time.
 
     Raises:
         CheckpointError: there is no tokenizer, or its file is none that is read from anywhere.
-        ConfigError: it lacks the token for padding or the token that ends a response.
+        ConfigError: it lacks the token for padding or the token that ends a response, or the file of the chat template
+            cannot be read.
     """
     tokenizer = read_tokenizer(local_folder(path, FILES))
     if pad_token is not None:
@@ -55,7 +57,7 @@ def load_tokenizer(
             raise ConfigError(f"pad_token={pad_token!r} is not in the vocabulary of the tokenizer {path}")
         tokenizer.pad_token = pad_token
     if chat_template is not None:
-        tokenizer.chat_template = chat_template
+        tokenizer.chat_template = _template_text(chat_template)
     if tokenizer.eos_token is None:
         raise ConfigError(f"the tokenizer {path} has no eos token, which ends a response: add one to it")
     if tokenizer.pad_token is None:
@@ -64,6 +66,16 @@ def load_tokenizer(
             f"tokenizer.pad_token={tokenizer.eos_token!r}"
         )
     return tokenizer
+
+
+def _template_text(template: str) -> str:
+    """The text of a chat template, or of its file."""
+    if not template.endswith(".jinja"):
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the chat template {template}: {error}") from error
 
 
 def load_network(

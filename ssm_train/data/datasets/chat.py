@@ -35,7 +35,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         if not tokenizer.chat_template:
             raise ConfigError(
-                "the rows are conversations, and the tokenizer has no chat template: set tokenizer.chat_template to one"
+                "the rows are conversations, and the tokenizer has no chat template: set tokenizer.chat_template to "
+                "one, or to its file, such as chat_template.jinja in the tokenizer's folder"
             )
         if not tokenizer.is_fast:
             raise ConfigError("conversations need a fast tokenizer, which says where in the text its tokens are")
@@ -47,6 +48,7 @@ class ChatTemplate:
             self.template = _NO_DATE + self.template
         self.is_marked = _MARKED.search(self.template) is not None
         self.tokenizer = tokenizer
+        self.whole_tokens = tuple(tokenizer.get_added_vocab())
 
     def render(self, conversation: Conversation) -> tuple[str, list[Span]]:
         """The text of a conversation, and the places in it of the responses that are learnt, in characters.
@@ -102,9 +104,9 @@ class ChatTemplate:
         return text, spans
 
     def _end(self, text: str) -> int:
-        """The end of a text without blanks behind a special token, which are never generated."""
+        """The end of a text without blanks behind a token such as ``<|im_end|>``, where a generation ends."""
         shorter = text.rstrip()
-        return len(shorter) if shorter.endswith(tuple(self.tokenizer.all_special_tokens)) else len(text)
+        return len(shorter) if shorter.endswith(self.whole_tokens) else len(text)
 
     def _render(self, messages: list[dict[str, str]], prompts: bool = False) -> tuple[str, list[Span]]:
         """The text of a conversation, and the parts of it that the template marks as generated.

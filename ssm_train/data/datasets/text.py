@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -209,7 +210,7 @@ def pad_rows(samples: list[dict]) -> dict[str, Any]:
     return {"inputs": inputs, "data_samples": {"attention_mask": mask, "labels": labels, **places}}
 
 
-def text_pieces(path: str, size: int = _PIECE) -> Iterator[str]:
+def text_pieces(path: str | Path, size: int = _PIECE) -> Iterator[str]:
     """Read a text file in pieces, so that it may be larger than the memory.
 
     A piece ends behind a word, before a blank. Tokenizers that split a text into words before anything else make the

@@ -99,6 +99,17 @@ def understand(row: Any, columns: Mapping[str, str] | None = None) -> Instructio
     return conversation_of(single, system, turns) if system.strip() or turns else single
 
 
+def texts_of(value: Any) -> list[str]:
+    """The texts of a row of JSON; none if it cannot be used."""
+    try:
+        row = understand(value)
+    except UnusableRow:
+        return []
+    if isinstance(row, Conversation):
+        return [message["content"] for message in row.messages]
+    return [text for text in row if text]
+
+
 def conversation_of(row: Instruction, system: str = "", turns: Sequence[tuple[str, str]] = ()) -> Conversation:
     """An instruction as a conversation.
 
