@@ -1,14 +1,16 @@
 """Rows of tokens in a temporary file that is mapped into memory, so that there may be more of them than fit there."""
 
+import errno
 import os
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ssm_core.errors import DataError
+from ssm_core.writing import WriteError
 
 
 class TokenRow(NamedTuple):
@@ -48,20 +50,17 @@ class TokenStore:
         """Append a row. The arguments are the attributes of a :class:`TokenRow`.
 
         Raises:
-            DataError: the disk is full.
+            WriteError: the disk is full.
         """
         flat = [place for span in responses for place in span]
         record = np.array([number, line, len(responses), *flat, *tokens], dtype=np.int32)
-        try:
+        with _explained():
             self._file.write(record.tobytes())
-        except OSError as error:
-            raise DataError(
-                f"cannot write tokens to the temporary folder {tempfile.gettempdir()}: {error}; TMPDIR names another"
-            ) from error
         self._ends.append(self._ends[-1] + len(record))
 
     def __getstate__(self) -> dict[str, Any]:
-        self._file.flush()
+        with _explained():
+            self._file.flush()
         return {"path": f"/proc/{os.getpid()}/fd/{self._file.fileno()}", "ends": self._ends}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,9 +73,22 @@ class TokenStore:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no row {index} among {len(self)}")
         if self._numbers is None:
-            self._file.flush()
+            with _explained():
+                self._file.flush()
             self._numbers = np.memmap(self._file, dtype=np.int32, mode="r")
         record = self._numbers[self._ends[index] : self._ends[index + 1]]
         number, line, count = record[:3].tolist()
         spans = record[3 : 3 + 2 * count].reshape(count, 2).tolist()
         return TokenRow(np.asarray(record[3 + 2 * count :]), [(first, end) for first, end in spans], number, line)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        folder = tempfile.gettempdir()
+        raise WriteError(
+            f"cannot write tokens to the temporary folder {folder}: {error.strerror}; TMPDIR names another", full
+        ) from error

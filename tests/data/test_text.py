@@ -14,7 +14,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_core.writing import WriteError
 from ssm_train.data.datasets.text import InstructionRows, TextBlocks, pad_rows, text_pieces
+from ssm_train.data.token_store import TokenStore
 from ssm_train.registry import TASK_UTILS
 from ssm_train.runtime.config import load_config
 
@@ -184,6 +186,14 @@ def test_workers_read_the_rows_of_their_parent(lm_folder, tokenizer):
         theirs, ours = copy[index], data.row(index)
         assert theirs.tokens.tolist() == ours.tokens.tolist()
         assert theirs[1:] == ours[1:]
+
+
+def test_a_full_disk_is_one_line():
+    store = TokenStore()
+    with open("/dev/full", "wb", buffering=0) as store._file, pytest.raises(WriteError) as error:
+        store.append([1, 2], [(0, 2)], 0)
+    assert error.value.full
+    assert str(error.value).endswith(": No space left on device; TMPDIR names another")
 
 
 def test_blocks_are_the_text(lm_folder, tokenizer):
