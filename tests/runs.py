@@ -23,6 +23,7 @@ SMALL = (
     "val_dataloader.num_batch_per_epoch=1",
     "visualizer.tensorboard=False",
     "default_hooks.curves.plot=False",
+    "default_hooks.class_report.picture=False",
     "default_hooks.pictures.count=0",
     "default_hooks.logger.interval=1",
     "default_hooks.curves.interval=1",
@@ -43,7 +44,7 @@ PRELOADED = [
     "torch", "timm", "mmengine.runner", "setuptools", "yapf.yapflib.yapf_api", "sklearn.datasets",
     "matplotlib.backends.backend_agg", "ssm_train.apis.train", "mmcv.ops", "ssm_train.runtime.config",
     "ssm_train.runtime.loops", "ssm_train.runtime.trackers.visualizer", "ssm_train.tasks.classification.classifier",
-    "quadtree_ssm.registry", "tree_ssm.registry",
+    "quadtree_ssm.registry", "tree_ssm.registry", "torchmetrics",
 ]  # fmt: skip
 EMA = dict(type="EMAHook", momentum=0.1, update_buffers=True)
 

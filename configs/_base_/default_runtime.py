@@ -8,6 +8,7 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     non_finite=dict(type="ssm_train.NonFiniteHook"),
     curves=dict(type="ssm_train.CurvesHook", interval=50),
+    class_report=dict(type="ssm_train.ClassReportHook"),
     checkpoint=dict(type="ssm_train.AtomicCheckpointHook", interval=1, max_keep_ckpts=3),
     timed_checkpoint=dict(type="ssm_train.TimedCheckpointHook", minutes=10),
 )

@@ -104,12 +104,17 @@ def train(
     return TrainingResult(Path(runner.work_dir), curves)
 
 
-def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
+def test(
+    cfg: Config,
+    checkpoint: str | Path | None,
+    out: str | Path | None = None,  # noqa: PT028  it is no test
+) -> dict[str, float]:
     """Evaluate a checkpoint on the test set of a config.
 
     Args:
         cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
         checkpoint: file of the weights; None for a network that comes with weights, as language models do.
+        out: where the predictions are written, see :meth:`.Task.prediction_writer`; None writes none.
 
     Returns:
         The metrics by name. Shares are percentages, but COCO's precisions go from 0 to 1.
@@ -117,9 +122,11 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
     Raises:
         UserError: the config, the data, the checkpoint or the machine is not right; the message says what.
     """
-    if checkpoint is None and not task_of(cfg).comes_with_weights:
+    task = task_of(cfg)
+    if checkpoint is None and not task.comes_with_weights:
         raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
     load_from = None if checkpoint is None else str(checkpoint)
+    writer = None if out is None else task.prediction_writer(Path(out))
     check_folder(cfg.work_dir)
     with explained(cfg.work_dir), threads_may_fail_to_write(), building_from_config():
         runner = Runner.from_cfg(changed(cfg, {"resume": False, "load_from": load_from}))
@@ -127,6 +134,9 @@ def test(cfg: Config, checkpoint: str | Path | None) -> dict[str, float]:
             raise ConfigError(
                 "the config has no test_dataloader, test_cfg and test_evaluator: there is nothing to test"
             )
+        if writer is not None:
+            writer.dataset = runner.test_dataloader.dataset
+            runner.test_evaluator.metrics.append(writer)
     try:
         return runner.test()
     finally:

@@ -1,10 +1,10 @@
-"""Evaluation that leaves out the samples that could not be read."""
+"""Evaluation that counts every sample once and leaves out those that could not be read."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
@@ -13,14 +13,23 @@ from ssm_train.data.collate import UNREADABLE_KEY
 
 
 class ReadableEvaluator(Evaluator):
-    """mmengine's evaluator, which keeps samples from the metrics that :class:`.GuardedDataset` had to replace."""
+    """mmengine's evaluator, which keeps two kinds of samples from the metrics.
+
+    The first are samples that a dataset had to replace. The second are samples with which the sampler of several
+    processes fills their last batches: mmengine drops as many from the end of all results, which are others if some
+    samples were left out before.
+    """
+
+    size: int | None = None  # number of samples of the dataset; the Runner sets it
 
     _replaced = 0
+    _seen = 0  # number of samples that this process was given
 
-    def process(self, data_samples: Sequence[BaseDataElement], data_batch: Any = None) -> None:
+    def process(self, data_samples: Sequence[BaseDataElement | dict], data_batch: Any = None) -> None:
         """Hand the predictions of a batch to the metrics."""
-        good = [s for s in data_samples if not (isinstance(s, BaseDataElement) and s.metainfo.get(UNREADABLE_KEY))]
-        self._replaced += len(data_samples) - len(good)
+        own = [sample for sample in data_samples if not self._is_repeated()]
+        good = [sample for sample in own if not _problem_of(sample)]
+        self._replaced += len(own) - len(good)
         if good:
             super().process(good, data_batch)
 
@@ -28,9 +37,22 @@ class ReadableEvaluator(Evaluator):
         """Compute the metrics over a whole dataset of ``size`` samples, and warn of those that were left out."""
         replaced = torch.tensor(self._replaced)
         all_reduce(replaced)
-        self._replaced = 0
+        self._replaced = self._seen = 0
         if replaced:
             MMLogger.get_current_instance().warning(
                 f"{int(replaced)} of {size} images could not be used and are not in the metrics"
             )
         return super().evaluate(size)
+
+    def _is_repeated(self) -> bool:
+        """Count a sample, and say whether it only fills the last batch of this process."""
+        # mmengine's sampler deals the samples to the processes in turns.
+        place = self._seen * get_world_size() + get_rank()
+        self._seen += 1
+        return get_world_size() > 1 and self.size is not None and place >= self.size
+
+
+def _problem_of(sample: BaseDataElement | dict) -> str:
+    """What was wrong with the sample that this one replaces; empty if it is itself."""
+    known = sample.metainfo if isinstance(sample, BaseDataElement) else sample
+    return known.get(UNREADABLE_KEY) or ""

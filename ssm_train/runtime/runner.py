@@ -143,6 +143,14 @@ class Runner(mmengine_runner.Runner):
             return super().build_evaluator(evaluator)
         return ReadableEvaluator(evaluator)
 
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop of the validations, whose evaluator learns how many samples there are."""
+        return _with_size(super().build_val_loop(loop))
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the loop of a test, whose evaluator learns how many samples there are."""
+        return _with_size(super().build_test_loop(loop))
+
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedulers. mmengine calls this within :meth:`train`, where a config error would be a traceback.
 
@@ -422,6 +430,12 @@ class Runner(mmengine_runner.Runner):
         self.states.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
+
+
+def _with_size(loop: BaseLoop) -> BaseLoop:
+    if isinstance(loop.evaluator, ReadableEvaluator):
+        loop.evaluator.size = len(loop.dataloader.dataset)
+    return loop
 
 
 def _is_short(record: logging.LogRecord) -> bool:

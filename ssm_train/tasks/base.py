@@ -25,6 +25,7 @@ from ssm_train.runtime.building import building_in_scope, describe_model, scope_
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
 from ssm_train.runtime.files import assembling
+from ssm_train.tasks.predictions import PredictionWriter
 
 # Height and width of an image in pixels, or the number of tokens of a row.
 Size = tuple[int, ...]
@@ -134,6 +135,17 @@ class Task(ABC):
             inputs: inputs such as those of :meth:`example_input`.
         """
         model(inputs, mode="tensor")
+
+    def prediction_writer(self, out: Path) -> PredictionWriter:
+        """Make the metric that writes a test's predictions.
+
+        Args:
+            out: where they go. The task says which form it has.
+
+        Raises:
+            ConfigError: the task has no predictions to write, or ``out`` is not of its form.
+        """
+        raise ConfigError(f"a test of this config has no predictions to write to {out}: leave out --out")
 
     @abstractmethod
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:

@@ -49,3 +49,6 @@ def test_two_processes_follow_one(model, tmp_path):
             error = (states[1][key] - expected).norm() / expected.norm().clamp_min(1e-3)
             assert error < TOLERANCE, f"{key}: {error:.1e}"
     assert [p["top1"] for p in two["val"]] == [p["top1"] for p in one["val"]]
+    assert two["val"][-1].keys() >= {"precision", "recall", "f1", "ece"}
+    files = [(tmp_path / name / "evaluation" / "val_confusion.csv").read_text() for name in ("one", "two")]
+    assert files[0] == files[1]

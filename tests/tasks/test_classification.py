@@ -1,15 +1,22 @@
 """Tests of the classifier and of its accuracy."""
 
+import csv
+import json
+from typing import ClassVar
+
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from torch.nn import functional as F
 from torch.utils.data import default_collate
+from torchmetrics.classification import MulticlassCalibrationError
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets import collate_images, problems_of
 from ssm_train.tasks.classification.classifier import ImageClassifier
 from ssm_train.tasks.classification.metrics import Accuracy, rank_of_label
+from ssm_train.tasks.classification.predictions import ScoreWriter
 
 NETWORK = dict(type="ssm_train.timm", name="test_efficientnet_gn", num_classes=6, in_chans=1)
 
@@ -87,10 +94,76 @@ def test_rank():
     assert torch.equal(rank_of_label(random, label), expected)
 
 
-def test_accuracy_leaves_unreadable_images_out():
-    metric = Accuracy(topk=(1, 2))
-    scores = torch.eye(3)[[0, 1, 2, 0]] + torch.tensor([0.0, 0.1, 0.2])
-    rows = [dict(scores=s, label=y, unreadable="") for s, y in zip(scores, (0, 1, 0, 2), strict=True)]
-    metric.process({}, rows[:3])
-    metric.process({}, [*rows[3:], dict(scores=torch.zeros(3), label=1, unreadable="broken.png")])
-    assert metric.evaluate(size=5) == {"top1": 50.0, "top2": 75.0}
+def evaluated(scores, labels, **options):
+    """Return the figures of a metric and its report, given in two batches."""
+    metric = Accuracy(**options)
+    metric.dataset_meta = {"classes": [f"class {i}" for i in range(scores.shape[1])]}
+    rows = [dict(scores=s, label=y) for s, y in zip(scores, labels, strict=True)]
+    metric.process({}, rows[: len(rows) // 3])
+    metric.process({}, rows[len(rows) // 3 :])
+    return metric.evaluate(size=len(rows)), metric.report
+
+
+def test_figures_are_those_of_scikit_learn():
+    # Five classes: the last has no images and one prediction, the one before has neither.
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (90,), generator=draw)
+    scores = torch.randn(90, 5, generator=draw) + 2 * torch.eye(5)[labels]
+    scores[:, 3:] -= 9
+    scores[7, 4] = 20
+    metrics, report = evaluated(scores, labels, topk=(1, 2))
+    guess, seen = scores.argmax(1), [0, 1, 2, 4]
+    for k in (1, 2):
+        expected = sklearn.metrics.top_k_accuracy_score(labels, scores.numpy(), k=k, labels=range(5))
+        assert metrics[f"top{k}"] == pytest.approx(100 * expected)
+    of_classes = sklearn.metrics.precision_recall_fscore_support(labels, guess, labels=range(5), zero_division=np.nan)
+    for name, values in zip(("precision", "recall", "f1"), of_classes[:3], strict=True):
+        np.testing.assert_allclose(report.columns[name][:3], 100 * values[:3])
+        means = sklearn.metrics.precision_recall_fscore_support(
+            labels, guess, labels=seen, average="macro", zero_division=0
+        )
+        assert metrics[name] == pytest.approx(100 * means[("precision", "recall", "f1").index(name)], rel=1e-5)
+    assert report.columns["images"] == of_classes[3].tolist()
+    assert np.isnan([report.columns[name][3] for name in ("precision", "recall", "f1")]).all()
+    np.testing.assert_array_equal(report.confusion, sklearn.metrics.confusion_matrix(labels, guess, labels=range(5)))
+    oracle = MulticlassCalibrationError(5, n_bins=10)
+    expected = oracle(scores.softmax(1), labels)
+    assert evaluated(scores, labels, bins=10)[0]["ece"] == pytest.approx(100 * float(expected), rel=1e-5)
+
+
+def test_scores_that_are_not_finite_are_wrong(caplog):
+    scores = torch.eye(3).repeat(2, 1)
+    scores[1, 2] = float("nan")
+    metrics, report = evaluated(scores, [0, 1, 2, 0, 1, 2], topk=(1, 3))
+    assert metrics["top1"] == metrics["top3"] == pytest.approx(500 / 6)
+    assert report.confusion.tolist() == [[2, 0, 0], [0, 1, 0], [0, 0, 2]]
+
+
+def test_predictions_of_a_test_set(tmp_path):
+    classes = ["cat, small", "dog"]
+
+    class Data:
+        metainfo: ClassVar = dict(classes=classes)
+
+        def name(self, index):
+            return f"{index}.png"
+
+    scores = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    samples = [
+        dict(scores=s, label=torch.tensor(0), index=torch.tensor(i)) for i, s in ((1, scores[1]), (0, scores[0]))
+    ]
+    for suffix in ("csv", "json"):
+        writer = ScoreWriter(tmp_path / "new" / f"scores.{suffix}")
+        writer.dataset = Data()
+        writer.process({}, samples)
+        assert writer.evaluate(2) == {}
+    with open(tmp_path / "new" / "scores.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["image", "label", "predicted", "score cat, small", "score dog"]
+    assert [row[:3] for row in rows[1:]] == [["0.png", "cat, small", "dog"], ["1.png", "cat, small", "cat, small"]]
+    assert np.array(rows[1:])[:, 3:].astype(float) == pytest.approx(scores.softmax(1).numpy(), rel=1e-5)
+    found = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert found["classes"] == classes
+    assert [row["predicted"] for row in found["images"]] == ["dog", "cat, small"]
+    with pytest.raises(ConfigError, match=r"predictions of this task are a file \.csv or \.json, and not"):
+        ScoreWriter(tmp_path / "scores.txt")

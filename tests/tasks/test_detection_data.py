@@ -1,5 +1,6 @@
 """Tests of COCO annotations with every kind of fault, of the dataset that reads them, and of the metric."""
 
+import copy
 import json
 import logging
 import math
@@ -10,11 +11,15 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from pycocotools import mask as codec
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances, Float32RoIExtractor
 from ssm_train.tasks.detection.annotations import read_annotations
+from ssm_train.tasks.detection.confusion import Objects, count_pairs
 from ssm_train.tasks.detection.masks import is_mask
+from ssm_train.tasks.detection.predictions import CocoResultWriter
 
 
 @pytest.fixture
@@ -308,6 +313,82 @@ def test_faulty_annotations_do_not_stop_the_metric(coco):
     faulty = [{**coco.content["annotations"][0], "id": 1000, "bbox": [1, 2]}, {"id": 1001}]
     coco(annotations=[*coco.content["annotations"], *faulty])
     assert evaluate(coco, perfect_samples(coco.content, IMAGES))["coco/bbox_mAP"] == 1.0
+
+
+def test_figures_of_every_class(coco):
+    """A model of shifted boxes that takes every disc of the first image for a box, seen by pycocotools itself."""
+    samples = list(perfect_samples(coco.content, IMAGES))
+    for number, sample in enumerate(samples):
+        found = sample["pred_instances"]
+        found["bboxes"] += number
+        found["scores"] = torch.linspace(0.9, 0.5, len(found["labels"]))
+    samples[0]["pred_instances"]["labels"][:] = 1
+    metric = CocoInstanceMetric(str(coco.path), classwise=True)
+    metric.dataset_meta = dict(classes=blobs.CLASSES)
+    metric.process({}, samples)
+    metrics = metric.evaluate(len(samples))
+    writer = CocoResultWriter(coco.root / "new" / "found.json")
+    writer.dataset = dataset(coco.root)
+    writer.process({}, samples)
+    writer.evaluate(len(samples))
+    truth = COCO(str(coco.path))
+    objects = json.loads(writer.out.read_text())
+    for kind in ("bbox", "segm"):
+        kept = [{key: v for key, v in item.items() if key != "bbox" or kind == "bbox"} for item in objects]
+        for number, name in enumerate(blobs.CLASSES):
+            oracle = COCOeval(truth, truth.loadRes(copy.deepcopy(kept)), kind)
+            oracle.params.catIds = [3 * number + 1]
+            oracle.evaluate()
+            oracle.accumulate()
+            oracle.summarize()
+            columns = {"AP": 0, "AP50": 1, "AP75": 2, "AR": 8}
+            assert [metric.report.columns[f"{kind}_{c}"][number] for c in columns] == pytest.approx(
+                [oracle.stats[place] for place in columns.values()]
+            )
+            assert metrics[f"coco/{kind}_AP/{name}"] == pytest.approx(oracle.stats[0])
+        assert metrics[f"coco/{kind}_mAP"] == pytest.approx(np.mean(metric.report.columns[f"{kind}_AP"]), abs=5e-4)
+    labels = [(a["category_id"] - 1) // 3 for a in coco.content["annotations"]]
+    discs = sum(label == 0 for label in labels[:3])
+    assert metric.report.columns["objects"] == [labels.count(0), labels.count(1)]
+    assert metric.report.confusion.tolist() == [
+        [labels.count(0) - discs, discs, 0], [0, labels.count(1), 0], [0, 0, 0],
+    ]  # fmt: skip
+
+
+def test_predictions_and_objects_are_paired():
+    square = np.array([[0, 0, 10, 10], [20, 0, 10, 10], [40, 0, 10, 10]], dtype=float)
+    # The better prediction of the first object wins, the other one is on the background. The second object has a
+    # prediction of another class, the third has none with half of it. The last prediction is on a crowd.
+    true = Objects([0, 1, 1, 0], np.vstack([square, [60, 0, 30, 10]]), [False, False, False, True])
+    boxes = np.vstack([square[[0, 0, 1]], [46, 0, 10, 10], [62, 0, 10, 10]])
+    confusion = np.zeros((3, 3), dtype=int)
+    count_pairs(confusion, true, Objects([1, 0, 0, 1, 0], boxes, [0.4, 0.9, 0.8, 0.7, 0.6]))
+    assert confusion.tolist() == [[1, 0, 0], [1, 0, 1], [0, 2, 0]]
+    count_pairs(confusion, true, Objects([], np.zeros((0, 4)), []))
+    count_pairs(confusion, Objects([], np.zeros((0, 4)), []), Objects([1], square[:1], [0.5]))
+    assert confusion.tolist() == [[1, 0, 1], [1, 0, 3], [0, 3, 0]]
+
+
+def test_masks_of_a_model_that_has_none(coco):
+    samples = list(perfect_samples(coco.content, IMAGES))
+    for sample in samples:
+        del sample["pred_instances"]["masks"]
+    assert evaluate(coco, samples, metric="bbox")["coco/bbox_mAP"] == 1.0
+    with pytest.raises(ConfigError, match=r'the model predicts no masks: set metric="bbox"'):
+        evaluate(coco, samples)
+
+
+def test_mmdets_other_figures(coco):
+    result = evaluate(
+        coco,
+        perfect_samples(coco.content, IMAGES),
+        metric=["bbox", "proposal_fast"],
+        outfile_prefix=str(coco.root / "x"),
+    )
+    assert (result["coco/bbox_mAP"], result["coco/AR@100"]) == (1.0, 1.0)
+    assert (coco.root / "x.segm.json").exists()
+    with pytest.raises(ConfigError, match="metric_items has no 'mAP_5', only mAP, mAP_50"):
+        CocoInstanceMetric(str(coco.path), metric_items=["mAP_5"])
 
 
 # --- RoIAlign under autocast

@@ -1,5 +1,6 @@
 """Tests of UPerNet with both families on real microscopy: training, resuming, testing in all modes, bad data."""
 
+import csv
 import gc
 import itertools
 import multiprocessing
@@ -8,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import runs
+import sklearn.metrics
 import torch
 from command_line import CONFIGS
 from mmengine.dataset import InfiniteSampler
@@ -21,6 +23,7 @@ from ssm_train.data.collate import UNREADABLE_KEY, data_samples_of
 from ssm_train.data.guarded import GuardedDataset
 from ssm_train.runtime.config import load_config, with_test_augmentation
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
+from ssm_train.tasks.segmentation.predictions import LabelMapWriter
 
 FAMILIES = {
     "quadmamba": "quadmamba/upernet_quadmamba-nano_nuclei-128x128.py",
@@ -150,13 +153,57 @@ MODES = {
 }
 
 
+def check_label_maps(folder, accuracy, tiles):
+    """Compute the figures of a test from the label maps that it wrote, by scikit-learn."""
+    true, found = [], []
+    for path in sorted((tiles / "val_labels").glob("*.png")):
+        true.append(np.array(Image.open(path)).ravel())
+        found.append(np.array(Image.open(folder / "maps" / path.name)).ravel())
+    kept = (true := np.concatenate(true)) != 255
+    true, found = true[kept], np.concatenate(found)[kept]
+    assert accuracy == pytest.approx(100 * (true == found).mean(), abs=0.01)
+    rows = list(csv.reader((folder / "evaluation" / "test_confusion.csv").read_text().splitlines()))
+    matrix = sklearn.metrics.confusion_matrix(true, found, labels=range(3))
+    assert [row[1:] for row in rows[1:]] == matrix.astype(str).tolist()
+    rows = list(csv.DictReader((folder / "evaluation" / "test_classes.csv").read_text().splitlines()))
+    expected = sklearn.metrics.jaccard_score(true, found, average=None, labels=range(3))
+    assert [float(row["iou"] or 0) for row in rows] == pytest.approx(100 * expected, rel=1e-5)
+    expected = sklearn.metrics.precision_recall_fscore_support(true, found, labels=range(3), zero_division=0)
+    for name, values in zip(("precision", "recall", "f1"), expected[:3], strict=True):
+        assert [float(row[name] or 0) for row in rows] == pytest.approx(100 * values, rel=1e-5)
+    assert (folder / "evaluation" / "test_confusion.png").exists()
+
+
+def test_label_maps_have_the_names_of_their_images(tmp_path):
+    class Data:
+        paths = ("in/a/x.jpg", "in/a/x.png", "in/b/x.jpg")
+
+        def __len__(self):
+            return len(self.paths)
+
+        def get_data_info(self, index):
+            return {"img_path": self.paths[index]}
+
+    writer = LabelMapWriter(tmp_path)
+    writer.dataset = Data()
+    labels = torch.tensor([[[0, 254], [1, 300]]])
+    for path in Data.paths:
+        writer.process({}, [dict(img_path=path, pred_sem_seg=dict(data=labels), reduce_zero_label="b" in path)])
+    assert writer.evaluate(3) == {}
+    found = {path.relative_to(tmp_path).as_posix(): np.array(Image.open(path)) for path in tmp_path.rglob("*.png")}
+    assert found.keys() == {"a/x.jpg.png", "a/x.png.png", "b/x.png"}
+    assert np.array_equal(found["a/x.jpg.png"], labels[0])
+    assert np.array_equal(found["b/x.png"], labels[0] + 1)
+
+
 def test_whole_slide_and_augmented_tests(trained, tiles, tmp_path):
     family, folder, result = trained
     figures = {}
     for mode, options in MODES.items():
         cfg = point_at(configure(family, tmp_path, *options), tiles)
-        figures[mode] = run.test(cfg, folder / "iter_4.pth")
+        figures[mode] = run.test(cfg, folder / "iter_4.pth", tmp_path / "maps" if mode == "whole" else None)
     expected = result.curves["val"][-1]
+    check_label_maps(tmp_path, figures["whole"]["aAcc"], tiles)
     assert figures["whole"] == {name: expected[name] for name in figures["whole"]}
     assert figures["one window"] == pytest.approx(figures["whole"])
     cfg = point_at(configure(family, tmp_path), tiles)

@@ -8,6 +8,7 @@ import torch
 from command_line import CONFIGS, error_of, run
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
+from pycocotools import mask as codec
 
 from ssm_core import _ext
 from ssm_train.runtime.config import load_config
@@ -72,6 +73,11 @@ def test_infer_a_folder(task, images, tmp_path, capsys):
             assert 0 <= x0 <= x1 <= 90
             assert 0 <= y0 <= y1 <= 70
             assert (found["class"], found["score"] >= 0.02) == ("nucleus", True)
+            rows, columns = np.nonzero(codec.decode(found["mask"]))
+            if rows.size:  # a mask does not leave its box
+                assert x0 - 1 <= columns.min() <= columns.max() <= x1 + 1
+                assert y0 - 1 <= rows.min() <= rows.max() <= y1 + 1
+        assert {tuple(found["mask"]["size"]) for found in prediction["objects"]} == {(70, 90)}
     else:
         labels = np.array(Image.open(tmp_path / "a.png_labels.png"))
         assert labels.shape == (70, 90)

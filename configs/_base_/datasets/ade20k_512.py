@@ -3,3 +3,5 @@ _base_ = ["mmseg::_base_/datasets/ade20k.py"]
 train_dataloader = dict(
     batch_size=2, pin_memory=True, collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples")
 )
+val_evaluator = dict(type="ssm_train.tasks.segmentation.SegmentationMetric")
+test_evaluator = val_evaluator

@@ -6,3 +6,5 @@ train_dataloader = dict(
     pin_memory=True,
     collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
 )
+val_evaluator = dict(type="ssm_train.tasks.segmentation.SegmentationMetric")
+test_evaluator = val_evaluator

@@ -75,8 +75,12 @@ class ImageClassifier(BaseModel):
         if mode == "tensor":
             return logits
         problems = problems_of(data_samples)
-        rows = enumerate(zip(logits.float(), data_samples["label"], strict=True))
-        return [{"scores": scores, "label": label, "unreadable": problems.get(i, "")} for i, (scores, label) in rows]
+        index = data_samples.get("index", range(len(logits)))  # of the images in their dataset
+        rows = enumerate(zip(logits.float(), data_samples["label"], index, strict=True))
+        return [
+            {"scores": scores, "label": label, "index": own, "unreadable": problems.get(i, "")}
+            for i, (scores, label, own) in rows
+        ]
 
     def loss(
         self,

@@ -1,49 +1,102 @@
-"""Classification accuracy."""
+"""What a classifier gets right, over all images and in every class."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from torch import Tensor
 
+from ssm_core.errors import ConfigError
 from ssm_train.registry import METRICS
+from ssm_train.runtime.class_report import ClassReport, figures_of
 
 
 @METRICS.register_module()
 class Accuracy(BaseMetric):
-    """Top-k accuracy in percent, as ``top1``, ``top5`` …
+    """Top-k accuracy, precision, recall, F1 and calibration of a classifier, in percent.
 
-    Images that could not be read are left out and counted. Among equal scores, the class with the lower number comes
-    first. A sample counts as wrong if its scores are not finite.
+    ``top1``, ``top5`` … are shares of the images. ``precision``, ``recall`` and ``f1`` are means over the classes, each
+    of which counts the same; a class that was never right has 0, and one with neither images nor predictions is left
+    out. ``ece`` is the expected calibration error: the mean distance between the probability of the predicted class and
+    the accuracy, over bins of that probability. The report of :class:`.ClassReportHook` has the number of images,
+    precision, recall (which is the accuracy within the class) and F1 of every class, and the confusion matrix.
+
+    Among equal scores, the class with the lower number comes first. An image whose scores are not finite counts as
+    wrong in ``top1`` …, and is not in the other figures.
 
     Args:
         topk: values of k.
+        bins: number of equal bins of the probability for ``ece``.
     """
 
     default_prefix = ""
+    report: ClassReport | None = None
 
-    def __init__(self, topk: Sequence[int] = (1, 5)):
+    def __init__(self, topk: Sequence[int] = (1, 5), bins: int = 15):
         # "gpu" gathers by the process group, on any device. "cpu" would gather by files.
         super().__init__(collect_device="gpu")
+        if bins < 1:
+            raise ConfigError(f"Accuracy needs at least one bin, not {bins}")
         self.topk = tuple(topk)
+        self.bins = bins
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Store the rank of the true class of every sample of a batch, or None if the image was unreadable."""
+        """Store the rank of the true class, label, prediction, its probability and the number of classes."""
         scores = torch.stack([sample["scores"] for sample in data_samples])
-        label = torch.stack([torch.as_tensor(sample["label"]) for sample in data_samples])
-        ranks = rank_of_label(scores, label.to(scores.device)).tolist()
-        rows = zip(ranks, data_samples, strict=True)
-        self.results += [None if sample["unreadable"] else rank for rank, sample in rows]
+        label = torch.stack([torch.as_tensor(sample["label"]) for sample in data_samples]).to(scores.device)
+        confidence, predicted = scores.softmax(1).max(1)  # the first of equal ones, as in the rank
+        classes = torch.full_like(label, scores.shape[1])
+        columns = rank_of_label(scores, label), label, predicted, confidence.clamp(max=1), classes
+        # One copy from the device. Whole numbers up to 2^53 are exact in float64.
+        self.results += torch.stack([column.double() for column in columns], dim=1).tolist()
 
-    def compute_metrics(self, results: list[int | None]) -> dict[str, float]:
-        """Accuracies over the whole dataset."""
-        ranks = [rank for rank in results if rank is not None]
-        if len(ranks) < len(results):
+    def compute_metrics(self, results: list[list[float]]) -> dict[str, float]:
+        """Compute the figures over the whole dataset."""
+        from torchmetrics.functional import classification as known  # here, because it takes seconds
+
+        rows = torch.tensor(results, dtype=torch.float64).reshape(-1, 5)
+        metrics = {f"top{k}": 100 * float((rows[:, 0] < k).double().sum()) / max(len(rows), 1) for k in self.topk}
+        finite = rows[rows[:, 0] < rows[:, 4]]
+        if len(finite) < len(rows):
             MMLogger.get_current_instance().warning(
-                f"{len(results) - len(ranks)} of {len(results)} images could not be read and are not in the accuracy"
+                f"the scores of {len(rows) - len(finite)} of {len(rows)} images are not finite: they count as wrong"
             )
-        return {f"top{k}": 100 * sum(rank < k for rank in ranks) / max(len(ranks), 1) for k in self.topk}
+        if not len(finite):
+            return metrics
+        label, predicted, confidence = finite[:, 1].long(), finite[:, 2].long(), finite[:, 3].contiguous()
+        count = int(rows[0, 4])
+        options = {"num_classes": count, "validate_args": False}
+        means = {
+            "precision": known.multiclass_precision(predicted, label, average="macro", **options),
+            "recall": known.multiclass_recall(predicted, label, average="macro", **options),
+            "f1": known.multiclass_f1_score(predicted, label, average="macro", **options),
+            # Of the predicted class, it is the calibration of the question whether that class is right.
+            "ece": known.binary_calibration_error(confidence, (predicted == label).long(), self.bins),
+        }
+        confusion = known.multiclass_confusion_matrix(predicted, label, **options).numpy()
+        self.report = report_of(confusion, class_names(self.dataset_meta, count))
+        return metrics | {name: 100 * float(value) for name, value in means.items()}
+
+
+def report_of(confusion: np.ndarray, classes: Sequence[str]) -> ClassReport:
+    """The figures of every class by a confusion matrix.
+
+    Args:
+        confusion: [N, N] number of images by true class (row) and predicted class (column).
+        classes: names of the classes.
+    """
+    found = figures_of(confusion)
+    columns = {"images": confusion.sum(axis=1).tolist()}
+    columns |= {name: found[name].tolist() for name in ("precision", "recall", "f1")}
+    return ClassReport(classes, columns, confusion)
+
+
+def class_names(dataset_meta: dict | None, count: int) -> list[str]:
+    """Names of the classes, or their numbers where the data have other ones."""
+    known = list((dataset_meta or {}).get("classes") or ())
+    return known if len(known) == count else [str(number) for number in range(count)]
 
 
 def rank_of_label(

@@ -18,6 +18,7 @@ from ssm_train.data.images import decode_channels, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
+from ssm_train.tasks.classification.predictions import ScoreWriter
 
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
@@ -64,6 +65,10 @@ class Classification(ImageTask):
         likeliest = zip(*_likeliest(prediction["scores"], labels, _TOP), strict=True)
         picture = read_image(path, value_range=self._test_data().get("value_range"))
         write_png(out.with_name(f"{out.name}.png"), write_classes(picture, list(likeliest)))
+
+    def prediction_writer(self, out: Path) -> ScoreWriter:
+        """Write the probabilities of all classes, see :meth:`.Task.prediction_writer`."""
+        return ScoreWriter(out)
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""

@@ -1,11 +1,15 @@
 """Detection and instance segmentation as a task."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
+from mmdet.structures.mask import encode_mask_results
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ssm_train.tasks.base import Labels, PipelineTask, Size
+from ssm_train.tasks.detection.metric import as_text
+from ssm_train.tasks.detection.predictions import CocoResultWriter
 
 # Numbers of boxes and of masks. mmdet assumes the same when it counts the operations of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
@@ -53,13 +57,21 @@ class Detection(PipelineTask):
         return prediction
 
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
-        """Class, score and box (left, top, right, bottom in pixels) of every object."""
+        """Class, score, box (left, top, right, bottom in pixels) and the run lengths of a mask of every object."""
         found = prediction.pred_instances
         names = [labels.name(i) for i in found.labels.tolist()]
         boxes = [[round(value, 2) for value in box] for box in found.bboxes.tolist()]
         scores = [round(score, 5) for score in found.scores.tolist()]
-        objects = zip(names, scores, boxes, strict=True)
-        return {"objects": [{"class": name, "score": score, "box": box} for name, score, box in objects]}
+        columns = zip(names, scores, boxes, strict=True)
+        objects = [{"class": name, "score": score, "box": box} for name, score, box in columns]
+        if "masks" in found:
+            for item, mask in zip(objects, encode_mask_results(found.masks.cpu().numpy()), strict=True):
+                item["mask"] = as_text(mask)
+        return {"objects": objects}
+
+    def prediction_writer(self, out: Path) -> CocoResultWriter:
+        """Write objects in the form of COCO's results, see :meth:`.Task.prediction_writer`."""
+        return CocoResultWriter(out)
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
         """Convert boxes and masks to plain arrays, because mmdet's visualizer draws nothing else."""

@@ -2,6 +2,14 @@
 
 from ssm_train.tasks.segmentation.batches import StackedSegDataPreProcessor, stack_samples
 from ssm_train.tasks.segmentation.heads import FastFCNHead, FastUPerHead
+from ssm_train.tasks.segmentation.metric import SegmentationMetric
 from ssm_train.tasks.segmentation.visualizer import SegmentationVisualizer
 
-__all__ = ["FastFCNHead", "FastUPerHead", "SegmentationVisualizer", "StackedSegDataPreProcessor", "stack_samples"]
+__all__ = [
+    "FastFCNHead",
+    "FastUPerHead",
+    "SegmentationMetric",
+    "SegmentationVisualizer",
+    "StackedSegDataPreProcessor",
+    "stack_samples",
+]

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.structures import BaseDataElement
-from PIL import Image
 
 from ssm_train.data.images import write_png
 from ssm_train.tasks.base import Labels, PipelineTask
+from ssm_train.tasks.segmentation.labels import label_image
+from ssm_train.tasks.segmentation.predictions import LabelMapWriter
 
 
 class Segmentation(PipelineTask):
@@ -25,9 +26,11 @@ class Segmentation(PipelineTask):
         """Draw the label map over the image, and write the label map alone into a second file."""
         super().draw(path, prediction, labels, out)
         label_map = _label_map(prediction)
-        wide = label_map.max(initial=0) > np.iinfo(np.uint8).max
-        depth = np.uint16 if wide else np.uint8
-        write_png(out.with_name(f"{out.name}_labels.png"), Image.fromarray(label_map.astype(depth)))
+        write_png(out.with_name(f"{out.name}_labels.png"), label_image(label_map))
+
+    def prediction_writer(self, out: Path) -> LabelMapWriter:
+        """Write label maps into a folder, see :meth:`.Task.prediction_writer`."""
+        return LabelMapWriter(out)
 
 
 def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
