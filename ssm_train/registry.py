@@ -47,10 +47,12 @@ HOOKS = _child(
     "tasks.class_count",
     "tasks.label_check",
     "tasks.pictures",
+    "tasks.classification.class_weight",
     "tasks.language.extra_evaluation",
     "tasks.language.text_samples",
 )
 DATASETS = _child(root.DATASETS, "data.datasets", "data.datasets.text")
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, "data.samplers")
 TRANSFORMS = _child(root.TRANSFORMS, "data.transforms", "data.loading")
 MODELS = _child(
     root.MODELS,
@@ -70,7 +72,6 @@ FUNCTIONS = _child(root.FUNCTIONS, "data.collate", "data.datasets.text")
 # lack the default scope.
 RUNNERS = _child(root.RUNNERS)
 RUNNER_CONSTRUCTORS = _child(root.RUNNER_CONSTRUCTORS)
-DATA_SAMPLERS = _child(root.DATA_SAMPLERS)
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS)
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS)
 OPTIMIZERS = _child(root.OPTIMIZERS)

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.collate import UNREADABLE_KEY, data_samples_of
+from ssm_train.data.datasets.wrapped import WrappedImages, has_labelled_images
 from ssm_train.data.images import UNREADABLE, check_whole, reason
 from ssm_train.data.wrapper import DatasetWrapper
 
@@ -20,13 +21,16 @@ _MMENGINE_DATASETS = (BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDa
 def guarded(dataset: Dataset, unreadable: Literal["skip", "raise"] = "skip") -> Dataset:
     """Wrap a dataset of mmengine's kind in a :class:`GuardedDataset`, and return any other as it is.
 
-    The datasets of this project replace their own bad samples.
+    The datasets of this project replace their own bad samples. In mmengine's wrappers they become
+    :class:`.WrappedImages`.
 
     Args:
         dataset: any dataset.
         unreadable: see :class:`GuardedDataset`.
     """
-    return GuardedDataset(dataset, unreadable) if isinstance(dataset, _MMENGINE_DATASETS) else dataset
+    if not isinstance(dataset, _MMENGINE_DATASETS):
+        return dataset
+    return WrappedImages(dataset) if has_labelled_images(dataset) else GuardedDataset(dataset, unreadable)
 
 
 class GuardedDataset(DatasetWrapper):

@@ -52,6 +52,7 @@ _ARGUMENTS = {
     "decode_head": root.MODELS,
     "auxiliary_head": root.MODELS,
     "dataset": root.DATASETS,
+    "datasets": root.DATASETS,
     "transform": root.TRANSFORMS,
     "tokenizer": root.TASK_UTILS,
     "evaluate": root.TASK_UTILS,

@@ -106,7 +106,7 @@ class ResumableBatchSampler:
         epoch = getattr(self.sampler, "epoch", 0)
         for number, batch in enumerate(self.batch_sampler):
             if number >= skip:
-                yield [SampleIndex(index, epoch) for index in batch]
+                yield [SampleIndex(index, getattr(index, "epoch", epoch)) for index in batch]
 
 
 def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = None) -> DataLoader:

@@ -18,6 +18,7 @@ def sample(index):
     predicted = 1 - label if index == 0 else label
     return {
         "scores": torch.eye(2)[predicted],
+        "probabilities": torch.eye(2)[predicted].softmax(0),
         "label": torch.tensor(label),
         "index": index,
         "unreadable": "cut.png" if index == UNREADABLE else "",

@@ -7,15 +7,19 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import sklearn.metrics
+import sklearn.utils
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchmetrics.classification import MulticlassCalibrationError
+from torchvision.ops import sigmoid_focal_loss
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets import collate_images, problems_of
 from ssm_train.tasks.classification.classifier import ImageClassifier
-from ssm_train.tasks.classification.metrics import Accuracy, rank_of_label
+from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
+from ssm_train.tasks.classification.metrics import Accuracy, MultiLabelMetric, rank_of_label
 from ssm_train.tasks.classification.predictions import ScoreWriter
 
 NETWORK = dict(type="ssm_train.timm", name="test_efficientnet_gn", num_classes=6, in_chans=1)
@@ -98,7 +102,7 @@ def evaluated(scores, labels, **options):
     """Return the figures of a metric and its report, given in two batches."""
     metric = Accuracy(**options)
     metric.dataset_meta = {"classes": [f"class {i}" for i in range(scores.shape[1])]}
-    rows = [dict(scores=s, label=y) for s, y in zip(scores, labels, strict=True)]
+    rows = [dict(scores=s, probabilities=s.softmax(0), label=y) for s, y in zip(scores, labels, strict=True)]
     metric.process({}, rows[: len(rows) // 3])
     metric.process({}, rows[len(rows) // 3 :])
     return metric.evaluate(size=len(rows)), metric.report
@@ -149,9 +153,7 @@ def test_predictions_of_a_test_set(tmp_path):
             return f"{index}.png"
 
     scores = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    samples = [
-        dict(scores=s, label=torch.tensor(0), index=torch.tensor(i)) for i, s in ((1, scores[1]), (0, scores[0]))
-    ]
+    samples = [dict(probabilities=scores[i].softmax(0), label=torch.tensor(0), index=torch.tensor(i)) for i in (1, 0)]
     for suffix in ("csv", "json"):
         writer = ScoreWriter(tmp_path / "new" / f"scores.{suffix}")
         writer.dataset = Data()
@@ -167,3 +169,121 @@ def test_predictions_of_a_test_set(tmp_path):
     assert [row["predicted"] for row in found["images"]] == ["dog", "cat, small"]
     with pytest.raises(ConfigError, match=r"predictions of this task are a file \.csv or \.json, and not"):
         ScoreWriter(tmp_path / "scores.txt")
+
+
+# --- Losses
+
+
+LOGITS = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+LABEL = SAMPLES["label"]
+SEVERAL = torch.tensor([[1, 0, 0, 1, 0, 0], [0] * 6, [1] * 6, [0, 0, 0, 0, 0, 1]]).float()
+WEIGHT = torch.tensor([1.0, 2.0, 0.5, 0.0, 3.0, 1.5])
+
+
+def test_weights_multiply_the_loss_of_an_image():
+    model = make(class_weight=WEIGHT.tolist())
+    one_by_one = torch.stack([F.cross_entropy(row[None], y[None]) for row, y in zip(model(X), LABEL, strict=True)])
+    torch.testing.assert_close(model(X, SAMPLES, mode="loss")["loss"], (one_by_one * WEIGHT[LABEL]).mean())
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    counts = [5, 1, 10]
+    labels = np.repeat(range(3), counts)
+    expected = sklearn.utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert balanced_weights(counts, 16, binary=False).tolist() == pytest.approx(expected.tolist())
+    assert balanced_weights([5, 0, 16], 16, binary=True).tolist() == pytest.approx([11 / 5, 0, 0])
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_of_no_focus_is_cross_entropy(weight, smoothing):
+    near, plain = (cross_entropy(LOGITS, LABEL, smoothing, weight, gamma) for gamma in (1e-7, 0.0))
+    torch.testing.assert_close(near, plain, rtol=1e-5, atol=1e-6)
+    shares = F.one_hot(LABEL, 6).float() * (1 - smoothing) + smoothing / 6
+    torch.testing.assert_close(cross_entropy(LOGITS, shares, 0.0, weight), plain)
+
+
+def test_focal_loss():
+    """Its definition, for an image at a time."""
+    p = LOGITS.softmax(1)[range(4), LABEL]
+    torch.testing.assert_close(cross_entropy(LOGITS, LABEL, focal_gamma=2.0), (-((1 - p) ** 2) * p.log()).mean())
+
+
+def test_binary_losses_are_those_of_torchvision():
+    expected = sigmoid_focal_loss(LOGITS, SEVERAL, alpha=-1, gamma=2, reduction="mean")
+    torch.testing.assert_close(binary_cross_entropy(LOGITS, SEVERAL, focal_gamma=2.0), expected)
+    expected = sigmoid_focal_loss(LOGITS, SEVERAL, alpha=-1, gamma=0, reduction="none")
+    weighted = torch.where(SEVERAL == 1, WEIGHT * expected, expected).mean()
+    torch.testing.assert_close(binary_cross_entropy(LOGITS, SEVERAL, WEIGHT), weighted)
+
+
+def test_classes_as_questions_of_yes_and_no():
+    model = make(binary=True, label_smoothing=0.1)
+    expected = BinaryCrossEntropy(smoothing=0.1)(model(X), LABEL)
+    torch.testing.assert_close(model(X, SAMPLES, mode="loss")["loss"], expected)
+    rows = model(X, SAMPLES, mode="predict")
+    torch.testing.assert_close(torch.stack([row["probabilities"] for row in rows]), model(X).sigmoid())
+
+
+def test_several_labels():
+    model = make(multi_label=True, class_weight="balanced")
+    with pytest.raises(ConfigError, match="needs the hook ClassWeightHook"):
+        model(X, {"label": SEVERAL}, mode="loss")
+    model.balance([1, 1, 1, 2, 1, 2], 4)
+    expected = binary_cross_entropy(model(X), SEVERAL, torch.tensor([3.0, 3, 3, 1, 3, 1]))
+    torch.testing.assert_close(model(X, {"label": SEVERAL}, mode="loss")["loss"], expected)
+    with pytest.raises(ConfigError, match=r"have one class each: set model\.multi_label=False"):
+        model(X, SAMPLES, mode="loss")
+    with pytest.raises(ConfigError, match=r"have several classes each: set model\.multi_label=True"):
+        make()(X, {"label": SEVERAL}, mode="loss")
+
+
+@pytest.mark.parametrize("options", [dict(class_weight=[1, 2]), dict(class_weight="even"), dict(class_weight=[-1] * 6)])
+def test_wrong_weights(options):
+    with pytest.raises(ConfigError, match="is 'balanced' or one number from 0 on for each of the 6 classes, not"):
+        make(**options)
+
+
+# --- Several labels
+
+
+def test_figures_of_several_labels_are_those_of_scikit_learn():
+    draw = torch.Generator().manual_seed(0)
+    labels = (torch.rand(50, 4, generator=draw) < torch.tensor([0.5, 0.2, 0.3, 0.0])).float()
+    scores = (labels + torch.randn(50, 4, generator=draw)).sigmoid()
+    metric = MultiLabelMetric(threshold=0.6)
+    metric.dataset_meta = {"classes": list("abcd")}
+    rows = [dict(probabilities=p, label=y) for p, y in zip(scores, labels, strict=True)]
+    metric.process({}, rows[:20])
+    metric.process({}, rows[20:])
+    metrics, guess, seen = metric.evaluate(50), scores >= 0.6, slice(3)
+    ap = sklearn.metrics.average_precision_score(labels[:, seen], scores[:, seen], average=None)
+    assert metric.report.columns["ap"][:3] == pytest.approx(100 * ap, rel=1e-5)
+    assert metrics["mAP"] == pytest.approx(100 * ap.mean(), rel=1e-5)
+    found = sklearn.metrics.precision_recall_fscore_support(labels[:, seen], guess[:, seen], zero_division=0)
+    for name, values in zip(("precision", "recall", "f1"), found[:3], strict=True):
+        assert metric.report.columns[name][:3] == pytest.approx(100 * values, rel=1e-5)
+        assert metrics[name] == pytest.approx(100 * values.mean(), rel=1e-5)
+        assert np.isnan(metric.report.columns[name][3])
+    assert metric.report.columns["images"] == labels.sum(0).tolist()
+    expected = sklearn.metrics.f1_score(labels, guess, average="micro")
+    assert metrics["micro_f1"] == pytest.approx(100 * expected, rel=1e-5)
+    with pytest.raises(ConfigError, match="MultiLabelMetric needs images of several classes"):
+        metric.process({}, [dict(probabilities=scores[0], label=torch.tensor(1))])
+    with pytest.raises(ConfigError, match="for several, take the metric MultiLabelMetric"):
+        Accuracy().process({}, [dict(scores=scores[0], probabilities=scores[0], label=labels[0])])
+
+
+def test_predictions_of_several_labels(tmp_path):
+    class Data:
+        metainfo: ClassVar = dict(classes=["a", "b", "c"])
+
+        def name(self, index):
+            return f"{index}.png"
+
+    writer = ScoreWriter(tmp_path / "scores.csv")
+    writer.dataset = Data()
+    sample = dict(probabilities=torch.tensor([0.9, 0.5, 0.1]), label=torch.tensor([0.0, 1.0, 1.0]), index=0)
+    writer.process({}, [sample])
+    writer.evaluate(1)
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1] == "0.png,b;c,a;b,0.9,0.5,0.1"

@@ -1,6 +1,7 @@
 """Datasets of labelled images.
 
-A sample is ``{"inputs": Tensor [C, H, W], "data_samples": {"label": int, "index": int, "unreadable": str}}``. The text
+A sample is ``{"inputs": Tensor [C, H, W], "data_samples": {"label": int, "index": int, "unreadable": str}}``. Where an
+image can have several classes, its label is a tensor [classes] of zeros and ones. The text
 ``unreadable`` is empty, or says what was wrong with the image that the sample replaces. :func:`collate_images` makes a
 batch of samples.
 """
@@ -10,6 +11,7 @@ from ssm_train.data.datasets.base import ImageDataset
 from ssm_train.data.datasets.digits import Digits
 from ssm_train.data.datasets.fashion_mnist import FashionMNIST
 from ssm_train.data.datasets.image_folder import ImageFolder, ImageNet
+from ssm_train.data.datasets.image_list import ImageList
 from ssm_train.data.datasets.synthetic import SyntheticImages
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "FashionMNIST",
     "ImageDataset",
     "ImageFolder",
+    "ImageList",
     "ImageNet",
     "SyntheticImages",
     "collate_images",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,7 +21,7 @@ class ImageDataset(Dataset):
     """A list of labelled images.
 
     Args:
-        labels: number of the class of every image.
+        labels: number of the class of every image, or a list of numbers where an image can have several.
         classes: names of the classes.
         transform: turns what :meth:`load` gives into a tensor [C, H, W]. It is a callable or a config of the
             ``TRANSFORMS`` registry.
@@ -34,7 +35,7 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        labels: list[int],
+        labels: list[int] | list[list[int]],
         classes: list[str],
         transform: dict | Transform,
         unreadable: Literal["skip", "raise"] = "skip",
@@ -63,6 +64,18 @@ class ImageDataset(Dataset):
     def name(self, index: int) -> str:
         """The name of an image in messages: its file, or its place in a file."""
 
+    def full_init(self) -> None:
+        """Do nothing, since the list is complete. mmengine's wrappers of datasets call this."""
+
+    def get_data_info(self, index: int) -> dict:
+        """Name and label of an image, for mmengine's wrappers of datasets."""
+        return {"img_path": self.name(index), "label": self.labels[index]}
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        """The classes of an image, which mmengine's ``ClassBalancedDataset`` counts."""
+        label = self.labels[index]
+        return label if isinstance(label, list) else [label]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -77,12 +90,21 @@ class ImageDataset(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"there is no image {index} among {len(self)}")
         image, used, problem = self._load_or_replace(index)
-        sample = {"label": self.labels[used], "index": index, "unreadable": problem}
+        sample = {"label": self._target(used), "index": index, "unreadable": problem}
         try:
             inputs = self.transform(image)
         except ConfigError as error:
             raise ConfigError(f"{self.name(used)}: {error}") from error
         return {"inputs": inputs, "data_samples": sample}
+
+    def _target(self, index: int) -> int | Tensor:
+        """The label of an image; zeros and ones [classes] where it can have several."""
+        label = self.labels[index]
+        if not isinstance(label, list):
+            return label
+        target = torch.zeros(len(self.classes))
+        target[label] = 1
+        return target
 
     def _load_or_replace(self, index: int) -> tuple[Image.Image | np.ndarray, int, str]:
         problem = ""

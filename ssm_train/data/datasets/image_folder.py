@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.base import ImageDataset, Transform
+from ssm_train.data.datasets.folds import Fold, in_fold
 from ssm_train.data.images import EXTENSIONS, Mode, decode_channels, endings, files_below, is_data
 from ssm_train.data.pixels import check_range
 from ssm_train.registry import DATASETS
@@ -35,10 +36,11 @@ class ImageFolder(ImageDataset):
             :func:`.images.decode_channels`. ``transform`` then needs as many means.
         value_range: the values of black and white in the files, such as ``(0, 4095)`` for a camera of 12 bits. By
             default the type of the values says it, see :func:`.pixels.to_levels`.
+        fold: the part of the images to use, see :func:`.in_fold`; None uses all.
 
     Raises:
         DataError: the folder is missing, or has no class folders or no images.
-        ConfigError: ``channels`` or ``value_range`` is wrong.
+        ConfigError: ``channels``, ``value_range`` or ``fold`` is wrong.
     """
 
     how_to_make = "put your images there, one folder for each class"
@@ -52,6 +54,7 @@ class ImageFolder(ImageDataset):
         unreadable: Literal["skip", "raise"] = "skip",
         channels: int | None = None,
         value_range: Sequence[float] | None = None,
+        fold: Fold | None = None,
     ):
         folder = Path(root) / split
         if not folder.is_dir():
@@ -87,7 +90,9 @@ class ImageFolder(ImageDataset):
             print_log(
                 f"{folder} has {len(empty)} classes without images: {listed}", logger="current", level=logging.WARNING
             )
-        super().__init__(labels, classes, transform, unreadable)
+        chosen = in_fold([[label] for label in labels], fold)
+        self.paths = [self.paths[index] for index in chosen]
+        super().__init__([labels[index] for index in chosen], classes, transform, unreadable)
 
     def load(self, index: int) -> Image.Image | np.ndarray:
         """Decode the file and turn the image upright."""

@@ -1,8 +1,10 @@
-"""Image classifiers with mmengine's model interface, timm's losses, mixup and CutMix."""
+"""Image classifiers with mmengine's model interface, mixup and CutMix of timm."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModel
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -11,11 +13,14 @@ from torch import Tensor
 from ssm_core.errors import ConfigError
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
+from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
 
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """A network that maps images to logits, trained by cross entropy.
+    """A network that maps images to logits, trained by cross entropy or by its focal form.
+
+    An image has one class, or any number of them if ``multi_label`` is on. Every class then is a question of yes or no.
 
     Args:
         backbone: config of the network with its head, such as ``dict(type="quadtree_ssm.QuadMamba", arch="tiny")`` or
@@ -24,6 +29,11 @@ class ImageClassifier(BaseModel):
         mixup_alpha: parameter of the Beta distribution from which mixup draws its weights; 0 for no mixup.
         cutmix_alpha: the same for CutMix. If both are on, each batch gets one of the two at random.
         mix_prob: probability that a batch is mixed.
+        class_weight: weight of every class in the loss, such as ``[1, 3]``, or ``"balanced"`` for weights by the
+            numbers of training images (:func:`.balanced_weights`).
+        focal_gamma: exponent of the focal loss, usually 2; 0 for plain cross entropy.
+        multi_label: whether an image can have several classes or none, as in :class:`.ImageList`.
+        binary: whether the loss asks yes or no for every class although images have one. ``multi_label`` implies it.
         data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
             does not wait for the copy.
     """
@@ -37,18 +47,51 @@ class ImageClassifier(BaseModel):
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
         mix_prob: float = 1.0,
+        class_weight: Sequence[float] | Literal["balanced"] | None = None,
+        focal_gamma: float = 0.0,
+        multi_label: bool = False,
+        binary: bool = False,
         data_preprocessor: dict | None = None,
     ):
         super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
         self.backbone = MODELS.build(backbone)
         self.num_classes = self.backbone.num_classes
+        self.multi_label = multi_label
+        self.binary = binary or multi_label
+        self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
+        self.balanced = class_weight == "balanced"
+        # No buffer: checkpoints fit models of other weights, and averaged models have none.
+        self.class_weight = self._weights(class_weight)
         self.mixup = None
         if mixup_alpha > 0 or cutmix_alpha > 0:
+            if multi_label:
+                raise ConfigError("mixup and CutMix mix images of one class: set both to 0 or model.multi_label=False")
             self.mixup = Mixup(
                 mixup_alpha, cutmix_alpha, prob=mix_prob, label_smoothing=label_smoothing, num_classes=self.num_classes
             )
         self.soft_loss = SoftTargetCrossEntropy()
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
+
+    def _weights(self, class_weight: Sequence[float] | Literal["balanced"] | None) -> Tensor | None:
+        if class_weight is None or self.balanced:
+            return None
+        if isinstance(class_weight, str) or len(class_weight) != self.num_classes or min(class_weight) < 0:
+            raise ConfigError(
+                f"model.class_weight is 'balanced' or one number from 0 on for each of the {self.num_classes} classes, "
+                f"not {class_weight!r}"
+            )
+        return torch.tensor(class_weight, dtype=torch.float32)
+
+    def balance(self, counts: list[int], images: int) -> None:
+        """Set the weights of the classes if they are to be balanced.
+
+        Args:
+            counts: number of the training images of each class.
+            images: number of all training images.
+        """
+        if self.balanced:
+            self.class_weight = balanced_weights(counts, images, self.binary)
 
     def init_weights(self) -> None:
         """Do nothing. Networks initialise themselves when they are built, and mmengine would initialise some again."""
@@ -75,25 +118,33 @@ class ImageClassifier(BaseModel):
         if mode == "tensor":
             return logits
         problems = problems_of(data_samples)
-        index = data_samples.get("index", range(len(logits)))  # of the images in their dataset
-        rows = enumerate(zip(logits.float(), data_samples["label"], index, strict=True))
-        return [
-            {"scores": scores, "label": label, "index": own, "unreadable": problems.get(i, "")}
-            for i, (scores, label, own) in rows
-        ]
+        logits = logits.float()
+        columns = {
+            "scores": logits,
+            "probabilities": logits.sigmoid() if self.binary else logits.softmax(1),
+            "label": data_samples["label"],
+            "index": data_samples.get("index", range(len(logits))),  # of the images in their dataset
+        }
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True), unreadable=problems.get(i, "")) for i, row in enumerate(rows)]
 
     def loss(
         self,
         inputs: Tensor,  # [B, C, H, W]
-        label: Tensor,  # [B]
+        label: Tensor,  # [B], or [B, classes] of several labels
     ) -> dict[str, Tensor]:
-        """Cross entropy, over mixed images if mixing is on.
+        """The loss, over mixed images if mixing is on.
 
         Raises:
             ConfigError: mixing is on and the batch has an odd number of images.
         """
+        if (label.ndim == 2) != self.multi_label:
+            raise ConfigError(
+                f"the images have {'several classes' if label.ndim == 2 else 'one class'} each: set "
+                f"model.multi_label={label.ndim == 2}"
+            )
         if self.mixup is None:
-            return {"loss": self.hard_loss(self.backbone(inputs).float(), label)}
+            return {"loss": self._loss_of(self.backbone(inputs).float(), label)}
         if len(inputs) % 2:
             raise ConfigError(
                 f"mixup and CutMix pair images, and a batch has {len(inputs)}: make train_dataloader.batch_size even "
@@ -101,4 +152,19 @@ class ImageClassifier(BaseModel):
             )
         with torch.no_grad():
             inputs, target = self.mixup(inputs.clone(), label)
-        return {"loss": self.soft_loss(self.backbone(inputs).float(), target)}
+        return {"loss": self._loss_of(self.backbone(inputs).float(), target)}
+
+    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.class_weight is not None:
+            self.class_weight = self.class_weight.to(logits.device)
+        elif self.balanced:
+            raise ConfigError('class_weight="balanced" needs the hook ClassWeightHook, which counts the images')
+        if self.binary:
+            if target.ndim == 1:
+                target = F.one_hot(target, self.num_classes)
+            if not self.mixup:
+                target = target * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+            return binary_cross_entropy(logits, target.to(logits.dtype), self.class_weight, self.focal_gamma)
+        if self.class_weight is None and not self.focal_gamma:
+            return (self.hard_loss if target.ndim == 1 else self.soft_loss)(logits, target)
+        return cross_entropy(logits, target, self.label_smoothing, self.class_weight, self.focal_gamma)

@@ -46,7 +46,10 @@ class Accuracy(BaseMetric):
         """Store the rank of the true class, label, prediction, its probability and the number of classes."""
         scores = torch.stack([sample["scores"] for sample in data_samples])
         label = torch.stack([torch.as_tensor(sample["label"]) for sample in data_samples]).to(scores.device)
-        confidence, predicted = scores.softmax(1).max(1)  # the first of equal ones, as in the rank
+        if label.ndim > 1:
+            raise ConfigError("Accuracy is for images of one class: for several, take the metric MultiLabelMetric")
+        predicted = scores.argmax(1)  # the first of equal ones, as in the rank
+        confidence = torch.stack([sample["probabilities"] for sample in data_samples]).max(1).values
         classes = torch.full_like(label, scores.shape[1])
         columns = rank_of_label(scores, label), label, predicted, confidence.clamp(max=1), classes
         # One copy from the device. Whole numbers up to 2^53 are exact in float64.
@@ -78,6 +81,67 @@ class Accuracy(BaseMetric):
         confusion = known.multiclass_confusion_matrix(predicted, label, **options).numpy()
         self.report = report_of(confusion, class_names(self.dataset_meta, count))
         return metrics | {name: 100 * float(value) for name, value in means.items()}
+
+
+@METRICS.register_module()
+class MultiLabelMetric(BaseMetric):
+    """Average precision, F1, precision and recall of a classifier whose images can have several classes, in percent.
+
+    ``mAP`` is the mean over the classes of the area under the curve of precision over recall. ``precision``, ``recall``
+    and ``f1`` are means over the classes, and ``micro_f1`` is over all answers at once; an answer is yes from
+    ``threshold`` on. Classes without images are left out of the means. The report of :class:`.ClassReportHook` has the
+    number of images, AP, precision, recall and F1 of every class. Scores that are not finite count as a probability
+    of 0.
+
+    Args:
+        threshold: lowest probability of a yes.
+    """
+
+    default_prefix = ""
+    report: ClassReport | None = None
+
+    def __init__(self, threshold: float = 0.5):
+        super().__init__(collect_device="gpu")
+        if not 0 < threshold < 1:
+            raise ConfigError(f"a threshold of probabilities is between 0 and 1, not {threshold}")
+        self.threshold = threshold
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Store probabilities and labels of every image of a batch."""
+        scores, labels = (torch.stack([sample[key] for sample in data_samples]) for key in ("probabilities", "label"))
+        if scores.shape != labels.shape:
+            raise ConfigError("MultiLabelMetric needs images of several classes, such as those of an ImageList")
+        self.results += list(zip(scores.nan_to_num().cpu().numpy(), labels.cpu().numpy().astype(bool), strict=True))
+
+    def compute_metrics(self, results: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        """Compute the figures over the whole dataset."""
+        from torchmetrics.functional import classification as known  # here, because it takes seconds
+
+        if not results:
+            return {}
+        scores, labels = (torch.from_numpy(np.stack(column)) for column in zip(*results, strict=True))
+        count = labels.shape[1]
+        images = labels.sum(0)
+        seen, missing = images > 0, images == 0
+        ap = torch.zeros(count)
+        if seen.any():
+            ap[seen] = known.multilabel_average_precision(
+                scores[:, seen], labels[:, seen].long(), int(seen.sum()), average=None
+            ).float()
+        options = {"num_labels": count, "threshold": self.threshold, "average": None}
+        columns = {
+            "ap": ap,
+            "precision": known.multilabel_precision(scores, labels, **options),
+            "recall": known.multilabel_recall(scores, labels, **options),
+            "f1": known.multilabel_f1_score(scores, labels, **options),
+        }
+        columns = {name: 100 * values.masked_fill(missing, torch.nan) for name, values in columns.items()}
+        names = class_names(self.dataset_meta, count)
+        listed = {name: values.tolist() for name, values in columns.items()}
+        self.report = ClassReport(names, {"images": images.tolist(), **listed})
+        means = {name: float(values.nanmean()) for name, values in columns.items()}
+        answers = known.multilabel_f1_score(scores, labels, **{**options, "average": "micro"})
+        return {"mAP": means.pop("ap"), **means, "micro_f1": 100 * float(answers)}
 
 
 def report_of(confusion: np.ndarray, classes: Sequence[str]) -> ClassReport:

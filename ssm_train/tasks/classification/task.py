@@ -57,12 +57,12 @@ class Classification(ImageTask):
 
     def as_data(self, prediction: dict, labels: Labels) -> dict[str, Any]:
         """The likeliest classes with their probabilities."""
-        names, scores = _likeliest(prediction["scores"], labels, _TOP)
+        names, scores = _likeliest(prediction["probabilities"], labels, _TOP)
         return {"classes": names, "scores": [round(score, 5) for score in scores]}
 
     def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
         """Write the likeliest classes over the image."""
-        likeliest = zip(*_likeliest(prediction["scores"], labels, _TOP), strict=True)
+        likeliest = zip(*_likeliest(prediction["probabilities"], labels, _TOP), strict=True)
         picture = read_image(path, value_range=self._test_data().get("value_range"))
         write_png(out.with_name(f"{out.name}.png"), write_classes(picture, list(likeliest)))
 
@@ -74,22 +74,34 @@ class Classification(ImageTask):
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""
         normalization = of_config(self.cfg) or of_transform({}, len(inputs))
         labels = Labels(visualizer.dataset_meta["classes"], None)
-        likeliest = list(zip(*_likeliest(prediction["scores"], labels, _TOP_SHOWN), strict=True))
+        likeliest = list(zip(*_likeliest(prediction["probabilities"], labels, _TOP_SHOWN), strict=True))
         picture = Image.fromarray(normalization.pixels(inputs)).convert("RGB")
-        written = write_classes(picture, likeliest, labels.name(int(prediction["label"])))
+        truth = ", ".join(labels.name(number) for number in _numbers(prediction["label"]))
+        written = write_classes(picture, likeliest, truth)
         visualizer.add_image(name, np.asarray(written), step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Write the transformed image into a file whose name has the label."""
-        normalization = of_transform(settings.get("transform", {}), len(sample["inputs"]))
-        path = place.with_name(f"{place.name}_class{sample['data_samples']['label']}.png")
+        inner = settings
+        while "transform" not in inner and (inner.get("dataset") or inner.get("datasets")):  # a wrapper of mmengine
+            inner = inner.get("dataset") or inner["datasets"][0]
+        normalization = of_transform(inner.get("transform", {}), len(sample["inputs"]))
+        numbers = "-".join(map(str, _numbers(sample["data_samples"]["label"])))
+        path = place.with_name(f"{place.name}_class{numbers}.png")
         write_png(path, Image.fromarray(normalization.pixels(sample["inputs"])))
         return path
 
 
-def _likeliest(scores: Tensor, labels: Labels, count: int) -> tuple[list[str], list[float]]:
+def _numbers(label: int | Tensor) -> list[int]:
+    """The classes of a label, which is a number or, where there can be several classes, zeros and ones."""
+    if isinstance(label, Tensor) and label.ndim:
+        return label.nonzero()[:, 0].tolist()
+    return [int(label)]
+
+
+def _likeliest(probabilities: Tensor, labels: Labels, count: int) -> tuple[list[str], list[float]]:
     """Names and probabilities of the ``count`` likeliest classes."""
-    top = scores.softmax(0).topk(min(count, len(scores)))
+    top = probabilities.topk(min(count, len(probabilities)))
     return [labels.name(i) for i in top.indices.tolist()], top.values.tolist()
 
 
