@@ -47,7 +47,7 @@ HOOKS = _child(
     "tasks.class_count",
     "tasks.label_check",
     "tasks.pictures",
-    "tasks.classification.class_weight",
+    "tasks.classification.start",
     "tasks.language.extra_evaluation",
     "tasks.language.text_samples",
 )

@@ -41,6 +41,7 @@ _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
 # have, and looks up `nms` and `roi_layer` in no registry at all. A task is imported only after this check.
 _ARGUMENTS = {
     "backbone": root.MODELS,
+    "teacher": root.MODELS,
     "data_preprocessor": root.MODELS,
     "neck": root.MODELS,
     "rpn_head": root.MODELS,

@@ -1,11 +1,13 @@
 """Tests of the classifier and of its accuracy."""
 
+import copy
 import csv
 import json
 from typing import ClassVar
 
 import numpy as np
 import pytest
+import scipy.stats
 import sklearn.metrics
 import sklearn.utils
 import torch
@@ -15,7 +17,7 @@ from torch.utils.data import default_collate
 from torchmetrics.classification import MulticlassCalibrationError
 from torchvision.ops import sigmoid_focal_loss
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import CheckpointError, ConfigError
 from ssm_train.data.datasets import collate_images, problems_of
 from ssm_train.tasks.classification.classifier import ImageClassifier
 from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
@@ -225,12 +227,27 @@ def test_classes_as_questions_of_yes_and_no():
     torch.testing.assert_close(torch.stack([row["probabilities"] for row in rows]), model(X).sigmoid())
 
 
+class Labelled:
+    """Images of which only the labels are known."""
+
+    metainfo: ClassVar = dict(classes=list("abcdef"))
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def get_data_info(self, index):
+        return {"label": self.labels[index]}
+
+
 def test_several_labels():
     model = make(multi_label=True, class_weight="balanced")
-    with pytest.raises(ConfigError, match="needs the hook ClassWeightHook"):
+    with pytest.raises(ConfigError, match="need the hook ModelStartHook"):
         model(X, {"label": SEVERAL}, mode="loss")
-    model.balance([1, 1, 1, 2, 1, 2], 4)
-    expected = binary_cross_entropy(model(X), SEVERAL, torch.tensor([3.0, 3, 3, 1, 3, 1]))
+    model.start(Labelled([row.nonzero()[:, 0].tolist() for row in SEVERAL]))
+    expected = binary_cross_entropy(model(X), SEVERAL, torch.tensor([1.0, 3, 3, 1, 3, 1]))
     torch.testing.assert_close(model(X, {"label": SEVERAL}, mode="loss")["loss"], expected)
     with pytest.raises(ConfigError, match=r"have one class each: set model\.multi_label=False"):
         model(X, SAMPLES, mode="loss")
@@ -242,6 +259,52 @@ def test_several_labels():
 def test_wrong_weights(options):
     with pytest.raises(ConfigError, match="is 'balanced' or one number from 0 on for each of the 6 classes, not"):
         make(**options)
+
+
+# --- A teacher
+
+
+def taught(tmp_path, file="teacher.pth", network=NETWORK, **options):
+    teacher = ImageClassifier(NETWORK).eval()
+    torch.save({"state_dict": teacher.state_dict()}, tmp_path / "teacher.pth")
+    weights = None if file is None else str(tmp_path / file)
+    model = make(teacher=network, teacher_weights=weights, teacher_share=0.25, **options)
+    model.start(Labelled([0]))
+    return model, teacher
+
+
+def test_a_teacher_is_learnt_from(tmp_path):
+    model, teacher = taught(tmp_path, temperature=3.0)
+    found = model.train()(X, SAMPLES, mode="loss")
+    model.eval()
+    student, answers = model(X) / 3, teacher(X) / 3
+    pairs = zip(answers.softmax(1).tolist(), student.softmax(1).tolist(), strict=True)
+    expected = sum(scipy.stats.entropy(p, q) for p, q in pairs) / 4
+    assert found["loss_teacher"].item() == pytest.approx(0.25 * 9 * expected, rel=1e-4)
+    torch.testing.assert_close(found["loss_labels"], 0.75 * F.cross_entropy(model(X), LABEL))
+    sum(found.values()).backward()
+    assert all(parameter.grad is None for parameter in model.teacher.network.parameters())
+    assert model.state_dict().keys() == make().state_dict().keys()
+    assert copy.deepcopy(model).teacher is model.teacher
+
+
+def test_a_teacher_of_yes_and_no(tmp_path):
+    model, teacher = taught(tmp_path, multi_label=True)
+    found = model(X, {"label": SEVERAL}, mode="loss")["loss_teacher"]
+    p, q = teacher(X).sigmoid(), model(X).sigmoid()
+    expected = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    torch.testing.assert_close(found, 0.25 * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_wrong_teachers(tmp_path):
+    with pytest.raises(ConfigError, match=r"the teacher has no weights: set model\.teacher_weights=FILE"):
+        taught(tmp_path, None)
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
+        taught(tmp_path, "none.pth")
+    with pytest.raises(ConfigError, match="the teacher has 3 classes and the model 6"):
+        taught(tmp_path, network={**NETWORK, "num_classes": 3})
+    with pytest.raises(CheckpointError, match="the teacher"):
+        taught(tmp_path, network={**NETWORK, "in_chans": 3})
 
 
 # --- Several labels

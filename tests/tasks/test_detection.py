@@ -95,7 +95,7 @@ def test_overfits_a_tile(overfitted):
 def test_validation_is_shown(overfitted):
     _, folder, _, _ = overfitted
     names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
-    assert names == {"prediction_0_40.png", "scans_0_40.png"}
+    assert names == {"prediction_0_40.png", "scans_0_40.png", "val_confusion_40.png"}
 
 
 def test_the_checkpoint_is_tested_alike(overfitted):

@@ -108,7 +108,8 @@ def test_validation_is_shown(trained):
     """Each validation draws two pictures of each tile: the labels beside the prediction, and the scans."""
     _, folder, _ = trained
     names = {path.name for path in folder.glob("*/vis_data/vis_image/*.png")}
-    assert names == {f"{kind}_{i}_{step}.png" for kind in ("prediction", "scans") for i in (0, 1) for step in (2, 4)}
+    drawn = {f"{kind}_{i}_{step}.png" for kind in ("prediction", "scans") for i in (0, 1) for step in (2, 4)}
+    assert names == {*drawn, "val_confusion_4.png"}
     with Image.open(next(folder.glob("*/vis_data/vis_image/prediction_0_2.png"))) as picture:
         assert picture.size == (128, 64)
 

@@ -5,14 +5,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.classes import class_counts
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
+from ssm_train.tasks.classification.distillation import Teacher
 from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
 
 
@@ -34,6 +38,10 @@ class ImageClassifier(BaseModel):
         focal_gamma: exponent of the focal loss, usually 2; 0 for plain cross entropy.
         multi_label: whether an image can have several classes or none, as in :class:`.ImageList`.
         binary: whether the loss asks yes or no for every class although images have one. ``multi_label`` implies it.
+        teacher: config of a trained network whose answers are learnt too, see :class:`.Teacher`.
+        teacher_weights: its checkpoint; None if it comes with weights.
+        teacher_share: share of the loss that its answers have, from 0 to 1.
+        temperature: see :class:`.Teacher`.
         data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
             does not wait for the copy.
     """
@@ -51,6 +59,10 @@ class ImageClassifier(BaseModel):
         focal_gamma: float = 0.0,
         multi_label: bool = False,
         binary: bool = False,
+        teacher: dict | None = None,
+        teacher_weights: str | None = None,
+        teacher_share: float = 0.5,
+        temperature: float = 1.0,
         data_preprocessor: dict | None = None,
     ):
         super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
@@ -62,7 +74,11 @@ class ImageClassifier(BaseModel):
         self.focal_gamma = focal_gamma
         self.balanced = class_weight == "balanced"
         # No buffer: checkpoints fit models of other weights, and averaged models have none.
-        self.class_weight = self._weights(class_weight)
+        self.class_weight = None if self.balanced else self._weights(class_weight)
+        self.teacher: Teacher | None = None  # built by `start`, since only training needs it
+        self.teacher_config = None if teacher is None else (teacher, teacher_weights, self.num_classes, temperature)
+        self.teacher_share = teacher_share
+        self.started = not self.balanced and teacher is None
         self.mixup = None
         if mixup_alpha > 0 or cutmix_alpha > 0:
             if multi_label:
@@ -73,8 +89,8 @@ class ImageClassifier(BaseModel):
         self.soft_loss = SoftTargetCrossEntropy()
         self.hard_loss = LabelSmoothingCrossEntropy(label_smoothing)
 
-    def _weights(self, class_weight: Sequence[float] | Literal["balanced"] | None) -> Tensor | None:
-        if class_weight is None or self.balanced:
+    def _weights(self, class_weight: Sequence[float] | str | None) -> Tensor | None:
+        if class_weight is None:
             return None
         if isinstance(class_weight, str) or len(class_weight) != self.num_classes or min(class_weight) < 0:
             raise ConfigError(
@@ -83,15 +99,24 @@ class ImageClassifier(BaseModel):
             )
         return torch.tensor(class_weight, dtype=torch.float32)
 
-    def balance(self, counts: list[int], images: int) -> None:
-        """Set the weights of the classes if they are to be balanced.
+    def start(self, dataset: Dataset) -> None:
+        """Count the images of each class if the weights are to be balanced, and load the teacher if there is one.
 
         Args:
-            counts: number of the training images of each class.
-            images: number of all training images.
+            dataset: the training data.
+
+        Raises:
+            ConfigError: the dataset does not know the classes of its images, or see :class:`.Teacher`.
+            CheckpointError: see :class:`.Teacher`.
         """
         if self.balanced:
-            self.class_weight = balanced_weights(counts, images, self.binary)
+            self.class_weight = balanced_weights(class_counts(dataset), len(dataset), self.binary)
+            weights = zip(dataset.metainfo["classes"], self.class_weight.tolist(), strict=True)
+            listed = ", ".join(f"{name} {weight:.4g}" for name, weight in weights)
+            MMLogger.get_current_instance().info(f"weights of the classes: {listed}")
+        if self.teacher_config is not None:
+            self.teacher = Teacher(*self.teacher_config)
+        self.started = True
 
     def init_weights(self) -> None:
         """Do nothing. Networks initialise themselves when they are built, and mmengine would initialise some again."""
@@ -143,22 +168,31 @@ class ImageClassifier(BaseModel):
                 f"the images have {'several classes' if label.ndim == 2 else 'one class'} each: set "
                 f"model.multi_label={label.ndim == 2}"
             )
-        if self.mixup is None:
-            return {"loss": self._loss_of(self.backbone(inputs).float(), label)}
+        if not self.started:
+            raise ConfigError("balanced weights and teachers need the hook ModelStartHook in default_hooks")
+        target = label
+        if self.mixup is not None:
+            inputs, target = self._mixed(inputs, label)
+        logits = self.backbone(inputs).float()
+        loss = self._loss_of(logits, target)
+        if self.teacher is None:
+            return {"loss": loss}
+        share = self.teacher_share
+        taught = self.teacher.loss(logits, inputs, self.binary)
+        return {"loss_labels": (1 - share) * loss, "loss_teacher": share * taught}
+
+    def _mixed(self, inputs: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         if len(inputs) % 2:
             raise ConfigError(
                 f"mixup and CutMix pair images, and a batch has {len(inputs)}: make train_dataloader.batch_size even "
                 "and set train_dataloader.drop_last=True"
             )
         with torch.no_grad():
-            inputs, target = self.mixup(inputs.clone(), label)
-        return {"loss": self._loss_of(self.backbone(inputs).float(), target)}
+            return self.mixup(inputs.clone(), label)
 
     def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.class_weight is not None:
             self.class_weight = self.class_weight.to(logits.device)
-        elif self.balanced:
-            raise ConfigError('class_weight="balanced" needs the hook ClassWeightHook, which counts the images')
         if self.binary:
             if target.ndim == 1:
                 target = F.one_hot(target, self.num_classes)
