@@ -8,6 +8,7 @@ from mmengine.evaluator import BaseMetric
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError
+from ssm_train.runtime.files import check_file, check_folder
 
 
 class PredictionWriter(BaseMetric):
@@ -17,7 +18,8 @@ class PredictionWriter(BaseMetric):
         out: a file with one of ``suffixes``, or a folder if there are none. It is replaced.
 
     Raises:
-        ConfigError: the path has another suffix, or cannot be written to.
+        ConfigError: the path has another suffix.
+        WriteError: it cannot be written to.
     """
 
     default_prefix = ""
@@ -28,12 +30,9 @@ class PredictionWriter(BaseMetric):
     def __init__(self, out: Path):
         # "gpu" gathers by the process group, on any device. "cpu" would gather by files.
         super().__init__(collect_device="gpu")
-        if self.suffixes and (out.suffix not in self.suffixes or out.is_dir()):
+        if self.suffixes and out.suffix not in self.suffixes:
             raise ConfigError(f"predictions of this task are a file {' or '.join(self.suffixes)}, and not {out}")
-        try:
-            (out.parent if self.suffixes else out).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write predictions to {out}: {error.strerror}") from error
+        (check_file if self.suffixes else check_folder)(out)
         self.out = out
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
-from ssm_train.runtime.files import write_atomically
+from ssm_train.data.images import write_png
 from ssm_train.tasks.predictions import PredictionWriter
 from ssm_train.tasks.segmentation.labels import label_image
 
@@ -27,8 +25,7 @@ class LabelMapWriter(PredictionWriter):
         for sample in data_samples:
             path = sample["img_path"]
             labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy() + bool(sample.get("reduce_zero_label"))
-            picture: Image.Image = label_image(labels)
-            write_atomically(self.out / self._names[path], lambda file, picture=picture: picture.save(file, "png"))
+            write_png(self.out / self._names[path], label_image(labels))
             self.results.append(path)
 
     def write(self, results: list[str]) -> None:
