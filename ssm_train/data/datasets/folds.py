@@ -24,14 +24,14 @@ class Fold(TypedDict, total=False):
     seed: int
 
 
-def in_fold(labels: Sequence[Sequence[int]], fold: Fold | None) -> list[int]:
+def in_fold(labels: Sequence[int | Sequence[int]], fold: Fold | None) -> list[int]:
     """Indices of the images in a part of a split into folds, in ascending order.
 
     The images of every class are shuffled by the seed and dealt to the folds in turns, so that each fold has the same
     share of every class. An image of several classes goes with its first class.
 
     Args:
-        labels: classes of every image.
+        labels: class or classes of every image.
         fold: the part; None for all images.
 
     Raises:
@@ -48,7 +48,7 @@ def in_fold(labels: Sequence[Sequence[int]], fold: Fold | None) -> list[int]:
             f"a dataset's fold needs of >= 2, a number below it, and part 'train' or 'held_out', not {dict(fold)}"
         )
     draw = np.random.default_rng(seed)
-    first = np.array([own[0] if own else -1 for own in labels])
+    first = np.array([own if isinstance(own, int) else own[0] if own else -1 for own in labels])
     # Shuffled, then sorted by class without changing the order within one.
     order = draw.permutation(len(labels))
     order = order[np.argsort(first[order], kind="stable")]

@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from mmengine.logging import print_log
-from PIL import Image
 
-from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.datasets.base import ImageDataset, Transform
-from ssm_train.data.datasets.folds import Fold, in_fold
-from ssm_train.data.images import EXTENSIONS, Mode, decode_channels, endings, files_below, is_data
-from ssm_train.data.pixels import check_range
+from ssm_core.errors import DataError
+from ssm_train.data.datasets.base import Transform
+from ssm_train.data.datasets.folds import Fold
+from ssm_train.data.datasets.image_files import ImageFiles
+from ssm_train.data.images import EXTENSIONS, Mode, endings, files_below, is_data
 from ssm_train.registry import DATASETS
-
-CHANNELS: dict[str, int] = {"RGB": 3, "L": 1}
 
 
 @DATASETS.register_module()
-class ImageFolder(ImageDataset):
+class ImageFolder(ImageFiles):
     """Images in ``root/split/<class>/`` and its sub-folders; classes are numbered in the order of their names.
 
     Files and folders whose names begin with a dot are no data. Links are followed. A class without images is warned of.
@@ -36,7 +32,8 @@ class ImageFolder(ImageDataset):
             :func:`.images.decode_channels`. ``transform`` then needs as many means.
         value_range: the values of black and white in the files, such as ``(0, 4095)`` for a camera of 12 bits. By
             default the type of the values says it, see :func:`.pixels.to_levels`.
-        fold: the part of the images to use, see :func:`.in_fold`; None uses all.
+        fold: the part of the images to use, such as ``dict(of=5, number=0, part="train")``, see :func:`.in_fold`; None
+            uses all.
 
     Raises:
         DataError: the folder is missing, or has no class folders or no images.
@@ -62,14 +59,7 @@ class ImageFolder(ImageDataset):
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and is_data(entry.name))
         if not classes:
             raise DataError(f"{folder} has no class folders; {self.how_to_make}")
-        if mode not in CHANNELS:
-            raise ConfigError(f"a dataset's mode is {' or '.join(map(repr, CHANNELS))}, not {mode!r}")
-        self.mode = mode
-        self.channels = CHANNELS[mode] if channels is None else channels
-        if type(self.channels) is not int or self.channels < 1:
-            raise ConfigError(f"a dataset's channels are a number of 1 or more, not {channels!r}")
-        self.value_range = None if value_range is None else check_range(value_range)
-        self.paths: list[str] = []
+        paths: list[str] = []
         labels: list[int] = []
         empty: dict[str, str] = {}
         for label, name in enumerate(classes):
@@ -77,7 +67,7 @@ class ImageFolder(ImageDataset):
             found = sorted(path for path in files if path.lower().endswith(EXTENSIONS))
             if not found:
                 empty[name] = endings(files) or "no files"
-            self.paths += found
+            paths += found
             labels += [label] * len(found)
         if not labels:
             first = next(iter(empty))
@@ -90,17 +80,7 @@ class ImageFolder(ImageDataset):
             print_log(
                 f"{folder} has {len(empty)} classes without images: {listed}", logger="current", level=logging.WARNING
             )
-        chosen = in_fold([[label] for label in labels], fold)
-        self.paths = [self.paths[index] for index in chosen]
-        super().__init__([labels[index] for index in chosen], classes, transform, unreadable)
-
-    def load(self, index: int) -> Image.Image | np.ndarray:
-        """Decode the file and turn the image upright."""
-        return decode_channels(self.paths[index], self.channels, self.value_range)
-
-    def name(self, index: int) -> str:
-        """The path of the file."""
-        return self.paths[index]
+        super().__init__(paths, labels, classes, transform, mode, unreadable, channels, value_range, fold)
 
 
 @DATASETS.register_module()

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from PIL import Image
-
 from ssm_core.errors import ConfigError, DataError, nearest
-from ssm_train.data.datasets.base import ImageDataset, Transform
-from ssm_train.data.datasets.folds import Fold, in_fold
-from ssm_train.data.images import Mode, decode
+from ssm_train.data.datasets.base import Transform
+from ssm_train.data.datasets.folds import Fold
+from ssm_train.data.datasets.image_files import ImageFiles
+from ssm_train.data.images import Mode
 from ssm_train.registry import DATASETS
 
 
@@ -22,7 +21,7 @@ class _Row(NamedTuple):
 
 
 @DATASETS.register_module()
-class ImageList(ImageDataset):
+class ImageList(ImageFiles):
     """Images that a CSV or JSON file lists with the names of their classes.
 
     A CSV file has a line of titles and the columns ``image`` and ``labels``, with ``;`` between the names of several
@@ -36,13 +35,15 @@ class ImageList(ImageDataset):
         classes: names of the classes in the order of their numbers; by default all names of the file, sorted. Name them
             where one of the files could lack a class.
         multi_label: whether an image can have several classes or none. The model then needs ``multi_label=True`` too.
-        fold: the part of the images to use, see :func:`.in_fold`; None uses all.
-        mode: Pillow's mode that images are converted to: ``"RGB"``, or ``"L"`` for one channel.
+        mode: see :class:`ImageFolder`.
         unreadable: see :class:`ImageDataset`.
+        channels: see :class:`ImageFolder`.
+        value_range: see :class:`ImageFolder`.
+        fold: see :class:`ImageFolder`.
 
     Raises:
         DataError: the file is missing or damaged, is empty, or names an unknown class.
-        ConfigError: ``fold`` has values that are not allowed.
+        ConfigError: ``file`` is neither, or ``mode``, ``channels``, ``value_range`` or ``fold`` is wrong.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ImageList(ImageDataset):
         root: str | None = None,
         classes: Sequence[str] | None = None,
         multi_label: bool = True,
-        fold: Fold | None = None,
         mode: Mode = "RGB",
         unreadable: Literal["skip", "raise"] = "skip",
+        channels: int | None = None,
+        value_range: Sequence[float] | None = None,
+        fold: Fold | None = None,
     ):
         rows = list(_rows(Path(file)))
         names = sorted({name for row in rows for name in row.labels}) if classes is None else list(classes)
@@ -68,20 +71,10 @@ class ImageList(ImageDataset):
             if not multi_label and len(row.labels) != 1:
                 raise DataError(f"{row.place} has {len(row.labels)} classes and multi_label is False: give it one")
         labels = [sorted({number_of[name] for name in row.labels}) for row in rows]
-        chosen = in_fold(labels, fold)
         folder = Path(file).parent if root is None else Path(root)
-        self.mode = mode
-        self.paths = [str(folder / rows[index].image) for index in chosen]
-        own: list[Any] = [labels[index] if multi_label else labels[index][0] for index in chosen]
-        super().__init__(own, names, transform, unreadable)
-
-    def load(self, index: int) -> Image.Image:
-        """Decode the file and turn the image upright."""
-        return decode(self.paths[index], self.mode)
-
-    def name(self, index: int) -> str:
-        """The path of the file."""
-        return self.paths[index]
+        paths = [str(folder / row.image) for row in rows]
+        own: list[Any] = labels if multi_label else [label for (label,) in labels]
+        super().__init__(paths, own, names, transform, mode, unreadable, channels, value_range, fold)
 
 
 def _rows(path: Path) -> Iterator[_Row]:
