@@ -162,4 +162,4 @@ def test_training_names_and_counts_unreadable_images(tmp_path):
     log = (tmp_path / "log").read_text()
     assert log.count(f"cannot use the image {bad[0]}") == 1
     assert "1 training images could not be used" in log
-    assert "1 of 8 images could not be read and are not in the accuracy" in log
+    assert "1 of 8 images could not be used and are not in the metrics" in log

@@ -14,6 +14,8 @@ import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DefaultScope
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ssm_core.errors import CheckpointError, DataError
 from ssm_core.weights import read_file
@@ -98,11 +100,22 @@ def test_validation_is_shown(overfitted):
     assert names == {"prediction_0_40.png", "scans_0_40.png", "val_confusion_40.png"}
 
 
-def test_the_checkpoint_is_tested_alike(overfitted):
-    _, folder, cfg, result = overfitted
+def test_the_checkpoint_is_tested_alike(overfitted, tmp_path):
+    """The objects that the test writes give its figure, too."""
+    root, folder, cfg, result = overfitted
     cfg.experiment_name = f"det{next(NUMBER)}"
-    metrics = run.test(cfg, folder / "epoch_40.pth")
+    metrics = run.test(cfg, folder / "epoch_40.pth", tmp_path / "objects.json")
     assert metrics["coco/segm_mAP"] == result.last("coco/segm_mAP") > 0
+    truth, objects = COCO(str(root / "train.json")), json.loads((tmp_path / "objects.json").read_text())
+    evaluation = COCOeval(truth, truth.loadRes([{k: v for k, v in o.items() if k != "bbox"} for o in objects]), "segm")
+    evaluation.params.imgIds = sorted({item["image_id"] for item in objects})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert metrics["coco/segm_mAP"] == pytest.approx(evaluation.stats[0], abs=1e-3)
+    table = (folder / "evaluation" / "test_classes.csv").read_text().splitlines()
+    assert table[0].startswith("class,objects,bbox_AP,bbox_AP50,bbox_AP75,bbox_AR,segm_AP,")
+    assert table[1].startswith("nucleus,")
 
 
 def test_a_checkpoint_of_the_first_edition(overfitted, tmp_path):
