@@ -26,7 +26,7 @@ LAYOUTS = {
     "lines with blank ones": "\n \n" + LINES.replace("\n", "\n\n\n"),
     "indented rows": "\n".join(json.dumps(row, indent=4) for row in ROWS),
     "rows without blanks between": "".join(map(json.dumps, ROWS)),
-    "an object with the list": json.dumps({"version": [1, {"data": 2}], "data": ROWS, "n": 4}),
+    "an object with the list": json.dumps({"v": 10**30, "info": [{"data": 2}], "data": ROWS, "n": 4}),
     "an indented object with the list": json.dumps({"type": "text2text", "instances": ROWS}, indent=1),
 }
 
