@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 
-from ssm_core.errors import DataError, InputError
+from ssm_core.errors import ConfigError, DataError, InputError
 from ssm_core.writing import WriteError
 from ssm_train.apis import cli
 from ssm_train.data.images import find_images
+from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_folder, write_text_atomically
 from ssm_train.tasks import image_task_of
 
@@ -76,6 +77,30 @@ class Predictor:
         prediction = self.task.select(prediction, self.min_score)
         self.task.draw(path, prediction, self.labels, out)
         return self.task.as_data(prediction, self.labels)
+
+
+def inferencer_config(path: str | Path) -> Config:
+    """Read a config for mmdet's ``DetInferencer`` and mmseg's ``MMSegInferencer``.
+
+    They look for mmcv's steps that load images and label maps. These take the place of this project's steps, so that
+    images have three channels of eight bits.
+
+    Args:
+        path: the config file.
+
+    Raises:
+        ConfigError: see :func:`.load_config`; or the images of the config have other channels.
+    """
+    cfg = load_config(path)
+    steps = cfg.test_dataloader.dataset.pipeline
+    for place, step in enumerate(steps):
+        if step["type"] == "ssm_train.LoadImage":
+            if step.get("channels", 3) != 3 or step.get("value_range"):
+                raise ConfigError(f"{path} reads images that mmcv does not read: use tools/infer.py")
+            steps[place] = {"type": "LoadImageFromFile"}
+        elif step["type"] == "ssm_train.LoadLabelMap":
+            steps[place] = {"type": "LoadAnnotations"}
+    return cfg
 
 
 def predict_all(

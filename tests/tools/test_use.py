@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as codec
 
 from ssm_core import _ext
+from ssm_train.apis.infer import inferencer_config
 from ssm_train.runtime.config import load_config
 
 pytestmark = [
@@ -105,20 +106,20 @@ def test_infer_errors(task, images, tmp_path, capsys):
 
 
 def test_the_inferencers_of_mmdet_and_mmseg(task, images, tmp_path):
-    """The inferencers start from the path of a config, as their users start them."""
+    """The inferencers start from a config, as the README says."""
     kind, config, classes, checkpoint = task
     if kind == "classification":
         return
     if kind == "detection":
         from mmdet.apis import DetInferencer
 
-        inferencer = DetInferencer(str(config), str(checkpoint), device="cpu", show_progress=False)
+        inferencer = DetInferencer(inferencer_config(config), str(checkpoint), device="cpu", show_progress=False)
         result = inferencer(str(images / "a.png"), out_dir=str(tmp_path), pred_score_thr=0.0)
         assert set(result["predictions"][0]["labels"]) <= {0}
     else:
         from mmseg.apis import MMSegInferencer
 
-        inferencer = MMSegInferencer(str(config), str(checkpoint), device="cpu", show_progress=False)
+        inferencer = MMSegInferencer(inferencer_config(config), str(checkpoint), device="cpu", show_progress=False)
         result = inferencer(str(images / "a.png"), out_dir=str(tmp_path))
         assert result["predictions"].shape == (70, 90)
     assert list(inferencer.model.dataset_meta["classes"]) == classes
