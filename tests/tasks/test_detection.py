@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from ssm_core.errors import CheckpointError, DataError
 from ssm_core.weights import read_file
 from ssm_train.apis import train as run
-from ssm_train.apis.infer import Predictor
+from ssm_train.apis.infer import Predictor, inferencer_config
 from ssm_train.apis.open_model import open_model
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.config import load_config
@@ -142,7 +142,7 @@ def test_mmdets_inferencer_draws(overfitted, tmp_path):
 
     root, folder, cfg, _ = overfitted
     cfg.dump(tmp_path / "config.py")
-    inferencer = DetInferencer(str(tmp_path / "config.py"), str(folder / "epoch_40.pth"), device="cpu")
+    inferencer = DetInferencer(inferencer_config(tmp_path / "config.py"), str(folder / "epoch_40.pth"), device="cpu")
     assert inferencer.model.dataset_meta["classes"] == ("nucleus",)
     image = sorted((root / "train").glob("*.png"))[0]
     found = inferencer(str(image), out_dir=str(tmp_path / "out"), no_save_pred=True)["predictions"][0]

@@ -95,7 +95,7 @@ def test_resuming_with_another_batch_size(trained, capsys, tmp_path):
     shutil.copy(folder / "epoch_1.pth", tmp_path)
     options = ["--work-dir", tmp_path, "--resume", "--cfg-options", *OPTIONS, "train_dataloader.num_batch_per_epoch=5"]
     line = error_of(capsys, "train", DIGITS, *options, "experiment_name=other_length")
-    assert "has 4 iterations an epoch and this config gives 5" in line
+    assert "had 128 training samples and this config gives 160" in line
 
 
 @pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_job.sh"])
