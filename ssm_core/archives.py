@@ -88,12 +88,13 @@ def check_entries(archive: zipfile.ZipFile, size: int) -> None:
         raise MalformedFileError("its entries overlap")
 
 
-def read_archive(path: str | Path, device: torch.device | str) -> Any:
+def read_archive(path: str | Path, device: torch.device | str, tensors: bool = True) -> Any:
     """Read a zip archive of ``torch.save``. Every byte that is used is compared with its checksum.
 
     Args:
         path: the file.
         device: the device for its tensors.
+        tensors: whether to read its tensors. None stands for each of them otherwise, and their bytes are not read.
 
     Raises:
         MalformedFileError: the file is not what ``torch.save`` writes.
@@ -122,9 +123,12 @@ def read_archive(path: str | Path, device: torch.device | str) -> Any:
                 filling.finish()  # before they are copied
             return values
 
-        content = _unpickle(archive.read(pickled[0]), _Storages(read, device))
+        content = archive.read(pickled[0])
+        if not tensors:
+            return _unpickle(content, _nothing(), building=False)
+        value = _unpickle(content, _Storages(read, device))
         filling.finish()
-        return content
+        return value
 
 
 def is_legacy(path: str | Path) -> bool:
@@ -138,7 +142,7 @@ def read_legacy(path: str | Path, device: torch.device | str) -> Any:
     left = os.path.getsize(path)
     with open(path, "rb") as file:
         _magic, version, _system, content, last = (_next_pickle(file) for _ in range(5))
-        nothing = _Storages(lambda key, size: torch.empty(0, dtype=torch.uint8), torch.device("cpu"))
+        nothing = _nothing()
         if _unpickle(version, nothing) != 1001:
             raise MalformedFileError("")
         # The bytes follow the pickle that names them. The first pass over it finds their types.
@@ -187,6 +191,11 @@ class _Storages:
         if key not in self.known:
             self.known[key] = self.read(key, count * dtype.itemsize).to(self.device)
         return _Storage(self.known[key], dtype)
+
+
+def _nothing() -> _Storages:
+    """Storages without bytes, to read only what a pickle says about them."""
+    return _Storages(lambda key, size: torch.empty(0, dtype=torch.uint8), torch.device("cpu"))
 
 
 class _Reader(pickle.Unpickler):

@@ -44,21 +44,23 @@ def damage(path: str | Path) -> str | None:
     return f"the checksum of {bad} is wrong" if bad else None
 
 
-def read_file(path: str | Path, device: torch.device | str = "cpu") -> Any:
+def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: bool = True) -> Any:
     """Read a checkpoint file without executing anything in it.
 
     Args:
         path: the file, or an address that :func:`ssm_core.addresses.download` takes.
         device: the device for its tensors.
+        tensors: whether to read its tensors. None stands for each of them otherwise, which takes little time even if
+            the file is large. Their bytes are not verified then.
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds objects other than tensors and plain data.
     """
     if addresses.is_address(path):
-        return read_file(addresses.download(str(path)), device)
+        return read_file(addresses.download(str(path)), device, tensors)
     try:
         if zipfile.is_zipfile(path) or not Path(path).is_file():
-            return archives.read_archive(path, device)
+            return archives.read_archive(path, device, tensors)
         if archives.is_legacy(path):
             return archives.read_legacy(path, device)
         reason = ""

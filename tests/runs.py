@@ -157,8 +157,9 @@ def train_on_disk(name, disk, size, *options, hooks=(), resume=False):
     train_tool(name, disk / "run", *options, hooks=hooks, resume=resume)
 
 
-def train_and_die(name, work_dir, iteration, *options, hooks=()):
-    train(name, work_dir, *options, hooks=[*hooks, dict(type="runs.KillHook", iteration=iteration)])
+def train_and_die(name, work_dir, iteration, *options, hooks=(), resume=False):
+    hooks = [*hooks, dict(type="runs.KillHook", iteration=iteration)]
+    train(name, work_dir, *options, hooks=hooks, resume=resume)
 
 
 def train_and_die_while_saving(name, work_dir, number, *options):
@@ -244,9 +245,9 @@ def free_port():
 
 def last_state(work_dir):
     from ssm_core.weights import read_file
-    from ssm_train.runtime.checkpoints import POINTER
+    from ssm_train.runtime.checkpoints import pointed
 
-    return read_file(Path((Path(work_dir) / POINTER).read_text()))
+    return read_file(pointed(work_dir))
 
 
 # Names in a checkpoint, and the first edition's names for the same things.

@@ -9,6 +9,15 @@ if [ $# -lt 2 ]; then
 fi
 partition=$1 config=$2
 shift 2
+for argument in "$@"; do
+    case $argument in
+    --resume | --resume=* | --overwrite | --fresh)
+        echo "error: a job resumes itself and takes no $argument: name another --work-dir for a new run, or copy the" \
+            "checkpoint to go on from into the work folder" >&2
+        exit 2
+        ;;
+    esac
+done
 tools=$(cd "$(dirname "$0")" && pwd)
 gpus=${GPUS:-8} per_node=${GPUS_PER_NODE:-8}
 [ "$gpus" -lt "$per_node" ] && per_node=$gpus

@@ -14,10 +14,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config: train_cfg.max_epochs=5"
     )
-    parser.add_argument(
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
         "--resume", nargs="?", const=True, default=False, metavar="CKPT",
         help="continue from a checkpoint; without a value, from the newest good one in the work folder",
     )  # fmt: skip
+    again.add_argument("--overwrite", action="store_true", help="delete the run in the work folder and begin anew")
+    again.add_argument("--fresh", action="store_true", help="keep the run in the work folder, train in run_2 within it")
     parser.add_argument(
         "--keep-updates", action="store_true",
         help="with --resume: other processes, batch size or accumulation of the same product; the samples of each "
@@ -41,7 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
-    result = train(cfg, resume=args.resume, keep_updates=args.keep_updates, new_schedule=args.new_schedule)
+    result = train(
+        cfg, args.resume, overwrite=args.overwrite, fresh=args.fresh, keep_updates=args.keep_updates,
+        new_schedule=args.new_schedule,
+    )  # fmt: skip
     cli.say(result.describe(cfg))
 
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine.logging import MMLogger
+
 from ssm_core.errors import DataError, UserError
 from ssm_train.apis import cli
+from ssm_train.runtime.curve_files import read_curves
 from ssm_train.runtime.files import write_text_atomically
-from ssm_train.runtime.hooks.curves import read_curves
+from ssm_train.runtime.resuming import newest_good
 
 AS_PRETRAINED = "as pretrained"  # what the pretrained model is called in the results
 _SPLITS = ("train", "val", "test")
@@ -110,7 +113,7 @@ class Study:
             folder = settings.work_dir / "pretraining"
             printed = self._tool("train", recipe, "--work-dir", folder, "--resume", "--cfg-options", *changes)
             self.say(f"pretraining: {printed.splitlines()[-1]}")
-            checkpoint = (folder / "last_checkpoint").read_text().strip()
+            checkpoint = newest_good(folder, MMLogger.get_current_instance())
             self._tool("merge_adapters", recipe, checkpoint, pretrained, "--cfg-options", *changes)
         return pretrained
 

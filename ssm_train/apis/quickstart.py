@@ -22,9 +22,9 @@ from ssm_train.apis import cli
 from ssm_train.apis.train import TrainingResult, train
 from ssm_train.apis.visualize import write_figure
 from ssm_train.runtime.building import building_in_scope
-from ssm_train.runtime.checkpoints import newest_good
 from ssm_train.runtime.config import changed, load_config
 from ssm_train.runtime.curve_figures import draw_runs
+from ssm_train.runtime.resuming import newest_good
 from ssm_train.tasks import task_of
 
 _LEAST_ROWS = 3  # of tokens: a block with fewer chooses nothing that is worth a picture
@@ -72,7 +72,8 @@ def quick_start(
 
     Args:
         configs: a name for each model to its config. All are of one dataset.
-        work_dir: where the pictures go. Each run has a folder below it, called by its name in lower case.
+        work_dir: where the pictures go. Each run has a folder below it, called by its name in lower case. A run
+            that is there is overwritten.
         classes: of the drawn test images, the first of each class.
         say: gets a line with the name and the config before each run.
 
@@ -87,7 +88,7 @@ def quick_start(
         say(f"\n{name}: {os.path.relpath(config)}")
         cfg = load_config(config)
         start = time.perf_counter()
-        result = train(changed(cfg, {"work_dir": str(work_dir / name.lower())}))
+        result = train(changed(cfg, {"work_dir": str(work_dir / name.lower())}), overwrite=True)
         runs.append(Trained(name, cfg, result, time.perf_counter() - start))
     curves = draw_runs({run.name: run.result.curves for run in runs}, ("loss", "top1"))
     write_figure(curves, work_dir / "curves.png", _CURVES_DPI)

@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.train import TrainingResult
-from ssm_train.runtime.hooks import curves
+from ssm_train.runtime import curve_files
+from ssm_train.runtime.curve_files import CURVES
 from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
@@ -156,11 +157,10 @@ def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
     Raises:
         DataError: the file is damaged.
     """
-    file = folder / "curves.json"
-    if not file.is_file():
+    if not (folder / CURVES).exists():
         return
     metric, lowest = metric_of(cfg)
-    result = TrainingResult(folder, curves.read_curves(file))
+    result = TrainingResult(folder, curve_files.read_curves(folder))
     best = result.best(metric, "epoch" if "max_epochs" in cfg.train_cfg else "iter", lowest)
     outcome.last = result.last(metric)
     outcome.best, outcome.best_after = best or (None, None)

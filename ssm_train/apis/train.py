@@ -1,10 +1,12 @@
 """Training and testing from Python, on the path that the command-line tools take."""
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
 from ssm_core.errors import ConfigError
 from ssm_core.writing import explained
@@ -12,8 +14,11 @@ from ssm_train.runtime.building import building_from_config
 from ssm_train.runtime.config import changed
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.hooks import CurvesHook
+from ssm_train.runtime.launching import join_processes
 from ssm_train.runtime.logs import threads_may_fail_to_write
 from ssm_train.runtime.runner import Runner
+from ssm_train.runtime.trackers.wandb import known_identity
+from ssm_train.runtime.work_folder import Start, WorkFolder, claimed
 from ssm_train.tasks import task_of
 
 
@@ -69,26 +74,55 @@ class TrainingResult:
 
 
 def train(
-    cfg: Config, resume: bool | str | Path = False, *, keep_updates: bool = False, new_schedule: bool = False
+    cfg: Config,
+    resume: bool | str | Path = False,
+    *,
+    overwrite: bool = False,
+    fresh: bool = False,
+    keep_updates: bool = False,
+    new_schedule: bool = False,
 ) -> TrainingResult:
     """Train what a config describes.
+
+    The work folder belongs to this run until it ends. If another run was there, ``resume``, ``overwrite`` or ``fresh``
+    has to say what to do (docs/resuming.md).
 
     Args:
         cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
         resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
+        overwrite: delete the files of the run that was there.
+        fresh: train in a new folder ``run_N`` within the work folder.
         keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
             update. Their product has to be the same.
         new_schedule: follow the schedule of the config where that of the run to continue differs.
 
     Raises:
-        UserError: the config, the data, a checkpoint or the machine is not right; the message says what.
+        UserError: the config, the data, a checkpoint, the work folder or the machine is not right; the message says
+            what.
     """
-    start_from = cfg.get("load_from")
-    load_from = start_from if not resume else None if resume is True else str(resume)
+    start = Start(resume, overwrite, fresh)
     check_folder(cfg.work_dir)
-    with explained(cfg.work_dir), threads_may_fail_to_write(), building_from_config():
-        runner = Runner.from_cfg(changed(cfg, {"resume": bool(resume), "load_from": load_from}))
-        runner.start_from = start_from
+    if (launcher := cfg.get("launcher", "none")) != "none":
+        with building_from_config():
+            join_processes(launcher, cfg.get("env_cfg", {}))
+    with claimed(cfg.work_dir, start) as folder:
+        return _train(cfg, start, folder, keep_updates, new_schedule)
+
+
+def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, new_schedule: bool) -> TrainingResult:
+    start_from = cfg.get("load_from")
+    load_from = start.file if start.resume else start_from
+    values = {
+        "resume": bool(start.resume),
+        "load_from": None if load_from is None else str(load_from),
+        "work_dir": str(folder.path),
+    }
+    if cfg.get("visualizer", {}).get("wandb") and is_main_process():
+        folder.tracked_as = (known_identity(folder.path) if start.resume else None) or secrets.token_hex(4)
+        values["visualizer"] = {"wandb_id": folder.tracked_as, **cfg.visualizer}
+    with explained(folder.path), threads_may_fail_to_write(), building_from_config():
+        runner = Runner.from_cfg(changed(cfg, values))
+        runner.start_from, runner.folder = start_from, folder
         runner.keep_updates, runner.new_schedule = keep_updates, new_schedule
         if runner.train_loop is None:
             raise ConfigError(

@@ -37,8 +37,8 @@ from ssm_train.apis.open_model import OpenedModel, open_model
 from ssm_train.data.images import find_images, read_channels, read_image, to_area, to_array, to_picture, to_square
 from ssm_train.data.pixels import LEVELS
 from ssm_train.runtime.curve_figures import Counter, draw_runs
+from ssm_train.runtime.curve_files import read_curves
 from ssm_train.runtime.files import write_atomically
-from ssm_train.runtime.hooks.curves import read_curves
 from tree_ssm.visualization import affinity_figure, record_trees, tree_figure
 
 Block = tuple[int, int]  # stage and number, both from 1

@@ -3,9 +3,11 @@
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from torch import nn
 
 from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_train.registry import SCOPE
@@ -58,3 +60,24 @@ def describe_model(model: Mapping) -> str:
     variant = network.get("arch", network.get("name"))
     kind = network.get("type", "model")
     return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
+
+
+def compile_parts(model: nn.Module, options: bool | Mapping[str, Any]) -> None:
+    """Compile the backbone of a model, and other modules with ``compiles_with_backbone``, each on its own.
+
+    In a whole training step, the optimizer and the log would break the graph. Modules are compiled in place, so that
+    the names of parameters, the checkpoints and the averaged model do not change.
+
+    Args:
+        model: the model.
+        options: the config's ``compile``: False, True or the arguments of ``torch.compile``.
+
+    Raises:
+        ConfigError: ``torch.compile`` refused its arguments.
+    """
+    if options is False:
+        return
+    others = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
+    with building_from_config():
+        for module in (model.backbone, *others):
+            module.compile(**({} if options is True else options))

@@ -1,25 +1,31 @@
-"""Checkpoint files of runs: reducing their content to plain data, writing them atomically and finding the newest.
+"""Checkpoint files of runs: reducing their content to plain data, writing them atomically and describing them.
 
-:mod:`ssm_core.weights` reads them.
+:mod:`ssm_core.weights` reads them, and :mod:`.resuming` finds the one to go on from.
 """
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
 from torch import Tensor
 
-from ssm_core.weights import damage
+from ssm_core import weights
+from ssm_core.errors import CheckpointError
 from ssm_core.writing import WriteError
 from ssm_train.runtime.files import write_atomically, write_text_atomically
 
 POINTER = "last_checkpoint"  # the file that names the checkpoint written last
+# Names of the files that runs save: states, which can be resumed, and the best weights, which cannot.
+STATE = re.compile(r"(epoch|iter|state)_[0-9]+\.pth")
+BEST = re.compile(r"best_.+\.pth")
+_LONGEST_POINTER = 1 << 16  # characters
+_LARGEST_COUNT = 1 << 62  # of epochs and iterations
 # Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.
 _HISTORY = 1000
 # Pixels. A photo is scaled to the size that a file names, which must not decide how much memory that takes.
@@ -48,6 +54,10 @@ def _is_dataset_meta(value: Any) -> bool:
     return isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_transform(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
@@ -63,6 +73,7 @@ _META: dict[str, Callable[[Any], bool]] = {
     "model": _is_model,
     "dataset_meta": _is_dataset_meta,
     "test_transform": _is_transform,
+    "run": _is_name,
 }
 
 
@@ -138,28 +149,43 @@ def detached(value: Any) -> Any:
     return value
 
 
+def schedules(schedulers: Mapping[str, Any] | Sequence[Any]) -> dict[str, list[dict]] | list[dict]:
+    """The states of the parameter schedulers, by optimizer if there are several."""
+    if isinstance(schedulers, Mapping):
+        return {name: [scheduler.state_dict() for scheduler in part] for name, part in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
+
+
 def pack_message_hub(state: dict) -> dict:
     """Convert the state of mmengine's message hub to plain data.
 
-    The message hub holds the history of the scalars, the best score and the names of the kept files. The inverse is
-    :func:`.resumed.message_hub`.
+    The message hub holds the history of the scalars, the best score and the names of the kept files. Of their paths
+    only the names are saved, because the folder may be moved or copied. The inverse is :func:`.resumed.message_hub`.
     """
     scalars = {}
+    info = {
+        key: os.path.basename(value) if isinstance(value, str) and is_path(key) else value
+        for key, value in state["runtime_info"].items()
+    }
     for key, history in state["log_scalars"].items():
         values, counts = history.data
         scalars[key] = (values[-_HISTORY:].tolist(), counts[-_HISTORY:].tolist())
-    return {**plain({k: v for k, v in state.items() if k != "log_scalars"}), "log_scalars": scalars}
+    return {**plain({**state, "runtime_info": info, "log_scalars": {}}), "log_scalars": scalars}
+
+
+def is_path(key: str) -> bool:
+    """Whether an entry of the message hub is the path of a checkpoint of the run."""
+    return key == "last_ckpt" or key.startswith("best_ckpt")
 
 
 def point_to(path: str | Path) -> None:
-    """Make a checkpoint the one that its folder's pointer names.
+    """Make a checkpoint the one that its folder's pointer names. The folder can be moved: only the name is written.
 
-    A pointer that cannot be written is removed, so that it does not name an older checkpoint. The newest one is then
-    found by its time.
+    A pointer that cannot be written is removed, so that it does not name an older checkpoint.
     """
     pointer = Path(path).with_name(POINTER)
     try:
-        write_text_atomically(pointer, str(path))
+        write_text_atomically(pointer, Path(path).name)
     except WriteError:
         with suppress(OSError):
             pointer.unlink(missing_ok=True)
@@ -174,33 +200,62 @@ def save(state: dict, path: str | Path) -> None:
     write_atomically(path, lambda file: torch.save(state, file))
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """Checkpoints of a work folder: first the one written last, then all from the newest to the oldest."""
-    pointer = folder / POINTER
-    if pointer.exists():
-        last = Path(pointer.read_text().strip())
-        # The folder may have been moved or copied after the pointer was written.
-        yield last if last.exists() else folder / last.name
-    numbered = [
-        (p.stat().st_mtime_ns, p) for p in folder.glob("*.pth") if re.fullmatch(r"(epoch|iter|state)_\d+", p.stem)
-    ]
-    yield from (path for _, path in sorted(numbered, reverse=True))
+class Outline(NamedTuple):
+    """What a state says about itself.
+
+    Attributes:
+        epoch: number of completed epochs.
+        iteration: number of completed iterations.
+        run: the run that saved it; None if it was saved before runs had names.
+    """
+
+    epoch: int
+    iteration: int
+    run: str | None
 
 
-def newest_good(folder: str | Path, logger: MMLogger) -> Path | None:
-    """The newest undamaged checkpoint of a work folder, or None if there is none.
+def outline(path: str | Path) -> Outline:
+    """Read what a state of a run says about itself, without its tensors.
+
+    Raises:
+        CheckpointError: the file cannot be read or is no state of a run.
+    """
+    if not Path(path).is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"{path} is not a file")
+    return outline_of(weights.read_file(path, tensors=False), path)
+
+
+def outline_of(content: Any, path: str | Path) -> Outline:
+    """What the content of a file says about the run that saved it.
 
     Args:
-        folder: the work folder.
-        logger: receives a warning for every damaged checkpoint, with the reason.
+        content: what :func:`ssm_core.weights.read_file` returned.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: it is no state of a run.
     """
-    passed = set()
-    for path in _candidates(Path(folder)):
-        if path in passed:
-            continue
-        problem = damage(path)
-        if problem is None:
-            return path
-        passed.add(path)
-        logger.warning(f"{path} is damaged ({problem}): looking for the checkpoint before it")
-    return None
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise CheckpointError(f"{path} is not a state of a run")
+    if "optimizer" not in content or "message_hub" not in content:
+        raise CheckpointError(f"{path} has weights only and cannot be resumed: set load_from to start from it")
+    meta = meta_of(content)
+    counts = (meta.get("epoch"), meta.get("iter"))
+    if not all(type(count) is int and 0 <= count < _LARGEST_COUNT for count in counts):
+        raise CheckpointError(f"{path} cannot be resumed, its numbers of epochs and iterations are {counts}")
+    return Outline(*counts, meta.get("run"))
+
+
+def pointed(folder: str | Path) -> Path | None:
+    """The checkpoint that was written last into a folder, whether it is whole or not; None if it is not known.
+
+    Earlier releases wrote an absolute path. Only its name is used, because the folder may have been copied or moved.
+    """
+    if not (Path(folder) / POINTER).is_file():
+        return None
+    try:
+        with open(Path(folder) / POINTER, encoding="utf-8") as file:
+            name = os.path.basename(file.read(_LONGEST_POINTER).strip())
+    except (OSError, ValueError):
+        return None
+    return Path(folder) / name if STATE.fullmatch(name) else None

@@ -7,6 +7,7 @@ import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
+from mmengine.runner.base_loop import BaseLoop
 from mmengine.structures import BaseDataElement
 
 from ssm_train.data.collate import UNREADABLE_KEY
@@ -56,3 +57,10 @@ def _problem_of(sample: BaseDataElement | dict) -> str:
     """What was wrong with the sample that this one replaces; empty if it is itself."""
     known = sample.metainfo if isinstance(sample, BaseDataElement) else sample
     return known.get(UNREADABLE_KEY) or ""
+
+
+def told_size(loop: BaseLoop) -> BaseLoop:
+    """Tell the evaluator of a loop how many samples the loop has, and return the loop."""
+    if isinstance(loop.evaluator, ReadableEvaluator):
+        loop.evaluator.size = len(loop.dataloader.dataset)
+    return loop

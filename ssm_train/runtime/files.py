@@ -2,7 +2,9 @@
 
 import errno
 import io
+import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,7 @@ from typing import Any, BinaryIO, cast
 from ssm_core.writing import WriteError, existing, explained, refusal, write_error
 
 _PROBE = 1 << 20  # bytes
+_LEFTOVER = re.compile(r"\..*?\.?[0-9]+\.tmp", re.DOTALL)  # a temporary file or folder, with its process
 
 
 class _Sink(io.BufferedIOBase):
@@ -222,12 +225,27 @@ def check_file(path: str | Path) -> None:
         check_folder(Path(path).parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Give something damaged another name, ``NAME.damaged`` with a number if need be, and return its new path."""
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    kept = next(name for name in names if not os.path.lexists(name))
+    return path.rename(kept)
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file if it is there. A folder of its name stays."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        path.unlink()
+
+
 def remove_leftovers(folder: str | Path) -> None:
     """Delete the temporary files that killed processes left in a folder.
 
     No process may be writing to the folder at that time.
     """
     for path in Path(folder).glob(".*.tmp"):
+        if not _LEFTOVER.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

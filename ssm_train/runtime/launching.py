@@ -7,22 +7,27 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from mmengine.device import get_device
+from mmengine.dist import init_dist
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.utils.dl_utils import set_multi_processing
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssm_core.errors import ConfigError
+from ssm_train.runtime.building import building_from_config
 
 Launcher = Literal["none", "pytorch", "slurm"]
 
 
-def join_processes(launcher: Launcher) -> None:
-    """Join the process group by gloo if there is no GPU. With GPUs, mmengine joins it later by NCCL.
+def join_processes(launcher: Launcher, env_cfg: Mapping[str, Any]) -> None:
+    """Join the process group, by gloo if there is no GPU, and otherwise as mmengine does. Joining again does nothing.
 
     Args:
         launcher: the program that started this process.
+        env_cfg: the config's settings of the environment.
 
     Raises:
         ConfigError: the process was not started by the launcher.
@@ -31,7 +36,13 @@ def join_processes(launcher: Launcher) -> None:
         read_slurm()
     if "RANK" not in os.environ and launcher == "pytorch":
         raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
-    if not torch.cuda.is_available() and not torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():
+        return
+    if torch.cuda.is_available():
+        # mmengine's order: the group would otherwise choose another way to start processes.
+        set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
+        init_dist(launcher, **env_cfg.get("dist_cfg", {}))
+    else:
         torch.distributed.init_process_group("gloo")
 
 
@@ -99,3 +110,20 @@ def wrapper_settings(settings: Mapping[str, Any], on_gpu: bool) -> dict[str, Any
     if isinstance(wrapper, type) and issubclass(wrapper, DistributedDataParallel):
         known["device_ids"] = known.get("device_ids", [int(os.environ["LOCAL_RANK"])]) if on_gpu else None
     return known
+
+
+def wrap_for_processes(model: nn.Module, settings: Mapping[str, Any], synchronised: bool) -> nn.Module:
+    """Move a model to the device of this process and wrap it for data parallelism.
+
+    Args:
+        model: the model.
+        settings: of the wrapper, see :func:`wrapper_settings`.
+        synchronised: whether plain batch norms become synchronised ones, on GPUs.
+
+    Raises:
+        ConfigError: the settings are wrong.
+    """
+    on_gpu = torch.cuda.is_available()
+    model = synchronise_norms(model.to(get_device()), on_gpu, convert=synchronised)
+    with building_from_config():
+        return MODEL_WRAPPERS.build(wrapper_settings(settings, on_gpu), default_args={"module": model})

@@ -3,7 +3,7 @@
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -112,3 +112,21 @@ def threads_may_fail_to_write() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+def shorten(handlers: Iterable[logging.Handler], level: int) -> None:
+    """Let the console show only records of a level and above, without long listings. Files get everything.
+
+    Args:
+        handlers: of a logger.
+        level: the lowest level.
+    """
+    for handler in handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(max(handler.level, level))
+            handler.addFilter(_is_short)
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    """Whether a record is shown on the console. Listings of the environment, the config and the hooks are not."""
+    return record.levelno > logging.INFO or "\n" not in record.getMessage()

@@ -49,8 +49,13 @@ class RescueHook(Hook):
         self._kept: list[Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to watch the other processes."""
+        """Save a state that came from another folder, and begin to watch the other processes."""
         self._completed, self._updating = runner.iter, False
+        if runner.starts_elsewhere and runner.rank == 0:
+            try:
+                runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter}))
+            except WriteError as error:
+                runner.states.failed(error, runner.iter)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             self.watch = RankWatch(self.seconds, lambda: self._end(runner))
             self._buffers = list(runner.bare_model.buffers())

@@ -1,21 +1,19 @@
 """mmengine's Runner, made reproducible, resumable at any iteration, and able to train on CPUs in several processes."""
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
-from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
-from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -24,20 +22,18 @@ from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFini
 from ssm_train.data.guarded import guarded
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime import pretrained, resumed
-from ssm_train.runtime.building import building_from_config, describe_model
+from ssm_train.runtime import fit, resumed, resuming
+from ssm_train.runtime.building import building_from_config, compile_parts
 from ssm_train.runtime.continuing import settle
-from ssm_train.runtime.evaluator import ReadableEvaluator
-from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
-from ssm_train.runtime.logs import make_patient, threads_may_fail_to_write
+from ssm_train.runtime.evaluator import ReadableEvaluator, told_size
+from ssm_train.runtime.launching import join_processes, wrap_for_processes
+from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.rescue import RescueHook
 from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
 from ssm_train.runtime.stopping import StopSignals, StopTraining
-from ssm_train.runtime.trackers.wandb import run_identity
-
-_FOREIGN = "; convert a file that the models' authors released with tools/convert_checkpoint.py first"
+from ssm_train.runtime.work_folder import WorkFolder
 
 
 class Runner(mmengine_runner.Runner):
@@ -60,6 +56,12 @@ class Runner(mmengine_runner.Runner):
     # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
     keep_updates = False
     new_schedule = False
+    # Whose the work folder is. It is set for a training by ssm_train.apis.train, and states are named after it.
+    folder: WorkFolder | None = None
+    # Whether the run goes on from a file outside its folder, where a later --resume would not find it.
+    starts_elsewhere: bool = False
+    # What the checkpoint that was read last says about itself; None for weights alone.
+    loaded: ckpt.Outline | None = None
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo if there is no GPU, and set up the rest as mmengine does.
@@ -68,26 +70,15 @@ class Runner(mmengine_runner.Runner):
             ConfigError: see :func:`join_processes`.
         """
         if self.distributed:
-            join_processes(self.launcher)
+            join_processes(self.launcher, env_cfg)
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
         """Build a logger. Its file gets everything, the console only ``log_level`` and above without long listings."""
         logger = super().build_logger(log_level="INFO", log_file=log_file, **options)
         make_patient(logger.handlers)
-        level = logging.getLevelName(log_level) if isinstance(log_level, str) else log_level
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(max(handler.level, level))
-                handler.addFilter(_is_short)
+        shorten(logger.handlers, logging.getLevelName(log_level) if isinstance(log_level, str) else log_level)
         return logger
-
-    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        """Build the visualizer. A training that is resumed continues its run of Weights & Biases."""
-        if isinstance(visualizer, dict) and visualizer.get("wandb") and self.rank == 0:
-            identity = run_identity(self.work_dir, bool(self.cfg.get("resume")))
-            visualizer = {"wandb_id": identity, **visualizer}
-        return super().build_visualizer(visualizer)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it for data parallelism.
@@ -104,15 +95,12 @@ class Runner(mmengine_runner.Runner):
             raise ConfigError(f"sync_bn is 'torch' or left out, not {sync_bn!r}")
         if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
-        on_gpu = torch.cuda.is_available()
-        model = synchronise_norms(model.to(get_device()), on_gpu, convert=sync_bn is not None)
         settings = model_wrapper_cfg or {
             "broadcast_buffers": False,
             "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
             "gradient_as_bucket_view": True,  # saves a copy of all gradients in every iteration
         }
-        with building_from_config():
-            return MODEL_WRAPPERS.build(wrapper_settings(settings, on_gpu), default_args={"module": model})
+        return wrap_for_processes(model, settings, synchronised=sync_bn is not None)
 
     @staticmethod
     def build_dataloader(
@@ -145,11 +133,11 @@ class Runner(mmengine_runner.Runner):
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop of the validations, whose evaluator learns how many samples there are."""
-        return _with_size(super().build_val_loop(loop))
+        return told_size(super().build_val_loop(loop))
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop of a test, whose evaluator learns how many samples there are."""
-        return _with_size(super().build_test_loop(loop))
+        return told_size(super().build_test_loop(loop))
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedulers. mmengine calls this within :meth:`train`, where a config error would be a traceback.
@@ -219,34 +207,44 @@ class Runner(mmengine_runner.Runner):
                 loader.stop_workers()
 
     def _maybe_compile(self, target: str) -> None:
-        """Compile the backbone if the config has ``compile``, which is True or the arguments of ``torch.compile``.
-
-        Other modules with ``compiles_with_backbone`` are compiled too, each on its own. mmengine would compile
-        ``target``, the whole step, in which the optimizer and the log break the graph. Modules are compiled in place,
-        so that the names of parameters, the checkpoints and the averaged model do not change.
-        """
-        options = self.cfg.get("compile", False)
-        if options is False:
-            return
-        model = self.bare_model
-        others = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
-        with building_from_config():
-            for module in (model.backbone, *others):
-                module.compile(**({} if options is True else options))
+        """Compile the backbone if the config asks for it. mmengine would compile ``target``, the whole step."""
+        compile_parts(self.bare_model, self.cfg.get("compile", False))
 
     def load_or_resume(self) -> None:
-        """Load the checkpoint of the config; ``resume`` without a file takes the newest good one of the work folder."""
+        """Load the checkpoint of the config; ``resume`` without a file takes the newest good state of the work folder.
+
+        Raises:
+            CheckpointError: there are states, and the run can go on from none of them.
+        """
         if self._has_loaded:
             return
-        if self._resume and self._load_from is None:
-            found = [ckpt.newest_good(self.work_dir, self.logger) if self.rank == 0 else None]
+        named = self._load_from is not None
+        if self._resume and not named:
+            found: list[Path | CheckpointError | None] = [self._newest_state() if self.rank == 0 else None]
             broadcast_object_list(found)
+            if isinstance(found[0], CheckpointError):
+                raise found[0]
+            self._load_from = self.start_from if found[0] is None else str(found[0])
             if found[0] is None:
                 self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
-                self._resume, self._load_from = False, self.start_from
-            else:
-                self._load_from = str(found[0])
+                self._resume = False
         super().load_or_resume()
+        if self.folder is None:
+            return
+        if not self._resume:
+            self.folder.begin()
+            return
+        self.folder.continues(self.loaded, named)
+        self.starts_elsewhere = named and not self.folder.holds(self._load_from)
+        if self.rank == 0:
+            self.states.known = resuming.timed_states(self.work_dir, self.folder.stranger)
+
+    def _newest_state(self) -> Path | CheckpointError | None:
+        stranger = resuming.anybodys if self.folder is None else self.folder.stranger
+        try:
+            return resuming.newest_state(self.work_dir, self._read, stranger, self.logger)
+        except CheckpointError as error:
+            return error
 
     def resume(self, filename: str, *args: Any, **options: Any) -> None:
         """Continue the run that saved a checkpoint, with the seed of that run.
@@ -259,12 +257,9 @@ class Runner(mmengine_runner.Runner):
             self.states.resumed(self.iter, Path(filename))
         except UserError:
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+        except resuming.DAMAGED as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise CheckpointError(f"{filename} cannot be resumed, the state of its run is damaged: {reason}") from error
-        counts = (self.epoch, self.iter)
-        if not all(isinstance(count, int) and count >= 0 for count in counts):
-            raise CheckpointError(f"{filename} cannot be resumed, its numbers of epochs and iterations are {counts}")
         self.resumed_from = (self.iter, Path(filename))
         reseed(self.train_dataloader, self.seed)
 
@@ -292,33 +287,13 @@ class Runner(mmengine_runner.Runner):
         Raises:
             CheckpointError: the file is missing, damaged or of another model.
         """
-        checkpoint = weights.read_file(filename, map_location)
-        state, _ = weights.state_dict_of(checkpoint, filename)
-        if "state_dict" not in checkpoint:
-            checkpoint = {"state_dict": state}
-        if self._resume and "message_hub" in checkpoint:
-            checkpoint["message_hub"] = resumed.message_hub(checkpoint["message_hub"], Path(self.work_dir))
-        checkpoint["meta"] = ckpt.meta_of(checkpoint)
-        # Older versions of mmengine wrote the config here. Nothing needs it, and mmengine would run its text as Python.
-        checkpoint["meta"].pop("config", None)
-        if self._resume and "optimizer" not in checkpoint:
-            raise CheckpointError(f"{filename} has weights only and cannot be resumed: set load_from to start from it")
+        exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
+        checkpoint, expected = self._read(filename, map_location, exact), self.bare_model.state_dict()
         if self._resume:
-            optimizer = getattr(self.optim_wrapper, "optimizer", None)
-            resumed.check_optimizer(checkpoint["optimizer"], self.optim_wrapper.state_dict(), optimizer)
+            self.loaded = ckpt.outline_of(checkpoint, filename)
             settle(self, checkpoint, self.keep_updates, self.new_schedule)
             if self.param_schedulers is not None and "param_schedulers" in checkpoint:
                 resumed.check_schedules(checkpoint["param_schedulers"], self.param_schedulers)
-        expected = self.bare_model.state_dict()
-        checkpoint["state_dict"] = weights.add_backbone_prefix(state, expected)
-
-        exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
-        if exact:
-            self._check_fit(filename, checkpoint, expected)
-        else:
-            self._check_start(filename, checkpoint, expected)
-        for part in (checkpoint["state_dict"], checkpoint.get("ema_state_dict") or {}):
-            weights.check_finite({k: v for k, v in part.items() if isinstance(v, Tensor)}, filename)
         # In this call, averaging hooks swap their weights with those of the model.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         if exact:
@@ -329,34 +304,26 @@ class Runner(mmengine_runner.Runner):
         self.logger.info(f"loaded {filename}")
         return checkpoint
 
-    def _check_fit(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
-        """Raise a :class:`CheckpointError` unless all weights of a checkpoint fit the model."""
-        names, words = weights.misfit(expected, checkpoint["state_dict"])
-        if not names:
-            return
-        meta = checkpoint["meta"]
-        source = ""
-        if "model" in meta:
-            config = meta.get("config_file", meta.get("config"))
-            source = f" holds {describe_model(meta['model'])}{f' (config {config})' if config else ''},"
-        built = describe_model(self.cfg.get("model", {}))
-        raise CheckpointError(
-            f"{filename}{source or ' holds another model,'} and does not fit this config's {built}: "
-            f"{len(names)} tensors differ, the first: {words}{'' if source else _FOREIGN}"
-        )
-
-    def _check_start(self, filename: str, checkpoint: dict, expected: dict[str, Tensor]) -> None:
-        """Warn of what does not fit. Raise a :class:`CheckpointError` unless at least half of the backbone fits."""
-        taken = weights.fitting(expected, checkpoint["state_dict"])
-        backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
-        if 2 * sum(name in taken for name in backbone) < len(backbone):
-            self._check_fit(filename, checkpoint, expected)
-        if report := weights.report(expected, checkpoint["state_dict"]):
-            self.logger.warning(f"{filename}: {report}")
-        network = getattr(self.bare_model, "backbone", self.bare_model)
-        trained = checkpoint["meta"].get("model", {})
-        if differences := pretrained.other_arguments(trained, self.cfg.get("model", {}), network):
-            self.logger.warning(f"{filename} was trained with {', '.join(differences)}, unlike this config")
+    def _read(self, filename: str | Path, map_location: torch.device | str = "cpu", exact: bool = True) -> dict:
+        """Read a checkpoint and check it, see :meth:`load_checkpoint`. Nothing of this run changes."""
+        checkpoint = weights.read_file(filename, map_location)
+        state, _ = weights.state_dict_of(checkpoint, filename)
+        if "state_dict" not in checkpoint:
+            checkpoint = {"state_dict": state}
+        checkpoint["meta"] = ckpt.meta_of(checkpoint)
+        # Older versions of mmengine wrote the config here. Nothing needs it, and mmengine would run its text as Python.
+        checkpoint["meta"].pop("config", None)
+        checkpoint["state_dict"] = weights.add_backbone_prefix(state, self.bare_model.state_dict())
+        if exact:
+            fit.check_fit(self.bare_model, self.cfg, filename, checkpoint)
+        else:
+            fit.check_start(self.bare_model, self.cfg, filename, checkpoint, self.logger)
+        for part in (checkpoint["state_dict"], checkpoint.get("ema_state_dict")):
+            tensors = part.items() if isinstance(part, Mapping) else ()
+            weights.check_finite({k: v for k, v in tensors if isinstance(v, Tensor)}, filename)
+        if self._resume:
+            resuming.check_state(checkpoint, filename, self)
+        return checkpoint
 
     def checkpoint_state(
         self, meta: dict, optimizer: bool = True, schedulers: bool = True, detached: bool = False
@@ -383,12 +350,12 @@ class Runner(mmengine_runner.Runner):
             "state_dict": dict(self.bare_model.state_dict()),
             "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
         }
+        if self.folder is not None:
+            state["meta"]["run"] = self.folder.run
         if optimizer:
             state["optimizer"] = self.optim_wrapper.state_dict()
-        if schedulers and isinstance(self.param_schedulers, dict):
-            state["param_schedulers"] = {k: [s.state_dict() for s in v] for k, v in self.param_schedulers.items()}
-        elif schedulers and self.param_schedulers is not None:
-            state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
+        if schedulers and self.param_schedulers is not None:
+            state["param_schedulers"] = ckpt.schedules(self.param_schedulers)
         self.call_hook("before_save_checkpoint", checkpoint=state)
         return ckpt.detached(state) if detached else ckpt.on_cpu(state)
 
@@ -430,14 +397,3 @@ class Runner(mmengine_runner.Runner):
         self.states.save(state, path)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)
-
-
-def _with_size(loop: BaseLoop) -> BaseLoop:
-    if isinstance(loop.evaluator, ReadableEvaluator):
-        loop.evaluator.size = len(loop.dataloader.dataset)
-    return loop
-
-
-def _is_short(record: logging.LogRecord) -> bool:
-    """Whether a record is shown on the console. Listings of the environment, the config and the hooks are not."""
-    return record.levelno > logging.INFO or "\n" not in record.getMessage()

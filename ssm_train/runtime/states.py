@@ -1,7 +1,6 @@
 """Rotating files with the state of a run, written beside the training."""
 
 import os
-import re
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from ssm_core.errors import NonFiniteError
 from ssm_core.weights import damage
 from ssm_core.writing import WriteError, existing
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime.files import make_folder
+from ssm_train.runtime.files import make_folder, remove_file
 
 
 def check_finite(state: dict) -> None:
@@ -42,6 +41,7 @@ class StateFiles:
         keep: number of files to keep.
         patience: seconds from the first state that could not be written to the end of the training.
         newest: iteration and file of the last state that was written; None before the first.
+        known: the files of this run by iteration. Others are never deleted, whatever their names.
         failure: why the last state could not be written; None if it was.
         missing: what else of the run could not be written when it was tried last, by name, and why.
     """
@@ -51,6 +51,7 @@ class StateFiles:
         self.keep = 2
         self.patience = 3600.0
         self.newest: tuple[int, Path] | None = None
+        self.known: dict[int, Path] = {}
         self.failure: WriteError | None = None
         self.missing: dict[str, WriteError] = {}
         self._failing_since = 0.0
@@ -77,8 +78,8 @@ class StateFiles:
         self.save(state, path)
         ckpt.point_to(path)
         self.newest = (iteration, path)
-        for old in self._files(iteration)[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self.known[iteration] = path
+        self._delete([number for number in sorted(self.known) if number <= iteration][: -self.keep])
         return path
 
     def save(self, state: dict, path: Path) -> None:
@@ -173,8 +174,7 @@ class StateFiles:
 
     def remove(self, until: int) -> None:
         """Delete the files up to an iteration."""
-        for path in self._files(until):
-            path.unlink(missing_ok=True)
+        self._delete([number for number in self.known if number <= until])
 
     def _write_aside(self, state: dict, copied: Any) -> None:
         iteration = state["meta"]["iter"]
@@ -196,7 +196,7 @@ class StateFiles:
         if not rotating or damage(there[-1]) is not None:
             return False
         self.logger.warning(f"the disk is full: {rotating[0]} is deleted, {there[-1]} is kept")
-        rotating[0].unlink()
+        remove_file(rotating[0])
         return True
 
     def _look_for_folder(self) -> None:
@@ -217,11 +217,9 @@ class StateFiles:
             f"the work folder {self.folder} was deleted and is made anew; the checkpoints and records in it are lost"
         )
 
-    def _files(self, until: int) -> list[Path]:
-        """The files up to an iteration, from the oldest on."""
-        found = ((re.fullmatch(r"state_(\d+)", path.stem), path) for path in self.folder.glob("state_*.pth"))
-        numbered = sorted((int(match[1]), path) for match, path in found if match)
-        return [path for number, path in numbered if number <= until]
+    def _delete(self, iterations: list[int]) -> None:
+        for iteration in iterations:
+            remove_file(self.known.pop(iteration))
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

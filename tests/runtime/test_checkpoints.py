@@ -1,5 +1,7 @@
 """Tests of the checkpoint files of runs. A file is whole or absent, holds plain data, and is found in its folder."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ssm_core import weights
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime import resumed
 from ssm_train.runtime.files import remove_leftovers, write_atomically, write_text_atomically
+from ssm_train.runtime.resuming import find_newest, newest_good
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -44,16 +47,46 @@ def test_a_saved_file_is_whole(saved):
     assert torch.equal(weights.read_file(saved)["state_dict"]["w"], torch.arange(1000.0))
 
 
-def test_newest_good(tmp_path, saved):
+def write_state(path, iteration, run=None):
+    state = {"state_dict": {"w": torch.ones(3)}, "optimizer": {}, "message_hub": {}}
+    checkpoint.save({**state, "meta": {"epoch": 0, "iter": iteration, **({"run": run} if run else {})}}, path)
+
+
+def test_the_newest_state_has_the_most_iterations(tmp_path, saved):
     logger = MMLogger.get_instance("newest_good")
-    assert checkpoint.newest_good(tmp_path, logger) == saved
-    for name in ("iter_5.pth", "epoch_2.pth", "best_top1_epoch_1.pth"):
-        (tmp_path / name).write_bytes(b"PK")
-    # The folder was moved. The pointer's path no longer exists, but a file of that name is in the folder.
-    (tmp_path / checkpoint.POINTER).write_text("/elsewhere/iter_5.pth")
-    assert checkpoint.newest_good(tmp_path, logger) == saved
-    saved.unlink()
-    assert checkpoint.newest_good(tmp_path, logger) is None
+    assert newest_good(tmp_path, logger) is None, "it has weights only"
+    for name, iteration in (("iter_5.pth", 5), ("epoch_2.pth", 8), ("state_7.pth", 7)):
+        write_state(tmp_path / name, iteration)
+    os.utime(tmp_path / "epoch_2.pth", (0, 0))
+    # The folder was moved, and the file that was written last is damaged.
+    (tmp_path / "iter_9.pth").write_bytes(b"PK")
+    (tmp_path / checkpoint.POINTER).write_text("/elsewhere/iter_9.pth")
+    assert newest_good(tmp_path, logger).name == "epoch_2.pth"
+    (tmp_path / "epoch_2.pth").write_bytes((tmp_path / "epoch_2.pth").read_bytes()[:-1])
+    assert newest_good(tmp_path, logger).name == "state_7.pth"
+
+
+def test_without_a_marker_the_run_that_wrote_last_comes_first(tmp_path):
+    for name, iteration, run in (("iter_2.pth", 2, "ours"), ("iter_4.pth", 4, "ours"), ("iter_9.pth", 9, "theirs")):
+        write_state(tmp_path / name, iteration, run)
+    logger = MMLogger.get_instance("newest_good")
+    assert newest_good(tmp_path, logger).name == "iter_9.pth"
+    (tmp_path / checkpoint.POINTER).write_text("iter_2.pth")
+    assert newest_good(tmp_path, logger).name == "iter_4.pth"
+
+
+def test_only_the_newest_is_read_fully(tmp_path):
+    for iteration in range(2, 20, 2):
+        write_state(tmp_path / f"iter_{iteration}.pth", iteration)
+    read = []
+    assert find_newest(tmp_path, read.append).path.name == "iter_18.pth"
+    assert [path.name for path in read] == ["iter_18.pth"]
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"\0", b"a" * 10**6, b".", b"mine.pth", b"\n\n"])
+def test_a_damaged_pointer_points_nowhere(tmp_path, text):
+    (tmp_path / checkpoint.POINTER).write_bytes(text)
+    assert checkpoint.pointed(tmp_path) is None
 
 
 def test_plain():

@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,7 +64,7 @@ def held_out(config, options):
 
 
 def state(work_dir, name=None):
-    path = Path((work_dir / checkpoint.POINTER).read_text()) if name is None else work_dir / name
+    path = checkpoint.pointed(work_dir) if name is None else work_dir / name
     return read_file(path)
 
 

@@ -54,7 +54,7 @@ def inputs(folder):
 TOOLS = {
     "publish_checkpoint": (lambda i, out: (i / "model.pth", "--out", out), "model-{digits}.pth"),
     "infer": (lambda i, out: (DIGITS, i / "model.pth", i / "photo.png", "--out", out, *OPTIONS), "photo.png"),
-    "train": (lambda i, out: (DIGITS, "--work-dir", out, *OPTIONS), "curves.json"),
+    "train": (lambda i, out: (DIGITS, "--work-dir", out, *OPTIONS), "notes.txt"),
     "test": (lambda i, out: (DIGITS, i / "model.pth", "--work-dir", out, *OPTIONS), "curves.json"),
     "analysis/browse_dataset": (lambda i, out: (DIGITS, "--out", out), "0000_class5.png"),
     "analysis/visualize": (

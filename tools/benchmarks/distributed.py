@@ -38,8 +38,12 @@ class Row:
 def train(options: argparse.Namespace, processes: int) -> tuple[float, list[float]]:
     """Train with a number of processes; returns the median time of an iteration in seconds, and the losses."""
     folder = options.work_dir / f"processes_{processes}"
-    command = ["bash", str(DIST_TRAIN), options.config, str(processes), "--work-dir", str(folder), "--cfg-options"]
-    command += [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
+    command = ["bash", str(DIST_TRAIN), options.config, str(processes), "--work-dir", str(folder), "--overwrite"]
+    command += [
+        "--cfg-options",
+        f"train_dataloader.batch_size={options.batch // processes}",
+        "default_hooks.logger.interval=10",
+    ]
     command += ["default_hooks.curves.interval=1", *options.cfg_options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHON": sys.executable})
     log = max(folder.glob("*/*.log")).read_text()

@@ -83,7 +83,7 @@ def measure_stop(args: argparse.Namespace, folder: Path) -> None:
     sent, logged = time.time(), len(iterations(folder))
     ended, said = stop(process)
     stopped = int(re.search(r"after iteration (\d+)", said)[1])
-    state = Path((folder / "last_checkpoint").read_text())
+    state = folder / (folder / "last_checkpoint").read_text()
     saved = int(re.search(r"\d+", state.stem)[0])
     print(f"stopped after iteration {stopped} ({logged} when the signal came), state of iteration {saved}")
     print(f"seconds from the signal to the saved state {state.stat().st_mtime - sent:.2f}, to the end {ended:.2f}")

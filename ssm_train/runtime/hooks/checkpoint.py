@@ -1,5 +1,6 @@
 """A hook that saves checkpoints in such an order that a good one always exists."""
 
+import os
 from collections import deque
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from mmengine.runner import Runner
 from ssm_core.errors import ConfigError
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.checkpoints import point_to
-from ssm_train.runtime.files import remove_leftovers
+from ssm_train.runtime.checkpoints import BEST, point_to
+from ssm_train.runtime.files import remove_file, remove_leftovers
 
 
 @HOOKS.register_module()
@@ -70,13 +71,22 @@ class AtomicCheckpointHook(CheckpointHook):
         self.file_backend = LocalBackend()
         known = runner.message_hub.runtime_info
         if self.save_best is not None and len(self.key_indicators) == 1:
-            self.best_ckpt_path = known.get("best_ckpt")
+            self.best_ckpt_path = self._in_this_folder(known.get("best_ckpt"))
         elif self.save_best is not None:
-            self.best_ckpt_path_dict = {key: known.get(f"best_ckpt_{key}") for key in self.key_indicators}
+            names = {key: known.get(f"best_ckpt_{key}") for key in self.key_indicators}
+            self.best_ckpt_path_dict = {key: self._in_this_folder(name) for key, name in names.items()}
         if self.max_keep_ckpts > 0:
             self.keep_ckpt_ids = deque(known.get("keep_ckpt_ids", []), self.max_keep_ckpts)
         if is_main_process():
             remove_leftovers(self.out_dir)
+
+    def _in_this_folder(self, saved: str | None) -> str | None:
+        """The path of a best checkpoint, from what the state of a run says of it.
+
+        The run may have been in another folder, which this one must not touch. Earlier releases saved the whole path.
+        """
+        name = os.path.basename(saved or "")
+        return str(Path(self.out_dir) / name) if BEST.fullmatch(name) else None
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated, before = [], (list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else [], self.last_ckpt)
@@ -107,7 +117,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             point_to(path)
             for number in outdated:
-                path.with_name(self.filename_tmpl.format(number)).unlink(missing_ok=True)
+                remove_file(path.with_name(self.filename_tmpl.format(number)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         known = runner.message_hub.runtime_info
@@ -132,7 +142,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if self._best_paths() != paths:
             runner.states.missing.pop("best checkpoint", None)
         for path in removals.paths - set(self._best_paths().values()):
-            Path(path).unlink(missing_ok=True)
+            remove_file(Path(path))
 
     def _best_paths(self) -> dict[str, str | None]:
         """The best checkpoint by metric; the metric is empty if there is only one."""

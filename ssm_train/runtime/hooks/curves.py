@@ -1,6 +1,7 @@
 """A hook that writes the learning curves of a run into one file, which resuming continues."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from torch import Tensor, distributed
 
 from ssm_core.errors import DataError
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.files import write_atomically, write_text_atomically
+from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, read_curves
+from ssm_train.runtime.files import set_aside, write_atomically, write_text_atomically
 from ssm_train.runtime.runner import Runner
 
-FILE = "curves.json"
 _LOSSES = "curve_losses"  # where a state has the losses since the last point
 _PATIENCE = 5.0  # seconds to wait for other processes before a state is saved, one of which may be lost
 
@@ -31,7 +32,8 @@ class CurvesHook(Hook):
     The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``. A loss
     is the mean over ``interval`` iterations and all processes. The file is written at every validation and every
     checkpoint. A resumed run drops the points after its checkpoint and continues from there. The losses since the last
-    point are in the checkpoint.
+    point are in the checkpoint. If the file is damaged, it is kept as ``curves.json.damaged``, and the curves begin
+    where the run is resumed.
 
     Args:
         interval: number of iterations for each point of the training curve.
@@ -56,10 +58,9 @@ class CurvesHook(Hook):
         losses = runner.message_hub.runtime_info.get(_LOSSES)
         if isinstance(losses, list) and all(isinstance(loss, float) for loss in losses):
             self._losses = list(losses)
-        path = self._path(runner)
-        if runner.iter and path.exists():
-            before = read_curves(path)
-            self.curves = {k: [p for p in points if p["iter"] <= runner.iter] for k, points in before.items()}
+        found = [self._read(runner) if is_main_process() else None]
+        broadcast_object_list(found)
+        self.curves = found[0]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Add a point to the training curve every ``interval`` iterations."""
@@ -92,7 +93,7 @@ class CurvesHook(Hook):
             from ssm_train.runtime.curve_figures import draw_run
 
             figure = draw_run(self.curves)
-            path = self._path(runner).with_suffix(".png")
+            path = Path(runner.work_dir) / CURVES_PICTURE
             _try(runner, path, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
 
     def _add(self, loss: float) -> None:
@@ -120,11 +121,19 @@ class CurvesHook(Hook):
 
     def _write(self, runner: Runner) -> None:
         if is_main_process():
-            path = self._path(runner)
+            path = Path(runner.work_dir) / CURVES
             _try(runner, path, lambda: write_text_atomically(path, json.dumps(self.curves)))
 
-    def _path(self, runner: Runner) -> Path:
-        return Path(runner.work_dir) / FILE
+    def _read(self, runner: Runner) -> dict[str, list[dict]]:
+        """The curves up to the iteration that the run goes on from. A damaged file is kept under another name."""
+        path = Path(runner.work_dir) / CURVES
+        before: dict[str, list[dict]] = {"train": [], "val": []}
+        try:
+            before = read_curves(runner.work_dir) if os.path.lexists(path) else before
+        except DataError as error:
+            kept = set_aside(path)
+            runner.logger.warning(f"{error}; the curves begin anew, and the file is kept as {kept.name}")
+        return {part: [point for point in points if point["iter"] <= runner.iter] for part, points in before.items()}
 
 
 def _try(runner: Runner, path: Path, write: Callable[[], None]) -> None:
@@ -138,35 +147,3 @@ def _try(runner: Runner, path: Path, write: Callable[[], None]) -> None:
         missing[path.name] = error
     else:
         missing.pop(path.name, None)
-
-
-def read_curves(run: str | Path) -> dict[str, list[dict]]:
-    """Read the curves of a run.
-
-    Args:
-        run: the work folder of the run, or a ``curves.json``.
-
-    Returns:
-        The points of ``"train"`` and of ``"val"``, see :class:`CurvesHook`.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    path = Path(run)
-    path = path / FILE if path.is_dir() else path
-    if not path.is_file():
-        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder")
-    try:
-        curves = json.loads(path.read_text())
-        curves = {part: list(curves[part]) for part in ("train", "val")}
-        points = [point for part in curves.values() for point in part]
-        sound = all(type(point["iter"]) is int and type(point["epoch"]) is int for point in points)
-        sound = sound and all(isinstance(value, Real) for point in points for value in point.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"cannot read the curves {path}: {' '.join(str(error).split())}") from error
-    if not sound:
-        raise DataError(
-            f"the curves {path} have points without iter or epoch or with other things than numbers, unlike those that "
-            "tools/train.py writes"
-        )
-    return curves

@@ -1,6 +1,7 @@
 """A backend for Weights & Biases, with the same names, values and axis as TensorBoard."""
 
-import secrets
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ssm_train.runtime.files import write_text_atomically
 
 AXIS = "iteration"  # x axis of every chart
 IDENTITY = "wandb_run"  # file in the work folder that holds the id of the run
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @VISBACKENDS.register_module()
@@ -91,16 +93,29 @@ class WandbBackend(BaseVisBackend):
             self._env_initialized = False
 
 
-def run_identity(work_dir: str | Path, resume: bool) -> str:
-    """The id of a run at Weights & Biases. A new id is written into the work folder, and a resumed training reads it.
+def known_identity(work_dir: str | Path) -> str | None:
+    """The id of the run of Weights & Biases that the training in a folder began.
 
     Args:
         work_dir: work folder of the training.
-        resume: whether the training is resumed.
+
+    Returns:
+        The id; None if there is none, or if the folder is a copy, whose training is another run than the original's.
     """
     file = Path(work_dir) / IDENTITY
-    if resume and file.is_file():
-        return file.read_text().strip()
-    identity = secrets.token_hex(4)
-    write_text_atomically(file, f"{identity}\n")
-    return identity
+    if not file.is_file():
+        return None
+    try:
+        identity, *inode = file.read_text().split()
+        original = not inode or inode == [str(os.stat(work_dir).st_ino)]
+    except (OSError, ValueError):
+        return None
+    return identity if original and _ID.fullmatch(identity) else None
+
+
+def keep_identity(work_dir: str | Path, identity: str) -> None:
+    """Write the id of a run into the work folder of its training.
+
+    The file also holds the number of the folder in the file system. A copy has another one, a renamed folder the same.
+    """
+    write_text_atomically(Path(work_dir) / IDENTITY, f"{identity} {os.stat(work_dir).st_ino}\n")
