@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 TOOLS = Path(__file__).resolve().parent
@@ -34,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--amp", action="store_true", help="mixed precision, see tools/train.py")
     parser.add_argument("--compile", action="store_true", help="torch.compile, see tools/train.py")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--processes", type=int, default=1, metavar="N",
+    where.add_argument("--processes", type=kinds.whole_number(), default=1, metavar="N",
                        help="start each run by tools/dist_train.sh in N processes")  # fmt: skip
     where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tools/slurm_train.sh")
     return parser.parse_args(arguments)

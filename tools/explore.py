@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -27,7 +28,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         "(default: the model's own)")  # fmt: skip
     parser.add_argument("--max-upload", type=_size, default="10mb", metavar="SIZE",
                         help="size of the largest file, such as 500kb or 20mb (default: 10mb)")  # fmt: skip
-    parser.add_argument("--max-megapixels", type=float, default=40, help="size of the largest photo (default: 40)")
+    parser.add_argument(
+        "--max-megapixels", type=kinds.number(0, above=True), default=40, help="size of the largest photo (default: 40)"
+    )
     args = parser.parse_args(arguments)
     if args.side is not None and not 32 <= args.side <= 1024:
         parser.error(f"--side is 32 to 1024, not {args.side}")

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -19,7 +20,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
     parser.add_argument("--format", required=True, choices=["torch_export", "aoti", "onnx"], help="what to write")
     parser.add_argument("--out", type=Path, help="the file (default: the checkpoint's name with the format's suffix)")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="fix the images' size (default: any)")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+        metavar=("H", "W"),
+        help="fix the images' size (default: any)",
+    )
     parser.add_argument(
         "--image", type=Path, nargs="+", default=[], help="photos to check with (default: random images of two sizes)"
     )

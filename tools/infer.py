@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -20,7 +21,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--device", help="such as cuda:1 or cpu (default: a GPU if there is one)")
     parser.add_argument(
-        "--min-score", type=float, default=0.3, help="leave out detected objects with a lower score (default: 0.3)"
+        "--min-score",
+        type=kinds.number(0, 1),
+        default=0.3,
+        help="leave out detected objects with a lower score (default: 0.3)",
     )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)

@@ -13,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,9 +31,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--text", type=Path, required=True, help="UTF-8 text to pretrain on")
     add("--rows", type=Path, required=True, help="JSON list of instruction, input and output")
     add("--work-dir", type=Path, default=Path("work_dirs/language_study"))
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--parallel", type=int, default=1, help="fine-tunings at a time; a GPU has room for several of these")
-    add("--vocab-size", type=int, default=4096)
+    add("--seeds", type=kinds.whole_number(0, kinds.LARGEST_SEED), nargs="+", default=[0, 1, 2])
+    add(
+        "--parallel",
+        type=kinds.whole_number(),
+        default=1,
+        help="fine-tunings at a time; a GPU has room for several of these",
+    )
+    add("--vocab-size", type=kinds.whole_number(), default=4096)
     add("--pretraining-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the pretraining's config")
     add("--tuning-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the fine-tunings' configs")
     return parser.parse_args(arguments)

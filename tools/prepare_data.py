@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 # What is done for each dataset.
@@ -28,13 +29,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--root", type=Path, default=Path("data"), help="folder of all datasets (default: data)")
         command.add_argument("--from", type=Path, dest="source", metavar="PATH", help="folder of the downloaded files")
         if name == "nuclei":
-            command.add_argument("--tile", type=int, default=128, help="side of a tile in pixels (default: 128)")
+            command.add_argument(
+                "--tile",
+                type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+                default=128,
+                help="side of a tile in pixels (default: 128)",
+            )
         if name == "composite":
-            command.add_argument("--size", type=int, default=256, help="side of an image in pixels (default: 256)")
-            command.add_argument("--train-count", type=int, default=48000, help="training images (default: 48000)")
-            command.add_argument("--val-count", type=int, default=500, help="validation images (default: 500)")
-            command.add_argument("--seed", type=int, default=0, help="of the scenes (default: 0)")
-            command.add_argument("--processes", type=int, metavar="N", help="that make them (default: one a core)")
+            command.add_argument(
+                "--size",
+                type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+                default=256,
+                help="side of an image in pixels (default: 256)",
+            )
+            command.add_argument(
+                "--train-count", type=kinds.whole_number(), default=48000, help="training images (default: 48000)"
+            )
+            command.add_argument(
+                "--val-count", type=kinds.whole_number(), default=500, help="validation images (default: 500)"
+            )
+            command.add_argument(
+                "--seed", type=kinds.whole_number(0, kinds.LARGEST_SEED), default=0, help="of the scenes (default: 0)"
+            )
+            command.add_argument(
+                "--processes", type=kinds.whole_number(), metavar="N", help="that make them (default: one a core)"
+            )
     return parser.parse_args(arguments)
 
 

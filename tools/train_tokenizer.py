@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -11,7 +12,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Learn a byte-level BPE tokenizer.", allow_abbrev=False)
     parser.add_argument("folder", help="where the tokenizer goes")
     parser.add_argument("files", nargs="+", help="UTF-8 text to learn from; of JSON, the rows' texts")
-    parser.add_argument("--vocab-size", type=int, default=4096, help="tokens at most; 258 for bytes alone")
+    parser.add_argument(
+        "--vocab-size", type=kinds.whole_number(), default=4096, help="tokens at most; 258 for bytes alone"
+    )
     return parser.parse_args(arguments)
 
 

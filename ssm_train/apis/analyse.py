@@ -19,6 +19,7 @@ from ssm_core import _ext
 from ssm_core.errors import ConfigError, UserError, nearest
 from ssm_core.flops import FlopCount, activation_bytes, count_pass
 from ssm_core.timing import timed
+from ssm_train.apis.devices import usable_device
 from ssm_train.runtime.config import apply_options, load_config
 from ssm_train.tasks import task_of
 from ssm_train.tasks.base import Size, Task
@@ -124,7 +125,7 @@ def cost_lines(
     yield f"of which    {scans:.3f} GFLOPs in scans, {trees:.3f} in growing spanning trees"
     yield f"activations {cost.activations / 2**20:.1f} MiB kept of each {unit} for the backward pass, in {dtype}"
     if timing is not None:
-        device = timing.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = usable_device(timing.device)
         speed = measure_throughput(cfg, size, timing.batch, device, dtype, timing.batches)
         yield f"inference   {speed.per_second:.1f} {unit}s a second in batches of {timing.batch} on {device}"
         if speed.peak_memory:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from ssm_core.errors import ConfigError, DataError, InputError
 from ssm_core.writing import WriteError
 from ssm_train.apis import cli
+from ssm_train.apis.devices import usable_device
 from ssm_train.data.images import find_images
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_folder, write_text_atomically
@@ -55,7 +56,7 @@ class Predictor:
         model, meta = self.task.load(checkpoint)
         self.labels = self.task.labels(meta)
         self.min_score = min_score
-        self.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(usable_device(device))
 
     def __call__(self, path: Path, out: Path) -> dict[str, Any]:
         """Predict for one image and write pictures.

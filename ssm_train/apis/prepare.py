@@ -7,6 +7,7 @@ about what is there. It raises :class:`~ssm_core.errors.DataError` if something 
 from collections.abc import Callable
 from pathlib import Path
 
+from ssm_core.errors import ConfigError
 from ssm_train.data.prepare.ade20k import prepare_ade20k
 from ssm_train.data.prepare.cityscapes import prepare_cityscapes
 from ssm_train.data.prepare.coco import prepare_coco
@@ -24,7 +25,12 @@ def prepare_digits(root: Path, source: Path | None) -> str:
     Args:
         root: folder of all datasets.
         source: folder of the downloaded files.
+
+    Raises:
+        ConfigError: there is a folder, although nothing has to be downloaded.
     """
+    if source is not None:
+        raise ConfigError("--from is for data that you downloaded, and scikit-learn brings the digits along")
     return "digits: nothing to prepare, scikit-learn brings them along"
 
 

@@ -88,6 +88,8 @@ def config_for_hub(folder: Path | None, config: str | None, options: list[str]) 
     Raises:
         ConfigError: one of the two is missing, or the config is wrong.
     """
+    if config is None and options:
+        raise ConfigError("--cfg-options changes the config of --hub: give --config, too")
     if (folder is None) != (config is None):
         raise ConfigError("--hub and --config go together: the folder says how to build the network")
     return None if config is None else load_config(config, options)

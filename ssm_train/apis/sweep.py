@@ -130,7 +130,7 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
     Raises:
         ConfigError: the config names no metric.
     """
-    checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     metric = checkpoint.get("save_best")
     if not isinstance(metric, str) or metric == "auto":
         raise ConfigError(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.text import text_pieces
 from ssm_train.data.datasets.text_rows import texts_of
 from ssm_train.data.json_rows import json_rows
@@ -35,13 +35,15 @@ def learn_tokenizer(files: Sequence[str | Path], folder: str | Path, vocab_size:
 
     Raises:
         ConfigError: the vocabulary is too small for the bytes.
-        DataError: a file cannot be read, is not UTF-8, or has a name of JSON and is none.
+        DataError: a file cannot be read, is not UTF-8, or has a name of JSON and is none; or there is no text.
         WriteError: the folder cannot be written.
     """
     check_folder(folder)
     # Imported here because it imports transformers, which only this task needs.
     from tree_ssm.language.tokenizer import train_tokenizer
 
+    if not any(_texts(files)):
+        raise DataError(f"there is nothing to learn from: {', '.join(map(str, files))} has no text")
     try:
         tokenizer = train_tokenizer((line for text in _texts(files) for line in text.splitlines(True)), vocab_size)
     except ValueError as error:

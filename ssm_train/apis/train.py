@@ -62,7 +62,7 @@ class TrainingResult:
         Args:
             cfg: the config of the run.
         """
-        checkpoint = cfg.get("default_hooks", {}).get("checkpoint", {})
+        checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
         metric, lowest = checkpoint.get("save_best"), checkpoint.get("rule") == "less"
         counted_in: Literal["epoch", "iter"] = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
         best = self.best(metric, counted_in, lowest) if isinstance(metric, str) else None

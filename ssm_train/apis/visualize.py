@@ -33,6 +33,7 @@ from ssm_core.visualization import (
     scaled_pixel,
 )
 from ssm_train.apis import cli
+from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import OpenedModel, open_model
 from ssm_train.data.images import find_images, read_channels, read_image, to_area, to_array, to_picture, to_square
 from ssm_train.data.pixels import LEVELS
@@ -196,7 +197,7 @@ def draw_receptive_fields(
         CheckpointError: a checkpoint cannot be used.
         DataError: there are no images, or one cannot be read.
     """
-    paths = find_images(images)[:count]
+    paths, device = find_images(images)[:count], usable_device(device)
     fields = {}
     for source in models:
         opened = open_model(source, pretrained)

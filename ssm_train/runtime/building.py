@@ -1,5 +1,7 @@
 """Building objects from a config, with an error of one sentence for everything that is wrong with the config."""
 
+import re
+import textwrap
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +11,22 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ssm_core.errors import ConfigError, MissingPackageError, UserError
+from ssm_core.errors import ConfigError, DataError, MissingPackageError, UserError
 from ssm_train.registry import SCOPE
+
+# What constructors raise for arguments that they refuse. Sizes that no machine has overflow or cannot be allocated.
+_REFUSALS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+    re.error,
+)
+_LONGEST = 400  # characters of a message: some libraries print the whole config
 
 
 @contextmanager
@@ -27,10 +43,15 @@ def building_from_config() -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         raise MissingPackageError(str(error.name), "this config") from error
-    except (TypeError, ValueError, KeyError, AssertionError, AttributeError, RuntimeError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(
+            f"the config names {error.filename}, which cannot be read: {error.strerror or error}"
+        ) from error
+    except _REFUSALS as error:
         # An assertion without a message gets its source line as message.
         message = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
-        raise ConfigError(f"the config cannot be built: {type(error).__name__}: {message}") from error
+        shortened = textwrap.shorten(f"{type(error).__name__}: {message}", _LONGEST, placeholder=" …")
+        raise ConfigError(f"the config cannot be built: {shortened}") from error
 
 
 @contextmanager

@@ -2,18 +2,23 @@
 
 import ast
 import copy
+import itertools
+import os
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
+from yaml import YAMLError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import mmseg
 from ssm_train.compat.safe_loading import read_checkpoints_safely
-from ssm_train.runtime.config_check import check_config, possible_keys, renamed
+from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
+from ssm_train.runtime.config_values import check_change
 from ssm_train.runtime.launching import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
@@ -21,7 +26,7 @@ mmseg.accept_any_distribution()
 # Every program that reads a config imports this module before it reads a checkpoint.
 read_checkpoints_safely()
 
-# The exceptions of running a faulty config file, or of merging it with its bases.
+# The exceptions of reading a faulty config file, or of merging it with its bases. Running it may raise any other.
 _FAULTS = (
     SyntaxError,
     NameError,
@@ -31,7 +36,15 @@ _FAULTS = (
     AttributeError,
     ImportError,
     OSError,
+    RecursionError,
     ConfigParsingError,
+    YAMLError,
+)
+# The parts of a training, a validation and a test, each of which is nothing without the others.
+_TOGETHER = (
+    ("train_dataloader", "train_cfg", "optim_wrapper"),
+    ("val_dataloader", "val_cfg", "val_evaluator"),
+    ("test_dataloader", "test_cfg", "test_evaluator"),
 )
 
 
@@ -47,9 +60,10 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
         MissingPackageError: a package that the config inherits from or imports is not installed.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
         raise ConfigError(f"there is no config {path}{nearest(str(path), _configs_around(path))}")
     try:
+        _check_bases(path)
         cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         # Python's own error has the package as an attribute. mmengine's error for a missing base has it in the text.
@@ -57,10 +71,15 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
         if hint := renamed(package):
             raise ConfigError(f"the config {path} imports {package}, which is not there{hint}") from error
         raise MissingPackageError(package, f"the config {path}") from error
-    except _FAULTS as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and is_of_the_disk(error):  # mmengine reads a copy in a temporary folder
             raise write_error(error, error.filename or tempfile.gettempdir()) from error
-        raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}") from error
+        line = _line_of_config(error)
+        if not line and not isinstance(error, _FAULTS):
+            raise  # neither the user's code nor the reading of it, but a mistake of a library
+        raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}{line}") from error
+    if not cfg:
+        raise ConfigError(f"the config {path} is empty")
     apply_options(cfg, options or [])
     check_config(cfg)
     return cfg
@@ -97,6 +116,11 @@ def run_config(
         cfg.optim_wrapper.dtype = "bfloat16"
     if compiled:
         cfg.compile = cfg.get("compile") or True
+    for parts in _TOGETHER:
+        given = [part for part in parts if cfg.get(part) is not None]
+        if 0 < len(given) < len(parts):
+            missing = next(part for part in parts if part not in given)
+            raise ConfigError(f"the config has {given[0]} and no {missing}: {', '.join(parts)} go together")
     return with_test_augmentation(cfg) if augmented else cfg
 
 
@@ -149,8 +173,10 @@ def apply_options(cfg: Config, options: list[str]) -> None:
         if not equals or not key:
             raise ConfigError(f"--cfg-options takes KEY=VALUE, not {option!r}")
         _check_key(cfg, key)
+        value = parse_value(text)
+        _check_change(cfg, key, value)
         try:
-            cfg.merge_from_dict({key: parse_value(text)})
+            cfg.merge_from_dict({key: value})
         except (TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"--cfg-options cannot set {key}: {_one_line(error)}") from error
 
@@ -198,10 +224,45 @@ def _check_key(cfg: Config, key: str) -> None:
         node = node[part]
 
 
+def _check_change(cfg: Config, key: str, value: Any) -> None:
+    """Raise if a key that exists would get a value of another kind, unless its class takes that kind."""
+    *place, last = key.split(".")
+    node: Any = cfg._cfg_dict
+    for part in place:
+        node = node[int(part)] if isinstance(node, list | tuple) else node.get(part, {})
+    if isinstance(node, list | tuple):
+        check_change(key, node[int(last)], value)
+    elif last in node:
+        hint, exact = annotation_at(node, last, place, cfg.get("default_scope"))
+        if not exact:
+            check_change(key, node[last], value, hint)
+
+
+def _check_bases(path: Path, heirs: tuple[Path, ...] = ()) -> None:
+    """Raise if a config inherits from itself. mmengine would follow the circle until Python's stack is full."""
+    path = path.resolve()
+    if path in heirs:
+        raise ConfigError(f"the config {path} inherits from itself, by way of {heirs[-1]}")
+    for base in Config._get_base_files(str(path)):
+        inherited = path.parent / base
+        # A base of an installed package has "::" in its name, and inherits within its package.
+        if "::" not in base and inherited.suffix in (".py", ".json", ".yaml", ".yml") and os.path.isfile(inherited):
+            _check_bases(inherited, (*heirs, path))
+
+
+def _line_of_config(error: BaseException) -> str:
+    """The file and the line of a config that raised an error, in words; nothing if none of its lines was running."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for (caller, _), (frame, line) in itertools.pairwise(frames):
+        if caller.f_code is Config._file2dict.__code__ and frame.f_code.co_name == "<module>":
+            return f" ({frame.f_code.co_filename}, line {line})"
+    return ""
+
+
 def _configs_around(path: Path) -> list[str]:
     """Config files that may have been meant by a path that does not exist: all in the nearest folder that exists."""
     folder = path.parent
-    while not folder.is_dir():
+    while not os.path.isdir(folder):
         folder = folder.parent
     return [str(p) for p in sorted(folder.rglob("*.py")) if "_base_" not in p.parts] if folder != Path() else []
 

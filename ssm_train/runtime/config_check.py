@@ -9,14 +9,25 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import Registry, root
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
+from ssm_train.registry import SCOPE
+from ssm_train.runtime.config_values import (
+    RANGES,
+    annotations_of,
+    check_arguments,
+    check_everywhere,
+    check_keys,
+    check_value,
+    is_exact,
+)
 
 # Keys that the Runner reads from the whole config, besides the arguments of mmengine's Runner.
 _RUNNER_EXTRAS = {
@@ -26,13 +37,24 @@ _RUNNER_EXTRAS = {
 TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_EXTRAS
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | {
-    "num_batch_per_epoch", "disable_subprocess_warning", "unreadable",
+_OWN_LOADER_KEYS: dict[str, Any] = {
+    "num_batch_per_epoch": int | None, "disable_subprocess_warning": bool, "unreadable": Literal["skip", "raise"],
 }  # fmt: skip
-_PLAIN = {
-    "auto_scale_lr": {"base_batch_size", "enable"},
-    "randomness": {"seed", "diff_rank_seed", "deterministic"},
-    "env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | set(_OWN_LOADER_KEYS)
+
+
+class MultiProcessing(TypedDict, total=False):
+    """How worker processes start: ``env_cfg.mp_cfg``."""
+
+    mp_start_method: Literal["fork", "spawn", "forkserver"]
+    opencv_num_threads: int
+
+
+# The keys of dictionaries that no class takes, with what they are.
+_PLAIN: dict[str, dict[str, Any]] = {
+    "auto_scale_lr": {"base_batch_size": int, "enable": bool},
+    "randomness": {"seed": int | None, "diff_rank_seed": bool, "deterministic": bool},
+    "env_cfg": {"cudnn_benchmark": bool, "mp_cfg": MultiProcessing, "dist_cfg": dict, "resource_limit": int},
 }
 _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
 # The registry that builds an argument, by the name of the argument. The table names parts of models of some tasks,
@@ -62,30 +84,40 @@ _ARGUMENTS = {
     "batch_sampler": root.DATA_SAMPLERS,
     "optimizer": root.OPTIMIZERS,
 }
-# What the value of a top-level key is, in words and as Python types. Every key but `model` may also be None.
-_DICT, _LIST, _TEXT = ("a dictionary", (dict,)), ("a list", (list, tuple)), ("a text", (str,))
-_EITHER = ("a dictionary or a list", (dict, list, tuple))
-_KINDS = {
-    "model": _DICT,
-    **dict.fromkeys((*_LOADERS, *_PLAIN, *_LOOPS, "train_cfg"), _DICT),
-    **dict.fromkeys(("optim_wrapper", "default_hooks", "visualizer", "log_processor", "custom_imports"), _DICT),
-    **dict.fromkeys(("val_evaluator", "test_evaluator", "param_scheduler"), _EITHER),
-    **dict.fromkeys(("custom_hooks", "activation_checkpointing"), _LIST),
-    **dict.fromkeys(("default_scope", "load_from"), _TEXT),
+# What the value of a top-level key is.
+_TOP: dict[str, Any] = {
+    "model": dict,
+    **dict.fromkeys(("randomness", "env_cfg"), dict),
+    **dict.fromkeys((*_LOADERS, *_LOOPS, "train_cfg", "auto_scale_lr"), dict | None),
+    **dict.fromkeys(("optim_wrapper", "default_hooks", "visualizer", "log_processor", "custom_imports"), dict | None),
+    **dict.fromkeys(("val_evaluator", "test_evaluator", "param_scheduler"), dict | list[dict] | None),
+    "activation_checkpointing": list | None,
+    "custom_hooks": list[dict | Hook] | None,
+    **dict.fromkeys(("default_scope", "load_from", "work_dir"), str | None),
+    "experiment_name": str | int | None,
+    **dict.fromkeys(("resume", "find_unused_parameters"), bool),
+    "log_level": Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET"] | int,
+    "compile": bool | dict | None,
+    "sync_bn": Literal["torch"] | None,
+    "process_timeout": float,
+    "model_wrapper_cfg": dict | None,
 }
 # The beginnings of types and modules that docs/upgrading.md renames.
 _FIRST_EDITION = ("ssm_core.", "tree_ssm.language.evaluation.")
-# Top-level key, registry that builds its value, and keys of the value that are no arguments of the class.
-_BUILT = (
-    ("model", root.MODELS, set()),
-    ("optim_wrapper", root.OPTIM_WRAPPERS, {"optimizer", "constructor", "paramwise_cfg"}),
-    ("param_scheduler", root.PARAM_SCHEDULERS, {"convert_to_iter_based"}),
-    ("default_hooks", root.HOOKS, {"priority"}),
-    ("custom_hooks", root.HOOKS, {"priority"}),
-    ("val_evaluator", root.METRICS, set()),
-    ("test_evaluator", root.METRICS, set()),
-    ("visualizer", root.VISUALIZERS, set()),
-    ("log_processor", root.LOG_PROCESSORS, set()),
+# The types of top-level values that need not name theirs.
+_DEFAULT_TYPES = {"optim_wrapper": "ssm_train.GuardedOptimWrapper", "log_processor": "mmengine.LogProcessor"}
+# Top-level key, registry that builds its value, and what the value has besides the arguments of the class.
+_PRIORITY: dict[str, Any] = {"priority": str | int}
+_BUILT: tuple[tuple[str, Registry, dict[str, Any]], ...] = (
+    ("model", root.MODELS, {}),
+    ("optim_wrapper", root.OPTIM_WRAPPERS, {"optimizer": dict, "constructor": str, "paramwise_cfg": dict | None}),
+    ("param_scheduler", root.PARAM_SCHEDULERS, {"convert_to_iter_based": bool}),
+    ("default_hooks", root.HOOKS, _PRIORITY),
+    ("custom_hooks", root.HOOKS, _PRIORITY),
+    ("val_evaluator", root.METRICS, {}),
+    ("test_evaluator", root.METRICS, {}),
+    ("visualizer", root.VISUALIZERS, {}),
+    ("log_processor", root.LOG_PROCESSORS, {}),
 )
 
 
@@ -96,27 +128,40 @@ def check_config(cfg: Config) -> None:
         ConfigError: one of them is unknown. The message has its place and the nearest known name.
         MissingPackageError: the module of a type needs a package that is not installed.
     """
-    for key, (words, kinds) in _KINDS.items():
-        if key in cfg and not isinstance(cfg[key], kinds) and (cfg[key] is not None or key == "model"):
-            raise ConfigError(f"{key} has to be {words}, not {cfg[key]!r}")
+    for key, hint in _TOP.items():
+        if key in cfg:
+            check_value(key, cfg[key], hint, RANGES.get(key))
     scope = cfg.get("default_scope")
+    if scope is not None and not _is_scope(scope):
+        raise ConfigError(
+            f"default_scope has to be the name of a package with a registry, such as {SCOPE}, not {scope!r}"
+        )
     if scope == "ssm_core":
         raise ConfigError(f"default_scope is 'ssm_core': it must be 'ssm_train' now{renamed('ssm_core.')}")
     for key in cfg:
         # A config may have variables of its own. Only a key that looks misspelt is an error.
         if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
             raise ConfigError(f"the config has an unknown key {key!r}{hint}")
-    for key, allowed in _PLAIN.items():
-        _check_keys(key, cfg.get(key) or {}, allowed)
+    for key, hints in _PLAIN.items():
+        check_keys(key, cfg.get(key) or {}, hints)
+    for key, hook in (cfg.get("default_hooks") or {}).items():
+        check_value(f"default_hooks.{key}", hook, dict | None)
     for key in _LOADERS:
         loader = cfg.get(key)
         if isinstance(loader, dict):
             _check_keys(key, loader, _LOADER_KEYS)
             if not isinstance(loader.get("dataset", {}), dict):
                 raise ConfigError(f"{key}.dataset has to be a dictionary, not {loader['dataset']!r}")
+            check_arguments(key, loader, DataLoader)
+            check_keys(key, {name: loader[name] for name in _OWN_LOADER_KEYS if name in loader}, _OWN_LOADER_KEYS)
             _check_arguments(key, loader, scope)
     for key in ("train_cfg", *_LOOPS):
         _check_loop(key, cfg.get(key), scope)
+    for key in cfg:
+        if key in TOP_LEVEL_KEYS:
+            check_everywhere(key, cfg[key])
+    if (constructor := (cfg.get("optim_wrapper") or {}).get("constructor")) is not None:
+        _check_constructor(constructor, cfg.optim_wrapper.get("paramwise_cfg"), scope)
     for key, registry, extra in _BUILT:
         for place, node in _objects(key, cfg.get(key)):
             _check_object(place, node, registry, scope, extra)
@@ -139,7 +184,7 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     if place == ["optim_wrapper", "paramwise_cfg"]:
         return None  # only the constructor of the wrapper knows its keys
     if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
-        return _PLAIN.get(top, _LOADER_KEYS)
+        return set(_PLAIN.get(top, _LOADER_KEYS))
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
         return _loop_keys(top, node)
     kind = node.get("type")
@@ -147,7 +192,7 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     if target is None:
         return set()
     accepted = accepted_arguments(target)
-    return None if accepted is None else accepted | next((keys for key, _, keys in _BUILT if key == top), set())
+    return None if accepted is None else accepted | next((set(keys) for key, _, keys in _BUILT if key == top), set())
 
 
 def renamed(name: str) -> str:
@@ -186,14 +231,42 @@ def accepted_arguments(target: Callable) -> set[str] | None:
         parameters = inspect.signature(target).parameters.values()
         return None if _is_open(parameters) else {p.name for p in parameters}
     names: set[str] = set()
-    for cls in target.__mro__:
-        if "__init__" not in vars(cls) or cls is object:
-            continue
+    classes = [cls for cls in target.__mro__[:-1] if "__init__" in vars(cls)]
+    for cls in classes:
         parameters = inspect.signature(cls.__init__).parameters.values()
         names |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         if not _is_open(parameters):
             return names - {"self"}
-    return None
+    return None if classes else names
+
+
+def annotation_at(node: dict, key: str, place: list[str], scope: str | None) -> tuple[Any, bool]:
+    """What is known of an argument of the object that a config builds at a place.
+
+    Args:
+        node: the dict that is or may be an object.
+        key: name of the argument.
+        place: keys and indices that lead to the dict from the top of the config.
+        scope: registry scope of the config.
+
+    Returns:
+        The annotation, which is ``Any`` if there is none, and whether :func:`check_config` checks the argument by it.
+    """
+    if key == "type" or (place[:1] == ["default_hooks"] and len(place) == 1):
+        return Any, True
+    if not place:
+        return _TOP.get(key, Any), key in _TOP
+    if len(place) == 1 and place[0] in _PLAIN:
+        return _PLAIN[place[0]].get(key, Any), True
+    if len(place) == 1 and place[0] in _LOADERS:
+        hint = {**annotations_of(DataLoader), **_OWN_LOADER_KEYS}.get(key, Any)
+        return hint, hint is not Any
+    kind = node.get("type")
+    target = find_type(kind, node.get("_scope_", scope), _registry_at(place)) if isinstance(kind, str) else kind
+    if not callable(target):
+        return Any, False
+    hint = annotations_of(target).get(key, Any)
+    return hint, hint is not Any and is_exact(target)
 
 
 def _registry_at(place: list[str]) -> Registry:
@@ -206,6 +279,10 @@ def _registry_at(place: list[str]) -> Registry:
 
 def _is_open(parameters: Any) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _is_scope(name: str) -> bool:
+    return name in root.MODELS.children or (name.isidentifier() and importlib.util.find_spec(name) is not None)
 
 
 def _alike(key: str, hint: str) -> bool:
@@ -225,15 +302,15 @@ def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
     if isinstance(node, list | tuple):
         for number, item in enumerate(node):
             yield from _objects(f"{place}.{number}", item)
-    elif isinstance(node, dict) and ("type" in node or place in ("optim_wrapper", "model", "visualizer")):
+    elif isinstance(node, dict) and ("type" in node or place in ("model", "visualizer", *_DEFAULT_TYPES)):
         yield place, node
     elif isinstance(node, dict):
         for key, item in node.items():
             yield from _objects(f"{place}.{key}", item)
 
 
-def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: set[str]) -> None:
-    kind = node.get("type", "ssm_train.GuardedOptimWrapper" if place == "optim_wrapper" else None)
+def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: dict[str, Any]) -> None:
+    kind = node.get("type", _DEFAULT_TYPES.get(place))
     if kind is None:
         return
     if not (isinstance(kind, str) or callable(kind)):
@@ -244,8 +321,19 @@ def _check_object(place: str, node: dict, registry: Registry, scope: str | None,
         raise ConfigError(f"{place}.type: {_unknown_type(kind, registry, scope)}")
     allowed = accepted_arguments(target)
     if allowed is not None:
-        _check_keys(f"{place} ({kind})", node, allowed | extra | {"type", "_scope_"})
+        _check_keys(f"{place} ({kind})", node, allowed | set(extra) | {"type", "_scope_"})
+    check_arguments(place, {key: value for key, value in node.items() if key != "type"}, target)
+    check_keys(place, {key: node[key] for key in extra if key in node}, extra)
     _check_arguments(place, node, scope)
+
+
+def _check_constructor(kind: Any, settings: dict | None, scope: str | None) -> None:
+    """Check the constructor of the optimizer's wrapper, and what it is given besides the wrapper's arguments."""
+    place, registry = "optim_wrapper.constructor", root.OPTIM_WRAPPER_CONSTRUCTORS
+    target = find_type(kind, scope, registry) if isinstance(kind, str) else kind
+    if not callable(target):
+        raise ConfigError(f"{place}: {_unknown_type(str(kind), registry, scope)}")
+    check_arguments("optim_wrapper", {"paramwise_cfg": settings}, target)
 
 
 def _import_module_of(kind: str) -> None:
@@ -265,21 +353,25 @@ def _check_arguments(place: str, node: dict, scope: str | None) -> None:
         if isinstance(node.get(key), int | float):
             raise ConfigError(f"{place}.{key} has to be a dictionary, not {node[key]!r}")
         for inner, item in _objects(f"{place}.{key}", node.get(key)):
-            _check_object(inner, item, registry, scope, set())
+            _check_object(inner, item, registry, scope, {})
 
 
 def _check_loop(place: str, node: dict | None, scope: str | None) -> None:
     if not node:
         return
     if "type" in node:
-        _check_object(place, node, root.LOOPS, scope, set())
+        _check_object(place, node, root.LOOPS, scope, {})
         return
     _check_keys(place, node, _loop_keys(place, node))
+    check_arguments(place, node, _loop_of(place, node))
+
+
+def _loop_of(place: str, node: dict) -> type:
+    return _LOOPS.get(place) or (EpochBasedTrainLoop if node.get("by_epoch", True) else IterBasedTrainLoop)
 
 
 def _loop_keys(place: str, node: dict) -> set[str]:
-    loop = _LOOPS.get(place) or (EpochBasedTrainLoop if node.get("by_epoch", True) else IterBasedTrainLoop)
-    return (accepted_arguments(loop) or set()) | {"by_epoch"}
+    return (accepted_arguments(_loop_of(place, node)) or set()) | {"by_epoch"}
 
 
 def _unknown_type(name: str, registry: Registry, scope: str | None) -> str:

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 from mmengine.model import is_model_wrapper
@@ -16,6 +16,21 @@ from torch.optim import Optimizer
 
 from ssm_core.errors import ConfigError, NonFiniteError
 from ssm_train.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+
+
+class ClipGrad(TypedDict, total=False):
+    """How gradients are clipped: their largest norm, and which norm it is."""
+
+    max_norm: float
+    norm_type: float
+
+
+class ParamwiseCfg(TypedDict, total=False):
+    """The settings of :class:`TimmOptimWrapperConstructor`."""
+
+    layer_decay: float
+    no_decay_keys: list[str]
+    norms_too: bool
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -40,7 +55,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self,
         optimizer: Optimizer,
         accumulative_counts: int = 1,
-        clip_grad: dict | None = None,
+        clip_grad: ClipGrad | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ):
         if dtype not in ("float32", "bfloat16", "float16"):
@@ -191,7 +206,7 @@ class TimmOptimWrapperConstructor:
         ConfigError: ``paramwise_cfg`` has another key, or ``norms_too`` without ``no_decay_keys``.
     """
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: ParamwiseCfg | None = None):
         self.optim_wrapper_cfg = optim_wrapper_cfg
         paramwise_cfg = paramwise_cfg or {}
         known = ("layer_decay", "no_decay_keys", "norms_too")

@@ -174,12 +174,12 @@ def test_options_leave_other_keys_alone():
         ("model=none", "model has to be a dictionary, not None"),
         ("model.type=3", "model.type has to be the name of a class, not 3"),
         ("model.backbone=5", "model.backbone has to be a dictionary, not 5"),
-        ("default_scope=3", "default_scope has to be a text, not 3"),
-        ("train_cfg=3", "train_cfg has to be a dictionary, not 3"),
+        ("default_scope=3", "default_scope has to be a text or None, not 3"),
+        ("train_cfg=3", "train_cfg has to be a dictionary or None, not 3"),
         ("randomness=3", "randomness has to be a dictionary, not 3"),
-        ("test_dataloader=[1]", r"test_dataloader has to be a dictionary, not \[1\]"),
+        ("test_dataloader=[1]", r"test_dataloader has to be a dictionary or None, not \[1\]"),
         ("test_dataloader.dataset=none", "test_dataloader.dataset has to be a dictionary, not None"),
-        ("custom_hooks=3", "custom_hooks has to be a list, not 3"),
+        ("custom_hooks=3", "custom_hooks has to be a list"),
     ],
 )
 def test_values_of_another_kind(option, words):

@@ -90,7 +90,7 @@ def test_unknown_option(fails, option):
         ("default_hooks.curves.type=CurveHook", "default_hooks.curves.type: 'CurveHook' is no known hook"),
         ("model.backbone.num_classes=7", "10 classes and the model 7 outputs: set model.backbone.num_classes=10"),
         ("train_dataloader.dataset.split=trian", "digits have the splits train and test, not 'trian'"),
-        ("optim_wrapper.dtype=half", "optim_wrapper.dtype is float32, bfloat16 or float16, not 'half'"),
+        ("optim_wrapper.dtype=half", "optim_wrapper.dtype has to be 'float32', 'bfloat16' or 'float16', not 'half'"),
         ("optim_wrapper.paramwise_cfg.norm_decay=0", "paramwise_cfg"),
         ("param_scheduler.0.end=-1", "end should be larger than begin"),
         ("default_hooks.checkpoint.save_best=[top1,top2,top1]", "cannot be built"),

@@ -144,9 +144,9 @@ def test_a_model_of_the_other_family(files, tmp_path, capsys):
     ("option", "words"),
     [
         (("--out", "a.jpg"), "ends neither in .png nor in .svg"),
-        (("--side", "20"), "too small: models take 32 or more"),
+        (("--side", "20"), "no whole number from 32 to 8192"),
         (("--blocks", "0.1"), "no STAGE.BLOCK"),
-        (("--dpi", "-3"), "not a whole number above 0"),
+        (("--dpi", "-3"), "no whole number from 10 to 2400"),
     ],
 )
 def test_arguments_that_make_no_sense(capsys, option, words):

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -15,8 +16,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("config", help="config file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
-    parser.add_argument("--count", type=int, default=16, help="how many samples (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the augmentations (default: 0)")
+    parser.add_argument("--count", type=kinds.whole_number(), default=16, help="how many samples (default: 16)")
+    parser.add_argument(
+        "--seed",
+        type=kinds.whole_number(0, kinds.LARGEST_SEED),
+        default=0,
+        help="seed of the augmentations (default: 0)",
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 

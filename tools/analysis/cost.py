@@ -7,6 +7,7 @@ the papers (docs/results.md); activations are what autograd keeps of each image 
 import argparse
 import sys
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -14,11 +15,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="What a model costs.", allow_abbrev=False)
     parser.add_argument("model", help="a config file, or timm's name of a model")
-    parser.add_argument("--size", nargs="+", type=int, metavar="N",
+    parser.add_argument("--size", nargs="+", type=kinds.whole_number(1, kinds.LARGEST_SIDE), metavar="N",
                         help="height and width of an image, or tokens of a row (default: the size for which figures of "
                         "the task are usually given)")  # fmt: skip
-    parser.add_argument("--throughput", type=int, metavar="BATCH", help="also time inference in batches of this size")
-    parser.add_argument("--batches", type=int, default=20, help="how many batches are timed (default: 20)")
+    parser.add_argument(
+        "--throughput", type=kinds.whole_number(), metavar="BATCH", help="also time inference in batches of this size"
+    )
+    parser.add_argument(
+        "--batches", type=kinds.whole_number(), default=20, help="how many batches are timed (default: 20)"
+    )
     parser.add_argument("--device", help="where to time it (default: a GPU if there is one)")
     parser.add_argument("--amp", action="store_true", help="activations and times in bfloat16")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")

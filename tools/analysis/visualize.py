@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         part = parts.add_parser(name, help=words, description=f"Draws {words}.", allow_abbrev=False)
         part.set_defaults(draw=draw)
         part.add_argument("--out", type=_picture, required=True, metavar="PICTURE", help="a .png or .svg file")
-        part.add_argument("--dpi", type=_positive, default=110, help="dots an inch of a .png (default: 110)")
+        part.add_argument(
+            "--dpi", type=kinds.whole_number(10, 2400), default=110, help="dots an inch of a .png (default: 110)"
+        )
         return part
 
     for name, draw, words in (
@@ -49,8 +52,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         part = add(name, draw, words)
         part.add_argument("model", metavar="MODEL", help=MODEL_HELP)
         part.add_argument("image", type=Path, metavar="IMAGE", help="a photo")
-        part.add_argument("--side", type=_side, help="the photo is scaled to the area of a square of this side, in "
-                          "pixels (default: the model's own)")  # fmt: skip
+        part.add_argument("--side", type=kinds.whole_number(32, 8192), help="the photo is scaled to the area of a "
+                          "square of this side, in pixels (default: the model's own)")  # fmt: skip
         part.add_argument("--blocks", nargs="+", type=_block, metavar="STAGE.BLOCK", help="such as 1.1 3.9 (default: "
                           + ("the last of each stage)" if name == "affinity" else "all)"))  # fmt: skip
         if name == "affinity":
@@ -60,8 +63,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     part = add("receptive-field", draw_receptive_field, "effective receptive fields")
     part.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     part.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="with photos, or one photo")
-    part.add_argument("--count", type=_positive, default=50, help="how many images at most (default: 50)")
-    part.add_argument("--side", type=_side, default=224, help="side of their centre squares in pixels (default: 224)")
+    part.add_argument("--count", type=kinds.whole_number(), default=50, help="how many images at most (default: 50)")
+    part.add_argument(
+        "--side",
+        type=kinds.whole_number(32, 8192),
+        default=224,
+        help="side of their centre squares in pixels (default: 224)",
+    )
     part.add_argument("--stage", type=int, default=-1, help="the stage whose map is looked at (default: -1, the last)")
     part.add_argument("--pretrained", action="store_true", help="let timm fetch weights for its names")
     part.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
@@ -70,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     part.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="work folder of tools/train.py")
     part.add_argument("--metrics", nargs="+", metavar="NAME", help="such as loss lr top1 (default: all but lr)")
     part.add_argument("--x", choices=["iter", "epoch"], default="iter", help="what x counts (default: iter)")
-    part.add_argument("--smooth", type=_positive, default=1, metavar="POINTS",
+    part.add_argument("--smooth", type=kinds.whole_number(), default=1, metavar="POINTS",
                       help="average the loss over so many points (default: 1, not at all)")  # fmt: skip
     part.add_argument("--start", type=int, default=0, metavar="X", help="leave out what was before X (default: 0)")
     return parser.parse_args(arguments)
@@ -80,18 +88,6 @@ def _picture(text: str) -> Path:
     if Path(text).suffix.lower() not in (".png", ".svg"):
         raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
     return Path(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _side(text: str) -> int:
-    if _positive(text) < 32:
-        raise argparse.ArgumentTypeError(f"{text} is too small: models take 32 or more")
-    return int(text)
 
 
 def _block(text: str) -> tuple[int, int]:

@@ -20,6 +20,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ssm_core.errors import UserError
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+
 DIST_TRAIN = Path(__file__).parents[1] / "dist_train.sh"
 TIME = re.compile(r"Epoch\(train\).* time: ([0-9.]+)")
 
@@ -45,11 +49,13 @@ def train(options: argparse.Namespace, processes: int) -> tuple[float, list[floa
         "default_hooks.logger.interval=10",
     ]
     command += ["default_hooks.curves.interval=1", *options.cfg_options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHON": sys.executable})
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHON": sys.executable})
+    if done.returncode:
+        raise UserError(f"the training of {options.config} in {processes} processes ended with {done.returncode}")
     log = max(folder.glob("*/*.log")).read_text()
     times = [float(match) for match in TIME.findall(log)]
     if len(times) < 2:
-        raise SystemExit(f"error: {options.config} is too short to time: it needs 20 iterations at least")
+        raise UserError(f"{options.config} is too short to time: it needs 20 iterations at least")
     curves = json.loads((folder / "curves.json").read_text())
     return statistics.median(times[1:]), [point["loss"] for point in curves["train"]]
 
@@ -58,8 +64,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2], help="all are compared with the first")
-    parser.add_argument("--batch", type=int, default=256, help="images of all processes in an iteration")
+    parser.add_argument(
+        "--processes", nargs="+", type=kinds.whole_number(), default=[1, 2], help="all are compared with the first"
+    )
+    parser.add_argument(
+        "--batch", type=kinds.whole_number(), default=256, help="images of all processes in an iteration"
+    )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/distributed"))
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as for tools/train.py")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -73,6 +83,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     """Train with every count, print a table, and return its rows."""
     options = parse(argv)
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.runtime.config import load_config
+    from ssm_train.runtime.files import check_file, write_text_atomically
+
+    if options.json:
+        check_file(options.json)
+    load_config(options.config, options.cfg_options)  # its errors are known before any process starts
     rows = []
     for processes in options.processes:
         seconds, losses = train(options, processes)
@@ -87,9 +104,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
             f"{row.largest_loss_difference:16.1e}"
         )
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2))
+        write_text_atomically(options.json, json.dumps([asdict(row) for row in rows], indent=2))
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

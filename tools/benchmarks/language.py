@@ -15,6 +15,7 @@ the spread (±) is the distance between the quartiles. A model that runs out of 
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
 from ssm_core.timing import machine, summarize, timed
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+from ssm_train.runtime.files import check_file, write_text_atomically
 from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM
 from tree_ssm.language.kernels import installed
 
@@ -153,16 +157,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", choices=known, default=[n for n in known if n != "mamba-ssm" or installed(MAMBA_SSM)])
     add("--mode", choices=["train", "prefill"], default="train")
-    add("--lengths", nargs="+", type=int, default=[512, 2048], help="tokens a row")
-    add("--batch", type=int, default=8 if cuda else 1, help="rows a step")
-    add("--prompt", type=float, default=0.5, help="share of each row that is its prompt, in training")
+    add("--lengths", nargs="+", type=kinds.whole_number(), default=[512, 2048], help="tokens a row")
+    add("--batch", type=kinds.whole_number(), default=8 if cuda else 1, help="rows a step")
+    add("--prompt", type=kinds.number(0, 1), default=0.5, help="share of each row that is its prompt, in training")
     add("--compile", action="store_true", help="torch.compile every layer (transformers then scans in parallel)")
     add("--checkpointing", action="store_true", help="recompute the layers in the backward pass")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
-    add("--width", type=int, default=768)
-    add("--layers", type=int, default=24)
+    add("--width", type=kinds.whole_number(), default=768)
+    add("--layers", type=kinds.whole_number(), default=24)
     add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
-    add("--rounds", type=int, default=7, help="turns of each model, two at least")
+    add("--rounds", type=kinds.whole_number(), default=7, help="turns of each model, two at least")
     add("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)
     if options.rounds < 2:
@@ -176,6 +180,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure, print a table, and return the rows."""
     options = parse(argv)
+    if options.json:
+        check_file(options.json)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     settings = {
         key: getattr(options, key) for key in ("mode", "batch", "prompt", "compile", "checkpointing", "width", "layers")
@@ -199,9 +205,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
             )
     if options.json:
         report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=2))
+        write_text_atomically(options.json, json.dumps(report, indent=2))
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

@@ -12,6 +12,7 @@ number of tokens, to show how the cost grows.
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -25,6 +26,10 @@ from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
+from ssm_core.writing import explained
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+from ssm_train.runtime.files import check_file, write_text_atomically
 from tree_ssm.ops import (
     grid_distances,
     minimum_spanning_tree,
@@ -313,7 +318,8 @@ def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
     grid[0].set_ylabel("kernel time, ms")
     figure.suptitle(f"{rows[0].dtype}, {about['device']}", fontsize="medium")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside right center", fontsize="small", reverse=True)
-    figure.savefig(path)
+    with explained(path):
+        figure.savefig(path)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -323,7 +329,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=[Shape.parse(s) for s in DEFAULT_SHAPES])
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long each figure is measured")
+    parser.add_argument(
+        "--seconds", type=kinds.number(0, above=True), default=1.0, help="how long each figure is measured"
+    )
     parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--plot", type=Path, help="draw time over tokens into this file (.png or .svg)")
@@ -333,6 +341,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure, print a table, and return the rows."""
     options = parse(argv)
+    for path in filter(None, (options.json, options.plot)):
+        check_file(path)
     # An operator warns if it has no kernel and runs its reference, which must not be timed as the kernel.
     warnings.simplefilter("error", UserWarning)
     dtype = getattr(torch, options.dtype)
@@ -357,11 +367,11 @@ def main(argv: list[str] | None = None) -> list[Row]:
                 )
     if options.json:
         report = {"machine": about, "copy_bytes_per_second": rate, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=2))
+        write_text_atomically(options.json, json.dumps(report, indent=2))
     if options.plot:
         plot_growth(rows, about, options.plot)
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

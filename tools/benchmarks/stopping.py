@@ -19,6 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+
 TOOLS = Path(__file__).resolve().parents[1]
 
 
@@ -28,9 +31,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("config", help="config of the training")
-    parser.add_argument("--processes", type=int, default=1, help="one per GPU, by tools/dist_train.sh if more than one")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of training, before the signal and in comparisons")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds from one state to the next, in comparisons")
+    parser.add_argument(
+        "--processes", type=kinds.whole_number(), default=1, help="one per GPU, by tools/dist_train.sh if more than one"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=kinds.number(0, above=True),
+        default=30.0,
+        help="of training, before the signal and in comparisons",
+    )
+    parser.add_argument(
+        "--every",
+        type=kinds.number(0, above=True),
+        default=5.0,
+        help="seconds from one state to the next, in comparisons",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision, see tools/train.py")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
@@ -108,10 +123,14 @@ def measure_saving(args: argparse.Namespace, folder: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     args = parse_arguments(argv)
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.runtime.config import load_config
+
+    load_config(args.config, args.cfg_options)  # its errors are known before any process starts
     with tempfile.TemporaryDirectory() as folder:
         measure_stop(args, Path(folder) / "stopped")
         measure_saving(args, Path(folder))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))

@@ -13,6 +13,7 @@ figure with the machine and the versions; `--profile FILE` writes where the time
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
 from ssm_core.timing import machine, summarize, timed
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+from ssm_train.runtime.files import check_file, write_text_atomically
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 WARM_UP_STEPS = 5
@@ -143,7 +147,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         rows.append(Row(name, parameters, rate, rate * spread / median, median, peak, last / median))
     if options.profile:
         tables = [f"{name}\n{where_time_goes(step, options.device)}" for name, (step, _, _) in built.items()]
-        options.profile.write_text("\n\n".join(tables))
+        write_text_atomically(options.profile, "\n\n".join(tables))
     return rows
 
 
@@ -158,11 +162,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
-    add("--batch", type=int, default=128 if cuda else 8, help="images a step")
-    add("--size", type=int, default=224, help="height and width of the images")
+    add("--batch", type=kinds.whole_number(), default=128 if cuda else 8, help="images a step")
+    add("--size", type=kinds.whole_number(), default=224, help="height and width of the images")
     add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
-    add("--rounds", type=int, default=7, help="turns of each model, two at least")
-    add("--steps", type=int, default=10 if cuda else 1, help="steps in a turn")
+    add("--rounds", type=kinds.whole_number(), default=7, help="turns of each model, two at least")
+    add("--steps", type=kinds.whole_number(), default=10 if cuda else 1, help="steps in a turn")
     add("--json", type=Path, help="write all figures to this file")
     add("--profile", type=Path, help="write a table of each model's kernels to this file")
     options = parser.parse_args(argv)
@@ -180,6 +184,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure, print a table, and return the rows."""
     options = parse(argv)
+    for path in filter(None, (options.json, options.profile)):
+        check_file(path)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -203,9 +209,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
         )
     if options.json:
         report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=2))
+        write_text_atomically(options.json, json.dumps(report, indent=2))
     return rows
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(main))
