@@ -20,6 +20,8 @@ from torch.optim import Optimizer
 from ssm_core.weights import kind_of
 
 _TRIAL = (2, 3, 4, 5, 6, 7)  # the shape of a parameter with which an optimizer is tried
+# Without these no optimizer can go on. Other settings came with releases of torch, which complete old states.
+_SETTINGS = {"params", "lr", "betas", "eps", "weight_decay", "momentum"}
 _COUNTS = ("epoch_length", "last_epoch_validated", "last_iteration_validated")
 
 
@@ -78,6 +80,10 @@ def check_optimizer(state: Any, own: Mapping[str, Any], optimizer: Optimizer | N
     """
     _require(isinstance(state, Mapping), "the state of its optimizer is no dictionary")
     check_alike({k: v for k, v in own.items() if k != "state"}, state, "optimizer")
+    groups = zip(own.get("param_groups", ()), state.get("param_groups", ()), strict=True)
+    for number, (mine, theirs) in enumerate(groups):
+        missing = _SETTINGS & (mine.keys() - theirs.keys())
+        _require(not missing, f"optimizer.param_groups.{number} has no {', '.join(missing)}")
     _check_finite(state.get("state"), "optimizer.state")
     if optimizer is None:
         return

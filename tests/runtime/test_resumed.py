@@ -60,6 +60,7 @@ def changed(state, *place, value):
     [
         (("param_groups", 0, "lr"), math.nan, "optimizer.param_groups.0.lr is no finite number"),
         (("param_groups", 0, "lr"), "x", "optimizer.param_groups.0.lr is no finite number"),
+        (("param_groups", 0, "lr"), KeyError, "optimizer.param_groups.0 has no lr"),
         (("param_groups", 0, "betas"), (0.9,), "betas has 1 entries, not 2"),
         (("param_groups", 0, "foreach"), "os.system", "foreach is a str"),
         (("param_groups", 0, "amsgrad"), 7, "amsgrad is a int, not a bool"),
