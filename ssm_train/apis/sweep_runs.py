@@ -28,7 +28,7 @@ from ssm_train.apis.sweep import (
     read_curves,
 )
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.files import make_folder, write_text_atomically
+from ssm_train.runtime.files import check_folder, make_folder, write_text_atomically
 
 RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
 
@@ -122,11 +122,13 @@ class Sweep:
 
     Raises:
         ConfigError: the grid or a config is wrong, or the folder holds a run with other settings.
+        WriteError: the folder cannot be written.
     """
 
     def __init__(self, settings: SweepSettings, launch: Launch):
         self.settings, self.launch = settings, launch
         self.folder = settings.folder
+        check_folder(self.folder)
         self._writing = threading.Lock()
         runs = combinations(parse_grid(settings.grid))
         self.configs: list[Config] = [load_config(settings.config, settings.options_of(run)) for run in runs]

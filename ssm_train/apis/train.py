@@ -117,7 +117,7 @@ def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, ne
         "load_from": None if load_from is None else str(load_from),
         "work_dir": str(folder.path),
     }
-    if cfg.get("visualizer", {}).get("wandb") and is_main_process():
+    if (cfg.get("visualizer") or {}).get("wandb") and is_main_process():
         folder.tracked_as = (known_identity(folder.path) if start.resume else None) or secrets.token_hex(4)
         values["visualizer"] = {"wandb_id": folder.tracked_as, **cfg.visualizer}
     with explained(folder.path), threads_may_fail_to_write(), building_from_config():

@@ -73,6 +73,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("max_norm", "norm_type"), Range(0, math.inf, above=True)),
     **dict.fromkeys(("hflip", "random_erasing", "label_smoothing", "mix_prob", "eta_min_ratio"), _SHARE),
     **dict.fromkeys(("Digits.size", "TrainTransform.size", "TestTransform.size"), _SIDE),
+    **dict.fromkeys(("Resize.scale", "RandomResize.scale"), _SIDE),
     **dict.fromkeys(("crop_ratio", "TrainTransform.scale"), Range(0, 1, above=True)),
     **dict.fromkeys(("TrainTransform.ratio", "std"), _ABOVE_ZERO),
 }  # fmt: skip

@@ -203,6 +203,7 @@ def check_folder(folder: str | Path) -> None:
     Raises:
         WriteError: the disk is read-only, the folder or one above is a file, or the user has no permission.
     """
+    _check_name(folder)
     place = existing(folder)
     if not place.is_absolute():  # the current folder was deleted
         raise write_error(FileNotFoundError(errno.ENOENT, ""), folder)
@@ -219,10 +220,20 @@ def check_file(path: str | Path) -> None:
     Raises:
         WriteError: also if the path is a folder.
     """
+    _check_name(path)
     if os.path.isdir(path):
         raise write_error(IsADirectoryError(errno.EISDIR, ""), path)
     if not _is_special(path):
         check_folder(Path(path).parent)
+
+
+def _check_name(path: str | Path) -> None:
+    """Raise a :class:`WriteError` if a name is too long, or its links lead in a circle."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise write_error(error, path) from error
 
 
 def set_aside(path: Path) -> Path:

@@ -102,6 +102,7 @@ def give(line: Line, work: Path, training: bool = True, limit: float = TIME) -> 
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     log = work.with_suffix(".err")
+    log.unlink(missing_ok=True)  # a process that outlives its tool may write to the one before
     start = time.monotonic()
     process = os.fork()
     if process == 0:
@@ -122,8 +123,8 @@ def give(line: Line, work: Path, training: bool = True, limit: float = TIME) -> 
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is what a run says about itself, as failed runs do: its log, its config or its scalars."""
-    return path.suffix in (".log", ".py") or "vis_data" in path.parts
+    """Whether a file is what a run says about itself, as failed runs do: its lock, log, config or scalars."""
+    return path.suffix in (".log", ".py") or path.name == ".lock" or "vis_data" in path.parts
 
 
 def _run(line: Line, work: Path, log: Path, training: bool, limit: float) -> None:
