@@ -3,6 +3,7 @@
 An error that the user can act on is one line and a non-zero exit status, not a traceback.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -75,7 +76,8 @@ def _run(main: Callable[[], None]) -> int:
         # Some libraries write files in places of their own, and any output can go to a full disk.
         if not is_of_the_disk(error) or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise
-        unnamed = f"cannot write the output or a temporary file: {error.strerror}"
+        why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        unnamed = f"cannot write the output or a temporary file: {why}"
         words = write_error(error, os.fsdecode(error.filename)) if error.filename else unnamed
         print(f"error: {words}", file=sys.stderr)
         return 1

@@ -228,6 +228,7 @@ def test_an_image_with_other_channels_than_means_is_named(tmp_path):
 )
 def test_wrong_settings_of_a_folder(tmp_path, wrong):
     (tmp_path / "train" / "a").mkdir(parents=True)
+    write(tmp_path / "train" / "a" / "x.png", random_values(9, 9, 3))
     with pytest.raises(ConfigError):
         ImageFolder(None, tmp_path, **wrong)
 

@@ -20,6 +20,7 @@ class Draw:
     Attributes:
         size: the size of each letter.
         dtype: the floating-point type of the call's inputs.
+        large: whether sizes of 2^31 are drawn.
         comparable: whether the result's values may be compared. Mutations that break this set it to False.
     """
 
@@ -27,6 +28,7 @@ class Draw:
         self.random = random.Random(f"{seed}:{number}")
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(60))
         self.device = device
+        self.large = large
         self.dtype = self.random.choices(FLOATS, weights=(6, 2, 1, 1))[0]
         self.wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.comparable = True

@@ -8,6 +8,7 @@ from torch import Tensor
 from .drawing import Draw
 
 INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 5, 2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1, 2**63)
+SMALLER = tuple(n for n in INTEGERS if n != 2**31 - 1)  # without the one that is a size, and takes gigabytes
 NUMBERS = (0.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 1e-320)
 DTYPES = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool,
@@ -32,7 +33,7 @@ def mutate(draw: Draw, value: object) -> tuple[str, object]:
     if isinstance(value, bool):
         return "flipped", not value
     if isinstance(value, int):
-        value = draw.random.choice(INTEGERS)
+        value = draw.random.choice(INTEGERS if draw.large else SMALLER)
     elif isinstance(value, float):
         draw.comparable = False
         value = draw.random.choice(NUMBERS)

@@ -48,8 +48,9 @@ def test_a_full_disk_is_waited_for(tmp_path):
     assert sum("the state of iteration 6 is not saved: cannot write" in line for line in lines) == 1
     assert "epoch_1.pth: disk full: needed 1.3 MB, had 0 bytes; no state of this run is saved; the training" in lines[1]
     assert "and ends if no state is saved within 60 minutes" in lines[1]
-    assert "the state of iteration 12 is saved in" in lines[3]
-    assert len(lines) == 4
+    assert sum("evaluation/val_classes.csv: disk full" in line for line in lines) == 1
+    assert "the state of iteration 12 is saved in" in lines[-1]
+    assert len(lines) == 5
     assert [line.rpartition(".log")[2] for line in errors[1:]] == [" is written again: 13 lines are missing"]
 
 

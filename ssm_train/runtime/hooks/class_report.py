@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.class_report import ClassReport
 from ssm_train.runtime.files import write_atomically, write_text_atomically
@@ -25,7 +26,7 @@ class ClassReportHook(Hook):
     ``val_classes.csv`` and ``val_confusion.csv`` are of the newest validation, ``test_classes.csv`` and
     ``test_confusion.csv`` of a test, which also writes all its metrics into ``test.json``. The matrix is drawn as
     ``val_confusion.png`` when a training ends, and as ``test_confusion.png``. The pictures also go to TensorBoard and
-    Weights & Biases. Metrics without figures of classes write nothing.
+    Weights & Biases. Metrics without figures of classes write nothing. A full disk ends a test, and not a training.
 
     Args:
         picture: whether to draw the matrix.
@@ -38,13 +39,20 @@ class ClassReportHook(Hook):
         self.picture = picture
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Write the figures of the classes."""
-        self._write(runner, "val", runner.val_evaluator)
+        """Write the figures of the classes. If they cannot be written, the training goes on without them."""
+        try:
+            self._write(runner, "val", runner.val_evaluator)
+        except WriteError as error:
+            runner.logger.warning(f"{error}; the training goes on")
 
     def after_train(self, runner: Runner) -> None:
-        """Draw the matrix of the last validation."""
-        if runner.val_loop is not None:
+        """Draw the matrix of the last validation, if it can be written."""
+        if runner.val_loop is None:
+            return
+        try:
             self._draw(runner, "val", runner.val_loop.evaluator)
+        except WriteError as error:
+            runner.logger.warning(str(error))
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write and draw what a test has found."""

@@ -17,8 +17,8 @@ class Harness:
     """Runs tasks of lm-evaluation-harness on a network. It imports the harness only if there is a task.
 
     Args:
-        tasks: names of the tasks, such as the paper's piqa, arc_easy, sst2, winogrande, lambada_openai, race and
-            openbookqa, or ``response_choice``, which reads a local file.
+        tasks: name of a task, or names of several, such as the paper's piqa, arc_easy, sst2, winogrande,
+            lambada_openai, race and openbookqa, or ``response_choice``, which reads a local file.
         batch_size: number of requests in a batch.
         max_length: largest number of tokens of a request. A longer prompt loses its beginning.
         limit: number of documents of each task; None for all.
@@ -28,7 +28,7 @@ class Harness:
 
     def __init__(
         self,
-        tasks: Sequence[str] = (),
+        tasks: str | Sequence[str] = (),
         batch_size: int = 16,
         max_length: int = 2048,
         limit: int | None = None,
