@@ -66,7 +66,10 @@ class CurvesHook(Hook):
         """Add a point to the training curve every ``interval`` iterations."""
         self._add(float(runner.message_hub.get_scalar("train/loss").current()))
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
-            self._collect()
+            with suppress(RuntimeError):  # as in _add
+                self._collect()
+            if not self._losses:
+                return
             point = {"iter": runner.iter + 1, "epoch": runner.epoch + 1, "lr": runner.optim_wrapper.get_lr()["lr"][0]}
             self.curves["train"].append({**point, "loss": sum(self._losses) / len(self._losses)})
             self._losses.clear()
@@ -98,12 +101,14 @@ class CurvesHook(Hook):
 
     def _add(self, loss: float) -> None:
         """Begin to average a loss over the processes."""
-        self._collect()
         if self._group is None:
             self._losses.append(loss)
             return
         value = torch.tensor(loss, dtype=torch.float64)
-        self._exchange = value, distributed.all_reduce(value, group=self._group, async_op=True)
+        # If another process is lost, the iteration is complete all the same. The next one ends the run.
+        with suppress(RuntimeError):
+            self._collect()
+            self._exchange = value, distributed.all_reduce(value, group=self._group, async_op=True)
 
     def _collect(self, seconds: float | None = None) -> None:
         """Take the loss of which the exchange has begun. Leave it if the exchange does not end in time."""
