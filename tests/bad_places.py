@@ -2,11 +2,14 @@
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import resource
+import sys
 from pathlib import Path
 
+NOT_ALLOWED = 77  # exit status
 _NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000
 _PRIVATE, _RECURSIVE, _READ_ONLY, _REMOUNT = 1 << 18, 1 << 14, 1, 1 << 5
 
@@ -30,6 +33,16 @@ def own_mounts():
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
     _mount("", "/", _PRIVATE | _RECURSIVE)
+
+
+def try_own_mounts():
+    """End with :data:`NOT_ALLOWED` if the system lets no process have mounts of its own."""
+    try:
+        own_mounts()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.ENOSYS):
+            raise
+        sys.exit(NOT_ALLOWED)
 
 
 def disk(place, size="1m", files=0):

@@ -286,7 +286,7 @@ def _size_of(write: Callable[[BinaryIO], Any]) -> int | None:
     scale = _Scale()
     try:
         write(cast(BinaryIO, scale))
-    except Exception:
+    except Exception:  # a library may want more of a file than to write; the caller raises the error of the disk
         return None
     return scale.size
 

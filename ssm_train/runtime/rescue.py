@@ -53,7 +53,7 @@ class RescueHook(Hook):
         self._completed, self._updating = runner.iter, False
         if runner.starts_elsewhere and runner.rank == 0:
             try:
-                runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter}))
+                runner.write_state(runner.iter)
             except WriteError as error:
                 runner.states.failed(error, runner.iter)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -137,7 +137,7 @@ class RescueHook(Hook):
                     buffer.copy_(kept)
                 runner.states.wait()
                 try:
-                    runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
+                    runner.write_state(self._completed)
                     newest = self._completed
                 except (OSError, WriteError, RuntimeError, ValueError) as error:
                     runner.logger.error(f"the state of iteration {self._completed} could not be saved: {error}")
@@ -158,7 +158,7 @@ class RescueHook(Hook):
         if self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
             return
         try:
-            runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
+            runner.write_state(self._completed)
         except WriteError as error:
             raise WriteError(
                 f"training ended after iteration {self._completed}, because no state could be saved for "

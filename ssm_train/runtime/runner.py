@@ -359,6 +359,10 @@ class Runner(mmengine_runner.Runner):
         self.call_hook("before_save_checkpoint", checkpoint=state)
         return ckpt.detached(state) if detached else ckpt.on_cpu(state)
 
+    def write_state(self, iteration: int) -> None:
+        """Write the state after a completed iteration of the current epoch, see :meth:`.StateFiles.write`."""
+        self.states.write(self.checkpoint_state({"epoch": self.epoch, "iter": iteration}))
+
     def _test_transform(self) -> dict | None:
         """Config of the transform of the test images, which the weights depend on; None if the dataset has none."""
         loader = self.cfg.get("test_dataloader") or self.cfg.get("val_dataloader") or {}

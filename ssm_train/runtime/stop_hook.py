@@ -96,7 +96,7 @@ class StopHook(Hook):
     @staticmethod
     def _save(runner: Runner, stop: StopTraining) -> None:
         try:
-            runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": stop.iteration}))
+            runner.write_state(stop.iteration)
         except WriteError as error:
             raise WriteError(
                 f"stopped by {stop.signal.name} after iteration {stop.iteration}, and the state is not saved: {error}; "

@@ -23,12 +23,10 @@ class ImageFiles(ImageDataset):
         labels: see :class:`ImageDataset`.
         classes: names of the classes.
         transform: see :class:`ImageDataset`.
-        mode: Pillow's mode that images are converted to: ``"RGB"``, or ``"L"`` for one channel.
+        mode: see :class:`.ImageFolder`.
         unreadable: see :class:`ImageDataset`.
-        channels: number of channels of images that are no colours, in place of ``mode``: 2, 4 or more, see
-            :func:`.images.decode_channels`. ``transform`` then needs as many means.
-        value_range: the values of black and white in the files, such as ``(0, 4095)`` for a camera of 12 bits. By
-            default the type of the values says it, see :func:`.pixels.to_levels`.
+        channels: see :class:`.ImageFolder`.
+        value_range: see :class:`.ImageFolder`.
         fold: the part of the images to use, see :func:`.in_fold`; None uses all.
 
     Raises:
