@@ -87,14 +87,14 @@ def _of_colours(
             f"its label map is in colours, such as {_first_colour(values)}: give the step that loads label maps "
             "palette=[(red, green, blue), ...], with the colour of each class"
         )
-    colours = check_palette(palette)
-    numbers = np.full(1 << 24, -1, np.int64)
-    numbers[_joined(np.full((1, 3), 255, np.uint8))] = IGNORED
-    numbers[_joined(colours)] = np.arange(len(colours))
-    labels = numbers[_joined(values)]
-    if (labels < 0).any():
-        raise ValueError(f"its label map has the colour {_first_colour(values[labels < 0])}, which the palette lacks")
-    return labels
+    colours, found = _joined(check_palette(palette)), _joined(values)
+    order = np.argsort(colours)
+    places = order[np.searchsorted(colours[order], found).clip(0, len(order) - 1)]  # of the only colour it could be
+    unknown, white = colours[places] != found, found == _joined(np.array([255, 255, 255]))
+    if (unknown & ~white).any():
+        missing = _first_colour(values[unknown & ~white])
+        raise ValueError(f"its label map has the colour {missing}, which the palette lacks")
+    return np.where(unknown, IGNORED, places)
 
 
 def _joined(colours: np.ndarray) -> np.ndarray:  # of [..., 3]

@@ -11,6 +11,9 @@ from ssm_train.data.label_maps import IGNORED, Colour, check_palette, read_label
 from ssm_train.data.pixels import check_range
 from ssm_train.registry import TRANSFORMS
 
+# What the names of steps begin with that read label maps and other annotations.
+ANNOTATIONS = ("LoadAnnotations", "LoadLabelMap")
+
 
 @TRANSFORMS.register_module()
 class LoadImage:

@@ -65,7 +65,7 @@ def open_image(
             image = image.convert("L")
         if image.mode in ("L", "LA", "RGB", "RGBA") and value_range is None:
             image.load()
-            return image.copy()
+            return image
         return _finish(np.asarray(image), 1, path, value_range, max_megapixels)
 
 

@@ -20,6 +20,7 @@ from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
 from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason, to_picture
+from ssm_train.data.loading import ANNOTATIONS
 from ssm_train.data.pixels import ValueRange
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.checkpoints import meta_of
@@ -300,8 +301,7 @@ class PipelineTask(ImageTask):
     @cached_property
     def pipeline(self) -> Compose:
         """The test pipeline of the config, without the steps that load annotations."""
-        annotated = ("LoadAnnotations", "LoadLabelMap")
-        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(annotated)]
+        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(ANNOTATIONS)]
         with building_in_scope(self.scope):
             return Compose(steps)
 

@@ -10,10 +10,9 @@ from mmengine.hooks import Hook
 from ssm_core.errors import DataError
 from ssm_train.data.guarded import FAULTS
 from ssm_train.data.label_maps import IGNORED
+from ssm_train.data.loading import ANNOTATIONS
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.runner import Runner
-
-_LOADERS = ("LoadLabelMap", "LoadAnnotations")  # what names of the steps that read label maps begin with
 
 
 class LabelCounts(NamedTuple):
@@ -68,7 +67,7 @@ def count_labels(dataset: Any, most: int) -> LabelCounts:
         dataset: has ``get_data_info`` and ``pipeline``.
         most: how many maps to read at most, evenly spaced.
     """
-    load = next((step for step in dataset.pipeline.transforms if type(step).__name__.startswith(_LOADERS)), None)
+    load = next((step for step in dataset.pipeline.transforms if type(step).__name__.startswith(ANNOTATIONS)), None)
     maps, empty, pixels = 0, 0, np.zeros(IGNORED + 1, np.int64)
     places = np.linspace(0, len(dataset) - 1, min(most, len(dataset))).astype(int) if load is not None else ()
     for place in places:
