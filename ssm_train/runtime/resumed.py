@@ -111,7 +111,7 @@ def _usual_entry(optimizer: Optimizer, dims: int) -> dict[str, Any] | None:
     parameter.grad = torch.zeros_like(parameter)
     trial.state, trial.param_groups = defaultdict(dict), [{**first, "params": [parameter]}]
     try:
-        trial.step()
+        type(trial).step(trial)  # schedules may have put a method of the run's optimizer into the copy
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError):
         return None
     return dict(trial.state[parameter])
