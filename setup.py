@@ -160,7 +160,7 @@ def extension_modules() -> tuple[list, dict]:
         # The headers of the wheels are searched last, because their release can differ from that of the compiler.
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
-        # csrc/build_info.cpp tells it to `python -m ssm_core.doctor` and to error messages.
+        # csrc/build_info.cpp tells it to `tree-ssm doctor` and to error messages.
         cxx_flags.append(f'-DSSM_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"')
         # -lineinfo is left out, because it would make up most of the library. To profile kernels, add it with nvcc's
         # environment variable NVCC_APPEND_FLAGS.

@@ -14,7 +14,7 @@ import torch
 
 _HOW_TO_BUILD = (
     "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler "
-    "(`python -m ssm_core.doctor` examines what is there)"
+    "(`tree-ssm doctor` examines what is there)"
 )
 
 

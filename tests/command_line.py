@@ -1,5 +1,6 @@
-"""Runs the command-line tools within the test's process."""
+"""Runs the commands of ``tree-ssm``, and the tools of the repository, within the test's process."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -7,10 +8,13 @@ from ssm_train.apis import cli
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
+COMMANDS = ROOT / "ssm_train" / "commands"
 
 
 def load_tool(tool):
-    """Load the module ``tools/<tool>.py``."""
+    """Load the module of a command, or ``tools/<tool>.py`` if the tool is no command."""
+    if (COMMANDS / f"{Path(tool).name}.py").exists():
+        return importlib.import_module(f"ssm_train.commands.{Path(tool).name}")
     spec = importlib.util.spec_from_file_location(f"tool_{Path(tool).name}", ROOT / "tools" / f"{tool}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -18,7 +22,7 @@ def load_tool(tool):
 
 
 def run(tool, *arguments):
-    """Run ``tools/<tool>.py`` with these arguments and return its exit status."""
+    """Run a command or ``tools/<tool>.py`` with these arguments and return its exit status."""
     module = load_tool(tool)
     return cli.run(lambda: module.main([str(a) for a in arguments]))
 

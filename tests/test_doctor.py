@@ -1,4 +1,4 @@
-"""Tests of ``python -m ssm_core.doctor``: what is right is called right, what is wrong is named with a way out."""
+"""Tests of ``tree-ssm doctor``: what is right is called right, what is wrong is named with a way out."""
 
 import os
 import re
@@ -80,7 +80,7 @@ def test_every_operator_is_right_on_the_gpu_within_a_minute():
 OF_ITS_OWN = """
 import sys
 import torch
-from ssm_core.doctor import main
+from ssm_core.doctor.command_line import main
 from ssm_core.ops.example import Example, normal
 from ssm_core.ops.registry import Operator, register
 
@@ -182,7 +182,7 @@ def test_a_library_that_does_not_load_is_a_problem(tmp_path):
 def test_a_library_that_lacks_an_operator_is_older_than_the_code():
     program = """
 import sys
-from ssm_core.doctor import main
+from ssm_core.doctor.command_line import main
 from ssm_core.ops.registry import Operator, register
 register(Operator("ssm_core::of_tomorrow"))
 sys.exit(main(["--device", "cpu"]))
@@ -281,4 +281,4 @@ selective_scan(x, x, x[0], x, x)
     )
     assert done.returncode == 0, done.stderr
     assert "runs its slow PyTorch reference" in done.stderr
-    assert "`python -m ssm_core.doctor`" in done.stderr
+    assert "`tree-ssm doctor`" in done.stderr

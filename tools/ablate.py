@@ -1,63 +1,9 @@
-"""Trains every combination of a grid of settings and compares them: python tools/ablate.py CONFIG --grid KEY=A,B,C.
+"""Calls ``tree-ssm ablate``."""
 
-    python tools/ablate.py configs/quadmamba/quadmamba-nano_digits.py \\
-        --grid model.backbone.quadtree_levels=0,1,2 --grid seed=0,1,2
-
-Each combination is a run of tools/train.py in a folder of its own. Given again, the command keeps the runs that are
-done and goes on with those that were stopped. A run that fails is named in the table, and the others go on. The work
-folder has the table as table.md, table.csv and table.json, written anew after every run.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
-
-TOOLS = Path(__file__).resolve().parent
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("config", help="the config that all runs share")
-    parser.add_argument(
-        "--grid", action="append", required=True, metavar="KEY=A,B,C",
-        help="values of a config's key, combined with those of every other --grid; seed stands for randomness.seed",
-    )  # fmt: skip
-    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG)")
-    parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config of all runs"
-    )
-    parser.add_argument("--amp", action="store_true", help="mixed precision, see tools/train.py")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, see tools/train.py")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--processes", type=kinds.whole_number(), default=1, metavar="N",
-                       help="start each run by tools/dist_train.sh in N processes")  # fmt: skip
-    where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tools/slurm_train.sh")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the grid and print the table."""
-    args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
-    from ssm_train.apis.sweep_runs import LOG, Launch, Sweep, SweepSettings
-
-    settings = SweepSettings(
-        args.config, tuple(args.grid), tuple(args.cfg_options), args.work_dir, args.amp, args.compile
-    )
-    sweep = Sweep(settings, Launch(TOOLS, args.processes, args.partition))
-    count = len(sweep.outcomes)
-    print(f"{count} runs in {sweep.folder}; each one's output is in its {LOG}", flush=True)
-    for number, outcome in enumerate(sweep.run(), start=1):
-        print(f"[{number}/{count}] {sweep.describe(outcome)}", flush=True)
-    print(f"\n{sweep.table()}")
-    sweep.check()
-
+from ssm_train.commands.ablate import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

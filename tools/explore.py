@@ -1,61 +1,9 @@
-"""A page to look into models with: python tools/explore.py [CHECKPOINT …], then open the address that it prints.
+"""Calls ``tree-ssm explore``."""
 
-Drop a photo on the page and click a pixel. The page shows what the pixel hears in every block through MambaTree's tree,
-and beside it what a scan row by row would let it hear; the window of QuadMamba's quadtree in which the pixel lies in
-every block; and the five likeliest classes if a checkpoint has a trained head. A family without a checkpoint is shown
-with random weights, and the page says so. The page is served to this machine alone, unless --host says otherwise.
-"""
-
-import argparse
-import re
 import sys
 
-from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                        help="at most one of each family: a file of tools/train.py or tools/convert_checkpoint.py, or "
-                        "CONFIG=CHECKPOINT")  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    parser.add_argument("--side", type=int, help="photos are scaled to the area of a square of this side, in pixels "
-                        "(default: the model's own)")  # fmt: skip
-    parser.add_argument("--max-upload", type=_size, default="10mb", metavar="SIZE",
-                        help="size of the largest file, such as 500kb or 20mb (default: 10mb)")  # fmt: skip
-    parser.add_argument(
-        "--max-megapixels", type=kinds.number(0, above=True), default=40, help="size of the largest photo (default: 40)"
-    )
-    args = parser.parse_args(arguments)
-    if args.side is not None and not 32 <= args.side <= 1024:
-        parser.error(f"--side is 32 to 1024, not {args.side}")
-    if args.port is not None and not 1 <= args.port <= 65535:
-        parser.error(f"--port is 1 to 65535, not {args.port}")
-    return args
-
-
-def _size(text: str) -> str:
-    if not re.fullmatch(r"[1-9]\d*(b|kb|mb|gb)", text.lower()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500kb or 20mb")
-    return text.lower()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Serve the page until Ctrl-C."""
-    args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
-    from ssm_train.apis.explore import Address, Explorer, open_models, served
-
-    explorer = Explorer(open_models(args.checkpoints), args.max_megapixels, args.side)
-    with served(explorer, Address(args.host, args.port), args.max_upload) as page:
-        print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)
-        page.wait()
-
+from ssm_train.commands.explore import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

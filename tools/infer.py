@@ -1,47 +1,9 @@
-"""Runs a trained model on images and draws what it finds: python tools/infer.py CONFIG CKPT IMAGE_OR_FOLDER --out DIR.
+"""Calls ``tree-ssm infer``."""
 
-DIR gets a picture of every image: with the likeliest classes, with boxes and masks, or with the class of every pixel
-(and then the label map itself, too). predictions.json has the same as numbers.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Run a trained model on images.", allow_abbrev=False)
-    parser.add_argument("config", help="the config it was trained with, of any task")
-    parser.add_argument("checkpoint", help="a .pth file of tools/train.py or tools/convert_checkpoint.py")
-    parser.add_argument("images", type=Path, help="an image, or a folder of images")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
-    parser.add_argument("--device", help="such as cuda:1 or cpu (default: a GPU if there is one)")
-    parser.add_argument(
-        "--min-score",
-        type=kinds.number(0, 1),
-        default=0.3,
-        help="leave out detected objects with a lower score (default: 0.3)",
-    )
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Predict, write, and say what came of it."""
-    args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
-    from ssm_train.apis.infer import Predictor, infer
-    from ssm_train.runtime.config import load_config
-
-    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.device, args.min_score)
-    done = infer(predictor, args.images, args.out)
-    unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
-    print(f"{len(done.predictions)} images{unreadable}, in {args.out}")
-
+from ssm_train.commands.infer import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -1,44 +1,9 @@
-"""Trains a small QuadMamba and a small MambaTreeV on handwritten digits on the CPU, and draws what their scans saw.
+"""Calls ``tree-ssm quickstart``."""
 
-    python tools/quickstart.py [--work-dir work_dirs/quickstart]
-
-The work folder then has a run folder for each model (log, checkpoints, curves.json), curves.png, and scans.png: test
-images with the quadrants that each QuadMamba block chose and the spanning tree that each MambaTreeV block grew.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
 from ssm_train.apis import cli
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-MODELS = {
-    "QuadMamba": CONFIGS / "quadmamba" / "quadmamba-nano_digits.py",
-    "MambaTreeV": CONFIGS / "mambatree" / "mambatree-nano_digits.py",
-}
-PICTURED_CLASSES = (0, 3, 4, 7)
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/quickstart"))
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train both, draw, and print the figures."""
-    folder = parse_arguments(arguments).work_dir
-    # Imported after parsing so that --help stays fast.
-    from ssm_train.apis.quickstart import quick_start
-
-    runs = quick_start(MODELS, folder, PICTURED_CLASSES)
-    print()
-    for run in runs:
-        print(f"{run.name:10}  held-out top-1 {run.result.last():.2f} %  ({run.seconds:.0f} s)")
-    print(f"curves: {folder / 'curves.png'}\nwhat the scans saw: {folder / 'scans.png'}")
-
+from ssm_train.commands.quickstart import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

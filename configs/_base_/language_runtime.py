@@ -5,7 +5,7 @@ default_hooks = dict(
     curves=dict(interval=10),
     checkpoint=dict(save_best="perplexity", rule="less", max_keep_ckpts=1),
     samples=dict(type="TextSamplesHook", count=4),
-    # tools/test.py also runs these tasks of lm-evaluation-harness. The paper's tasks are:
+    # tree-ssm test also runs these tasks of lm-evaluation-harness. The paper's tasks are:
     #   --cfg-options default_hooks.harness.evaluate.tasks=piqa,arc_easy,sst2,winogrande,lambada_openai,race,openbookqa
     harness=dict(
         type="ExtraEvaluationHook",

@@ -1,4 +1,4 @@
-# The pretrained model without adapters. There is nothing to train. Run `tools/test.py` on this config without a
+# The pretrained model without adapters. There is nothing to train. Run `tree-ssm test` on this config without a
 # checkpoint.
 _base_ = "./mamba-130m-lora_alpaca.py"
 model = dict(backbone=dict(lora=None))

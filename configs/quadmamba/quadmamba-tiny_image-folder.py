@@ -1,5 +1,5 @@
-# Your own images. Copy this file and change the two values at the top, or start from pretrained weights with
-#   --cfg-options load_from=CHECKPOINT
+# Your own images. A config of yours inherits from this file and names their folder and the number of classes, as
+# docs/start.md shows. To start from pretrained weights, add --cfg-options load_from=CHECKPOINT.
 _base_ = [
     "../_base_/models/quadmamba.py",
     "../_base_/datasets/image_folder_224.py",

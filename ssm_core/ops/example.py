@@ -1,4 +1,4 @@
-"""An example of an operator: inputs on which ``python -m ssm_core.doctor`` compares its kernels with its reference."""
+"""An example of an operator: inputs on which ``tree-ssm doctor`` compares its kernels with its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,7 +3,6 @@
 import contextlib
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import timm
@@ -21,6 +20,7 @@ from ssm_core.flops import FlopCount, activation_bytes, count_pass
 from ssm_core.timing import timed
 from ssm_train.apis.devices import usable_device
 from ssm_train.runtime.config import apply_options, load_config
+from ssm_train.runtime.config_files import is_config
 from ssm_train.tasks import task_of
 from ssm_train.tasks.base import Size, Task
 
@@ -83,14 +83,14 @@ def open_config(source: str, options: list[str] | None = None) -> Config:
     """The config that a command line names.
 
     Args:
-        source: a config file (``.py``), or timm's name of a model.
+        source: a config file (``.py``), the name of one that comes with the package, or timm's name of a model.
         options: ``KEY=VALUE`` for what is changed in the config.
 
     Raises:
         ConfigError: the config or an option is wrong, or timm has no such model.
         MissingPackageError: a package that the config needs is not installed.
     """
-    if Path(source).suffix == ".py":
+    if is_config(source):
         return load_config(source, options)
     cfg = timm_config(source)
     apply_options(cfg, options or [])
@@ -142,9 +142,7 @@ def timm_config(name: str) -> Config:
         ConfigError: timm has no such model.
     """
     if not timm.is_model(name):
-        raise ConfigError(
-            f"there is no model {name!r} in timm{nearest(name, timm.list_models())}, and a config is a file *.py"
-        )
+        raise ConfigError(f"there is no model {name!r} in timm{nearest(name, timm.list_models())}, and no such config")
     known = timm.get_pretrained_cfg(name).to_dict()
     channels, *size = known["input_size"]
     backbone = {"type": "timm", "name": name, "in_chans": channels, "num_classes": known["num_classes"] or 0}

@@ -36,7 +36,7 @@ class Predictor:
 
     Args:
         cfg: the config that it was trained with.
-        checkpoint: a file of tools/train.py or tools/convert_checkpoint.py.
+        checkpoint: a file of tree-ssm train or tree-ssm convert.
         device: where to run it; a GPU by default, if there is one.
         min_score: detected objects with a lower score are left out.
 
@@ -97,7 +97,7 @@ def inferencer_config(path: str | Path) -> Config:
     for place, step in enumerate(steps):
         if step["type"] == "ssm_train.LoadImage":
             if step.get("channels", 3) != 3 or step.get("value_range"):
-                raise ConfigError(f"{path} reads images that mmcv does not read: use tools/infer.py")
+                raise ConfigError(f"{path} reads images that mmcv does not read: use tree-ssm infer")
             steps[place] = {"type": "LoadImageFromFile"}
         elif step["type"] == "ssm_train.LoadLabelMap":
             steps[place] = {"type": "LoadAnnotations"}

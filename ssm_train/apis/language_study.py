@@ -1,7 +1,7 @@
 """Does the tree help a language model? One small Mamba, pretrained once, is fine-tuned with and without the tree.
 
-Every training and test is a process of its own, started by the command-line tools. What is there already is kept, so
-that a stopped study goes on where it was.
+Every training and test is a process of its own, started by the commands of ``tree-ssm``. What is there already is
+kept, so that a stopped study goes on where it was.
 """
 
 import json
@@ -24,7 +24,7 @@ from ssm_train.runtime.resuming import newest_good
 
 AS_PRETRAINED = "as pretrained"  # what the pretrained model is called in the results
 _SPLITS = ("train", "val", "test")
-_LAST = 2000  # characters of a failed tool's output that are shown
+_LAST = 2000  # characters of a failed command's output that are shown
 
 
 class Recipes(NamedTuple):
@@ -36,9 +36,9 @@ class Recipes(NamedTuple):
         tunings: name of every way to fine-tune it to the config.
     """
 
-    pretraining: Path
-    base: Path
-    tunings: Mapping[str, Path]
+    pretraining: str
+    base: str
+    tunings: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,11 @@ class Study:
     Args:
         settings: what is studied.
         recipes: the configs.
-        tools: the folder of train.py, test.py, train_tokenizer.py and merge_adapters.py.
         say: gets a line about each step as soon as it is done.
     """
 
-    def __init__(
-        self, settings: StudySettings, recipes: Recipes, tools: Path, say: Callable[[str], None] = cli.say
-    ) -> None:
-        self.settings, self.recipes, self.tools, self.say = settings, recipes, tools, say
+    def __init__(self, settings: StudySettings, recipes: Recipes, say: Callable[[str], None] = cli.say) -> None:
+        self.settings, self.recipes, self.say = settings, recipes, say
 
     def run(self) -> dict[str, list[float]]:
         """Do every step that is not done, and write all figures to ``results.json``.
@@ -89,7 +86,7 @@ class Study:
             one value a seed, after the last epoch.
 
         Raises:
-            UserError: a tool failed.
+            UserError: a command failed.
         """
         results = self.perplexities(self.pretrain())
         content = {"seeds": list(self.settings.seeds), **results}
@@ -105,16 +102,16 @@ class Study:
         settings, recipe = self.settings, self.recipes.pretraining
         tokenizer, pretrained = settings.work_dir / "tokenizer", settings.work_dir / "pretrained"
         if not (tokenizer / "tokenizer.json").exists():
-            printed = self._tool("train_tokenizer", tokenizer, settings.text, "--vocab-size", settings.vocab_size)
+            printed = self._command("train-tokenizer", tokenizer, settings.text, "--vocab-size", settings.vocab_size)
             self.say(printed.rstrip("\n"))
         if not (pretrained / "config.json").exists():
             changes = [f"model.backbone.tokenizer={tokenizer}", *_data_options(_SPLITS, settings.text, tokenizer)]
             changes += settings.pretraining_options
             folder = settings.work_dir / "pretraining"
-            printed = self._tool("train", recipe, "--work-dir", folder, "--resume", "--cfg-options", *changes)
+            printed = self._command("train", recipe, "--work-dir", folder, "--resume", "--cfg-options", *changes)
             self.say(f"pretraining: {printed.splitlines()[-1]}")
             checkpoint = newest_good(folder, MMLogger.get_current_instance())
-            self._tool("merge_adapters", recipe, checkpoint, pretrained, "--cfg-options", *changes)
+            self._command("merge-adapters", recipe, checkpoint, pretrained, "--cfg-options", *changes)
         return pretrained
 
     def perplexities(self, pretrained: Path) -> dict[str, list[float]]:
@@ -135,7 +132,7 @@ class Study:
     def _test(self, pretrained: Path) -> float:
         folder = self.settings.work_dir / "base"
         changes = [f"model.backbone.path={pretrained}", *_data_options(_SPLITS[1:], self.settings.rows, pretrained)]
-        printed = self._tool("test", self.recipes.base, "--work-dir", folder, "--cfg-options", *changes)
+        printed = self._command("test", self.recipes.base, "--work-dir", folder, "--cfg-options", *changes)
         return float(printed.splitlines()[-1].split("perplexity ")[1])
 
     def _tune(self, name: str, seed: int, pretrained: Path) -> float:
@@ -143,16 +140,16 @@ class Study:
         changes = [f"randomness.seed={seed}", f"model.backbone.path={pretrained}"]
         changes += [*_data_options(_SPLITS, self.settings.rows, pretrained), *self.settings.tuning_options]
         config = self.recipes.tunings[name]
-        printed = self._tool("train", config, "--work-dir", folder, "--resume", "--cfg-options", *changes)
+        printed = self._command("train", config, "--work-dir", folder, "--resume", "--cfg-options", *changes)
         self.say(f"{name}, seed {seed}: {printed.splitlines()[-1]}")
         values = [point["perplexity"] for point in read_curves(folder)["val"] if "perplexity" in point]
         if not values:
             raise DataError(f"the curves of {folder} have no perplexity: remove the folder, and the run is done again")
         return values[-1]
 
-    def _tool(self, name: str, *arguments: object) -> str:
-        """Run a tool and return what it printed."""
-        command = [sys.executable, str(self.tools / f"{name}.py"), *map(str, arguments)]
+    def _command(self, name: str, *arguments: object) -> str:
+        """Run a command of ``tree-ssm`` and return what it printed."""
+        command = [sys.executable, "-m", "ssm_train.commands", name, *map(str, arguments)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             self.say(done.stdout[-_LAST:])

@@ -16,7 +16,7 @@ def merge_adapters(cfg: Config, checkpoint: str | Path, folder: str | Path) -> N
 
     Args:
         cfg: the config that the model was trained with.
-        checkpoint: a file of tools/train.py.
+        checkpoint: a file of tree-ssm train.
         folder: where weights, config and tokenizer go.
 
     Raises:

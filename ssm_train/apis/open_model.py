@@ -18,6 +18,7 @@ from ssm_train.data.normalization import Normalization, of_config, of_model
 from ssm_train.runtime.building import building_in_scope, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config import load_config
+from ssm_train.runtime.config_files import is_config
 from ssm_train.tasks.classification.timm_model import timm_model
 from tree_ssm import MambaTreeV
 
@@ -54,7 +55,7 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
     """Open what a command line names.
 
     Args:
-        source: a checkpoint of tools/train.py or tools/convert_checkpoint.py (``.pth``), which says what model it is
+        source: a checkpoint of tree-ssm train or tree-ssm convert (``.pth``), which says what model it is
             of; a config (``.py``), whose model gets random weights; ``CONFIG=CHECKPOINT``; or timm's name of a model.
             timm knows the models of a family once the family's package is imported.
         pretrained: let timm fetch its weights for a name.
@@ -63,10 +64,8 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
         CheckpointError: the file is missing, damaged or of another model, or does not say enough about its model.
         ConfigError: there is no such config or timm model, or it cannot be built.
     """
-    config, equals, checkpoint = source.partition("=")
-    if not (equals and config.endswith(".py")):
-        config, checkpoint = (source, "") if source.endswith(".py") else ("", source)
-    if config:
+    config, _, checkpoint = source.partition("=")
+    if is_config(config):
         return _of_config(load_config(config), checkpoint or None)
     if Path(source).suffix in (".pth", ".pt", ".ckpt") or Path(source).exists():
         return _of_checkpoint(source)

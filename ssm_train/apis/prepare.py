@@ -1,4 +1,4 @@
-"""Datasets put where the configs look for them: every dataset's function, by the name that tools/prepare_data.py has.
+"""Datasets put where the configs look for them: every dataset's function, by the name that tree-ssm prepare-data has.
 
 Each takes the folder of all datasets and that of the downloaded files (None if there is none), and returns sentences
 about what is there. It raises :class:`~ssm_core.errors.DataError` if something is missing or wrong.

@@ -1,6 +1,5 @@
 """Small classifiers trained one after the other, with pictures of their curves and of what their scans chose."""
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ class Scans(NamedTuple):
 
 
 def quick_start(
-    configs: Mapping[str, Path], work_dir: Path, classes: Sequence[int], say: Callable[[str], None] = cli.say
+    configs: Mapping[str, str | Path], work_dir: Path, classes: Sequence[int], say: Callable[[str], None] = cli.say
 ) -> list[Trained]:
     """Train classifiers, and draw ``curves.png`` and ``scans.png``.
 
@@ -71,7 +70,8 @@ def quick_start(
     class, with what every block of every model chose on it.
 
     Args:
-        configs: a name for each model to its config. All are of one dataset.
+        configs: a name for each model to its config, see :func:`~ssm_train.runtime.config.load_config`. All are of one
+            dataset.
         work_dir: where the pictures go. Each run has a folder below it, called by its name in lower case. A run
             that is there is overwritten.
         classes: of the drawn test images, the first of each class.
@@ -85,7 +85,7 @@ def quick_start(
     """
     runs = []
     for name, config in configs.items():
-        say(f"\n{name}: {os.path.relpath(config)}")
+        say(f"\n{name}: {config}")
         cfg = load_config(config)
         start = time.perf_counter()
         result = train(changed(cfg, {"work_dir": str(work_dir / name.lower())}), overwrite=True)

@@ -35,15 +35,13 @@ RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
 
 @dataclass(frozen=True)
 class Launch:
-    """How a run is started: by the tool in one process, by torchrun in several, or by Slurm.
+    """How a run is started: in one process, by torchrun in several, or by Slurm.
 
     Attributes:
-        tools: the folder of train.py, dist_train.sh and slurm_train.sh.
         processes: of each run, on this machine.
         partition: of Slurm, to which all runs are submitted at once; None to run them here, one after the other.
     """
 
-    tools: Path
     processes: int = 1
     partition: str | None = None
 
@@ -52,14 +50,15 @@ class Launch:
 
         Args:
             config: the config file.
-            arguments: of tools/train.py, besides the config and ``--resume``.
+            arguments: of ``tree-ssm train``, besides the config and ``--resume``.
         """
+        tree_ssm = [sys.executable, "-m", "ssm_train.commands"]
         if self.partition:
-            # The script gives --resume itself.
-            return [str(self.tools / "slurm_train.sh"), self.partition, config, *arguments]
+            # The command gives --resume itself.
+            return [*tree_ssm, "slurm-train", self.partition, config, *arguments]
         if self.processes > 1:
-            return [str(self.tools / "dist_train.sh"), config, str(self.processes), "--resume", *arguments]
-        return [sys.executable, str(self.tools / "train.py"), config, "--resume", *arguments]
+            return [*tree_ssm, "dist-train", config, str(self.processes), "--resume", *arguments]
+        return [*tree_ssm, "train", config, "--resume", *arguments]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class SweepSettings:
         return [*self.options, *(f"{key}={value}" for key, value in run.items())]
 
     def arguments_of(self, run: Settings, folder: Path) -> list[str]:
-        """The arguments of tools/train.py for one run.
+        """The arguments of ``tree-ssm train`` for one run.
 
         Args:
             run: what distinguishes the run.
@@ -108,7 +107,7 @@ class SweepSettings:
 
     def identity_of(self, run: Settings) -> dict:
         """What makes a run what it is, so that a kept run is not taken for another."""
-        return {"config": Path(self.config).name, "options": self.options_of(run), "amp": self.amp}
+        return {"config": f"{self.name}.py", "options": self.options_of(run), "amp": self.amp}
 
 
 class Sweep:
@@ -200,7 +199,7 @@ class Sweep:
         path = folder / LOG
         write_text_atomically(path, "")
         with path.open("ab") as log:  # a job of Slurm appends to it, too
-            environment = {"PYTHON": sys.executable, **os.environ}
+            environment = dict(os.environ)
             if self.launch.partition:
                 environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(path.resolve()).replace("%", "%%")}
             status = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode

@@ -1,4 +1,4 @@
-"""Pictures of what models see and of how runs went: one function for each subcommand of tools/analysis/visualize.py.
+"""Pictures of what models see and of how runs went: one function for each subcommand of tree-ssm analyse visualize.
 
 A model is named as :func:`ssm_train.apis.open_model.open_model` takes it. Blocks are named by their stage and their
 number within it, both counted from 1. Functions that have a line to tell about a model tell it as soon as it is known,
@@ -231,7 +231,7 @@ def draw_curves(
     """Learning curves of runs, a panel for every metric.
 
     Args:
-        runs: work folders of tools/train.py. They are called by their names, or by their paths if names repeat.
+        runs: work folders of tree-ssm train. They are called by their names, or by their paths if names repeat.
         metrics: such as ``loss``, ``lr`` and ``top1``; all but ``lr`` if left out.
         counter: whether x counts iterations or epochs.
         smoothing: points that the training loss is averaged over.

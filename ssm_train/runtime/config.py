@@ -15,14 +15,15 @@ from yaml import YAMLError
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_core.writing import is_of_the_disk, write_error
-from ssm_train.compat import mmseg
+from ssm_train.compat import base_configs
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
+from ssm_train.runtime.config_files import find_config
 from ssm_train.runtime.config_values import check_change
 from ssm_train.runtime.launching import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
-mmseg.accept_any_distribution()
+base_configs.accept_packages()
 # Every program that reads a config imports this module before it reads a checkpoint.
 read_checkpoints_safely()
 
@@ -52,16 +53,15 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
     """Read a config, apply ``key=value`` options and check every name in it.
 
     Args:
-        path: the config file.
+        path: the config file, or the name of one that comes with the package, see
+            :func:`~ssm_train.runtime.config_files.find_config`.
         options: changes, such as ``["train_cfg.max_epochs=5", "model.backbone.arch=small"]``.
 
     Raises:
         ConfigError: the file is missing or faulty, or a key, a type or an argument is unknown.
         MissingPackageError: a package that the config inherits from or imports is not installed.
     """
-    path = Path(path)
-    if not os.path.isfile(path):  # unlike Path.is_file, it takes names that no file can have
-        raise ConfigError(f"there is no config {path}{nearest(str(path), _configs_around(path))}")
+    path = find_config(path)
     try:
         _check_bases(path)
         cfg = Config.fromfile(path)
@@ -257,14 +257,6 @@ def _line_of_config(error: BaseException) -> str:
         if caller.f_code is Config._file2dict.__code__ and frame.f_code.co_name == "<module>":
             return f" ({frame.f_code.co_filename}, line {line})"
     return ""
-
-
-def _configs_around(path: Path) -> list[str]:
-    """Config files that may have been meant by a path that does not exist: all in the nearest folder that exists."""
-    folder = path.parent
-    while not os.path.isdir(folder):
-        folder = folder.parent
-    return [str(p) for p in sorted(folder.rglob("*.py")) if "_base_" not in p.parts] if folder != Path() else []
 
 
 def _one_line(error: BaseException) -> str:

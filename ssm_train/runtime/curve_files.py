@@ -24,7 +24,7 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     path = Path(run)
     path = path / CURVES if path.is_dir() else path
     if not path.is_file():  # reading a device might never end
-        raise DataError(f"there is no {path}: a run of tools/train.py writes it into its work folder")
+        raise DataError(f"there is no {path}: a run of tree-ssm train writes it into its work folder")
     try:
         curves = json.loads(path.read_text())
         curves = {part: list(curves[part]) for part in ("train", "val")}
@@ -36,7 +36,7 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
     if not sound:
         raise DataError(
             f"the curves {path} have points without iter or epoch or with other things than numbers, unlike those that "
-            "tools/train.py writes"
+            "tree-ssm train writes"
         )
     return curves
 

@@ -12,7 +12,7 @@ from ssm_core.errors import CheckpointError
 from ssm_train.runtime import pretrained
 from ssm_train.runtime.building import describe_model
 
-_FOREIGN = "; convert a file that the models' authors released with tools/convert_checkpoint.py first"
+_FOREIGN = "; convert a file that the models' authors released with tree-ssm convert first"
 
 
 def check_fit(model: nn.Module, cfg: Config, filename: str | Path, checkpoint: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def join_processes(launcher: Launcher, env_cfg: Mapping[str, Any]) -> None:
     if launcher == "slurm":
         read_slurm()
     if "RANK" not in os.environ and launcher == "pytorch":
-        raise ConfigError("--launcher pytorch is for torchrun: start with `tools/dist_train.sh CONFIG PROCESSES`")
+        raise ConfigError("--launcher pytorch is for torchrun: start with `tree-ssm dist-train CONFIG PROCESSES`")
     if torch.distributed.is_initialized():
         return
     if torch.cuda.is_available():
@@ -57,7 +57,7 @@ def read_slurm() -> None:
     """
     known = os.environ
     if "SLURM_PROCID" not in known or "SLURM_NTASKS" not in known:
-        raise ConfigError("--launcher slurm is for tasks of Slurm: start with `tools/slurm_train.sh PARTITION CONFIG`")
+        raise ConfigError("--launcher slurm is for tasks of Slurm: start with `tree-ssm slurm-train PARTITION CONFIG`")
     known.setdefault("RANK", known["SLURM_PROCID"])
     known.setdefault("WORLD_SIZE", known["SLURM_NTASKS"])
     known.setdefault("LOCAL_RANK", known.get("SLURM_LOCALID", "0"))

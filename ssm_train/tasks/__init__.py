@@ -72,6 +72,6 @@ def image_task_of(cfg: Config) -> ImageTask:
     if not isinstance(task, ImageTask):
         raise ConfigError(
             "the config describes a language model, and this command is for models of images: use "
-            "tools/merge_adapters.py, which writes a language model as a folder of transformers"
+            "tree-ssm merge-adapters, which writes a language model as a folder of transformers"
         )
     return task

@@ -39,7 +39,7 @@ def test_fashion_mnist(fashion):
     assert [sample["data_samples"]["label"] for sample in data] == [9, 0, 3, 3, 1], "a loop over it ends"
     with pytest.raises(IndexError, match="there is no image 5 among 5"):
         data[5]
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz does not exist; make it with `python tools/prep"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz does not exist; make it with `tree-ssm prep"):
         FashionMNIST(plain, root)
 
 
@@ -135,7 +135,7 @@ def test_missing_folders(folder):
     (folder / "val" / "ant").mkdir()
     with pytest.raises(DataError, match="1 class folders and no images"):
         ImageFolder(plain, folder, split="val")
-    with pytest.raises(DataError, match=r"2 of ImageNet's 1000 classes; .*prepare_data.py imagenet"):
+    with pytest.raises(DataError, match=r"2 of ImageNet's 1000 classes; .*tree-ssm prepare-data imagenet"):
         ImageNet(plain, folder)
     with pytest.raises(ConfigError, match="'skip' or 'raise'"):
         ImageFolder(plain, folder, unreadable="ignore")

@@ -1,7 +1,6 @@
-"""The commands and files that CONTRIBUTING.md, docs/release.md and the workflows name exist."""
+"""The files that CONTRIBUTING.md and docs/release.md name exist, and what they say of other files is so."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,51 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import ROOT
+from page_commands import commands_of
 
 PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "release.md"]
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-FENCE = re.compile(r"^ *```bash\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PROGRAMS = Path(sys.executable).parent  # the environment that runs the tests
 
 
-def steps(workflow):
-    """Yield the commands of a workflow, step by step."""
-    for job in yaml.safe_load(workflow.read_text())["jobs"].values():
-        yield from (step["run"] for step in job["steps"] if "run" in step)
-
-
-def commands():
-    texts = [block for page in PAGES for block in FENCE.findall(page.read_text())]
-    texts += [text for workflow in WORKFLOWS for text in steps(workflow)]
-    for line in "".join(f"{text}\n" for text in texts).replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-            words.pop(0)
-        if words:
-            yield tuple(words)
-
-
-COMMANDS = sorted(set(commands()))
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_command(command):
-    """make has the target, the program is installed, and the files exist."""
-    program, *arguments = command
-    if program == "make":
-        targets = [word for word in arguments if "=" not in word]
-        assert targets
-        assert set(targets) <= TARGETS
-    elif program.startswith(".venv/bin/"):
-        assert (PROGRAMS / program.removeprefix(".venv/bin/")).exists()
-    for word in arguments:
-        if word.startswith(("tests/", "tools/", "requirements/")):
-            assert (ROOT / word.partition("::")[0]).exists()
-
-
 def test_named_tests_are_collected():
-    named = [word for command in COMMANDS for word in command if "::" in word]
+    named = [word for command in commands_of(PAGES) for word in command if "::" in word]
     assert named
     collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *named]
     done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True)

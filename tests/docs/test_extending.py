@@ -6,7 +6,9 @@ import shlex
 import sys
 
 import pytest
-from command_line import CONFIGS, ROOT, run
+from command_line import ROOT
+
+from ssm_train.commands import program
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*faster_coco_eval")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
@@ -27,23 +29,22 @@ def write_files(page, folder):
 
 
 def execute(line):
-    """Execute a shell line. It is ``export PYTHONPATH=mine``, or it runs a tool or a script with ``python``."""
+    """Execute a shell line. It is ``export PYTHONPATH=mine``, a command of ``tree-ssm``, or a script of ``python``."""
     if line == "export PYTHONPATH=mine":
         assert "mine" in sys.path[0]
         return
-    python, script, *arguments = shlex.split(line)
-    assert python == "python"
-    if script.startswith("tools/"):
-        assert run(script.removeprefix("tools/").removesuffix(".py"), *arguments) == 0
+    called, *arguments = shlex.split(line)
+    if called == "tree-ssm":
+        assert program.main(arguments) == 0
     else:
-        runpy.run_path(script, run_name="__main__")
+        assert called == "python"
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_example(page, tmp_path, monkeypatch, capsys):
     for needed in (*PAGES[page], page):
         write_files(needed, tmp_path)
-    (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "mine")
     before = set(sys.modules)

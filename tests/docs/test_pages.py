@@ -1,61 +1,25 @@
-"""The pages agree with the code: commands, config keys, types and quoted errors."""
+"""The pages agree with the code: config keys, types and quoted errors."""
 
 import ast
 import re
-import shlex
 from typing import get_origin
 
 import pytest
-from command_line import ROOT, load_tool
+from command_line import ROOT
 
 import quadtree_ssm.ops
 import ssm_core.ops
 import tree_ssm.ops
-from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = r"^```{}\n(.*?)^```$"
-OWN_FILES = "mine/"  # test_extending.py runs these files of docs/extend
 PACKAGES = ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train", "tools")
 
 
 def fenced(page, language):
     return re.findall(FENCE.format(language), page.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def commands():
-    """Yield the pages' commands that run one of our tools, each as a list of the tool and its arguments."""
-    for page in PAGES:
-        for line in "".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            start = next((i for i, word in enumerate(words) if word.startswith("tools/")), None)
-            if start is not None and OWN_FILES not in line:
-                yield words[start:]
-
-
-COMMANDS = sorted(set(map(tuple, commands())))
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_command(command):
-    """The tool accepts the arguments, and the configs and options in them exist."""
-    tool, *arguments = command
-    assert (ROOT / tool).is_file()
-    configs = [word for word in arguments if word.startswith("configs/") and "my-images" not in word]
-    assert all((ROOT / config).is_file() for config in configs)
-    if tool.endswith(".py"):
-        parse = getattr(load_tool(tool.removeprefix("tools/").removesuffix(".py")), "parse_arguments", None)
-        args = parse(list(arguments)) if parse else None
-        options = [o for o in getattr(args, "cfg_options", []) if "FILE" not in o]
-        if options and configs:
-            load_config(ROOT / configs[0], options)
-
-
-def test_there_are_commands():
-    assert len(COMMANDS) > 30
-    assert {"tools/train.py", "tools/ablate.py", "tools/dist_train.sh"} <= {command[0] for command in COMMANDS}
 
 
 def documented(page):
@@ -70,7 +34,7 @@ def test_keys_of_configs():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign):
                 used |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tools/test.py reads the last two
+    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tree-ssm test reads the last two
     assert used & known <= documented("config.md") <= known
 
 

@@ -63,4 +63,4 @@ def ablate(config, folder, *options):
     if not (run / RECORD).exists():
         given = settings.identity_of(combinations(parse_grid(settings.grid))[0])
         (run / RECORD).write_text(json.dumps({"given": given, "status": "done", "seconds": 1.0, "error": ""}))
-    Sweep(settings, Launch(Path("tools"))).table()
+    Sweep(settings, Launch()).table()

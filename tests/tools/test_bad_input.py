@@ -140,7 +140,7 @@ def test_missing_dataset(fails, monkeypatch, tmp_path, config, path, name):
     # The model is small because it is built before the tool looks for the data.
     line = fails(CONFIGS / config, "model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,8,8,8)")
     assert path in line
-    assert f"python tools/prepare_data.py {name}" in line
+    assert f"tree-ssm prepare-data {name}" in line
 
 
 def test_missing_own_images(fails, tmp_path):
@@ -185,7 +185,7 @@ def test_checkpoint_of_another_variant_names_the_first_difference(fails, other_c
     torch.save(state, tmp_path / "bare.pth")
     line = fails(DIGITS, "model.backbone.name=test_efficientnet", tool=("test", tmp_path / "bare.pth"))
     assert "backbone.conv_stem.weight is not in the file (did you mean 'backbone.conv_stemm.weight'?)" in line
-    assert "convert a file that the models' authors released with tools/convert_checkpoint.py first" in line
+    assert "convert a file that the models' authors released with tree-ssm convert first" in line
 
 
 class Harmful:
@@ -220,7 +220,7 @@ def test_resume_from_weights_alone(fails, other_checkpoint):
 
 def test_launcher_without_torchrun(fails, monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert "tools/dist_train.sh" in fails(DIGITS, tool=("train", "--launcher", "pytorch"))
+    assert "tree-ssm dist-train" in fails(DIGITS, tool=("train", "--launcher", "pytorch"))
 
 
 def test_an_address_that_nobody_answers(fails):

@@ -161,7 +161,7 @@ def test_errors(tmp_path, capsys, monkeypatch):
     (tmp_path / "bad.png").write_bytes(b"no image")
     assert "cannot read the image" in error(*fits[:4], "--image", tmp_path / "bad.png", *fits[4:])
     text = CONFIGS / "mambatree_l" / "mambatree-l-130m_alpaca.py"
-    assert "tools/merge_adapters.py" in error(text, checkpoint, *onnx_format)
+    assert "tree-ssm merge-adapters" in error(text, checkpoint, *onnx_format)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     line = error(*fits)
     assert "--format onnx needs onnxscript" in line

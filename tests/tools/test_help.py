@@ -1,14 +1,32 @@
-"""Tests the start of every tool. It parses its arguments, and imports little before that."""
+"""Tests the start of every command and tool. It parses its arguments, and imports little before that."""
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
-from command_line import ROOT, load_tool
+from command_line import COMMANDS, ROOT, load_tool
+
+from ssm_train.commands import program
 
 TOOLS = sorted(str(path.relative_to(ROOT / "tools").with_suffix("")) for path in (ROOT / "tools").rglob("*.py"))
-COMMANDS = [tool for tool in TOOLS if not tool.startswith("benchmarks/")]
+OWN = [tool for tool in TOOLS if tool.startswith("benchmarks/")] + ["analysis/model_zoo"]  # they are no commands
+CALLERS = [tool for tool in TOOLS if tool not in OWN]
+NAMES = list(program.COMMANDS)
+NOT_COMMANDS = {"__init__", "__main__", "program", "processes"}
+# What a command imports before it has parsed. None of these imports more than the standard library.
+LIGHT = re.compile(r"ssm_train\.(apis\.(arguments|cli)|commands\..+)|ssm_core\.(errors|doctor)\..+")
+CALLER = '''"""Calls ``tree-ssm {name}``."""
+
+import sys
+
+from ssm_train.apis import cli
+from ssm_train.commands.{module} import main
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
+'''
 STARTED = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -28,30 +46,63 @@ def imported(nodes):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_help(tool, capsys):
+def from_outside(nodes):
+    return {name for name in imported(nodes) if name.split(".")[0] not in sys.stdlib_module_names}
+
+
+def started(file, *arguments):
+    """Run a file as a program, and return what it printed, its status, and what it imported of the slow packages."""
+    done = subprocess.run([sys.executable, "-c", STARTED, file, *arguments], capture_output=True, text=True)
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_a_command(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        program.main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: tree-ssm {name} ")
+
+
+@pytest.mark.parametrize("tool", OWN)
+def test_help_of_a_tool(tool, capsys):
     with pytest.raises(SystemExit) as ended:
         load_tool(tool).main(["--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: ")
 
 
-@pytest.mark.parametrize("tool", [tool for tool in COMMANDS if tool != "analysis/model_zoo"])
-def test_imports(tool):
-    """A command imports only ssm_train and the standard library. Before it has parsed, it imports one ssm_train module.
-
-    tools/analysis/model_zoo.py is left out, because it is no command for users. It reads the metafiles, which are YAML.
-    """
-    module = ast.parse((ROOT / "tools" / f"{tool}.py").read_text())
-    first = {name for name in imported(module.body) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert first <= {"ssm_train.apis.arguments", "ssm_train.apis.cli"}
-    whole = {name for name in imported(ast.walk(module)) if name.split(".")[0] not in sys.stdlib_module_names}
-    assert {name.split(".")[0] for name in whole} <= {"ssm_train"}
+def test_every_module_is_a_command():
+    modules = {path.stem for path in COMMANDS.glob("*.py")} - NOT_COMMANDS
+    assert modules == {command.module for command in program.COMMANDS.values()}
 
 
-@pytest.mark.parametrize("tool", [*COMMANDS, "benchmarks/distributed"])
-def test_help_without_torch(tool):
-    command = [sys.executable, "-c", STARTED, ROOT / "tools" / f"{tool}.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.startswith("usage: ")
-    assert done.stderr == "0 []\n"
+@pytest.mark.parametrize("module", sorted({command.module for command in program.COMMANDS.values()}))
+def test_imports(module):
+    """Before a command has parsed, it imports nothing slow. All of it imports nothing but this project."""
+    tree = ast.parse((COMMANDS / f"{module}.py").read_text())
+    assert all(LIGHT.fullmatch(name) for name in from_outside(tree.body))
+    whole = from_outside(ast.walk(tree)) - {"torch"}
+    assert {name.split(".")[0] for name in whole} <= {"ssm_train", "ssm_core"}
+
+
+def test_tools_call_commands():
+    modules = {command.module: name for name, command in program.COMMANDS.items()}
+    assert len(CALLERS) > 15
+    for tool in CALLERS:
+        module = tool.rpartition("/")[2]
+        assert (ROOT / f"tools/{tool}.py").read_text() == CALLER.format(name=modules[module], module=module)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_without_torch(name):
+    printed, ended = started(COMMANDS / "__main__.py", *name.split(), "--help")
+    assert printed.startswith("usage: ")
+    assert ended == "0 []\n"
+
+
+@pytest.mark.parametrize("tool", ["train", "benchmarks/distributed"])
+def test_help_of_a_tool_without_torch(tool):
+    printed, ended = started(ROOT / "tools" / f"{tool}.py", "--help")
+    assert printed.startswith("usage: ")
+    assert ended == "0 []\n"

@@ -41,11 +41,9 @@ def test_the_gallery_can_be_drawn_again():
     """The tool accepts the gallery's commands. They draw the pictures that the page shows, and the files are small."""
     page = ROOT / "docs" / "gallery.md"
     text = page.read_text().replace("\\\n", " ")
-    commands = [
-        shlex.split(line) for line in text.splitlines() if "tools/analysis/visualize.py" in line and "--out" in line
-    ]
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("tree-ssm analyse visualize ")]
     tool = load_tool("analysis/visualize")
-    drawn = {str(tool.parse_arguments(words[2:]).out) for words in commands if words[0] == ".venv/bin/python"}
+    drawn = {str(tool.parse_arguments(words[3:]).out) for words in commands}
     shown = {f"docs/{path}" for path in re.findall(r"!\[[^]]+\]\((images/gallery_[^)]+)\)", text)}
     assert len(drawn) == 7
     assert shown == drawn | {"docs/images/gallery_explorer.png"}

@@ -67,7 +67,7 @@ DATA = {
     "Digits": Data("first run", "Two to four minutes on a CPU, with data that scikit-learn brings along."),
     "Nuclei": Data(
         "first run",
-        "Detection and segmentation in five to eight minutes on a CPU. `tools/prepare_data.py nuclei` makes the data.",
+        "Detection and segmentation in five to eight minutes on a CPU. `tree-ssm prepare-data nuclei` makes the data.",
     ),
     "Your own images": Data(
         "own data",
@@ -75,14 +75,14 @@ DATA = {
     ),
     "Fashion-MNIST": Data("comparison", "Ten minutes on one GPU."),
     "Composited scenes": Data(
-        "comparison", "Ten minutes on one GPU. `tools/prepare_data.py composite` makes the data."
+        "comparison", "Ten minutes on one GPU. `tree-ssm prepare-data composite` makes the data."
     ),
     "Wiki demo": Data("comparison", "A Mamba trained from random weights on a megabyte of text, for the next table."),
     "Alpaca demo": Data(
         "comparison",
         "That small Mamba as pretrained, with LoRA alone, and with LoRA and the tree. Perplexities are of held-out "
         "responses, lower is better, the last two are means of three seeds. The tree makes no difference here. "
-        "`tools/language_study.py` runs all of it.",
+        "`tree-ssm language-study` runs all of it.",
     ),
     "ImageNet-1k": Data("paper", "300 epochs."),
     "COCO 2017": Data("paper", "1x is 12 epochs; 3x is 36 epochs with images of several sizes."),

@@ -1,27 +1,9 @@
-"""Prints a config with all that it inherits: python tools/analysis/print_config.py CONFIG."""
+"""Calls ``tree-ssm analyse print-config``."""
 
-import argparse
 import sys
 
 from ssm_train.apis import cli
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Print a config with all that it inherits.", allow_abbrev=False)
-    parser.add_argument("config", help="config file")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Read, check and print."""
-    args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
-    from ssm_train.runtime.config import load_config
-
-    print(load_config(args.config, args.cfg_options).pretty_text)
-
+from ssm_train.commands.print_config import main
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))

@@ -5,7 +5,7 @@
         --cfg-options model.backbone.choice=3
 
 The second command compares the loss curves. They agree to rounding, because this config has no mixup, batch norm or
-Gumbel noise, which look at the images of one process. Each count runs through tools/dist_train.sh, with one process for
+Gumbel noise, which look at the images of one process. Each count runs through tree-ssm dist-train, with one process for
 every GPU, or with gloo on CPUs. The rate is the global batch divided by the median time of an iteration. The times are
 those of the training log without its first point.
 """
@@ -71,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--batch", type=kinds.whole_number(), default=256, help="images of all processes in an iteration"
     )
     parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/distributed"))
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as for tools/train.py")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as for tree-ssm train")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)
     uneven = [n for n in options.processes if n < 1 or options.batch % n]

@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("config", help="config of the training")
     parser.add_argument(
-        "--processes", type=kinds.whole_number(), default=1, help="one per GPU, by tools/dist_train.sh if more than one"
+        "--processes", type=kinds.whole_number(), default=1, help="one per GPU, by tree-ssm dist-train if more than one"
     )
     parser.add_argument(
         "--seconds",
@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=5.0,
         help="seconds from one state to the next, in comparisons",
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision, see tools/train.py")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, see tree-ssm train")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 

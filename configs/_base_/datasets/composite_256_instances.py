@@ -1,6 +1,6 @@
 # Items of Fashion-MNIST composited onto photographs at 256x256. Training takes the first 12,000 of 48,000 images, and
 # validation takes 500. There are 10 classes, and objects measure about 30 to 130 pixels.
-# `python tools/prepare_data.py composite` makes the images.
+# `tree-ssm prepare-data composite` makes the images.
 _base_ = "./instance_loaders.py"
 train_pipeline = [
     dict(type="ssm_train.LoadImage"),

@@ -1,4 +1,4 @@
-# The composited set (tools/prepare_data.py composite) has 48,000 images of 256x256 for training and 500 for validation.
+# The composited set (tree-ssm prepare-data composite) has 48,000 images of 256x256 for training and 500 for validation.
 # Sizes, rotations and colours already vary in the images, so training only mirrors them. A short trial learned faster
 # that way.
 _base_ = "./segmentation_loaders.py"

@@ -1,5 +1,5 @@
 # Nuclei in one fluorescence image, which is cut into tiles of 128x128. There is 1 class.
-# `tools/prepare_data.py nuclei` makes the tiles.
+# `tree-ssm prepare-data nuclei` makes the tiles.
 _base_ = "./instance_loaders.py"
 train_pipeline = [
     dict(type="ssm_train.LoadImage"),

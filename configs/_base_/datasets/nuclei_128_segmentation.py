@@ -1,4 +1,4 @@
-# Nuclei (tools/prepare_data.py nuclei) in 35 overlapping tiles of 128x128 for training and 4 for validation.
+# Nuclei (tree-ssm prepare-data nuclei) in 35 overlapping tiles of 128x128 for training and 4 for validation.
 _base_ = "./segmentation_loaders.py"
 metainfo = dict(classes=("background", "nucleus", "boundary"), palette=[(0, 0, 0), (31, 119, 180), (255, 127, 14)])
 train_dataloader = dict(

@@ -1,9 +1,9 @@
 # A small Mamba is trained from random weights on a text file. With a vocabulary of 4,096 a megabyte of English has
 # 300,000 tokens. After twelve epochs the held-out perplexity had risen from 460 to 1,404, so the training has five.
 # Commands:
-#   python tools/train_tokenizer.py work_dirs/wiki/tokenizer data/text/wiki_demo.txt
-#   python tools/train.py configs/mambatree_l/wiki/mamba-4m_wiki.py
-#   python tools/merge_adapters.py configs/mambatree_l/wiki/mamba-4m_wiki.py CKPT work_dirs/wiki/pretrained
+#   tree-ssm train-tokenizer work_dirs/wiki/tokenizer data/text/wiki_demo.txt
+#   tree-ssm train mambatree_l/wiki/mamba-4m_wiki
+#   tree-ssm merge-adapters mambatree_l/wiki/mamba-4m_wiki CKPT work_dirs/wiki/pretrained
 _base_ = "../../_base_/language_runtime.py"
 tokenizer_path = "work_dirs/wiki/tokenizer"
 tokenizer = dict(type="tree_ssm.language.load_tokenizer", path=tokenizer_path)

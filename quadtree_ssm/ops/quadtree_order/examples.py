@@ -1,4 +1,4 @@
-"""Inputs on which ``python -m ssm_core.doctor`` compares the kernels of these operators with their references."""
+"""Inputs on which ``tree-ssm doctor`` compares the kernels of these operators with their references."""
 
 from functools import partial
 

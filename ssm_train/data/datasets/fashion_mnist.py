@@ -38,7 +38,7 @@ class FashionMNIST(ImageDataset):
             if not path.exists():
                 raise DataError(
                     f"there is no Fashion-MNIST: {path} does not exist; "
-                    "make it with `python tools/prepare_data.py fashion-mnist`"
+                    "make it with `tree-ssm prepare-data fashion-mnist`"
                 )
         self.images = read_idx(images, dimensions=3)
         self.file = images

@@ -97,7 +97,7 @@ class ImageNet(ImageFolder):
         DataError: the folder is missing, or has another number of classes than 1000.
     """
 
-    how_to_make = "arrange a downloaded ILSVRC2012 with `python tools/prepare_data.py imagenet --from FOLDER`"
+    how_to_make = "arrange a downloaded ILSVRC2012 with `tree-ssm prepare-data imagenet --from FOLDER`"
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ def _read_json(path: Path) -> dict[str, list]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(
-            f"there is no annotation file {path}; `python tools/prepare_data.py --help` tells how to make or arrange it"
+            f"there is no annotation file {path}; `tree-ssm prepare-data --help` tells how to make or arrange it"
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the annotation file {path}: {error}") from None

@@ -1,4 +1,4 @@
-"""Running tasks of lm-evaluation-harness from Python, as tools/test.py does."""
+"""Running tasks of lm-evaluation-harness from Python, as tree-ssm test does."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -14,7 +14,7 @@ CURVES = {
 
 
 def test_reading(tmp_path):
-    with pytest.raises(DataError, match=r"there is no .*curves.json: a run of tools/train.py writes it"):
+    with pytest.raises(DataError, match=r"there is no .*curves.json: a run of tree-ssm train writes it"):
         read_curves(tmp_path)
     file = tmp_path / "curves.json"
     file.write_text(json.dumps(CURVES))

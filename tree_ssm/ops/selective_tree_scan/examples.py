@@ -1,4 +1,4 @@
-"""Inputs on which ``python -m ssm_core.doctor`` compares the kernels of this operator with its reference."""
+"""Inputs on which ``tree-ssm doctor`` compares the kernels of this operator with its reference."""
 
 from functools import partial
 

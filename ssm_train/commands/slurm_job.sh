@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The batch job of tools/slurm_train.sh, which submits it: slurm_job.sh TOOLS CONFIG [arguments of tools/train.py]
+# The batch job of tree-ssm slurm-train, which submits it: slurm_job.sh CONFIG [arguments of tree-ssm train]
 # The training ends with 75 when it was stopped and its state is saved. The job then goes back into the queue, and
 # continues from that state. So it does after a process was killed, MAX_RESTARTS times.
 set -uo pipefail
-if [ $# -lt 2 ]; then
+if [ $# -lt 1 ]; then
     sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 fi
-tools=$1 config=$2
-shift 2
+config=$1
+shift
 # A cancelled job is not queued again. Slurm signals this script and the training.
 cancelled=
 trap 'cancelled=1' TERM INT
 # shellcheck disable=SC2086
 srun --kill-on-bad-exit=1 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u "$tools/train.py" "$config" --launcher slurm --resume "$@" &
+    "${PYTHON:-python}" -u -m ssm_train.commands train "$config" --launcher slurm --resume "$@" &
 step=$!
 wait $step
 status=$?

@@ -1,0 +1,35 @@
+"""Trains in several processes, one a GPU, or by gloo on CPUs where there is no GPU.
+
+    tree-ssm dist-train CONFIG PROCESSES
+
+A signal (TERM, INT, HUP, USR1, USR2) saves the state and ends all processes with status 75; --resume goes on. On
+several machines, run it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT set.
+"""
+
+import argparse
+
+from ssm_train.apis import arguments as kinds
+from ssm_train.commands import train
+from ssm_train.commands.processes import start
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``rest`` is for each process."""
+    parser = argparse.ArgumentParser(
+        prog="tree-ssm dist-train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="config file, or the name of one that comes with the package")
+    parser.add_argument("processes", type=kinds.whole_number(), help="how many on this machine")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of tree-ssm train")
+    args = parser.parse_args(arguments)
+    train.parse_arguments([args.config, *args.rest])  # wrong ones are refused once, and not by every process
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Start the processes, and end with their status."""
+    args = parse_arguments(arguments)
+    start("train", args.processes, [args.config, *args.rest])

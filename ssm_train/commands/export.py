@@ -1,0 +1,47 @@
+"""A trained model in a form that runs elsewhere: tree-ssm export CONFIG CKPT --format torch_export|aoti|onnx.
+
+The exported model takes images that are normalised as in the config's test pipeline. A classifier returns logits, a
+detector or segmentor the maps of its backbone. Batches and images may have any size, unless --size fixes the images'.
+The file is compared with the model before the tool ends. docs/export.md says how to load each format.
+"""
+
+import argparse
+from pathlib import Path
+
+from ssm_train.apis import arguments as kinds
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tree-ssm export", description="Export a trained model.", allow_abbrev=False)
+    parser.add_argument("config", help="the config it was trained with, of any task of images")
+    parser.add_argument("checkpoint", help="a .pth file of tree-ssm train or tree-ssm convert")
+    parser.add_argument("--format", required=True, choices=["torch_export", "aoti", "onnx"], help="what to write")
+    parser.add_argument("--out", type=Path, help="the file (default: the checkpoint's name with the format's suffix)")
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+        metavar=("H", "W"),
+        help="fix the images' size (default: any)",
+    )
+    parser.add_argument(
+        "--image", type=Path, nargs="+", default=[], help="photos to check with (default: random images of two sizes)"
+    )
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export, check, and say what came of it."""
+    args = parse_arguments(arguments)
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis.export import FORMATS, export_checkpoint
+    from ssm_train.runtime.config import load_config
+
+    size = tuple(args.size) if args.size else None
+    cfg = load_config(args.config, args.cfg_options)
+    path, found = export_checkpoint(cfg, args.checkpoint, FORMATS[args.format], args.out, size, args.image)
+    print(f"written     {path}, {path.stat().st_size / 2**20:.1f} MiB")
+    print(f"difference  {found.difference:.1e} of the largest value")
+    print(f"time        {found.milliseconds:.1f} ms an image, {found.eager:.1f} ms in eager PyTorch")

@@ -1,0 +1,74 @@
+"""Puts datasets where the configs look for them: tree-ssm prepare-data NAME."""
+
+import argparse
+from pathlib import Path
+
+from ssm_train.apis import arguments as kinds
+
+# What is done for each dataset.
+DATASETS = {
+    "digits": "classification: handwritten digits of scikit-learn",
+    "fashion-mnist": "classification: copy and verify",
+    "imagenet": "classification: arrange a downloaded ILSVRC2012 and count it",
+    "nuclei": "all dense tasks: tiles of one microscopy image, from the package stardist",
+    "composite": "all dense tasks: Fashion-MNIST items composited onto photographs",
+    "coco": "detection: arrange a downloaded COCO 2017 and verify it",
+    "ade20k": "segmentation: arrange a downloaded ADE20K and verify it",
+    "cityscapes": "segmentation: arrange a downloaded Cityscapes, make its label maps",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what is not ``name``, ``root`` or ``source`` is an option of that dataset."""
+    parser = argparse.ArgumentParser(
+        prog="tree-ssm prepare-data", description="Put a dataset where the configs look for it.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, words in DATASETS.items():
+        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        command.add_argument("--root", type=Path, default=Path("data"), help="folder of all datasets (default: data)")
+        command.add_argument("--from", type=Path, dest="source", metavar="PATH", help="folder of the downloaded files")
+        if name == "nuclei":
+            command.add_argument(
+                "--tile",
+                type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+                default=128,
+                help="side of a tile in pixels (default: 128)",
+            )
+        if name == "composite":
+            command.add_argument(
+                "--size",
+                type=kinds.whole_number(1, kinds.LARGEST_SIDE),
+                default=256,
+                help="side of an image in pixels (default: 256)",
+            )
+            command.add_argument(
+                "--train-count", type=kinds.whole_number(), default=48000, help="training images (default: 48000)"
+            )
+            command.add_argument(
+                "--val-count", type=kinds.whole_number(), default=500, help="validation images (default: 500)"
+            )
+            command.add_argument(
+                "--seed", type=kinds.whole_number(0, kinds.LARGEST_SEED), default=0, help="of the scenes (default: 0)"
+            )
+            command.add_argument(
+                "--processes", type=kinds.whole_number(), metavar="N", help="that make them (default: one a core)"
+            )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prepare the dataset and say what is there."""
+    args = parse_arguments(arguments)
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis import prepare
+
+    if args.name == "nuclei":
+        said = prepare.prepare_nuclei(args.root, args.source, args.tile)
+    elif args.name == "composite":
+        said = prepare.prepare_composite(
+            args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes
+        )
+    else:
+        said = prepare.ARRANGED[args.name](args.root, args.source)
+    print(said)

@@ -1,0 +1,100 @@
+"""The program ``tree-ssm``: it finds the command of a command line and calls it."""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+from ssm_core import __version__
+from ssm_core.errors import nearest
+from ssm_train.apis import cli
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        module: its module within ``ssm_train.commands``.
+        words: what it does.
+    """
+
+    module: str
+    words: str
+
+
+# By what the user wants, in the order of the help.
+GROUPS = {
+    "train and test": {
+        "train": Command("train", "train the model of a config"),
+        "test": Command("test", "evaluate a checkpoint on the test set of a config"),
+        "dist-train": Command("dist_train", "train in several processes, one a GPU"),
+        "dist-test": Command("dist_test", "evaluate in several processes"),
+        "slurm-train": Command("slurm_train", "submit a training to Slurm"),
+        "ablate": Command("ablate", "train every combination of a grid of settings, and compare them"),
+        "quickstart": Command("quickstart", "train a small model of both families on digits"),
+        "language-study": Command("language_study", "fine-tune a small language model with and without the tree"),
+    },
+    "data": {
+        "prepare-data": Command("prepare_data", "put a dataset where the configs look for it"),
+        "train-tokenizer": Command("train_tokenizer", "learn a tokenizer from text files"),
+        "analyse browse-dataset": Command("browse_dataset", "draw what a model is trained on"),
+    },
+    "use what was trained": {
+        "infer": Command("infer", "run a trained model on images, and draw what it finds"),
+        "export": Command("export", "write a trained model for torch.export, AOTInductor or ONNX"),
+        "explore": Command("explore", "serve a page to look into models with"),
+        "convert": Command("convert_checkpoint", "convert a checkpoint that the authors released"),
+        "publish": Command("publish_checkpoint", "make a checkpoint ready to publish"),
+        "merge-adapters": Command("merge_adapters", "write a trained language model as a folder of transformers"),
+    },
+    "look into it": {
+        "analyse cost": Command("cost", "parameters, operations, activations and speed of a model"),
+        "analyse visualize": Command("visualize", "draw what models see, and how runs went"),
+        "analyse print-config": Command("print_config", "print a config with all that it inherits"),
+        "doctor": Command("doctor", "examine the installation, and compare every operator with its reference"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+USAGE = "usage: tree-ssm COMMAND [arguments]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Call the command that the arguments name.
+
+    Args:
+        arguments: the command line after the program's name; that of this process by default.
+
+    Returns:
+        The exit status: 2 if there is no such command, else see :func:`ssm_train.apis.cli.run`.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["--version"]:
+        return cli.run(lambda: print(f"tree-ssm-train {__version__}"))
+    name = next((name for name in (" ".join(given[:2]), *given[:1]) if name in COMMANDS), None)
+    if name is not None:
+        rest = given[len(name.split()) :]
+        module = importlib.import_module(f"ssm_train.commands.{COMMANDS[name].module}")
+        return cli.run(lambda: module.main(rest))
+    group = given[0] if given and any(name.startswith(f"{given[0]} ") for name in COMMANDS) else ""
+    asked = given[1:] if group else given
+    if asked[:1] in (["--help"], ["-h"]):
+        return cli.run(lambda: print(overview(group)))
+    if not asked:
+        print(overview(group), file=sys.stderr)
+        return 2
+    wrong = f"{group} {asked[0]}".strip()
+    print(f"{USAGE}\ntree-ssm: error: there is no command {wrong!r}{nearest(wrong, COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def overview(group: str = "") -> str:
+    """All commands with what they do.
+
+    Args:
+        group: a word with which the names of several commands begin; only these are shown.
+    """
+    width = max(map(len, COMMANDS)) + 2
+    lines = [USAGE]
+    for title, commands in GROUPS.items():
+        shown = [f"  {name:{width}}{command.words}" for name, command in commands.items() if name.startswith(group)]
+        lines += ["", f"{title}:", *shown] if shown else []
+    return "\n".join([*lines, "", "`tree-ssm COMMAND --help` has the arguments of a command."])

@@ -1,0 +1,33 @@
+"""The packages whose configs a config can inherit from, by ``_base_ = "PACKAGE::PATH"``."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+
+import ssm_train
+
+# The folder that OpenMMLab's tools look into. In the repository it is a link to configs/.
+SHIPPED = Path(ssm_train.__file__).with_name(".mim") / "configs"
+_OURS = f"{ssm_train.__name__}::"
+
+
+def accept_packages() -> None:
+    """Let configs inherit from ``ssm_train::``, and from ``mmseg::`` whichever distribution mmseg was installed from.
+
+    mmengine has a list of packages with the name of the distribution of each, and the distribution of mmseg on PyPI is
+    named ``onedl-mmsegmentation``. mmengine also accepts a module's own name. This project cannot be in the list: for
+    those that are, mmengine imports modules which this project does not have.
+    """
+    MODULE2PACKAGE["mmseg"] = "mmseg"
+    Config._get_cfg_path = staticmethod(_path_of)
+
+
+_path_of_others = Config._get_cfg_path
+
+
+def _path_of(base: str, filename: str) -> tuple[str, str | None]:
+    """The path of a base config, and the scope of what it defines. It replaces a function of mmengine."""
+    if base.startswith(_OURS):
+        return str(SHIPPED / base.removeprefix(_OURS)), None
+    return _path_of_others(base, filename)

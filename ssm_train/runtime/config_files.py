@@ -1,0 +1,55 @@
+"""Where config files are: a user's own, and those that come with the package."""
+
+import os
+from pathlib import Path
+
+from ssm_core.errors import ConfigError, nearest
+from ssm_train.compat.base_configs import SHIPPED
+
+
+def is_config(name: str) -> bool:
+    """Whether a word of a command line names a config, rather than a checkpoint or a model of timm's.
+
+    Args:
+        name: the word.
+    """
+    return name.endswith(".py") or _shipped(name) is not None
+
+
+def find_config(name: str | Path) -> Path:
+    """The config file that a command line names.
+
+    Args:
+        name: a path, or the name of a config that comes with the package, relative to their folder, such as
+            ``quadmamba/quadmamba-tiny_image-folder``; with or without ``.py``. A file of this path comes first.
+
+    Raises:
+        ConfigError: there is none; the message has the nearest that there is.
+    """
+    if os.path.isfile(name):  # unlike Path.is_file, it takes names that no file can have
+        return Path(name)
+    path = _shipped(str(name))
+    if path is None:
+        raise ConfigError(f"there is no config {name}{nearest(str(name), [*_around(Path(name)), *shipped_names()])}")
+    return path
+
+
+def shipped_names() -> list[str]:
+    """The names of all configs that come with the package and can be trained."""
+    paths = (path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.py"))
+    return sorted(path.with_suffix("").as_posix() for path in paths if "_base_" not in path.parts)
+
+
+def _shipped(name: str) -> Path | None:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        return None
+    candidates = (SHIPPED / name, SHIPPED / f"{name}.py")
+    return next((path for path in candidates if path.suffix == ".py" and os.path.isfile(path)), None)
+
+
+def _around(path: Path) -> list[str]:
+    """Config files that may have been meant by a path that does not exist: all in the nearest folder that exists."""
+    folder = path.parent
+    while not os.path.isdir(folder):
+        folder = folder.parent
+    return [str(p) for p in sorted(folder.rglob("*.py")) if "_base_" not in p.parts] if folder != Path() else []
