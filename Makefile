@@ -1,6 +1,6 @@
 # make quickstart   train both families on real images on the CPU, and draw what their scans saw
 # make test         set up if needed, then run the tests
-# make setup        .venv with the pinned packages and the compiled library
+# make setup        .venv with the pinned packages and the compiled library;  make setup EXTRAS=train  with fewer packages
 # make docs         the documentation site, in site/;  make docs-serve  shows it while you write
 # make lint         ruff, clang-format, mypy, import contracts;  make format  applies the first two
 # make clean        remove everything that make made
@@ -11,29 +11,46 @@ BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CLANG_FORMAT_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 
+# What is installed and compiled. `all` is every package of requirements/lock.txt, and the CUDA sources wherever a CUDA
+# toolkit is found. `train` is what classification needs, and what this machine can run: the CUDA sources only where
+# there is a GPU, or with FORCE_CUDA=1. An environment that has `all` is not made smaller.
+EXTRAS ?= all
+SET = $(if $(wildcard $(VENV)/.installed-all),all,$(EXTRAS))
+WITHOUT_CUDA = $(if $(FORCE_CUDA)$(wildcard /dev/nvidia[0-9]* /dev/dxg),,NO_CUDA=1)
+
 # Threads that wait for each other sleep, or tests and training crawl beside other work (docs/troubleshooting.md).
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: setup quickstart test docs docs-serve lint format clean
 
-quickstart: setup
-	$(BIN)/python tools/quickstart.py --work-dir work_dirs/quickstart
+quickstart:
+	@$(MAKE) --no-print-directory setup EXTRAS=train
+	$(BIN)/tree-ssm quickstart --work-dir work_dirs/quickstart
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-setup: $(VENV)/.built
+ifeq ($(filter $(EXTRAS),all train),)
+$(error EXTRAS is all or train, not $(EXTRAS))
+endif
 
-$(VENV)/.installed: requirements/lock.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'Python 3.10 or newer is needed; name one with: make PYTHON=python3.12'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+setup: $(VENV)/.built-$(SET)
+
+$(VENV)/.installed-all: requirements/lock.txt
+	@PYTHON='$(PYTHON)' dev/install.sh $(VENV) requirements/lock.txt --all
+	@touch $@
+
+$(VENV)/.installed-train: requirements/train.txt
+	@PYTHON='$(PYTHON)' dev/install.sh $(VENV) requirements/train.txt
 	@touch $@
 
 # Built again when a source changes. MAX_JOBS, NO_CUDA, FORCE_CUDA and TORCH_CUDA_ARCH_LIST are passed on (see setup.py).
-$(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+$(VENV)/.built-all: $(VENV)/.installed-all $(SOURCES)
+	@dev/build.sh $(VENV)
+	@touch $@
+
+$(VENV)/.built-train: $(VENV)/.installed-train $(SOURCES)
+	@$(WITHOUT_CUDA) dev/build.sh $(VENV)
 	@touch $@
 
 docs: setup

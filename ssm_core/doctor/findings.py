@@ -44,5 +44,7 @@ def build_command(architecture: str | None = None) -> str:
         install = f"{settings}{python} -m pip install --no-build-isolation --no-deps --force-reinstall ."
         return f"cd FOLDER_OF_THE_SOURCES && rm -rf build && {install}"
     if Path(sys.prefix).parent == root:
-        return f"rm -rf build {Path(sys.prefix).name}/.built && {settings}make setup"
+        venv = Path(sys.prefix).name
+        extras = "" if (Path(sys.prefix) / ".installed-all").exists() else " EXTRAS=train"
+        return f"rm -rf build {venv}/.built-* && {settings}make setup{extras}"
     return f"rm -rf build && {settings}{shlex.quote(sys.executable)} setup.py build_ext --inplace"
