@@ -8,11 +8,13 @@ import hashlib
 import http.client
 import os
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +30,7 @@ _SILENCE = 30  # seconds without a byte
 _GRACE = 60  # seconds that any download may take, and more at the slowest speed
 _SLOWEST = 50_000  # bytes a second
 _CHUNK = 1 << 20
+_PATIENCE = 0.5  # seconds between two looks at a download
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")  # as in torch.hub's names
 _DATE = re.compile(r"(19|20)\d{6}")
 
@@ -35,8 +38,9 @@ _DATE = re.compile(r"(19|20)\d{6}")
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     """Follows redirections, but not from https to an address that anyone on the way can change."""
 
-    def redirect_request(self, req: urllib.request.Request, *details: Any) -> urllib.request.Request | None:
-        following = super().redirect_request(req, *details)
+    def redirect_request(self, req: urllib.request.Request, fp: Any, *details: Any) -> urllib.request.Request | None:
+        fp.close()  # the page that says where to go may be endless, and would be read to its end
+        following = super().redirect_request(req, fp, *details)
         if following is not None and urlsplit(req.full_url).scheme == "https" and following.type != "https":
             raise urllib.error.URLError(f"it leads from https to {following.full_url}")
         return following
@@ -129,8 +133,65 @@ def _digits(fragment: str, name: str, address: str) -> str:
     return match[1] if match and not _DATE.fullmatch(match[1]) else ""
 
 
-def _copy(address: str, path: Path, most: float) -> str:
-    """Write what is at an address to a file and return its SHA-256."""
+@dataclass
+class _Copying:
+    """A download, which runs in a thread of its own.
+
+    A server can send any number of bytes before the first one of the file: headers, preliminary answers, redirections.
+    Python's library waits for their end, and only somebody else can give up.
+
+    Attributes:
+        address: what is downloaded.
+        most: the largest size in bytes.
+        size: the bytes of the file that have come.
+        announced: how many there are, as far as the server has said.
+        digest: their SHA-256.
+        error: what ended the download too early.
+        given_up: set when nobody waits for it any more.
+    """
+
+    address: str
+    most: float
+    size: int = 0
+    announced: int | None = None
+    digest: str = ""
+    error: Exception | None = None
+    given_up: bool = False
+
+    def run(self, path: Path) -> None:
+        """Write what is at the address to a file."""
+        try:
+            self._write(path)
+        except Exception as error:
+            self.error = error
+
+    def _write(self, path: Path) -> None:
+        digest = hashlib.sha256()
+        with _opener().open(self.address, timeout=_SILENCE) as answer:
+            length = answer.headers.get("Content-Length", "")
+            self.announced = int(length) if length.isdecimal() else None
+            self._check_size(self.announced or 0)
+            if self.given_up:
+                return
+            with open(path, "wb") as file:
+                while (chunk := answer.read1(_CHUNK)) and not self.given_up:
+                    self.size += len(chunk)
+                    self._check_size(self.size)
+                    digest.update(chunk)
+                    file.write(chunk)
+        if self.announced is not None and self.size < self.announced:
+            raise ValueError(f"it ended after {self.size} of {self.announced} bytes")
+        self.digest = digest.hexdigest()
+
+    def _check_size(self, size: int) -> None:
+        if size > self.most:
+            raise CheckpointError(
+                f"{self.address} is larger than {self.most / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be "
+                "downloaded"
+            )
+
+
+def _opener() -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -141,35 +202,34 @@ def _copy(address: str, path: Path, most: float) -> str:
         _NoDowngrade(),
     ):
         opener.add_handler(handler)
-    announced = ""
-    digest, size, start = hashlib.sha256(), 0, time.monotonic()
-    too_large = f"{address} is larger than {most / 1e9:g} GB: set {LIMIT_SWITCH} to the GB that may be downloaded"
+    return opener
+
+
+def _copy(address: str, path: Path, most: float) -> str:
+    """Write what is at an address to a file and return its SHA-256."""
+    copying, start = _Copying(address, most), time.monotonic()
+    thread = threading.Thread(target=copying.run, args=(path,), daemon=True)  # the program may end while it waits
+    thread.start()
     try:
-        with opener.open(address, timeout=_SILENCE) as answer, open(path, "wb") as file:
-            announced = answer.headers.get("Content-Length", "")
-            if announced.isdigit() and int(announced) > most:
-                raise CheckpointError(too_large)
-            while chunk := answer.read1(_CHUNK):
-                size += len(chunk)
-                if size > most:
-                    raise CheckpointError(too_large)
-                if time.monotonic() - start > _GRACE + size / _SLOWEST:
-                    raise CheckpointError(
-                        f"cannot load the checkpoint {address}: it comes at less than {_SLOWEST // 1000} kB/s"
-                    )
-                digest.update(chunk)
-                file.write(chunk)
-            if announced.isdigit() and size < int(announced):
+        while thread.is_alive():
+            thread.join(_PATIENCE)
+            if thread.is_alive() and time.monotonic() - start > _GRACE + copying.size / _SLOWEST:
                 raise CheckpointError(
-                    f"cannot load the checkpoint {address}: it ended after {size} of {announced} bytes"
+                    f"cannot load the checkpoint {address}: it comes at less than {_SLOWEST // 1000} kB/s"
                 )
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and is_of_the_disk(error):
-            whole = path.with_suffix("")  # without .part
-            raise write_error(error, whole, lambda: int(announced) if announced.isdigit() else None) from error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"cannot load the checkpoint {address}: {reason}") from error
-    return digest.hexdigest()
+    finally:
+        copying.given_up = True
+    error = copying.error
+    if error is None or isinstance(error, CheckpointError):
+        if error is not None:
+            raise error
+        return copying.digest
+    if isinstance(error, OSError) and is_of_the_disk(error):
+        raise write_error(error, path.with_suffix(""), lambda: copying.announced) from error  # without .part
+    if not isinstance(error, OSError | ValueError | http.client.HTTPException):
+        raise error
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise CheckpointError(f"cannot load the checkpoint {address}: {reason}") from error
 
 
 @contextmanager

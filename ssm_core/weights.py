@@ -5,7 +5,9 @@ and time in proportion to its size (:mod:`ssm_core.archives`). It also compares 
 checksum, which torch does not do.
 """
 
+import errno
 import os
+import stat
 import struct
 import zipfile
 from collections import Counter
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from ssm_core import addresses, archives
 from ssm_core.errors import CheckpointError, nearest
+from ssm_core.pickles import ForeignObjectError, MalformedFileError
 
 # The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
@@ -34,12 +37,13 @@ _UNREADABLE = (
 def damage(path: str | Path) -> str | None:
     """Describe what is wrong with a checkpoint file. Return None if it is complete and all checksums are right."""
     try:
+        _check_regular(path)
         with zipfile.ZipFile(path) as archive:
             archives.check_entries(archive, os.path.getsize(path))
             bad = archive.testzip()
     except FileNotFoundError:
         return "there is no such file"
-    except (archives.MalformedFileError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
+    except (MalformedFileError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
         return str(error) or type(error).__name__
     return f"the checksum of {bad} is wrong" if bad else None
 
@@ -59,7 +63,8 @@ def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: boo
     if addresses.is_address(path):
         return read_file(addresses.download(str(path)), device, tensors)
     try:
-        if zipfile.is_zipfile(path) or not Path(path).is_file():
+        _check_regular(path)
+        if zipfile.is_zipfile(path):
             return archives.read_archive(path, device, tensors)
         if archives.is_legacy(path):
             return archives.read_legacy(path, device)
@@ -70,7 +75,7 @@ def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: boo
         raise CheckpointError(f"cannot read the checkpoint {path}: there is no such file") from None
     except IsADirectoryError:
         raise CheckpointError(f"cannot read the checkpoint {path}: it is a directory") from None
-    except archives.ForeignObjectError as error:
+    except ForeignObjectError as error:
         if str(error).startswith("torch._"):
             raise CheckpointError(
                 f"{path} is not a state dict: it holds other things than named dense tensors ({error})"
@@ -79,7 +84,7 @@ def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: boo
             f"{path} holds pickled Python objects ({error}), which could run any code when loaded: if you trust it, "
             "load it where its authors' code is installed and save its state dict alone"
         ) from None
-    except archives.MalformedFileError as error:
+    except MalformedFileError as error:
         reason = str(error)
     except zipfile.BadZipFile as error:
         reason = f"the checksum of one of its parts is wrong ({error})" if "CRC" in str(error) else str(error)
@@ -260,6 +265,15 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """Join the first ``most`` names with commas and say how many more there are."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def _check_regular(path: str | Path) -> None:
+    """Raise unless a path is a file. A pipe or a device could be read without end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise MalformedFileError("it is a pipe or a device and no file")
 
 
 def _is_dense(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import threading
+import time
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,6 +21,14 @@ from ssm_train.apis.publish import publish_checkpoint
 
 STATE = {"w": torch.arange(1000.0)}
 
+# What a server can send before the first byte of a file, by address: how it begins, and what follows again and again.
+WITHOUT_END = {
+    "/headers": (b"HTTP/1.1 200 OK\r\nServer: ", b"x"),
+    "/preliminary": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "/size_of_a_part": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "/way": (b"HTTP/1.1 302 Found\r\nLocation: /x.pth\r\n\r\n", bytes(1 << 16)),
+}
+
 
 @contextmanager
 def serving(folder, announce=True):
@@ -36,6 +45,14 @@ def serving(folder, announce=True):
                 self.send_response(302)
                 self.send_header("Location", "file:///etc/hostname")
                 self.end_headers()
+            elif self.path in WITHOUT_END:
+                try:
+                    self.wfile.write(WITHOUT_END[self.path][0])
+                    while True:
+                        self.wfile.write(WITHOUT_END[self.path][1])
+                        time.sleep(0.01)
+                except OSError:
+                    return
             elif self.path == "/endless":
                 self.send_response(200)
                 self.end_headers()
@@ -118,6 +135,18 @@ def test_a_server_that_sends_too_slowly(server, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="it comes at less than"):
         weights.read_file(f"{server[1]}/endless")
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [name for name in WITHOUT_END if name != "/way"])
+def test_a_server_that_never_begins(name, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(addresses, "_GRACE", 1)
+    with pytest.raises(CheckpointError, match="it comes at less than"):
+        weights.read_file(f"{server[1]}{name}")
+    assert left(tmp_path) == []
+
+
+def test_an_endless_page_on_the_way_is_not_read(server):
+    assert torch.equal(weights.read_file(f"{server[1]}/way")["w"], STATE["w"])
 
 
 def test_addresses_that_lead_nowhere(server):

@@ -5,12 +5,13 @@ Each function writes a file. ``python tests/hostile/attack.py --count 500 --seed
 
 import functools
 import io
+import itertools
 import os
 import pickle
 import random
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import torch
 
@@ -128,7 +129,7 @@ def imported_type(path, draw, mark):
 
 
 def compressed_zeros(path, draw, mark):
-    path.write_bytes(_zeros(draw.choice([1 << 27, 1 << 28])))
+    path.write_bytes(_zeros(1 << 27))
 
 
 @functools.cache
@@ -136,7 +137,7 @@ def _zeros(count):
     file = io.BytesIO()
     _write_archive(file, pickled({"w": Described(Storage("0", count), (count,), (1,))}), {}, zipfile.ZIP_DEFLATED)
     with (
-        zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive,
+        zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open("archive/data/0", "w", force_zip64=True) as entry,
     ):
         for _ in range(count * 4 >> 24):
@@ -187,6 +188,55 @@ def itself_within(path, draw, mark):
 
 def memo_index(path, draw, mark):
     _write_archive(path, b"\x80\x02]r" + struct.pack("<I", draw.choice([1 << 28, 1 << 31])) + b".", {})
+
+
+def empty_objects(path, draw, mark):
+    """Objects that take 60 to 400 times the memory of the instructions that make them."""
+    make = draw.choice([b"\x8f", b"}", b"h\x00)R"])
+    content = b"\x80\x04ccollections\nOrderedDict\nq\x000](" + make * (draw.choice([3, 6]) * 10**6 // len(make))
+    _write_archive(path, content + b"e.", {})
+
+
+def attributes_of_a_tensor(path, draw, mark):
+    """A tensor of four numbers that gets another shape as an attribute, for which torch enlarges its bytes."""
+    tensor = pickled(Described(Storage("0", 4), (4,), (1,)))[2:-1]
+    size = pickled((draw.choice([10**8, 3 * 10**9, 10**12]),))[2:-1]
+    content = b"\x80\x02}X\x01\x00\x00\x00w" + tensor + b"q\x64(h\x64K\x00" + size + b"K\x01\x85tbs."
+    _write_archive(path, content, {"0": bytes(16)})
+
+
+def many_dimensions(path, draw, mark):
+    """A shape whose product is a number of megabytes, if somebody computes it."""
+    count = draw.choice([100_000, 300_000])
+    described = Described(Storage("0", 4), (2**62,) * count, (0,) * count)
+    _write_archive(path, pickled({"w": described}), {"0": bytes(16)})
+
+
+def keys_of_one_hash(path, draw, mark):
+    """Python compares a key with all those before it that have the same hash."""
+    count, target = draw.choice([50_000, 100_000]), draw.getrandbits(60)
+    if draw.random() < 0.5:
+        keys = list(itertools.islice(_pairs_of_one_hash(target), count))
+    else:
+        keys = [complex(target % 10**9 - 1000003 * n, n) for n in range(count)]
+    kind = draw.choice([dict, set, Counter, OrderedDict])
+    if kind is dict:
+        content = b"\x80\x02}" + b"".join(pickle.dumps(key, 2)[2:-1] + b"K\x00s" for key in keys) + b"."
+    else:
+        content = pickled(Raw(kind, [(key, 0) for key in keys] if kind is OrderedDict else keys))
+    _write_archive(path, content, {})
+
+
+def _pairs_of_one_hash(target):
+    """Pairs of integers for which Python's hash of tuples (xxHash) is in the same state behind the second one."""
+    first, second, fifth = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    whole, inverse = 1 << 64, pow(second, -1, 1 << 64)
+    for n in itertools.count():
+        state = (fifth + n * second) % whole
+        state = ((state << 31 | state >> 33) % whole) * first % whole
+        other = (target - state) * inverse % whole
+        if other < (1 << 61) - 1:  # the hash of such an integer is the integer
+            yield n, other
 
 
 def copied_lists(path, draw, mark):
@@ -367,7 +417,8 @@ STATES = (optimizer_values, optimizer_state, optimizer_groups, schedules, messag
 ATTACKS = (
     program, legacy_program, bare_pickle, text_of_a_config, imported_scope, imported_type, compressed_zeros,
     enlarged_storage, repeated_elements, more_than_is_there, negative_sizes, byte_array, nested_lists, itself_within,
-    memo_index, copied_lists, wrong_numbers, not_finite, deep_model, wide_model, large_photo, numbered_block, damaged,
+    memo_index, empty_objects, attributes_of_a_tensor, many_dimensions, keys_of_one_hash, copied_lists, wrong_numbers,
+    not_finite, deep_model, wide_model, large_photo, numbered_block, damaged,
 )  # fmt: skip
 # What is harmless, if its reader ignores the hostile part, and may then be taken.
 MAY_BE_READ = {text_of_a_config, imported_scope, damaged, large_photo, nested_lists, *STATES}
