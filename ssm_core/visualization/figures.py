@@ -16,6 +16,14 @@ PANEL_WIDTH = 1.9  # inches
 _TITLE = 0.4  # inches for the caption above every row
 
 
+def as_written(text: str) -> str:
+    """A text such as a name, for matplotlib to draw letter by letter.
+
+    Dollar signs would start a formula. Letters of a file's name that are no UTF-8 cannot be drawn.
+    """
+    return text.encode(errors="replace").decode().replace("$", r"\$")
+
+
 def show_image(
     axes: Axes,
     image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
@@ -28,7 +36,7 @@ def show_image(
 
 def _caption(axes: Axes, title: str) -> None:
     axes.set_axis_off()
-    axes.set_title(title, fontsize=8)
+    axes.set_title(as_written(title), fontsize=8)
 
 
 def draw_heat(
@@ -143,7 +151,7 @@ def panels(
     height = width * image_shape[0] / image_shape[1] + _TITLE
     figure = Figure(figsize=(columns * width, rows * height + (_TITLE if title else 0)), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(as_written(title), fontsize=9)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

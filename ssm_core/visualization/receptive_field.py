@@ -16,6 +16,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
+from .figures import as_written
+
 # The shares of the field for which tables in the literature list the area.
 SHARES = (0.2, 0.3, 0.5, 0.99)
 
@@ -138,4 +140,4 @@ def draw_receptive_field(
     decades = np.log10(np.maximum(values / max(values.max(), np.finfo(values.dtype).tiny), 1e-4))
     axes.imshow(decades, cmap="magma", vmin=-4, vmax=0, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title, fontsize=8)
+    axes.set_title(as_written(title), fontsize=8)

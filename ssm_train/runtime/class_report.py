@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ssm_core.visualization.figures import as_written
 from ssm_train.runtime.files import write_text_atomically
 
 _NAMED = 40  # a matrix of at most this many classes has their names and its numbers written into the picture
@@ -69,8 +70,7 @@ class ClassReport:
         axes.set_ylabel("true")
         if named:
             names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in self.sides]
-            # "$" would start a formula.
-            names = [name.replace("$", r"\$") for name in names]
+            names = [as_written(name) for name in names]
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
             for row, column in zip(*np.nonzero(counts), strict=True):

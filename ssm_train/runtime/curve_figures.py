@@ -7,6 +7,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssm_core.visualization.figures import as_written
+
 Curves = Mapping[str, Sequence[Mapping[str, float]]]  # the points of "train" and of "val"
 Line = tuple[Sequence[float], Sequence[float]]  # x and y
 Counter = Literal["iter", "epoch"]
@@ -34,9 +36,9 @@ def draw_curves(
     """
     for i, (name, (x, y)) in enumerate(runs.items()):
         style = "-" if i < _COLOURS else "--"
-        axes.plot(x, y, style, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None)
+        axes.plot(x, y, style, label=as_written(name), linewidth=1.5, marker="o" if len(x) == 1 else None)
     axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_ylabel(as_written(y_label))
     axes.grid(alpha=0.3)
     if len(runs) > _INSIDE:
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -29,6 +29,16 @@ def test_a_panel_for_every_metric_and_a_line_for_every_run():
     assert top1.get_ylabel() == "held-out top-1, %"
 
 
+def test_names_that_matplotlib_would_read_as_formulas_or_could_not_draw():
+    names = (r"$\no$", r"a\$b$", "not utf-8: \udcff")
+    figure = draw_runs({name: {"train": [], "val": [{"iter": 1, "epoch": 1, r"$\no$": 1.0}]} for name in names})
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    texts = [axes.yaxis.label, *axes.get_legend().get_texts()]
+    drawn = [text.get_text().replace(r"\$", "$") for text in texts]
+    assert drawn == [r"$\no$", r"$\no$", r"a\$b$", "not utf-8: ?"]
+
+
 def test_epochs_chosen_metrics_and_smoothing():
     top1, rate, loss = draw_runs(RUNS, ["top1", "lr", "loss"], "epoch", smoothing=3).axes
     assert lines(top1) == {"one": [[1, 50], [2, 70]]}
