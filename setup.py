@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).parent
 # Ampere (A800) and Hopper (H100, H200). The driver of a later GPU compiles the PTX code when a program starts.
@@ -181,9 +182,20 @@ def extension_modules() -> tuple[list, dict]:
     return [extension], {"build_ext": BuildExtension}
 
 
+class EggInfo(egg_info):
+    """Names ssm_train first among the packages: mim looks for configs in the first one alone."""
+
+    def run(self) -> None:
+        """Write the list anew."""
+        super().run()
+        names = Path(self.egg_info) / "top_level.txt"
+        ordered = sorted(names.read_text().split(), key=lambda name: (name != "ssm_train", name))
+        names.write_text("".join(f"{name}\n" for name in ordered))
+
+
 modules, commands = extension_modules()
 setup(
     ext_modules=modules,
-    cmdclass=commands,
+    cmdclass={"egg_info": EggInfo, **commands},
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if modules else {},
 )

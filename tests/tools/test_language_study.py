@@ -46,7 +46,7 @@ def test_from_a_text_to_the_table(arguments, tmp_path, monkeypatch, capsys):
 
 def test_a_tool_that_fails(arguments, tmp_path, capfd):
     arguments[arguments.index("--vocab-size") + 1] = 7
-    with pytest.raises(UserError, match=r"train_tokenizer.py .* failed with exit status 1$"):
+    with pytest.raises(UserError, match=r"train-tokenizer .* failed with exit status 1$"):
         load_tool("language_study").main(list(map(str, arguments)))
     assert "vocab_size must be at least 258" in capfd.readouterr().err
     assert not (tmp_path / "study" / "tokenizer").exists()
