@@ -137,11 +137,13 @@ def extension_modules() -> tuple[list, dict]:
             "set CUDA_HOME to a folder that has bin/nvcc and include/cuda_runtime.h"
         )
 
+    # The sources use torch's stable ABI alone, as it was in this release: the library serves it and every later one.
     # There is no -std flag, because each version of torch sets the standard that it needs.
     # -fno-math-errno and -fno-trapping-math allow the compiler to vectorise loops. They change no result.
     # -g0 cancels the -g flag that some builds of Python add, because it costs six megabytes per file.
     # -Wno-psabi silences GCC's note that AVX changes how functions receive vectors. We inline all such functions.
-    cxx_flags = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+    stable = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10
+    cxx_flags = [stable, "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     if sys.platform.startswith("linux"):
         cxx_flags.append("-fopenmp")
     # -fno-wrapv cancels Python's own flag, under which no overflow is an error.
@@ -162,12 +164,16 @@ def extension_modules() -> tuple[list, dict]:
         late = [f"-idirafter{folder}" for folder in cuda_include_dirs()]
         cxx_flags += late
         # csrc/build_info.cpp tells it to `tree-ssm doctor` and to error messages.
+        cxx_flags.append("-DUSE_CUDA")  # what the stable ABI has for CUDA
         cxx_flags.append(f'-DSSM_CUDA_ARCHITECTURES="{os.environ["TORCH_CUDA_ARCH_LIST"]}"')
         # -lineinfo is left out, because it would make up most of the library. To profile kernels, add it with nvcc's
         # environment variable NVCC_APPEND_FLAGS.
         nvcc_flags = ["-O3", "--expt-relaxed-constexpr", *(f"-Xcompiler={flag}" for flag in late)]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
+        # The CUDA runtime becomes part of the library, because releases of torch bring different ones.
+        others = [name for name in extension.libraries if name != "cudart"]
+        extension.libraries = [*others, "cudart_static", "rt", "dl", "pthread"]
 
     class BuildExtension(cpp_extension.BuildExtension):
         """Keeps the object files, which pip would delete, so that the next build compiles only changed sources."""

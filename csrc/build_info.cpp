@@ -1,6 +1,6 @@
 // What the library was compiled with and for, for error messages and for `python -m ssm_core.doctor`.
-#include <torch/library.h>
-#include <torch/version.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/version.h>
 
 #include <string>
 
@@ -19,13 +19,12 @@ constexpr char kCompiler[] = "g++ " __VERSION__;
 constexpr char kCompiler[] = "another compiler";
 #endif
 
-c10::Dict<std::string, std::string> build_info() {
-  c10::Dict<std::string, std::string> info;
-  info.insert("torch", TORCH_VERSION);
-  info.insert("compiler", kCompiler);
+// Lines of a name, "=" and a value.
+std::string build_info() {
+  std::string info = std::string("torch=") + TORCH_VERSION + "\ncompiler=" + kCompiler;
 #ifdef SSM_CUDA_ARCHITECTURES
-  info.insert("cuda", std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10));
-  info.insert("architectures", SSM_CUDA_ARCHITECTURES);
+  info += "\ncuda=" + std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  info += std::string("\narchitectures=") + SSM_CUDA_ARCHITECTURES;
 #endif
   return info;
 }
@@ -33,8 +32,12 @@ c10::Dict<std::string, std::string> build_info() {
 }  // namespace
 
 // A namespace of its own, since these are no operators on tensors.
-TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
-  m.def("info() -> Dict(str, str)", &build_info);
+STABLE_TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
+  m.def("info() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssm_build, CompositeExplicitAutograd, m) {
+  m.impl("info", TORCH_BOX(&build_info));
 }
 
 }  // namespace ssm

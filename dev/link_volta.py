@@ -2,7 +2,7 @@
 
     python dev/link_volta.py FOLDER
 
-The C++ sources are compiled here, for the torch of this machine. The driver translates the objects' kernels, which are
+The C++ sources are compiled here. The driver translates the objects' kernels, which are
 those of a V100, when they are first used. ``CUDA_HOME`` names the CUDA toolkit if it is not in
 /usr/local/cuda. Build the library again afterwards.
 """
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc"
 FLAGS = [
     "-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
-    "-Wno-psabi", "-DNDEBUG", "-DTORCH_EXTENSION_NAME=_C", "-DPy_LIMITED_API=0x030A0000",
+    "-Wno-psabi", "-DNDEBUG", "-DPy_LIMITED_API=0x030A0000", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA",
     '-DSSM_CUDA_ARCHITECTURES="7.0+PTX"',
 ]  # fmt: skip
 
@@ -51,7 +51,8 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         objects = list(pool.map(lambda source: compile_source(source, scratch), sorted(SOURCES.rglob("*.cpp"))))
     libraries = [f"-L{path}" for path in cpp_extension.library_paths("cuda")]
-    names = ["-lc10", "-ltorch", "-ltorch_cpu", "-lc10_cuda", "-ltorch_cuda", "-lcudart"]
+    names = ["-lc10", "-ltorch", "-ltorch_cpu", "-lc10_cuda", "-ltorch_cuda"]
+    names += ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     target = ROOT / "ssm_core" / "_C.abi3.so"
     subprocess.run(
         ["c++", "-shared", "-fopenmp", *objects, *kernels, *libraries, *names, "-o", str(target)], check=True

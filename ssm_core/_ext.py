@@ -34,8 +34,8 @@ def load() -> bool:
         torch.ops.load_library(str(library))
     except OSError as error:
         warnings.warn(
-            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}); it was "
-            f"probably built for another torch. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
+            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}); it needs "
+            f"torch 2.10 or newer. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
             stacklevel=2,
         )
         return False
@@ -73,7 +73,7 @@ def build_info() -> dict[str, str]:
     """
     if not load() or not torch._C._jit_get_schemas_for_operator("ssm_build::info"):
         return {}
-    return dict(torch.ops.ssm_build.info())
+    return dict(line.split("=", 1) for line in torch.ops.ssm_build.info().splitlines())
 
 
 def kernel_architecture(device: int) -> tuple[int, int]:

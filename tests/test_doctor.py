@@ -58,7 +58,7 @@ def test_every_operator_is_right_on_the_cpu_within_a_minute():
     assert status == 0
     assert "no problem found" in printed
     assert f"torch {torch.__version__}" in printed
-    assert f"built for torch {torch.__version__.split('+')[0]}" in printed
+    assert f"built with torch {torch.__version__.split('+')[0]}" in printed
     assert "OMP_NUM_THREADS=1" in printed
     # Processor time, since the test may share its cores
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 60

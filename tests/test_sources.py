@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "csrc"
+LIGHT = {"torch/headeronly/macros/Macros.h", "torch/headeronly/util/BFloat16.h", "torch/headeronly/util/Half.h"}
+STABLE = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/shim.h")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
 
 
@@ -27,10 +29,17 @@ def name(path):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.cu")), ids=name)
-def test_what_nvcc_compiles_has_none_of_torchs_headers(path):
+def test_what_nvcc_compiles_reads_light_headers_of_torch_alone(path):
     headers = set(system_headers(path, set()))
-    assert not {header for header in headers if header.startswith(("ATen/", "torch/"))}
+    assert {header for header in headers if header.startswith(("ATen/", "c10/", "torch/"))} <= LIGHT
     assert headers
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.cpp")), ids=name)
+def test_hosts_use_the_stable_abi_alone(path):
+    headers = set(system_headers(path, set()))
+    torchs = {header for header in headers if header.startswith(("ATen/", "c10/", "torch/"))}
+    assert {header for header in torchs if not header.startswith(STABLE)} == set()
 
 
 def test_no_two_sources_of_a_folder_make_the_same_object():

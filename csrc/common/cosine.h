@@ -1,7 +1,7 @@
 // The measure of what lies between the two ends of an edge: exp(-cosine).
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cmath>
 

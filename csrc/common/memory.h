@@ -2,7 +2,7 @@
 // with a null pointer, is the one description of both the addresses and the number of bytes.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstddef>
 

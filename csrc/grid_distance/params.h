@@ -1,7 +1,7 @@
 // What the hosts of the grid's distances hand to a kernel.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstdint>
 

@@ -1,7 +1,7 @@
 // What the hosts of the quadtree order and of its mask's gradient hand to a kernel, and the windows of a map.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstdint>
 

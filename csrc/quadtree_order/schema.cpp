@@ -1,7 +1,7 @@
 // Schemas of the quadtree token order and of the gradient of its straight-through mask.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(quadtree_ssm, m) {
   // choice [B] -> order [B, L]
   m.def(
       "quadtree_order(Tensor choice, SymInt height, SymInt width, int levels, SymInt shift_y, SymInt shift_x) -> "

@@ -1,8 +1,6 @@
 // The host side that the CPU and the CUDA kernels of the selective scan share: checks, and tensors to raw pointers.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <vector>
 
 #include "common/checks.h"
@@ -10,7 +8,7 @@
 
 namespace ssm {
 
-inline Strides strides_of(const at::Tensor& t) {
+inline Strides strides_of(const Tensor& t) {
   return {t.stride(0), t.stride(1), t.stride(2), t.dim() > 3 ? t.stride(3) : 1};
 }
 
@@ -20,26 +18,24 @@ struct SelectiveScanInputs {
   SelectiveScanParams params;
   std::vector<char> reverse;
 
-  SelectiveScanInputs(c10::DeviceType device, const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
-      const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
-      const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order,
-      const c10::List<bool>& reverse_flags, bool delta_softplus) {
-    TORCH_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3,
+  SelectiveScanInputs(DeviceType device, const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+      const Tensor& C, const std::optional<Tensor>& D, const std::optional<Tensor>& delta_bias,
+      const std::optional<Tensor>& order, const std::vector<bool>& reverse_flags, bool delta_softplus) {
+    SSM_CHECK(u.dim() == 4 && delta.dim() == 4 && A.dim() == 3,
         "u must be [B, G, L, D], delta [B, K, L, D] and A [K, D, N], got ", u.sizes(), ", ", delta.sizes(), " and ",
         A.sizes());
     const int64_t batch = u.size(0), groups = u.size(1), length = u.size(2), channels = u.size(3);
     const int64_t K = delta.size(1), states = A.size(2);
-    TORCH_CHECK(
-        groups > 0 && K > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
-    TORCH_CHECK(length > 0 && states > 0, "there must be a token and a state, got u ", u.sizes(), " and A ", A.sizes());
-    const auto compute = u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    SSM_CHECK(groups > 0 && K > 0 && K % groups == 0, "delta's ", K, " directions must be a multiple of u's ", groups);
+    SSM_CHECK(length > 0 && states > 0, "there must be a token and a state, got u ", u.sizes(), " and A ", A.sizes());
+    const auto compute = sum_type(u);
     for (const auto& t : {u, delta, A, B, C}) check_device(t, device, u, "every argument");
     check_shape(delta, {batch, K, length, channels}, "delta");
     check_shape(A, {K, channels, states}, "A");
     check_shape(B, {batch, K, length, states}, "B");
     check_shape(C, {batch, K, length, states}, "C");
     for (const auto& t : {delta, B, C}) check_dtype(t, u.scalar_type(), "delta, B and C");
-    TORCH_CHECK(is_adjacent(u) && is_adjacent(delta), "u and delta must be contiguous in their channels");
+    SSM_CHECK(is_adjacent(u) && is_adjacent(delta), "u and delta must be contiguous in their channels");
     check_dtype(A, compute, "A");
     check_contiguous(A, "A");
     for (const auto& t : {D, delta_bias}) {
@@ -49,7 +45,7 @@ struct SelectiveScanInputs {
       check_dtype(*t, compute, "D and delta_bias");
       check_contiguous(*t, "D and delta_bias");
     }
-    TORCH_CHECK(static_cast<int64_t>(reverse_flags.size()) == K, "reverse must have one flag for each direction");
+    SSM_CHECK(static_cast<int64_t>(reverse_flags.size()) == K, "reverse must have one flag for each direction");
     for (bool flag : reverse_flags) reverse.push_back(flag);
 
     params = {};
@@ -75,7 +71,7 @@ struct SelectiveScanInputs {
     if (order.has_value()) {
       check_device(*order, device, u, "order");
       check_shape(*order, {batch, K, length}, "order");
-      check_dtype(*order, at::kLong, "order");
+      check_dtype(*order, kLong, "order");
       params.order = order->const_data_ptr<int64_t>();
       params.order_stride = strides_of(*order);
     }
@@ -84,19 +80,19 @@ struct SelectiveScanInputs {
 
 // The gradients that come in, checked and made contiguous.
 struct SelectiveScanUpstream {
-  at::Tensor grad_y, grad_last_state;
+  Tensor grad_y, grad_last_state;
 
-  SelectiveScanUpstream(const SelectiveScanParams& p, const at::Tensor& grad_y_given,
-      const std::optional<at::Tensor>& grad_last_state_given, const at::Tensor& u, const at::Tensor& A) {
+  SelectiveScanUpstream(const SelectiveScanParams& p, const Tensor& grad_y_given,
+      const std::optional<Tensor>& grad_last_state_given, const Tensor& u, const Tensor& A) {
     check_device(grad_y_given, u.device().type(), u, "grad_y");
     check_shape(grad_y_given, {p.batch, p.groups, p.length, p.channels}, "grad_y");
     check_dtype(grad_y_given, u.scalar_type(), "grad_y");
-    grad_y = grad_y_given.contiguous();
+    grad_y = contiguous(grad_y_given);
     if (!grad_last_state_given.has_value()) return;
     check_device(*grad_last_state_given, u.device().type(), u, "grad_last_state");
     check_shape(*grad_last_state_given, {p.batch, p.groups * p.inner, p.channels, p.states}, "grad_last_state");
     check_dtype(*grad_last_state_given, A.scalar_type(), "grad_last_state");
-    grad_last_state = grad_last_state_given->contiguous();
+    grad_last_state = contiguous(*grad_last_state_given);
   }
 
   const void* grad_y_data() const { return grad_y.const_data_ptr(); }

@@ -1,7 +1,7 @@
 // Schemas of the selective scan.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
   // u [B, G, L, D]; delta [B, K, L, D]; A [K, D, N]; B, C [B, K, L, N]; D, delta_bias [K, D]; order [B, K, L];
   // reverse [K] -> y [B, G, L, D]; last_state [B, K, D, N]. K is a multiple of G.
   m.def(

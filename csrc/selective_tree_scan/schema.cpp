@@ -1,7 +1,7 @@
 // Schemas of the selective tree scan, which has kernels for GPUs alone: elsewhere Python makes it of tree_scan.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // x, delta [B, L, D]; A, delta_bias [D]; B [B, L]; schedule: a tree_schedule -> h [B, L, D]
   // parent, order [B, L]: the tree itself, of which forward mode, second derivatives and vmap are made. The kernels
   // read the schedule alone.

@@ -1,7 +1,7 @@
 // Schemas of the minimum spanning tree.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // edge_weight [B, E]; edges [E, 2] or [B, E, 2], or none for the height × width grid; root [B]
   // -> parent, order [B, L]; fault [B, 2].
   // spanning_tree raises no error about values: `fault` says what is wrong with a sample and where.

@@ -1,10 +1,6 @@
 // The host side that the CPU and the CUDA kernels of the state's readout share: checks, and tensors to raw pointers.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-
 #include <limits>
 #include <utility>
 
@@ -14,11 +10,11 @@
 namespace ssm {
 
 // Checks h, x [B, L, D] contiguous; C [B, L] of any strides; D, weight, bias [D]; and fills everything but the results.
-inline ReadoutParams readout_params(c10::DeviceType device, const at::Tensor& h, const at::Tensor& x,
-    const at::Tensor& C, const at::Tensor& D, const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  TORCH_CHECK(x.dim() == 3, "x must be 3-D, got ", x.sizes());
-  TORCH_CHECK(x.size(2) <= std::numeric_limits<int>::max(), "x has too many channels: ", x.sizes());
-  const auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+inline ReadoutParams readout_params(DeviceType device, const Tensor& h, const Tensor& x, const Tensor& C,
+    const Tensor& D, const Tensor& weight, const Tensor& bias, double eps) {
+  SSM_CHECK(x.dim() == 3, "x must be 3-D, got ", x.sizes());
+  SSM_CHECK(x.size(2) <= std::numeric_limits<int>::max(), "x has too many channels: ", x.sizes());
+  const auto wide = sum_type(x);
   check_device(x, device, x, "x");
   check_contiguous(x, "x");
   check_device(h, device, x, "h");
@@ -52,16 +48,16 @@ inline ReadoutParams readout_params(c10::DeviceType device, const at::Tensor& h,
 
 // The gradient that comes in, checked, and the results that the backward pass fills; `p` gets their addresses.
 struct ReadoutGradients {
-  at::Tensor grad_y, grad_h, grad_x, grad_C;
+  Tensor grad_y, grad_h, grad_x, grad_C;
 
-  ReadoutGradients(const at::Tensor& grad_y_given, const at::Tensor& x, const at::Tensor& C, ReadoutParams& p) {
+  ReadoutGradients(const Tensor& grad_y_given, const Tensor& x, const Tensor& C, ReadoutParams& p) {
     check_device(grad_y_given, x.device().type(), x, "grad_y");
     check_shape(grad_y_given, x.sizes(), "grad_y");
     check_dtype(grad_y_given, x.scalar_type(), "grad_y");
-    grad_y = grad_y_given.contiguous();
-    grad_h = at::empty_like(x);
-    grad_x = at::empty_like(x);
-    grad_C = at::empty(C.sizes(), C.options());
+    grad_y = contiguous(grad_y_given);
+    grad_h = empty(x.sizes(), x);
+    grad_x = empty(x.sizes(), x);
+    grad_C = empty(C.sizes(), C);
     p.grad_y = grad_y.const_data_ptr();
     p.grad_h = grad_h.mutable_data_ptr();
     p.grad_x = grad_x.mutable_data_ptr();

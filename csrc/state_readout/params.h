@@ -1,7 +1,7 @@
 // What the hosts of the state's readout hand to a kernel: raw pointers, sizes and strides (in elements).
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstdint>
 

@@ -1,7 +1,7 @@
 // Schemas of the state's readout.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // h, x [B, L, D]; C [B, L]; D, weight, bias [D] -> y = C · LN(h) + D · x [B, L, D]
   m.def("state_readout(Tensor h, Tensor x, Tensor C, Tensor D, Tensor weight, Tensor bias, float eps) -> Tensor y");
   m.def(

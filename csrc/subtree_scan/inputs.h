@@ -2,10 +2,6 @@
 // pointers.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
 #include <optional>
 #include <tuple>
 
@@ -17,18 +13,17 @@ namespace ssm {
 
 // The checked inputs, and the tensors that the parameters point into.
 struct SubtreeScanInputs {
-  at::Tensor x, delta, A, B, C, delta_bias;
+  Tensor x, delta, A, B, C, delta_bias;
   SubtreeScanParams params{};
 
   // Vertices must be fewer than `limit`.
-  SubtreeScanInputs(c10::DeviceType device, const at::Tensor& x_given, const at::Tensor& delta_given,
-      const at::Tensor& A_given, const at::Tensor& B_given, const at::Tensor& C_given, const at::Tensor& bias_given,
-      bool next, int64_t limit) {
+  SubtreeScanInputs(DeviceType device, const Tensor& x_given, const Tensor& delta_given, const Tensor& A_given,
+      const Tensor& B_given, const Tensor& C_given, const Tensor& bias_given, bool next, int64_t limit) {
     check_vertex_rows(x_given, "x", limit);
     const int64_t batch = x_given.size(0), length = x_given.size(1), channels = x_given.size(2);
-    TORCH_CHECK(A_given.dim() == 2 && A_given.size(0) == channels, "A must be [D, N], got ", A_given.sizes());
-    const auto scalar = x_given.scalar_type(), accumulate = scalar == at::kDouble ? at::kDouble : at::kFloat;
-    const auto check = [&](const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType dtype, const char* name) {
+    SSM_CHECK(A_given.dim() == 2 && A_given.size(0) == channels, "A must be [D, N], got ", A_given.sizes());
+    const auto scalar = x_given.scalar_type(), accumulate = scalar == kDouble ? kDouble : kFloat;
+    const auto check = [&](const Tensor& tensor, Sizes shape, ScalarType dtype, const char* name) {
       check_device(tensor, device, x_given, name);
       check_shape(tensor, shape, name);
       check_dtype(tensor, dtype, name);
@@ -41,10 +36,10 @@ struct SubtreeScanInputs {
 
     x = with_adjacent_channels(x_given);
     delta = with_adjacent_channels(delta_given);
-    A = A_given.contiguous();
+    A = contiguous(A_given);
     B = with_adjacent_channels(B_given);
     C = with_adjacent_channels(C_given);
-    delta_bias = bias_given.contiguous();
+    delta_bias = contiguous(bias_given);
     params.batch = batch;
     params.length = length;
     params.channels = channels;
@@ -65,12 +60,12 @@ struct SubtreeScanInputs {
 
 // The results of the forward pass; `p` gets their addresses.
 struct SubtreeScanOutputs {
-  at::Tensor y, root_state;
+  Tensor y, root_state;
 
   explicit SubtreeScanOutputs(SubtreeScanInputs& in) {
     SubtreeScanParams& p = in.params;
-    y = at::empty(in.x.sizes(), in.x.options());
-    root_state = at::empty({p.batch, p.channels, p.states}, in.A.options());
+    y = empty(in.x.sizes(), in.x);
+    root_state = empty({p.batch, p.channels, p.states}, in.A);
     p.y = y.data_ptr();
     p.root_state = root_state.data_ptr();
   }
@@ -78,12 +73,11 @@ struct SubtreeScanOutputs {
 
 // The gradients that come in, checked, and the results that the backward pass fills.
 struct SubtreeScanResults {
-  at::Tensor grad_y, grad_root_state;
-  at::Tensor grad_x, grad_delta, grad_A, grad_bias;  // the last two of each sample
+  Tensor grad_y, grad_root_state;
+  Tensor grad_x, grad_delta, grad_A, grad_bias;  // the last two of each sample
   SubtreeScanGradients gradients{};
 
-  SubtreeScanResults(
-      const at::Tensor& grad_y_given, const std::optional<at::Tensor>& root_given, const SubtreeScanInputs& in) {
+  SubtreeScanResults(const Tensor& grad_y_given, const std::optional<Tensor>& root_given, const SubtreeScanInputs& in) {
     const SubtreeScanParams& p = in.params;
     const auto device = in.x.device().type();
     check_device(grad_y_given, device, in.x, "grad_y");
@@ -94,13 +88,13 @@ struct SubtreeScanResults {
       check_device(*root_given, device, in.x, "grad_root_state");
       check_shape(*root_given, {p.batch, p.channels, p.states}, "grad_root_state");
       check_dtype(*root_given, in.A.scalar_type(), "grad_root_state");
-      grad_root_state = root_given->contiguous();
+      grad_root_state = contiguous(*root_given);
       gradients.grad_root_state = grad_root_state.const_data_ptr();
     }
-    grad_x = at::empty(in.x.sizes(), in.x.options());
-    grad_delta = at::empty(in.x.sizes(), in.x.options());
-    grad_A = at::empty({p.batch, p.channels, p.states}, in.A.options());
-    grad_bias = at::empty({p.batch, p.channels}, in.A.options());
+    grad_x = empty(in.x.sizes(), in.x);
+    grad_delta = empty(in.x.sizes(), in.x);
+    grad_A = empty({p.batch, p.channels, p.states}, in.A);
+    grad_bias = empty({p.batch, p.channels}, in.A);
     gradients.grad_y = grad_y.const_data_ptr();
     gradients.grad_y_stride = vertex_strides(grad_y);
     gradients.grad_x = grad_x.data_ptr();
@@ -110,15 +104,15 @@ struct SubtreeScanResults {
   }
 
   // All gradients where there is no channel or no sample: of parameters and weights they are zeros.
-  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> of_nothing(
-      const SubtreeScanInputs& in) const {
-    const auto zeros = [](const at::Tensor& like) { return at::zeros(like.sizes(), like.options()); };
-    return {grad_x, grad_delta, zeros(in.A), zeros(in.B), zeros(in.C), zeros(in.delta_bias)};
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> of_nothing(const SubtreeScanInputs& in) const {
+    return {grad_x, grad_delta, zeros(in.A.sizes(), in.A), zeros(in.B.sizes(), in.B), zeros(in.C.sizes(), in.C),
+        zeros(in.delta_bias.sizes(), in.delta_bias)};
   }
 
   // Gradients of B or C: the N states from `first` on of sums in acc_t, [B, L, ≥ N].
-  at::Tensor states_of(const at::Tensor& sums, int64_t first, const SubtreeScanInputs& in) const {
-    return sums.narrow(2, first, in.params.states).to(in.x.scalar_type()).contiguous();
+  Tensor states_of(const Tensor& sums, int64_t first, const SubtreeScanInputs& in) const {
+    Tensor copy = sums;  // narrow takes no constant
+    return contiguous(cast(torch::stable::narrow(copy, 2, first, in.params.states), in.x.scalar_type()));
   }
 };
 

@@ -1,7 +1,7 @@
 // Schemas of the selective subtree scan.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // x, delta [B, L, D]; A [D, N]; B, C [B, L, N]; delta_bias [D]; parent, order [B, L]
   // -> y [B, L, D]; root_state [B, D, N].
   // next: an edge takes the step Δ of the token after its child, rather than the child's own.

@@ -1,7 +1,7 @@
 // Schema of the distances between tokens, which has a kernel for GPUs alone.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // x, delta [B, L, D]; delta_bias [D]; B [B, L, N]; start, end [B]
   // -> weights of the edges between tokens at distance 1 to `reach` [B, E]
   m.def(

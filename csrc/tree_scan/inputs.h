@@ -1,9 +1,6 @@
 // The host side that the CPU and the CUDA kernels of the tree scan share: checks, and tensors to raw pointers.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include "common/checks.h"
 #include "tree/inputs.h"
 #include "tree_scan/params.h"
@@ -12,30 +9,26 @@ namespace ssm {
 
 // The checked inputs, and the tensors that the parameters point into. Whether the tree is one is not checked here.
 struct TreeScanInputs {
-  at::Tensor u, weight, parent, order;
+  Tensor u, weight, parent, order;
   TreeScanParams params{};
 
   // Vertices must be fewer than `limit`.
-  TreeScanInputs(c10::DeviceType device, const at::Tensor& u_given, const at::Tensor& weight_given,
-      const at::Tensor& parent_given, const at::Tensor& order_given, bool both, int64_t limit) {
+  TreeScanInputs(DeviceType device, const Tensor& u_given, const Tensor& weight_given, const Tensor& parent_given,
+      const Tensor& order_given, bool both, int64_t limit) {
     check_vertex_rows(u_given, "u", limit);
     check_shape(weight_given, u_given.sizes(), "weight");
-    const bool is_half = u_given.scalar_type() == at::kHalf || u_given.scalar_type() == at::kBFloat16;
-    if (!(is_half && weight_given.scalar_type() == at::kFloat)) {
+    const bool is_half = u_given.scalar_type() == kHalf || u_given.scalar_type() == kBFloat16;
+    if (!(is_half && weight_given.scalar_type() == kFloat)) {
       check_dtype(weight_given, u_given.scalar_type(), "weight");
     }
-    for (const auto& index : {parent_given, order_given}) {
-      check_device(index, device, u_given, "parent and order");
-      check_dtype(index, at::kLong, "parent and order");
-      check_shape(index, {u_given.size(0), u_given.size(1)}, "parent and order");
-    }
+    for (const auto& index : {parent_given, order_given}) check_tree_index(index, u_given, device);
     check_device(u_given, device, u_given, "u");
     check_device(weight_given, device, u_given, "weight");
 
     u = with_adjacent_channels(u_given);
     weight = with_adjacent_channels(weight_given);
-    parent = parent_given.contiguous();
-    order = order_given.contiguous();
+    parent = contiguous(parent_given);
+    order = contiguous(order_given);
     params.batch = u.size(0);
     params.length = u.size(1);
     params.channels = u.size(2);
@@ -51,16 +44,16 @@ struct TreeScanInputs {
 
 // The gradient that comes in, checked, and the results that the backward pass fills.
 struct TreeScanResults {
-  at::Tensor grad_h, grad_u, grad_weight;
+  Tensor grad_h, grad_u, grad_weight;
   TreeScanGradients gradients;
 
-  TreeScanResults(const at::Tensor& grad_h_given, const at::Tensor& u, const at::Tensor& weight) {
+  TreeScanResults(const Tensor& grad_h_given, const Tensor& u, const Tensor& weight) {
     check_device(grad_h_given, u.device().type(), u, "grad_h");
     check_shape(grad_h_given, u.sizes(), "grad_h");
     check_dtype(grad_h_given, u.scalar_type(), "grad_h");
     grad_h = with_adjacent_channels(grad_h_given);
-    grad_u = at::empty(u.sizes(), u.options());
-    grad_weight = at::empty(weight.sizes(), weight.options());
+    grad_u = empty(u.sizes(), u);
+    grad_weight = empty(weight.sizes(), weight);
     gradients = {grad_h.const_data_ptr(), vertex_strides(grad_h), grad_u.data_ptr(), grad_weight.data_ptr()};
   }
 };

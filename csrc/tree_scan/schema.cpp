@@ -1,7 +1,7 @@
 // Schemas of the tree scan.
-#include <torch/library.h>
+#include <torch/csrc/stable/library.h>
 
-TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
+STABLE_TORCH_LIBRARY_FRAGMENT(tree_ssm, m) {
   // u, weight [B, L, D]; parent, order [B, L]; schedule: the tree_schedule of the same parents, or none
   // -> h [B, L, D]
   m.def(

@@ -58,22 +58,15 @@ def examine() -> tuple[list[str], list[Finding]]:
         torch.ops.load_library(str(library))
     except OSError as error:
         what = (
-            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}). It was "
-            "probably built for another torch. Results are right and slow."
+            f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}). It needs "
+            "torch 2.10 or newer. Results are right and slow."
         )
         return [f"{library}, which does not load"], [Finding(what, f"Run: {build_command()}", _PAGE)]
     info = _ext.build_info()
     lines = [str(library)]
     if info:
         cuda = f"CUDA {info['cuda']} for {info['architectures'].replace(';', ', ')}" if "cuda" in info else "no CUDA"
-        lines.append(f"built for torch {info['torch']} by {info['compiler']}, {cuda}")
-    here = torch.__version__.split("+")[0]
-    if info and info["torch"].split("+")[0] != here:
-        return lines, [
-            Finding(
-                f"The library was built for torch {info['torch']} and this is {here}.", f"Run: {build_command()}", _PAGE
-            )
-        ]
+        lines.append(f"built with torch {info['torch']} by {info['compiler']}, {cuda}")
     return lines, []
 
 

@@ -151,6 +151,8 @@ class Judge:
         text = f"{type(error).__name__}: {_first_line(error)}"
         if "CUDA error" in text or (self.device == "cuda" and not _answers()):
             return "crash", text
+        if odd and "TensorIterator" in text:  # torch cannot copy an expanded tensor of such a size
+            return "refused", f"no such tensors: {text}"
         if len(text) < 20 or any(word in text for word in NO_SENTENCE):
             return "unclear error", text
         if not harms and not odd and not (isinstance(error, NotImplementedError) and name in OPERATORS):

@@ -23,9 +23,13 @@ def mutate(draw: Draw, value: object) -> tuple[str, object]:
         is_index = value.dtype in (torch.int64, torch.int32) and draw.chance(0.6)
         kind = draw.random.choice((_values, _values, _shuffled, _expanded) if is_index else HARMS)
         try:
-            return kind.__name__.strip("_"), kind(draw, value)
+            changed = kind(draw, value)
         except RuntimeError:  # torch has no such tensor, for example no strides of a sparse one
             return "nothing", value
+        # A GPU's kernels do not look at indices, since that would wait for the device: wrong ones give anything.
+        if draw.device != "cpu" and value.dtype in (torch.int64, torch.int32) and kind in OTHER_VALUES:
+            draw.comparable = False
+        return kind.__name__.strip("_"), changed
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # a Tree
         name = draw.random.choice(value._fields)
         what, changed = mutate(draw, getattr(value, name))
@@ -116,7 +120,7 @@ def _values(draw: Draw, x: Tensor) -> Tensor:
         noise = torch.randint(-most, most, (count,), generator=draw.generator)
         x.view(-1)[where] = noise.to(x)
     else:
-        most = x.shape[-1]
+        most = x.shape[-1] if x.dim() else 1
         bad = draw.random.choice((-1, 0, 1, most - 1, most, 2**31, 2**32, 2**62, -(2**63), 2**63 - 1))
         x.view(-1)[where] = max(min(bad, torch.iinfo(x.dtype).max), torch.iinfo(x.dtype).min)
     return x
@@ -154,6 +158,7 @@ def _missing(draw: Draw, x: Tensor) -> None:
     return None
 
 
+OTHER_VALUES = (_values, _shuffled, _expanded, _overlapping)
 HARMS = (
     _reshaped, _reshaped, _dtype, _strides, _strides, _expanded, _overlapping, _device, _values, _values, _shuffled,
     _leaf, _negated, _conjugated, _sparse, _missing,

@@ -8,6 +8,7 @@ import torch
 from hostile.judging import NAMES, Judge
 
 from ssm_core.ops import directional_scan
+from ssm_core.testing import assert_close
 from tree_ssm.ops import Tree, grid_distances, tree_scan
 
 pytestmark = pytest.mark.gpu
@@ -79,7 +80,11 @@ def test_samples_of_maps_may_lie_anywhere(channels, dtype):
     for distance in (size, size + 1, size + 8, 3 * size):  # between the samples; not all are multiples of 16 bytes
         spread = torch.randn(4 * distance, dtype=dtype, device="cuda")
         apart = spread.as_strided((4, 3, 5, channels), (distance, 5 * channels, channels, 1))
-        assert torch.equal(grid_distances(apart), grid_distances(apart.contiguous()))
+        actual, expected = grid_distances(apart), grid_distances(apart.contiguous())
+        if distance * torch.finfo(dtype).bits // 8 % 16:  # such rows are read one by one, and added in another order
+            assert_close(actual, expected)
+        else:
+            assert torch.equal(actual, expected)
 
 
 def test_an_empty_batch_is_taken():
@@ -88,7 +93,7 @@ def test_an_empty_batch_is_taken():
     assert tree_scan(tokens, tokens, tree).shape == (0, 5, 4)
     assert grid_distances(torch.rand(0, 4, 3, 5, device="cuda").permute(0, 2, 3, 1)).shape == (0, 22)
     delta, B = torch.rand(0, 2, 4, 5, device="cuda").mT, torch.rand(0, 2, 5, 1, device="cuda")
-    A = -torch.rand(2, 4, 1, device="cuda", requires_grad=True)
+    A = torch.full((2, 4, 1), -0.5, device="cuda", requires_grad=True)
     y = directional_scan(tokens, delta, A, B, B)
     y.sum().backward()
     assert y.shape == (0, 5, 4)

@@ -61,9 +61,9 @@ def test_second_derivatives_at_the_shapes_of_models(ordered, length, channels, d
         return func.jvp(func.grad(loss, tuple(range(7))), values, tangents)
 
     actual, exact = (sum(second(*where), ()) for where in (("cuda", "cuda"), ("cpu", "cpu", torch.float64)))
-    if dtype == torch.float64:
+    if dtype != torch.bfloat16:  # wide types have the table's tolerance, as in all tests of the scan
         for a, e in zip(actual, exact, strict=True):
-            assert_close(a, e, tolerance=1e-11)
+            assert_close(a, e, tolerance=1e-11 if dtype == torch.float64 else None)
         return
     for a, s, e in zip(actual, sum(second("cuda", "reference"), ()), exact, strict=True):
         assert_as_good_as(a, s, e)

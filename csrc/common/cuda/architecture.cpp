@@ -1,13 +1,9 @@
 #include "common/cuda/architecture.h"
 
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAFunctions.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
-
 #include <unordered_map>
 #include <vector>
 
+#include "common/checks.h"
 #include "common/cuda/device.h"
 #include "common/cuda/probe.h"
 
@@ -22,12 +18,12 @@ void check_loads(cudaError_t error, const char* op) {
                        error == cudaErrorJitCompilerNotFound || error == cudaErrorJitCompilationDisabled;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || too_new) {
     cudaGetLastError();  // the next call would report it again
-    TORCH_CHECK(false, op, ": the compiled library is for compute capability ", SSM_CUDA_ARCHITECTURES, " and ",
+    SSM_CHECK(false, op, ": the compiled library is for compute capability ", SSM_CUDA_ARCHITECTURES, " and ",
         too_new ? "the driver cannot translate it for " : "has no kernel for ", device.name, ", which has ",
         Capability{device.capability},
         "; build the library again with TORCH_CUDA_ARCH_LIST=", Capability{device.capability});
   }
-  C10_CUDA_CHECK(error);
+  check_cuda(error);
 }
 
 KernelLimits ask_driver(const void* kernel, const char* op) {
@@ -45,7 +41,7 @@ KernelLimits ask_driver(const void* kernel, const char* op) {
 const KernelLimits& kernel_limits(const void* kernel, const char* op) {
   // A table for each thread, so that no launch waits for a lock.
   thread_local std::vector<std::unordered_map<const void*, KernelLimits>> of_device;
-  const size_t device = static_cast<size_t>(c10::cuda::current_device());
+  const size_t device = static_cast<size_t>(present_index());
   if (device >= of_device.size()) of_device.resize(device + 1);
   const auto known = of_device[device].find(kernel);
   if (known != of_device[device].end()) return known->second;
@@ -61,11 +57,21 @@ int largest_cluster(const char* op) {
   return present_device().capability / 10 == 9 ? kHopperCluster : kPortableCluster;
 }
 
-TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
-  m.def("kernel_architecture(int device) -> int", [](int64_t device) -> int64_t {
-    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
-    return library_architecture("kernel_architecture");
-  });
+namespace {
+
+int64_t architecture_of(int64_t device) {
+  const DeviceGuard guard(static_cast<int32_t>(device));
+  return library_architecture("kernel_architecture");
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
+  m.def("kernel_architecture(int device) -> int");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssm_build, CompositeExplicitAutograd, m) {
+  m.impl("kernel_architecture", TORCH_BOX(&architecture_of));
 }
 
 }  // namespace ssm

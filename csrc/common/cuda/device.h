@@ -18,12 +18,16 @@ struct Device {
   size_t block_shared, multiprocessor_shared, reserved_shared;
 };
 
+int present_index();  // the present device's number
 Device present_device();
 cudaStream_t current_stream();
 
 inline int64_t multiprocessors() {
   return present_device().multiprocessors;
 }
+
+// Raises an error that says what CUDA says.
+void check_cuda(cudaError_t error);
 
 // "9.0" for 90.
 struct Capability {

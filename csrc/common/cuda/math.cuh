@@ -1,8 +1,8 @@
 // exp and softplus as the CUDA scans compute them.
 #pragma once
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "common/scalar.h"
 

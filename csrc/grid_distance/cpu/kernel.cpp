@@ -1,9 +1,5 @@
 // exp(-cosine) of the two ends of every edge of the 4-connected grid, on the CPU.
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
-
 #include <utility>
 #include <vector>
 
@@ -45,14 +41,14 @@ void distances_of_row(
   }
 }
 
-at::Tensor grid_cosine_distance(const at::Tensor& x) {
-  const GridDistanceInputs in(at::kCPU, x);
+Tensor grid_cosine_distance(const Tensor& x) {
+  const GridDistanceInputs in(kCPU, x);
   const GridDistanceParams& p = in.params;
   const Grid grid = p.grid;
   if (in.out.numel() == 0) return in.out;
   SSM_DISPATCH(x.scalar_type(), "grid_cosine_distance", [&] {
     using acc = acc_t<scalar_t>;
-    at::parallel_for(0, p.batch * grid.height, 4, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, p.batch * grid.height, 4, [&](int64_t begin, int64_t end) {
       std::vector<acc> own(grid.width), below(grid.width);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t sample = i / grid.height, row = i % grid.height;
@@ -77,8 +73,8 @@ at::Tensor grid_cosine_distance(const at::Tensor& x) {
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
-  m.impl("grid_cosine_distance", &grid_cosine_distance);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("grid_cosine_distance", TORCH_BOX(&grid_cosine_distance));
 }
 
 }  // namespace ssm

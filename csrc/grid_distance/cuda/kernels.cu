@@ -1,6 +1,6 @@
 // exp(-cosine) of the two ends of every edge of the 4-connected grid, on the GPU.
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "common/cosine.h"
 #include "common/cuda/launch.h"

@@ -1,8 +1,4 @@
 // The quadtree token order, and the gradient of the straight-through mask, on the CPU.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/aminmax.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <array>
@@ -33,20 +29,21 @@ int64_t* raster_quarters(const RolledMap& map, const Window& w, int64_t* out) {
   return out;
 }
 
-void check_quadrants(const at::Tensor& choice) {
-  if (choice.numel() == 0) return;
-  const auto [low, high] = at::aminmax(choice);
-  TORCH_CHECK_VALUE(low.item<int64_t>() >= 0 && high.item<int64_t>() < 4,
-      "quadtree_order: choice must hold quadrants 0 to 3, got ", low.item<int64_t>(), " to ", high.item<int64_t>());
+void check_quadrants(const Tensor& choice) {
+  const int64_t *values = choice.const_data_ptr<int64_t>(), stride = choice.stride(0);
+  for (int64_t i = 0; i < choice.size(0); ++i) {
+    const int64_t quadrant = values[i * stride];
+    SSM_CHECK(quadrant >= 0 && quadrant < 4, "quadtree_order: choice must hold quadrants 0 to 3, got ", quadrant);
+  }
 }
 
-at::Tensor quadtree_order(
-    const at::Tensor& choice, int64_t height, int64_t width, int64_t levels, int64_t shift_y, int64_t shift_x) {
-  const QuadtreeOrderInputs in(at::kCPU, choice, height, width, levels, shift_y, shift_x);
+Tensor quadtree_order(
+    const Tensor& choice, int64_t height, int64_t width, int64_t levels, int64_t shift_y, int64_t shift_x) {
+  const QuadtreeOrderInputs in(kCPU, choice, height, width, levels, shift_y, shift_x);
   check_quadrants(choice);
   const QuadtreeOrderParams& p = in.params;
   const Window whole = p.map.whole();
-  at::parallel_for(0, p.batch, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       int64_t* out = p.order + b * whole.size();
       if (levels == 0) {
@@ -84,9 +81,9 @@ SSM_MULTIVERSION acc_t<scalar_t> dot_difference(
 
 // In the chosen quadrant the token at the fine place of t is t itself; in the others the token at its coarse place is.
 // So every token is compared with one partner, which the other order puts there.
-at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Tensor& choice, int64_t height,
-    int64_t width, int64_t shift_y, int64_t shift_x) {
-  const MaskGradientInputs in(at::kCPU, a, b, choice, height, width, shift_y, shift_x);
+Tensor mask_gradient(const Tensor& a, const Tensor& b, const Tensor& choice, int64_t height, int64_t width,
+    int64_t shift_y, int64_t shift_x) {
+  const MaskGradientInputs in(kCPU, a, b, choice, height, width, shift_y, shift_x);
   check_quadrants(choice);
   const MaskGradientParams& p = in.params;
   const Window whole = p.map.whole();
@@ -101,7 +98,7 @@ at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Ten
   }
   SSM_DISPATCH(a.scalar_type(), "mask_gradient", [&] {
     using acc = acc_t<scalar_t>;
-    at::parallel_for(0, p.batch * 4, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, p.batch * 4, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t sample = i / 4, q = i % 4, rows = sample * length * p.channels;
         const scalar_t* a_rows = static_cast<const scalar_t*>(p.a) + rows;
@@ -125,9 +122,9 @@ at::Tensor mask_gradient(const at::Tensor& a, const at::Tensor& b, const at::Ten
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(quadtree_ssm, CPU, m) {
-  m.impl("quadtree_order", &quadtree_order);
-  m.impl("mask_gradient", &mask_gradient);
+STABLE_TORCH_LIBRARY_IMPL(quadtree_ssm, CPU, m) {
+  m.impl("quadtree_order", TORCH_BOX(&quadtree_order));
+  m.impl("mask_gradient", TORCH_BOX(&mask_gradient));
 }
 
 }  // namespace ssm

@@ -1,6 +1,6 @@
 // The quadtree token order, and the gradient of the straight-through mask, on the GPU.
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"

@@ -1,10 +1,5 @@
 // The selective scan on the CPU. A task is one sample, one group and one block of kWidth channels. For each of the
 // group's directions it walks the tokens in that direction's order, tile after tile, all channels of the block at once.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <vector>
@@ -127,15 +122,15 @@ void check_order(const SelectiveScanParams& p) {
   const int64_t samples = s.batch == 0 ? std::min<int64_t>(p.batch, 1) : p.batch;
   const int64_t directions = s.group == 0 ? 1 : p.groups * p.inner, rows = samples * directions;
   std::vector<OrderFault> faults(rows);
-  at::parallel_for(0, rows, 1 + 32768 / p.length, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, rows, 1 + 32768 / p.length, [&](int64_t begin, int64_t end) {
     std::vector<char> seen(p.length);
     for (int64_t row = begin; row < end; ++row) {
       faults[row] = fault_of(p.order + row / directions * s.batch + row % directions * s.group, s.token, seen);
     }
   });
   for (OrderFault fault : faults) {
-    TORCH_CHECK_INDEX(fault != OrderFault::kRange, "order must hold token indices from 0 to ", p.length - 1);
-    TORCH_CHECK_VALUE(fault != OrderFault::kRepeated, "order must list every token once in each row");
+    SSM_CHECK(fault != OrderFault::kRange, "order must hold token indices from 0 to ", p.length - 1);
+    SSM_CHECK(fault != OrderFault::kRepeated, "order must list every token once in each row");
   }
 }
 
@@ -146,19 +141,18 @@ int64_t tasks(const SelectiveScanParams& p) {
   return p.batch * p.groups * channel_blocks(p);
 }
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
-    const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
-    const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
-    bool delta_softplus) {
-  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+    const Tensor& C, const std::optional<Tensor>& D, const std::optional<Tensor>& delta_bias,
+    const std::optional<Tensor>& order, const std::vector<bool>& reverse, bool delta_softplus) {
+  SelectiveScanInputs inputs(kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   SelectiveScanParams& p = inputs.params;
-  at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
-  at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
+  Tensor y = empty({p.batch, p.groups, p.length, p.channels}, u);
+  Tensor last_state = empty({p.batch, p.groups * p.inner, p.channels, p.states}, A);
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
   check_order(p);
   SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] {
-    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       ForwardScratch<acc_t<scalar_t>> scratch(p);
       for (int64_t index = begin; index < end; ++index) forward_task<scalar_t>(p, index, scratch);
     });
@@ -166,43 +160,42 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
   return {y, last_state};
 }
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
-    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
-    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
-  SelectiveScanInputs inputs(at::kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+Gradients backward(const Tensor& grad_y, const std::optional<Tensor>& grad_last_state, const Tensor& u,
+    const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const std::optional<Tensor>& D,
+    const std::optional<Tensor>& delta_bias, const std::optional<Tensor>& order, const std::vector<bool>& reverse,
+    bool delta_softplus) {
+  SelectiveScanInputs inputs(kCPU, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   const SelectiveScanParams& p = inputs.params;
   const int64_t K = p.groups * p.inner;
   const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
-  const auto options = A.options();
-  at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
-  at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
-  at::Tensor grad_B = at::empty({channel_blocks(p), p.batch, K, p.length, p.states}, options);
-  at::Tensor grad_C = at::empty_like(grad_B);
-  at::Tensor grad_A = at::empty({p.batch, K, p.channels, p.states}, options);
-  at::Tensor grad_D = at::empty({p.batch, K, p.channels}, options);
-  at::Tensor grad_bias = at::empty_like(grad_D);
+  Tensor grad_u = empty({p.batch, p.groups, p.length, p.channels}, u);
+  Tensor grad_delta = empty({p.batch, K, p.length, p.channels}, u);
+  Tensor grad_B = empty({channel_blocks(p), p.batch, K, p.length, p.states}, A);
+  Tensor grad_C = empty(grad_B.sizes(), grad_B);
+  Tensor grad_A = empty({p.batch, K, p.channels, p.states}, A);
+  Tensor grad_D = empty({p.batch, K, p.channels}, A);
+  Tensor grad_bias = empty(grad_D.sizes(), grad_D);
   SelectiveScanGradients g{upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(),
       grad_delta.data_ptr(), grad_B.data_ptr(), grad_C.data_ptr(), grad_A.data_ptr(), grad_D.data_ptr(),
       grad_bias.data_ptr()};
   check_order(p);
   SSM_DISPATCH(u.scalar_type(), "selective_scan_backward", [&] {
-    at::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, tasks(p), 1, [&](int64_t begin, int64_t end) {
       BackwardScratch<acc_t<scalar_t>> scratch(p);
       for (int64_t index = begin; index < end; ++index) backward_task<scalar_t>(p, g, index, scratch);
     });
   });
-  return {grad_u, grad_delta, grad_A.sum(0), grad_B.sum(0).to(u.scalar_type()), grad_C.sum(0).to(u.scalar_type()),
-      grad_D.sum(0), grad_bias.sum(0)};
+  return {grad_u, grad_delta, sum_parts(grad_A), cast(sum_parts(grad_B), u.scalar_type()),
+      cast(sum_parts(grad_C), u.scalar_type()), sum_parts(grad_D), sum_parts(grad_bias)};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(ssm_core, CPU, m) {
-  m.impl("selective_scan", &forward);
-  m.impl("selective_scan_backward", &backward);
+STABLE_TORCH_LIBRARY_IMPL(ssm_core, CPU, m) {
+  m.impl("selective_scan", TORCH_BOX(&forward));
+  m.impl("selective_scan_backward", TORCH_BOX(&backward));
 }
 
 }  // namespace ssm

@@ -1,10 +1,5 @@
 // Host side of the selective scan on the GPU: how a call is cut into launches. The kernels are in forward.cuh and
 // backward.cuh.
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <limits>
@@ -30,7 +25,7 @@ bool is_aligned(const SelectiveScanParams& p, const void* grad_y, int64_t item) 
 }
 
 // Bytes of shared memory that a block takes.
-size_t block_bytes(const BlockShape& shape, at::ScalarType type, bool backward) {
+size_t block_bytes(const BlockShape& shape, ScalarType type, bool backward) {
   size_t bytes = 0;
   SSM_DISPATCH(type, "selective_scan",
       [&] { bytes = backward ? backward_bytes<scalar_t>(shape) : forward_bytes<scalar_t>(shape); });
@@ -38,13 +33,13 @@ size_t block_bytes(const BlockShape& shape, at::ScalarType type, bool backward) 
 }
 
 // What every launch of a call has in common. `grad_y` is null in the forward pass.
-ScanLaunch common_launch(const SelectiveScanParams& p, const at::Tensor& u, const void* grad_y) {
+ScanLaunch common_launch(const SelectiveScanParams& p, const Tensor& u, const void* grad_y) {
   const int64_t directions = p.groups * p.inner;
-  TORCH_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections, " directions on the GPU, got ",
+  SSM_CHECK(directions <= kMaxDirections, "selective_scan: at most ", kMaxDirections, " directions on the GPU, got ",
       directions);
-  TORCH_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
+  SSM_CHECK(p.length <= std::numeric_limits<int>::max(), "selective_scan: the sequence is too long");
   for (int64_t stride : {p.u_stride.token, p.delta_stride.token, p.B_stride.token, p.C_stride.token, p.channels}) {
-    TORCH_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
+    SSM_CHECK(stride * u.element_size() <= std::numeric_limits<int>::max(),
         "selective_scan: there must be at most 2^31 bytes from token to token");
   }
   ScanLaunch launch = {};
@@ -62,10 +57,7 @@ ScanLaunch common_launch(const SelectiveScanParams& p, const at::Tensor& u, cons
 // states_plan.h has the plan for many.
 class Plan {
  public:
-  Plan(const ScanLaunch& launch, const at::Tensor& u, bool backward)
-      : options_(u.options()),
-        launch_(launch),
-        backward_(backward) {
+  Plan(const ScanLaunch& launch, const Tensor& u, bool backward) : like_(u), launch_(launch), backward_(backward) {
     const SelectiveScanParams& p = launch_.p;
     launch_.tiles = static_cast<int>(ceil_div(p.channels, tile_channels(u.element_size())));
     one_order_ = p.order == nullptr || p.inner == 1 || p.order_stride.group == 0;
@@ -82,9 +74,8 @@ class Plan {
     const SelectiveScanParams& p = launch_.p;
     const bool at_once = takes_all_at_once(launch_.chunks);
     const int64_t passes = at_once ? 1 : p.inner;
-    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     if (passes > 1) {
-      sum_ = at::empty({p.batch, p.groups, p.length, p.channels}, options_.dtype(dtype));
+      sum_ = empty({p.batch, p.groups, p.length, p.channels}, like_, sum_type(like_));
       launch_.sum = sum_.data_ptr();
     }
     launch_.count = static_cast<int>(at_once ? p.inner : 1);
@@ -99,10 +90,7 @@ class Plan {
 
   // Whether chunks' summaries go through memory, since the blocks of a sequence cannot exchange them directly.
   bool needs_workspace() const { return launch_.chunks > 1 && !in_cluster_; }
-  void make_workspace() {
-    const auto dtype = options_.dtype() == at::kDouble ? at::kDouble : at::kFloat;
-    workspace_ = ssm::make_workspace(launch_, backward_, options_.dtype(dtype));
-  }
+  void make_workspace() { workspace_ = ssm::make_workspace(launch_, backward_, like_, sum_type(like_)); }
 
  private:
   // Whether one launch takes all inner directions, if so many blocks share a sequence.
@@ -119,7 +107,7 @@ class Plan {
     const int64_t positions = positions_that_fit(device.block_shared, [&](int rows) {
       const bool at_once = takes_all_at_once(ceil_div(p.length, rows * kTokens));
       const BlockShape shape{rows, static_cast<int>(at_once ? p.inner : 1), one_order_ || !at_once};
-      return block_bytes(shape, c10::typeMetaToScalarType(options_.dtype()), backward_);
+      return block_bytes(shape, like_.scalar_type(), backward_);
     });
     int64_t chunks = ceil_div(p.length, positions);
     in_cluster_ = chunks <= max_cluster;
@@ -155,21 +143,20 @@ class Plan {
     }
   }
 
-  at::TensorOptions options_;
+  const Tensor like_;
   ScanLaunch launch_;
   bool backward_, one_order_ = true, in_cluster_ = true;
-  at::Tensor workspace_, sum_;
+  Tensor workspace_, sum_;
 };
 
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor& delta, const at::Tensor& A,
-    const at::Tensor& B, const at::Tensor& C, const std::optional<at::Tensor>& D,
-    const std::optional<at::Tensor>& delta_bias, const std::optional<at::Tensor>& order, const c10::List<bool>& reverse,
-    bool delta_softplus) {
-  const c10::cuda::CUDAGuard guard(u.device());
-  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
+    const Tensor& C, const std::optional<Tensor>& D, const std::optional<Tensor>& delta_bias,
+    const std::optional<Tensor>& order, const std::vector<bool>& reverse, bool delta_softplus) {
+  const DeviceGuard guard(u.get_device_index());
+  SelectiveScanInputs inputs(kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   SelectiveScanParams& p = inputs.params;
-  at::Tensor y = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
-  at::Tensor last_state = at::empty({p.batch, p.groups * p.inner, p.channels, p.states}, A.options());
+  Tensor y = empty({p.batch, p.groups, p.length, p.channels}, u);
+  Tensor last_state = empty({p.batch, p.groups * p.inner, p.channels, p.states}, A);
   p.y = y.data_ptr();
   p.last_state = last_state.data_ptr();
   const ScanLaunch common = common_launch(p, u, nullptr);
@@ -194,27 +181,27 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& u, const at::Tensor
   return {y, last_state};
 }
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Allocates the gradients, calls `run`, and sums what each block of channels, and each sample and chunk, has written on
 // its own, so that no atomics are needed.
 template <typename scalar_t, typename Run>
-Gradients differentiate(const SelectiveScanParams& p, const SelectiveScanUpstream& upstream, const at::Tensor& u,
-    const at::Tensor& A, int64_t splits, int64_t chunks, const Run& run) {
+Gradients differentiate(const SelectiveScanParams& p, const SelectiveScanUpstream& upstream, const Tensor& u,
+    const Tensor& A, int64_t splits, int64_t chunks, const Run& run) {
   using acc = acc_t<scalar_t>;
   const int64_t K = p.groups * p.inner;
-  at::Tensor partial_B = at::empty({splits, p.batch, K, p.length, p.states}, A.options());
-  at::Tensor partial_C = at::empty_like(partial_B);
-  at::Tensor partial_A = at::empty({chunks * p.batch, K, p.channels, p.states}, A.options());
-  at::Tensor partial_D = at::empty({chunks * p.batch, K, p.channels}, A.options());
-  at::Tensor partial_bias = at::empty_like(partial_D);
-  at::Tensor grad_u = at::empty({p.batch, p.groups, p.length, p.channels}, u.options());
-  at::Tensor grad_delta = at::empty({p.batch, K, p.length, p.channels}, u.options());
-  at::Tensor grad_B = at::empty({p.batch, K, p.length, p.states}, u.options());
-  at::Tensor grad_C = at::empty_like(grad_B);
-  at::Tensor grad_A = at::empty({K, p.channels, p.states}, A.options());
-  at::Tensor grad_D = at::empty({K, p.channels}, A.options());
-  at::Tensor grad_bias = at::empty_like(grad_D);
+  Tensor partial_B = empty({splits, p.batch, K, p.length, p.states}, A);
+  Tensor partial_C = empty(partial_B.sizes(), partial_B);
+  Tensor partial_A = empty({chunks * p.batch, K, p.channels, p.states}, A);
+  Tensor partial_D = empty({chunks * p.batch, K, p.channels}, A);
+  Tensor partial_bias = empty(partial_D.sizes(), partial_D);
+  Tensor grad_u = empty({p.batch, p.groups, p.length, p.channels}, u);
+  Tensor grad_delta = empty({p.batch, K, p.length, p.channels}, u);
+  Tensor grad_B = empty({p.batch, K, p.length, p.states}, u);
+  Tensor grad_C = empty(grad_B.sizes(), grad_B);
+  Tensor grad_A = empty({K, p.channels, p.states}, A);
+  Tensor grad_D = empty({K, p.channels}, A);
+  Tensor grad_bias = empty(grad_D.sizes(), grad_D);
   run({upstream.grad_y_data(), upstream.grad_last_state_data(), grad_u.data_ptr(), grad_delta.data_ptr(),
       partial_B.data_ptr(), partial_C.data_ptr(), partial_A.data_ptr(), partial_D.data_ptr(), partial_bias.data_ptr()});
 
@@ -229,12 +216,12 @@ Gradients differentiate(const SelectiveScanParams& p, const SelectiveScanUpstrea
   return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
 }
 
-Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_last_state, const at::Tensor& u,
-    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-    const std::optional<at::Tensor>& D, const std::optional<at::Tensor>& delta_bias,
-    const std::optional<at::Tensor>& order, const c10::List<bool>& reverse, bool delta_softplus) {
-  const c10::cuda::CUDAGuard guard(u.device());
-  SelectiveScanInputs inputs(at::kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
+Gradients backward(const Tensor& grad_y, const std::optional<Tensor>& grad_last_state, const Tensor& u,
+    const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, const std::optional<Tensor>& D,
+    const std::optional<Tensor>& delta_bias, const std::optional<Tensor>& order, const std::vector<bool>& reverse,
+    bool delta_softplus) {
+  const DeviceGuard guard(u.get_device_index());
+  SelectiveScanInputs inputs(kCUDA, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus);
   const SelectiveScanParams& p = inputs.params;
   const SelectiveScanUpstream upstream(p, grad_y, grad_last_state, u, A);
   const ScanLaunch common = common_launch(p, u, upstream.grad_y_data());
@@ -267,9 +254,9 @@ Gradients backward(const at::Tensor& grad_y, const std::optional<at::Tensor>& gr
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
-  m.impl("selective_scan", &forward);
-  m.impl("selective_scan_backward", &backward);
+STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
+  m.impl("selective_scan", TORCH_BOX(&forward));
+  m.impl("selective_scan_backward", TORCH_BOX(&backward));
 }
 
 }  // namespace ssm

@@ -1,6 +1,6 @@
 // The small kernels between and after the scans: from chunks' summaries to carries, and from partial gradients to sums.
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 

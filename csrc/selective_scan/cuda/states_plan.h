@@ -14,11 +14,10 @@ namespace ssm {
 template <typename scalar_t>
 class StatesPlan {
   using acc = acc_t<scalar_t>;
+  static constexpr ScalarType kType = sizeof(acc) == 8 ? kDouble : kFloat;
 
  public:
-  StatesPlan(const ScanLaunch& scan, const at::Tensor& u, bool backward)
-      : options_(u.options().dtype(sizeof(acc) == 8 ? at::kDouble : at::kFloat)),
-        backward_(backward) {
+  StatesPlan(const ScanLaunch& scan, const Tensor& u, bool backward) : like_(u), backward_(backward) {
     l_.scan = scan;
     const SelectiveScanParams& p = l_.scan.p;
     l_.weight_bytes = bytes_of_copy();
@@ -33,10 +32,10 @@ class StatesPlan {
     cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
     choose_threads();
     if (p.inner > 1 || groups() > 1) {
-      sum_ = at::empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, options_);
+      sum_ = empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, like_, kType);
       l_.scan.sum = sum_.data_ptr();
     }
-    if (l_.scan.chunks > 1) workspace_ = make_workspace(l_.scan, backward_, options_);
+    if (l_.scan.chunks > 1) workspace_ = make_workspace(l_.scan, backward_, like_, kType);
   }
 
   int64_t chunks() const { return l_.scan.chunks; }
@@ -51,12 +50,12 @@ class StatesPlan {
   void backward(const SelectiveScanGradients& g) {
     const SelectiveScanParams& p = l_.scan.p;
     const int64_t width = state_lanes(p.states, kOwnStates) * kOwnStates, tiles = ceil_div(p.length, kStateTile);
-    const at::Tensor checkpoints =
-        at::empty({p.batch * p.groups * l_.scan.count, tiles * kRunsOfTile, p.channels, width}, options_);
+    const Tensor checkpoints =
+        empty({p.batch * p.groups * l_.scan.count, tiles * kRunsOfTile, p.channels, width}, like_, kType);
     l_.checkpoints = checkpoints.data_ptr();
-    at::Tensor delta_sum;
+    Tensor delta_sum;
     if (groups() > 1) {
-      delta_sum = at::empty({p.batch, p.groups * p.inner, p.length, p.channels}, options_);
+      delta_sum = empty({p.batch, p.groups * p.inner, p.length, p.channels}, like_, kType);
       l_.delta_sum = delta_sum.data_ptr();
     }
     for_each_launch(
@@ -171,11 +170,11 @@ class StatesPlan {
     launch_sum_rows<scalar_t>(sums, l_.scan.stream);
   }
 
-  at::TensorOptions options_;
+  const Tensor like_;
   StatesLaunch l_ = {};
   bool backward_, at_once_ = true;
   int own_ = kOwnStates;
-  at::Tensor sum_, workspace_;
+  Tensor sum_, workspace_;
 };
 
 }  // namespace ssm

@@ -2,7 +2,7 @@
 // Versions are those of dev/log, selective-scan-gpu.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstddef>
 #include <cstdint>

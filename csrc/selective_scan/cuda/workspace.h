@@ -1,9 +1,6 @@
 // What the plans of the selective scan share (host.cpp, states_plan.h).
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include "selective_scan/cuda/launch.h"
 
 namespace ssm {
@@ -12,18 +9,18 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Where the chunks leave their summaries and find their carries. `options` are those of acc_t. The tensor that is
+// Where the chunks leave their summaries and find their carries. It is on the device of `like`. The tensor that is
 // returned has to live until the launches are queued.
-inline at::Tensor make_workspace(ScanLaunch& launch, bool backward, const at::TensorOptions& options) {
+inline Tensor make_workspace(ScanLaunch& launch, bool backward, const Tensor& like, ScalarType dtype) {
   const SelectiveScanParams& p = launch.p;
-  at::Tensor workspace =
-      at::empty({backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch.chunks, p.channels}, options);
-  launch.chunk_decay = workspace.select(0, 0).data_ptr();
-  launch.chunk_state = workspace.select(0, 1).data_ptr();
-  launch.state_before = workspace.select(0, 2).data_ptr();
+  Tensor workspace =
+      empty({backward ? 5 : 3, p.batch, p.groups * p.inner, p.states, launch.chunks, p.channels}, like, dtype);
+  launch.chunk_decay = part(workspace, 0).data_ptr();
+  launch.chunk_state = part(workspace, 1).data_ptr();
+  launch.state_before = part(workspace, 2).data_ptr();
   if (backward) {
-    launch.chunk_gradient = workspace.select(0, 3).data_ptr();
-    launch.gradient_after = workspace.select(0, 4).data_ptr();
+    launch.chunk_gradient = part(workspace, 3).data_ptr();
+    launch.gradient_after = part(workspace, 4).data_ptr();
   }
   return workspace;
 }

@@ -1,9 +1,6 @@
 // Minimum spanning trees of many small graphs on the CPU, a thread a sample: Borůvka's rounds, then breadth-first
 // order. The loops over edges and components have no branch that depends on the weights. On a grid this takes half the
 // time of Kruskal's algorithm on radix-sorted edges, which spends most of its time on mispredicted branches.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -289,7 +286,7 @@ template <typename scalar_t>
 void span_batch(const SpanningTreeParams& p) {
   const int64_t vertices = p.num_vertices();
   const int64_t grain = 1 + 2048 / (1 + p.num_edges + vertices);  // at least about twenty microseconds a thread
-  at::parallel_for(0, p.batch, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch, grain, [&](int64_t begin, int64_t end) {
     Workspace w(vertices, p.num_edges, p.edges == nullptr);
     for (int64_t b = begin; b < end; ++b) {
       const Verdict verdict = span_sample<scalar_t>(p, w, b);
@@ -302,18 +299,18 @@ void span_batch(const SpanningTreeParams& p) {
   });
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> spanning_tree(const at::Tensor& edge_weight,
-    const std::optional<at::Tensor>& edges, int64_t height, int64_t width, const at::Tensor& root) {
+std::tuple<Tensor, Tensor, Tensor> spanning_tree(
+    const Tensor& edge_weight, const std::optional<Tensor>& edges, int64_t height, int64_t width, const Tensor& root) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  const SpanningTreeInputs in(at::kCPU, edge_weight, edges, height, width, root, kMost, kMost);
+  const SpanningTreeInputs in(kCPU, edge_weight, edges, height, width, root, kMost, kMost);
   SSM_DISPATCH(in.edge_weight.scalar_type(), "spanning_tree", [&] { span_batch<scalar_t>(in.params); });
   return in.results();
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
-  m.impl("spanning_tree", &spanning_tree);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("spanning_tree", TORCH_BOX(&spanning_tree));
 }
 
 }  // namespace ssm

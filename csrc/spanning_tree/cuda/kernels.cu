@@ -3,9 +3,9 @@
 // a sample, of a list by one block. Nothing waits for the device, so that faults are reported in a tensor that nobody
 // has to read. Faulty samples get some result: a NaN weighs more than infinity, an edge with an end that is no vertex
 // does not count, a root that is no vertex is taken as vertex 0, and what the root does not reach hangs from it.
-#include <c10/macros/Macros.h>
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/macros/Macros.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <limits>
@@ -207,6 +207,26 @@ bool fits(Kernel* kernel, int64_t bytes) {
 }
 
 // Blocks of a sample: as many as have work, if the samples alone do not fill the GPU.
+// The threads of a grid take the elements in turns.
+template <typename Visit>
+__device__ void for_each_element(int64_t count, const Visit& visit) {
+  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += threads) visit(i);
+}
+
+__global__ void sort_keys_kernel(const double* weights, double* keys, int64_t count) {
+  for_each_element(count, [&](int64_t i) { keys[i] = weights[i] + 0.0; });
+}
+
+__global__ void places_kernel(const int64_t* edge_at, int64_t* place, int64_t count, int64_t edges) {
+  for_each_element(count, [&](int64_t i) { place[i / edges * edges + edge_at[i]] = i % edges; });
+}
+
+LaunchShape shape_of_elements(int64_t count) {
+  const int64_t blocks = std::min((count + kSpanningThreads - 1) / kSpanningThreads, 8 * multiprocessors());
+  return {dim3(static_cast<unsigned>(std::max<int64_t>(blocks, 1))), dim3(kSpanningThreads), 0, 1, current_stream()};
+}
+
 int team_for(const SpanningTreeParams& p) {
   const int64_t fill = kBlocksOfMultiprocessor * multiprocessors();
   const int most = largest_team(kOp);
@@ -254,6 +274,14 @@ int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
   const WholeList whole{vertices, p.num_edges};
   if (vertices <= kMostPackedVertices && fits(whole_list_kernel<float>, whole.bytes())) return 0;
   return (components + tour_words(vertices) + taken_words(p.num_edges) + 1) / 2 * 2;
+}
+
+void launch_sort_keys(const double* weights, double* keys, int64_t count) {
+  launch_kernel(kOp, sort_keys_kernel, shape_of_elements(count), weights, keys, count);
+}
+
+void launch_places(const int64_t* edge_at, int64_t* place, int64_t batch, int64_t edges) {
+  launch_kernel(kOp, places_kernel, shape_of_elements(batch * edges), edge_at, place, batch * edges, edges);
 }
 
 template <typename scalar_t>

@@ -24,4 +24,10 @@ int64_t spanning_scratch_words(const SpanningTreeParams& params, bool listed);
 template <typename scalar_t>
 void launch_spanning_tree(const SpanningTreeLaunch& launch, bool listed);
 
+// Copies weights in double, but zeros of both signs as one: sorting must not tell them apart.
+void launch_sort_keys(const double* weights, double* keys, int64_t count);
+
+// The places of edges, [batch, edges], whose numbers are given by place. Every edge has one place.
+void launch_places(const int64_t* edge_at, int64_t* place, int64_t batch, int64_t edges);
+
 }  // namespace ssm

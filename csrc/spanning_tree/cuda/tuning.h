@@ -1,7 +1,7 @@
 // Sizes of the spanning tree's CUDA kernels and what follows from them. csrc/README.md says how to try others.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <algorithm>
 #include <cstdint>

@@ -1,11 +1,5 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, on the CPU.
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -101,15 +95,15 @@ Parameters<acc> parameters(const ReadoutParams& p) {
   return {static_cast<const acc*>(p.weight), static_cast<const acc*>(p.bias), static_cast<const acc*>(p.D)};
 }
 
-at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  ReadoutParams p = readout_params(at::kCPU, h, x, C, D, weight, bias, eps);
-  at::Tensor y = at::empty_like(x);
+Tensor state_readout(const Tensor& h, const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight,
+    const Tensor& bias, double eps) {
+  ReadoutParams p = readout_params(kCPU, h, x, C, D, weight, bias, eps);
+  Tensor y = empty(x.sizes(), x);
   p.y = y.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "state_readout", [&] {
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(p);
-    at::parallel_for(0, p.rows, 64, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, p.rows, 64, [&](int64_t begin, int64_t end) {
       std::vector<acc> work(int64_t{2} * p.channels);
       for (int64_t row = begin; row < end; ++row) {
         const int64_t at = row * p.channels;
@@ -122,17 +116,16 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> state_readout_backward(
-    const at::Tensor& grad_y, const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  ReadoutParams p = readout_params(at::kCPU, h, x, C, D, weight, bias, eps);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> state_readout_backward(const Tensor& grad_y, const Tensor& h,
+    const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight, const Tensor& bias, double eps) {
+  ReadoutParams p = readout_params(kCPU, h, x, C, D, weight, bias, eps);
   const ReadoutGradients g(grad_y, x, C, p);
   const int64_t pieces = std::clamp<int64_t>(p.rows / kRowsOfPiece, 1, kMostPieces);
-  at::Tensor sums = at::zeros({pieces, kReadoutParameters, p.channels}, D.options());
+  Tensor sums = zeros({pieces, kReadoutParameters, p.channels}, D);
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] {
     using acc = acc_t<scalar_t>;
     const auto of = parameters<acc>(p);
-    at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
       std::vector<acc> work(int64_t{3} * p.channels);
       for (int64_t piece = begin; piece < end; ++piece) {
         acc* const own = sums.mutable_data_ptr<acc>() + piece * kReadoutParameters * p.channels;
@@ -148,16 +141,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       }
     });
   });
-  const at::Tensor total = sums.sum(0);
-  return {
-      g.grad_h, g.grad_x, g.grad_C, total.select(0, 2).clone(), total.select(0, 0).clone(), total.select(0, 1).clone()};
+  const Tensor total = sum_parts(sums);
+  return {g.grad_h, g.grad_x, g.grad_C, torch::stable::clone(part(total, 2)), torch::stable::clone(part(total, 0)),
+      torch::stable::clone(part(total, 1))};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
-  m.impl("state_readout", &state_readout);
-  m.impl("state_readout_backward", &state_readout_backward);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("state_readout", TORCH_BOX(&state_readout));
+  m.impl("state_readout_backward", TORCH_BOX(&state_readout_backward));
 }
 
 }  // namespace ssm

@@ -1,12 +1,5 @@
 // Host side of the state's readout on the GPU.
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros_like.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
-
 #include <algorithm>
 
 #include "common/dispatch.h"
@@ -24,16 +17,16 @@ bool share_rows(ReadoutLaunch& p, int64_t item) {
     fours = fours && reinterpret_cast<uintptr_t>(data) % bytes == 0;
   }
   p.team = (fours ? kFours : kOnes).team(p.channels);
-  TORCH_CHECK(p.team != 0, "state_readout: at most ", kOnes.most_channels(), " channels, or ", kFours.most_channels(),
+  SSM_CHECK(p.team != 0, "state_readout: at most ", kOnes.most_channels(), " channels, or ", kFours.most_channels(),
       " in fours; got ", p.channels);
   return fours;
 }
 
-at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  ReadoutLaunch p{readout_params(at::kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
-  const c10::cuda::CUDAGuard guard(x.device());
-  at::Tensor y = at::empty_like(x);
+Tensor state_readout(const Tensor& h, const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight,
+    const Tensor& bias, double eps) {
+  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
+  const DeviceGuard guard(x.get_device_index());
+  Tensor y = empty(x.sizes(), x);
   if (x.numel() == 0) return y;
   p.y = y.mutable_data_ptr();
   const bool fours = share_rows(p, x.element_size());
@@ -42,31 +35,29 @@ at::Tensor state_readout(const at::Tensor& h, const at::Tensor& x, const at::Ten
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> state_readout_backward(
-    const at::Tensor& grad_y, const at::Tensor& h, const at::Tensor& x, const at::Tensor& C, const at::Tensor& D,
-    const at::Tensor& weight, const at::Tensor& bias, double eps) {
-  ReadoutLaunch p{readout_params(at::kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
-  const c10::cuda::CUDAGuard guard(x.device());
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> state_readout_backward(const Tensor& grad_y, const Tensor& h,
+    const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight, const Tensor& bias, double eps) {
+  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
+  const DeviceGuard guard(x.get_device_index());
   const ReadoutGradients g(grad_y, x, C, p);
   if (x.numel() == 0) {
-    g.grad_C.zero_();
-    return {g.grad_h, g.grad_x, g.grad_C, at::zeros_like(D), at::zeros_like(D), at::zeros_like(D)};
+    return {g.grad_h, g.grad_x, zeros(C.sizes(), C), zeros(D.sizes(), D), zeros(D.sizes(), D), zeros(D.sizes(), D)};
   }
   const bool fours = share_rows(p, x.element_size());
   const int64_t blocks = readout_blocks(p, kReadoutBackwardBlocks);
-  const at::Tensor partial = at::empty({blocks, kReadoutParameters, p.channels}, D.options());
+  const Tensor partial = empty({blocks, kReadoutParameters, p.channels}, D);
   p.partial = partial.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] { launch_readout_backward<scalar_t>(p, fours, blocks); });
-  const at::Tensor sums = partial.sum(0);
-  return {
-      g.grad_h, g.grad_x, g.grad_C, sums.select(0, 2).clone(), sums.select(0, 0).clone(), sums.select(0, 1).clone()};
+  const Tensor sums = sum_parts(partial);
+  return {g.grad_h, g.grad_x, g.grad_C, torch::stable::clone(part(sums, 2)), torch::stable::clone(part(sums, 0)),
+      torch::stable::clone(part(sums, 1))};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("state_readout", &state_readout);
-  m.impl("state_readout_backward", &state_readout_backward);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
+  m.impl("state_readout", TORCH_BOX(&state_readout));
+  m.impl("state_readout_backward", TORCH_BOX(&state_readout_backward));
 }
 
 }  // namespace ssm

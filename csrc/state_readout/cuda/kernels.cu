@@ -1,6 +1,6 @@
 // y = C · LN(h) + D · x for one state a channel, forward and backward, each in one pass over memory.
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"

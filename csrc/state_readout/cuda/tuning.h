@@ -1,7 +1,7 @@
 // Tile sizes of the state's readout on the GPU and what follows from them. csrc/README.md says how to try others.
 #pragma once
 
-#include <c10/macros/Macros.h>
+#include <torch/headeronly/macros/Macros.h>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,10 +1,6 @@
 // The selective scan from the leaves of a tree to its root, on the CPU. A task is one sample and kWidth channels with
 // all their states, which lie state by state, with channels side by side. A task's sums have one order, so that results
 // do not depend on the threads.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <memory>
@@ -244,7 +240,7 @@ SSM_MULTIVERSION void backward_task(const Task<scalar_t>& task, acc_t<scalar_t>*
 
 template <typename scalar_t, typename Run>
 void for_each_task(const Params& p, const TreeOrder& tree, int64_t scratch_numbers, const Run& run) {
-  at::parallel_for(0, p.batch * p.blocks(), 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch * p.blocks(), 1, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<acc_t<scalar_t>[]> scratch(new acc_t<scalar_t>[scratch_numbers]);  // not initialised
     for (int64_t i = begin; i < end; ++i) run(Task<scalar_t>(p, tree, i), scratch.get());
   });
@@ -255,24 +251,20 @@ struct Arguments {
   SubtreeScanInputs in;
   TreeOrder tree;
 
-  Arguments(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-      const at::Tensor& delta_bias, const at::Tensor& parent, const at::Tensor& order, bool next)
-      : in(at::kCPU, x, delta, A, B, C, delta_bias, next, kMostVertices) {
+  Arguments(const Tensor& x, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
+      const Tensor& delta_bias, const Tensor& parent, const Tensor& order, bool next)
+      : in(kCPU, x, delta, A, B, C, delta_bias, next, kMostVertices) {
     const SubtreeScanParams& p = in.params;
-    for (const auto& index : {parent, order}) {
-      check_device(index, at::kCPU, in.x, "parent and order");
-      check_shape(index, {p.batch, p.length}, "parent and order");
-      check_dtype(index, at::kLong, "parent and order");
-    }
-    const at::Tensor parents = parent.contiguous(), orders = order.contiguous();
+    for (const auto& index : {parent, order}) check_tree_index(index, in.x, kCPU);
+    const Tensor parents = contiguous(parent), orders = contiguous(order);
     tree = follow_orders(
         parents.const_data_ptr<int64_t>(), orders.const_data_ptr<int64_t>(), p.batch, p.length, "subtree_scan");
   }
 };
 
-std::tuple<at::Tensor, at::Tensor> selective_subtree_scan(const at::Tensor& x, const at::Tensor& delta,
-    const at::Tensor& A, const at::Tensor& B, const at::Tensor& C, const at::Tensor& delta_bias,
-    const at::Tensor& parent, const at::Tensor& order, bool next, const std::optional<at::Tensor>& /*schedule*/) {
+std::tuple<Tensor, Tensor> selective_subtree_scan(const Tensor& x, const Tensor& delta, const Tensor& A,
+    const Tensor& B, const Tensor& C, const Tensor& delta_bias, const Tensor& parent, const Tensor& order, bool next,
+    const std::optional<Tensor>& /*schedule*/) {
   Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
   const SubtreeScanOutputs outputs(a.in);
   if (outputs.y.numel() == 0) return {outputs.y, outputs.root_state};
@@ -284,30 +276,29 @@ std::tuple<at::Tensor, at::Tensor> selective_subtree_scan(const at::Tensor& x, c
   return {outputs.y, outputs.root_state};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> selective_subtree_scan_backward(
-    const at::Tensor& grad_y, const std::optional<at::Tensor>& grad_root_state, const at::Tensor& x,
-    const at::Tensor& delta, const at::Tensor& A, const at::Tensor& B, const at::Tensor& C,
-    const at::Tensor& delta_bias, const at::Tensor& parent, const at::Tensor& order, bool next,
-    const std::optional<at::Tensor>& /*schedule*/) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> selective_subtree_scan_backward(const Tensor& grad_y,
+    const std::optional<Tensor>& grad_root_state, const Tensor& x, const Tensor& delta, const Tensor& A,
+    const Tensor& B, const Tensor& C, const Tensor& delta_bias, const Tensor& parent, const Tensor& order, bool next,
+    const std::optional<Tensor>& /*schedule*/) {
   const Arguments a(x, delta, A, B, C, delta_bias, parent, order, next);
   const SubtreeScanResults results(grad_y, grad_root_state, a.in);
   if (results.grad_x.numel() == 0) return results.of_nothing(a.in);
   Params p{a.in.params, results.gradients, nullptr};
-  const at::Tensor weights = at::empty({p.blocks(), p.batch, p.length, 2 * p.states}, A.options());
+  const Tensor weights = empty({p.blocks(), p.batch, p.length, 2 * p.states}, A);
   p.grad_weights = weights.data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward", [&] {
     for_each_task<scalar_t>(p, a.tree, BackwardScratch<acc_t<scalar_t>>::numbers(p), backward_task<scalar_t>);
   });
-  const at::Tensor sums = weights.sum(0);
-  return {results.grad_x, results.grad_delta, results.grad_A.sum(0), results.states_of(sums, 0, a.in),
-      results.states_of(sums, p.states, a.in), results.grad_bias.sum(0)};
+  const Tensor sums = sum_parts(weights);
+  return {results.grad_x, results.grad_delta, sum_parts(results.grad_A), results.states_of(sums, 0, a.in),
+      results.states_of(sums, p.states, a.in), sum_parts(results.grad_bias)};
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
-  m.impl("selective_subtree_scan", &selective_subtree_scan);
-  m.impl("selective_subtree_scan_backward", &selective_subtree_scan_backward);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("selective_subtree_scan", TORCH_BOX(&selective_subtree_scan));
+  m.impl("selective_subtree_scan_backward", TORCH_BOX(&selective_subtree_scan_backward));
 }
 
 }  // namespace ssm

@@ -1,8 +1,7 @@
 // Trees as the CPU kernels follow them: the vertex and its parent at each step of an order that lists parents first.
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
+#include "common/checks.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -37,7 +36,7 @@ inline TreeOrder follow_orders(
     const int64_t* parent, const int64_t* order, int64_t batch, int64_t length, const char* op) {
   TreeOrder tree{std::vector<int32_t>(batch * length), std::vector<int32_t>(batch * length)};
   std::vector<uint8_t> valid(batch);
-  at::parallel_for(0, batch, 1 + 16384 / length, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, batch, 1 + 16384 / length, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> place(length);
     for (int64_t b = begin; b < end; ++b) {
       const int64_t row = b * length;
@@ -46,7 +45,7 @@ inline TreeOrder follow_orders(
     }
   });
   const int64_t bad = std::find(valid.begin(), valid.end(), 0) - valid.begin();
-  TORCH_CHECK_VALUE(bad == batch, op, ": tree is not a tree in sample ", bad,
+  SSM_CHECK(bad == batch, op, ": tree is not a tree in sample ", bad,
       ": its order must list every vertex once, parents before their children, and begin with the root, its own "
       "parent");
   return tree;

@@ -1,33 +1,30 @@
 // What the CUDA hosts of the scans along trees ask of their tensors beyond tree/inputs.h.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include "tree/cuda/walk_launch.h"
 #include "tree/inputs.h"
 
 namespace ssm {
 
 // Whether every row begins at a multiple of 16 bytes.
-inline bool is_aligned(const at::Tensor& x) {
+inline bool is_aligned(const Tensor& x) {
   const int64_t width = 16 / x.element_size();
   const auto address = reinterpret_cast<uintptr_t>(x.const_data_ptr());
   return address % 16 == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 && x.size(2) % width == 0;
 }
 
-inline at::Tensor check_schedule(const at::Tensor& schedule, const at::Tensor& x) {
-  check_device(schedule, at::kCUDA, x, "schedule");
-  check_dtype(schedule, at::kInt, "schedule");
+inline Tensor check_schedule(const Tensor& schedule, const Tensor& x) {
+  check_device(schedule, kCUDA, x, "schedule");
+  check_dtype(schedule, kInt, "schedule");
   check_shape(schedule, {x.size(0), ScheduleLayout::of(x.size(0), x.size(1)).words()}, "schedule");
-  return schedule.contiguous();
+  return contiguous(schedule);
 }
 
 // Where the pieces of cut trees leave what they tell each other; see TrunkLaunch. `sums` go up and come down.
 template <typename Params>
-at::Tensor empty_piece_sums(const WalkLaunch<Params>& l, int sums, const at::TensorOptions& options) {
-  if (l.cut == 0) return at::empty({0}, options);
-  return at::empty({l.batch, 1 + 2 * sums, l.most_pieces(), l.channels}, options);
+Tensor empty_piece_sums(const WalkLaunch<Params>& l, int sums, const Tensor& like, ScalarType dtype) {
+  if (l.cut == 0) return empty({0}, like, dtype);
+  return empty({l.batch, 1 + 2 * sums, l.most_pieces(), l.channels}, like, dtype);
 }
 
 }  // namespace ssm

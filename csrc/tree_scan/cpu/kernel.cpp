@@ -3,11 +3,6 @@
 // sums have one order, so that results depend neither on the threads nor on the blocks.
 #include "tree_scan/inputs.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
-
 #include <algorithm>
 #include <memory>
 #include <type_traits>
@@ -198,7 +193,7 @@ SSM_MULTIVERSION void backward_task(const TreeScanParams& p, const TreeOrder& tr
 
 // Cuts the channels into the fewest blocks that fit the scratch and leave at most a ninth of the threads' time idle.
 Blocks cut_channels(const TreeScanParams& p, int64_t scratch_bytes_per_channel) {
-  const int64_t threads = at::get_num_threads();
+  const int64_t threads = torch::stable::get_num_threads();
   const int64_t most = std::max<int64_t>(p.channels / kLeastWidth, 1);
   int64_t count = std::min(most, 1 + scratch_bytes_per_channel * p.channels / kScratchBytes);
   for (; count < most; ++count) {
@@ -215,7 +210,7 @@ void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function
   if (p.batch * p.channels == 0) return;
   const Blocks blocks = cut_channels(p, scratch_rows * static_cast<int64_t>(sizeof(acc)));
   const int64_t grain = 1 + 16384 / (p.length * blocks.width);  // at least about ten microseconds a thread
-  at::parallel_for(0, p.batch * blocks.count, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch * blocks.count, grain, [&](int64_t begin, int64_t end) {
     const std::unique_ptr<acc[]> scratch(new acc[scratch_rows * blocks.width]);  // not initialised
     for (int64_t i = begin; i < end; ++i) {
       const int64_t channel = i % blocks.count * blocks.width;
@@ -226,11 +221,11 @@ void for_each_task(const TreeScanParams& p, int64_t scratch_rows, const Function
 
 constexpr int64_t kMostVertices = int64_t(1) << 31;  // vertices are numbered in 32 bits
 
-at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
-    bool both, const std::optional<at::Tensor>& /*schedule*/) {
-  const TreeScanInputs in(at::kCPU, u, weight, parent, order, both, kMostVertices);
+Tensor tree_scan(const Tensor& u, const Tensor& weight, const Tensor& parent, const Tensor& order, bool both,
+    const std::optional<Tensor>& /*schedule*/) {
+  const TreeScanInputs in(kCPU, u, weight, parent, order, both, kMostVertices);
   const TreeScanParams& p = in.params;
-  at::Tensor h = at::empty(u.sizes(), u.options());
+  Tensor h = empty(u.sizes(), u);
   const TreeOrder tree = follow_orders(p.parent, p.order, p.batch, p.length, "tree_scan");
   if (h.numel() == 0) return h;
   void* output = h.data_ptr();
@@ -245,10 +240,9 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
   return h;
 }
 
-std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, const at::Tensor& u,
-    const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
-    const std::optional<at::Tensor>& /*schedule*/) {
-  const TreeScanInputs in(at::kCPU, u, weight, parent, order, both, kMostVertices);
+std::tuple<Tensor, Tensor> tree_scan_backward(const Tensor& grad_h, const Tensor& u, const Tensor& weight,
+    const Tensor& parent, const Tensor& order, bool both, const std::optional<Tensor>& /*schedule*/) {
+  const TreeScanInputs in(kCPU, u, weight, parent, order, both, kMostVertices);
   const TreeScanParams& p = in.params;
   const TreeScanResults results(grad_h, u, weight);
   const TreeScanGradients& g = results.gradients;
@@ -267,9 +261,9 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
-  m.impl("tree_scan", &tree_scan);
-  m.impl("tree_scan_backward", &tree_scan_backward);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CPU, m) {
+  m.impl("tree_scan", TORCH_BOX(&tree_scan));
+  m.impl("tree_scan_backward", TORCH_BOX(&tree_scan_backward));
 }
 
 }  // namespace ssm

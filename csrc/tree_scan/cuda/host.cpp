@@ -1,9 +1,5 @@
 // Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked. What
 // is no tree gives results without meaning, but the kernel ends and touches nothing outside the tensors.
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <torch/library.h>
 
 #include "common/dispatch.h"
 #include "tree/cuda/inputs.h"
@@ -15,25 +11,24 @@ namespace ssm {
 namespace {
 
 // The schedule that was given, checked, or one that is made here.
-at::Tensor schedule_of(const TreeScanInputs& in, const std::optional<at::Tensor>& given) {
+Tensor schedule_of(const TreeScanInputs& in, const std::optional<Tensor>& given) {
   if (given.has_value()) return check_schedule(*given, in.u);
-  static const auto tree_schedule = c10::Dispatcher::singleton()
-                                        .findSchemaOrThrow("tree_ssm::tree_schedule", "")
-                                        .typed<at::Tensor(const at::Tensor&)>();
-  return tree_schedule.call(in.parent);
+  StableIValue stack[] = {torch::stable::detail::from(in.parent)};
+  check_torch(torch_call_dispatcher("tree_ssm::tree_schedule", "", stack, TORCH_ABI_VERSION), "tree_scan");
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // The launch and the tensors that it points into.
 struct Arguments {
   TreeScanInputs in;
-  at::Tensor schedule;
+  Tensor schedule;
   TreeScanLaunch l{};
 
-  Arguments(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
-      const std::optional<at::Tensor>& given)
-      : in(at::kCUDA, u, weight, parent, order, both, kLongestWalk),
+  Arguments(const Tensor& u, const Tensor& weight, const Tensor& parent, const Tensor& order, bool both,
+      const std::optional<Tensor>& given)
+      : in(kCUDA, u, weight, parent, order, both, kLongestWalk),
         schedule(schedule_of(in, given)) {
-    TORCH_CHECK(u.size(2) < kLongestWalk, "u has ", kLongestWalk, " channels or more");
+    SSM_CHECK(u.size(2) < kLongestWalk, "u has ", kLongestWalk, " channels or more");
     static_cast<TreeScanParams&>(l) = in.params;
     l.cut = piece_size(l.batch, l.length);
     l.wide_weight = weight.scalar_type() != u.scalar_type();
@@ -42,27 +37,27 @@ struct Arguments {
   }
 
   // Where ξ or η is kept between the passes: in the output if that has the type.
-  at::Tensor state_in(const at::Tensor& output) const {
-    const bool is_sum = output.scalar_type() == at::kFloat || output.scalar_type() == at::kDouble;
+  Tensor state_in(const Tensor& output) const {
+    const bool is_sum = output.scalar_type() == kFloat || output.scalar_type() == kDouble;
     const bool is_result = !l.both && !l.backward;
     if (is_result || is_sum || !l.wide_weight) return output;
-    return at::empty(output.sizes(), output.options().dtype(at::kFloat));
+    return empty(output.sizes(), output, kFloat);
   }
 
   // The sums of pieces: of ξ alone, or of ξ and η.
-  at::Tensor piece_sums() const {
-    const auto accumulate = in.u.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    return empty_piece_sums(l, l.both && l.backward ? 2 : 1, in.u.options().dtype(accumulate));
+  Tensor piece_sums() const {
+    const auto accumulate = sum_type(in.u);
+    return empty_piece_sums(l, l.both && l.backward ? 2 : 1, in.u, accumulate);
   }
 };
 
-at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order,
-    bool both, const std::optional<at::Tensor>& schedule) {
-  const c10::cuda::CUDAGuard guard(u.device());
+Tensor tree_scan(const Tensor& u, const Tensor& weight, const Tensor& parent, const Tensor& order, bool both,
+    const std::optional<Tensor>& schedule) {
+  const DeviceGuard guard(u.get_device_index());
   Arguments a(u, weight, parent, order, both, schedule);
-  at::Tensor h = at::empty(u.sizes(), u.options());
+  Tensor h = empty(u.sizes(), u);
   if (h.numel() == 0) return h;
-  const at::Tensor state = a.state_in(h), piece_sums = a.piece_sums();
+  const Tensor state = a.state_in(h), piece_sums = a.piece_sums();
   a.l.state = state.data_ptr();
   a.l.piece_sums = piece_sums.data_ptr();
   a.l.output = h.data_ptr();
@@ -70,18 +65,17 @@ at::Tensor tree_scan(const at::Tensor& u, const at::Tensor& weight, const at::Te
   return h;
 }
 
-std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, const at::Tensor& u,
-    const at::Tensor& weight, const at::Tensor& parent, const at::Tensor& order, bool both,
-    const std::optional<at::Tensor>& schedule) {
-  const c10::cuda::CUDAGuard guard(u.device());
+std::tuple<Tensor, Tensor> tree_scan_backward(const Tensor& grad_h, const Tensor& u, const Tensor& weight,
+    const Tensor& parent, const Tensor& order, bool both, const std::optional<Tensor>& schedule) {
+  const DeviceGuard guard(u.get_device_index());
   Arguments a(u, weight, parent, order, both, schedule);
   const TreeScanResults results(grad_h, u, weight);
   if (results.grad_u.numel() == 0) return {results.grad_u, results.grad_weight};
   static_cast<TreeScanGradients&>(a.l) = results.gradients;
   a.l.backward = true;
   a.l.aligned = a.l.aligned && is_aligned(results.grad_h);
-  const at::Tensor state = a.state_in(results.grad_weight), grad_state = a.state_in(results.grad_u);
-  const at::Tensor piece_sums = a.piece_sums();
+  const Tensor state = a.state_in(results.grad_weight), grad_state = a.state_in(results.grad_u);
+  const Tensor piece_sums = a.piece_sums();
   a.l.state = state.data_ptr();
   a.l.grad_state = grad_state.data_ptr();
   a.l.piece_sums = piece_sums.data_ptr();
@@ -92,9 +86,9 @@ std::tuple<at::Tensor, at::Tensor> tree_scan_backward(const at::Tensor& grad_h, 
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
-  m.impl("tree_scan", &tree_scan);
-  m.impl("tree_scan_backward", &tree_scan_backward);
+STABLE_TORCH_LIBRARY_IMPL(tree_ssm, CUDA, m) {
+  m.impl("tree_scan", TORCH_BOX(&tree_scan));
+  m.impl("tree_scan_backward", TORCH_BOX(&tree_scan_backward));
 }
 
 }  // namespace ssm

@@ -42,6 +42,7 @@ def quadtree_order(
 
     Raises:
         ValueError: an argument does not fit; the message says which.
+        RuntimeError: a choice is no quadrant. The GPU kernel does not check this.
     """
     op = "quadtree_order"
     check_geometry(op, choice, height, width)

@@ -146,6 +146,7 @@ def directional_scan(
 
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
+        RuntimeError: an order does not list every token once. The GPU kernel does not check this.
     """
     op = "directional_scan"
     if x.dim() != 3:

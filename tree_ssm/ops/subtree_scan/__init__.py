@@ -48,6 +48,7 @@ def subtree_scan(
 
     Raises:
         ValueError: an argument does not fit; the message says which.
+        RuntimeError: ``tree`` is no tree; the message names the sample. The GPU kernel does not check it.
     """
     _check(x, delta, A, B, C, delta_bias, tree)
     chosen = choose_backend("subtree_scan", "tree_ssm::selective_subtree_scan", backend, x.device)

@@ -46,8 +46,9 @@ def tree_scan(
         h ``[B, L, D]`` in the dtype of ``u``.
 
     Raises:
-        ValueError: an argument does not fit, or ``tree`` is no tree; the message says which. The GPU kernel does not
-            check the tree, since raising an error would mean waiting for the device. Its results then have no meaning.
+        ValueError: an argument does not fit; the message says which.
+        RuntimeError: ``tree`` is no tree; the message names the sample. The GPU kernel does not check the tree, since
+            raising an error would mean waiting for the device. Its results then have no meaning.
     """
     _check(u, weight, tree, direction)
     both = direction == "both"
