@@ -180,7 +180,7 @@ def test_results_stand_beside_their_control(entries):
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
 def test_operations_in_the_metafile(name, entries):
     cost, counted = (
-        count_cost(load_config(CONFIGS / name), tuple(entries[name]["Metadata"]["Image Size"])),
+        count_cost(load_config(CONFIGS / name), tuple(map(int, entries[name]["Metadata"]["Image Size"].split("x")))),
         entries[name],
     )
     assert (cost.parameters, cost.flops.total) == (counted["Metadata"]["Parameters"], counted["Metadata"]["FLOPs"])

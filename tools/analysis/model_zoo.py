@@ -183,7 +183,7 @@ def describe(path: Path, known: Mapping[str, Any], counts: Mapping[str, int] | N
             "Use": "ablation" if path.parent.name == "ablations" else DATA[data].use,
             "Training Data": data,
             **training(cfg, name),
-            **({"Tokens": size[0]} if language else {"Image Size": list(size)}),
+            **({"Tokens": size[0]} if language else {"Image Size": "x".join(map(str, size))}),
             **counts,
         },
     }
@@ -290,7 +290,7 @@ def _table(rows: list[Mapping[str, Any]], folder: str) -> list[str]:
 
 def _input(row: Mapping[str, Any]) -> str:
     meta = row["Metadata"]
-    return f"{meta['Tokens']:,} tokens" if "Tokens" in meta else " × ".join(map(str, meta["Image Size"]))
+    return f"{meta['Tokens']:,} tokens" if "Tokens" in meta else meta["Image Size"].replace("x", " × ")
 
 
 def _training(row: Mapping[str, Any]) -> str:
