@@ -88,7 +88,7 @@ def iterations(folder: Path) -> list[dict]:
     """What was logged of each iteration, in the order of time."""
     files = sorted(folder.glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
     lines = [line for path in files for line in path.read_text().splitlines() if line.endswith("}")]
-    return [record for record in map(json.loads, lines) if "train/loss" in record]
+    return [record for record in map(json.loads, lines) if "train/loss" in record and "time" in record]
 
 
 def measure_stop(args: argparse.Namespace, folder: Path) -> None:
@@ -126,7 +126,10 @@ def main(argv: list[str] | None = None) -> None:
     # Imported after parsing so that --help stays fast.
     from ssm_train.runtime.config import load_config
 
-    load_config(args.config, args.cfg_options)  # its errors are known before any process starts
+    config = load_config(args.config, args.cfg_options)  # its errors are known before any process starts
+    # A training must not come to its end by itself.
+    length = "max_epochs" if "max_epochs" in config.train_cfg else "max_iters"
+    args.cfg_options = [*args.cfg_options, f"train_cfg.{length}=1000000"]
     with tempfile.TemporaryDirectory() as folder:
         measure_stop(args, Path(folder) / "stopped")
         measure_saving(args, Path(folder))
