@@ -1,8 +1,8 @@
 """What the operators' rules for ``torch.vmap`` share: the mapped dimension becomes part of one that the kernel has.
 
-A rule is registered by ``torch.library.register_vmap``. It gets each argument with all its dimensions and the place of
-the mapped one, folds that into the batch (or another dimension whose elements do not meet in the operator), calls the
-operator, and unfolds the results.
+A rule is registered by :func:`register_rule`. It gets each argument with all its dimensions and the place of the mapped
+one, folds that into the batch (or another dimension whose elements do not meet in the operator), calls the operator,
+and unfolds the results.
 """
 
 from collections.abc import Callable
@@ -43,6 +43,36 @@ def unfold(x: Tensor, size: int, dim: int) -> tuple[Tensor, int]:
         The result with all its dimensions, and the place of the mapped one.
     """
     return x.unflatten(dim, (size, x.shape[dim] // size)), dim
+
+
+def register_rule(name: str, rule: BatchingRule) -> None:
+    """Register an operator's rule. It is not called for a mapped dimension of no elements.
+
+    Args:
+        name: the operator's qualified name.
+        rule: see ``torch.library.register_vmap``.
+    """
+
+    def of_any_size(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        return rule(info, in_dims, *args) if info.batch_size else _of_none(rule, info, in_dims, args)
+
+    torch.library.register_vmap(name, of_any_size)
+
+
+def _of_none(rule: BatchingRule, info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The results of a rule for no samples. Their shapes are those for one sample that has no values."""
+    given = next(x for x in args if isinstance(x, Tensor))
+
+    def sized(x: Any, dim: int | None, size: int, device: torch.device) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return given.new_empty([size if i == dim else n for i, n in enumerate(x.shape)], dtype=x.dtype, device=device)
+
+    one = [sized(x, dim, 1, torch.device("meta")) for x, dim in zip(args, in_dims, strict=True)]
+    results, out_dims = rule(info._replace(batch_size=1), in_dims, *one)
+    if isinstance(results, Tensor):
+        return sized(results, out_dims, 0, given.device), out_dims
+    return tuple(sized(y, dim, 0, given.device) for y, dim in zip(results, out_dims, strict=True)), out_dims
 
 
 def register_composite_vmap(library: torch.library.Library, name: str, composite: Composite, outputs: int) -> None:

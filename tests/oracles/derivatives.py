@@ -104,6 +104,11 @@ def assert_vmap_is_a_loop(function, args, in_dims, size=3):
             assert_close(a, e, f"vmap of {name}, {i}", tolerance=TOLERANCE)
 
     every = tuple(range(len(args)))
+    none = [x if dim is None else x.narrow(dim, 0, 0) for x, dim in zip(mapped, in_dims, strict=True)]
+    results, gradient = func.vjp(func.vmap(tupled(function), in_dims), *none)
+    assert [y.shape for y in results] == [(0, *y.shape[1:]) for y in func.vmap(tupled(function), in_dims)(*mapped)]
+    assert [x.shape for x in gradient(results)] == [x.shape for x in none], "no samples"
+
     of_vmap = func.grad(loss_of(func.vmap(function, in_dims)), every)(*mapped)
     of_loop = func.grad(loss_of(lambda *mapped: loop(tupled(function), mapped)), every)(*mapped)
     for i, (a, e) in enumerate(zip(of_vmap, of_loop, strict=True)):

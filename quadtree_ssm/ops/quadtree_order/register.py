@@ -15,7 +15,7 @@ from ssm_core.ops.checks import accumulate_dtype, require_shapes
 from ssm_core.ops.derivatives import register_composite_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Table, register
-from ssm_core.ops.vmap import fold, unfold
+from ssm_core.ops.vmap import fold, register_rule, unfold
 
 from .reference import mask_gradient_reference
 
@@ -80,8 +80,8 @@ def _mask_gradient_examples() -> Sequence[Example]:
 
 if register(Operator("quadtree_ssm::quadtree_order", onnx=_onnx, examples=_examples)):
     torch.library.register_fake("quadtree_ssm::quadtree_order", _fake_order)
-    torch.library.register_vmap("quadtree_ssm::quadtree_order", _vmap_order)
+    register_rule("quadtree_ssm::quadtree_order", _vmap_order)
 if register(Operator("quadtree_ssm::mask_gradient", examples=_mask_gradient_examples)):
     torch.library.register_fake("quadtree_ssm::mask_gradient", _fake_mask_gradient)
-    torch.library.register_vmap("quadtree_ssm::mask_gradient", _vmap_mask_gradient)
+    register_rule("quadtree_ssm::mask_gradient", _vmap_mask_gradient)
     register_composite_derivatives(_library, "quadtree_ssm::mask_gradient", _mask_gradient_composite)

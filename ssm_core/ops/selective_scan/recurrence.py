@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssm_core.ops.checks import shape_of
 from ssm_core.ops.derivatives import register_derivatives
-from ssm_core.ops.vmap import fold, unfold
+from ssm_core.ops.vmap import fold, register_rule, unfold
 
 NAME = "ssm_core::linear_recurrence"
 _STEPS = 2  # the dimension of the steps
@@ -135,4 +135,4 @@ _library.define("linear_recurrence(Tensor decay, Tensor drive, bool transposed) 
 _library.impl("linear_recurrence", _recur, "CompositeExplicitAutograd")
 torch.library.register_fake(NAME, _fake)
 register_derivatives(_library, NAME, setup_context=_setup_context, backward=_backward, jvp=_jvp)
-torch.library.register_vmap(NAME, _vmap)
+register_rule(NAME, _vmap)

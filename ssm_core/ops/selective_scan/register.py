@@ -13,6 +13,7 @@ from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import register_derivatives, register_recomputed_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+from ssm_core.ops.vmap import register_rule
 
 from . import batching, recurrence, slabs
 
@@ -174,7 +175,7 @@ if register(_OPERATOR):
     register_recomputed_derivatives(
         _library, "ssm_core::selective_scan_backward", vjp=slabs.backward_vjp, jvp=slabs.backward_jvp
     )
-    torch.library.register_vmap("ssm_core::selective_scan", batching.forward_rule)
-    torch.library.register_vmap("ssm_core::selective_scan_backward", batching.backward_rule)
+    register_rule("ssm_core::selective_scan", batching.forward_rule)
+    register_rule("ssm_core::selective_scan_backward", batching.backward_rule)
     for key, device_type in (("AutocastCPU", "cpu"), ("AutocastCUDA", "cuda")):
         _library.impl("selective_scan", _autocast(device_type), key)

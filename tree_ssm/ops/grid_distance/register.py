@@ -13,7 +13,7 @@ from ssm_core.ops.checks import accumulate_dtype, require_shapes
 from ssm_core.ops.derivatives import no_gradient
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
-from ssm_core.ops.vmap import fold, unfold
+from ssm_core.ops.vmap import fold, register_rule, unfold
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -54,7 +54,7 @@ _NAME = "tree_ssm::grid_cosine_distance"
 if register(Operator(_NAME, work=Work.TREE, flops={_NAME: _flops}, onnx=_onnx, examples=_examples)):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_autograd(_NAME, no_gradient("grid_distances"))
-    torch.library.register_vmap(_NAME, _vmap)
+    register_rule(_NAME, _vmap)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads half types and computes in float32.
         _library.impl("grid_cosine_distance", torch.library.fallthrough_kernel, key)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
-from ssm_core.ops.vmap import BatchingRule, fold, unfold
+from ssm_core.ops.vmap import BatchingRule, fold, register_rule, unfold
 
 from .faults import Fault, raise_fault
 
@@ -112,5 +112,5 @@ if register(_OPERATOR):
     torch.library.register_fake(_KERNEL, _fake_kernel)
     torch.library.register_fake(_NAME, _fake)
     torch.library.impl(_NAME, "cpu", _checked)
-    torch.library.register_vmap(_KERNEL, _rule(torch.ops.tree_ssm.spanning_tree))
-    torch.library.register_vmap(_NAME, _rule(torch.ops.tree_ssm.minimum_spanning_tree))
+    register_rule(_KERNEL, _rule(torch.ops.tree_ssm.spanning_tree))
+    register_rule(_NAME, _rule(torch.ops.tree_ssm.minimum_spanning_tree))

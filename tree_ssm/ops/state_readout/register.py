@@ -14,7 +14,7 @@ from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, register
-from ssm_core.ops.vmap import fold, loop_rule, register_composite_vmap, unfold
+from ssm_core.ops.vmap import fold, loop_rule, register_composite_vmap, register_rule, unfold
 
 from .derivatives import readout_backward_composite, readout_composite
 
@@ -88,7 +88,7 @@ if register(_OPERATOR):
     jvp = composite_jvp(readout_composite, outputs=1)
     register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=jvp)
     register_composite_derivatives(_library, f"{_NAME}_backward", readout_backward_composite)
-    torch.library.register_vmap(_NAME, _vmap)
+    register_rule(_NAME, _vmap)
     register_composite_vmap(_library, f"{_NAME}_backward", readout_backward_composite, outputs=6)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernel reads and writes half types and computes in float32.

@@ -13,7 +13,7 @@ from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import composite_jvp, register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Work, register
-from ssm_core.ops.vmap import fold, loop_rule, unfold
+from ssm_core.ops.vmap import fold, loop_rule, register_rule, unfold
 from tree_ssm.ops.tree_scan.batching import fold_schedule
 
 from .derivatives import subtree_scan_backward_composite, subtree_scan_composite
@@ -148,9 +148,9 @@ if register(_OPERATOR):
     jvp = composite_jvp(subtree_scan_composite, outputs=2)
     register_derivatives(_library, _NAME, setup_context=_setup_context, backward=_backward, jvp=jvp)
     register_composite_derivatives(_library, f"{_NAME}_backward", subtree_scan_backward_composite)
-    torch.library.register_vmap(_NAME, _vmap)
+    register_rule(_NAME, _vmap)
     # The gradients of the parameters are sums over a batch, so that each sample takes a call of its own.
-    torch.library.register_vmap(f"{_NAME}_backward", loop_rule(torch.ops.tree_ssm.selective_subtree_scan_backward))
+    register_rule(f"{_NAME}_backward", loop_rule(torch.ops.tree_ssm.selective_subtree_scan_backward))
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: the parameters keep their precision.
         _library.impl("selective_subtree_scan", torch.library.fallthrough_kernel, key)

@@ -13,7 +13,7 @@ from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import no_gradient
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, register
-from ssm_core.ops.vmap import fold, loop_rule, unfold
+from ssm_core.ops.vmap import fold, loop_rule, register_rule, unfold
 
 _library = torch.library.Library("tree_ssm", "IMPL")
 
@@ -50,6 +50,6 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
 if register(Operator("tree_ssm::token_distance", examples=_examples, device_types=("cuda",))):
     torch.library.register_fake("tree_ssm::token_distance", _fake)
     torch.library.register_autograd("tree_ssm::token_distance", no_gradient("token_distances"))
-    torch.library.register_vmap("tree_ssm::token_distance", _vmap)
+    register_rule("tree_ssm::token_distance", _vmap)
     # Autocast changes nothing: the kernel reads half types and computes in float32.
     _library.impl("token_distance", torch.library.fallthrough_kernel, "AutocastCUDA")

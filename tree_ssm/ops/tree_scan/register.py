@@ -13,6 +13,7 @@ from ssm_core.ops.checks import require_shapes
 from ssm_core.ops.derivatives import register_composite_derivatives, register_derivatives
 from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, Work, register
+from ssm_core.ops.vmap import register_rule
 
 from .batching import scan_rule, schedule_rule
 from .derivatives import Passes, down_gradients, down_jvp, tree_scan_backward_composite, tree_scan_jvp
@@ -184,10 +185,10 @@ if register(_OPERATOR):
     torch.library.impl(_DOWN, ("cpu", "cuda"), _down)
     torch.library.register_fake(_DOWN, _fake_down)
     register_derivatives(_library, _DOWN, setup_context=_setup_down, backward=_backward_down, jvp=down_jvp)
-    torch.library.register_vmap("tree_ssm::tree_schedule", schedule_rule)
-    torch.library.register_vmap(_NAME, scan_rule(torch.ops.tree_ssm.tree_scan, values=2))
-    torch.library.register_vmap(f"{_NAME}_backward", scan_rule(torch.ops.tree_ssm.tree_scan_backward, values=3))
-    torch.library.register_vmap(_DOWN, scan_rule(torch.ops.tree_ssm.tree_scan_down, values=2))
+    register_rule("tree_ssm::tree_schedule", schedule_rule)
+    register_rule(_NAME, scan_rule(torch.ops.tree_ssm.tree_scan, values=2))
+    register_rule(f"{_NAME}_backward", scan_rule(torch.ops.tree_ssm.tree_scan_backward, values=3))
+    register_rule(_DOWN, scan_rule(torch.ops.tree_ssm.tree_scan_down, values=2))
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast casts nothing: u may be a half type beside a weight that keeps its precision.
         _library.impl("tree_scan", torch.library.fallthrough_kernel, key)
