@@ -40,6 +40,20 @@ def build_described(
         path: the file, for messages.
 
     Raises:
+        CheckpointError: see :func:`check_described`.
+    """
+    check_described(build, arguments, state, path)
+    return build(**arguments)
+
+
+def check_described(
+    build: Callable[..., nn.Module], arguments: Mapping[str, Any], state: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Check that a file has exactly the weights of the network that it describes. No memory is taken for the network.
+
+    The arguments are those of :func:`build_described`.
+
+    Raises:
         CheckpointError: the arguments are none that the constructor takes, or their network has other weights.
     """
     shapes = described_shapes(build, arguments, state, path)
@@ -48,7 +62,6 @@ def build_described(
         raise CheckpointError(
             f"{path} does not fit its {build.__name__}: {len(names)} tensors differ, the first: {words}"
         )
-    return build(**arguments)
 
 
 def described_shapes(

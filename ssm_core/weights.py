@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ssm_core import addresses, archives
@@ -26,6 +27,7 @@ from ssm_core.pickles import ForeignObjectError, MalformedFileError
 # The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
+_COLOURS = 3  # channels of the images that published weights were trained on
 
 # The errors of reading damaged files and files that are not checkpoints.
 _UNREADABLE = (
@@ -221,6 +223,60 @@ def fitting(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict
         for name, t in found.items()
         if name in expected and expected[name].shape == t.shape and kind_of(expected[name]) == kind_of(t)
     }
+
+
+def adapt_channels(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Adapt the first convolution of a checkpoint for colours to a model for images of other channels, as timm does.
+
+    One channel gets the sum of the filters for the three colours. More channels get them in turn, scaled so that the
+    sum over equal channels stays.
+
+    Args:
+        expected: the model's tensors.
+        found: the checkpoint's, under the model's names.
+
+    Returns:
+        The checkpoint's tensors, with the first convolution adapted if its channels alone differ; and what was done, or
+        why it cannot be done, in words. These are empty if nothing differs.
+    """
+    name = next((name for name, tensor in expected.items() if tensor.ndim == 4), None)
+    if name is None or name not in found:
+        return dict(found), ""
+    here, there = expected[name].shape, found[name].shape
+    if here == there or (here[0], *here[2:]) != (there[0], *there[2:]):
+        return dict(found), ""
+    words = f"{name} takes {there[1]} channels in the file and {here[1]} in the model"
+    if there[1] != _COLOURS:
+        return dict(found), f"{words}: only weights for {_COLOURS} channels are adapted, and it starts afresh"
+    return {**found, name: adapt_input_conv(here[1], found[name])}, f"{words}: adapted as timm does"
+
+
+def load_fitting(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> str:
+    """Load those weights that fit a module, to start a training from. The first convolution is adapted.
+
+    Args:
+        module: the network.
+        state: the weights, under the names that the module uses.
+        path: the file of the weights, for messages.
+
+    Returns:
+        What was adapted, what starts afresh and what was not used, in words; empty if everything fits.
+
+    Raises:
+        CheckpointError: less than half of the tensors of the module are in the file, or one of them has a number that
+            is NaN or infinite.
+    """
+    expected = module.state_dict()
+    state, adapted = adapt_channels(expected, state)
+    taken = fitting(expected, state)
+    if 2 * len(taken) < len(expected):
+        names, words = misfit(expected, state)
+        raise CheckpointError(
+            f"{path} does not fit {type(module).__name__}: {len(names)} tensors differ, the first: {words}"
+        )
+    check_finite(taken, path)
+    module.load_state_dict(taken, strict=False)
+    return "; ".join(words for words in (adapted, report(expected, state)) if words)
 
 
 def report(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -25,9 +25,9 @@ from quadtree_ssm.visualization import draw_quadrants
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, in_rows, panels, save, scaled_pixel, token_at
-from ssm_train.apis.open_model import OpenedModel, open_model
+from ssm_train.apis.open_model import OpenedModel, open_model, open_stand_in
 from ssm_train.apis.serving import OwnHosts, check_address, ending_in_order
-from ssm_train.data.images import read_image, to_area
+from ssm_train.data.images import read_image, to_area, to_shown
 from tree_ssm.visualization import WeighedTree, draw_affinities, record_trees
 
 if TYPE_CHECKING:
@@ -92,15 +92,17 @@ class Explorer:
         """Show a photo to all models.
 
         Raises:
-            DataError: the photo cannot be read, or it is too large.
+            DataError: the photo cannot be read, it is too large, or has other channels than the models' images.
         """
         # The page does not say where on the disk an upload lies.
-        photo = read_image(path, max_megapixels=self.max_megapixels, title=Path(path).name)
+        title = Path(path).name
         seen = []
         for opened in self.models:
             scale = opened.normalization
-            image = to_area(photo.convert("L" if scale.channels == 1 else "RGB"), self.side or scale.side)
-            seen.append(self._show(opened, image))
+            image = scale.read(path, self.max_megapixels, title)
+            seen.append(self._show(opened, to_area(image, self.side or scale.side)))
+        values = self.models[0].normalization.value_range
+        photo = read_image(path, max_megapixels=self.max_megapixels, title=title, value_range=values)
         return Photo(to_area(photo, _DISPLAY_SIDE), tuple(seen))
 
     @staticmethod
@@ -113,7 +115,7 @@ class Explorer:
             scores = outputs[0].softmax(0).tolist()
             names = opened.classes or [f"class {i}" for i in range(len(scores))]
             classes = dict(zip(names, scores, strict=True))
-        return Seen(opened.title, image, trees, quadrants, classes)
+        return Seen(opened.title, to_shown(image), trees, quadrants, classes)
 
     def marked(self, photo: Photo, pixel: Pixel) -> Image.Image:
         """The shown photo with a cross at a pixel."""
@@ -181,7 +183,8 @@ def open_models(sources: Sequence[str]) -> list[OpenedModel]:
             raise ConfigError(f"{source} is a {kind}: the page is for {' and '.join(STAND_INS)}")
         if kinds.count(kind) > 1:
             raise ConfigError(f"more than one {kind} is given: the page shows one of each family")
-    return models + [open_model(name) for kind, name in STAND_INS.items() if kind not in kinds]
+    like = models[0].normalization if models else None
+    return models + [open_stand_in(name, like) for kind, name in STAND_INS.items() if kind not in kinds]
 
 
 class _Handlers:

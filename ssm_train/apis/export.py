@@ -24,7 +24,7 @@ from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
-from ssm_train.data.images import read_channels, resize, to_array
+from ssm_train.data.images import resize, to_array
 from ssm_train.data.normalization import Normalization, of_config
 from ssm_train.runtime.files import assembling, check_file, write_atomically
 from ssm_train.tasks import image_task_of
@@ -303,7 +303,7 @@ def photo(
     Raises:
         DataError: the image cannot be read, or has another number of channels than the model takes.
     """
-    image = read_channels(path, normalization.channels)
+    image = normalization.read(path)
     return normalization.inputs(to_array(image if size is None else resize(image, *size)))
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from quadtree_ssm import QuadMamba
 from ssm_core import weights
-from ssm_core.described import build_described
+from ssm_core.described import build_described, check_described
 from ssm_core.errors import CheckpointError, ConfigError
-from ssm_train.data.normalization import Normalization, of_config, of_model
+from ssm_train.data.normalization import Normalization, of_config, of_model, of_transform
+from ssm_train.registry import SCOPE
 from ssm_train.runtime.building import building_in_scope, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config import load_config
@@ -25,6 +26,7 @@ from tree_ssm import MambaTreeV
 SEED = 0  # of random weights
 # A checkpoint is data from anywhere: a type that it names is built only if it is one of these. It is not looked up in a
 # registry, because that would import what the file names.
+_TRANSFORM = "TestTransform"  # the transform of test images that a checkpoint may name
 _FAMILIES = {"quadtree_ssm.QuadMamba": QuadMamba, "tree_ssm.MambaTreeV": MambaTreeV}
 
 
@@ -72,10 +74,23 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
     return _of_timm(source, pretrained)
 
 
-def _of_timm(name: str, pretrained: bool) -> OpenedModel:
+def open_stand_in(name: str, like: Normalization | None = None) -> OpenedModel:
+    """Open a model of timm with random weights, for the images of another model.
+
+    Args:
+        name: timm's name of the model.
+        like: how the images of the other model are read and scaled; None for the images of timm's model.
+    """
+    if like is None:
+        return _of_timm(name, pretrained=False)
+    opened = _of_timm(name, pretrained=False, channels=like.channels)
+    return opened._replace(normalization=like._replace(side=opened.normalization.side))
+
+
+def _of_timm(name: str, pretrained: bool, channels: int = 3) -> OpenedModel:
     torch.manual_seed(SEED)
     try:
-        model = timm_model(name, pretrained=pretrained)
+        model = timm_model(name, in_chans=channels, pretrained=pretrained)
     except (OSError, RuntimeError) as error:  # no network, no weights of that name
         reason = " ".join(str(error).split())
         raise ConfigError(f"timm's weights of {name} cannot be had: {reason}") from error
@@ -103,30 +118,88 @@ def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
     return OpenedModel(network.eval(), normalization, _classes(content), True, f"{name}, {Path(checkpoint).name}")
 
 
-def _of_checkpoint(file: str) -> OpenedModel:
-    content = weights.read_file(file)
+class _Described(NamedTuple):
+    """What a checkpoint says about its model.
+
+    Attributes:
+        model: the config of the whole model, which is that of the network for a converted file.
+        kind: the type of the network, of :data:`_FAMILIES`.
+        arguments: arguments of the network.
+        transform: config of the transform of the test images; None if there is none.
+        value_range: see :class:`.Normalization`.
+    """
+
+    model: Mapping[str, Any]
+    kind: str
+    arguments: dict[str, Any]
+    transform: Mapping[str, Any] | None
+    value_range: Sequence[float] | None
+
+
+def _described_in(content: Any, file: str | Path) -> _Described:
     meta = meta_of(content) if isinstance(content, Mapping) else {}
     model = meta.get("model") or {}
-    described = model.get("backbone") or model
-    kind = described.get("type")
+    network = model.get("backbone") or model
+    kind = network.get("type")
     if not isinstance(kind, str) or kind not in _FAMILIES:
         raise CheckpointError(
             f"{file} does not say which QuadMamba or MambaTreeV it holds: give its config too, as CONFIG.py={file}"
         )
     # Converted files are of models that were trained as timm's are.
-    transform = meta.get("test_transform", {} if described is model else None)
-    arguments = {key: value for key, value in described.items() if key not in ("type", "init_cfg")}
+    transform = meta.get("test_transform", {} if network is model else None)
+    arguments = {key: value for key, value in network.items() if key not in ("type", "init_cfg")}
+    return _Described(model, kind, arguments, transform, meta.get("value_range"))
+
+
+def _of_checkpoint(file: str) -> OpenedModel:
+    content = weights.read_file(file)
+    model, kind, arguments, transform, value_range = _described_in(content, file)
     state = _backbone_weights(content, file)
     network = build_described(_FAMILIES[kind], arguments, state, file)
     try:
-        normalization = of_model(model, transform)
+        normalization = of_model(model, transform, value_range)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{file} says wrongly how its images were scaled: {error}") from error
-    if normalization is None or len(normalization.mean) != described.get("in_chans", 3):
+    if normalization is None or len(normalization.mean) != arguments.get("in_chans", 3):
         raise CheckpointError(f"{file} does not say how its images were scaled: give its config, as CONFIG.py={file}")
     weights.load_exactly(network, state, file, f"its {type(network).__name__}")
     title = f"{kind.rpartition('.')[2]}, {Path(file).name}"
     return OpenedModel(network.eval(), normalization, _classes(content), True, title)
+
+
+def classifier_config(file: str | Path) -> Config:
+    """The config to predict with a classifier, from its checkpoint alone.
+
+    Only what a checkpoint needs for this is taken from it, and nothing that it names is run.
+
+    Args:
+        file: a checkpoint of tree-ssm train or tree-ssm convert.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not of a classifier of one of the two families that says
+            how its images are prepared.
+    """
+    content = weights.read_file(file)
+    model, kind, arguments, transform, value_range = _described_in(content, file)
+    ours = str(model.get("type")).removeprefix(f"{SCOPE}.") in ("ImageClassifier", kind)
+    if not ours or transform is None or transform.get("type", _TRANSFORM) not in (_TRANSFORM, f"{SCOPE}.{_TRANSFORM}"):
+        raise CheckpointError(f"{file} does not say how a classifier prepares its images: give its config, too")
+    check_described(_FAMILIES[kind], arguments, _backbone_weights(content, file), file)
+    scale = of_transform(transform, arguments.get("in_chans", 3))
+    more = {key: transform[key] for key in ("crop_ratio", "interpolation") if key in transform}
+    dataset = {
+        "type": "ImageFolder",
+        "transform": {"type": _TRANSFORM, "size": scale.side, "mean": scale.mean, "std": scale.std, **more},
+        "value_range": value_range,
+    }
+    answers = {key: bool(model.get(key)) for key in ("multi_label", "binary")}
+    return Config(
+        {
+            "default_scope": SCOPE,
+            "model": {"type": "ImageClassifier", "backbone": {"type": kind, **arguments}, **answers},
+            "test_dataloader": {"dataset": dataset},
+        }
+    )
 
 
 def _classes(content: Mapping) -> Sequence[str] | None:

@@ -35,8 +35,7 @@ from ssm_core.visualization import (
 from ssm_train.apis import cli
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import OpenedModel, open_model
-from ssm_train.data.images import find_images, read_channels, read_image, to_area, to_array, to_picture, to_square
-from ssm_train.data.pixels import LEVELS
+from ssm_train.data.images import find_images, size_of, to_area, to_shown, to_square
 from ssm_train.runtime.curve_figures import Counter, draw_runs
 from ssm_train.runtime.curve_files import read_curves
 from ssm_train.runtime.files import write_atomically
@@ -100,7 +99,7 @@ def draw_affinities(
     """
     opened, image, trees = _recorded(view, record_trees, say)
     blocks = blocks or sorted({stage: (stage, block) for stage, block in map(_number, trees)}.values())
-    width, height = read_image(view.photo).size
+    height, width = size_of(opened.normalization.read(view.photo))
     places = []
     for row, column in pixels:
         if not (0 <= row < height and 0 <= column < width):
@@ -135,12 +134,11 @@ def _recorded(
     """The opened model, the photo as the model sees it, and what a recorder recorded of the forward pass."""
     opened = open_model(view.model)
     scale = opened.normalization
-    image = to_area(read_channels(view.photo, scale.channels), view.side or scale.side)
+    image = to_area(scale.read(view.photo), view.side or scale.side)
     with recorder(opened.network) as record, torch.no_grad():
         opened.network(scale.inputs(image))
     say(f"{opened.title}; image of {image.shape[0]} × {image.shape[1]}")
-    shown = image if scale.channels in (1, 3) else to_array(to_picture(image * LEVELS))
-    return opened, shown, record
+    return opened, to_shown(image), record
 
 
 def _number(name: str) -> Block:
@@ -203,7 +201,7 @@ def draw_receptive_fields(
         opened = open_model(source, pretrained)
         network = opened.network.to(device).requires_grad_(False)
         scale = opened.normalization
-        squares = (to_square(read_channels(path, scale.channels), side) for path in paths)
+        squares = (to_square(scale.read(path), side) for path in paths)
         inputs = (scale.inputs(square).to(device) for square in squares)
         try:
             field = effective_receptive_field(map_extractor(network, stage), inputs)

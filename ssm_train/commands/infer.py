@@ -26,6 +26,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.3,
         help="leave out detected objects with a lower score (default: 0.3)",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=kinds.whole_number(),
+        default=1,
+        metavar="N",
+        help="how many images are computed at once (default: 1)",
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 
@@ -34,10 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Predict, write, and say what came of it."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
-    from ssm_train.apis.infer import Predictor, infer
+    from ssm_train.apis.infer import infer
+    from ssm_train.apis.predictor import Predictor
     from ssm_train.runtime.config import load_config
 
-    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.device, args.min_score)
+    cfg = load_config(args.config, args.cfg_options)
+    predictor = Predictor(cfg, args.checkpoint, args.device, args.min_score, args.batch_size)
     done = infer(predictor, args.images, args.out)
     unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
     print(f"{len(done.predictions)} images{unreadable}, in {args.out}")

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
-from ssm_train.data.pixels import LEVELS, NPY, open_image
+from ssm_train.data.pixels import LEVELS, NPY, ImageSource, open_image
 from ssm_train.runtime.files import write_atomically
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", NPY)
@@ -35,15 +35,15 @@ _NO_DATA = ("__MACOSX",)  # folders that programs leave among data, beside those
 
 
 def decode(
-    path: str | Path,
+    source: ImageSource,
     mode: Mode = "RGB",
     max_megapixels: float | None = None,
     value_range: Sequence[float] | None = None,
 ) -> Image.Image:
-    """Decode an image file, turned upright as its EXIF orientation says, eight bits a channel.
+    """Decode an image, turned upright as its EXIF orientation says, eight bits a channel.
 
     Args:
-        path: see :func:`.pixels.open_image`.
+        source: see :func:`.pixels.open_image`.
         mode: ``"RGB"`` for three channels, ``"L"`` for one.
         max_megapixels: see :func:`.pixels.open_image`.
         value_range: the values that become black and white, see :func:`.pixels.to_levels`.
@@ -53,7 +53,7 @@ def decode(
         OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does an image of
             five or more channels, which are no colours.
     """
-    found = open_image(path, value_range, max_megapixels)
+    found = open_image(source, value_range, max_megapixels)
     if isinstance(found, np.ndarray):
         if found.shape[2] > 4:
             raise ValueError(f"it has {found.shape[2]} channels, which are no colours")
@@ -62,28 +62,33 @@ def decode(
 
 
 def decode_channels(
-    path: str | Path, channels: int, value_range: Sequence[float] | None = None
+    source: ImageSource,
+    channels: int,
+    value_range: Sequence[float] | None = None,
+    max_megapixels: float | None = None,
 ) -> Image.Image | np.ndarray:
-    """Decode an image file with any number of channels, turned upright.
+    """Decode an image with any number of channels, turned upright.
 
     Args:
-        path: see :func:`.pixels.open_image`.
+        source: see :func:`.pixels.open_image`.
         channels: one and three are grey and colours, to which any image of up to four channels is converted. Four are
-            colours with their opacity, and images without opacity are opaque. Any other number is what the file must
+            colours with their opacity, and images without opacity are opaque. Any other number is what the image must
             have.
         value_range: the values that become 0 and 255, see :func:`.pixels.to_levels`.
+        max_megapixels: see :func:`.pixels.open_image`.
 
     Returns:
         An image in mode L or RGB for one and three channels. An array [H, W, channels] for all others, of uint8 or of
         float32 from 0 to 255.
 
     Raises:
-        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does a file with
-            another number of channels.
+        DataError: the image is too large.
+        OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does an image
+            with another number of channels.
     """
     if channels in (1, 3):
-        return decode(path, "L" if channels == 1 else "RGB", value_range=value_range)
-    found = open_image(path, value_range)
+        return decode(source, "L" if channels == 1 else "RGB", max_megapixels, value_range)
+    found = open_image(source, value_range, max_megapixels)
     if isinstance(found, Image.Image):
         found = np.asarray(found.convert("RGBA") if channels == 4 else found)
         found = found.reshape(*found.shape[:2], -1)
@@ -93,17 +98,28 @@ def decode_channels(
 
 
 def read_channels(
-    path: str | Path, channels: int, value_range: Sequence[float] | None = None
+    path: str | Path,
+    channels: int,
+    value_range: Sequence[float] | None = None,
+    max_megapixels: float | None = None,
+    title: str | None = None,
 ) -> Image.Image | np.ndarray:
     """:func:`decode_channels` for a file that a user named.
 
+    Args:
+        path: see :func:`decode_channels`.
+        channels: see :func:`decode_channels`.
+        value_range: see :func:`decode_channels`.
+        max_megapixels: see :func:`.pixels.open_image`.
+        title: name of the image in an error; its path if left out.
+
     Raises:
-        DataError: the image cannot be read, or has another number of channels.
+        DataError: the image cannot be read, is too large, or has another number of channels.
     """
     try:
-        return decode_channels(path, channels, value_range)
+        return decode_channels(path, channels, value_range, max_megapixels)
     except UNREADABLE as error:
-        raise DataError(f"cannot read the image {path}: {reason(error)}") from error
+        raise DataError(f"cannot read the image {title or path}: {reason(error)}") from error
 
 
 def to_picture(values: np.ndarray) -> Image.Image:  # of [H, W, C], 0 … 255
@@ -112,6 +128,13 @@ def to_picture(values: np.ndarray) -> Image.Image:  # of [H, W, C], 0 … 255
     # 256 steps of equal width. Of 16 bits these are the upper eight, which Pillow takes where it reads colours.
     levels = np.floor(shown * np.float64(256 / 255)) if values.dtype.kind == "f" else shown
     return Image.fromarray(levels.clip(0, LEVELS).astype(np.uint8))
+
+
+def to_shown(
+    image: np.ndarray,  # [H, W, C] or [H, W], 0 … 1
+) -> np.ndarray:  # [H, W, 3] or [H, W], 0 … 1
+    """What pictures show of an image with any number of channels, see :func:`to_picture`."""
+    return image if image.ndim == 2 or image.shape[2] in (1, 3) else to_array(to_picture(image * LEVELS))
 
 
 def read_image(
@@ -249,7 +272,7 @@ def to_area(
         image: as :func:`decode_channels` gives it.
         side: side of the square in pixels.
     """
-    height, width = _size(image)
+    height, width = size_of(image)
     scale = side / (width * height) ** 0.5
     height, width = (min(max(round(n * scale), MIN_SIDE), _LONGEST * side) for n in (height, width))
     return to_array(resize(image, height, width))
@@ -301,6 +324,6 @@ def write_png(path: str | Path, image: Image.Image) -> None:
     write_atomically(path, lambda file: image.save(file, "PNG"), durable=False)
 
 
-def _size(image: Image.Image | np.ndarray) -> tuple[int, int]:
+def size_of(image: Image.Image | np.ndarray) -> tuple[int, int]:
     """Height and width."""
     return (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]

@@ -1,14 +1,17 @@
 """How the images of a model are scaled. It is read from a config or a checkpoint, applied, and undone for pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from ssm_train.data.images import to_picture
+from ssm_train.data.images import read_channels, to_picture
+from ssm_train.data.pixels import ValueRange, check_range
 
 _SIDE = 224  # pixels; where nothing says otherwise, models are tested on squares of this side
 
@@ -20,16 +23,34 @@ class Normalization(NamedTuple):
         mean: mean of every channel, for values between 0 and 1.
         std: standard deviation of every channel, for values between 0 and 1.
         side: side in pixels of the images that the model is tested on.
+        value_range: the values of black and white in its images, see :func:`.pixels.to_levels`; None for those of the
+            type of the values.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: int
+    value_range: ValueRange | None = None
 
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
         return len(self.mean)
+
+    def read(
+        self, path: str | Path, max_megapixels: float | None = None, title: str | None = None
+    ) -> Image.Image | np.ndarray:
+        """Read an image file that a user named as training read its images.
+
+        Args:
+            path: the file.
+            max_megapixels: see :func:`.images.read_channels`.
+            title: see :func:`.images.read_channels`.
+
+        Raises:
+            DataError: the image cannot be read, is too large, or has another number of channels.
+        """
+        return read_channels(path, self.channels, self.value_range, max_megapixels, title)
 
     def inputs(
         self,
@@ -66,7 +87,9 @@ def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Normalizati
     return Normalization(mean, std, transform.get("size", _SIDE))
 
 
-def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> Normalization | None:
+def of_model(
+    model: Mapping[str, Any], transform: Mapping[str, Any] | None, value_range: Sequence[float] | None = None
+) -> Normalization | None:
     """How the config of a model says that its images are scaled.
 
     The ``data_preprocessor`` of the model says it, if it has ``mean`` and ``std`` (of values between 0 and 255). In all
@@ -75,20 +98,43 @@ def of_model(model: Mapping[str, Any], transform: Mapping[str, Any] | None) -> N
     Args:
         model: config of a model or of a backbone.
         transform: config of the test transform, or None if there is none.
+        value_range: see :class:`Normalization`.
 
     Returns:
         The normalization, or None if neither of the two says anything.
+
+    Raises:
+        ConfigError: ``value_range`` is no range.
     """
+    limits = None if value_range is None else check_range(value_range)
     inputs = model.get("data_preprocessor") or {}
-    if "mean" in inputs and "std" in inputs:
+    if inputs.get("mean") is not None and inputs.get("std") is not None:
         mean, std = (tuple(value / 255 for value in inputs[key]) for key in ("mean", "std"))
-        return Normalization(mean, std, min(inputs.get("size") or (_SIDE,)))
+        return Normalization(mean, std, min(inputs.get("size") or (_SIDE,)), limits)
     if transform is None:
         return None
-    return of_transform(transform, model.get("backbone", model).get("in_chans", 3))
+    found = of_transform(transform, model.get("backbone", model).get("in_chans", 3))
+    return found._replace(value_range=limits)
+
+
+def test_data_of(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the test data, or else of the validation data, without wrappers; empty if there are none."""
+    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {})
+    while "dataset" in dataset:  # a wrapper, such as one that repeats a dataset
+        dataset = dataset["dataset"]
+    return dataset
+
+
+test_data_of.__test__ = False  # pytest would collect it
+
+
+def value_range_of(dataset: Mapping[str, Any]) -> Sequence[float] | None:
+    """The values of black and white that the config of a dataset gives, itself or in a step of its pipeline."""
+    steps = [step for step in dataset.get("pipeline") or () if isinstance(step, Mapping)]
+    return next((part["value_range"] for part in (dataset, *steps) if part.get("value_range")), None)
 
 
 def of_config(cfg: Mapping[str, Any]) -> Normalization | None:
     """:func:`of_model` for the model of a config and the transform of its test data."""
-    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {})
-    return of_model(cfg.get("model", {}), dataset.get("transform"))
+    dataset = test_data_of(cfg)
+    return of_model(cfg.get("model", {}), dataset.get("transform"), value_range_of(dataset))

@@ -1,4 +1,4 @@
-"""Reads the values of image files: of any depth, and with all channels, upright.
+"""Reads the values of images in files and in memory: of any depth, and with all channels, upright.
 
 Pillow's modes of eight bits stay as they are. All else becomes an array of values from 0 to 255 by one rule, see
 :func:`to_levels`.
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from ssm_core.errors import ConfigError, DataError
 
 ValueRange = tuple[float, float]
+ImageSource = str | Path | Image.Image | np.ndarray  # a file, an image of Pillow's, or an array [H, W] or [H, W, C]
 TIFF = (".tif", ".tiff")
 NPY = ".npy"
 LEVELS = 255
@@ -24,22 +25,22 @@ _MOST_CHANNELS = 1024
 
 
 def open_image(
-    path: str | Path,
+    source: ImageSource,
     value_range: Sequence[float] | None = None,
     max_megapixels: float | None = None,
 ) -> Image.Image | np.ndarray:
-    """Open an image file and turn it upright.
+    """Open an image and turn it upright.
 
     Args:
-        path: a file that Pillow reads, a TIFF with any number of channels, or an array [H, W] or [H, W, C] of NumPy
-            in a ``.npy`` file.
+        source: a file that Pillow reads, a TIFF with any number of channels, or an array [H, W] or [H, W, C] of NumPy
+            in a ``.npy`` file. Or an image of Pillow's or such an array itself; of three channels, red is the first.
         value_range: the values that become 0 and 255; see :func:`to_levels`.
         max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
             no limit but Pillow's, 179 megapixels.
 
     Returns:
-        An image in mode L, LA, RGB or RGBA, which is decoded already. Or, where the file has another number of
-        channels or more than eight bits, an array [H, W, C] of float32 from 0 to 255.
+        An image in mode L, LA, RGB or RGBA, which is decoded already. Or, where the source has another number of
+        channels or more than eight bits, or is an array, an array [H, W, C] of float32 from 0 to 255.
 
     Raises:
         DataError: the image has more than ``max_megapixels``.
@@ -47,26 +48,37 @@ def open_image(
         OSError: the file cannot be read. Decoders may raise any other of :data:`~ssm_train.data.images.UNREADABLE`, and
             so does a file of another form than those above, or whose values have no range.
     """
-    suffix = Path(path).suffix.lower()
+    if isinstance(source, np.ndarray):
+        return _finish(source, 1, "", value_range, max_megapixels)
+    if isinstance(source, Image.Image):
+        _check_size("", source.height, source.width, max_megapixels)
+        return _of_upright(ImageOps.exif_transpose(source), value_range)
+    suffix = Path(source).suffix.lower()
     if suffix == NPY:
-        return _finish(np.load(path, mmap_mode="r", allow_pickle=False), 1, path, value_range, max_megapixels)
+        return _finish(
+            np.load(source, mmap_mode="r", allow_pickle=False), 1, Path(source).name, value_range, max_megapixels
+        )
     try:
-        image = Image.open(path)
+        image = Image.open(source)
     except OSError:
-        if suffix not in TIFF or not os.path.getsize(path):
+        if suffix not in TIFF or not os.path.getsize(source):
             raise
-        return _open_tiff(path, value_range, max_megapixels)
+        return _open_tiff(source, value_range, max_megapixels)
     with image:
-        _check_size(path, image.height, image.width, max_megapixels)
+        _check_size(Path(source).name, image.height, image.width, max_megapixels)
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in _COLOURS:
-            image = image.convert("RGB")
-        elif image.mode in _GREYS:
-            image = image.convert("L")
-        if image.mode in ("L", "LA", "RGB", "RGBA") and value_range is None:
-            image.load()
-            return image
-        return _finish(np.asarray(image), 1, path, value_range, max_megapixels)
+        return _of_upright(image, value_range)
+
+
+def _of_upright(image: Image.Image, value_range: Sequence[float] | None) -> Image.Image | np.ndarray:
+    if image.mode in _COLOURS:
+        image = image.convert("RGB")
+    elif image.mode in _GREYS:
+        image = image.convert("L")
+    if image.mode in ("L", "LA", "RGB", "RGBA") and value_range is None:
+        image.load()
+        return image
+    return _finish(np.asarray(image), 1, "", value_range, None)
 
 
 def to_levels(
@@ -139,7 +151,7 @@ def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapi
                 raise ValueError(
                     f"its axes are {series.axes} of sizes {series.shape}, and one image has Y, X and channels"
                 )
-            _check_size(path, sizes["Y"], sizes["X"], max_megapixels)
+            _check_size(Path(path).name, sizes["Y"], sizes["X"], max_megapixels)
             values = series.asarray()
             orientation = tags[_ORIENTATION].value if _ORIENTATION in tags else 1
     except (ValueError, LookupError, tifffile.TiffFileError) as error:
@@ -147,13 +159,13 @@ def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapi
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in others)]
     rest = [i for i in range(len(axes)) if i not in order]
     values = values.transpose(*order, *rest).reshape([sizes[axes[i]] for i in order])
-    return _finish(values, int(orientation), path, value_range, max_megapixels)
+    return _finish(values, int(orientation), Path(path).name, value_range, max_megapixels)
 
 
 def _finish(
     values: np.ndarray,
     orientation: int,
-    path: str | Path,
+    name: str,
     value_range: Sequence[float] | None,
     max_megapixels: float | None,
 ) -> np.ndarray:  # [H, W, C] float32, 0 … 255
@@ -161,7 +173,7 @@ def _finish(
         raise ValueError(
             f"it has the shape {values.shape}, and an image has [height, width] or [height, width, channels]"
         )
-    _check_size(path, *values.shape[:2], max_megapixels)
+    _check_size(name, *values.shape[:2], max_megapixels)
     levels = to_levels(values, value_range).reshape(*values.shape[:2], -1)
     if orientation in (5, 6, 7, 8):
         levels = levels.swapaxes(0, 1)
@@ -172,9 +184,9 @@ def _finish(
     return np.ascontiguousarray(levels)
 
 
-def _check_size(path: str | Path, height: int, width: int, max_megapixels: float | None) -> None:
+def _check_size(name: str, height: int, width: int, max_megapixels: float | None) -> None:
     if max_megapixels is not None and height * width > max_megapixels * 1e6:
         size = f"{width} × {height} pixels"
-        raise DataError(f"the image {Path(path).name} has {size}: at most {max_megapixels:g} megapixels are taken")
+        raise DataError(f"the image {name} has {size}: at most {max_megapixels:g} megapixels are taken")
     if Image.MAX_IMAGE_PIXELS is not None and height * width > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"it has {height * width} pixels, more than {2 * Image.MAX_IMAGE_PIXELS}")

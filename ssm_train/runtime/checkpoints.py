@@ -68,11 +68,19 @@ def _is_transform(value: Any) -> bool:
     return type(size) is int and 0 < size <= _LARGEST_SIDE
 
 
+def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
+    numbers = isinstance(value, list | tuple) and all(isinstance(n, int | float) and math.isfinite(n) for n in value)
+    return numbers and len(value) == 2 and value[0] < value[1]
+
+
 # Checks of the entries of a checkpoint's meta that are read from it.
 _META: dict[str, Callable[[Any], bool]] = {
     "model": _is_model,
     "dataset_meta": _is_dataset_meta,
     "test_transform": _is_transform,
+    "value_range": _is_range,
     "run": _is_name,
 }
 

@@ -47,6 +47,9 @@ def check_start(
 ) -> None:
     """Check that a training can start from the weights of a checkpoint. What does not fit is a warning.
 
+    If the images of the checkpoint had other channels than those of the model, the first convolution in
+    ``checkpoint["state_dict"]`` is adapted, see :func:`.weights.adapt_channels`.
+
     Args:
         model: the model.
         cfg: its config.
@@ -57,7 +60,11 @@ def check_start(
     Raises:
         CheckpointError: less than half of the backbone fits.
     """
-    expected, found = model.state_dict(), checkpoint["state_dict"]
+    expected = model.state_dict()
+    found, adapted = weights.adapt_channels(expected, checkpoint["state_dict"])
+    checkpoint["state_dict"] = found
+    if adapted:
+        logger.warning(f"{filename}: {adapted}")
     taken = weights.fitting(expected, found)
     backbone = [name for name in expected if name.startswith("backbone.")] or list(expected)
     if 2 * sum(name in taken for name in backbone) < len(backbone):

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
 from ssm_train.data.guarded import guarded
+from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import fit, resumed, resuming
@@ -345,7 +346,7 @@ class Runner(mmengine_runner.Runner):
                 "config_file": Path(self.cfg.filename or "").name,
                 "model": ckpt.plain(self.cfg.get("model", {})),
                 "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
-                "test_transform": self._test_transform(),
+                **self._test_images(),
             },
             "state_dict": dict(self.bare_model.state_dict()),
             "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
@@ -363,10 +364,13 @@ class Runner(mmengine_runner.Runner):
         """Write the state after a completed iteration of the current epoch, see :meth:`.StateFiles.write`."""
         self.states.write(self.checkpoint_state({"epoch": self.epoch, "iter": iteration}))
 
-    def _test_transform(self) -> dict | None:
-        """Config of the transform of the test images, which the weights depend on; None if the dataset has none."""
-        loader = self.cfg.get("test_dataloader") or self.cfg.get("val_dataloader") or {}
-        return ckpt.plain(loader.get("dataset", {}).get("transform"))
+    def _test_images(self) -> dict[str, Any]:
+        """How the config prepares the test images, which the weights depend on; None where the dataset does not say."""
+        dataset = test_data_of(self.cfg)
+        return {
+            "test_transform": ckpt.plain(dataset.get("transform")),
+            "value_range": ckpt.plain(value_range_of(dataset)),
+        }
 
     @master_only
     def save_checkpoint(

@@ -2,30 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement
+from mmengine.registry import DATASETS, MODELS
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
-from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason, to_picture
-from ssm_train.data.loading import ANNOTATIONS
-from ssm_train.data.pixels import ValueRange
+from ssm_train.data.images import UNREADABLE, check_whole, reason
+from ssm_train.data.normalization import test_data_of, value_range_of
+from ssm_train.data.pixels import ImageSource, ValueRange
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
-from ssm_train.runtime.files import assembling
 from ssm_train.tasks.predictions import PredictionWriter
 
 # Height and width of an image in pixels, or the number of tokens of a row.
@@ -167,6 +164,7 @@ class ImageTask(Task):
     """A task whose models take images."""
 
     unit = "image"
+    labels_pixels: ClassVar[bool] = False  # whether every pixel has a prediction of its own
 
     def default_size(self) -> Size:
         """Height and width of the preprocessor, or else those that the test pipeline resizes to."""
@@ -192,6 +190,11 @@ class ImageTask(Task):
         """Number of channels of the images."""
         return self.cfg.model.backbone.get("in_chans", 3)
 
+    @property
+    def value_range(self) -> ValueRange | None:
+        """The values of black and white in the test images, if the config gives them."""
+        return value_range_of(test_data_of(self.cfg))
+
     @abstractmethod
     def class_counts(self, model: nn.Module) -> dict[str, int]:
         """The numbers of classes that the outputs of a model are made for, by their keys in the config.
@@ -215,25 +218,30 @@ class ImageTask(Task):
         known = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {}), **trained}
         return Labels(known.get("classes"), known.get("palette"))
 
-    def batch(self, path: Path) -> dict[str, Any]:
-        """Read an image file as a batch of one, and prepare it as the config prepares its test data.
+    def sample(self, source: ImageSource, name: str) -> dict[str, Any]:
+        """Read an image, and prepare it as the config prepares its test data.
+
+        Args:
+            source: see :func:`.pixels.open_image`.
+            name: what the image is called in an error.
 
         Raises:
             DataError: the image cannot be read.
-            ConfigError: the config has no test data.
+            ConfigError: the config has no test data, or reads images in a way that takes files alone.
         """
         try:
-            check_whole(path)
-            return self.collate([self.prepare(path)])
+            if isinstance(source, str | Path):
+                check_whole(source)
+            return self.prepare(source)
         except UNREADABLE as error:
-            raise DataError(f"cannot read the image {path}: {reason(error)}") from error
+            raise DataError(f"cannot read the image {name}: {reason(error)}") from error
 
     @abstractmethod
-    def prepare(self, path: Path) -> dict[str, Any]:
-        """Make a sample of an image file, without annotations.
+    def prepare(self, source: ImageSource) -> dict[str, Any]:
+        """Make a sample of an image, without annotations.
 
         Raises:
-            ConfigError: the config has no test data.
+            ConfigError: see :meth:`sample`.
             OSError: the image is unreadable; any other of :data:`~ssm_train.data.images.UNREADABLE` says the same.
         """
 
@@ -241,9 +249,17 @@ class ImageTask(Task):
         """Make a batch of samples."""
         return pseudo_collate(samples)
 
+    @abstractmethod
+    def get_ready(self) -> None:
+        """Build what :meth:`sample` needs, so that threads can share it.
+
+        Raises:
+            ConfigError: the config has no test data, or it cannot be built.
+        """
+
     def predict(self, model: nn.Module, batch: dict[str, Any]) -> list[Any]:
         """The predictions of a model for a batch, one for each image."""
-        with DefaultScope.overwrite_default_scope(self.scope), torch.inference_mode():
+        with torch.inference_mode():
             return model.test_step(batch)
 
     def select(self, prediction: Any, min_score: float) -> Any:
@@ -254,6 +270,23 @@ class ImageTask(Task):
             min_score: lowest score to keep, from 0 to 1.
         """
         return prediction
+
+    @abstractmethod
+    def as_arrays(self, prediction: Any, labels: Labels) -> dict[str, Any]:
+        """Convert a prediction to arrays of NumPy, names and numbers; see :class:`~ssm_train.apis.predictor.Predictor`.
+
+        Args:
+            prediction: one of :meth:`predict`.
+            labels: see :meth:`labels`.
+        """
+
+    def probabilities(self, prediction: Any) -> np.ndarray:  # [classes, H, W] float32
+        """The probability of every class in every pixel, for tasks that label pixels.
+
+        Args:
+            prediction: one of :meth:`predict`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def as_data(self, prediction: Any, labels: Labels) -> dict[str, Any]:
@@ -289,77 +322,4 @@ class ImageTask(Task):
     def _test_data(self) -> Config:
         if "model" not in self.cfg or not self.cfg.get("test_dataloader"):
             raise ConfigError("the config has no model or no test_dataloader, which says how images are prepared")
-        return self.cfg.test_dataloader.dataset
-
-
-class PipelineTask(ImageTask):
-    """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
-
-    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
-    without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
-
-    @cached_property
-    def pipeline(self) -> Compose:
-        """The test pipeline of the config, without the steps that load annotations."""
-        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(ANNOTATIONS)]
-        with building_in_scope(self.scope):
-            return Compose(steps)
-
-    @cached_property
-    def visualizer(self) -> Visualizer:
-        """A visualizer as in the config that writes only to files."""
-        settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
-        with building_in_scope(self.scope):
-            return VISUALIZERS.build(settings)
-
-    def class_counts(self, model: nn.Module) -> dict[str, int]:
-        """The numbers of classes that the heads are made for, see :meth:`ImageTask.class_counts`."""
-        return {
-            f"model.{name}.num_classes": module.num_classes
-            for name, module in model.named_modules()
-            if isinstance(getattr(module, "num_classes", None), int)
-            and name.split(".")[0] not in ("", *self.without_classes)
-        }
-
-    def prepare(self, path: Path) -> dict[str, Any]:
-        """Make a sample of an image file, see :meth:`ImageTask.prepare`."""
-        return self.pipeline({"img_path": str(path), "img_id": 0})
-
-    @cached_property
-    def value_range(self) -> ValueRange | None:
-        """The values of black and white, if the config's pipeline gives them."""
-        return next((step["value_range"] for step in self._test_data().pipeline if step.get("value_range")), None)
-
-    def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
-        """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
-        self.visualizer.dataset_meta = labels._asdict()
-        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
-        with assembling(out.parent, file) as place:
-            self.visualizer.add_datasample(
-                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
-            )
-
-    def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
-        """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
-        path = Path(prediction.img_path)
-        if path.is_file():
-            picture = read_rgb(path, self.value_range)
-            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
-
-    def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Draw a sample with its annotations, see :meth:`Task.draw_sample`."""
-        self.visualizer.dataset_meta = dataset.metainfo
-        values = sample["inputs"].permute(1, 2, 0).numpy()
-        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
-        rgb = np.array(to_picture(values).convert("RGB"))
-        path = place.with_name(f"{place.name}.png")
-        annotated = self.drawable(sample["data_samples"].cpu())
-        with assembling(path.parent, path) as folder:
-            self.visualizer.add_datasample(
-                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
-            )
-        return path
-
-    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """Convert a data sample to the form that the visualizer draws."""
-        return annotated
+        return test_data_of(self.cfg)

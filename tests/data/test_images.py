@@ -65,7 +65,7 @@ def test_training_and_inference_read_the_same_image(tmp_path, name, orientation,
     path.parent.mkdir(parents=True)
     write_turned(path, random_pixels(40, 56, 3), orientation)
     data = ImageFolder(task.transform, tmp_path, mode="L" if task.channels == 1 else "RGB")
-    trained_on, inferred = data[0]["inputs"], task.batch(path)["inputs"][0]
+    trained_on, inferred = data[0]["inputs"], task.sample(path, "x")["inputs"]
     assert trained_on.shape[0] == task.channels
     assert torch.equal(trained_on, inferred)
     assert torch.equal(trained_on, task.transform(Image.fromarray(read_rgb(path)).convert(data.mode)))

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "nvidia-smi",
     "pip",
     "source",
+    "trtexec",
     "uv",
 }
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\$[A-Z]+|…|\.\.\.")  # CONFIG, CKPT: the reader's own

@@ -18,8 +18,9 @@ from sklearn.metrics import top_k_accuracy_score
 from quadtree_ssm import QuadMamba
 from ssm_core.weights import read_file
 from ssm_train.apis import train
-from ssm_train.apis.infer import Predictor
+from ssm_train.apis.infer import infer
 from ssm_train.apis.open_model import open_model
+from ssm_train.apis.predictor import Predictor
 from ssm_train.data.datasets.digits import Digits
 from ssm_train.data.normalization import Normalization
 from ssm_train.data.transforms import TestTransform
@@ -122,7 +123,7 @@ def test_it_predicts_for_an_image_file(family, checkpoint, network, tmp_path):
     image = Image.fromarray((load_digits().images[3] * 15).astype("uint8"))
     image.save(tmp_path / "3.png")
     predictor = Predictor(load_config(runs.CONFIGS / CONFIGS[family], [*OPTIONS]), checkpoint, "cpu")
-    found = predictor(tmp_path / "3.png", tmp_path / "out" / "3")
+    found = infer(predictor, tmp_path / "3.png", tmp_path / "out").predictions["3.png"]
     inputs = TestTransform(32, crop_ratio=1.0, mean=(0.31,), std=(0.35,))(image)
     expected = network(inputs.unsqueeze(0)).detach().softmax(1)[0].topk(5)
     assert found["classes"] == [str(i) for i in expected.indices.tolist()]

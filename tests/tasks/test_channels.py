@@ -1,126 +1,51 @@
 """Every task trains, validates, draws and predicts on images of six channels, in files of NumPy."""
 
+import io
 import itertools
 import json
-from pathlib import Path
+import logging
 
-import blobs
-import numpy as np
 import pytest
+import timm
 import torch
-from mmengine.registry import DefaultScope
-from PIL import Image
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, DefaultScope
+from small_tasks import TASKS
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import CheckpointError, ConfigError
+from ssm_core.weights import adapt_channels, read_file
 from ssm_train.apis import train as run
 from ssm_train.apis.browse import browse
-from ssm_train.apis.infer import Predictor, infer
+from ssm_train.apis.infer import infer
+from ssm_train.apis.predictor import Predictor
 from ssm_train.runtime.config import load_config
+from ssm_train.tasks.classification.timm_model import timm_model
 from ssm_train.tasks.detection import AnyDetDataPreprocessor
 from ssm_train.tasks.segmentation import StackedSegDataPreProcessor
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "quadmamba"
 CHANNELS = 6
 NUMBER = itertools.count()  # mmengine shares loggers between runs of the same name and second
-TINY = ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)", f"model.backbone.in_chans={CHANNELS}"]
-PREPROCESSOR = [
-    f"model.data_preprocessor.mean={[127.5] * CHANNELS}",
-    f"model.data_preprocessor.std={[60.0] * CHANNELS}",
-]
-PREPROCESSOR += ["model.data_preprocessor.bgr_to_rgb=False"]
 SHORT = ["visualizer.tensorboard=False", "default_hooks.curves.plot=False", "default_hooks.pictures.count=1"]
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False", "ignore:For binary segmentation")
 
 
-def loaders(*options):
-    return [f"{split}_dataloader.{option}" for split in ("train", "val", "test") for option in options]
-
-
-def bands(path):
-    """Replace an image file by an array: its colours, forwards and backwards."""
-    colours = np.asarray(Image.open(path).convert("RGB"))
-    np.save(path.with_suffix(".npy"), np.dstack([colours, colours[..., ::-1]]))
-    path.unlink()
-
-
-def classification(root):
-    for split, name in itertools.product(("train", "val"), "ab"):
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        for i in range(2):
-            np.save(folder / f"{i}.npy", np.full((40, 44, CHANNELS), 100 * (name == "b") + i, np.uint8))
-    scaling = [f"transform.mean={[0.5] * CHANNELS}", f"transform.std={[0.25] * CHANNELS}", "transform.size=32"]
-    dataset = [f"dataset.{option}" for option in (f"root={root}", f"channels={CHANNELS}", *scaling)]
-    plain = [
-        "train_dataloader.dataset.transform.auto_augment=None",
-        "train_dataloader.dataset.transform.color_jitter=None",
-    ]
-    length = [
-        "train_cfg.max_epochs=1",
-        "model.backbone.num_classes=2",
-        "param_scheduler=[]",
-        "train_dataloader.batch_size=2",
-    ]
-    return "quadmamba-tiny_image-folder.py", [*loaders(*dataset), *plain, *length], "epoch_1.pth", root / "val"
-
-
-def segmentation(root):
-    draw = np.random.RandomState(0)
-    for split in ("train", "val"):
-        for name in (split, f"{split}_labels"):
-            (root / name).mkdir(parents=True)
-        for i in range(2):
-            labels = np.zeros((64, 64), np.uint8)
-            labels[10 + i : 40, 20:50] = 1
-            Image.fromarray(labels).save(root / f"{split}_labels" / f"{i}.png")
-            np.save(
-                root / split / f"{i}.npy", draw.randint(0, 50, (64, 64, CHANNELS), np.uint8) + 150 * labels[..., None]
-            )
-    heads = ["model.decode_head.in_channels=[8,16,16,16]", "model.auxiliary_head.in_channels=16"]
-    heads += ["model.decode_head.channels=8", "model.auxiliary_head.channels=8", "model.data_preprocessor.size=(64,64)"]
-    dataset = [f"dataset.data_root={root}", "dataset.img_suffix=.npy", f"dataset.pipeline.0.channels={CHANNELS}"]
-    length = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
-    length += ["param_scheduler=[]", "train_dataloader.batch_size=2"]
-    return (
-        "upernet_quadmamba-nano_nuclei-128x128.py",
-        [*loaders(*dataset), *heads, *length, *PREPROCESSOR],
-        "iter_2.pth",
-        root / "val",
-    )
-
-
-def detection(root):
-    blobs.write(root, images=2, suffix=".png")
-    for path in root.glob("*/*.png"):
-        bands(path)
-    for path in root.glob("*.json"):
-        path.write_text(path.read_text().replace(".png", ".npy"))
-    neck = ["model.neck.in_channels=[8,16,16,16]", "train_cfg.max_epochs=1", "param_scheduler=[]"]
-    reading = loaders(f"dataset.pipeline.0.channels={CHANNELS}")
-    options = [*blobs.options(root), *neck, *reading, *PREPROCESSOR]
-    return "mask-rcnn_quadmamba-nano_nuclei-128x128.py", options, "epoch_1.pth", root / "val"
-
-
-@pytest.mark.parametrize("task", [classification, segmentation, detection], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", TASKS)
 def test_six_channels_from_files_to_pictures(tmp_path, task):
-    name, options, checkpoint, images = task(tmp_path / "data")
-    options += [*TINY, *SHORT, *loaders("num_workers=0", "persistent_workers=False"), f"experiment_name={next(NUMBER)}"]
-    cfg = load_config(CONFIGS / name, options)
+    small = TASKS[task](tmp_path / "data", CHANNELS)
+    cfg = load_config(small.config, [*small.options, *SHORT, f"experiment_name={next(NUMBER)}"])
     object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second
     cfg.work_dir = str(tmp_path / "run")
-    scope = {"classification": "ssm_train", "segmentation": "mmseg", "detection": "mmdet"}[task.__name__]
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         result = run.train(cfg)
         assert len(result.curves["val"]) == 1
         assert list((tmp_path / "run").glob("*/vis_data/vis_image/prediction_0_*.png")), "validation is shown"
         for split in ("train", "val"):
             assert browse(cfg, split, tmp_path / split, count=2) != []
-        found = infer(
-            Predictor(cfg, tmp_path / "run" / checkpoint, "cpu", 0.0), images, tmp_path / "out", lambda text: None
-        )
+        predictor = Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu", 0.0)
+        found = infer(predictor, small.images, tmp_path / "out", lambda text: None)
     assert found.unreadable == 0
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(predictions) == len(list(images.rglob("*.npy")))
+    assert len(predictions) == len(list(small.images.rglob("*.npy")))
     assert len(list((tmp_path / "out").rglob("*.png"))) >= len(predictions)
 
 
@@ -137,3 +62,109 @@ def test_preprocessors_take_any_number_of_means(ours):
     assert torch.equal(torch.stack(list(found))[0, :, 0, 0], (1 - torch.arange(6)) / 2)
     with pytest.raises(ConfigError, match="2 means and 1 standard deviations"):
         ours(mean=[0.0, 1.0], std=[1.0])
+
+
+# --- Weights for colours in models of other channels
+
+
+@pytest.mark.parametrize(("task", "channels"), [("classification", 1), ("segmentation", 4), ("detection", 13)])
+def test_a_training_starts_from_weights_for_colours(tmp_path, task, channels):
+    small = TASKS[task](tmp_path / "data", channels)
+    colours = next(option for option in small.options if "in_chans" in option).rpartition("=")[0] + "=3"
+    torch.manual_seed(3)
+    for options in ([colours], []):
+        cfg = load_config(small.config, [*small.options, *options])
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            state = MODELS.build(cfg.model).state_dict()
+        if options:
+            torch.save({"state_dict": state}, tmp_path / "colours.pth")
+            filters = state["backbone.stem.conv1.weight"]
+            rest = state["backbone.stem.conv2.weight"]
+    start = [
+        f"load_from={tmp_path / 'colours.pth'}",
+        "optim_wrapper.optimizer.lr=0.0",
+        "default_hooks.pictures.count=0",
+    ]
+    cfg = load_config(small.config, [*small.options, *SHORT[:2], *start, f"experiment_name={next(NUMBER)}"])
+    object.__setattr__(cfg, "_format_python_code", False)
+    cfg.work_dir = str(tmp_path / "run")
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        run.train(cfg)
+    trained = read_file(tmp_path / "run" / small.checkpoint)["state_dict"]
+    expected = filters.sum(1, keepdim=True) if channels == 1 else filters[:, [c % 3 for c in range(channels)]]
+    expected = expected * (1 if channels == 1 else 3 / channels)
+    torch.testing.assert_close(trained["backbone.stem.conv1.weight"], expected)
+    assert torch.equal(trained["backbone.stem.conv2.weight"], rest)
+    log = next((tmp_path / "run").glob("*/*.log")).read_text()
+    said = f"backbone.stem.conv1.weight takes 3 channels in the file and {channels} in the model: adapted as timm does"
+    assert log.count(said) == 1
+
+
+@pytest.fixture
+def said():
+    """What is logged."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    yield text
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6, 13])
+def test_it_is_timms_adaptation(tmp_path, channels, said):
+    source = timm.create_model("test_resnet", num_classes=5)
+    torch.save(source.state_dict(), tmp_path / "colours.pth")
+    overlay = {"file": str(tmp_path / "colours.pth"), "num_classes": 5}
+    expected = timm.create_model(
+        "test_resnet", pretrained=True, in_chans=channels, num_classes=5, pretrained_cfg_overlay=overlay
+    ).state_dict()
+    for count, (pretrained, options) in enumerate(
+        ((True, {"pretrained_cfg_overlay": overlay}), (False, {"checkpoint_path": str(tmp_path / "colours.pth")})), 1
+    ):
+        found = timm_model("test_resnet", 5, channels, pretrained=pretrained, options=options).state_dict()
+        assert sorted(expected) == sorted(found)
+        for name, tensor in found.items():
+            assert torch.equal(tensor, expected[name]), name
+        assert [line.count("adapted") for line in said.getvalue().splitlines()] == [1] * count
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_init_cfg_of_mmdets_backbones(tmp_path, channels, said):
+    source = timm.create_model("resnet18", num_classes=0)
+    torch.save(source.state_dict(), tmp_path / "colours.pth")
+    backbone = dict(type="ResNet", depth=18, in_channels=channels, num_stages=4, style="pytorch", norm_eval=False)
+    backbone["init_cfg"] = dict(type="Pretrained", checkpoint=str(tmp_path / "colours.pth"))
+    expected = timm.create_model(
+        "resnet18",
+        pretrained=True,
+        in_chans=channels,
+        num_classes=0,
+        pretrained_cfg_overlay={"file": str(tmp_path / "colours.pth"), "num_classes": 0},
+    )
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model, again = MODELS.build(backbone), MODELS.build(backbone)
+    model.init_weights()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+    line = f"conv1.weight takes 3 channels in the file and {channels} in the model: adapted as timm does"
+    assert line in said.getvalue()
+    torch.save({f"backbone.{name}": tensor for name, tensor in source.state_dict().items()}, tmp_path / "colours.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit ResNet: \d+ tensors differ"):
+        again.init_weights()
+
+
+def test_what_is_not_adapted():
+    model = {"stem.weight": torch.zeros(8, 4, 3, 3), "head.weight": torch.zeros(2, 8)}
+    for shape, words in (
+        ((8, 4, 3, 3), ""),
+        ((8, 3, 5, 5), ""),
+        ((6, 3, 3, 3), ""),
+        ((8, 5, 3, 3), "only weights for 3 channels are adapted, and it starts afresh"),
+    ):
+        state = {"stem.weight": torch.ones(shape), "head.weight": torch.ones(2, 8)}
+        found, said = adapt_channels(model, state)
+        assert said.endswith(words)
+        assert bool(said) == bool(words)
+        assert all(found[name] is state[name] for name in state)
+    assert adapt_channels({}, {"a": torch.ones(1)})[1] == ""

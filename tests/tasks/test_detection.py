@@ -20,8 +20,9 @@ from pycocotools.cocoeval import COCOeval
 from ssm_core.errors import CheckpointError, DataError
 from ssm_core.weights import read_file
 from ssm_train.apis import train as run
-from ssm_train.apis.infer import Predictor, inferencer_config
+from ssm_train.apis.infer import infer, inferencer_config
 from ssm_train.apis.open_model import open_model
+from ssm_train.apis.predictor import Predictor
 from ssm_train.runtime import checkpoints as checkpoint
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.layout import Layout, PieceSampler, pieces_of
@@ -133,8 +134,9 @@ def test_a_checkpoint_of_the_first_edition(overfitted, tmp_path):
     for name, value in opened.network.state_dict().items():
         assert torch.equal(content["state_dict"][f"backbone.{name}"], value)
     image = sorted((root / "train").glob("*.png"))[0]
-    found = Predictor(cfg, path, "cpu")(image, tmp_path / "out")
-    assert found == Predictor(cfg, folder / "epoch_40.pth", "cpu")(image, tmp_path / "out")
+    files = (path, folder / "epoch_40.pth")
+    one, other = (infer(Predictor(cfg, file, "cpu"), image, tmp_path / "out").predictions for file in files)
+    assert one == other
 
 
 def test_mmdets_inferencer_draws(overfitted, tmp_path):

@@ -5,13 +5,16 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
-    dataset=dict(type="BaseSegDataset", data_prefix=dict(img_path="train", seg_map_path="train_labels")),
+    dataset=dict(
+        type="ssm_train.tasks.segmentation.SegmentationFolder",
+        data_prefix=dict(img_path="train", seg_map_path="train_labels"),
+    ),
 )
 val_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="BaseSegDataset",
+        type="ssm_train.tasks.segmentation.SegmentationFolder",
         data_prefix=dict(img_path="val", seg_map_path="val_labels"),
         test_mode=True,
         pipeline=[dict(type="ssm_train.LoadImage"), dict(type="ssm_train.LoadLabelMap"), dict(type="PackSegInputs")],

@@ -10,7 +10,7 @@ from ssm_train.runtime.class_report import as_csv
 from ssm_train.runtime.files import write_text_atomically
 from ssm_train.tasks.predictions import PredictionWriter
 
-_YES = 0.5  # probability from which an image of several classes has one
+YES = 0.5  # probability from which an image of several classes has one
 
 
 class ScoreWriter(PredictionWriter):
@@ -41,7 +41,7 @@ class ScoreWriter(PredictionWriter):
             probabilities = [float(f"{score:.6g}") for score in scores]
             if isinstance(label, list):
                 true = ";".join(classes[number] for number in label)
-                found = ";".join(classes[number] for number in np.flatnonzero(scores >= _YES))
+                found = ";".join(classes[number] for number in np.flatnonzero(scores >= YES))
             else:
                 true, found = classes[label], classes[int(scores.argmax())]
             rows.append((self.dataset.name(index), true, found, probabilities))

@@ -16,9 +16,10 @@ from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.images import decode_channels, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
+from ssm_train.data.pixels import ImageSource
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.tasks.base import ImageTask, Labels, Size
-from ssm_train.tasks.classification.predictions import ScoreWriter
+from ssm_train.tasks.classification.predictions import YES, ScoreWriter
 
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
@@ -42,18 +43,31 @@ class Classification(ImageTask):
         with building_in_scope(self.scope):
             return TRANSFORMS.build(settings)
 
+    def get_ready(self) -> None:
+        """Build the transform, see :meth:`.ImageTask.get_ready`."""
+        _ = self.transform
+
     def class_counts(self, model: nn.Module) -> dict[str, int]:
         """The length of the network's output, see :meth:`.ImageTask.class_counts`."""
         return {"model.backbone.num_classes": model.num_classes}
 
-    def prepare(self, path: Path) -> dict[str, Any]:
-        """Make a sample of an image file, with a label that means nothing."""
-        image = decode_channels(path, self.channels, self._test_data().get("value_range"))
+    def prepare(self, source: ImageSource) -> dict[str, Any]:
+        """Make a sample of an image, with a label that means nothing."""
+        image = decode_channels(source, self.channels, self.value_range)
         return {"inputs": self.transform(image), "data_samples": {"label": 0, "unreadable": ""}}
 
     def collate(self, samples: list[dict]) -> dict[str, Any]:
         """Make a batch of samples."""
         return collate_images(samples)
+
+    def as_arrays(self, prediction: dict, labels: Labels) -> dict[str, Any]:
+        """The probabilities of all classes, and the likeliest class; see :meth:`.ImageTask.as_arrays`."""
+        scores = prediction["probabilities"].cpu().numpy()
+        if self.cfg.model.get("multi_label"):
+            found = np.flatnonzero(scores >= YES)
+            return {"scores": scores, "labels": found, "names": [labels.name(number) for number in found.tolist()]}
+        label = int(scores.argmax())
+        return {"scores": scores, "label": label, "name": labels.name(label)}
 
     def as_data(self, prediction: dict, labels: Labels) -> dict[str, Any]:
         """The likeliest classes with their probabilities."""
@@ -63,7 +77,7 @@ class Classification(ImageTask):
     def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
         """Write the likeliest classes over the image."""
         likeliest = zip(*_likeliest(prediction["probabilities"], labels, _TOP), strict=True)
-        picture = read_image(path, value_range=self._test_data().get("value_range"))
+        picture = read_image(path, value_range=self.value_range)
         write_png(out.with_name(f"{out.name}.png"), write_classes(picture, list(likeliest)))
 
     def prediction_writer(self, out: Path) -> ScoreWriter:

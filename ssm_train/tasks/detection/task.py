@@ -7,9 +7,10 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ssm_train.tasks.base import Labels, PipelineTask, Size
+from ssm_train.tasks.base import Labels, Size
 from ssm_train.tasks.detection.metric import as_text
 from ssm_train.tasks.detection.predictions import CocoResultWriter
+from ssm_train.tasks.pipelines import PipelineTask
 
 # Numbers of boxes and of masks. mmdet assumes the same when it counts the operations of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
@@ -55,6 +56,20 @@ class Detection(PipelineTask):
         found = prediction.pred_instances
         prediction.pred_instances = found[found.scores >= min_score]
         return prediction
+
+    def as_arrays(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
+        """Boxes, scores, classes and masks of the objects, see :meth:`.ImageTask.as_arrays`."""
+        found = prediction.pred_instances
+        numbers = found.labels.cpu().numpy()
+        arrays: dict[str, Any] = {
+            "boxes": found.bboxes.float().cpu().numpy(),
+            "scores": found.scores.float().cpu().numpy(),
+            "labels": numbers,
+            "names": [labels.name(number) for number in numbers.tolist()],
+        }
+        if "masks" in found:
+            arrays["masks"] = found.masks.cpu().numpy()
+        return arrays
 
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
         """Class, score, box (left, top, right, bottom in pixels) and the run lengths of a mask of every object."""

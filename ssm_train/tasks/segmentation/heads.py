@@ -1,9 +1,12 @@
 """mmseg's heads with a faster training step, which neither waits for the device nor sorts the logits of every pixel."""
 
+from typing import Any
+
 import torch
 from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import Tensor, nn
 
+from ssm_core.errors import ConfigError
 from ssm_train.tasks.segmentation.resize import bilinear_resize
 
 
@@ -11,11 +14,22 @@ class _FastLoss(nn.Module):
     """The losses of mmseg's ``BaseDecodeHead``, with faster resizing and a faster training accuracy.
 
     mmseg computes the accuracy from the top-k of all logits. It also removes the pixels to ignore, and waits for the
-    device to know their number.
+    device to know their number. Its losses fail for some batches in which all pixels are ignored; here they are 0.
+
+    Raises:
+        ConfigError: there is one class alone, which is no choice.
     """
 
     # ``forward`` maps features to logits and can be compiled, which a training with ``compile`` then does.
     compiles_with_backbone = True
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        if self.num_classes < 2:
+            raise ConfigError(
+                "a segmentor of one class learns nothing, since a pixel has no other: name the background as a class "
+                "too, set num_classes=2 and, for a single output with a sigmoid, out_channels=1"
+            )
 
     def loss(
         self,
@@ -48,8 +62,10 @@ class _FastLoss(nn.Module):
         weight = None if self.sampler is None else self.sampler.sample(logits, labels)
         labels = labels.squeeze(1)
         losses: dict[str, Tensor] = {}
+        # mmseg's loss for a single output waits for the device in any case, and fails if no pixel counts.
+        nothing = self.out_channels == 1 and not (labels != self.ignore_index).any()
         for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
-            value = loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
+            value = logits.sum() * 0 if nothing else loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
             losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
         losses["acc_seg"] = self._accuracy(logits.detach(), labels)
         return losses
@@ -60,7 +76,9 @@ class _FastLoss(nn.Module):
         labels: Tensor,  # [B, H, W]
     ) -> Tensor:
         counts = labels != self.ignore_index
-        right = (logits.argmax(1) == labels) & counts
+        # A single output is the second of two classes from a threshold on, as in mmseg's predictions.
+        found = logits.argmax(1) if self.out_channels > 1 else (logits[:, 0].sigmoid() > self.threshold).long()
+        right = (found == labels) & counts
         return 100.0 * right.sum() / counts.sum().clamp(min=1)
 
 

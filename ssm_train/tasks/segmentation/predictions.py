@@ -24,7 +24,9 @@ class LabelMapWriter(PredictionWriter):
         """Write the label maps of a batch. Every process writes its own."""
         for sample in data_samples:
             path = sample["img_path"]
-            labels = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy() + bool(sample.get("reduce_zero_label"))
+            labels = sample["pred_sem_seg"]["data"].squeeze(0).long().cpu().numpy() + bool(
+                sample.get("reduce_zero_label")
+            )
             write_png(self.out / self._names[path], label_image(labels))
             self.results.append(path)
 

@@ -1,19 +1,34 @@
 """Semantic segmentation as a task."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from mmengine.structures import BaseDataElement
 
 from ssm_train.data.images import write_png
-from ssm_train.tasks.base import Labels, PipelineTask
-from ssm_train.tasks.segmentation.labels import label_image
+from ssm_train.tasks.base import Labels
+from ssm_train.tasks.pipelines import PipelineTask
+from ssm_train.tasks.segmentation.labels import label_image, smallest
 from ssm_train.tasks.segmentation.predictions import LabelMapWriter
 
 
 class Segmentation(PipelineTask):
     """Assigns a class to every pixel of an image."""
+
+    labels_pixels: ClassVar[bool] = True
+
+    def as_arrays(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
+        """The class of every pixel, see :meth:`.ImageTask.as_arrays`."""
+        return {"labels": smallest(_label_map(prediction))}
+
+    def probabilities(self, prediction: BaseDataElement) -> np.ndarray:  # [classes, H, W] float32
+        """The probability of every class in every pixel, see :meth:`.ImageTask.probabilities`."""
+        scores = prediction.seg_logits.data.float()
+        # One output is that of a sigmoid already, and stands for two classes.
+        both = torch.cat([1 - scores, scores]) if len(scores) == 1 else scores.softmax(0)
+        return both.cpu().numpy()
 
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
         """The share of the pixels of each class in the image."""
@@ -34,4 +49,5 @@ class Segmentation(PipelineTask):
 
 
 def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
-    return prediction.pred_sem_seg.data.squeeze(0).cpu().numpy()
+    # mmseg's labels of a single output are floating-point numbers.
+    return prediction.pred_sem_seg.data.squeeze(0).long().cpu().numpy()

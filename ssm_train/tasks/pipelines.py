@@ -1,0 +1,103 @@
+"""What detection and segmentation share: pipelines that prepare images, and visualizers."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import VISUALIZERS
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from torch import Tensor, nn
+
+from ssm_core.errors import ConfigError
+from ssm_train.data.images import read_rgb, to_picture
+from ssm_train.data.loading import ANNOTATIONS, LoadImage
+from ssm_train.data.pixels import ImageSource
+from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.files import assembling
+from ssm_train.tasks.base import ImageTask, Labels
+
+
+class PipelineTask(ImageTask):
+    """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
+
+    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
+    without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
+
+    @cached_property
+    def pipeline(self) -> Compose:
+        """The test pipeline of the config, without the steps that load annotations."""
+        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(ANNOTATIONS)]
+        with building_in_scope(self.scope):
+            return Compose(steps)
+
+    def get_ready(self) -> None:
+        """Build the pipeline, see :meth:`ImageTask.get_ready`."""
+        _ = self.pipeline
+
+    @cached_property
+    def visualizer(self) -> Visualizer:
+        """A visualizer as in the config that writes only to files."""
+        settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
+        with building_in_scope(self.scope):
+            return VISUALIZERS.build(settings)
+
+    def class_counts(self, model: nn.Module) -> dict[str, int]:
+        """The numbers of classes that the heads are made for, see :meth:`ImageTask.class_counts`."""
+        return {
+            f"model.{name}.num_classes": module.num_classes
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "num_classes", None), int)
+            and name.split(".")[0] not in ("", *self.without_classes)
+        }
+
+    def prepare(self, source: ImageSource) -> dict[str, Any]:
+        """Make a sample of an image, see :meth:`ImageTask.prepare`."""
+        if isinstance(source, str | Path):
+            return self.pipeline({"img_path": str(source), "img_id": 0})
+        loading, *others = self.pipeline.transforms
+        if type(loading).__name__ == "LoadImageFromFile":  # mmcv's, which reads files alone
+            loading = LoadImage(self.channels)
+        if not isinstance(loading, LoadImage):
+            raise ConfigError(
+                f"the config reads images by {type(loading).__name__}, which takes files alone: use ssm_train.LoadImage"
+            )
+        loaded = loading({"img_path": source, "img_id": 0})
+        return Compose(others)({**loaded, "img_path": ""})
+
+    def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
+        """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
+        self.visualizer.dataset_meta = labels._asdict()
+        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
+        with assembling(out.parent, file) as place:
+            self.visualizer.add_datasample(
+                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
+            )
+
+    def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
+        """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
+        path = Path(prediction.img_path)
+        if path.is_file():
+            picture = read_rgb(path, self.value_range)
+            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
+
+    def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
+        """Draw a sample with its annotations, see :meth:`Task.draw_sample`."""
+        self.visualizer.dataset_meta = dataset.metainfo
+        values = sample["inputs"].permute(1, 2, 0).numpy()
+        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
+        rgb = np.array(to_picture(values).convert("RGB"))
+        path = place.with_name(f"{place.name}.png")
+        annotated = self.drawable(sample["data_samples"].cpu())
+        with assembling(path.parent, path) as folder:
+            self.visualizer.add_datasample(
+                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
+            )
+        return path
+
+    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
+        """Convert a data sample to the form that the visualizer draws."""
+        return annotated
