@@ -72,6 +72,8 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         window_shift: whether every second block of a quadtree stage shifts the partition by an eighth of the height.
         predictor_context: ``"local"``, or ``"global"`` to give the score predictor the means of the quadrants as well,
             as in the first release of the code.
+        frozen_stages: number of stages, counted from the first, that are not trained. 0 freezes the stem alone, more
+            freeze the stem and these stages, and -1 freezes nothing (see :class:`~ssm_core.backbone.Backbone`).
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -100,6 +102,7 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         choice: Literal["learned"] | Quadrant = "learned",
         window_shift: bool = True,
         predictor_context: PredictorContext = "local",
+        frozen_stages: int = -1,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "QuadMamba arch")
         depths = base.depths if depths is None else depths
@@ -136,6 +139,7 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
             in_chans=in_chans,
             num_classes=num_classes,
             out_indices=out_indices,
+            frozen_stages=frozen_stages,
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:

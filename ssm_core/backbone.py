@@ -28,6 +28,7 @@ MIN_SIDE = 32
 STEM_REDUCTION = 4
 
 Value = TypeVar("Value")
+Network = TypeVar("Network", bound="Backbone")
 
 
 def look_up(table: Mapping[str, Value], name: str, what: str) -> Value:
@@ -131,9 +132,13 @@ class Backbone(nn.Module, HubModel):
         in_chans: number of channels of the images.
         num_classes: number of classes; with 0 the model returns the pooled features.
         out_indices: stages whose maps are returned. Stages after the last of them are not built.
+        frozen_stages: number of stages, counted from the first, that are not trained. 0 freezes the stem alone, more
+            freeze the stem and these stages, and -1 freezes nothing. What is frozen needs no gradients and runs as in
+            evaluation, also after ``train()``: without stochastic depth. The norms of ``out_indices`` are trained.
 
     Raises:
-        ValueError: ``depths`` and ``dims`` differ in length or are empty, or an index is out of range.
+        ValueError: ``depths`` and ``dims`` differ in length or are empty, or an index or ``frozen_stages`` is out of
+            range.
     """
 
     output_fmt = "NHWC"  # timm reads this name for the layout of forward_features
@@ -154,6 +159,7 @@ class Backbone(nn.Module, HubModel):
         in_chans: int,
         num_classes: int,
         out_indices: Sequence[int] | None,
+        frozen_stages: int = -1,
     ) -> None:
         super().__init__()
         if len(depths) != len(dims) or not depths:
@@ -191,6 +197,21 @@ class Backbone(nn.Module, HubModel):
         self.head: nn.Module = make_head() if self.out_indices is None else nn.Identity()
         self.head_hidden_size = getattr(self.head, "num_features", self.num_features)
         self.apply(self._init_weights)
+        if not -1 <= frozen_stages <= count:
+            raise ValueError(f"frozen_stages is a number from -1 to {count}, the stages of this model: {frozen_stages}")
+        self.frozen_stages = frozen_stages
+        for part in self._frozen():
+            part.eval().requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        return [] if self.frozen_stages < 0 else [self.stem, *self.stages[: self.frozen_stages]]
+
+    def train(self: Network, mode: bool = True) -> Network:
+        """Choose between training and evaluation. Stages that are frozen stay in evaluation."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
 
     @staticmethod
     def _init_weights(module: nn.Module) -> None:

@@ -70,6 +70,7 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
             ValueError: timm does not know the model.
         """
         arguments = {key: value for key, value in self._arguments().items() if value is not None}
+        arguments.pop("frozen_stages", None)  # how a training went, which is nothing for who loads the model
         # The classifier may have been replaced since the constructor ran.
         arguments["num_classes"] = self.num_classes
         name = f"{self.family}_{arguments['arch']}"

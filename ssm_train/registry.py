@@ -63,7 +63,7 @@ MODELS = _child(
 )
 METRICS = _child(root.METRICS, "tasks.classification.metrics", "tasks.language.perplexity")
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, "runtime.optimizers")
-OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "runtime.optimizers")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, "runtime.parameter_groups")
 VISUALIZERS = _child(root.VISUALIZERS, "runtime.trackers.visualizer")
 VISBACKENDS = _child(root.VISBACKENDS, "runtime.trackers.backends", "runtime.trackers.wandb")
 FUNCTIONS = _child(root.FUNCTIONS, "data.collate", "data.datasets.text")

@@ -60,6 +60,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         tree_root: the root of the tree: the first, the central or the last token.
         tree_sharing: ``"block"`` grows a tree in every block. ``"stage"`` uses the tree of the first block of a stage
             in all blocks of this stage.
+        frozen_stages: number of stages, counted from the first, that are not trained. 0 freezes the stem alone, more
+            freeze the stem and these stages, and -1 freezes nothing (see :class:`~ssm_core.backbone.Backbone`).
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -88,6 +90,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         tree_kind: TreeKind = "minimum",
         tree_root: TreeRoot = "first",
         tree_sharing: TreeSharing = "block",
+        frozen_stages: int = -1,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
         depths = base.depths if depths is None else depths
@@ -125,6 +128,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             in_chans=in_chans,
             num_classes=num_classes,
             out_indices=out_indices,
+            frozen_stages=frozen_stages,
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:

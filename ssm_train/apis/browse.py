@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.guarded import guarded
+from ssm_train.data.workers import check_samples
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.reproducibility import SeededDataset
@@ -30,7 +31,7 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
 
     Raises:
         ConfigError: the config has no such dataset.
-        DataError: the dataset is missing or damaged.
+        DataError: the dataset is missing, damaged or empty.
         WriteError: a picture cannot be written.
     """
     loader = cfg.get(f"{split}_dataloader")
@@ -40,6 +41,7 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
     check_folder(out)
     with building_in_scope(task.scope):
         dataset = DATASETS.build(loader.dataset)
+        check_samples(dataset, loader.dataset)
         samples = SeededDataset(guarded(dataset, loader.get("unreadable", "skip")), seed)
         return [
             task.draw_sample(samples[i], dataset, loader.dataset, out / f"{i:04d}")

@@ -85,6 +85,8 @@ def infer(predictor: Predictor, place: Path, out: Path, say: Callable[[str], Non
                     raise
                 unreadable += 1
                 say(f"skipped: {error}")
+        if not predictions:
+            raise DataError(f"not one of the {len(images)} images in {place} could be used: there are no predictions")
         write_text_atomically(out / "predictions.json", json.dumps(predictions, indent=1, ensure_ascii=False))
     except WriteError as error:
         done = f"the pictures of {len(predictions)} of {len(images)} images are in {out}, and no new predictions.json"

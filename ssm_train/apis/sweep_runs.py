@@ -1,6 +1,7 @@
 """The runs of a sweep: started one after the other or all at once, kept when they are done, tried again when not."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -160,14 +161,18 @@ class Sweep:
         return f"{outcome.folder} {outcome.status}{f': {outcome.error}' if outcome.error else best}"
 
     def check(self) -> None:
-        """Raise unless all runs succeeded.
+        """Raise unless all runs succeeded and were measured.
 
         Raises:
-            UserError: some failed; the message says how many.
+            UserError: some failed, and the message says how many; or none has the metric that is compared.
         """
         failed = sum(outcome.status == "failed" for outcome in self.outcomes)
         if failed:
             raise UserError(f"{failed} of {len(self.outcomes)} runs failed; the same command tries them again")
+        if all(outcome.last is None or math.isnan(outcome.last) for outcome in self.outcomes):
+            raise UserError(
+                f"there is nothing to compare: no validation of the {len(self.outcomes)} runs measured {self.metric}"
+            )
 
     def _recall(self, number: int) -> None:
         """Take up what an earlier call noted of a run."""

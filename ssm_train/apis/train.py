@@ -7,11 +7,13 @@ from typing import Literal
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.optim import OptimWrapper
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, DataError
 from ssm_core.writing import explained
 from ssm_train.runtime.building import building_from_config
 from ssm_train.runtime.config import changed
+from ssm_train.runtime.evaluator import not_measured
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.hooks import CurvesHook
 from ssm_train.runtime.launching import join_processes
@@ -129,6 +131,8 @@ def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, ne
                 "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"
             )
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        if isinstance(runner.optim_wrapper, OptimWrapper) and not any(map(max, runner.optim_wrapper.get_lr().values())):
+            runner.logger.warning("optim_wrapper.optimizer.lr is 0: nothing is learnt, unless a schedule sets a rate")
         _ = runner.val_loop  # built here, so that a missing validation set is known before training
     try:
         runner.train()
@@ -172,9 +176,16 @@ def test(
             writer.dataset = runner.test_dataloader.dataset
             runner.test_evaluator.metrics.append(writer)
     try:
-        return runner.test()
+        metrics = runner.test()
     finally:
         runner.stop_workers()
+    if len(not_measured(metrics)) == len(metrics):
+        raise DataError(
+            f"nothing was measured: {', '.join(metrics)} {'is' if len(metrics) == 1 else 'are'} NaN"
+            if metrics
+            else "nothing was measured: the test_evaluator gives no metric of these data"
+        )
+    return metrics
 
 
 test.__test__ = False  # pytest would collect it

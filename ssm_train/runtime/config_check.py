@@ -181,7 +181,7 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     top = place[0] if place else None
     if top is None:
         return TOP_LEVEL_KEYS
-    if place == ["optim_wrapper", "paramwise_cfg"]:
+    if place[:2] == ["optim_wrapper", "paramwise_cfg"]:
         return None  # only the constructor of the wrapper knows its keys
     if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
         return set(_PLAIN.get(top, _LOADER_KEYS))
@@ -324,6 +324,8 @@ def _check_object(place: str, node: dict, registry: Registry, scope: str | None,
         _check_keys(f"{place} ({kind})", node, allowed | set(extra) | {"type", "_scope_"})
     check_arguments(place, {key: value for key, value in node.items() if key != "type"}, target)
     check_keys(place, {key: node[key] for key in extra if key in node}, extra)
+    if isinstance(average := node.get("ema_type"), str) and find_type(average, scope, root.MODELS) is None:
+        raise ConfigError(f"{place}.ema_type: {_unknown_type(average, root.MODELS, scope)}")
     _check_arguments(place, node, scope)
 
 

@@ -64,11 +64,12 @@ _SIDE = Range(1, 1 << 16)  # pixels: a longer side is a mistyped number
 RANGES: dict[str, Range] = {
     **dict.fromkeys(("batch_size", "num_batch_per_epoch", "prefetch_factor", "accumulative_counts"), _FROM_ONE),
     **dict.fromkeys(("max_epochs", "max_iters", "val_interval", "base_batch_size", "topk"), _FROM_ONE),
-    **dict.fromkeys(("CurvesHook.interval", "NonFiniteHook.interval", "LoggerHook.interval"), _FROM_ONE),
+    **dict.fromkeys(("interval", "Harness.limit"), _FROM_ONE),
     **dict.fromkeys(("num_workers", "timeout", "val_begin", "begin", "save_begin", "count"), _FROM_ZERO),
     **dict.fromkeys(("CheckpointHook.interval", "max_keep_ckpts"), Range(-1)),
     "seed": Range(0, 2**32 - 1),
     **dict.fromkeys(("lr", "weight_decay", "mixup_alpha", "cutmix_alpha", "eta_min"), _FROM_ZERO),
+    **dict.fromkeys(("lr_mult", "decay_mult"), _FROM_ZERO),
     **dict.fromkeys(("process_timeout", "layer_decay"), _ABOVE_ZERO),
     **dict.fromkeys(("max_norm", "norm_type"), Range(0, math.inf, above=True)),
     **dict.fromkeys(("hflip", "random_erasing", "label_smoothing", "mix_prob", "eta_min_ratio"), _SHARE),
@@ -144,6 +145,9 @@ def check_value(place: str, value: Any, hint: Any, allowed: Range | None = None)
             raise ConfigError(f"{place} has to be a finite number, not {shown(value)}")
     if isinstance(value, Mapping) and (keys := _typed_dict(hint)):
         check_keys(place, value, keys)
+    elif isinstance(value, Mapping) and typing.get_origin(hint) is dict:
+        for key, item in value.items():
+            check_value(f"{place}.{key}", item, typing.get_args(hint)[1])
 
 
 def _choices(hint: Any) -> list[str]:
@@ -202,7 +206,8 @@ def check_everywhere(place: str, node: Any) -> None:
 
 def _typed_dict(hint: Any) -> dict[str, Any] | None:
     """The annotations of a TypedDict's keys, also of one that may be None; None for anything else."""
-    for kind in (hint, *typing.get_args(hint)):
+    either = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    for kind in typing.get_args(hint) if either else (hint,):
         if typing.is_typeddict(kind):
             return typing.get_type_hints(kind)
     return None

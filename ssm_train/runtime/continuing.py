@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.logging import MessageHub
 from mmengine.optim import _ParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -11,6 +12,8 @@ from torch.nn import SyncBatchNorm
 
 from ssm_core.errors import CheckpointError
 from ssm_train.runtime.checkpoints import plain
+from ssm_train.runtime.grouping import KEY as GROUPING
+from ssm_train.runtime.grouping import changed_settings
 from ssm_train.runtime.layout import Layout, PieceSampler, pieces_of
 from ssm_train.runtime.optimizers import GuardedOptimWrapper
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
@@ -35,9 +38,11 @@ def settle(runner: Runner, checkpoint: dict, keep_updates: bool, new_schedule: b
 
     Args:
         runner: the Runner. Its data loader and accumulation become those of the run if ``keep_updates`` is set.
-        checkpoint: the content of the file. Its schedule becomes that of the config if ``new_schedule`` is set.
+        checkpoint: the content of the file. Its schedule and the settings of its optimizer become those of the config
+            if ``new_schedule`` is set.
         keep_updates: whether the updates keep their samples where processes, batch size or accumulation differ.
-        new_schedule: whether the schedule of the config is followed where it differs, from where the run is.
+        new_schedule: whether the schedule and the optimizer of the config are followed where they differ, from where
+            the run is.
 
     Raises:
         CheckpointError: the run cannot go on as asked.
@@ -45,6 +50,7 @@ def settle(runner: Runner, checkpoint: dict, keep_updates: bool, new_schedule: b
     before = checkpoint.get("message_hub", {}).get("runtime_info", {})
     relaid = _settle_layout(runner, Layout.read(before.get(_KEY)), keep_updates)
     _check_end(runner, checkpoint["meta"], before)
+    _check_averaging(runner, checkpoint)
     _settle_schedule(runner, checkpoint, relaid, new_schedule)
 
 
@@ -125,8 +131,20 @@ def _check_end(runner: Runner, meta: Mapping[str, Any], before: Mapping[str, Any
         runner.logger.warning(f"the run to resume was to end after {end_before} {units}, and now goes on to {end}")
 
 
+def _check_averaging(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to drop the averages of a run. Its weights would silently become the averages, which are what it saves."""
+    if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        raise CheckpointError(
+            "the run to resume averages its weights by an EMAHook and this config has none: resume with the same "
+            "custom_hooks, or start a new run from its averages with load_from"
+        )
+
+
 def _settle_schedule(runner: Runner, checkpoint: dict, relaid: bool, new_schedule: bool) -> None:
-    """Compare the schedules, of which mmengine would take the one in the checkpoint without a word."""
+    """Compare the schedules and the settings of the optimizers.
+
+    mmengine would take those of the checkpoint without a word.
+    """
     given, saved = runner.cfg.get("param_scheduler"), checkpoint.get("param_schedulers") or []
     if (isinstance(given, Mapping) and "type" not in given) or isinstance(saved, Mapping):
         return  # of several optimizers
@@ -139,21 +157,27 @@ def _settle_schedule(runner: Runner, checkpoint: dict, relaid: bool, new_schedul
     differences = _differences(schedulers, saved, _PROGRESS | {"base_values"} if relaid else _PROGRESS)
     groups = list(zip(runner.optim_wrapper.param_groups, _saved_groups(checkpoint["optimizer"]), strict=True))
     if not schedulers and not saved and not relaid:
-        rates = [(before["lr"], now["lr"]) for now, before in groups]
-        differences = [f"learning rate was {old:.6g}, now {new:.6g}" for old, new in rates if old != new][:1]
+        rates = ([group["lr"] for group in column] for column in zip(*groups, strict=True))
+        differences += _rates(*reversed(list(rates)))
+    names = {"lr"} | {scheduler.param_name for scheduler in schedulers}
+    settings = changed_settings(*zip(*groups, strict=True), names)
+    differences += settings.values()
+    if regrouped := checkpoint.pop(GROUPING, ""):
+        differences.append(regrouped)
     if not differences:
         return
-    words = f"the schedule of the run to resume differs from that of this config ({'; '.join(differences)})"
+    words = f"the run to resume differs from this config: {'; '.join(differences)}"
     if not new_schedule:
         raise CheckpointError(
-            f"{words}: resume with the same schedule, or add --new-schedule to follow that of the config from here on"
+            f"{words}; resume with the same, or add --new-schedule to follow the config's optimizer and schedule from "
+            "here on"
         )
     _advance(runner, schedulers, checkpoint["meta"])
     checkpoint["param_schedulers"] = [scheduler.state_dict() for scheduler in schedulers]
-    names = {"lr"} | {scheduler.param_name for scheduler in schedulers}
     for now, before in groups:
         before.update({key: now[key] for name in names for key in (name, f"initial_{name}") if key in now})
-    runner.logger.warning(f"{words}; that of the config is followed from here on")
+        before.update({key: now[key] for key in settings if key in now})
+    runner.logger.warning(f"{words}; the config is followed from here on")
 
 
 def _built_anew(runner: Runner, given: Any) -> list[_ParamScheduler]:
@@ -172,16 +196,26 @@ def _differences(schedulers: list[_ParamScheduler], saved: list[dict], ignored: 
     for scheduler, before in zip(schedulers, saved, strict=True):
         now, before = plain(scheduler.state_dict()), plain(before)
         for key in sorted((now.keys() | before.keys()) - ignored):
-            if now.get(key) != before.get(key):
-                old, new = (_short(state.get(key)) for state in (before, now))
-                name = "learning rate" if key == "base_values" and scheduler.param_name == "lr" else key
-                found.append(f"{name} of {type(scheduler).__name__} was {old}, now {new}")
-    return found
+            old, new = before.get(key), now.get(key)
+            if key == "base_values" and scheduler.param_name == "lr":
+                found += _rates(old, new)
+            elif old != new:
+                found.append(f"{key} of {type(scheduler).__name__} was {_short(old)}, now {_short(new)}")
+    return list(dict.fromkeys(found))  # schedulers after the first repeat the learning rates
+
+
+def _rates(old: list[float], new: list[float]) -> list[str]:
+    """What is different between the learning rates of the groups of parameters, in words."""
+    if len(old) == len(new):
+        pairs = [([then], [now]) for then, now in zip(old, new, strict=True) if then != now]
+        old, new = max(pairs, default=([], []))
+    if set(old) == set(new):
+        return []
+    then, now = (" and ".join(map(_short, sorted(set(rates)))) for rates in (old, new))
+    return [f"optim_wrapper.optimizer.lr was {then}, now {now}"]
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list) and value:
-        value = max(value) if len(set(map(type, value))) == 1 and isinstance(value[0], float) else value
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -1,6 +1,8 @@
 """Evaluation that counts every sample once and leaves out those that could not be read."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +12,10 @@ from mmengine.logging import MMLogger
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.structures import BaseDataElement
 
+from ssm_core.errors import DataError
 from ssm_train.data.collate import UNREADABLE_KEY
+
+_SHOWN = 3  # metrics in a message
 
 
 class ReadableEvaluator(Evaluator):
@@ -24,6 +29,7 @@ class ReadableEvaluator(Evaluator):
     size: int | None = None  # number of samples of the dataset; the Runner sets it
 
     _replaced = 0
+    _used = 0
     _seen = 0  # number of samples that this process was given
 
     def process(self, data_samples: Sequence[BaseDataElement | dict], data_batch: Any = None) -> None:
@@ -31,19 +37,40 @@ class ReadableEvaluator(Evaluator):
         own = [sample for sample in data_samples if not self._is_repeated()]
         good = [sample for sample in own if not _problem_of(sample)]
         self._replaced += len(own) - len(good)
+        self._used += len(good)
         if good:
             super().process(good, data_batch)
 
     def evaluate(self, size: int) -> dict:
-        """Compute the metrics over a whole dataset of ``size`` samples, and warn of those that were left out."""
+        """Compute the metrics over a whole dataset of ``size`` samples.
+
+        Samples that were left out and metrics that are NaN are warned of.
+
+        Raises:
+            DataError: all samples were left out, or there were none.
+        """
         replaced = torch.tensor(self._replaced)
+        used = torch.tensor(self._used)
         all_reduce(replaced)
-        self._replaced = self._seen = 0
+        all_reduce(used)
+        self._replaced = self._seen = self._used = 0
+        if not used:
+            raise DataError(
+                f"there is nothing to measure: not one of the {size} samples could be used"
+                if replaced
+                else "there is nothing to measure: the evaluation had no samples"
+            )
         if replaced:
             MMLogger.get_current_instance().warning(
                 f"{int(replaced)} of {size} images could not be used and are not in the metrics"
             )
-        return super().evaluate(size)
+        metrics = super().evaluate(size)
+        if unknown := not_measured(metrics):
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            MMLogger.get_current_instance().warning(
+                f"{', '.join(unknown[:_SHOWN])}{more} could not be measured on these {size} samples (NaN)"
+            )
+        return metrics
 
     def _is_repeated(self) -> bool:
         """Count a sample, and say whether it only fills the last batch of this process."""
@@ -51,6 +78,11 @@ class ReadableEvaluator(Evaluator):
         place = self._seen * get_world_size() + get_rank()
         self._seen += 1
         return get_world_size() > 1 and self.size is not None and place >= self.size
+
+
+def not_measured(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics that are NaN."""
+    return [name for name, value in metrics.items() if isinstance(value, Real) and math.isnan(value)]
 
 
 def _problem_of(sample: BaseDataElement | dict) -> str:

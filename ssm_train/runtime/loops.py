@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ssm_core.errors import CheckpointError
+from ssm_core.errors import CheckpointError, ConfigError
 from ssm_train.registry import LOOPS
 from ssm_train.runtime import continuing, pieces
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
@@ -26,8 +26,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         Raises:
             CheckpointError: the run to resume had another number of iterations in an epoch, or its numbers of
                 iterations and of epochs do not fit each other.
+            ConfigError: the first validation would be after the end.
         """
         self._check_epoch_length()
+        _check_span(self, self._epoch, "max_epochs", "epochs")
         continuing.remember(self.runner)
         self.runner.call_hook("before_train")
         if (
@@ -113,11 +115,13 @@ class ResumableIterLoop(IterBasedTrainLoop):
 
         Raises:
             CheckpointError: the data loader has no sampler to resume.
+            ConfigError: the first validation would be after the end.
         """
         if not isinstance(self.dataloader.batch_sampler, ResumableBatchSampler):
             raise CheckpointError(
                 "ResumableIterLoop needs a data loader with a sampler: give train_dataloader a dataset, not a stream"
             )
+        _check_span(self, self._iter, "max_iters", "iterations")
         continuing.remember(self.runner)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
@@ -153,6 +157,19 @@ class ResumableIterLoop(IterBasedTrainLoop):
         # Set before the validation, which writes the checkpoint of a new best score.
         self.runner.message_hub.update_info("last_iteration_validated", self._iter)
         _validate_or_forget(self.runner, "last_iteration_validated")
+
+
+def _check_span(loop: EpochBasedTrainLoop | IterBasedTrainLoop, done: int, key: str, units: str) -> None:
+    """Refuse a training that would never be validated, and say if nothing is left to train."""
+    end = getattr(loop, key)
+    if loop.runner.val_loop is not None and loop.val_begin > end:
+        raise ConfigError(
+            f"train_cfg.val_begin={loop.val_begin} is after train_cfg.{key}={end}: there would be no validation"
+        )
+    if done >= end:
+        loop.runner.logger.warning(
+            f"nothing is left to train: the run has completed its {end} {units}; give more as train_cfg.{key} to go on"
+        )
 
 
 def _run_iteration(loop: EpochBasedTrainLoop | IterBasedTrainLoop, number: int, batch: Any) -> None:

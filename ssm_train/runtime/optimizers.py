@@ -1,21 +1,16 @@
-"""Updating parameters: mixed precision, gradient clipping, a stop at NaN, and timm's parameter groups."""
+"""Updating parameters: mixed precision, gradient clipping, and a stop at NaN."""
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypedDict
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ssm_core.errors import ConfigError, NonFiniteError
-from ssm_train.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from ssm_train.registry import OPTIM_WRAPPERS
 
 
 class ClipGrad(TypedDict, total=False):
@@ -23,14 +18,6 @@ class ClipGrad(TypedDict, total=False):
 
     max_norm: float
     norm_type: float
-
-
-class ParamwiseCfg(TypedDict, total=False):
-    """The settings of :class:`TimmOptimWrapperConstructor`."""
-
-    layer_decay: float
-    no_decay_keys: list[str]
-    norms_too: bool
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -183,107 +170,3 @@ class GuardedOptimWrapper(OptimWrapper):
 
 def _is_finite(value: float) -> bool:
     return value - value == 0
-
-
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class TimmOptimWrapperConstructor:
-    """Groups parameters by weight decay and learning rate.
-
-    As in timm, biases, norms and the parameters that a module's ``no_weight_decay()`` names do not decay.
-    ``paramwise_cfg`` may have these keys:
-
-    - ``layer_decay``: factor of the learning rate from each layer of the backbone to the layer before it. It needs a
-      network with timm's ``group_matcher``. All other parts of the model have the full rate.
-    - ``no_decay_keys``: regular expressions. A parameter then does not decay if one of them is found in its name, and
-      decays otherwise. Recipes for downstream tasks use this, in which biases and the dynamics of scans do decay.
-    - ``norms_too``: whether norms do not decay either, in addition to ``no_decay_keys`` and whatever their names are.
-
-    Args:
-        optim_wrapper_cfg: config of the wrapper, with the config of the ``optimizer`` in it.
-        paramwise_cfg: the keys above.
-
-    Raises:
-        ConfigError: ``paramwise_cfg`` has another key, or ``norms_too`` without ``no_decay_keys``.
-    """
-
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: ParamwiseCfg | None = None):
-        self.optim_wrapper_cfg = optim_wrapper_cfg
-        paramwise_cfg = paramwise_cfg or {}
-        known = ("layer_decay", "no_decay_keys", "norms_too")
-        if unknown := sorted(set(paramwise_cfg) - set(known)):
-            raise ConfigError(f"optim_wrapper.paramwise_cfg has no {', '.join(unknown)}, only {', '.join(known)}")
-        self.layer_decay, self.no_decay_keys, self.norms_too = (paramwise_cfg.get(key) for key in known)
-        if self.norms_too and self.no_decay_keys is None:
-            raise ConfigError(
-                "optim_wrapper.paramwise_cfg.norms_too needs no_decay_keys, without which no norm decays anyway"
-            )
-
-    def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer over the parameter groups of a model, and its wrapper.
-
-        Raises:
-            ConfigError: ``layer_decay`` is set, and the backbone has no ``group_matcher``.
-        """
-        model = model.module if is_model_wrapper(model) else model
-        wrapper_cfg = dict(self.optim_wrapper_cfg)
-        optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
-        decay = optimizer_cfg.get("weight_decay", 0.0)
-        exempt, factors = self._exempt(model), self._rate_factors(model)
-        members: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                members[factors.get(name, 1.0), 0.0 if name in exempt else decay].append(parameter)
-        groups = [
-            {"params": parameters, "lr": optimizer_cfg["lr"] * factor, "weight_decay": own_decay}
-            for (factor, own_decay), parameters in sorted(members.items(), key=lambda item: item[0])
-        ]
-        optimizer = OPTIMIZERS.build({**optimizer_cfg, "params": groups})
-        wrapper_cfg.setdefault("type", "ssm_train.GuardedOptimWrapper")
-        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args={"optimizer": optimizer})
-
-    def _exempt(self, model: nn.Module) -> set[str]:
-        """Names of the parameters that do not decay."""
-        names = dict(model.named_parameters())
-        if self.no_decay_keys is None:
-            return no_weight_decay(model) | {n for n, p in names.items() if p.ndim <= 1 or n.endswith(".bias")}
-        named = {name for name in names if any(re.search(key, name) for key in self.no_decay_keys)}
-        return named | (parameters_of_norms(model) if self.norms_too else set())
-
-    def _rate_factors(self, model: nn.Module) -> dict[str, float]:
-        """Factors of the learning rate, by the names of the parameters of the backbone."""
-        if self.layer_decay is None:
-            return {}
-        network, prefix = (model.backbone, "backbone.") if hasattr(model, "backbone") else (model, "")
-        if not hasattr(network, "group_matcher"):
-            raise ConfigError(
-                f"optim_wrapper.paramwise_cfg.layer_decay needs a backbone of this project or of timm, because "
-                f"{type(network).__name__} has no group_matcher that names its layers"
-            )
-        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-        last = max(layers.values())
-        return {f"{prefix}{name}": self.layer_decay ** (last - layer) for name, layer in layers.items()}
-
-
-def parameters_of_norms(model: nn.Module) -> set[str]:
-    """Full names of the weights and biases of all layer, batch, group and instance norms."""
-    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-    return {
-        _full_name(prefix, name)
-        for prefix, module in model.named_modules()
-        if isinstance(module, kinds)
-        for name, _ in module.named_parameters(recurse=False)
-    }
-
-
-def no_weight_decay(model: nn.Module) -> set[str]:
-    """Full names of the parameters that the ``no_weight_decay()`` of some module names."""
-    return {
-        _full_name(prefix, name)
-        for prefix, module in model.named_modules()
-        if hasattr(module, "no_weight_decay")
-        for name in module.no_weight_decay()
-    }
-
-
-def _full_name(module: str, parameter: str) -> str:
-    return f"{module}.{parameter}" if module else parameter

@@ -12,6 +12,8 @@ from ssm_core import weights
 from ssm_core.errors import CheckpointError
 from ssm_train.runtime import resumed
 from ssm_train.runtime.checkpoints import STATE, meta_of, outline, outline_of, pointed
+from ssm_train.runtime.grouping import KEY as GROUPING
+from ssm_train.runtime.grouping import Grouping, arrange
 
 # What Python raises where a state has other types, keys or numbers than it should.
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)
@@ -138,7 +140,9 @@ def timed_states(folder: str | Path, stranger: Callable[[str | None, int], str])
 
 
 def check_state(content: dict[str, Any], path: str | Path, run: Runner) -> None:
-    """Check that a run can go on from what a state has besides the weights. Its message hub is unpacked.
+    """Check that a run can go on from what a state has besides the weights.
+
+    Its message hub is unpacked, and the state of its optimizer is arranged for the groups of the run (:func:`arrange`).
 
     Args:
         content: the content of the file, with ``"state_dict"`` and ``"meta"``.
@@ -150,10 +154,13 @@ def check_state(content: dict[str, Any], path: str | Path, run: Runner) -> None:
     """
     outline_of(content, path)
     optimizer = getattr(run.optim_wrapper, "optimizer", None)
+    own, grouping = run.optim_wrapper.state_dict(), Grouping.of(run.optim_wrapper, run.bare_model)
     try:
-        resumed.check_optimizer(content["optimizer"], run.optim_wrapper.state_dict(), optimizer)
+        if grouping is not None:
+            arrange(content, path, own, grouping)
+        resumed.check_optimizer(content["optimizer"], own, optimizer)
         if isinstance(run.param_schedulers, list) and "param_schedulers" in content:
-            _check_schedules(content["param_schedulers"], run.param_schedulers)
+            _check_schedules(content["param_schedulers"], run.param_schedulers, bool(content.get(GROUPING)))
         _check_averages(content)
         seed = meta_of(content).get("seed")
         if seed is not None and type(seed) is not int:
@@ -171,10 +178,18 @@ def _check_averages(content: Mapping[str, Any]) -> None:
             raise ValueError(f"the average of {name} has another shape")
 
 
-def _check_schedules(states: Any, schedules: list[Any]) -> None:
-    """Check the states of the same kind as the run's schedules. What else may differ is :func:`.settle`'s to say."""
+def _check_schedules(states: Any, schedules: list[Any], regrouped: bool) -> None:
+    """Check the states of the same kind as the run's schedules. What else may differ is :func:`.settle`'s to say.
+
+    Args:
+        states: from a file.
+        schedules: the run's.
+        regrouped: whether the groups of parameters are others, so that lists with a value of each group are as well.
+    """
+    of_groups = ("base_values", "_last_value") if regrouped else ()
     for state, schedule in zip(states, schedules, strict=False):
         if not isinstance(state["end"], int | float):
             raise TypeError("a schedule has no end")
-        if state.keys() == schedule.state_dict().keys():
-            resumed.check_schedules([state], [schedule])
+        own = schedule.state_dict()
+        if state.keys() == own.keys():
+            resumed.check_alike({k: v for k, v in own.items() if k not in of_groups}, state, "param_schedulers")

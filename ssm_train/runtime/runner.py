@@ -1,7 +1,7 @@
 """mmengine's Runner, made reproducible, resumable at any iteration, and able to train on CPUs in several processes."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import DATASETS
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -21,12 +22,15 @@ from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
 from ssm_train.data.guarded import guarded
 from ssm_train.data.normalization import test_data_of, value_range_of
-from ssm_train.data.workers import StoppableLoader, check_batches
+from ssm_train.data.workers import StoppableLoader, check_batches, check_samples
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import fit, resumed, resuming
 from ssm_train.runtime.building import building_from_config, compile_parts
 from ssm_train.runtime.continuing import settle
+from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_size
+from ssm_train.runtime.grouping import KEY as GROUPING
+from ssm_train.runtime.grouping import Grouping
 from ssm_train.runtime.launching import join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
@@ -61,6 +65,8 @@ class Runner(mmengine_runner.Runner):
     folder: WorkFolder | None = None
     # Whether the run goes on from a file outside its folder, where a later --resume would not find it.
     starts_elsewhere: bool = False
+    # Modules that the config's custom_keys freeze.
+    frozen: Sequence[nn.Module] = ()
     # What the checkpoint that was read last says about itself; None for weights alone.
     loaded: ckpt.Outline | None = None
 
@@ -86,14 +92,18 @@ class Runner(mmengine_runner.Runner):
 
         mmengine does this for a single process. It does not for several, because it would drop the activation of batch
         norms that have one (see :func:`synchronise_norms`). By default the wrapper keeps no copies of the gradients.
-        A wrapper on the CPU gets no GPU numbers.
+        A wrapper on the CPU gets no GPU numbers. What ``custom_keys`` freeze is frozen here, because a wrapper waits
+        for the gradients of all parameters that are trained.
 
         Raises:
-            ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out, or the settings of the wrapper are wrong.
+            ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out, or the settings of the wrapper are wrong, or
+                see :func:`freeze`.
         """
         sync_bn = self.cfg.get("sync_bn")
         if sync_bn not in (None, "torch"):
             raise ConfigError(f"sync_bn is 'torch' or left out, not {sync_bn!r}")
+        if not is_model_wrapper(model):
+            self.frozen = freeze(model, keys_in(self.cfg.get("optim_wrapper")))
         if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         settings = model_wrapper_cfg or {
@@ -116,12 +126,18 @@ class Runner(mmengine_runner.Runner):
             diff_rank_seed: whether the sampler of every process gets another seed.
 
         Raises:
+            DataError: there are no data.
             ConfigError: the data are too few for a single batch.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
+        if isinstance(source := settings["dataset"], Mapping):
+            settings["dataset"] = DATASETS.build(source)
+            if hasattr(settings["dataset"], "full_init"):
+                settings["dataset"].full_init()
+            check_samples(settings["dataset"], source)
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
         check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
@@ -168,6 +184,8 @@ class Runner(mmengine_runner.Runner):
         self.rescue = RescueHook(float(self.cfg.get("process_timeout", 60.0)))
         stop_hook = StopHook(StopSignals())
         self.register_hook(self.rescue)
+        if self.frozen:
+            self.register_hook(FrozenHook(self.frozen))
         self.register_hook(stop_hook)
         try:
             with threads_may_fail_to_write():
@@ -355,6 +373,8 @@ class Runner(mmengine_runner.Runner):
             state["meta"]["run"] = self.folder.run
         if optimizer:
             state["optimizer"] = self.optim_wrapper.state_dict()
+            if (grouping := Grouping.of(self.optim_wrapper, self.bare_model)) is not None:
+                state[GROUPING] = grouping.plain()
         if schedulers and self.param_schedulers is not None:
             state["param_schedulers"] = ckpt.schedules(self.param_schedulers)
         self.call_hook("before_save_checkpoint", checkpoint=state)

@@ -6,6 +6,7 @@ import os
 
 import pytest
 import runs
+import torch
 
 from ssm_core.errors import CheckpointError
 
@@ -47,6 +48,37 @@ def finished(tmp_path_factory):
     return folder / "run"
 
 
+def check_new_groups(checkpoint, resumed, other, stem):
+    """Resume with other settings and groups. Every parameter that is still trained keeps its own state."""
+    from ssm_core.weights import read_file
+
+    def states_of(runner):
+        optimizer = runner.optim_wrapper.optimizer
+        names = {parameter: name for name, parameter in runner.model.named_parameters()}
+        groups = {names[p]: group for group in optimizer.param_groups for p in group["params"]}
+        return {names[p]: state["exp_avg"] for p, state in optimizer.state.items()}, groups
+
+    runner = resumed(other | {"optim_wrapper.optimizer.lr": 2e-3}, "new_schedule")
+    shapes = {name: parameter.ndim for name, parameter in runner.model.named_parameters()}
+    # The saved run has two groups: what does not decay, and what does.
+    in_order = sorted(shapes, key=lambda name: shapes[name] > 1)
+    saved = {in_order[number]: entry for number, entry in read_file(checkpoint)["optimizer"]["state"].items()}
+    moments, groups = states_of(runner)
+    assert all(torch.equal(moments[name], saved[name]["exp_avg"]) for name in shapes)
+    assert {(tuple(group["betas"]), group["weight_decay"]) for group in groups.values()} == {
+        ((0.8, 0.95), 0.0), ((0.8, 0.95), 0.1)}  # fmt: skip
+
+    keys = stem["optim_wrapper.paramwise_cfg"]["custom_keys"] | {"classifier": {"lr_mult": 10.0}}
+    changes = {"optim_wrapper.paramwise_cfg": {"custom_keys": keys}, "optim_wrapper.optimizer.weight_decay": 0.0}
+    runner = resumed(changes, "new_schedule")
+    moments, groups = states_of(runner)
+    assert moments.keys() == groups.keys() == shapes.keys() - {"backbone.conv_stem.weight"}
+    assert all(torch.equal(moments[name], saved[name]["exp_avg"]) for name in moments)
+    assert {name for name, group in groups.items() if group["lr"] == pytest.approx(1e-2)} == {
+        "backbone.classifier.weight", "backbone.classifier.bias"}  # fmt: skip
+    assert {group["weight_decay"] for group in groups.values()} == {0.0}
+
+
 def check_refusals(checkpoint, work_dir):
     from ssm_train.runtime.runner import Runner
 
@@ -75,8 +107,20 @@ def check_refusals(checkpoint, work_dir):
     refused("completed 6 iterations, and train_cfg.max_iters=5 asks for fewer", {"train_cfg.max_iters": 5})
     longer, faster = {"param_scheduler.0.T_max": 24}, {"optim_wrapper.optimizer.lr": 4e-3}
     refused("T_max of CosineAnnealingLR was 12, now 24.*--new-schedule", longer)
-    refused("learning rate of CosineAnnealingLR was 0.002, now 0.004", faster)
+    refused(r"optim_wrapper\.optimizer\.lr was 0.002, now 0.004", faster)
     refused("1 schedules, now 2", {"param_scheduler": configure(work_dir).param_scheduler * 2})
+
+    other = {"optim_wrapper.optimizer.weight_decay": 0.1, "optim_wrapper.optimizer.betas": (0.8, 0.95)}
+    refused(
+        r"optim_wrapper\.optimizer\.betas was \[0.9, 0.999\], now \[0.8, 0.95\]; "
+        r"optim_wrapper\.optimizer\.weight_decay was 0.05, now 0.1; resume with the same, or add --new-schedule",
+        other,
+    )
+    sgd = {"optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 2e-3, "weight_decay": 0.05}}
+    refused("optimizer.type was AdamW, now SGD", sgd, "new_schedule")
+    stem = {"optim_wrapper.paramwise_cfg": {"custom_keys": {"conv_stem": {"frozen": True}}}}
+    refused("backbone.conv_stem.weight is no longer trained; resume with the same", stem)
+    check_new_groups(checkpoint, resumed, other, stem)
 
     runner = resumed({"train_cfg.max_iters": 10, "train_dataloader.num_workers": 1})
     assert (runner.iter, runner.max_iters) == (6, 10)
@@ -93,7 +137,7 @@ def test_what_is_refused_and_what_is_not(finished, tmp_path):
     runs.call(check_refusals, tmp_path / "log", finished / "iter_6.pth", tmp_path / "run")
     said = (tmp_path / "log").read_text()
     assert "the run to resume was to end after 9 iterations, and now goes on to 10" in said
-    assert "that of the config is followed from here on" in said
+    assert "the config is followed from here on" in said
 
 
 def test_more_processes_with_smaller_batches_follow(finished, tmp_path):

@@ -8,7 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ssm_core.errors import ConfigError, NonFiniteError
-from ssm_train.runtime.optimizers import GuardedOptimWrapper, no_weight_decay
+from ssm_train.runtime.optimizers import GuardedOptimWrapper
+from ssm_train.runtime.parameter_groups import no_weight_decay
 
 
 def make(lr=0.1, **options):

@@ -9,7 +9,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, nearest
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.checkpoints import BEST, point_to
@@ -33,6 +33,9 @@ class AtomicCheckpointHook(CheckpointHook):
             out.
         save_last: whether to save at the end of training in any case.
         save_begin: the first epoch or iteration after which a checkpoint is saved.
+
+    Raises:
+        ConfigError: ``interval`` or ``max_keep_ckpts`` is 0, or nothing would ever be saved.
     """
 
     def __init__(
@@ -45,6 +48,17 @@ class AtomicCheckpointHook(CheckpointHook):
         save_last: bool = True,
         save_begin: int = 0,
     ):
+        for name, value in (("interval", interval), ("max_keep_ckpts", max_keep_ckpts)):
+            if value == 0 or value < -1:
+                meaning = "no checkpoints but the last" if name == "interval" else "all"
+                raise ConfigError(
+                    f"default_hooks.checkpoint.{name} has to be 1 or more, or -1 for {meaning}, not {value}"
+                )
+        if interval == -1 and not save_last and save_best is None:
+            raise ConfigError(
+                "default_hooks.checkpoint would save nothing of the training: give an interval, save_last=True or "
+                "save_best"
+            )
         super().__init__(
             interval,
             by_epoch,
@@ -120,6 +134,12 @@ class AtomicCheckpointHook(CheckpointHook):
                 remove_file(path.with_name(self.filename_tmpl.format(number)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        for name in self.key_indicators:
+            if name != "auto" and name not in metrics:
+                raise ConfigError(
+                    f"default_hooks.checkpoint.save_best is {name!r}, which the validation does not measure"
+                    f"{nearest(name, metrics)}: it gives {', '.join(metrics)}"
+                )
         known = runner.message_hub.runtime_info
         scores = {key: value for key, value in known.items() if key.startswith("best_")}
         paths = dict(self._best_paths())

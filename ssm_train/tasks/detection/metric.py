@@ -20,7 +20,7 @@ class CocoInstanceMetric(CocoMetric):
     """COCO's precisions of all objects, ``coco/bbox_mAP``, ``coco/segm_mAP`` …, and of every class, from 0 to 1.
 
     Only images with predictions count, so that images that could not be read are left out. A model that finds no object
-    has a precision of 0.
+    has a precision of 0. If there is no object to find, the precision is NaN.
 
     The report of :class:`.ClassReportHook` has the number of objects of every class, their AP at all overlaps, at 0.5
     and at 0.75, and their AR, by boxes and by masks. Its confusion matrix takes the predictions with a score of at
@@ -90,7 +90,10 @@ class CocoInstanceMetric(CocoMetric):
             return others
         predictions = [prediction for _, prediction in results]
         metrics: dict[str, float] = {}
-        columns: dict[str, list[float]] = {"objects": self._counts()}
+        counts = self._counts()
+        if not sum(counts):  # COCO's figures would be -1, and 0 if nothing is predicted
+            return dict.fromkeys((f"{kind}_mAP" for kind in kinds), np.nan) | others
+        columns: dict[str, list[float]] = {"objects": counts}
         for kind in kinds:
             figures, of_class = self._evaluate(kind, predictions)
             metrics |= {f"{kind}_{name}": value for name, value in figures.items()}
