@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.built import build_dataset
 from ssm_train.data.guarded import guarded
-from ssm_train.data.workers import check_samples
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.reproducibility import SeededDataset
@@ -40,8 +39,7 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
     task = task_of(cfg)
     check_folder(out)
     with building_in_scope(task.scope):
-        dataset = DATASETS.build(loader.dataset)
-        check_samples(dataset, loader.dataset)
+        dataset = build_dataset(loader.dataset)
         samples = SeededDataset(guarded(dataset, loader.get("unreadable", "skip")), seed)
         return [
             task.draw_sample(samples[i], dataset, loader.dataset, out / f"{i:04d}")

@@ -4,16 +4,15 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ssm_core.errors import ConfigError, DataError
+from ssm_core.errors import ConfigError
 
-_PLACES = ("root", "data_root", "ann_file", "path", "split", "indices")  # where datasets of a config have their data
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
@@ -84,24 +83,6 @@ def _wait_for_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def check_samples(dataset: Any, settings: Mapping[str, Any]) -> None:
-    """Check that a dataset has a sample. An epoch of none would end at once, and an endless sampler never.
-
-    Args:
-        dataset: the dataset; a stream without a length passes.
-        settings: its config, from which the message takes where the data are.
-
-    Raises:
-        DataError: there is no sample.
-    """
-    if not hasattr(dataset, "__len__") or len(dataset):
-        return
-    given = ((key, settings[key]) for key in _PLACES if isinstance(settings.get(key), str | int | Path))
-    places = ", ".join(f"{key}={value}" for key, value in given if value != "")
-    kind = settings.get("type", type(dataset).__name__)
-    raise DataError(f"the dataset {kind}{f' ({places})' if places else ''} has no samples: check where its data are")
 
 
 def check_batches(loader: DataLoader) -> None:

@@ -12,7 +12,6 @@ from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import DATASETS
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -20,9 +19,10 @@ from torch.utils.data import DataLoader
 
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
+from ssm_train.data.built import build_dataset
 from ssm_train.data.guarded import guarded
 from ssm_train.data.normalization import test_data_of, value_range_of
-from ssm_train.data.workers import StoppableLoader, check_batches, check_samples
+from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import fit, resumed, resuming
 from ssm_train.runtime.building import building_from_config, compile_parts
@@ -133,11 +133,8 @@ class Runner(mmengine_runner.Runner):
             return dataloader
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
-        if isinstance(source := settings["dataset"], Mapping):
-            settings["dataset"] = DATASETS.build(source)
-            if hasattr(settings["dataset"], "full_init"):
-                settings["dataset"].full_init()
-            check_samples(settings["dataset"], source)
+        if isinstance(settings["dataset"], Mapping):
+            settings["dataset"] = build_dataset(settings["dataset"])
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
         check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))

@@ -56,7 +56,9 @@ def test_the_same_key_is_meant_as_in_mmengine():
 
 def test_a_key_changes_what_it_names_and_nothing_else():
     model = Small()
-    found = settings(model, build(model, custom_keys={"backbone": dict(lr_mult=0.1), "blocks": dict(decay_mult=2.0)}))
+    found = settings(
+        model, build(model, custom_keys={"backbone": dict(lr_mult=0.1), "backbone.blocks": dict(decay_mult=2.0)})
+    )
     assert found == {
         "backbone.stem.weight": (0.1, 1.0),
         "backbone.stem.bias": (0.1, 0.0),  # biases and norms still do not decay
@@ -221,8 +223,8 @@ def test_a_rate_for_what_an_adapted_language_model_does_not_train(trainings):
 
     with DefaultScope.overwrite_default_scope("ssm_train"):
         model = MODELS.build(load_config(good_lines.LANGUAGE, trainings[good_lines.LANGUAGE]).model)
-    with pytest.raises(ConfigError, match="'embeddings', which is for frozen parameters alone"):
-        build(model, custom_keys={"embeddings": dict(lr_mult=0.1)})
+    with pytest.raises(ConfigError, match="'A_log', which is for frozen parameters alone"):
+        build(model, custom_keys={"A_log": dict(lr_mult=0.1)})
     found = settings(model, build(model, custom_keys={"lora_B": dict(lr_mult=16.0)}))
     assert {rate for name, (rate, _) in found.items() if "lora_B" in name} == {16.0}
     assert {rate for name, (rate, _) in found.items() if "lora_B" not in name} == {1.0}

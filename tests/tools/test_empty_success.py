@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import pytest
 import runs
@@ -11,6 +10,8 @@ from command_line import error_of
 from hostile import good_lines
 from hostile.good_lines import CLASSIFICATION, DETECTION, LANGUAGE, SEGMENTATION
 from PIL import Image
+
+from ssm_train.commands.program import COMMANDS
 
 # mmengine shares loggers between runs that have the same name and start in the same second.
 NUMBER = itertools.count()
@@ -80,7 +81,7 @@ TABLE = {
         "export", CLASSIFICATION, ["TMP/classification.pth", "--format", "torch_export", "--image", "TMP/no.png"], [],
         "no.png"),
     "browse_dataset: no samples": (
-        "analysis/browse_dataset", SEGMENTATION, ["--out", "TMP/out"], ["train_dataloader.dataset.indices=0"],
+        "browse_dataset", SEGMENTATION, ["--out", "TMP/out"], ["train_dataloader.dataset.indices=0"],
         "has no samples"),
     "merge_adapters: no language model": (
         "merge_adapters", CLASSIFICATION, ["TMP/classification.pth", "TMP/out"], [], "describes no language model"),
@@ -182,17 +183,21 @@ def _train(options, work_dir, **settings):
     train(cfg, **settings)
 
 
-def test_every_tool_is_here_or_cannot_do_nothing():
-    """A tool without a line here either takes no data, or is named with the reason."""
-    from command_line import ROOT
-
+def test_every_command_is_here_or_cannot_do_nothing():
+    """A command without a line here is named with the reason."""
     without = {
         "ablate": "above",
+        "cost": "looks at a model, and needs no data",
+        "dist_test": "starts test",
+        "dist_train": "starts train",
+        "doctor": "examines the installation",
         "explore": "waits for photos until it is ended",
         "language_study": "gives its data to train_tokenizer, train and test",
         "prepare_data": "counts what is there, see tests/tools/test_prepare_data.py",
+        "print_config": "prints what it is given",
         "quickstart": "brings its data along",
+        "slurm_train": "starts train",
+        "visualize": "draws the photos and runs that it is given",
     }
-    tools = {path.stem for path in Path(ROOT / "tools").glob("*.py")}
-    here = {line[0] for line in (*TABLE.values(), *OTHERS.values())}
-    assert tools == {tool for tool in here if "/" not in tool} | set(without)
+    commands = {command.module for command in COMMANDS.values()}
+    assert commands == {line[0] for line in (*TABLE.values(), *OTHERS.values())} | set(without)

@@ -134,7 +134,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 remove_file(path.with_name(self.filename_tmpl.format(number)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        for name in self.key_indicators:
+        for name in self.key_indicators if self.save_best is not None else ():
             if name != "auto" and name not in metrics:
                 raise ConfigError(
                     f"default_hooks.checkpoint.save_best is {name!r}, which the validation does not measure"
