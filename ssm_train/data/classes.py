@@ -1,6 +1,7 @@
-"""Which classes the samples of a dataset have, without loading them."""
+"""Which classes the samples of a dataset have, without loading them, and how these are numbered."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssm_core.errors import ConfigError
@@ -36,3 +37,21 @@ def class_counts(dataset: Any) -> list[int]:
     """
     numbers = Counter(label for index in range(len(dataset)) for label in classes_of(dataset, index))
     return [numbers[label] for label in range(len(dataset.metainfo["classes"]))]
+
+
+def renumber(dataset: Any, classes: Sequence[str], number: Callable[[Any, Sequence[str]], None]) -> None:
+    """Number the classes of a dataset in another order, also where mmengine's wrappers or ours are around it.
+
+    Args:
+        dataset: the dataset.
+        classes: its classes, in the order of their new numbers.
+        number: numbers the classes of a dataset without wrappers.
+    """
+    inner = [dataset.dataset] if "dataset" in vars(dataset) else vars(dataset).get("datasets", [])
+    for part in inner:
+        renumber(part, classes, number)
+    if not inner:
+        if list(dataset.metainfo["classes"]) != list(classes):  # a dataset can be there twice
+            number(dataset, classes)
+    elif "_metainfo" in vars(dataset):
+        dataset._metainfo = inner[0].metainfo

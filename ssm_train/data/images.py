@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
-from ssm_train.data.pixels import LEVELS, NPY, ImageSource, open_image
+from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, open_image
 from ssm_train.runtime.files import write_atomically
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", NPY)
@@ -212,6 +212,20 @@ def check_whole(path: str | os.PathLike) -> None:
     if path.suffix.lower() in (".jpg", ".jpeg") and ending != _END_OF_JPEG:
         with Image.open(path) as image:
             image.load()
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Height and width of the image in a file, turned upright. Of most files only the beginning is read.
+
+    Raises:
+        OSError: the file cannot be read; any other of :data:`UNREADABLE` says the same.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except UnidentifiedImageError:
+        return _size(open_image(path, (0, 1)))  # whatever the values mean
 
 
 def files_below(folder: str | Path) -> Iterator[str]:

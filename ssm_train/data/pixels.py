@@ -20,7 +20,7 @@ NPY = ".npy"
 LEVELS = 255
 _COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa")  # Pillow's modes that are read as RGB
 _GREYS = ("1", "La")  # Pillow's modes that are read as L
-_ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
+ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
 _MOST_CHANNELS = 1024
 
 
@@ -153,7 +153,7 @@ def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapi
                 )
             _check_size(Path(path).name, sizes["Y"], sizes["X"], max_megapixels)
             values = series.asarray()
-            orientation = tags[_ORIENTATION].value if _ORIENTATION in tags else 1
+            orientation = tags[ORIENTATION].value if ORIENTATION in tags else 1
     except (ValueError, LookupError, tifffile.TiffFileError) as error:
         raise OSError(f"it is no TIFF that can be read ({' '.join(str(error).split())})") from error
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in others)]

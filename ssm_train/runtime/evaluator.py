@@ -91,8 +91,18 @@ def _problem_of(sample: BaseDataElement | dict) -> str:
     return known.get(UNREADABLE_KEY) or ""
 
 
-def told_size(loop: BaseLoop) -> BaseLoop:
-    """Tell the evaluator of a loop how many samples the loop has, and return the loop."""
+def told_data(loop: BaseLoop) -> BaseLoop:
+    """Tell the evaluator of a loop how many samples the loop has, and its metrics which data they are.
+
+    A metric that needs to know the dataset has a method ``take_data``.
+
+    Returns:
+        The loop.
+    """
+    dataset = loop.dataloader.dataset
     if isinstance(loop.evaluator, ReadableEvaluator):
-        loop.evaluator.size = len(loop.dataloader.dataset)
+        loop.evaluator.size = len(dataset)
+    for metric in getattr(loop.evaluator, "metrics", ()):
+        if hasattr(metric, "take_data"):
+            metric.take_data(dataset)
     return loop

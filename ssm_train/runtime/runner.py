@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from ssm_train.runtime import fit, resumed, resuming
 from ssm_train.runtime.building import building_from_config, compile_parts
 from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
-from ssm_train.runtime.evaluator import ReadableEvaluator, told_size
+from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
 from ssm_train.runtime.grouping import KEY as GROUPING
 from ssm_train.runtime.grouping import Grouping
 from ssm_train.runtime.launching import join_processes, wrap_for_processes
@@ -69,6 +70,9 @@ class Runner(mmengine_runner.Runner):
     frozen: Sequence[nn.Module] = ()
     # What the checkpoint that was read last says about itself; None for weights alone.
     loaded: ckpt.Outline | None = None
+    # The file of the weights that the model has, and its meta.
+    loaded_from: str = ""
+    loaded_meta: Mapping[str, Any] = MappingProxyType({})
 
     def setup_env(self, env_cfg: dict) -> None:
         """Join the process group, by gloo if there is no GPU, and set up the rest as mmengine does.
@@ -146,12 +150,12 @@ class Runner(mmengine_runner.Runner):
         return ReadableEvaluator(evaluator)
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop of the validations, whose evaluator learns how many samples there are."""
-        return told_size(super().build_val_loop(loop))
+        """Build the loop of the validations, whose evaluator learns which data they are."""
+        return told_data(super().build_val_loop(loop))
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the loop of a test, whose evaluator learns how many samples there are."""
-        return told_size(super().build_test_loop(loop))
+        """Build the loop of a test, whose evaluator learns which data they are."""
+        return told_data(super().build_test_loop(loop))
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedulers. mmengine calls this within :meth:`train`, where a config error would be a traceback.
@@ -317,6 +321,7 @@ class Runner(mmengine_runner.Runner):
         else:
             self.bare_model.load_state_dict(weights.fitting(expected, checkpoint["state_dict"]), strict=False)
         self._has_loaded = True
+        self.loaded_from, self.loaded_meta = str(filename), checkpoint["meta"]
         self.logger.info(f"loaded {filename}")
         return checkpoint
 

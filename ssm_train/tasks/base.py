@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
+from ssm_train.data.classes import renumber
 from ssm_train.data.images import UNREADABLE, check_whole, reason
 from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.pixels import ImageSource, ValueRange
@@ -202,6 +203,27 @@ class ImageTask(Task):
         Args:
             model: a model of this config, without wrappers.
         """
+
+    def renumber(self, dataset: Any, classes: Sequence[str]) -> None:
+        """Number the classes of a dataset in another order.
+
+        Args:
+            dataset: the dataset, perhaps in wrappers.
+            classes: its classes, in the order of their new numbers.
+
+        Raises:
+            ConfigError: the dataset is of a kind that has a fixed order.
+        """
+        renumber(dataset, classes, self.renumber_bare)
+
+    def renumber_bare(self, dataset: Any, classes: Sequence[str]) -> None:
+        """:meth:`renumber` for a dataset without wrappers."""
+        if not hasattr(dataset, "renumber"):
+            raise ConfigError(
+                f"{type(dataset).__name__} has its classes in the order {', '.join(dataset.metainfo['classes'])} and "
+                f"cannot number them in the order {', '.join(classes)}"
+            )
+        dataset.renumber(classes)
 
     def labels(self, meta: dict[str, Any]) -> Labels:
         """Classes and palette: those that a checkpoint was trained with, or else those of the config's test data.

@@ -1,24 +1,19 @@
-"""Tests of COCO annotations with every kind of fault, of the dataset that reads them, and of the metric."""
+"""Tests of the dataset of COCO annotations and of the metric."""
 
 import copy
 import json
-import logging
 import math
 
 import blobs
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
-from pycocotools import mask as codec
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances, Float32RoIExtractor
-from ssm_train.tasks.detection.annotations import read_annotations
 from ssm_train.tasks.detection.confusion import Objects, count_pairs
-from ssm_train.tasks.detection.masks import is_mask
 from ssm_train.tasks.detection.predictions import CocoResultWriter
 
 
@@ -41,183 +36,6 @@ def dataset(root, **options):
     return CocoInstances(ann_file="train.json", data_root=str(root), data_prefix=dict(img="train"), **options)
 
 
-# --- Annotations
-
-
-FAULTS = {
-    "no box": (dict(bbox=...), "missing"),
-    "no category": (dict(category_id=...), "missing"),
-    "other image": (dict(image_id=99), "an unknown image"),
-    "other category": (dict(category_id=0), "an unknown category"),
-    "three numbers": (dict(bbox=[1, 2, 3]), "not four finite numbers"),
-    "NaN": (dict(bbox=[1, 2, math.nan, 4]), "not four finite numbers"),
-    "text": (dict(bbox=["1", 2, 3, 4]), "not four finite numbers"),
-    "flat": (dict(bbox=[1, 2, 0, 4]), "without area in the image"),
-    "turned": (dict(bbox=[5, 5, -3, -3]), "without area in the image"),
-    "outside": (dict(bbox=[70, 5, 10, 10]), "without area in the image"),
-    "no mask": (dict(segmentation=...), "mask that is missing"),
-    "empty mask": (dict(segmentation=[]), "mask that is missing, malformed"),
-    "two points": (dict(segmentation=[[1, 2, 3, 4]]), "malformed"),
-    "odd polygon": (dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "malformed"),
-    "other size": (dict(segmentation=dict(size=[32, 64], counts="abc")), "of another size"),
-    "short run lengths": (dict(segmentation=dict(size=[64, 64], counts=[10, 20])), "of another size"),
-    "long compressed run lengths": (dict(segmentation=dict(size=[64, 64], counts="PPPP0")), "malformed"),
-    "text as run lengths": (dict(segmentation=dict(size=[64, 64], counts=["4096"])), "malformed"),
-    "size of a cut-off box": (dict(segmentation=dict(size=64, counts=[4096])), "malformed"),
-    "size in fractions": (dict(segmentation=dict(size=[64.0, 64.0], counts=[4096])), "malformed"),
-    "nested polygon": (dict(segmentation=[[[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]]]), "malformed"),
-    "polygon of 10^9": (dict(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9, 0, 1e9]]), "malformed"),
-    "polygon of 10^999": (dict(segmentation=[[0, 0, 10**999, 0, 9, 9]]), "malformed"),
-    "endless polygon": (dict(segmentation=[[0, 0, 64, 64] * 1000]), "malformed"),
-    "NaN in a polygon": (dict(segmentation=[[0, 0, math.nan, 0, 9, 9]]), "malformed"),
-    "box of 10^999": (dict(bbox=[0, 0, 10**999, 9]), "not four finite numbers"),
-    "list for an image": (dict(image_id=[10]), "an id that is neither a number nor a text"),
-    "text for an area": (dict(area="12"), "an area that is no finite number"),
-    "crowd of two": (dict(iscrowd=2), "another iscrowd than 0 and 1"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_annotation_is_left_out(coco, fault, caplog):
-    change, words = FAULTS[fault]
-    first, *others = coco.content["annotations"]
-    faulty = {key: value for key, value in {**first, **change}.items() if value is not ...}
-    path = coco(annotations=[faulty, *others])
-    assert read_annotations(path).annotations == others
-    with pytest.raises(DataError, match=rf"annotation 1 of .*train.json has .*{words}.*bad_annotations='skip'"):
-        read_annotations(path, "raise")
-
-
-def add_up(counts, pixels):
-    """Say whether compressed run lengths add up to a number of pixels, read as COCO's maskApi.c reads them."""
-    lengths, value, shift = [], 0, 0
-    for byte in counts.encode():
-        if not 0 <= byte - 48 < 64:
-            return False
-        value |= (byte - 48 & 31) << shift
-        shift += 5
-        if not byte - 48 & 32:
-            value -= (1 << shift) if byte - 48 & 16 else 0
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return not shift and bool(lengths) and min(lengths) >= 0 and sum(lengths) == pixels
-
-
-def test_run_lengths_are_taken_if_they_add_up():
-    """Those that are taken are decoded to a mask of the image's size, which has the same run lengths."""
-    draw, taken = np.random.RandomState(0), 0
-    for number in range(600):
-        height, width = draw.randint(1, 60, 2).tolist()
-        mask = np.repeat(draw.rand(height, width) < draw.rand(), draw.randint(1, 9), axis=1)[:, :width]
-        counts = list(blobs.encode(mask)["counts"])
-        for _ in range(number % 3):
-            place = draw.randint(len(counts))
-            counts[place : place + draw.randint(2)] = draw.choice(list("0123NOPQ_`no¤"), draw.randint(2))
-        counts = "".join(counts)
-        code = {"size": [height, width], "counts": counts}
-        assert is_mask(code, height, width) == add_up(counts, height * width), (counts, height, width)
-        if is_mask(code, height, width):
-            taken += 1
-            decoded = codec.decode(code)
-            assert number % 3 or np.array_equal(decoded, mask)
-            assert codec.area(code) == decoded.sum()
-    assert taken > 200
-
-
-def test_a_mask_has_to_add_up_without_compression():
-    assert is_mask({"size": [2, 3], "counts": [1, 2, 3]}, 2, 3)
-    for counts in ([], [7], [-1, 7], [6.0], [True, 5], [1 << 40, 6], 6, None):
-        assert not is_mask({"size": [2, 3], "counts": counts}, 2, 3), counts
-
-
-def test_polygons_of_regions_are_taken(coco):
-    """Also those that a tool drew with a point a pixel, or somewhat beyond the border."""
-    fine = [[v for t in np.linspace(0, 2 * np.pi, 2000) for v in (32 + 30 * np.cos(t), 32 + 30 * np.sin(t))]]
-    comb = [[v for x in range(64) for v in ((x, 0, x, 64) if x % 2 else (x, 64, x, 0))] + [64, 65, -1, 65]]
-    for polygon in (fine, comb, [[-20, -20, 90, -20, 90, 90.5]]):
-        assert is_mask(polygon, 64, 64)
-
-
-@pytest.mark.parametrize("size", [10**9, 0, -4, 2.5, "64", None, 10**999])
-def test_an_image_of_no_possible_size(coco, size):
-    first, *others = coco.content["images"]
-    with pytest.raises(DataError, match=r"train.json says that 0.jpg has .* pixels"):
-        read_annotations(coco(images=[{**first, "width": size}, *others]))
-
-
-@pytest.mark.parametrize("key", ["images", "categories"])
-def test_an_id_that_is_no_id(coco, key):
-    first, *others = coco.content[key]
-    with pytest.raises(DataError, match=f"an id of '{key}' is neither a number nor a text"):
-        read_annotations(coco(**{key: [{**first, "id": [1]}, *others]}))
-
-
-class Lines(logging.Handler):
-    """Keeps the lines that are logged."""
-
-    def __init__(self):
-        super().__init__()
-        self.texts = []
-
-    def emit(self, record):
-        self.texts.append(record.getMessage())
-
-
-def test_faults_are_counted_by_kind(coco):
-    first, second, third, *others = coco.content["annotations"]
-    path = coco(annotations=["x", {**first, "image_id": 7}, {**second, "image_id": 8}, third, third, *others])
-    logger, handler = MMLogger.get_current_instance(), Lines()
-    logger.addHandler(handler)
-    try:
-        assert len(read_annotations(path).annotations) == len(others) + 1
-    finally:
-        logger.removeHandler(handler)
-    lines = handler.texts
-    assert len(lines) == 1
-    assert "4 of 14 annotations" in lines[0]
-    assert "1 with id, image_id, category_id or bbox missing (first: at place 0)" in lines[0]
-    assert "2 with an unknown image (first: 1)" in lines[0]
-    assert "1 with an id that is taken (first: 3)" in lines[0]
-
-
-def test_what_can_be_filled_in_is(coco):
-    bare = [{k: a[k] for k in ("id", "image_id", "category_id", "bbox")} for a in coco.content["annotations"]]
-    annotation = read_annotations(coco(annotations=bare)).annotations[0]
-    assert annotation["iscrowd"] == 0
-    assert annotation["area"] == annotation["bbox"][2] * annotation["bbox"][3]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "there is no annotation file .*prepare_data.py"),
-        ("", "cannot read the annotation file"),
-        ('{"images": [', "cannot read the annotation file"),
-        ("[]", "has no list 'images'"),
-        ('{"images": [], "annotations": [], "categories": []}', "is empty: it has no images"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "'images' lacks id or file_name"),
-        ('{"images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}], "annotations": []}', "'categories'"),
-    ],
-    ids=["missing", "empty", "cut off", "list", "no images", "no names", "no categories"],
-)
-def test_not_an_annotation_file(tmp_path, text, words):
-    path = tmp_path / "x.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=words):
-        read_annotations(path)
-
-
-def test_two_images_of_one_id(coco):
-    with pytest.raises(DataError, match="two images of the same id"):
-        read_annotations(coco(images=[*coco.content["images"], coco.content["images"][0]]))
-
-
-def test_wrong_switch(coco):
-    with pytest.raises(ConfigError, match="bad_annotations is 'skip' or 'raise'"):
-        read_annotations(coco.path, "ignore")
-
-
 # --- Dataset
 
 
@@ -235,8 +53,21 @@ def test_some_of_the_classes(coco):
     assert {i["bbox_label"] for n in range(len(data)) for i in data.get_data_info(n)["instances"]} == {0}
     with pytest.raises(DataError, match=r"no category 'circle', only disc, box"):
         dataset(coco.root, metainfo=dict(classes=["circle"]))
-    with pytest.raises(DataError, match=r"in the order of .*train.json: disc, box"):
-        dataset(coco.root, metainfo=dict(classes=["box", "disc"]))
+
+
+def test_the_classes_in_another_order(coco):
+    data, turned = dataset(coco.root), dataset(coco.root, metainfo=dict(classes=["box", "disc"]))
+    found = dataset(coco.root)
+    found.renumber(["box", "disc"])
+    for number in range(len(data)):
+        labels = [i["bbox_label"] for i in data.get_data_info(number)["instances"]]
+        for other in (turned, found):
+            assert [1 - i["bbox_label"] for i in other.get_data_info(number)["instances"]] == labels
+    assert (data.cat_ids, turned.cat_ids, found.cat_ids) == ([1, 4], [4, 1], [4, 1])
+    assert tuple(turned.metainfo["classes"]) == found.metainfo["classes"] == ("box", "disc")
+    found.renumber(["disc", "box"])
+    assert found.cat_ids == [1, 4]
+    assert found.get_data_info(0) == data.get_data_info(0)
 
 
 def test_images_without_objects(coco):
@@ -310,7 +141,7 @@ def test_nothing_found(coco):
 
 
 def test_faulty_annotations_do_not_stop_the_metric(coco):
-    faulty = [{**coco.content["annotations"][0], "id": 1000, "bbox": [1, 2]}, {"id": 1001}]
+    faulty = [{**coco.content["annotations"][0], "id": 1000, "bbox": [1, 2], "segmentation": []}, {"id": 1001}]
     coco(annotations=[*coco.content["annotations"], *faulty])
     assert evaluate(coco, perfect_samples(coco.content, IMAGES))["coco/bbox_mAP"] == 1.0
 

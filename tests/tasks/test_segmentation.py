@@ -178,6 +178,7 @@ def check_label_maps(folder, accuracy, tiles):
 def test_label_maps_have_the_names_of_their_images(tmp_path):
     class Data:
         paths = ("in/a/x.jpg", "in/a/x.png", "in/b/x.jpg")
+        metainfo = {}  # noqa: RUF012
 
         def __len__(self):
             return len(self.paths)

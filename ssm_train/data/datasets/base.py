@@ -1,7 +1,7 @@
 """What datasets of labelled images have in common."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -75,6 +75,19 @@ class ImageDataset(Dataset):
         """The classes of an image, which mmengine's ``ClassBalancedDataset`` counts."""
         label = self.labels[index]
         return label if isinstance(label, list) else [label]
+
+    def renumber(self, classes: Sequence[str]) -> None:
+        """Number the classes in another order.
+
+        Args:
+            classes: the names of the classes in that order.
+        """
+        number_of = {name: number for number, name in enumerate(classes)}
+        new = [number_of[name] for name in self.classes]
+        self.labels = [
+            sorted(new[number] for number in label) if isinstance(label, list) else new[label] for label in self.labels
+        ]
+        self.classes = list(classes)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,19 +1,24 @@
-"""Reading COCO annotation files and their faults, which would otherwise show up in the middle of a training."""
+"""Reading annotation files in COCO's format, as other programs write them, once for training and for evaluation."""
 
+import contextlib
+import io
 import json
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.inside import check_inside
-from ssm_train.tasks.detection.masks import is_mask
+from ssm_train.tasks.detection.annotated_images import AnnotatedImages, read_images
+from ssm_train.tasks.detection.categories import Categories, read_categories
+from ssm_train.tasks.detection.masks import measure_mask, read_mask
+from ssm_train.tasks.detection.tally import Tally
+from ssm_train.tasks.detection.values import Key, flag, is_nothing, key, number, numbers
 
-_MOST_PIXELS = 1 << 28  # of an image; mmdet makes masks of the size that the file says, before it reads the image
 BadAnnotations = Literal["skip", "raise"]
 
 
@@ -23,71 +28,122 @@ class CocoAnnotations:
 
     Attributes:
         images: COCO's dictionaries, with ``id``, ``file_name``, ``height`` and ``width``.
-        annotations: COCO's dictionaries. Each belongs to an image and a category of the file, and its box reaches into
-            the image.
-        categories: COCO's dictionaries, with ``id`` and ``name``.
+        annotations: COCO's dictionaries with ``id`` (from 1 on), ``image_id``, ``category_id``, ``bbox``, ``area``,
+            ``iscrowd`` and, if they have a mask, ``segmentation``. Each belongs to one of the images and of the
+            categories. Its box reaches into the image, and its mask has pixels in it.
+        categories: COCO's dictionaries, with ``id`` and ``name``. No name is there twice.
+        classes: names of the categories that are classes, in the file's order.
+        source: the file.
     """
 
     images: list[dict]
     annotations: list[dict]
     categories: list[dict]
+    classes: list[str]
+    source: str | Path
 
-    @property
-    def classes(self) -> list[str]:
-        """Names of the categories, in the file's order."""
-        return [category["name"] for category in self.categories]
+    def category_ids(self, classes: Sequence[str]) -> list[Key]:
+        """The file's ids of some classes.
+
+        Args:
+            classes: their names.
+
+        Raises:
+            DataError: the file has no category of a name.
+        """
+        known = {category["name"]: category["id"] for category in self.categories}
+        unknown = [name for name in classes if name not in known]
+        if unknown:
+            raise DataError(f"{self.source} has no category {unknown[0]!r}, only {', '.join(known)}")
+        return [known[name] for name in classes]
+
+    def with_masks(self) -> "CocoAnnotations":
+        """The annotations without the objects that have no mask, which are counted in a warning.
+
+        Raises:
+            DataError: there are objects, and none has a mask.
+        """
+        kept = [item for item in self.annotations if "segmentation" in item]
+        if self.annotations and not kept:
+            raise DataError(_no_masks(self.source, len(self.annotations)))
+        if len(kept) < len(self.annotations):
+            count = f"{len(self.annotations) - len(kept)} of {len(self.annotations)}"
+            MMLogger.get_current_instance().warning(f"{count} objects of {self.source} have no mask and are left out")
+        return replace(self, annotations=kept)
+
+    def as_coco(self, number_of: Mapping[Key, Key]) -> COCO:
+        """The objects of some categories in pycocotools' form.
+
+        Args:
+            number_of: the number that each of these categories gets, by its id in the file.
+        """
+        found = COCO()
+        found.dataset = {
+            "images": self.images,
+            "annotations": [
+                {**item, "category_id": number_of[item["category_id"]]}
+                for item in self.annotations
+                if item["category_id"] in number_of
+            ],
+            "categories": [
+                {**item, "id": number_of[item["id"]]} for item in self.categories if item["id"] in number_of
+            ],
+        }
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            found.createIndex()
+        return found
 
 
-def read_annotations(path: str | Path, bad_annotations: BadAnnotations = "skip") -> CocoAnnotations:
-    """Read an annotation file and leave out annotations that no training or evaluation can use.
+def _no_masks(source: str | Path, count: int) -> str:
+    return (
+        f"the config wants masks, and none of the {count} annotations of {source} has a sound one: take a detector of "
+        "boxes, such as Faster R-CNN, or an annotation file with masks"
+    )
 
-    An annotation is bad in these cases:
 
-    - It lacks a field, or has the id of another annotation.
+def read_annotations(
+    path: str | Path, bad_annotations: BadAnnotations = "skip", folder: str | None = None, masks: bool = False
+) -> CocoAnnotations:
+    """Read an annotation file. What other programs write in another form is understood where it can be.
+
+    Numbers may be texts, and ids whole numbers or texts, from 0 or repeated. A missing ``area``, ``bbox`` or size of an
+    image is computed from the mask, the box or the image. Parts of a mask that are no polygons are dropped, see
+    :func:`.read_mask`. An object is left out in these cases:
+
     - The file does not have its image or its category.
-    - Its box is not four finite numbers, has no area, or lies outside the image.
-    - Its area is no finite number, or ``iscrowd`` is neither 0 nor 1.
-    - Its mask is malformed, has another size than the image, or is missing although other annotations have masks. See
-      :func:`.masks.is_mask`.
-
-    A missing ``area`` or ``iscrowd`` is filled in.
+    - It has neither a box of at least a pixel that reaches into the image, nor a mask.
+    - ``iscrowd`` or ``ignore`` is neither 0 nor 1. An object to ignore counts as a crowd.
+    - ``masks`` is set and it has no sound mask.
+    - It is listed again: with the same id, or with an image that is listed again.
 
     Args:
         path: the JSON file.
-        bad_annotations: ``"skip"`` leaves bad annotations out and counts them, by kind, in a warning. ``"raise"`` stops
-            at the first.
+        bad_annotations: ``"skip"`` leaves out what cannot be used and counts it, by kind, in a warning. ``"raise"``
+            stops at the first.
+        folder: where the images are. Names are then matched to its files, and missing sizes read from them.
+        masks: whether only objects with a mask are of use.
 
     Raises:
         ConfigError: ``bad_annotations`` is something else.
-        DataError: the file is missing, damaged or not in COCO's format, or has a bad annotation and ``"raise"`` is set.
+        DataError: the file is missing, damaged or not in COCO's format. More than half of its images or annotations
+            cannot be used, or no object has a mask and ``masks`` is set. Or something cannot be used and ``"raise"`` is
+            set.
     """
     if bad_annotations not in ("skip", "raise"):
         raise ConfigError(f"bad_annotations is 'skip' or 'raise', not {bad_annotations!r}")
     content = _read_json(Path(path))
-    images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"] for category in content["categories"]}
-    masks = any(isinstance(entry, dict) and "segmentation" in entry for entry in content["annotations"])
-    sound: dict[Any, dict] = {}
-    faults: dict[str, list[Any]] = {}
-    for number, annotation in enumerate(content["annotations"]):
-        fault = _fault(annotation, images, categories, masks) or (annotation["id"] in sound and "an id that is taken")
-        if not fault:
-            area = annotation["bbox"][2] * annotation["bbox"][3]
-            sound[annotation["id"]] = {"area": area, "iscrowd": 0, **annotation}
-            continue
-        name = annotation.get("id", f"at place {number}") if isinstance(annotation, dict) else f"at place {number}"
-        if bad_annotations == "raise":
-            raise DataError(
-                f"annotation {name} of {path} has {fault}: mend it, or set bad_annotations='skip' to leave it out"
-            )
-        faults.setdefault(fault, []).append(name)
-    if faults:
-        kinds = ", ".join(f"{len(names)} with {fault} (first: {names[0]})" for fault, names in faults.items())
-        count = sum(map(len, faults.values()))
-        MMLogger.get_current_instance().warning(
-            f"{count} of {len(content['annotations'])} annotations of {path} are left out: {kinds}"
-        )
-    return CocoAnnotations(content["images"], list(sound.values()), content["categories"])
+    tally = Tally(path, bad_annotations == "raise")
+    entries = content["annotations"]
+    images = read_images(content["images"], entries, folder, tally)
+    categories = read_categories(content["categories"], entries, tally)
+    reader = _ObjectReader(images, categories, tally, Counter(_id_of(entry) for entry in entries), masks)
+    objects = [found for place, entry in enumerate(entries) if (found := reader.read(entry, place)) is not None]
+    if reader.without_mask and not objects:
+        raise DataError(_no_masks(path, len(entries)))
+    tally.check("annotation", "annotations", len(entries))
+    _make_ids_sound(objects, tally)
+    tally.say_what_was_mended()
+    return CocoAnnotations(images.kept, objects, categories.kept, categories.classes, path)
 
 
 def _read_json(path: Path) -> dict[str, list]:
@@ -97,71 +153,125 @@ def _read_json(path: Path) -> dict[str, list]:
         raise DataError(
             f"there is no annotation file {path}; `tree-ssm prepare-data --help` tells how to make or arrange it"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the annotation file {path}: {error}") from None
-    if isinstance(content, dict):
-        content.setdefault("annotations", [])  # files of test sets have no annotations
-    needed = {"images": ("id", "file_name", "height", "width"), "annotations": (), "categories": ("id", "name")}
-    for key, fields in needed.items():
-        entries = content.get(key) if isinstance(content, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read the annotation file {path}: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict) and is_nothing(content.get("annotations")):
+        content["annotations"] = []  # files of test sets have no annotations
+    for name in ("images", "annotations", "categories"):
+        entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise DataError(f"{path} is no COCO annotation file: it has no list {key!r}")
-        for entry in entries if fields else ():
-            if not isinstance(entry, dict) or any(field not in entry for field in fields):
-                raise DataError(f"{path} is no COCO annotation file: an entry of {key!r} lacks {' or '.join(fields)}")
-        if key == "images":
-            for entry in entries:
-                check_inside(entry["file_name"], path)
-                _check_size(entry, path)
-        if fields and not entries:
-            raise DataError(f"{path} is empty: it has no {key}")
-        if fields and not all(_is_id(entry["id"]) for entry in entries):
-            raise DataError(f"{path} is no COCO annotation file: an id of {key!r} is neither a number nor a text")
-        if fields and len({entry["id"] for entry in entries}) < len(entries):
-            raise DataError(f"{path} has two {key} of the same id")
+            raise DataError(f"{path} is no COCO annotation file: it has no list {name!r}")
+        if not entries and name != "annotations":
+            raise DataError(f"{path} is empty: it has no {name}")
     return content
 
 
-def _check_size(image: dict, path: Path) -> None:
-    size = image["height"], image["width"]
-    if not all(_is_finite(n) and n >= 1 and n == int(n) for n in size) or math.prod(size) > _MOST_PIXELS:
-        shown = " x ".join(f"{n!r:.20}" for n in reversed(size))
-        raise DataError(
-            f"{path} says that {image['file_name']} has {shown} pixels: sides are whole numbers, and an image has at "
-            f"most {_MOST_PIXELS >> 20} megapixels"
-        )
+class _ObjectReader:
+    """Reads the entries of ``annotations``."""
+
+    def __init__(self, images: AnnotatedImages, categories: Categories, tally: Tally, ids: Counter, masks: bool):
+        self.without_mask = 0  # number of objects that are left out because of their masks
+        self._masks = masks
+        self._images = images
+        self._categories = categories
+        self._tally = tally
+        self._ids = ids
+        self._seen: set[int] = set()  # of the objects that may be listed again
+
+    def read(self, entry: Any, place: int) -> dict | None:
+        """The object of an entry; None if it is left out.
+
+        Args:
+            entry: the entry.
+            place: its index.
+        """
+        name = f"at place {place}" if _id_of(entry) is None else entry["id"]
+        found = self._understood(entry, name)
+        if isinstance(found, str):
+            self._tally.leave_out("annotation", name, found)
+            return None
+        return found
+
+    def _understood(self, entry: Any, name: Any) -> dict | str:
+        """The object of an entry, or what is wrong with the entry, as words that follow "with"."""
+        if not isinstance(entry, dict):
+            return "no fields"
+        image = self._images.find(entry.get("image_id"))
+        if image is None:
+            return "no image_id" if is_nothing(entry.get("image_id")) else "an unknown image"
+        category = self._categories.find(entry.get("category_id"))
+        if category is None:
+            return "no category_id" if is_nothing(entry.get("category_id")) else "an unknown category"
+        crowd, ignored = flag(entry.get("iscrowd")), flag(entry.get("ignore"))
+        if crowd is None or ignored is None:
+            return "another iscrowd or ignore than 0 and 1"
+        height, width = image["height"], image["width"]
+        box = numbers(entry.get("bbox"))
+        fault = _fault_of_box(entry.get("bbox"), box, height, width)
+        mask, stray = read_mask(entry.get("segmentation"), None if fault else box, height, width)
+        if mask is None and self._masks:
+            self.without_mask += 1
+            return "a mask that is missing, malformed or of another size"
+        area = number(entry.get("area"))
+        measured = measure_mask(mask, height, width) if mask is not None and (fault or not area or area < 0) else None
+        if fault and measured is None:
+            return fault
+        if fault:
+            self._tally.mend("boxes made from masks", name)
+            box = measured[0]
+        if not area or area < 0:
+            self._tally.mend("areas made from masks or boxes", name)
+            area = box[2] * box[3] if measured is None else measured[1]
+        if mask is None and not _is_empty(entry.get("segmentation")):
+            self._tally.mend("masks that cannot be read and are not used", name)
+        if stray:
+            self._tally.mend("masks with a part that is no polygon and is dropped", name)
+        found = {"id": _id_of(entry), "image_id": image["id"], "category_id": category["id"], "bbox": box}
+        found |= {"area": area, "iscrowd": max(crowd, ignored)}
+        if mask is not None:
+            found["segmentation"] = mask
+        return "a place further up" if self._is_listed_again(found) else found
+
+    def _is_listed_again(self, found: dict) -> bool:
+        merged = found["image_id"] in self._images.merged
+        if not merged and (found["id"] is None or self._ids[found["id"]] == 1):
+            return False
+        said = {**found, "id": None if merged else found["id"]}
+        own = hash(repr(sorted(said.items())))
+        again = own in self._seen
+        self._seen.add(own)
+        return again
 
 
-def _fault(annotation: Any, images: Mapping[Any, dict], categories: set, masks: bool) -> str | None:
-    """What is wrong with an annotation, as words that follow "with", or None if it is good."""
-    fields = ("id", "image_id", "category_id", "bbox")
-    if not isinstance(annotation, dict) or any(field not in annotation for field in fields):
-        return f"{', '.join(fields[:-1])} or {fields[-1]} missing"
-    if not all(_is_id(annotation[field]) for field in fields[:-1]):
-        return "an id that is neither a number nor a text"
-    image = images.get(annotation["image_id"])
-    if image is None:
-        return "an unknown image"
-    if annotation["category_id"] not in categories:
-        return "an unknown category"
-    box = annotation["bbox"]
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        return "a box that is not four finite numbers"
-    x, y, width, height = box
-    inside_x = min(x + width, image["width"]) - max(x, 0)
-    inside_y = min(y + height, image["height"]) - max(y, 0)
-    if min(width, height, inside_x, inside_y) <= 0:
+def _id_of(entry: Any) -> Key | None:
+    return key(entry.get("id")) if isinstance(entry, dict) else None
+
+
+def _is_empty(value: Any) -> bool:
+    return is_nothing(value) or value in ([], [[]], {}, "[]", "{}")
+
+
+def _fault_of_box(written: Any, box: Sequence[float] | None, height: int, width: int) -> str | None:
+    """What is wrong with a box, as words that follow "with", or None if it is good."""
+    if box is None or len(box) != 4:
+        return "no bbox" if _is_empty(written) else "a box that is not four finite numbers"
+    left, top, wide, high = box
+    inside_x = min(left + wide, width) - max(left, 0)
+    inside_y = min(top + high, height) - max(top, 0)
+    if min(wide, high, inside_x, inside_y) <= 0:
         return "a box without area in the image"
-    if not _is_finite(annotation.get("area", 0)) or annotation.get("iscrowd", 0) not in (0, 1):
-        return "an area that is no finite number, or another iscrowd than 0 and 1"
-    sound = not masks or is_mask(annotation.get("segmentation"), int(image["height"]), int(image["width"]))
-    return None if sound else "a mask that is missing, malformed or of another size"
+    if min(wide, high) < 1:
+        return "a box of less than a pixel"
+    if min(left + width, top + height) < 0 or left + wide > 2 * width or top + high > 2 * height:
+        return "a box that reaches far out of the image"
+    return None
 
 
-def _is_finite(value: Any) -> bool:
-    # A whole number can be too large for a float.
-    return (isinstance(value, float) and math.isfinite(value)) or (isinstance(value, int) and abs(value) < 1 << 63)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int | float | str)
+def _make_ids_sound(objects: list[dict], tally: Tally) -> None:
+    """Number the objects from 1 unless their ids are such numbers: pycocotools takes 0 for no object."""
+    ids = [item["id"] for item in objects]
+    if len(set(ids)) == len(ids) and all(isinstance(number_of, int) and number_of > 0 for number_of in ids):
+        return
+    for number_of, item in enumerate(objects, start=1):
+        tally.mend("annotations with new ids", item["id"])
+        item["id"] = number_of

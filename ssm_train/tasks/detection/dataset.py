@@ -1,6 +1,7 @@
 """Objects with boxes and masks in COCO's format."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from mmdet.datasets import CocoDataset
@@ -13,9 +14,11 @@ from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotation
 class CocoInstances(CocoDataset):
     """mmdet's COCO dataset for any categories, which finds bad annotations when it reads the file.
 
+    Objects without a mask are left out if a step of the pipeline loads masks.
+
     Args:
         args: arguments of mmdet's and mmengine's datasets. The classes are those of the file, unless ``metainfo`` names
-            some of them.
+            some of them, in any order.
         bad_annotations: ``"skip"`` leaves them out and counts them, ``"raise"`` stops at the first. See
             :func:`read_annotations`.
         options: keyword arguments of mmdet's and mmengine's datasets.
@@ -25,6 +28,8 @@ class CocoInstances(CocoDataset):
 
     def __init__(self, *args: Any, bad_annotations: BadAnnotations = "skip", **options: Any):
         self.bad_annotations = bad_annotations
+        self._content: CocoAnnotations | None = None
+        self._numbers: list[int] | None = None  # of the classes, by their numbers when the file was read
         super().__init__(*args, **options)
 
     def load_data_list(self) -> list[dict]:
@@ -33,10 +38,11 @@ class CocoInstances(CocoDataset):
         Raises:
             DataError: see :func:`read_annotations`, or ``metainfo`` names a class that the file does not have.
         """
-        content = read_annotations(self.ann_file, self.bad_annotations)
-        self._take_classes(content)
-        wanted = set(self.metainfo["classes"])
-        self.cat_ids = [category["id"] for category in content.categories if category["name"] in wanted]
+        content = self.coco_annotations()
+        if self.test_mode:  # the metric takes it from here; training data can be large
+            self._content = content
+        classes = self._metainfo.setdefault("classes", tuple(content.classes))
+        self.cat_ids = content.category_ids(classes)
         self.cat2label = {number: label for label, number in enumerate(self.cat_ids)}
         self.cat_img_map = {number: [] for number in self.cat_ids}
         of_image = defaultdict(list)
@@ -51,14 +57,37 @@ class CocoInstances(CocoDataset):
             for image in content.images
         ]
 
-    def _take_classes(self, content: CocoAnnotations) -> None:
-        wanted = list(self._metainfo.setdefault("classes", tuple(content.classes)))
-        known = [name for name in content.classes if name in wanted]
-        if unknown := [name for name in wanted if name not in known]:
-            raise DataError(f"{self.ann_file} has no category {unknown[0]!r}, only {', '.join(content.classes)}")
-        # mmdet's metric numbers the classes in the order of the file.
-        if known != wanted:
-            raise DataError(f"metainfo.classes must be in the order of {self.ann_file}: {', '.join(known)}")
+    def coco_annotations(self) -> CocoAnnotations:
+        """The annotations, as this dataset uses them.
+
+        Raises:
+            DataError: see :func:`read_annotations`.
+        """
+        if self._content is not None:
+            return self._content
+        masks = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
+        return read_annotations(self.ann_file, self.bad_annotations, self.data_prefix.get("img"), masks)
+
+    def get_data_info(self, idx: int) -> dict:
+        """The image at an index with its instances, in mmdet's form."""
+        info = super().get_data_info(idx)
+        if self._numbers is not None:
+            for instance in info["instances"]:
+                instance["bbox_label"] = self._numbers[instance["bbox_label"]]
+        return info
+
+    def renumber(self, classes: Sequence[str]) -> None:
+        """Number the classes in another order.
+
+        Args:
+            classes: the names of the dataset's classes in that order.
+        """
+        self.full_init()
+        places = [list(classes).index(name) for name in self._metainfo["classes"]]
+        self._numbers = places if self._numbers is None else [places[number] for number in self._numbers]
+        ids = dict(zip(self._metainfo["classes"], self.cat_ids, strict=True))
+        self.cat_ids = [ids[name] for name in classes]
+        self._metainfo["classes"] = tuple(classes)
 
     def filter_data(self) -> list[dict]:
         """Choose the images to use. In training these are the images that ``filter_cfg`` leaves.

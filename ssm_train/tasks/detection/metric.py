@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.runtime.class_report import ClassReport, figures_of
-from ssm_train.tasks.detection.annotations import BadAnnotations, read_annotations
+from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
 from ssm_train.tasks.detection.confusion import Objects, count_pairs
 
 
@@ -28,8 +29,10 @@ class CocoInstanceMetric(CocoMetric):
     objects that were not found and for predictions of nothing. Precision, recall and F1 of the report are those of the
     matrix.
 
+    In a run, the annotations are those that the dataset has read. The classes are compared by name.
+
     Args:
-        ann_file: the annotation file.
+        ann_file: the annotation file, for a dataset that is no :class:`.CocoInstances`.
         metric: ``"bbox"``, ``"segm"`` or both in a list; mmdet's ``"proposal"`` and ``"proposal_fast"`` are possible.
         bad_annotations: see :func:`read_annotations`.
         min_score: lowest score of the predictions in the confusion matrix.
@@ -37,7 +40,7 @@ class CocoInstanceMetric(CocoMetric):
             ``coco/bbox_AP/<class>``.
 
     Raises:
-        DataError: see :func:`read_annotations`.
+        ConfigError: ``metric_items`` has an unknown item.
     """
 
     report: ClassReport | None = None
@@ -50,7 +53,7 @@ class CocoInstanceMetric(CocoMetric):
 
     def __init__(
         self,
-        ann_file: str,
+        ann_file: str | None = None,
         metric: str | Sequence[str] = ("bbox", "segm"),
         bad_annotations: BadAnnotations = "skip",
         min_score: float = 0.3,
@@ -63,10 +66,54 @@ class CocoInstanceMetric(CocoMetric):
         unknown = [item for item in self.metric_items or () if item not in self._ITEMS]
         if unknown:
             raise ConfigError(f"metric_items has no {unknown[0]!r}, only {', '.join(self._ITEMS)}")
-        content = read_annotations(ann_file, bad_annotations)
-        self._coco_api = COCO()
-        self._coco_api.dataset = vars(content)
-        self._coco_api.createIndex()
+        self._coco_api = COCO()  # tells mmdet that the truth need not be collected with the predictions
+        self.ann_file = ann_file
+        self.bad_annotations = bad_annotations
+        self._content: CocoAnnotations | None = None
+        self._truth: tuple[tuple[str, ...], COCO] | None = None
+
+    def take_data(self, dataset: Any) -> None:
+        """Take over the annotations of a dataset. They are read from ``ann_file`` if it is no :class:`.CocoInstances`.
+
+        Raises:
+            DataError: see :func:`read_annotations`.
+        """
+        read = getattr(dataset, "coco_annotations", None)
+        if read is None:
+            _ = self.content
+            return
+        self._content = self._usable(read())
+        own = self._content.source
+        if self.ann_file is not None and os.path.realpath(self.ann_file) != os.path.realpath(own):
+            MMLogger.get_current_instance().warning(
+                f"the metric's ann_file {self.ann_file} is not used: the annotations are those of the dataset, {own}"
+            )
+
+    @property
+    def content(self) -> CocoAnnotations:
+        """The annotations that predictions are compared with.
+
+        Raises:
+            ConfigError: there is no ``ann_file``.
+            DataError: see :func:`read_annotations`.
+        """
+        if self._content is None:
+            if self.ann_file is None:
+                raise ConfigError("CocoInstanceMetric needs ann_file, since the dataset is no CocoInstances")
+            self._content = self._usable(read_annotations(self.ann_file, self.bad_annotations))
+        return self._content
+
+    def _usable(self, content: CocoAnnotations) -> CocoAnnotations:
+        return content.with_masks() if "segm" in self.metrics else content
+
+    @property
+    def truth(self) -> COCO:
+        """The true objects in pycocotools' form, with the number of their class as ``category_id``."""
+        classes = tuple(self.dataset_meta["classes"])
+        if self._truth is None or self._truth[0] != classes:
+            number_of = {category: number for number, category in enumerate(self.content.category_ids(classes))}
+            self._truth = classes, self.content.as_coco(number_of)
+        return self._truth[1]
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """Compute the precisions over the images with predictions.
@@ -80,11 +127,14 @@ class CocoInstanceMetric(CocoMetric):
                 "there is nothing to evaluate, because no image could be read: check the paths of the dataset"
             )
         self.img_ids = list(dict.fromkeys(prediction["img_id"] for _, prediction in results))
-        self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta["classes"])
+        self.cat_ids = self.content.category_ids(self.dataset_meta["classes"])
         wanted = self.metrics
         kinds = [] if self.format_only else [kind for kind in wanted if kind in ("bbox", "segm")]
         self.metrics = [kind for kind in wanted if kind not in kinds]
-        others = super().compute_metrics(results) if self.metrics or self.outfile_prefix else {}
+        others = {}
+        if self.metrics or self.outfile_prefix:
+            self._coco_api = self.content.as_coco({number: number for number in self.cat_ids})
+            others = super().compute_metrics(results)
         self.metrics = wanted
         if not kinds:
             return others
@@ -105,7 +155,7 @@ class CocoInstanceMetric(CocoMetric):
         """COCO's figures by boxes or by masks: of all objects, and of every class."""
         if kind == "segm" and "masks" not in predictions[0]:
             raise ConfigError('the model predicts no masks: set metric="bbox" in val_evaluator and test_evaluator')
-        objects = [item for prediction in predictions for item in objects_of(prediction, self.cat_ids)]
+        objects = [item for prediction in predictions for item in objects_of(prediction, self._numbers)]
         if not objects:
             return {"mAP": 0.0}, {"AP": [0.0 if count else np.nan for count in self._counts()]}
         if kind == "segm":
@@ -113,10 +163,8 @@ class CocoInstanceMetric(CocoMetric):
             objects = [{key: value for key, value in item.items() if key != "bbox"} for item in objects]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):  # pycocotools prints
-            evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(
-                self._coco_api, self._coco_api.loadRes(objects), kind
-            )
-            evaluation.params.catIds = self.cat_ids
+            evaluation = (COCOevalMP if self.use_mp_eval else COCOeval)(self.truth, self.truth.loadRes(objects), kind)
+            evaluation.params.catIds = self._numbers
             evaluation.params.imgIds = self.img_ids
             evaluation.params.maxDets = list(self.proposal_nums)
             evaluation.params.iouThrs = np.asarray(self.iou_thrs)
@@ -145,16 +193,15 @@ class CocoInstanceMetric(CocoMetric):
         return columns | {"AR": [_mean(recall[:, c]) for c in range(recall.shape[1])]}
 
     def _report(self, columns: Mapping[str, Sequence[float]], predictions: Sequence[dict]) -> ClassReport:
-        number_of = {category: number for number, category in enumerate(self.cat_ids)}
-        confusion = np.zeros((len(number_of) + 1,) * 2, dtype=np.int64)
+        confusion = np.zeros((len(self._numbers) + 1,) * 2, dtype=np.int64)
         for prediction in predictions:
-            own = [a for a in self._annotations(prediction["img_id"]) if a["category_id"] in number_of]
-            labels = [number_of[annotation["category_id"]] for annotation in own]
+            own = self.truth.loadAnns(self.truth.getAnnIds(imgIds=[prediction["img_id"]]))
             boxes = np.array([annotation["bbox"] for annotation in own], dtype=float).reshape(-1, 4)
-            true = Objects(labels, boxes, [bool(annotation.get("iscrowd")) for annotation in own])
-            kept = [item for item in objects_of(prediction, self.cat_ids) if item["score"] >= self.min_score]
+            labels = [annotation["category_id"] for annotation in own]
+            true = Objects(labels, boxes, [bool(annotation["iscrowd"]) for annotation in own])
+            kept = [item for item in objects_of(prediction, self._numbers) if item["score"] >= self.min_score]
             found = Objects(
-                [number_of[item["category_id"]] for item in kept],
+                [item["category_id"] for item in kept],
                 np.array([item["bbox"] for item in kept], dtype=float).reshape(-1, 4),
                 [item["score"] for item in kept],
             )
@@ -162,17 +209,18 @@ class CocoInstanceMetric(CocoMetric):
         figures = {name: values[:-1] / 100 for name, values in figures_of(confusion).items() if name != "iou"}
         return ClassReport(self._names, {**columns, **figures}, confusion, background=True)
 
-    def _annotations(self, image: int) -> list[dict]:
-        return self._coco_api.loadAnns(self._coco_api.getAnnIds(imgIds=[image]))
-
     def _counts(self) -> list[float]:
         """Number of the objects of every class in the images with predictions, without crowds."""
-        get = self._coco_api.getAnnIds
-        return [len(get(imgIds=self.img_ids, catIds=[category], iscrowd=False)) for category in self.cat_ids]
+        get = self.truth.getAnnIds
+        return [len(get(imgIds=self.img_ids, catIds=[number], iscrowd=False)) for number in self._numbers]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.dataset_meta["classes"]))
 
     @property
     def _names(self) -> list[str]:
-        return [category["name"] for category in self._coco_api.loadCats(self.cat_ids)]
+        return list(self.dataset_meta["classes"])
 
 
 def objects_of(prediction: Mapping[str, Any], categories: Sequence[int]) -> list[dict]:

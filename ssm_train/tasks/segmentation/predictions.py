@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssm_train.data.images import write_png
 from ssm_train.tasks.predictions import PredictionWriter
-from ssm_train.tasks.segmentation.labels import label_image
+from ssm_train.tasks.segmentation.labels import label_image, labels_of_files
 
 
 class LabelMapWriter(PredictionWriter):
@@ -24,9 +24,9 @@ class LabelMapWriter(PredictionWriter):
         """Write the label maps of a batch. Every process writes its own."""
         for sample in data_samples:
             path = sample["img_path"]
-            labels = sample["pred_sem_seg"]["data"].squeeze(0).long().cpu().numpy() + bool(
-                sample.get("reduce_zero_label")
-            )
+            labels = sample["pred_sem_seg"]["data"].squeeze(0).long().cpu().numpy()
+            labels = labels_of_files(labels, self.dataset.metainfo.get("label_map"))
+            labels = labels + bool(sample.get("reduce_zero_label"))
             write_png(self.out / self._names[path], label_image(labels))
             self.results.append(path)
 

@@ -1,16 +1,18 @@
 """Semantic segmentation as a task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
+from mmseg.datasets import BaseSegDataset
 
 from ssm_train.data.images import write_png
 from ssm_train.tasks.base import Labels
 from ssm_train.tasks.pipelines import PipelineTask
-from ssm_train.tasks.segmentation.labels import label_image, smallest
+from ssm_train.tasks.segmentation.labels import label_image, renumber, smallest
 from ssm_train.tasks.segmentation.predictions import LabelMapWriter
 
 
@@ -42,6 +44,13 @@ class Segmentation(PipelineTask):
         super().draw(path, prediction, labels, out)
         label_map = _label_map(prediction)
         write_png(out.with_name(f"{out.name}_labels.png"), label_image(label_map))
+
+    def renumber_bare(self, dataset: Any, classes: Sequence[str]) -> None:
+        """Number the classes of label maps in another order, see :meth:`.ImageTask.renumber`."""
+        if isinstance(dataset, BaseSegDataset):
+            renumber(dataset, classes)
+        else:
+            super().renumber_bare(dataset, classes)
 
     def prediction_writer(self, out: Path) -> LabelMapWriter:
         """Write label maps into a folder, see :meth:`.Task.prediction_writer`."""
