@@ -460,7 +460,7 @@ def test_categories_without_names_or_ids(coco):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "there is no annotation file .*prepare_data.py"),
+        (None, "there is no annotation file .*prepare-data"),
         ("", "cannot read the annotation file"),
         ('{"images": [', "cannot read the annotation file"),
         ("[" * 100_000, "cannot read the annotation file"),
