@@ -4,9 +4,11 @@ Pillow's modes of eight bits stay as they are. All else becomes an array of valu
 :func:`to_levels`.
 """
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,7 +16,6 @@ from PIL import Image, ImageOps
 from ssm_core.errors import ConfigError, DataError
 
 ValueRange = tuple[float, float]
-ImageSource = str | Path | Image.Image | np.ndarray  # a file, an image of Pillow's, or an array [H, W] or [H, W, C]
 TIFF = (".tif", ".tiff")
 NPY = ".npy"
 LEVELS = 255
@@ -22,6 +23,22 @@ _COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa")  # Pillow'
 _GREYS = ("1", "La")  # Pillow's modes that are read as L
 ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
 _MOST_CHANNELS = 1024
+
+
+class ImageBytes(NamedTuple):
+    """An image file that is in memory, such as one from an archive.
+
+    Attributes:
+        name: its name. The ending says what it holds, where the content does not.
+        content: what the file holds.
+    """
+
+    name: str
+    content: bytes
+
+
+# A file or the content of one, an image of Pillow's, or an array [H, W] or [H, W, C].
+ImageSource = str | Path | ImageBytes | Image.Image | np.ndarray
 
 
 def open_image(
@@ -33,7 +50,7 @@ def open_image(
 
     Args:
         source: a file that Pillow reads, a TIFF with any number of channels, or an array [H, W] or [H, W, C] of NumPy
-            in a ``.npy`` file. Or an image of Pillow's or such an array itself; of three channels, red is the first.
+            in a ``.npy`` file; or the content of such a file. Or an image of Pillow's or such an array itself; of three channels, red is the first.
         value_range: the values that become 0 and 255; see :func:`to_levels`.
         max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
             no limit but Pillow's, 179 megapixels.
@@ -53,19 +70,23 @@ def open_image(
     if isinstance(source, Image.Image):
         _check_size("", source.height, source.width, max_megapixels)
         return _of_upright(ImageOps.exif_transpose(source), value_range)
-    suffix = Path(source).suffix.lower()
-    if suffix == NPY:
-        return _finish(
-            np.load(source, mmap_mode="r", allow_pickle=False), 1, Path(source).name, value_range, max_megapixels
-        )
+    in_memory = isinstance(source, ImageBytes)
+    file = io.BytesIO(source.content) if in_memory else source
+    path = Path(source.name if in_memory else source)
+    if path.suffix.lower() == NPY:
+        try:
+            values = np.load(file, mmap_mode=None if in_memory else "r", allow_pickle=False)
+        except MemoryError as error:
+            raise ValueError("its header names more values than fit into memory") from error
+        return _finish(values, 1, path.name, value_range, max_megapixels)
     try:
-        image = Image.open(source)
+        image = Image.open(file)
     except OSError:
-        if suffix not in TIFF or not os.path.getsize(source):
+        if path.suffix.lower() not in TIFF or not (len(source.content) if in_memory else os.path.getsize(path)):
             raise
-        return _open_tiff(source, value_range, max_megapixels)
+        return _open_tiff(file, path.name, value_range, max_megapixels)
     with image:
-        _check_size(Path(source).name, image.height, image.width, max_megapixels)
+        _check_size(path.name, image.height, image.width, max_megapixels)
         ImageOps.exif_transpose(image, in_place=True)
         return _of_upright(image, value_range)
 
@@ -137,13 +158,15 @@ def _range_of(values: np.ndarray) -> ValueRange:
     )
 
 
-def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapixels: float | None) -> np.ndarray:
+def _open_tiff(
+    file: str | Path | io.BytesIO, name: str, value_range: Sequence[float] | None, max_megapixels: float | None
+) -> np.ndarray:
     """Open a TIFF that Pillow does not read: one of many channels, or of many bits a channel."""
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
-            series, tags = file.series[0], file.pages[0].tags
+        with tifffile.TiffFile(file) as opened:
+            series, tags = opened.series[0], opened.pages[0].tags
             axes = series.axes.replace("I", "Q")
             sizes = dict(zip(axes, series.shape, strict=True))
             others = [axis for axis in axes if axis not in "YX" and sizes[axis] != 1]
@@ -151,7 +174,7 @@ def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapi
                 raise ValueError(
                     f"its axes are {series.axes} of sizes {series.shape}, and one image has Y, X and channels"
                 )
-            _check_size(Path(path).name, sizes["Y"], sizes["X"], max_megapixels)
+            _check_size(name, sizes["Y"], sizes["X"], max_megapixels)
             values = series.asarray()
             orientation = tags[ORIENTATION].value if ORIENTATION in tags else 1
     except (ValueError, LookupError, tifffile.TiffFileError) as error:
@@ -159,7 +182,7 @@ def _open_tiff(path: str | Path, value_range: Sequence[float] | None, max_megapi
     order = [axes.index("Y"), axes.index("X"), *(axes.index(axis) for axis in others)]
     rest = [i for i in range(len(axes)) if i not in order]
     values = values.transpose(*order, *rest).reshape([sizes[axes[i]] for i in order])
-    return _finish(values, int(orientation), Path(path).name, value_range, max_megapixels)
+    return _finish(values, int(orientation), name, value_range, max_megapixels)
 
 
 def _finish(

@@ -13,6 +13,7 @@ from ssm_train.data.datasets.fashion_mnist import FashionMNIST
 from ssm_train.data.datasets.image_folder import ImageFolder, ImageNet
 from ssm_train.data.datasets.image_list import ImageList
 from ssm_train.data.datasets.synthetic import SyntheticImages
+from ssm_train.data.datasets.webdataset_images import WebDatasetImages
 
 __all__ = [
     "Digits",
@@ -22,6 +23,7 @@ __all__ = [
     "ImageList",
     "ImageNet",
     "SyntheticImages",
+    "WebDatasetImages",
     "collate_images",
     "problems_of",
 ]

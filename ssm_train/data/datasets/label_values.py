@@ -1,0 +1,110 @@
+"""From the labels that shards and tables hold, numbers or names, to the numbers of classes."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ssm_core.errors import DataError, nearest
+
+MOST_CLASSES = 2**16  # more are no classes, but for example the numbers of people
+
+
+class BadLabel(Exception):  # noqa: N818  # it is no error of the program
+    """A label that cannot be used.
+
+    Args:
+        kind: what is wrong, in words that follow "each" and the name of an image.
+        detail: what else there is to say about this label.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind} ({detail})" if detail else kind)
+        self.kind = kind
+
+
+class Numbered(NamedTuple):
+    """Labels as numbers.
+
+    Attributes:
+        labels: for every image the number of its class, the numbers of its classes, or what is wrong with its label.
+        classes: names of the classes.
+    """
+
+    labels: list[int | list[int] | BadLabel]
+    classes: list[str]
+
+
+def number_labels(values: Sequence[Any], classes: Sequence[str] | None, multi_label: bool, place: str) -> Numbered:
+    """Number the labels of images.
+
+    A whole number is the number of a class. A text is the name of one, also if it is a text of digits. A truth value is
+    the name ``false`` or ``true``. Null, NaN and -1, with which datasets mark images without a label, are none.
+
+    Args:
+        values: the label of every image; a list of labels if ``multi_label`` is set. A :class:`BadLabel` stays.
+        classes: names of the classes in the order of their numbers. By default these are the names in the labels,
+            sorted, or the numbers up to the largest one.
+        multi_label: whether an image can have several classes or none.
+        place: where the labels are from, for messages.
+
+    Raises:
+        DataError: some labels are numbers and others names, and ``classes`` is not given.
+    """
+    read = [_read(value, multi_label) for value in values]
+    found = {label for own in read if isinstance(own, list) for label in own}
+    if classes is None:
+        names = sorted(label for label in found if isinstance(label, str))
+        numbers = [label for label in found if isinstance(label, int)]
+        if names and numbers:
+            raise DataError(
+                f"{place} has labels that are names, such as {names[0]!r}, and labels that are numbers, such as "
+                f"{numbers[0]}: give the names of the classes in their order by classes=[...]"
+            )
+        classes = names or [str(number) for number in range(max(numbers, default=-1) + 1)]
+    number_of: dict[int | str, int] = {name: number for number, name in enumerate(classes)}
+    number_of |= {number: number for number in range(len(classes))}
+    return Numbered([_number(own, number_of, list(classes), multi_label) for own in read], list(classes))
+
+
+def _read(value: Any, multi_label: bool) -> list[int | str] | BadLabel:
+    try:
+        if isinstance(value, BadLabel):
+            raise value
+        if not multi_label:
+            return [_single(value)]
+        if not isinstance(value, list | tuple):
+            raise BadLabel("has no label" if value is None else "has one label and no list of them")
+        return [_single(one) for one in value]
+    except BadLabel as fault:
+        return fault
+
+
+def _single(value: Any) -> int | str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():  # tables with empty cells have no integers
+        value = int(value)
+    if value is None or value == -1 or (isinstance(value, float) and math.isnan(value)):
+        raise BadLabel("has no label")
+    if isinstance(value, int):
+        if not 0 <= value < MOST_CLASSES:
+            raise BadLabel(f"has a label outside of 0 to {MOST_CLASSES - 1}", str(value)[:40])
+        return value
+    if not isinstance(value, str):
+        raise BadLabel("has a label that is neither a number nor a name", type(value).__name__)
+    if not value.strip():
+        raise BadLabel("has no label")
+    return value.strip()
+
+
+def _number(
+    own: list[int | str] | BadLabel, number_of: dict[int | str, int], classes: list[str], multi_label: bool
+) -> int | list[int] | BadLabel:
+    if isinstance(own, BadLabel):
+        return own
+    for label in own:
+        if label not in number_of:
+            near = nearest(label, classes) if isinstance(label, str) else ""
+            return BadLabel(f"has a label that is none of the {len(classes)} classes", f"{label!r:.60}{near}")
+    numbers = sorted({number_of[label] for label in own})
+    return numbers if multi_label else numbers[0]
