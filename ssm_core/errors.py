@@ -27,7 +27,7 @@ class CheckpointError(UserError):
 # The extra of this project that installs a package. Packages that are not listed belong to the extra "train".
 EXTRAS = {
     "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
-    "tokenizers": "lm", "lm_eval": "lm", "datasets": "lm", "huggingface_hub": "lm", "gradio": "explore",
+    "tokenizers": "lm", "lm_eval": "lm", "datasets": "huggingface", "huggingface_hub": "lm", "gradio": "explore",
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export",
 }  # fmt: skip
 

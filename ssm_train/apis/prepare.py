@@ -15,31 +15,35 @@ from ssm_train.data.prepare.composite import prepare_composite
 from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
 from ssm_train.data.prepare.imagenet import prepare_imagenet
 from ssm_train.data.prepare.nuclei import prepare_nuclei
+from ssm_train.data.prepare.packed import pack_shards, pack_table, write_digits
 
-__all__ = ["ARRANGED", "prepare_composite", "prepare_digits", "prepare_nuclei"]
+__all__ = ["ARRANGED", "pack_shards", "prepare_composite", "prepare_digits", "prepare_nuclei"]
 
 
-def prepare_digits(root: Path, source: Path | None) -> str:
-    """Nothing: scikit-learn has the images.
+def prepare_digits(root: Path, source: Path | None, images: bool) -> str:
+    """Nothing, unless images are asked for: scikit-learn has them.
 
     Args:
         root: folder of all datasets.
         source: folder of the downloaded files.
+        images: whether to write an image folder.
 
     Raises:
         ConfigError: there is a folder, although nothing has to be downloaded.
     """
     if source is not None:
         raise ConfigError("--from is for data that you downloaded, and scikit-learn brings the digits along")
+    if images:
+        return write_digits(root)
     return "digits: nothing to prepare, scikit-learn brings them along"
 
 
-# Those that are arranged as they come. The other two are made, and have options of their own.
+# Those without options of their own.
 ARRANGED: dict[str, Callable[[Path, Path | None], str]] = {
-    "digits": prepare_digits,
     "fashion-mnist": prepare_fashion_mnist,
     "imagenet": prepare_imagenet,
     "coco": prepare_coco,
     "ade20k": prepare_ade20k,
     "cityscapes": prepare_cityscapes,
+    "huggingface": pack_table,
 }

@@ -15,6 +15,8 @@ DATASETS = {
     "coco": "detection: arrange a downloaded COCO 2017 and verify it",
     "ade20k": "segmentation: arrange a downloaded ADE20K and verify it",
     "cityscapes": "segmentation: arrange a downloaded Cityscapes, make its label maps",
+    "shards": "classification: pack an image folder into WebDataset's shards",
+    "huggingface": "classification: pack an image folder into a dataset of Hugging Face",
 }
 
 
@@ -28,6 +30,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         command.add_argument("--root", type=Path, default=Path("data"), help="folder of all datasets (default: data)")
         command.add_argument("--from", type=Path, dest="source", metavar="PATH", help="folder of the downloaded files")
+        if name == "digits":
+            command.add_argument("--images", action="store_true", help="write them as an image folder, ROOT/digits")
+        if name == "shards":
+            command.add_argument(
+                "--per-shard", type=kinds.whole_number(), default=1000, help="images in a shard (default: 1000)"
+            )
         if name == "nuclei":
             command.add_argument(
                 "--tile",
@@ -63,7 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported after parsing so that --help stays fast.
     from ssm_train.apis import prepare
 
-    if args.name == "nuclei":
+    if args.name == "digits":
+        said = prepare.prepare_digits(args.root, args.source, args.images)
+    elif args.name == "shards":
+        said = prepare.pack_shards(args.root, args.source, args.per_shard)
+    elif args.name == "nuclei":
         said = prepare.prepare_nuclei(args.root, args.source, args.tile)
     elif args.name == "composite":
         said = prepare.prepare_composite(

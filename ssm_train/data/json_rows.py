@@ -7,6 +7,7 @@ What a file holds is seen from its content, because names mislead: many a ``.jso
 - A list of rows, rows one after the other in any layout, or an object that has the list under a key such as ``data``.
 """
 
+import io
 import json
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 from ssm_core.errors import DataError
+from ssm_train.data.opened import DAMAGED, open_data
 
 _BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _WRAPPERS = ("data", "rows", "examples", "instances", "train")  # keys under which an object holds the list of rows
 _WINDOW = 2**20  # characters that are read at a time
 _LONGEST = 2**26  # largest row in characters
@@ -56,41 +57,26 @@ def json_rows(path: str | Path) -> Iterator[JsonRow]:
     """Read the rows of a file one by one.
 
     Args:
-        path: the file, in UTF-8 with or without a byte order mark.
+        path: the file, in UTF-8 with or without a byte order mark. It may be packed, see :func:`.open_data`.
 
     Raises:
         DataError: the file is missing or unreadable, or is not JSON. In JSON lines a faulty line is a faulty row
             instead.
     """
     try:
-        with open(path, "rb") as file:
-            check_encoding(file, path)
-            if _has_lines(file):
-                file.seek(0)
+        with open_data(path) as file:
+            has_lines = _has_lines(file)
+        with open_data(path) as file:
+            if has_lines:
                 yield from _lines(file)
                 return
-        with open(path, encoding="utf-8-sig", newline="\n") as text:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
             for number, (line, value) in enumerate(_Values(text, path).rows()):
                 yield JsonRow(number, line, value)
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, *DAMAGED) as error:
         raise DataError(f"cannot read the data file {path}: {error}") from error
-
-
-def check_encoding(file: BinaryIO, path: str | Path) -> None:
-    """Refuse UTF-16, which some editors write.
-
-    Args:
-        file: the file at its beginning, where it is left.
-        path: its name for the message.
-
-    Raises:
-        DataError: the file has UTF-16's byte order mark.
-    """
-    if file.read(2) in _UTF16:
-        raise DataError(f"{path} is in UTF-16, and data files are read in UTF-8: save it as UTF-8")
-    file.seek(0)
 
 
 def _has_lines(file: BinaryIO) -> bool:
@@ -118,15 +104,20 @@ def _is_value(line: bytes) -> bool:
 
 def _lines(file: BinaryIO) -> Iterator[JsonRow]:
     number = 0
-    for place, line in enumerate(file, 1):
+    for place, line in enumerate(iter(lambda: file.readline(_LONGEST), b""), 1):
         text = line.removeprefix(_BOM) if place == 1 else line
-        if not text.strip():
-            continue
         value: Any
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            value = UnusableRow("is not valid JSON", getattr(error, "msg", None) or str(error))
+        if len(line) == _LONGEST and not line.endswith(b"\n"):
+            value = UnusableRow(f"has {_LONGEST} bytes or more")
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_LONGEST)
+        elif not text.strip():
+            continue
+        else:
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                value = UnusableRow("is not valid JSON", getattr(error, "msg", None) or str(error))
         yield JsonRow(number, place, value)
         number += 1
 

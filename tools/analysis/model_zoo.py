@@ -125,7 +125,8 @@ def training_data(cfg: Mapping[str, Any]) -> str:
     """The data a config is for, a key of ``DATA``."""
     dataset = cfg["test_dataloader"]["dataset"]
     by_type = {"Digits": "Digits", "FashionMNIST": "Fashion-MNIST", "ImageNet": "ImageNet-1k",
-               "ImageFolder": "Your own images", "SyntheticImages": "Noise", "TextBlocks": "Wiki demo"}  # fmt: skip
+               "ImageFolder": "Your own images", "SyntheticImages": "Noise", "TextBlocks": "Wiki demo",
+               "WebDatasetImages": "Digits", "HuggingFaceImages": "Digits"}  # fmt: skip
     by_folder = {"nuclei": "Nuclei", "composite": "Composited scenes", "coco": "COCO 2017", "cityscapes": "Cityscapes",
                  "ADEChallengeData2016": "ADE20K"}  # fmt: skip
     by_file = {"alpaca_data.json": "Alpaca", "alpaca_en_demo.json": "Alpaca demo"}

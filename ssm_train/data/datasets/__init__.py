@@ -10,6 +10,7 @@ from ssm_train.data.collate import collate_images, problems_of
 from ssm_train.data.datasets.base import ImageDataset
 from ssm_train.data.datasets.digits import Digits
 from ssm_train.data.datasets.fashion_mnist import FashionMNIST
+from ssm_train.data.datasets.huggingface_images import HuggingFaceImages
 from ssm_train.data.datasets.image_folder import ImageFolder, ImageNet
 from ssm_train.data.datasets.image_list import ImageList
 from ssm_train.data.datasets.synthetic import SyntheticImages
@@ -18,6 +19,7 @@ from ssm_train.data.datasets.webdataset_images import WebDatasetImages
 __all__ = [
     "Digits",
     "FashionMNIST",
+    "HuggingFaceImages",
     "ImageDataset",
     "ImageFolder",
     "ImageList",

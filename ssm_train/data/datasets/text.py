@@ -4,32 +4,37 @@ A sample is ``{"inputs": Tensor [L], "data_samples": {"context_len": int, "index
 ``inputs`` holds the tokens of a row, ``context_len`` is the number of tokens before its first response, and
 ``responses`` has the first token and the end of every response.
 
-The tokens are made once, when a training starts, and are in a temporary file. So all that is wrong with the rows is
-known before the first iteration, a row is the same whichever worker loads it, and a file may be larger than the memory.
+The tokens are made once, when a training starts, and are in a temporary file, or in one that later starts read. So all
+that is wrong with the rows is known before the first iteration, a row is the same whichever worker loads it, and a file
+may be larger than the memory.
 """
 
+import io
 import re
-from collections import Counter
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mmengine.logging import MMLogger
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.datasets.row_report import RowReport
 from ssm_train.data.datasets.row_tokens import RowTokenizer, RowTokens
-from ssm_train.data.json_rows import JsonRow, UnusableRow, check_encoding, json_rows
+from ssm_train.data.huggingface import files_of, load_table, table_rows
+from ssm_train.data.json_rows import JsonRow, json_rows
+from ssm_train.data.opened import DAMAGED, open_data
+from ssm_train.data.token_cache import TokenCache
 from ssm_train.data.token_store import TokenRow, TokenStore
 from ssm_train.registry import DATASETS, FUNCTIONS, TASK_UTILS
 
 Part = Literal["train", "held_out"]
 IGNORED = -100  # the label of tokens that are not learnt
 _AT_ONCE = 256  # rows that are tokenized at a time
-_PIECE = 2**24  # characters of plain text that are tokenized at a time
+_PIECE = 2**20  # characters of plain text that are tokenized at a time
 _LAST_WORD = re.compile(r".*[^\W_](?=\s)", re.DOTALL)  # up to the last word that a blank follows
 _NEAR = 2**16  # characters at the end of a piece in which that word is looked for
 
@@ -101,9 +106,15 @@ class InstructionRows(TokenRows):
             room for a response. ``"raise"`` stops, ``"skip"`` leaves such rows out and counts them.
         columns: names of the file's columns by their meaning, where they are not the usual ones. The meanings are
             ``instruction``, ``input``, ``output``, ``messages``, ``system`` and ``history``.
+        split: the split of a dataset of Hugging Face, whose folder or name ``path`` then is, see :func:`.load_table`;
+            None for a file.
+        subset: see :func:`.load_table`.
+        revision: see :func:`.load_table`.
+        token_cache: a folder in which the tokens are kept for later starts; None keeps none.
 
     Raises:
         DataError: the file is missing or damaged, or a row is faulty, or more than half of the rows are.
+        MissingPackageError: the package datasets is needed and not installed.
         ConfigError: ``faulty``, ``part``, ``columns`` or ``template`` has a value that is not allowed, or there are
             conversations and no chat template.
     """
@@ -118,28 +129,45 @@ class InstructionRows(TokenRows):
         held_out_every: int = 0,
         faulty: Literal["raise", "skip"] = "raise",
         columns: dict[str, str] | None = None,
+        split: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
+        token_cache: str | None = None,
     ):
         if faulty not in ("raise", "skip"):
             raise ConfigError(f"a dataset's faulty is 'raise' or 'skip', not {faulty!r}")
-        super().__init__(TokenStore(), TASK_UTILS.build(tokenizer), path)
-        row_tokenizer = RowTokenizer(self.tokenizer, template, columns or {}, max_length)
-        report = _Report(path)
-        rows = _of_part(json_rows(path), part, held_out_every)
+        source = _Source(path, split, subset, revision)
+        tokenizer = TASK_UTILS.build(tokenizer)
+        super().__init__(TokenStore(), tokenizer, source.name)
+        row_tokenizer = RowTokenizer(tokenizer, template, columns or {}, max_length)
+        settings = {"rows": [template, columns, max_length, _checked(part), held_out_every, faulty], **source.key}
+        cache = TokenCache(token_cache, tokenizer, source.files, settings)
+        if (kept := cache.find()) is not None:
+            self.store, report = kept, RowReport.of(source.name, kept.notes)
+        else:
+            started = time.monotonic()
+            report = self._make(row_tokenizer, _of_part(source.rows(), part, held_out_every), faulty)
+            if len(self.store):
+                cache.keep(self.store, report.notes(), time.monotonic() - started)
+        report.check()
+        if not len(self.store):
+            raise DataError(f"{source.name} has no usable row for the part {part!r}")
+        report.say(max_length)
+        self.chosen = range(len(self.store))
+
+    def _make(self, tokenizer: RowTokenizer, rows: Iterator[JsonRow], faulty: Literal["raise", "skip"]) -> RowReport:
+        report = RowReport(self.path)
         while some := list(islice(rows, _AT_ONCE)):
-            for row, made in zip(some, row_tokenizer.tokenize(some), strict=True):
+            for row, made in zip(some, tokenizer.tokenize(some), strict=True):
                 if isinstance(made, RowTokens):
                     self.store.append(made.tokens, made.responses, row.number, row.line)
                     report.count(made)
                     continue
-                name = _name(self.unit, row.number, row.line, path)
+                name = _name(self.unit, row.number, row.line, self.path)
                 if faulty == "raise":
                     raise DataError(f"{name} {made}; faulty='skip' leaves such rows out")
                 report.leave_out(name, made)
-        report.check()
-        if not len(self.store):
-            raise DataError(f"{path} has no usable row for the part {part!r}")
-        report.say(max_length)
-        self.chosen = range(len(self.store))
+        return report
 
 
 @DATASETS.register_module()
@@ -152,9 +180,15 @@ class TextBlocks(TokenRows):
         length: number of tokens of a block.
         part: ``"held_out"`` is the end of the file, ``"train"`` what comes before it.
         held_out: fraction of the blocks that is held out.
+        split: see :class:`InstructionRows`.
+        subset: see :func:`.load_table`.
+        revision: see :func:`.load_table`.
+        column: the column of the texts in a dataset of Hugging Face. A line feed is put between two rows.
+        token_cache: see :class:`InstructionRows`.
 
     Raises:
-        DataError: the file is missing or too short.
+        DataError: the file is missing or too short, or a row has something else than a text.
+        MissingPackageError: the package datasets is needed and not installed.
         ConfigError: there is no such part.
     """
 
@@ -165,21 +199,41 @@ class TextBlocks(TokenRows):
         length: int = 512,
         part: Part = "train",
         held_out: float = 0.05,
+        split: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
+        column: str = "text",
+        token_cache: str | None = None,
     ):
-        super().__init__(TokenStore(), TASK_UTILS.build(tokenizer), path, unit="block")
+        source = _Source(path, split, subset, revision)
+        tokenizer = TASK_UTILS.build(tokenizer)
+        super().__init__(TokenStore(), tokenizer, source.name, unit="block")
+        settings = {"blocks": [length, column], **source.key}
+        cache = TokenCache(token_cache, tokenizer, source.files, settings)
+        if (kept := cache.find()) is not None:
+            self.store, count = kept, kept.notes["tokens"]
+        else:
+            started = time.monotonic()
+            count = self._make(source.texts(column), length)
+            cache.keep(self.store, {"tokens": count}, time.monotonic() - started)
+        held = round(held_out * len(self.store))
+        last = len(self.store) - held
+        self.chosen = range(last) if _checked(part) == "train" else range(last, len(self.store))
+        if not self.chosen:
+            raise DataError(f"{source.name} has {count} tokens, too few for a block of {length} in the part {part!r}")
+
+    def _make(self, pieces: Iterator[str], length: int) -> int:
+        """Cut a text into blocks. Return the number of its tokens."""
         tokens: list[int] = []
         count = 0
-        for piece in text_pieces(path):
+        for piece in pieces:
             new = self.tokenizer.encode(piece, add_special_tokens=False)
             tokens, count = tokens + new, count + len(new)
             blocks = len(tokens) // length
             for start in range(0, blocks * length, length):
                 self.store.append(tokens[start : start + length], [(0, length)], len(self.store))
             tokens = tokens[blocks * length :]
-        kept = len(self.store) - round(held_out * len(self.store))
-        self.chosen = range(kept) if _checked(part) == "train" else range(kept, len(self.store))
-        if not self.chosen:
-            raise DataError(f"{path} has {count} tokens, too few for a block of {length} in the part {part!r}")
+        return count
 
 
 @FUNCTIONS.register_module()
@@ -217,16 +271,14 @@ def text_pieces(path: str | Path, size: int = _PIECE) -> Iterator[str]:
     same tokens of the pieces as of the whole.
 
     Args:
-        path: the file, in UTF-8 with or without a byte order mark.
+        path: the file, in UTF-8 with or without a byte order mark. It may be packed, see :func:`.open_data`.
         size: the number of characters that are read at a time.
 
     Raises:
         DataError: the file is missing or unreadable.
     """
     try:
-        with open(path, "rb") as file:
-            check_encoding(file, path)
-        with open(path, encoding="utf-8-sig") as text:
+        with io.TextIOWrapper(open_data(path), encoding="utf-8-sig") as text:
             rest = ""
             while more := text.read(size):
                 rest += more
@@ -240,58 +292,54 @@ def text_pieces(path: str | Path, size: int = _PIECE) -> Iterator[str]:
                 yield rest
     except FileNotFoundError:
         raise DataError(f"there is no data file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, *DAMAGED) as error:
         raise DataError(f"cannot read the data file {path}: {error}") from error
 
 
-class _Report:
-    """Counts what became of the rows of a file, and says it once.
+class _Source:
+    """Where texts are from: a file, or a dataset of Hugging Face if there is a split.
 
-    Args:
-        path: the file.
+    The arguments are those of :func:`.load_table`.
+
+    Attributes:
+        name: for messages.
+        files: all files with texts.
+        key: what else decides about the texts.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, split: str | None, subset: str | None, revision: str | None) -> None:
         self.path = path
-        self.rows = self.cut = self.left_off = self.open = 0
-        self.faults: Counter[str] = Counter()
-        self.first: dict[str, str] = {}  # the first row of every kind of fault, in words
+        self.table = None if split is None else load_table(path, split, subset, revision)
+        self.name = path if split is None else f"{path}:{split}"
+        self.files = [path] if self.table is None else files_of(self.table)
+        self.key = {} if self.table is None else {"table": self.table._fingerprint}
+        if self.table is None and (subset or revision):
+            raise ConfigError("subset and revision are of a dataset of Hugging Face, which needs a split, too")
+        if self.table is None and Path(path).is_dir():
+            raise DataError(f"{path} is a folder: give the split of the dataset of Hugging Face in it, split='train'")
 
-    def count(self, made: RowTokens) -> None:
-        """Count a row that is used."""
-        self.rows += 1
-        self.cut += made.is_cut
-        self.left_off += made.is_shortened
-        self.open += not made.is_closed
+    def rows(self) -> Iterator[JsonRow]:
+        """The rows, see :func:`.json_rows`."""
+        return json_rows(self.path) if self.table is None else table_rows(self.table)
 
-    def leave_out(self, name: str, fault: UnusableRow) -> None:
-        """Count a row that is left out."""
-        self.rows += 1
-        self.faults[fault.kind] += 1
-        self.first.setdefault(fault.kind, f"{name} {fault}")
-
-    def check(self) -> None:
-        """Raise a :class:`DataError` if more than half of the rows are left out."""
-        lost = self.faults.total()
-        if 2 * lost > self.rows:
-            raise DataError(
-                f"{lost} of {self.rows} rows cannot be used, which is more than half; {next(iter(self.first.values()))}"
-            )
-
-    def say(self, max_length: int) -> None:
-        """Log everything that a user has to know about the rows."""
-        logger, of = MMLogger.get_current_instance(), f"of {self.rows} rows of {self.path}"
-        for kind, count in self.faults.items():
-            logger.warning(f"left out {count} {of}: each {kind}; the first is {self.first[kind]}")
-        if self.cut:
-            logger.info(f"cut {self.cut} {of} at max_length={max_length} tokens")
-        if self.left_off:
-            logger.info(f"left off what follows the last response in {self.left_off} {of}")
-        if self.open:
-            logger.warning(
-                f"the last response of {self.open} {of} does not end in the tokenizer's eos token, so that the model "
-                "does not learn to stop there: the chat template has to write eos_token behind a response"
-            )
+    def texts(self, column: str) -> Iterator[str]:
+        """The text in pieces, see :func:`text_pieces`."""
+        if self.table is None:
+            yield from text_pieces(self.path)
+            return
+        if column not in self.table.features:
+            raise ConfigError(f"{self.name} has no column {column!r}; it has {', '.join(self.table.features)}")
+        piece, size = [], 0
+        for row in table_rows(self.table.select_columns([column])):
+            text = row.value[column]
+            if not isinstance(text, str):
+                raise DataError(f"row {row.number} of {self.name} has no text in {column!r}")
+            piece.append(f"{text}\n")
+            size += len(text)
+            if size >= _PIECE:
+                yield "".join(piece)
+                piece, size = [], 0
+        yield "".join(piece)
 
 
 def _checked(part: Part) -> Part:
