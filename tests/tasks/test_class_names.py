@@ -259,7 +259,7 @@ def test_a_training_from_weights_of_another_order(trained, tmp_path):
     task, root, folder, _ = trained
     first = {}
     for name, classes in (("same", SAME), ("turned", TURNED)):
-        options = [f"load_from={folder / task.end}", "train_dataloader.sampler.shuffle=False", "train_cfg.val_begin=99"]
+        options = [f"load_from={folder / task.end}", "train_dataloader.sampler.shuffle=False"]
         cfg = prepared(task, root, tmp_path / name, classes, classes, *options)
         first[name] = losses(run.train(cfg))[0]
         assert ("the training data have the classes of" in log_of(tmp_path / name)) == (name == "turned")
