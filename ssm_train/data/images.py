@@ -214,7 +214,7 @@ def check_whole(path: str | os.PathLike) -> None:
             image.load()
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
+def size_in_file(path: str | Path) -> tuple[int, int]:
     """Height and width of the image in a file, turned upright. Of most files only the beginning is read.
 
     Raises:
@@ -225,7 +225,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
             turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
     except UnidentifiedImageError:
-        return _size(open_image(path, (0, 1)))  # whatever the values mean
+        return size_of(open_image(path, (0, 1)))  # whatever the values mean
 
 
 def files_below(folder: str | Path) -> Iterator[str]:

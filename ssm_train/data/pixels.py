@@ -50,7 +50,8 @@ def open_image(
 
     Args:
         source: a file that Pillow reads, a TIFF with any number of channels, or an array [H, W] or [H, W, C] of NumPy
-            in a ``.npy`` file; or the content of such a file. Or an image of Pillow's or such an array itself; of three channels, red is the first.
+            in a ``.npy`` file; or the content of such a file. Or an image of Pillow's or such an array itself; of three
+            channels, red is the first.
         value_range: the values that become 0 and 255; see :func:`to_levels`.
         max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
             no limit but Pillow's, 179 megapixels.

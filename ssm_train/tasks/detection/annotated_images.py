@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssm_train.data.images import UNREADABLE, size_of
+from ssm_train.data.images import UNREADABLE, size_in_file
 from ssm_train.data.inside import check_inside
 from ssm_train.tasks.detection.tally import Tally
 from ssm_train.tasks.detection.values import Key, is_nothing, key, whole
@@ -135,7 +135,7 @@ def _written_size(content: dict) -> tuple[int, int] | None:
 
 def _size_in_file(folder: str | None, name: str, tally: Tally) -> tuple[int, int] | None:
     try:
-        size = None if folder is None else size_of(Path(folder, name))
+        size = None if folder is None else size_in_file(Path(folder, name))
     except UNREADABLE:
         return None
     if size is not None:
