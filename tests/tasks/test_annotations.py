@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.images import size_of
+from ssm_train.data.images import size_in_file
 from ssm_train.tasks.detection import CocoInstanceMetric, CocoInstances
 from ssm_train.tasks.detection.annotations import read_annotations
 from ssm_train.tasks.detection.masks import are_run_lengths, read_mask
@@ -315,9 +315,9 @@ def test_sizes_are_those_of_upright_images(tmp_path):
     for orientation in (1, 6):
         exif[274] = orientation
         Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", exif=exif)
-        assert size_of(tmp_path / "a.jpg") == ((20, 30) if orientation == 1 else (30, 20))
+        assert size_in_file(tmp_path / "a.jpg") == ((20, 30) if orientation == 1 else (30, 20))
     np.save(tmp_path / "a.npy", np.zeros((20, 30, 5), np.int16))
-    assert size_of(tmp_path / "a.npy") == (20, 30)
+    assert size_in_file(tmp_path / "a.npy") == (20, 30)
 
 
 NAMES = [
