@@ -49,7 +49,7 @@ class Made:
         if kind == "detection":  # a head that has learnt nothing is sure of nothing
             model.roi_head.bbox_head.fc_cls.weight.data *= 30
         self.checkpoint = folder / "model.pth"
-        classes = {"classification": ["a", "b"], "segmentation": ["ground", "thing", "edge"]}
+        classes = {"classification": ["a", "b"], "segmentation": ["background", "nucleus", "boundary"]}
         meta = {"dataset_meta": {"classes": classes.get(kind, ["disc", "box"])}}
         torch.save({"state_dict": model.state_dict(), "meta": meta}, self.checkpoint)
 
