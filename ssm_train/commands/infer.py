@@ -26,6 +26,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=0.3,
         help="leave out detected objects with a lower score (default: 0.3)",
     )
+    kinds.add_ways_of_prediction(parser)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 
@@ -35,9 +36,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
     from ssm_train.apis.infer import Predictor, infer
+    from ssm_train.apis.prediction import prediction_config
     from ssm_train.runtime.config import load_config
 
-    predictor = Predictor(load_config(args.config, args.cfg_options), args.checkpoint, args.device, args.min_score)
+    cfg = prediction_config(load_config(args.config, args.cfg_options), args.tta, args.tile, args.overlap)
+    predictor = Predictor(cfg, args.checkpoint, args.device, args.min_score)
     done = infer(predictor, args.images, args.out)
     unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
     print(f"{len(done.predictions)} images{unreadable}, in {args.out}")

@@ -92,7 +92,6 @@ def run_config(
     launcher: Launcher = "none",
     amp: bool = False,
     compiled: bool = False,
-    augmented: bool = False,
 ) -> Config:
     """Load the complete config of a run. Nothing changes it on its way to the Runner.
 
@@ -103,10 +102,9 @@ def run_config(
         launcher: the program that started the processes of the run.
         amp: whether to train in bfloat16, unless the config names a precision other than float32.
         compiled: whether to compile the network, with the config's settings if it has any.
-        augmented: whether to test with the config's test-time augmentation, see :func:`with_test_augmentation`.
 
     Raises:
-        ConfigError: see :func:`load_config`, or the config has no test-time augmentation.
+        ConfigError: see :func:`load_config`, or the config has only some of the parts of a training or a test.
         MissingPackageError: see :func:`load_config`.
     """
     cfg = load_config(path, options)
@@ -121,7 +119,7 @@ def run_config(
         if 0 < len(given) < len(parts):
             missing = next(part for part in parts if part not in given)
             raise ConfigError(f"the config has {given[0]} and no {missing}: {', '.join(parts)} go together")
-    return with_test_augmentation(cfg) if augmented else cfg
+    return cfg
 
 
 def changed(cfg: Config, values: dict[str, Any]) -> Config:

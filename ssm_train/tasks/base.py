@@ -1,32 +1,29 @@
 """The interface of a task: building a model, feeding it, reading its predictions, drawing them, and measuring it."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, VISUALIZERS, DefaultScope
-from mmengine.structures import BaseDataElement
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseTTAModel, revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
-from ssm_train.data.images import UNREADABLE, check_whole, read_rgb, reason, to_picture
-from ssm_train.data.loading import ANNOTATIONS
-from ssm_train.data.pixels import ValueRange
+from ssm_train.data.images import UNREADABLE, check_whole, reason
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
-from ssm_train.runtime.files import assembling
+from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.predictions import PredictionWriter
+from ssm_train.tasks.tiles import Tiles
 
 # Height and width of an image in pixels, or the number of tokens of a row.
 Size = tuple[int, ...]
@@ -71,7 +68,8 @@ class Task(ABC):
         if "model" not in self.cfg:
             raise ConfigError("the config has no model")
         with building_in_scope(self.scope):
-            return revert_sync_batchnorm(MODELS.build(self.cfg.model)).eval()
+            # A copy, because some of mmdet's models write into the config that they are built from.
+            return revert_sync_batchnorm(MODELS.build(copy.deepcopy(self.cfg.model))).eval()
 
     def load(self, checkpoint: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         """Build the model of the config and load a checkpoint into it.
@@ -85,14 +83,39 @@ class Task(ABC):
         """
         model = self.build()
         content = weights.read_file(checkpoint)
-        state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], model.state_dict())
-        weights.load_exactly(model, state, checkpoint, f"this config's {describe_model(self.cfg.model)}")
+        trained = model.module if isinstance(model, BaseTTAModel) else model
+        state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], trained.state_dict())
+        weights.load_exactly(trained, state, checkpoint, f"this config's {describe_model(self.cfg.model)}")
         return model, meta_of(content)
+
+    @property
+    def trained_model(self) -> ConfigDict:
+        """Config of the model that is trained. Test-time augmentation wraps another one around it."""
+        return self.cfg.model.get("module", self.cfg.model)
+
+    def augmented(self) -> Config:
+        """Copy the config, with test-time augmentation in the copy.
+
+        Raises:
+            ConfigError: the task or the config allows for none.
+        """
+        raise ConfigError("this config's task has no test-time augmentation: leave out --tta")
+
+    def tiled(self, tiles: Tiles) -> Config:
+        """Copy the config, with a model in the copy that sees tiles of an image and predicts for the whole.
+
+        Args:
+            tiles: how images are cut.
+
+        Raises:
+            ConfigError: the task or the config allows for none.
+        """
+        raise ConfigError("tiles are for detectors and segmentors: leave out --tile")
 
     @property
     def needs_values(self) -> bool:
         """Whether the model looks at the values of tensors. Tensors without values then cannot count its operations."""
-        return self.cfg.model.backbone.type == "timm"  # some of timm's models look at values while they are built
+        return self.trained_model.backbone.type == "timm"  # some of timm's models look at values while they are built
 
     def has_scans(self, model: nn.Module) -> bool:
         """Whether the model has scans. Their operations can be counted only with the compiled library."""
@@ -170,11 +193,14 @@ class ImageTask(Task):
 
     def default_size(self) -> Size:
         """Height and width of the preprocessor, or else those that the test pipeline resizes to."""
-        size = (self.cfg.model.get("data_preprocessor") or {}).get("size")
+        size = (self.trained_model.get("data_preprocessor") or {}).get("size")
         if size is not None:
             return tuple(size)
         dataset = (self.cfg.get("test_dataloader") or {}).get("dataset", {})
-        scale = next((step.scale for step in dataset.get("pipeline", ()) if "scale" in step), (224, 224))
+        steps = dataset.get("pipeline", ())
+        if fixed := next((step.size for step in steps if name_of(step) == "FixedSize"), None):
+            return tuple(fixed)
+        scale = next((step.scale for step in steps if "scale" in step), (224, 224))
         return tuple(reversed(scale))
 
     def example_input(self, size: Size, batch: int, device: torch.device | str = "cpu") -> Tensor:  # [B, C, H, W]
@@ -190,7 +216,7 @@ class ImageTask(Task):
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
-        return self.cfg.model.backbone.get("in_chans", 3)
+        return self.trained_model.backbone.get("in_chans", 3)
 
     @abstractmethod
     def class_counts(self, model: nn.Module) -> dict[str, int]:
@@ -290,76 +316,3 @@ class ImageTask(Task):
         if "model" not in self.cfg or not self.cfg.get("test_dataloader"):
             raise ConfigError("the config has no model or no test_dataloader, which says how images are prepared")
         return self.cfg.test_dataloader.dataset
-
-
-class PipelineTask(ImageTask):
-    """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
-
-    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
-    without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
-
-    @cached_property
-    def pipeline(self) -> Compose:
-        """The test pipeline of the config, without the steps that load annotations."""
-        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(ANNOTATIONS)]
-        with building_in_scope(self.scope):
-            return Compose(steps)
-
-    @cached_property
-    def visualizer(self) -> Visualizer:
-        """A visualizer as in the config that writes only to files."""
-        settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
-        with building_in_scope(self.scope):
-            return VISUALIZERS.build(settings)
-
-    def class_counts(self, model: nn.Module) -> dict[str, int]:
-        """The numbers of classes that the heads are made for, see :meth:`ImageTask.class_counts`."""
-        return {
-            f"model.{name}.num_classes": module.num_classes
-            for name, module in model.named_modules()
-            if isinstance(getattr(module, "num_classes", None), int)
-            and name.split(".")[0] not in ("", *self.without_classes)
-        }
-
-    def prepare(self, path: Path) -> dict[str, Any]:
-        """Make a sample of an image file, see :meth:`ImageTask.prepare`."""
-        return self.pipeline({"img_path": str(path), "img_id": 0})
-
-    @cached_property
-    def value_range(self) -> ValueRange | None:
-        """The values of black and white, if the config's pipeline gives them."""
-        return next((step["value_range"] for step in self._test_data().pipeline if step.get("value_range")), None)
-
-    def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
-        """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
-        self.visualizer.dataset_meta = labels._asdict()
-        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
-        with assembling(out.parent, file) as place:
-            self.visualizer.add_datasample(
-                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
-            )
-
-    def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
-        """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
-        path = Path(prediction.img_path)
-        if path.is_file():
-            picture = read_rgb(path, self.value_range)
-            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
-
-    def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Draw a sample with its annotations, see :meth:`Task.draw_sample`."""
-        self.visualizer.dataset_meta = dataset.metainfo
-        values = sample["inputs"].permute(1, 2, 0).numpy()
-        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
-        rgb = np.array(to_picture(values).convert("RGB"))
-        path = place.with_name(f"{place.name}.png")
-        annotated = self.drawable(sample["data_samples"].cpu())
-        with assembling(path.parent, path) as folder:
-            self.visualizer.add_datasample(
-                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
-            )
-        return path
-
-    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """Convert a data sample to the form that the visualizer draws."""
-        return annotated

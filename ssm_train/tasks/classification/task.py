@@ -1,27 +1,37 @@
 """Image classification as a task."""
 
+import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import TRANSFORMS
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from ssm_core.errors import ConfigError
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.images import decode_channels, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
+from ssm_train.data.transforms import TestTransform, TrainTransform
 from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.config import changed
+from ssm_train.tasks.augmented import innermost, name_of
 from ssm_train.tasks.base import ImageTask, Labels, Size
 from ssm_train.tasks.classification.predictions import ScoreWriter
 
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
+_ZOOM = 1.15  # by which the second view of an augmented test is larger
+_HFLIP, _CROP_RATIO = (
+    inspect.signature(kind).parameters[name].default
+    for kind, name in ((TrainTransform, "hflip"), (TestTransform, "crop_ratio"))
+)
 _MIN_DRAWN = 256  # shorter side of a picture with text, in pixels
 
 
@@ -41,6 +51,29 @@ class Classification(ImageTask):
         settings = self._test_data().transform
         with building_in_scope(self.scope):
             return TRANSFORMS.build(settings)
+
+    def augmented(self) -> Config:
+        """Copy the config, with its ``tta_transform`` and a mean of probabilities, see :meth:`.Task.augmented`.
+
+        By default the views are the centre in two sizes, also flipped if training flips images.
+        """
+        own = innermost(self._test_data(), "transform").get("transform", {})
+        views = self.cfg.get("tta_transform")
+        if views is None:
+            if not own or name_of(own) != "TestTransform":
+                raise ConfigError("the test data have no TestTransform to vary: write a tta_transform into the config")
+            trained = innermost((self.cfg.get("train_dataloader") or {}).get("dataset"), "transform")
+            flip = trained.get("transform", {}).get("hflip", _HFLIP) > 0
+            ratio = own.get("crop_ratio", _CROP_RATIO)
+            views = {**own, "type": "ssm_train.TestViews", "crop_ratios": (ratio, ratio / _ZOOM), "flip": flip}
+            views.pop("crop_ratio", None)
+        copied = changed(self.cfg, {})
+        copied.model = ConfigDict(type="ssm_train.AugmentedClassifier", module=copied.model)
+        dataset = copied.test_dataloader.dataset
+        while "transform" not in dataset and "dataset" in dataset:  # a wrapper, such as one that repeats a dataset
+            dataset = dataset.dataset
+        dataset.transform = ConfigDict(views)
+        return copied
 
     def class_counts(self, model: nn.Module) -> dict[str, int]:
         """The length of the network's output, see :meth:`.ImageTask.class_counts`."""

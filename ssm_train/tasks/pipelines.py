@@ -1,0 +1,133 @@
+"""Tasks with pipelines and visualizers of the kind that mmdet and mmseg have."""
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
+from mmengine.registry import VISUALIZERS
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from PIL import Image
+from torch import Tensor, nn
+
+from ssm_train.data.images import read_rgb, to_picture
+from ssm_train.data.pixels import ValueRange
+from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.config import changed, with_test_augmentation
+from ssm_train.runtime.files import assembling
+from ssm_train.tasks.augmented import augmented_pipeline, flips_of, innermost, without_annotations
+from ssm_train.tasks.base import ImageTask, Labels
+
+LARGEST_PICTURE = 2048  # longest side of a drawn prediction in pixels
+
+
+class PipelineTask(ImageTask):
+    """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
+
+    drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
+    flips: ClassVar[tuple[str, ...]] = ("horizontal", "vertical")  # those that the task can flip back
+    without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
+
+    @cached_property
+    def pipeline(self) -> Compose:
+        """The test pipeline of the config, without the steps that load annotations."""
+        with building_in_scope(self.scope):
+            return Compose(without_annotations(self._test_data().pipeline))
+
+    @abstractmethod
+    def merging(self) -> dict[str, Any]:
+        """Config of the model that merges the predictions for several versions of an image."""
+
+    def augmented(self) -> Config:
+        """Copy the config, with its ``tta_model`` and ``tta_pipeline``, see :meth:`.Task.augmented`.
+
+        Where it has none, the versions are of three sizes and flipped as in training, see :mod:`.augmented`.
+        """
+        values: dict[str, Any] = {}
+        if "tta_model" not in self.cfg:
+            values["tta_model"] = self.merging()
+        if "tta_pipeline" not in self.cfg:
+            steps = innermost(self._test_data()).get("pipeline", ())
+            values["tta_pipeline"] = augmented_pipeline(steps, flips_of(self.cfg, self.flips))
+        return with_test_augmentation(changed(self.cfg, ConfigDict(values)))
+
+    @cached_property
+    def visualizer(self) -> Visualizer:
+        """A visualizer as in the config that writes only to files."""
+        settings = {**self.cfg.visualizer, "tensorboard": False, "wandb": False, "name": f"{self.scope}_{id(self)}"}
+        with building_in_scope(self.scope):
+            return VISUALIZERS.build(settings)
+
+    def class_counts(self, model: nn.Module) -> dict[str, int]:
+        """The numbers of classes that the heads are made for, see :meth:`.ImageTask.class_counts`."""
+        return {
+            f"model.{name}.num_classes": module.num_classes
+            for name, module in model.named_modules()
+            if isinstance(getattr(module, "num_classes", None), int)
+            and name.split(".")[0] not in ("", *self.without_classes)
+        }
+
+    def prepare(self, path: Path) -> dict[str, Any]:
+        """Make a sample of an image file, see :meth:`.ImageTask.prepare`."""
+        return self.pipeline({"img_path": str(path), "img_id": 0})
+
+    @cached_property
+    def value_range(self) -> ValueRange | None:
+        """The values of black and white, if the config's pipeline gives them."""
+        return next((step["value_range"] for step in self._test_data().pipeline if step.get("value_range")), None)
+
+    def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
+        """Draw a prediction over its image, see :meth:`.ImageTask.draw`."""
+        self.visualizer.dataset_meta = labels._asdict()
+        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
+        if (longest := max(image.shape[:2])) > LARGEST_PICTURE:
+            height, width = (max(side * LARGEST_PICTURE // longest, 1) for side in image.shape[:2])
+            image = np.asarray(Image.fromarray(image).resize((width, height), reducing_gap=2.0))
+            prediction = self.reduced(prediction, (height, width))
+        prediction = self.drawable_prediction(prediction)
+        with assembling(out.parent, file) as place:
+            self.visualizer.add_datasample(
+                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
+            )
+
+    def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
+        """Pass on the picture of a validation image if it is a file, see :meth:`.ImageTask.show`."""
+        path = Path(prediction.img_path)
+        if path.is_file():
+            picture = read_rgb(path, self.value_range)
+            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
+
+    def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
+        """Draw a sample with its annotations, see :meth:`.Task.draw_sample`."""
+        self.visualizer.dataset_meta = dataset.metainfo
+        values = sample["inputs"].permute(1, 2, 0).numpy()
+        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
+        rgb = np.array(to_picture(values).convert("RGB"))
+        path = place.with_name(f"{place.name}.png")
+        annotated = self.drawable(sample["data_samples"].cpu())
+        with assembling(path.parent, path) as folder:
+            self.visualizer.add_datasample(
+                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
+            )
+        return path
+
+    @abstractmethod
+    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
+        """A prediction for a picture that is smaller than its image.
+
+        Args:
+            prediction: one of :meth:`predict`.
+            size: height and width of the picture.
+        """
+
+    def drawable_prediction(self, prediction: BaseDataElement) -> BaseDataElement:
+        """Convert a prediction to the form that the visualizer draws."""
+        return prediction
+
+    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
+        """Convert a data sample to the form that the visualizer draws."""
+        return annotated
