@@ -33,7 +33,9 @@ cudaStream_t current_stream() {
 }
 
 void check_cuda(cudaError_t error) {
-  SSM_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error),
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // the next call would report it again
+  SSM_CHECK(false, "CUDA error: ", cudaGetErrorString(error),
       " (it may come from an earlier kernel; CUDA_LAUNCH_BLOCKING=1 shows from which)");
 }
 
