@@ -43,13 +43,16 @@ std::string message(const Parts&... parts) {
   return out.str();
 }
 
-// Raises an error whose message is the parts, one after another. In Python it is a RuntimeError.
-#define SSM_CHECK(CONDITION, ...)                          \
-  do {                                                     \
-    if (!(CONDITION)) [[unlikely]] {                       \
-      throw std::runtime_error(ssm::message(__VA_ARGS__)); \
-    }                                                      \
+// They raise an error whose message is the parts, one after another. In Python it is a RuntimeError or an IndexError.
+// No class of C++ becomes a ValueError in every release of torch: ssm_core.ops.calling makes one of the message.
+#define SSM_CHECK_AS(ERROR, CONDITION, ...)   \
+  do {                                        \
+    if (!(CONDITION)) [[unlikely]]            \
+      throw ERROR(ssm::message(__VA_ARGS__)); \
   } while (false)
+#define SSM_CHECK(CONDITION, ...) SSM_CHECK_AS(std::runtime_error, CONDITION, __VA_ARGS__)
+#define SSM_CHECK_INDEX(CONDITION, ...) SSM_CHECK_AS(std::out_of_range, CONDITION, __VA_ARGS__)
+#define SSM_CHECK_VALUE(CONDITION, ...) SSM_CHECK(CONDITION, "ValueError: ", __VA_ARGS__)
 
 // What torch's C functions return must be 0. They have written the reason to the standard error.
 inline void check_torch(int32_t error, const char* name) {

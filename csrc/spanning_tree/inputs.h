@@ -25,7 +25,7 @@ struct SpanningTreeInputs {
         height, " by ", width);
     SSM_CHECK(num_edges <= most_edges, "the graph has more than ", most_edges, " edges: ", num_edges);
     // Then no graph has to be looked at, however many vertices are claimed.
-    SSM_CHECK(num_edges >= height * width - 1, num_edges, " edges cannot connect ", height * width, " vertices");
+    SSM_CHECK_VALUE(num_edges >= height * width - 1, num_edges, " edges cannot connect ", height * width, " vertices");
     check_device(weights_given, device, weights_given, "edge_weight");
     check_device(root_given, device, weights_given, "root");
     check_dtype(root_given, kLong, "root");

@@ -180,10 +180,10 @@ def test_an_order_that_is_no_permutation_is_refused():
     for at, token, message in (((1, 1, 4), order[1, 1, 0], "every token once"), ((0, 1, 2), 5, "indices from 0 to 4")):
         bad = order.clone()
         bad[at] = token
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises((ValueError, IndexError), match=message):
             directional_scan(x, delta, A, B, B, order=bad, backend="cpu")
     for row in ([0, 1, 2, 3, 3], [-1, 0, 1, 2, 3]):
-        with pytest.raises(RuntimeError, match="order must"):
+        with pytest.raises((ValueError, IndexError), match="order must"):
             directional_scan(x, delta, A, B, B, order=torch.tensor(row), backend="cpu")
 
 
@@ -192,8 +192,8 @@ def test_what_is_no_tree_is_refused_without_channels_too(backend):
     parent = torch.tensor([[0, 0, 1, 1]])
     no_tree = Tree(parent, torch.tensor([[0, 2, 1, 3]]))
     x = torch.rand(1, 4, 0)
-    with pytest.raises((ValueError, RuntimeError), match="tree is not a tree in sample 0"):
+    with pytest.raises(ValueError, match="tree is not a tree in sample 0"):
         tree_scan(x, x, no_tree, backend=backend)
     B, A = torch.rand(1, 4, 2), torch.rand(0, 2)
-    with pytest.raises((ValueError, RuntimeError), match="tree is not a tree in sample 0"):
+    with pytest.raises(ValueError, match="tree is not a tree in sample 0"):
         subtree_scan(x, x, A, B, B, torch.rand(0), no_tree, backend=backend)

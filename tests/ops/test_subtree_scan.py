@@ -130,7 +130,7 @@ def test_errors_name_the_argument():
         subtree_scan(**{**values, "x": values["x"].long()}, tree=tree)
     with pytest.raises(ValueError, match=r"tree\.order must be"):
         subtree_scan(**values, tree=Tree(tree.parent, tree.order.int()))
-    with pytest.raises((ValueError, RuntimeError), match="subtree_scan: tree is not a tree in sample 0"):
+    with pytest.raises(ValueError, match="subtree_scan: tree is not a tree in sample 0"):
         subtree_scan(**values, tree=Tree(tree.parent, tree.order.flip(1)), backend="cpu")
     with pytest.raises(ValueError, match="backend 'cuda' was asked for"):
         subtree_scan(**values, tree=tree, backend="cuda")

@@ -30,11 +30,14 @@ int64_t* raster_quarters(const RolledMap& map, const Window& w, int64_t* out) {
 }
 
 void check_quadrants(const Tensor& choice) {
+  if (choice.numel() == 0) return;
   const int64_t *values = choice.const_data_ptr<int64_t>(), stride = choice.stride(0);
+  int64_t low = values[0], high = low;
   for (int64_t i = 0; i < choice.size(0); ++i) {
-    const int64_t quadrant = values[i * stride];
-    SSM_CHECK(quadrant >= 0 && quadrant < 4, "quadtree_order: choice must hold quadrants 0 to 3, got ", quadrant);
+    low = std::min(low, values[i * stride]);
+    high = std::max(high, values[i * stride]);
   }
+  SSM_CHECK_VALUE(low >= 0 && high < 4, "quadtree_order: choice must hold quadrants 0 to 3, got ", low, " to ", high);
 }
 
 Tensor quadtree_order(

@@ -129,8 +129,8 @@ void check_order(const SelectiveScanParams& p) {
     }
   });
   for (OrderFault fault : faults) {
-    SSM_CHECK(fault != OrderFault::kRange, "order must hold token indices from 0 to ", p.length - 1);
-    SSM_CHECK(fault != OrderFault::kRepeated, "order must list every token once in each row");
+    SSM_CHECK_INDEX(fault != OrderFault::kRange, "order must hold token indices from 0 to ", p.length - 1);
+    SSM_CHECK_VALUE(fault != OrderFault::kRepeated, "order must list every token once in each row");
   }
 }
 

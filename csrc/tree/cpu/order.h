@@ -45,7 +45,7 @@ inline TreeOrder follow_orders(
     }
   });
   const int64_t bad = std::find(valid.begin(), valid.end(), 0) - valid.begin();
-  SSM_CHECK(bad == batch, op, ": tree is not a tree in sample ", bad,
+  SSM_CHECK_VALUE(bad == batch, op, ": tree is not a tree in sample ", bad,
       ": its order must list every vertex once, parents before their children, and begin with the root, its own "
       "parent");
   return tree;

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.calling import call
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .geometry import Shift, check_geometry
@@ -42,7 +43,6 @@ def quadtree_order(
 
     Raises:
         ValueError: an argument does not fit; the message says which.
-        RuntimeError: a choice is no quadrant. The GPU kernel does not check this.
     """
     op = "quadtree_order"
     check_geometry(op, choice, height, width)
@@ -50,7 +50,7 @@ def quadtree_order(
         raise ValueError(f"{op}: levels must be 0, 1 or 2, got {levels!r}")
     if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":
         return quadtree_order_reference(choice, height, width, levels, shift)
-    return torch.ops.quadtree_ssm.quadtree_order(choice, height, width, levels, *shift)
+    return call(torch.ops.quadtree_ssm.quadtree_order, choice, height, width, levels, *shift)
 
 
 __all__ = [

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.calling import call
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
@@ -146,7 +147,6 @@ def directional_scan(
 
     Raises:
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
-        RuntimeError: an order does not list every token once. The GPU kernel does not check this.
     """
     op = "directional_scan"
     if x.dim() != 3:
@@ -253,7 +253,7 @@ def _scan(
     u, delta = (x if x.stride(-1) == 1 else x.contiguous() for x in (u, delta))
     A = A.contiguous()
     D, delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
-    return torch.ops.ssm_core.selective_scan(u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
+    return call(torch.ops.ssm_core.selective_scan, u, delta, A, B, C, D, delta_bias, order, reverse, delta_softplus)
 
 
 def _full_order(order: Tensor, batch: int, directions: int, length: int, op: str) -> Tensor:

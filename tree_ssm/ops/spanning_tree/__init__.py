@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.calling import call
 from ssm_core.ops.checks import require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
@@ -81,7 +82,7 @@ def minimum_spanning_tree(
     require_same_device(_OP, edge_weight=edge_weight, edges=edges, root=roots)
     if choose_backend(_OP, f"tree_ssm::{_OP}", backend, edge_weight.device) == "reference":
         return Tree(*minimum_spanning_tree_reference(edge_weight, edges, height, width, roots))
-    return Tree(*torch.ops.tree_ssm.minimum_spanning_tree(edge_weight, edges, height, width, roots))
+    return Tree(*call(torch.ops.tree_ssm.minimum_spanning_tree, edge_weight, edges, height, width, roots))
 
 
 def _check_grid(height: int | None, width: int | None, num_vertices: int | None) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.calling import call
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 
@@ -48,7 +49,6 @@ def subtree_scan(
 
     Raises:
         ValueError: an argument does not fit; the message says which.
-        RuntimeError: ``tree`` is no tree; the message names the sample. The GPU kernel does not check it.
     """
     _check(x, delta, A, B, C, delta_bias, tree)
     chosen = choose_backend("subtree_scan", "tree_ssm::selective_subtree_scan", backend, x.device)
@@ -56,7 +56,7 @@ def subtree_scan(
         return subtree_scan_reference(x, delta, A, B, C, delta_bias, tree, next_step)
     scan = torch.ops.tree_ssm.selective_subtree_scan
     if chosen == "cpu":
-        return scan(x, delta, A, B, C, delta_bias, tree.parent, tree.order, next_step)
+        return call(scan, x, delta, A, B, C, delta_bias, tree.parent, tree.order, next_step)
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent)
     parts = [
         scan(x, delta, a, b, c, delta_bias, tree.parent, tree.order, next_step, schedule)

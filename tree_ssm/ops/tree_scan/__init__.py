@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.calling import call
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 
@@ -46,9 +47,8 @@ def tree_scan(
         h ``[B, L, D]`` in the dtype of ``u``.
 
     Raises:
-        ValueError: an argument does not fit; the message says which.
-        RuntimeError: ``tree`` is no tree; the message names the sample. The GPU kernel does not check the tree, since
-            raising an error would mean waiting for the device. Its results then have no meaning.
+        ValueError: an argument does not fit, or ``tree`` is no tree; the message says which. The GPU kernel does not
+            check the tree, since raising an error would mean waiting for the device. Its results then have no meaning.
     """
     _check(u, weight, tree, direction)
     both = direction == "both"
@@ -56,7 +56,7 @@ def tree_scan(
     if chosen == "reference":
         return tree_scan_reference(u, weight, tree.parent, tree.order, both)
     schedule = torch.ops.tree_ssm.tree_schedule(tree.parent) if chosen == "cuda" else None
-    return torch.ops.tree_ssm.tree_scan(u, weight, tree.parent, tree.order, both, schedule)
+    return call(torch.ops.tree_ssm.tree_scan, u, weight, tree.parent, tree.order, both, schedule)
 
 
 def _check(u: Tensor, weight: Tensor, tree: Tree, direction: str) -> None:
