@@ -17,7 +17,7 @@ import torch
 import torch.autograd.forward_ad as fwd
 from torch import Tensor
 
-# torch.library has no public function for forward mode. This is what torch.func is made of, the same since PyTorch 2.6.
+# torch.library has no public function for forward mode. This is what torch.func is made of, unchanged since 2.10.
 from torch._C._functorch import maybe_current_level, unwrap_if_dead
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.function import _SingleLevelFunction

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from .derivatives import Composite, without_autocast
 
@@ -135,17 +134,3 @@ def refuse_mapped(op: str, what: str, *tensors: Tensor | None) -> None:
                     "kernel, or map over the samples in a loop"
                 )
             x = torch._C._functorch.get_unwrapped(x)
-
-
-def values_of(x: Tensor) -> list[Any]:
-    """The values of a tensor, also inside a transform of torch.func, where PyTorch 2.6 cannot read them.
-
-    Args:
-        x: a tensor that torch.vmap does not map over; see :func:`refuse_mapped`.
-    """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    if torch._C._functorch.maybe_current_level() is None:
-        return x.tolist()
-    with temporarily_clear_interpreter_stack():
-        return x.tolist()

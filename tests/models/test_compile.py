@@ -7,10 +7,6 @@ from quadtree_ssm import QuadMamba
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 
-# PyTorch 2.6 cannot trace the recomputation of a block whose scan returns more than tensors. With compilation it also
-# adds up gradients in another order. A gradient of 1e-12, whose terms cancel, then differs by 5e-5.
-pytestmark = pytest.mark.recent
-
 SIZES = {"depths": (2, 1), "dims": (16, 16), "num_classes": 3}
 CASES = {
     "both scans of QuadMamba, maps": lambda: QuadMamba((2, 1, 1), (16, 16, 16), out_indices=(0, 2)),

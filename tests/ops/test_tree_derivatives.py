@@ -41,7 +41,6 @@ def test_vmap_is_a_loop_over_the_samples(name):
         assert_vmap_is_a_loop(case.function("cpu", "auto"), case.arguments, in_dims)
 
 
-@pytest.mark.recent
 @pytest.mark.parametrize("name", COMPILED)
 def test_derivatives_compile(name):
     assert_compiles(CASES[name].function("cpu", "auto"), CASES[name].arguments)

@@ -44,7 +44,7 @@ class Case:
 def _directions(states: int, ordered: bool, parameters: bool, length: int = 4) -> Case:
     order = make_order(2, 2, length) if ordered else None
     reverse = (False, True) if ordered else (False, False)
-    visits = None if order is None else order.tolist()  # PyTorch 2.6 reads no values inside a transform
+    visits = None if order is None else order.tolist()
 
     def function(device, backend):
         there = None if order is None else order.to(device)

@@ -6,7 +6,6 @@ import torch
 from oracles.gradients import with_gradients
 from oracles.grid import num_edges
 
-from ssm_core.ops.vmap import values_of
 from tree_ssm.ops import Tree, minimum_spanning_tree, tree_scan
 
 
@@ -143,7 +142,7 @@ def brute_force(u, weight, tree, direction):
     batch, length, _ = u.shape
     rows = []
     for b in range(batch):
-        parent = values_of(tree.parent)[b]
+        parent = tree.parent.tolist()[b]
 
         def ancestors(v, parent=parent):
             path = [v]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssm_core.ops.vmap import refuse_mapped, values_of
+from ssm_core.ops.vmap import refuse_mapped
 
 from .faults import Fault, raise_fault
 
@@ -56,7 +56,7 @@ def minimum_spanning_tree_reference(
     by_rank = (edge_weight + 0.0).sort(dim=1, stable=True).indices.unsqueeze(-1)
     ends = edges.gather(1, by_rank.expand(-1, -1, 2)) + first_vertex.view(-1, 1, 1)
     chosen = boruvka(ends.flatten(0, 1), batch * length)
-    for sample, count in enumerate(values_of(torch.bincount(chosen[:, 0] // length, minlength=batch))):
+    for sample, count in enumerate(torch.bincount(chosen[:, 0] // length, minlength=batch).tolist()):
         if count != length - 1:
             raise_fault(Fault.DISCONNECTED, sample, -1)
 
@@ -131,7 +131,7 @@ def _raise_first_fault(edge_weight: Tensor, edges: Tensor, root: Tensor, length:
         Fault.WEIGHT: ~edge_weight.isfinite(),
     }
     first = min(
-        ((*where, fault) for fault, mask in faults.items() for where in values_of(mask.nonzero()[:1])),
+        ((*where, fault) for fault, mask in faults.items() for where in mask.nonzero()[:1].tolist()),
         key=lambda found: (found[0], found[2]),
         default=None,
     )

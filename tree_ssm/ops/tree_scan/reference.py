@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
-from ssm_core.ops.vmap import refuse_mapped, values_of
+from ssm_core.ops.vmap import refuse_mapped
 
 
 def tree_scan_reference(
@@ -29,7 +29,7 @@ def tree_scan_reference(
     depth = depths(parent)
     by_depth = torch.argsort(depth, stable=True)
     size = torch.bincount(depth, minlength=1)
-    sizes = values_of(size)
+    sizes = size.tolist()
     place = torch.argsort(by_depth) - (size.cumsum(0) - size)[depth]  # of each vertex within its level
     parents = place[parent[by_depth]].split(sizes)
 
