@@ -71,3 +71,8 @@ def options(root):
         *(f"{split}_dataloader.dataset.pipeline.1.scale=(64,64)" for split in ("val", "test")),
         "train_dataloader.dataset.pipeline.2.scale=(64,64)",
     ]
+
+
+def changed(entry, change):
+    """Return a copy of an annotation file's entry with other fields, of which ``...`` are dropped."""
+    return {key: value for key, value in {**entry, **change}.items() if value is not ...}

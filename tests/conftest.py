@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.util
+import logging
 import os
 import sys
 
@@ -59,6 +60,24 @@ def own_disks():
     assert process.exitcode in (0, bad_places.NOT_ALLOWED)
     if process.exitcode:
         pytest.skip("this machine lets no process mount a disk of its own")
+
+
+@pytest.fixture
+def lines(request):
+    """Return the list that gets the lines of mmengine's current logger."""
+    from mmengine.logging import MMLogger
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            logged.append(record.getMessage())
+
+    logged, handler = [], Lines()
+    logger = MMLogger.get_instance(request.node.nodeid)  # the latest logger is the current one
+    logger.setLevel("INFO")
+    logger.addHandler(handler)
+    yield logged
+    logger.removeHandler(handler)
+    MMLogger._instance_dict.pop(request.node.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,19 @@ from collections import Counter
 from ssm_core.errors import DataError
 
 
+class Unusable(Exception):  # noqa: N818  # it is no error of the program
+    """An item that cannot be used, such as a row of a file or the label of an image.
+
+    Args:
+        kind: what is wrong, in words that are the same for all items of the kind. They follow the name of the item.
+        detail: what else there is to say about this item.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind} ({detail})" if detail else kind)
+        self.kind = kind
+
+
 class Faults:
     """Counts what is left out of a dataset.
 

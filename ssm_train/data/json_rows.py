@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TextIO
 
 from ssm_core.errors import DataError
+from ssm_train.data.faults import Unusable
 from ssm_train.data.opened import DAMAGED, open_data
 
 _BOM = b"\xef\xbb\xbf"
@@ -24,19 +25,6 @@ _LONGEST = 2**26  # largest row in characters
 _LOOK = 64  # lines that are looked at to see what a file holds
 _LOOK_BYTES = 2**20  # of each of these lines
 _TAIL = 16  # characters at the end of a window that may be half a token of JSON
-
-
-class UnusableRow(Exception):  # noqa: N818  # it is no error of the program
-    """A row that cannot be used.
-
-    Args:
-        kind: what is wrong, in words that are the same for all rows of the kind. They follow the name of the row.
-        detail: what else there is to say about this row.
-    """
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind} ({detail})" if detail else kind)
-        self.kind = kind
 
 
 class JsonRow(NamedTuple):
@@ -50,7 +38,7 @@ class JsonRow(NamedTuple):
 
     number: int
     line: int
-    value: Any | UnusableRow
+    value: Any | Unusable
 
 
 def json_rows(path: str | Path) -> Iterator[JsonRow]:
@@ -108,7 +96,7 @@ def _lines(file: BinaryIO) -> Iterator[JsonRow]:
         text = line.removeprefix(_BOM) if place == 1 else line
         value: Any
         if len(line) == _LONGEST and not line.endswith(b"\n"):
-            value = UnusableRow(f"has {_LONGEST} bytes or more")
+            value = Unusable(f"has {_LONGEST} bytes or more")
             while line and not line.endswith(b"\n"):
                 line = file.readline(_LONGEST)
         elif not text.strip():
@@ -117,7 +105,7 @@ def _lines(file: BinaryIO) -> Iterator[JsonRow]:
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError) as error:
-                value = UnusableRow("is not valid JSON", getattr(error, "msg", None) or str(error))
+                value = Unusable("is not valid JSON", getattr(error, "msg", None) or str(error))
         yield JsonRow(number, place, value)
         number += 1
 

@@ -308,7 +308,7 @@ class ImageTask(Task):
         Args:
             prediction: one of :meth:`predict`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} labels no pixels")
 
     @abstractmethod
     def as_data(self, prediction: Any, labels: Labels) -> dict[str, Any]:

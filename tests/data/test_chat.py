@@ -11,7 +11,7 @@ from transformers.utils import chat_template_utils
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets.chat import ChatTemplate
 from ssm_train.data.datasets.text_rows import Conversation
-from ssm_train.data.json_rows import UnusableRow
+from ssm_train.data.faults import Unusable
 from tree_ssm.language import load_tokenizer
 
 MARKED = (
@@ -97,22 +97,22 @@ def test_a_response_may_be_left_out_of_the_loss(tokenizer, template):
 
 def test_templates_that_change_what_was_before_are_refused(tokenizer):
     messages = [dict(message, content=f"Hm.|{message['content']}") for message in MESSAGES]
-    with pytest.raises(UnusableRow, match=r"changed in its beginning .* mark them with \{% generation %\}"):
+    with pytest.raises(Unusable, match=r"changed in its beginning .* mark them with \{% generation %\}"):
         chat(tokenizer, FORGETFUL, messages)
     made = chat(tokenizer, FORGETFUL, messages, [False, True])
     assert learnt_text(tokenizer, made) == [messages[-1]["content"] + tokenizer.eos_token]
     thinking = PLAIN.replace("{{ '<assistant>\n' }}", "{{ '<assistant>\n<think>' }}")
-    with pytest.raises(UnusableRow, match="changed in its beginning"):
+    with pytest.raises(Unusable, match="changed in its beginning"):
         chat(tokenizer, thinking, MESSAGES)
 
 
 def test_templates_that_refuse(tokenizer):
-    with pytest.raises(UnusableRow, match=r"is refused by the chat template \(Roles must alternate\)"):
+    with pytest.raises(Unusable, match=r"is refused by the chat template \(Roles must alternate\)"):
         chat(tokenizer, MOVED, MESSAGES[2:])
-    with pytest.raises(UnusableRow, match=r"is refused by the chat template .* has no attribute 'nothing'"):
+    with pytest.raises(Unusable, match=r"is refused by the chat template .* has no attribute 'nothing'"):
         chat(tokenizer, "{{ messages[0].nothing + '' }}", MESSAGES)
     once = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
-    with pytest.raises(UnusableRow, match="not learnt, and the chat template does not mark each response once"):
+    with pytest.raises(Unusable, match="not learnt, and the chat template does not mark each response once"):
         chat(tokenizer, once, MESSAGES, [False, True])
     with pytest.raises(ConfigError, match=r"chat template is no Jinja: .* \(line 2\)"):
         chat(tokenizer, "\n{% for %}", MESSAGES)

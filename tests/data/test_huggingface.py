@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from PIL import Image
 from pyarrow import parquet
 
@@ -26,16 +25,6 @@ def _offline(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
-
-
-@pytest.fixture
-def told(caplog):
-    """What is logged."""
-    logger = MMLogger.get_instance("test_huggingface")  # the latest logger is the current one
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records]
-    logger.removeHandler(caplog.handler)
-    MMLogger._instance_dict.pop("test_huggingface")
 
 
 def plain(image):
@@ -146,7 +135,7 @@ def test_columns(tmp_path):
     assert int(HuggingFaceImages(plain, save(tmp_path / "y", raw), image="img")[0]["inputs"].max()) == 5
 
 
-def test_faulty_rows(tmp_path, told):
+def test_faulty_rows(tmp_path, lines):
     rows = [encoded(n) for n in range(8)]
     rows[5] = {"bytes": None, "path": "/nowhere/x.png"}
     rows[6] = None
@@ -155,7 +144,7 @@ def test_faulty_rows(tmp_path, told):
     (tmp_path / "x").mkdir()
     parquet.write_table(pyarrow.table({"image": rows, "label": [0, -1, None, 1, 0, 0, 1, 1]}), f"{path}/train.parquet")
     data = HuggingFaceImages(plain, path)
-    assert told() == [
+    assert lines == [
         f"left out 2 of 8 rows of {path}:train: each has no label; the first is {path}:train[1] has no label"
     ]
     assert data.labels == [0, 1, 0, 0, 1, 1]

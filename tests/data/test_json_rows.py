@@ -7,7 +7,8 @@ import pytest
 
 from ssm_core.errors import DataError
 from ssm_train.data import json_rows as module
-from ssm_train.data.json_rows import UnusableRow, json_rows
+from ssm_train.data.faults import Unusable
+from ssm_train.data.json_rows import json_rows
 
 ROWS = [
     {"instruction": "Say äß\u2028\u0085\u2029 \x1c\v\f.", "input": "", "output": 'a\nb \\ "[{,}]" \U0001f600'},
@@ -73,7 +74,7 @@ def test_a_faulty_line_is_a_faulty_row(fault, place, tmp_path):
     lines.insert(place, FAULTY_LINES[fault])
     (tmp_path / "a.json").write_bytes(b"\n".join(lines))
     rows = list(json_rows(tmp_path / "a.json"))
-    assert [row.number for row in rows if isinstance(row.value, UnusableRow)] == [place] == [rows[place].line - 1]
+    assert [row.number for row in rows if isinstance(row.value, Unusable)] == [place] == [rows[place].line - 1]
     assert [row.value for row in rows if row.number != place] == [{"a": 1}, {"a": 2}]
     assert rows[place].value.kind == "is not valid JSON"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
@@ -23,16 +22,6 @@ def cache(tmp_path, monkeypatch):
     """A folder of its own for the lists of shards."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "hub" / "ssm_shards"
-
-
-@pytest.fixture
-def told(caplog):
-    """What is logged."""
-    logger = MMLogger.get_instance("test_shards")  # the latest logger is the current one
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records]
-    logger.removeHandler(caplog.handler)
-    MMLogger._instance_dict.pop("test_shards")
 
 
 def plain(image):
@@ -193,10 +182,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faulty_samples(fault, tmp_path, told):
+def test_faulty_samples(fault, tmp_path, lines):
     path = write(tmp_path / "x.tar", [*GOOD[:4], *FAULTS[fault], *GOOD[4:]])
     assert [label for _, label in values(WebDatasetImages(plain, path))] == [0, 1, 0, 1, 0]
-    [line] = told()
+    [line] = lines
     assert line.startswith(f"left out 1 of 6 samples of {path}: each {fault}; the first is {path}/x")
     with pytest.raises(DataError, match=r"x(\.png)? has .*; unreadable='skip' leaves such samples out"):
         WebDatasetImages(plain, path, unreadable="raise")
@@ -211,7 +200,7 @@ def special(name, kind, target=""):
     return (name, info)
 
 
-def test_nothing_is_extracted_or_followed(tmp_path, told):
+def test_nothing_is_extracted_or_followed(tmp_path, lines):
     secret = tmp_path / "secret.png"
     secret.write_bytes(png(200))
     before = sorted(tmp_path.rglob("*"))
@@ -229,7 +218,6 @@ def test_nothing_is_extracted_or_followed(tmp_path, told):
     path = write(tmp_path / "x.tar", [*GOOD, *hostile])
     assert values(WebDatasetImages(plain, path)) == [(10 * n, n % 2) for n in range(5)]
     assert {p for p in tmp_path.rglob("*") if "torch" not in p.parts} == {*before, Path(path)}
-    lines = told()
     assert [line.split(";")[0].removeprefix("left out ") for line in lines] == [
         f"3 of 21 files of {path}: each is a link or a special file",
         f"3 of 21 files of {path}: each has a name that leads out of the shard",
@@ -239,7 +227,7 @@ def test_nothing_is_extracted_or_followed(tmp_path, told):
     assert all(line.isprintable() for line in lines)
 
 
-def test_damaged_shards(tmp_path, told):
+def test_damaged_shards(tmp_path, lines):
     whole = [write(tmp_path / f"{n}.tar", GOOD) for n in range(2)]
     content = Path(whole[0]).read_bytes()
     path = tmp_path / "bad.tar"
@@ -259,7 +247,7 @@ def test_damaged_shards(tmp_path, told):
             continue
         data = WebDatasetImages(plain, [*whole, str(path)])
         assert len(data) == 10 + left
-        line = next(line for line in told()[::-1] if "lost the end" in line)
+        line = next(line for line in lines[::-1] if "lost the end" in line)
         assert line.startswith(f"lost the end of 1 of 3 shards of {whole[0]} and 2 more: each is damaged; the first is")
         assert f"{path}: {words}" in line
         with pytest.raises(DataError, match=f"{path}: {words}.*; unreadable='skip'"):

@@ -29,11 +29,6 @@ def _scope():
         yield
 
 
-@pytest.fixture
-def tokenizer(lm_folder):
-    return dict(type="tree_ssm.language.load_tokenizer", path=str(lm_folder / "pretrained"))
-
-
 def test_a_row_is_prompt_and_response(lm_folder, tokenizer):
     rows = json.loads((lm_folder / "rows.json").read_text())
     data = InstructionRows(str(lm_folder / "rows.json"), tokenizer, TEMPLATE)

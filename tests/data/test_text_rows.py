@@ -3,7 +3,7 @@
 import pytest
 
 from ssm_train.data.datasets.text_rows import Conversation, Instruction, texts_of, understand
-from ssm_train.data.json_rows import UnusableRow
+from ssm_train.data.faults import Unusable
 
 U, A = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 SYSTEM = {"role": "system", "content": "Be kind."}
@@ -69,7 +69,7 @@ def test_conversations(row, messages, learnt):
 def test_texts_to_learn_a_tokenizer_from():
     assert texts_of({"instruction": "Say.", "output": 0}) == ["Say.", "0"]
     assert texts_of([SYSTEM, U, A]) == ["Be kind.", "Hi", "Hello"]
-    assert texts_of({"a": 1}) == texts_of(UnusableRow("is not valid JSON")) == []
+    assert texts_of({"a": 1}) == texts_of(Unusable("is not valid JSON")) == []
 
 
 def test_what_follows_the_last_response_is_left_off():
@@ -108,5 +108,5 @@ def test_what_follows_the_last_response_is_left_off():
     ],
 )
 def test_refused(row, words):
-    with pytest.raises(UnusableRow, match=words):
+    with pytest.raises(Unusable, match=words):
         understand(row)

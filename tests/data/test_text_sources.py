@@ -17,7 +17,8 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_train.data import json_rows as json_module
 from ssm_train.data.datasets import text as text_module
 from ssm_train.data.datasets.text import InstructionRows, TextBlocks
-from ssm_train.data.json_rows import UnusableRow, json_rows
+from ssm_train.data.faults import Unusable
+from ssm_train.data.json_rows import json_rows
 from ssm_train.data.token_store import TokenStore
 
 TEMPLATE = dict(with_input="Q {instruction} / {input}\nA ", without_input="Q {instruction}\nA ")
@@ -37,11 +38,6 @@ PACKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "z
 def _scope():
     with DefaultScope.overwrite_default_scope("ssm_train"):
         yield
-
-
-@pytest.fixture
-def tokenizer(lm_folder):
-    return dict(type="tree_ssm.language.load_tokenizer", path=str(lm_folder / "pretrained"))
 
 
 def tokens(data):
@@ -82,7 +78,7 @@ def test_a_line_without_end_is_a_faulty_row(tmp_path, monkeypatch):
             if long < 100:
                 assert rows[1].value == json.loads(middle)
             else:
-                assert isinstance(rows[1].value, UnusableRow)
+                assert isinstance(rows[1].value, Unusable)
 
 
 def test_datasets_of_hugging_face(lm_folder, tokenizer, tmp_path):

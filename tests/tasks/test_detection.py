@@ -307,9 +307,9 @@ def test_bad_input_is_counted(damaged, tmp_path):
     assert all(np.isfinite(point["loss"]) for point in result.curves["train"])
     assert "coco/bbox_mAP" in result.curves["val"][0]
     log = log_of(tmp_path / "run")
-    # The box without area is made of its mask.
     assert "1 of 21 annotations of" in log
     assert "1 with an unknown category (first: 1)" in log
+    assert "1 boxes made from masks (first: 2)" in log  # the one without area in the image
     assert "3 training images could not be used" in log
     assert all(re.search(rf"cannot use the image \S+train/{n}.jpg", log) for n in (1, 2, 3))
     assert "1 of 8 images could not be used and are not in the metrics" in log

@@ -17,20 +17,6 @@ from ssm_train.tasks.detection.confusion import Objects, count_pairs
 from ssm_train.tasks.detection.predictions import CocoResultWriter
 
 
-@pytest.fixture
-def coco(tmp_path):
-    """Write a data set. Return a function that changes its training annotations and has its folder as ``root``."""
-    content = blobs.write(tmp_path)
-    path = tmp_path / "train.json"
-
-    def change(**keys):
-        path.write_text(json.dumps({**content, **keys}))
-        return path
-
-    change.root, change.content, change.path = tmp_path, content, path
-    return change
-
-
 def dataset(root, **options):
     options = {"filter_cfg": dict(filter_empty_gt=True), **options}
     return CocoInstances(ann_file="train.json", data_root=str(root), data_prefix=dict(img="train"), **options)

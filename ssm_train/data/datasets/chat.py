@@ -12,7 +12,7 @@ from typing import Any
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets.text_rows import Conversation
-from ssm_train.data.json_rows import UnusableRow
+from ssm_train.data.faults import Unusable
 
 Span = tuple[int, int]
 
@@ -55,7 +55,7 @@ class ChatTemplate:
 
         Raises:
             ConfigError: the template cannot be parsed.
-            UnusableRow: the template refuses the conversation, or the responses cannot be found in its text.
+            Unusable: the template refuses the conversation, or the responses cannot be found in its text.
         """
         return (self._marked if self.is_marked else self._by_prefixes)(conversation)
 
@@ -80,9 +80,7 @@ class ChatTemplate:
         if all(conversation.learnt):
             return text, spans
         if len(spans) != len(conversation.learnt):
-            raise UnusableRow(
-                "has responses that are not learnt, and the chat template does not mark each response once"
-            )
+            raise Unusable("has responses that are not learnt, and the chat template does not mark each response once")
         return text, [span for span, learnt in zip(spans, conversation.learnt, strict=True) if learnt]
 
     def _by_prefixes(self, conversation: Conversation) -> tuple[str, list[Span]]:
@@ -96,7 +94,7 @@ class ChatTemplate:
             before, _ = self._render(messages[:place], prompts=True)
             after = text if place == len(messages) - 1 else self._render(messages[: place + 1])[0]
             if not (text.startswith(before) and text.startswith(after) and len(before) <= len(after)):
-                raise UnusableRow(
+                raise Unusable(
                     "is changed in its beginning by the chat template when a message is added, which hides where the "
                     "responses are: mark them with {% generation %} in tokenizer.chat_template"
                 )
@@ -133,5 +131,5 @@ class ChatTemplate:
             ) from error
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             words = " ".join(str(error).split())[:200]
-            raise UnusableRow("is refused by the chat template", words or type(error).__name__) from error
+            raise Unusable("is refused by the chat template", words or type(error).__name__) from error
         return text, [tuple(span) for span in marks[0][0]] if self.is_marked else []

@@ -12,8 +12,8 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.datasets.folds import Fold
 from ssm_train.data.datasets.image_files import EncodedImages
-from ssm_train.data.datasets.label_values import BadLabel, number_labels
-from ssm_train.data.faults import Faults
+from ssm_train.data.datasets.label_values import number_labels
+from ssm_train.data.faults import Faults, Unusable
 from ssm_train.data.huggingface import column_of, load_table
 from ssm_train.data.images import Mode
 from ssm_train.data.pixels import ImageBytes
@@ -76,7 +76,7 @@ class HuggingFaceImages(EncodedImages):
         numbered = number_labels(values, names if classes is None else classes, multi_label, self._place)
         faults, good = Faults("rows", self._place), []
         for row, own in enumerate(numbered.labels):
-            if not isinstance(own, BadLabel):
+            if not isinstance(own, Unusable):
                 good.append(row)
             elif unreadable == "raise":
                 raise DataError(f"{self._place}[{row}] {own}; unreadable='skip' leaves such rows out")

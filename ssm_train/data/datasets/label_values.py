@@ -5,21 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ssm_core.errors import DataError, nearest
+from ssm_train.data.faults import Unusable
 
 MOST_CLASSES = 2**16  # more are no classes, but for example the numbers of people
-
-
-class BadLabel(Exception):  # noqa: N818  # it is no error of the program
-    """A label that cannot be used.
-
-    Args:
-        kind: what is wrong, in words that follow "each" and the name of an image.
-        detail: what else there is to say about this label.
-    """
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind} ({detail})" if detail else kind)
-        self.kind = kind
 
 
 class Numbered(NamedTuple):
@@ -30,7 +18,7 @@ class Numbered(NamedTuple):
         classes: names of the classes.
     """
 
-    labels: list[int | list[int] | BadLabel]
+    labels: list[int | list[int] | Unusable]
     classes: list[str]
 
 
@@ -41,7 +29,7 @@ def number_labels(values: Sequence[Any], classes: Sequence[str] | None, multi_la
     the name ``false`` or ``true``. Null, NaN and -1, with which datasets mark images without a label, are none.
 
     Args:
-        values: the label of every image; a list of labels if ``multi_label`` is set. A :class:`BadLabel` stays.
+        values: the label of every image; a list of labels if ``multi_label`` is set. A :class:`Unusable` stays.
         classes: names of the classes in the order of their numbers. By default these are the names in the labels,
             sorted, or the numbers up to the largest one.
         multi_label: whether an image can have several classes or none.
@@ -66,16 +54,16 @@ def number_labels(values: Sequence[Any], classes: Sequence[str] | None, multi_la
     return Numbered([_number(own, number_of, list(classes), multi_label) for own in read], list(classes))
 
 
-def _read(value: Any, multi_label: bool) -> list[int | str] | BadLabel:
+def _read(value: Any, multi_label: bool) -> list[int | str] | Unusable:
     try:
-        if isinstance(value, BadLabel):
+        if isinstance(value, Unusable):
             raise value
         if not multi_label:
             return [_single(value)]
         if not isinstance(value, list | tuple):
-            raise BadLabel("has no label" if value is None else "has one label and no list of them")
+            raise Unusable("has no label" if value is None else "has one label and no list of them")
         return [_single(one) for one in value]
-    except BadLabel as fault:
+    except Unusable as fault:
         return fault
 
 
@@ -85,26 +73,26 @@ def _single(value: Any) -> int | str:
     if isinstance(value, float) and value.is_integer():  # tables with empty cells have no integers
         value = int(value)
     if value is None or value == -1 or (isinstance(value, float) and math.isnan(value)):
-        raise BadLabel("has no label")
+        raise Unusable("has no label")
     if isinstance(value, int):
         if not 0 <= value < MOST_CLASSES:
-            raise BadLabel(f"has a label outside of 0 to {MOST_CLASSES - 1}", str(value)[:40])
+            raise Unusable(f"has a label outside of 0 to {MOST_CLASSES - 1}", str(value)[:40])
         return value
     if not isinstance(value, str):
-        raise BadLabel("has a label that is neither a number nor a name", type(value).__name__)
+        raise Unusable("has a label that is neither a number nor a name", type(value).__name__)
     if not value.strip():
-        raise BadLabel("has no label")
+        raise Unusable("has no label")
     return value.strip()
 
 
 def _number(
-    own: list[int | str] | BadLabel, number_of: dict[int | str, int], classes: list[str], multi_label: bool
-) -> int | list[int] | BadLabel:
-    if isinstance(own, BadLabel):
+    own: list[int | str] | Unusable, number_of: dict[int | str, int], classes: list[str], multi_label: bool
+) -> int | list[int] | Unusable:
+    if isinstance(own, Unusable):
         return own
     for label in own:
         if label not in number_of:
             near = nearest(label, classes) if isinstance(label, str) else ""
-            return BadLabel(f"has a label that is none of the {len(classes)} classes", f"{label!r:.60}{near}")
+            return Unusable(f"has a label that is none of the {len(classes)} classes", f"{label!r:.60}{near}")
     numbers = sorted({number_of[label] for label in own})
     return numbers if multi_label else numbers[0]

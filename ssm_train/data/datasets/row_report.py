@@ -5,8 +5,7 @@ from typing import Any
 from mmengine.logging import MMLogger
 
 from ssm_train.data.datasets.row_tokens import RowTokens
-from ssm_train.data.faults import Faults
-from ssm_train.data.json_rows import UnusableRow
+from ssm_train.data.faults import Faults, Unusable
 
 
 class RowReport:
@@ -43,7 +42,7 @@ class RowReport:
         self.left_off += made.is_shortened
         self.open += not made.is_closed
 
-    def leave_out(self, name: str, fault: UnusableRow) -> None:
+    def leave_out(self, name: str, fault: Unusable) -> None:
         """Count a row that is left out."""
         self.rows += 1
         self.faults.add(fault.kind, f"{name} {fault}")

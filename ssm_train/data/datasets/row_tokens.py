@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from ssm_core.errors import ConfigError
 from ssm_train.data.datasets.chat import ChatTemplate, Span
 from ssm_train.data.datasets.text_rows import Conversation, check_columns, conversation_of, understand
-from ssm_train.data.json_rows import JsonRow, UnusableRow
+from ssm_train.data.faults import Unusable
+from ssm_train.data.json_rows import JsonRow
 
 
 class RowTokens(NamedTuple):
@@ -65,7 +66,7 @@ class RowTokenizer:
         self.tokenizer, self.template, self.columns, self.max_length = tokenizer, template, columns, max_length
         self._chat: ChatTemplate | None = None  # files of instructions need none
 
-    def tokenize(self, rows: Sequence[JsonRow]) -> list[RowTokens | UnusableRow]:
+    def tokenize(self, rows: Sequence[JsonRow]) -> list[RowTokens | Unusable]:
         """The tokens of some rows, or what is wrong with a row.
 
         Raises:
@@ -78,9 +79,9 @@ class RowTokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         singles = iter(self._ids([text for draft in good if draft.spans is None for text in draft.texts]))
         chats = iter(self._places([draft for draft in good if draft.spans is not None]))
-        made: list[RowTokens | UnusableRow] = []
+        made: list[RowTokens | Unusable] = []
         for draft in drafts:
-            if isinstance(draft, UnusableRow):
+            if isinstance(draft, Unusable):
                 made.append(draft)
             elif draft.spans is not None:
                 made.append(self._cut(*next(chats), draft.is_shortened))
@@ -90,8 +91,8 @@ class RowTokenizer:
                 made.append(self._cut(tokens, [(len(prompt), len(tokens))], draft.is_shortened))
         return made
 
-    def _draft(self, value: Any) -> _Draft | UnusableRow:
-        if isinstance(value, UnusableRow):
+    def _draft(self, value: Any) -> _Draft | Unusable:
+        if isinstance(value, Unusable):
             return value
         try:
             row = understand(value, self.columns)
@@ -102,7 +103,7 @@ class RowTokenizer:
             self._chat = self._chat or ChatTemplate(self.tokenizer)
             text, spans = self._chat.render(conversation)
             return _Draft((text,), spans, conversation.left_off > 0)
-        except UnusableRow as fault:
+        except Unusable as fault:
             return fault
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -113,12 +114,12 @@ class RowTokenizer:
             return []
         return self._chat.tokenize([(draft.texts[0], draft.spans or []) for draft in drafts])
 
-    def _cut(self, tokens: list[int], responses: list[Span], is_shortened: bool) -> RowTokens | UnusableRow:
+    def _cut(self, tokens: list[int], responses: list[Span], is_shortened: bool) -> RowTokens | Unusable:
         if not responses:
-            return UnusableRow("has no response")
+            return Unusable("has no response")
         length, context_len = self.max_length, responses[0][0]
         if context_len >= length:
-            return UnusableRow(
+            return Unusable(
                 f"has a prompt that leaves no room for a response in max_length={length}", f"{context_len} tokens"
             )
         is_closed = tokens[responses[-1][1] - 1] == self.tokenizer.eos_token_id

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.json_rows import UnusableRow
+from ssm_train.data.faults import Unusable
 
 # Columns by their meaning. The first that is not empty counts.
 INSTRUCTION = ("instruction", "prompt", "question", "query")
@@ -72,28 +72,28 @@ def understand(row: Any, columns: Mapping[str, str] | None = None) -> Instructio
         columns: the columns of the file by their meaning, where they have other names than the usual ones.
 
     Raises:
-        UnusableRow: the row has nothing to learn from, or is not understood.
+        Unusable: the row has nothing to learn from, or is not understood.
     """
     if isinstance(row, list):
         row = {"messages": row}
     if not isinstance(row, dict):
-        raise UnusableRow("is no object with columns")
+        raise Unusable("is no object with columns")
     names = COLUMNS | {meaning: (name,) for meaning, name in (columns or {}).items()}
     for name in _NOT_READ:
         if row.get(name) not in (None, "", "[]", "{}", [], {}):
-            raise UnusableRow(f"has {name}, which are not read")
+            raise Unusable(f"has {name}, which are not read")
     if any(row.get(name) is not None for name in names["messages"]):
         messages = next(row[name] for name in names["messages"] if row.get(name) is not None)
         return _conversation(messages, _column(row, names["system"]))
     if not any(name in row for meaning in ("instruction", "input", "output") for name in names[meaning]):
-        raise UnusableRow("has no column that is read", f"it has {', '.join(row)[:200] or 'none'}")
+        raise Unusable("has no column that is read", f"it has {', '.join(row)[:200] or 'none'}")
     instruction, given, output = (_column(row, names[meaning]) for meaning in ("instruction", "input", "output"))
     if not instruction.strip():
         instruction, given = given, ""
     if not instruction.strip():
-        raise UnusableRow("has an empty prompt")
+        raise Unusable("has an empty prompt")
     if not output.strip():
-        raise UnusableRow("has no response")
+        raise Unusable("has no response")
     system, turns = _column(row, names["system"]), _history(row, names["history"])
     single = Instruction(instruction, given, output)
     return conversation_of(single, system, turns) if system.strip() or turns else single
@@ -103,7 +103,7 @@ def texts_of(value: Any) -> list[str]:
     """The texts of a row of JSON; none if it cannot be used."""
     try:
         row = understand(value)
-    except UnusableRow:
+    except Unusable:
         return []
     if isinstance(row, Conversation):
         return [message["content"] for message in row.messages]
@@ -127,7 +127,7 @@ def conversation_of(row: Instruction, system: str = "", turns: Sequence[tuple[st
 
 def _conversation(given: Any, system: str) -> Conversation:
     if not isinstance(given, list):
-        raise UnusableRow("has messages that are no list")
+        raise Unusable("has messages that are no list")
     messages: list[dict[str, str]] = []
     learnt = []
     for message in given:
@@ -135,7 +135,7 @@ def _conversation(given: Any, system: str) -> Conversation:
         if role == "system" and not content.strip():
             continue
         if not content.strip():
-            raise UnusableRow("has an empty response" if role == "assistant" else "has an empty prompt")
+            raise Unusable("has an empty response" if role == "assistant" else "has an empty prompt")
         if role == "assistant":
             # A response at the beginning has no prompt. It is read and not learnt.
             asked = any(earlier["role"] == "user" for earlier in messages)
@@ -147,22 +147,22 @@ def _conversation(given: Any, system: str) -> Conversation:
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
     if not any(learnt):
-        raise UnusableRow("has no response")
+        raise Unusable("has no response")
     return Conversation(messages, learnt, whole - len(messages))
 
 
 def _message(message: Any) -> tuple[str, str]:
     """The role and the content of a message."""
     if not isinstance(message, dict):
-        raise UnusableRow("has a message that is no object")
+        raise Unusable("has a message that is no object")
     if any(message.get(key) for key in _CALLS):
-        raise UnusableRow("has a message that calls a tool, which is not read")
+        raise Unusable("has a message that calls a tool, which is not read")
     name = message.get("role", message.get("from"))
     role = str(name).strip().lower()
     if role in _TOOLS:
-        raise UnusableRow(f"has a message of the role {role!r}, which is not read")
+        raise Unusable(f"has a message of the role {role!r}, which is not read")
     if role not in _ROLES:
-        raise UnusableRow("has a message of a role other than system, user and assistant", repr(name)[:80])
+        raise Unusable("has a message of a role other than system, user and assistant", repr(name)[:80])
     content = message.get("content", message.get("value"))
     if isinstance(content, list):
         return _ROLES[role], "".join(map(_part, content))
@@ -175,7 +175,7 @@ def _part(part: Any) -> str:
         return _text(part, "content")
     if isinstance(part, dict) and part.get("type") == "text":
         return _text(part.get("text"), "content")
-    raise UnusableRow("has a message with other content than text")
+    raise Unusable("has a message with other content than text")
 
 
 def _column(row: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -186,10 +186,10 @@ def _column(row: Mapping[str, Any], names: Sequence[str]) -> str:
 def _history(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, str]]:
     pairs = next((row[name] for name in names if row.get(name)), [])
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise UnusableRow("has a history that is no list of pairs")
+        raise Unusable("has a history that is no list of pairs")
     turns = [(_text(asked, "history"), _text(answered, "history")) for asked, answered in pairs]
     if not all(asked.strip() and answered.strip() for asked, answered in turns):
-        raise UnusableRow("has a history with an empty message")
+        raise Unusable("has a history with an empty message")
     return turns
 
 
@@ -200,7 +200,7 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if not isinstance(value, str):
-        raise UnusableRow(f"has something else than a text as {name}", f"a {type(value).__name__}")
+        raise Unusable(f"has something else than a text as {name}", f"a {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -12,8 +12,8 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.datasets.folds import Fold
 from ssm_train.data.datasets.image_files import EncodedImages
-from ssm_train.data.datasets.label_values import BadLabel, number_labels
-from ssm_train.data.faults import Faults
+from ssm_train.data.datasets.label_values import number_labels
+from ssm_train.data.faults import Faults, Unusable
 from ssm_train.data.images import EXTENSIONS, Mode
 from ssm_train.data.pixels import ImageBytes
 from ssm_train.data.shards import Member, Shard, expand_shards, key_and_ending, list_shard
@@ -92,8 +92,8 @@ class WebDatasetImages(EncodedImages):
         numbered = number_labels(values, classes, multi_label, place)
         good = []
         for number, own in enumerate(numbered.labels):
-            fault = BadLabel("has no image") if self._offsets[number] < 0 else own
-            if isinstance(fault, BadLabel):
+            fault = Unusable("has no image") if self._offsets[number] < 0 else own
+            if isinstance(fault, Unusable):
                 report.of_sample(fault.kind, f"{self._names[number]} {fault}")
             else:
                 good.append(number)
@@ -128,7 +128,7 @@ class WebDatasetImages(EncodedImages):
         """The label that a sample states, or what is wrong with it."""
         member = sample.get(self._label)
         if member is None:
-            return BadLabel(f"has no file .{self._label}", f"it has {', '.join(sample)}"[:200])
+            return Unusable(f"has no file .{self._label}", f"it has {', '.join(sample)}"[:200])
         kind = self._label.split(".")[-1]
         try:
             text = shard.read(member.offset, member.size).decode() if member.text is None else member.text
@@ -138,9 +138,9 @@ class WebDatasetImages(EncodedImages):
                 return int(text)
             row = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
-            return BadLabel(f"has a file .{self._label} that cannot be read", " ".join(str(error).split())[:80])
+            return Unusable(f"has a file .{self._label} that cannot be read", " ".join(str(error).split())[:80])
         if isinstance(row, dict) and self._field not in row:
-            return BadLabel(f"has no {self._field!r} in its .{self._label}", f"it has {', '.join(row)}"[:200])
+            return Unusable(f"has no {self._field!r} in its .{self._label}", f"it has {', '.join(row)}"[:200])
         return row[self._field] if isinstance(row, dict) else row
 
 

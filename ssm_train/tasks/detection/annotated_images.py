@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ssm_train.data.images import UNREADABLE, size_in_file
 from ssm_train.data.inside import check_inside
+from ssm_train.tasks.detection.listed import Listed
 from ssm_train.tasks.detection.tally import Tally
 from ssm_train.tasks.detection.values import Key, is_nothing, key, whole
 
@@ -17,24 +18,16 @@ _MOST_PIXELS = 1 << 28  # of an image; mmdet makes masks of the size that the fi
 
 
 @dataclass
-class AnnotatedImages:
-    """The images that can be used.
+class AnnotatedImages(Listed):
+    """The images that can be used, with ``id``, ``file_name``, ``height`` and ``width``. A name is that of the file.
+
+    The ids are all whole numbers or all texts.
 
     Attributes:
-        kept: COCO's dictionaries, with ``id``, ``file_name``, ``height`` and ``width``. The ids are all whole numbers
-            or all texts.
         merged: ids of the images that the file lists more than once.
     """
 
-    kept: list[dict] = field(default_factory=list)
     merged: set[Key] = field(default_factory=set)
-    _by_key: dict[Key, dict] = field(default_factory=dict)
-    _by_name: dict[str, dict] = field(default_factory=dict)
-
-    def find(self, image_id: Any) -> dict | None:
-        """The image of an annotation's ``image_id``, which is an id or the name of a file."""
-        found = self._by_key.get(key(image_id))
-        return self._by_name.get(image_id) if found is None and isinstance(image_id, str) else found
 
 
 class _Entry(NamedTuple):
@@ -92,8 +85,8 @@ def read_images(
         else:
             tally.mend("images listed again", entry.written)
             again.append(image)
-        images._by_key[entry.id] = image
-        images._by_name[entry.written] = images._by_name[entry.name] = image
+        images.by_key[entry.id] = image
+        images.by_name[entry.written] = images.by_name[entry.name] = image
     _make_ids_alike(images)
     images.merged = {image["id"] for image in again}
     tally.check("image", "images", len(entries))
@@ -145,7 +138,7 @@ def _size_in_file(folder: str | None, name: str, tally: Tally) -> tuple[int, int
 
 def _make_ids_alike(images: AnnotatedImages) -> None:
     """Make the ids all whole numbers or all texts, as most are written: pycocotools sorts them."""
-    first = {id(image): number for number, image in reversed(images._by_key.items())}  # of the ids of an image
+    first = {id(image): number for number, image in reversed(images.by_key.items())}  # of the ids of an image
     for image in images.kept:
         written = image.get("id")
         image["id"] = written.strip() if isinstance(written, str) and not is_nothing(written) else first[id(image)]

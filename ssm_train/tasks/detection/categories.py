@@ -5,28 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssm_train.tasks.detection.listed import Listed
 from ssm_train.tasks.detection.tally import Tally
 from ssm_train.tasks.detection.values import Key, is_nothing, key
 
 
 @dataclass
-class Categories:
-    """The categories that can be used, each name once.
+class Categories(Listed):
+    """The categories that can be used, with ``id`` and ``name``, each name once.
 
     Attributes:
-        kept: COCO's dictionaries, with ``id`` and ``name``.
         classes: the names, in the order of the file, without super-categories that no object has.
     """
 
-    kept: list[dict] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
-    _by_key: dict[Key, dict] = field(default_factory=dict)
-    _by_name: dict[str, dict] = field(default_factory=dict)
-
-    def find(self, category_id: Any) -> dict | None:
-        """The category of an annotation's ``category_id``, which is an id or a name."""
-        found = self._by_key.get(key(category_id))
-        return self._by_name.get(category_id.strip()) if found is None and isinstance(category_id, str) else found
 
 
 def read_categories(entries: Sequence[Any], annotations: Sequence[Any], tally: Tally) -> Categories:
@@ -69,10 +61,10 @@ def read_categories(entries: Sequence[Any], annotations: Sequence[Any], tally: T
     for name, (number, entry) in best.items():
         category = {**entry, "id": number, "name": name}
         result.kept.append(category)
-        result._by_name[name] = category
+        result.by_name[name] = category
     for number, name, _ in found:
         if len(names_of_id[number]) == 1:
-            result._by_key[number] = result._by_name[name]
+            result.by_key[number] = result.by_name[name]
     result.classes = _classes(result.kept, found, used, tally)
     tally.check("category", "categories", len(entries))
     return result

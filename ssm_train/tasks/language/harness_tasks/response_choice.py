@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from ssm_core.errors import DataError
 from ssm_train.data.datasets.text_rows import Instruction, understand
-from ssm_train.data.json_rows import JsonRow, UnusableRow, json_rows
+from ssm_train.data.faults import Unusable
+from ssm_train.data.json_rows import JsonRow, json_rows
 
 CHOICES = 4
 INTRO = "Below is an instruction that describes a task"
@@ -52,8 +53,8 @@ def load(
 def instruction(row: JsonRow) -> Instruction | None:
     """The instruction of a row; None for a conversation or a faulty row."""
     try:
-        found = None if isinstance(row.value, UnusableRow) else understand(row.value)
-    except UnusableRow:
+        found = None if isinstance(row.value, Unusable) else understand(row.value)
+    except Unusable:
         return None
     return found if isinstance(found, Instruction) else None
 
