@@ -20,7 +20,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/tree-ssm
 COPY . .
-RUN make setup EXTRAS="$EXTRAS" && rm -rf build /root/.cache
+RUN make setup EXTRAS="$EXTRAS" && rm -rf build ~/.cache
 # Any user may run it, and some libraries want to write into the home folder.
 ENV PATH=/opt/tree-ssm/.venv/bin:$PATH HOME=/tmp
 WORKDIR /work
