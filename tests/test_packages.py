@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LISTS = {name: ROOT / "requirements" / f"{name}.txt" for name in ("lock", "train")}
-UNUSED = {"imaug", "imagecorruptions-imaug", "numba", "llvmlite", "csbdeep", "opencv-python"}
+UNUSED = {"imagecorruptions-imaug", "numba", "llvmlite", "csbdeep", "opencv-python"}
 NOWHERE = "http://127.0.0.1:9"  # a port on which nothing listens
 
 
