@@ -3,6 +3,7 @@
 # make setup        .venv with the pinned packages and the compiled library;  make setup EXTRAS=train  with fewer packages
 # make docs         the documentation site, in site/;  make docs-serve  shows it while you write
 # make lint         ruff, clang-format, mypy, import contracts;  make format  applies the first two
+# make wheel        a wheel for PyPI, in dist/, with the library for the GPUs that setup.py names
 # make clean        remove everything that make made
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ WITHOUT_CUDA = $(if $(FORCE_CUDA)$(wildcard /dev/nvidia[0-9]* /dev/dxg),,NO_CUDA
 # Threads that wait for each other sleep, or tests and training crawl beside other work (docs/troubleshooting.md).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup quickstart test docs docs-serve lint format clean
+.PHONY: setup quickstart test docs docs-serve lint format wheel clean
 
 quickstart:
 	@$(MAKE) --no-print-directory setup EXTRAS=train
@@ -66,11 +67,14 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+wheel: setup
+	@dev/wheel.sh $(VENV) dist
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CLANG_FORMAT_FILES)
 
 clean:
-	rm -rf $(VENV) build site work_dirs *.egg-info .mypy_cache .import_linter_cache ssm_core/_C*.so
+	rm -rf $(VENV) build dist site work_dirs *.egg-info .mypy_cache .import_linter_cache ssm_core/_C*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -51,7 +51,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         objects = list(pool.map(lambda source: compile_source(source, scratch), sorted(SOURCES.rglob("*.cpp"))))
     libraries = [f"-L{path}" for path in cpp_extension.library_paths("cuda")]
-    names = ["-lc10", "-ltorch", "-ltorch_cpu", "-lc10_cuda", "-ltorch_cuda"]
+    names = ["-lc10", "-ltorch_cpu", "-Wl,--no-as-needed,-ltorch,--as-needed"]
     names += ["-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     target = ROOT / "ssm_core" / "_C.abi3.so"
     subprocess.run(

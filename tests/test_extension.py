@@ -25,6 +25,33 @@ def test_it_is_built_and_loads_twice():
     assert load()
 
 
+def listed(tool, library):
+    """Return what a tool of the GNU binutils says of a library, a list of words for each line."""
+    command = [*tool.split(), str(library)]
+    return [
+        line.split() for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    ]
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="there are no binutils, which compilers bring")
+def test_a_torch_without_cuda_would_load_it():
+    """All that it needs of torch is in the libraries that every torch has, also where it has CUDA kernels."""
+    library = Path(_ext.__file__).with_name("_C.abi3.so")
+    folder = Path(torch.__file__).parent / "lib"
+    there = {
+        line[-1].partition("@")[0]
+        for name in ("libtorch_cpu.so", "libc10.so")
+        for line in listed("nm -D --defined-only", folder / name)
+    }
+    needed = [line[-1] for line in listed("nm -D --undefined-only", library) if line[0] == "U"]
+    of_torch = {name for name in needed if name.startswith(("aoti_torch_", "torch_"))}
+    assert of_torch
+    assert of_torch <= there
+    named = {word.strip("[]") for line in listed("readelf --dynamic", library) if "(NEEDED)" in line for word in line}
+    assert "libtorch.so" in named or not has_kernel("ssm_core::selective_scan", "cuda")
+    assert not {name for name in named if "cuda" in name}
+
+
 def test_it_says_what_it_was_built_with():
     info = _ext.build_info()
     assert re.fullmatch(r"2\.\d+\.\d+\S*", info["torch"])

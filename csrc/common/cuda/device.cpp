@@ -8,6 +8,9 @@
 
 #include "common/checks.h"
 
+// The one function that only a torch with CUDA has. A torch without it can then load the library too, for its CPUs.
+#pragma weak aoti_torch_get_current_cuda_stream
+
 namespace ssm {
 
 int present_index() {
