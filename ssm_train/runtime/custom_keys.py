@@ -100,7 +100,17 @@ def freeze(model: nn.Module, custom: Mapping[str, CustomKey]) -> list[nn.Module]
     if new:
         count, total = (sum(parameters[name].numel() for name in group) for group in (frozen, parameters))
         MMLogger.get_current_instance().info(f"custom_keys freeze {count:,} of {total:,} parameters")
-    ids = {id(parameters[name]) for name in frozen}
+    return frozen_modules(model, [parameters[name] for name in frozen])
+
+
+def frozen_modules(model: nn.Module, frozen: Collection[nn.Parameter]) -> list[nn.Module]:
+    """The largest modules that have parameters, and none beside some frozen ones.
+
+    Args:
+        model: the model.
+        frozen: the frozen parameters.
+    """
+    ids = set(map(id, frozen))
     modules: list[nn.Module] = []
     covered: set[nn.Module] = set()
     for module in model.modules():  # a module comes before those within it

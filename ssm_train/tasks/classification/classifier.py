@@ -16,6 +16,7 @@ from ssm_core.errors import ConfigError
 from ssm_train.data.classes import class_counts
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
+from ssm_train.runtime.custom_keys import frozen_modules
 from ssm_train.tasks.classification.distillation import Teacher
 from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
 
@@ -67,6 +68,7 @@ class ImageClassifier(BaseModel):
     ):
         super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
         self.backbone = MODELS.build(backbone)
+        self._frozen = frozen_modules(self.backbone, [p for p in self.backbone.parameters() if not p.requires_grad])
         self.num_classes = self.backbone.num_classes
         self.multi_label = multi_label
         self.binary = binary or multi_label
@@ -117,6 +119,13 @@ class ImageClassifier(BaseModel):
         if self.teacher_config is not None:
             self.teacher = Teacher(*self.teacher_config)
         self.started = True
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Choose between training and evaluation. Parts of the backbone that came frozen stay in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def init_weights(self) -> None:
         """Do nothing. Networks initialise themselves when they are built, and mmengine would initialise some again."""
