@@ -115,6 +115,67 @@ def test_boxes_that_overlap_by_two_thirds(coco):
     assert "coco/segm_mAP" not in result
 
 
+def test_the_calibration_error_of_a_detector(tmp_path):
+    """By the definition of Küppers et al. The precision of every bin of a tenth is counted by hand."""
+
+    def rectangle(left, top):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[top : top + 20, left : left + 20] = 1
+        return mask
+
+    def annotation(number, image, category, left, top, crowd=0):
+        box = {"bbox": [left, top, 20, 20], "area": 400, "segmentation": blobs.encode(rectangle(left, top))}
+        return {"id": number, "image_id": image, "category_id": category, "iscrowd": crowd, **box}
+
+    content = {
+        "images": [{"id": image, "file_name": f"{image}.png", "height": 64, "width": 64} for image in (1, 2)],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(blobs.CLASSES, 1)],
+        "annotations": [
+            annotation(1, 1, 1, 0, 0), annotation(2, 1, 1, 40, 0, crowd=1), annotation(3, 1, 2, 0, 40),
+            annotation(4, 2, 2, 30, 30),
+        ],
+    }  # fmt: skip
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    predicted = {
+        # Right; a second one of the same object; on a crowd, which does not count; an object of another class; an
+        # overlap of two thirds; too unsure to count.
+        1: [(0.92, 0, 0, 0), (0.91, 0, 1, 0), (0.95, 0, 40, 0), (0.55, 0, 0, 40), (0.52, 1, 4, 40), (0.2, 1, 0, 40)],
+        2: [(0.35, 1, 38, 30)],  # an overlap of 3/7
+    }
+    samples = [
+        {
+            "img_id": image,
+            "ori_shape": (64, 64),
+            "pred_instances": {
+                "bboxes": torch.tensor([[left, top, left + 20, top + 20] for _, _, left, top in found]).float(),
+                "scores": torch.tensor([score for score, *_ in found]),
+                "labels": torch.tensor([label for _, label, *_ in found]),
+                "masks": [blobs.encode(rectangle(left, top)) for _, _, left, top in found],
+            },
+        }
+        for image, found in predicted.items()
+    ]
+
+    def errors(chosen, **options):
+        metric = CocoInstanceMetric(str(tmp_path / "val.json"), **{"bins": 10, **options})
+        metric.dataset_meta = dict(classes=blobs.CLASSES)
+        metric.process({}, chosen)
+        result = metric.evaluate(len(chosen))
+        return [result.get(f"coco/{kind}_ece") for kind in ("bbox", "segm")]
+
+    # Mean score and precision: 0.915 and 1/2 of two, 0.535 and 1/2 of two, 0.35 and 0 of one.
+    expected = (2 * (0.915 - 0.5) + 2 * (0.535 - 0.5) + 0.35) / 5
+    assert errors(samples) == pytest.approx([expected] * 2, abs=5e-4)
+    # In one bin: a mean of 0.65 and two of five.
+    assert errors(samples, bins=1) == pytest.approx([0.65 - 0.4] * 2, abs=5e-4)
+    # Alone above 0.9: two in one bin.
+    assert errors(samples, min_score=0.9) == pytest.approx([0.415] * 2, abs=5e-4)
+    assert errors(samples, min_score=0.99) == [None, None]
+    assert errors(samples, iou_thrs=[0.75]) == [None, None]
+    with pytest.raises(ConfigError, match="needs at least one bin, not 0"):
+        CocoInstanceMetric(bins=0)
+
+
 def test_only_predicted_images_count(coco):
     # The images without a prediction stand for those that could not be read.
     assert evaluate(coco, perfect_samples(coco.content, IMAGES[:2]))["coco/segm_mAP"] == 1.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from mmdet.datasets.api_wrappers import COCO, COCOeval, COCOevalMP
 from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
@@ -29,18 +30,25 @@ class CocoInstanceMetric(CocoMetric):
     objects that were not found and for predictions of nothing. Precision, recall and F1 of the report are those of the
     matrix.
 
+    ``coco/bbox_ece`` and ``coco/segm_ece`` are the expected calibration error of Küppers et al., Multivariate
+    Confidence Calibration for Object Detection, 2020 (their D-ECE by the score alone): the mean distance between the
+    score and the precision, over bins of the score. It is over the predictions with a score of at least ``min_score``.
+    A prediction is right if COCO's rules give it an object of its class at an overlap of 0.5; those on crowds do not
+    count. There is none if nothing scores as much, or without the overlap 0.5 in ``iou_thrs``.
+
     In a run, the annotations are those that the dataset has read. The classes are compared by name.
 
     Args:
         ann_file: the annotation file, for a dataset that is no :class:`.CocoInstances`.
         metric: ``"bbox"``, ``"segm"`` or both in a list; mmdet's ``"proposal"`` and ``"proposal_fast"`` are possible.
         bad_annotations: see :func:`read_annotations`.
-        min_score: lowest score of the predictions in the confusion matrix.
+        min_score: lowest score of the predictions in the confusion matrix and in the calibration error.
+        bins: number of equal bins of the score for the calibration error.
         options: further arguments of mmdet's metric. With ``classwise=True``, the AP of every class is a metric, too:
             ``coco/bbox_AP/<class>``.
 
     Raises:
-        ConfigError: ``metric_items`` has an unknown item.
+        ConfigError: ``metric_items`` has an unknown item, or ``bins`` is below 1.
     """
 
     report: ClassReport | None = None
@@ -57,12 +65,15 @@ class CocoInstanceMetric(CocoMetric):
         metric: str | Sequence[str] = ("bbox", "segm"),
         bad_annotations: BadAnnotations = "skip",
         min_score: float = 0.3,
+        bins: int = 15,
         **options: Any,
     ):
         metric = [metric] if isinstance(metric, str) else list(metric)
         # "gpu" gathers by the process group, on any device. "cpu" would gather by files.
         super().__init__(metric=metric, collect_device="gpu", **options)
-        self.min_score = min_score
+        if bins < 1:
+            raise ConfigError(f"CocoInstanceMetric needs at least one bin, not {bins}")
+        self.min_score, self.bins = min_score, bins
         unknown = [item for item in self.metric_items or () if item not in self._ITEMS]
         if unknown:
             raise ConfigError(f"metric_items has no {unknown[0]!r}, only {', '.join(self._ITEMS)}")
@@ -177,7 +188,26 @@ class CocoInstanceMetric(CocoMetric):
         of_class = self._of_classes(evaluation)
         if self.classwise:
             figures |= {f"AP/{name}": value for name, value in zip(self._names, of_class["AP"], strict=True)}
-        return figures, of_class
+        ece = self._calibration(evaluation)
+        return figures if ece is None else figures | {"ece": ece}, of_class
+
+    def _calibration(self, evaluation: COCOeval) -> float | None:
+        """The calibration error of the scores at an overlap of 0.5; None if there is nothing to compute it from."""
+        from torchmetrics.functional.classification import binary_calibration_error  # here, because it takes seconds
+
+        place = _place_of(0.5, self.iou_thrs)
+        scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+        for found in evaluation.evalImgs if place is not None else ():  # of a class, a range of sizes and an image
+            if found is None or list(found["aRng"]) != list(evaluation.params.areaRng[0]):
+                continue
+            own = np.asarray(found["dtScores"])
+            kept = (own >= self.min_score) & ~np.asarray(found["dtIgnore"], dtype=bool)[place]
+            scores.append(own[kept])
+            right.append(np.asarray(found["dtMatches"])[place][kept] > 0)
+        sure, matched = torch.from_numpy(np.concatenate(scores)), torch.from_numpy(np.concatenate(right))
+        if not len(sure):
+            return None
+        return round(float(binary_calibration_error(sure.clamp(0, 1), matched.long(), self.bins)), 3)
 
     def _of_classes(self, evaluation: COCOeval) -> dict[str, list[float]]:
         """AP and AR of every class, over objects of all sizes and with the most predictions for an image."""
@@ -186,9 +216,9 @@ class CocoInstanceMetric(CocoMetric):
         recall = evaluation.eval["recall"][:, :, 0, -1]
         found = {"AP": precision}
         for name, overlap in (("AP50", 0.5), ("AP75", 0.75)):
-            place = np.flatnonzero(np.isclose(self.iou_thrs, overlap))
-            if len(place):
-                found[name] = precision[place]
+            place = _place_of(overlap, self.iou_thrs)
+            if place is not None:
+                found[name] = precision[[place]]
         columns = {name: [_mean(values[..., c]) for c in range(values.shape[2])] for name, values in found.items()}
         return columns | {"AR": [_mean(recall[:, c]) for c in range(recall.shape[1])]}
 
@@ -248,6 +278,12 @@ def as_text(mask: Mapping[str, Any]) -> dict[str, Any]:
     counts = mask["counts"]
     text = counts.decode() if isinstance(counts, bytes) else counts
     return {"size": [int(side) for side in mask["size"]], "counts": text}
+
+
+def _place_of(overlap: float, thresholds: Sequence[float]) -> int | None:
+    """Index of an overlap among those that are evaluated; None if it is not among them."""
+    places = np.flatnonzero(np.isclose(thresholds, overlap))
+    return int(places[0]) if len(places) else None
 
 
 def _mean(values: np.ndarray) -> float:
