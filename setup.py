@@ -171,8 +171,9 @@ def extension_modules() -> tuple[list, dict]:
         nvcc_flags = ["-O3", "--expt-relaxed-constexpr", *(f"-Xcompiler={flag}" for flag in late)]
         options["extra_compile_args"]["nvcc"] = nvcc_flags
         extension = cpp_extension.CUDAExtension("ssm_core._C", sources + cuda_sources, **options)
-        # The CUDA runtime becomes part of the library, because releases of torch bring different ones. The library names
-        # none of torch's CUDA libraries, so that a torch without CUDA loads it too. libtorch names those that there are.
+        # The CUDA runtime becomes part of the library, because releases of torch bring different ones. The library
+        # names none of torch's CUDA libraries, so that a torch without CUDA loads it too. libtorch names those that
+        # there are.
         others = [name for name in extension.libraries if name not in ("cudart", "c10_cuda", "torch_cuda")]
         extension.libraries = [*others, "cudart_static", "rt", "dl", "pthread"]
         extension.extra_link_args.append("-Wl,--push-state,--no-as-needed,-ltorch,--pop-state")
