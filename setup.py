@@ -176,7 +176,7 @@ def extension_modules() -> tuple[list, dict]:
         # there are.
         others = [name for name in extension.libraries if name not in ("cudart", "c10_cuda", "torch_cuda")]
         extension.libraries = [*others, "cudart_static", "rt", "dl", "pthread"]
-        extension.extra_link_args.append("-Wl,--push-state,--no-as-needed,-ltorch,--pop-state")
+        extension.extra_link_args = [*sanitize, "-Wl,--push-state,--no-as-needed,-ltorch,--pop-state"]
 
     class BuildExtension(cpp_extension.BuildExtension):
         """Keeps the object files, which pip would delete, so that the next build compiles only changed sources."""
