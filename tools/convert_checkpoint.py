@@ -2,8 +2,7 @@
 
 import sys
 
-from ssm_train.apis import cli
-from ssm_train.commands.convert_checkpoint import main
+from ssm_train.commands.program import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main(["convert", *sys.argv[1:]]))

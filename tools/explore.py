@@ -2,8 +2,7 @@
 
 import sys
 
-from ssm_train.apis import cli
-from ssm_train.commands.explore import main
+from ssm_train.commands.program import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main(["explore", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """The program ``tree-ssm``: it finds the command of a command line and calls it."""
 
 import importlib
+import re
 import sys
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ GROUPS = {
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 USAGE = "usage: tree-ssm COMMAND [arguments]"
+EMPTY_VALUE = re.compile(r"--[\w-]+=")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,9 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line after the program's name; that of this process by default.
 
     Returns:
-        The exit status: 2 if there is no such command, else see :func:`ssm_train.apis.cli.run`.
+        The exit status: 2 if there is no such command or an argument is empty, else see :func:`ssm_train.apis.cli.run`.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if empty := empty_argument(given):
+        print(f"tree-ssm: error: {empty} is empty; is a variable of the shell not set?", file=sys.stderr)
+        return 2
     if given[:1] == ["--version"]:
         return cli.run(lambda: print(f"tree-ssm-train {__version__}"))
     name = next((name for name in (" ".join(given[:2]), *given[:1]) if name in COMMANDS), None)
@@ -84,6 +89,19 @@ def main(arguments: list[str] | None = None) -> int:
     wrong = f"{group} {asked[0]}".strip()
     print(f"{USAGE}\ntree-ssm: error: there is no command {wrong!r}{nearest(wrong, COMMANDS)}", file=sys.stderr)
     return 2
+
+
+def empty_argument(given: list[str]) -> str:
+    """Name the first argument without text, if there is one.
+
+    Commands could take it for another one: ``--resume "$CHECKPOINT"`` would continue from any checkpoint.
+    """
+    for place, text in enumerate(given):
+        if not text:
+            return f"the argument after {given[place - 1]}" if place else "the command"
+        if EMPTY_VALUE.fullmatch(text):
+            return text
+    return ""
 
 
 def overview(group: str = "") -> str:

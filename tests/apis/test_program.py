@@ -59,6 +59,22 @@ def test_commands_that_are_none(capsys, line, sentence):
     assert err.splitlines()[-1] == f"tree-ssm: error: {sentence}"
 
 
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["train", "quadmamba/quadmamba-nano_digits", "--resume", ""], "the argument after --resume"),
+        (["train", "quadmamba/quadmamba-nano_digits", "--work-dir="], "--work-dir="),
+        (["infer", "", "a.pth"], "the argument after infer"),
+        (["infer", "a.py", "a.pth", "photo.jpg", ""], "the argument after photo.jpg"),
+        (["analyse", "cost", ""], "the argument after cost"),
+        (["", "train"], "the command"),
+    ],
+)
+def test_no_argument_is_empty(capsys, line, named):
+    assert program.main(line) == 2
+    assert capsys.readouterr().err == f"tree-ssm: error: {named} is empty; is a variable of the shell not set?\n"
+
+
 def test_version(capsys):
     assert said(capsys, "--version") == (0, f"tree-ssm-train {__version__}\n", "")
 

@@ -21,11 +21,10 @@ CALLER = '''"""Calls ``tree-ssm {name}``."""
 
 import sys
 
-from ssm_train.apis import cli
-from ssm_train.commands.{module} import main
+from ssm_train.commands.program import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main([{words}, *sys.argv[1:]]))
 '''
 STARTED = """
 import runpy, sys
@@ -91,7 +90,9 @@ def test_tools_call_commands():
     assert len(CALLERS) > 15
     for tool in CALLERS:
         module = tool.rpartition("/")[2]
-        assert (ROOT / f"tools/{tool}.py").read_text() == CALLER.format(name=modules[module], module=module)
+        name = modules[module]
+        words = ", ".join(f'"{word}"' for word in name.split())
+        assert (ROOT / f"tools/{tool}.py").read_text() == CALLER.format(name=name, words=words)
 
 
 @pytest.mark.parametrize("name", NAMES)

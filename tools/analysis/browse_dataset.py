@@ -2,8 +2,7 @@
 
 import sys
 
-from ssm_train.apis import cli
-from ssm_train.commands.browse_dataset import main
+from ssm_train.commands.program import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(main(["analyse", "browse-dataset", *sys.argv[1:]]))
