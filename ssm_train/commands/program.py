@@ -66,11 +66,17 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line after the program's name; that of this process by default.
 
     Returns:
-        The exit status: 2 if there is no such command or an argument is empty, else see :func:`ssm_train.apis.cli.run`.
+        The exit status: 2 if there is no such command, or an argument is empty or not in UTF-8. Else see
+        :func:`ssm_train.apis.cli.run`.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if empty := empty_argument(given):
         print(f"tree-ssm: error: {empty} is empty; is a variable of the shell not set?", file=sys.stderr)
+        return 2
+    if other := next((text for text in given if not is_utf8(text)), None):
+        print(
+            f"tree-ssm: error: the name {other!r} is not in UTF-8, and logs cannot hold it; rename it", file=sys.stderr
+        )
         return 2
     if given[:1] == ["--version"]:
         return cli.run(lambda: print(f"tree-ssm-train {__version__}"))
@@ -102,6 +108,15 @@ def empty_argument(given: list[str]) -> str:
         if EMPTY_VALUE.fullmatch(text):
             return text
     return ""
+
+
+def is_utf8(text: str) -> bool:
+    """Whether the bytes of an argument were UTF-8. Python gives other bytes as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def overview(group: str = "") -> str:

@@ -75,6 +75,17 @@ def test_no_argument_is_empty(capsys, line, named):
     assert capsys.readouterr().err == f"tree-ssm: error: {named} is empty; is a variable of the shell not set?\n"
 
 
+def test_names_that_are_not_in_utf8(tmp_path):
+    """A name in Latin-1, such as an old archive may have, reaches the program as its bytes."""
+    command = [sys.executable, "-m", "ssm_train.commands", "test", "a.py", "a.pth", "--work-dir", b"caf\xe9"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == r"tree-ssm: error: the name 'caf\udce9' is not in UTF-8, and logs cannot hold it; rename it" + "\n"
+    )
+
+
 def test_version(capsys):
     assert said(capsys, "--version") == (0, f"tree-ssm-train {__version__}\n", "")
 
