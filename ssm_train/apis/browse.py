@@ -7,11 +7,13 @@ from mmengine.config import Config
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.built import build_dataset
+from ssm_train.data.classes import number_alike
 from ssm_train.data.guarded import guarded
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.reproducibility import SeededDataset
 from ssm_train.tasks import task_of
+from ssm_train.tasks.base import ImageTask
 
 
 def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count: int, seed: int = 0) -> list[Path]:
@@ -29,7 +31,7 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
         The files of the pictures.
 
     Raises:
-        ConfigError: the config has no such dataset.
+        ConfigError: the config has no such dataset, or one that joins datasets of different classes.
         DataError: the dataset is missing, damaged or empty.
         WriteError: a picture cannot be written.
     """
@@ -40,6 +42,8 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
     check_folder(out)
     with building_in_scope(task.scope):
         dataset = build_dataset(loader.dataset)
+        if isinstance(task, ImageTask):
+            number_alike(dataset, task.renumber_bare, f"the data of {split}_dataloader")
         samples = SeededDataset(guarded(dataset, loader.get("unreadable", "skip")), seed)
         return [
             task.draw_sample(samples[i], dataset, loader.dataset, out / f"{i:04d}")

@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 
 from ssm_core.errors import DataError
 
+# What joined datasets may have of their own: classes are compared by name, see :func:`.classes.number_alike`.
+_OWN = ["classes", "palette", "label_map", "reduce_zero_label"]
 _PLACES = ("root", "data_root", "ann_file", "path", "split", "indices")  # where datasets of a config have their data
 
 
@@ -27,7 +29,7 @@ def build_dataset(settings: Mapping[str, Any]) -> Dataset:
         DataError: it has no samples. An epoch of none would end at once, and an endless sampler never.
     """
     try:
-        dataset = DATASETS.build(settings)
+        dataset = DATASETS.build(_joinable(settings))
         if hasattr(dataset, "full_init"):
             dataset.full_init()
     except ValueError as error:
@@ -38,6 +40,19 @@ def build_dataset(settings: Mapping[str, Any]) -> Dataset:
     if hasattr(dataset, "__len__") and not len(dataset):
         raise _empty(settings)
     return dataset
+
+
+def _joinable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with which mmengine joins datasets whose classes differ or are in another order."""
+    found = dict(settings)
+    if isinstance(found.get("dataset"), Mapping):
+        found["dataset"] = _joinable(found["dataset"])
+    if isinstance(found.get("datasets"), list | tuple):
+        found["datasets"] = [_joinable(part) if isinstance(part, Mapping) else part for part in found["datasets"]]
+        if str(getattr(found["type"], "__name__", found["type"])).rpartition(".")[2] == "ConcatDataset":
+            ignored = found.get("ignore_keys") or []
+            found["ignore_keys"] = [*([ignored] if isinstance(ignored, str) else ignored), *_OWN]
+    return found
 
 
 def _empty(settings: Mapping[str, Any]) -> DataError:

@@ -4,7 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmengine.logging import MMLogger
+
 from ssm_core.errors import ConfigError
+
+_LISTED = 10  # names of a list in a message
 
 
 def classes_of(dataset: Any, index: int) -> list[int]:
@@ -47,11 +51,66 @@ def renumber(dataset: Any, classes: Sequence[str], number: Callable[[Any, Sequen
         classes: its classes, in the order of their new numbers.
         number: numbers the classes of a dataset without wrappers.
     """
-    inner = [dataset.dataset] if "dataset" in vars(dataset) else vars(dataset).get("datasets", [])
+    inner = _wrapped(dataset)
     for part in inner:
         renumber(part, classes, number)
     if not inner:
         if list(dataset.metainfo["classes"]) != list(classes):  # a dataset can be there twice
             number(dataset, classes)
     elif "_metainfo" in vars(dataset):
-        dataset._metainfo = inner[0].metainfo
+        dataset._metainfo = {**dataset._metainfo, **inner[0].metainfo}
+
+
+def number_alike(dataset: Any, number: Callable[[Any, Sequence[str]], None], words: str) -> None:
+    """Number the classes of joined datasets as the first of them does. They are compared by name.
+
+    Args:
+        dataset: the dataset. If it is none that joins others, nothing happens.
+        number: see :func:`renumber`.
+        words: what the data are called in a message, such as ``"the training data"``.
+
+    Raises:
+        ConfigError: two of the datasets have different classes.
+    """
+    first, *others = ([str(name) for name in part.metainfo["classes"]] for part in parts_of(dataset))
+    for place, own in enumerate(others, 2):
+        if differ(own, first):
+            raise ConfigError(
+                f"{words} are joined of datasets, of which number {place} has the classes {listed(own)} and the first "
+                f"has {listed(first)}: they must be the same{differing(own, first)}"
+            )
+    turned = [f"number {place} ({listed(own)})" for place, own in enumerate(others, 2) if own != first]
+    if turned:
+        renumber(dataset, first, number)
+        MMLogger.get_current_instance().warning(
+            f"{words} are joined of datasets with the same classes in another order, and are numbered like the first "
+            f"({listed(first)}): {'; '.join(turned)}"
+        )
+
+
+def parts_of(dataset: Any) -> list[Any]:
+    """The datasets that mmengine's wrappers and ours are around, or the dataset itself."""
+    return [part for inner in _wrapped(dataset) for part in parts_of(inner)] or [dataset]
+
+
+def _wrapped(dataset: Any) -> list[Any]:
+    return [dataset.dataset] if "dataset" in vars(dataset) else list(vars(dataset).get("datasets", []))
+
+
+def differ(own: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether two lists of classes are not the same set, or name a class twice in different orders."""
+    return sorted(own) != sorted(expected) or (list(own) != list(expected) and len(set(own)) < len(own))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of classes for a message."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def differing(own: Sequence[str], expected: Sequence[str]) -> str:
+    """The classes that only one of two long lists has, in words."""
+    if max(len(own), len(expected)) <= _LISTED:
+        return ""
+    lists = [[n for n in own if n not in set(expected)], [n for n in expected if n not in set(own)]]
+    return f" (only the first: {listed(lists[0]) or 'none'}; only the second: {listed(lists[1]) or 'none'})"

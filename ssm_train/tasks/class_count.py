@@ -6,12 +6,11 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.classes import differ, differing, listed, number_alike
 from ssm_train.data.workers import StoppableLoader
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.runner import Runner
 from ssm_train.tasks import image_task_of
-
-_LISTED = 10  # names of a list in a message
 
 
 @HOOKS.register_module()
@@ -19,8 +18,9 @@ class ClassCountHook(Hook):
     """Sees to it that a number stands for the same class in the model, its checkpoint and all data.
 
     A run goes on with the classes of its checkpoint, and a test has them, too. Validation data have the classes of the
-    training data. Data with the same classes in another order are renumbered, and data with other classes refused. A
-    training that starts from the weights of another one takes over its order if the classes are the same.
+    training data, and joined data those of their first part. Data with the same classes in another order are
+    renumbered, and data with other classes refused. A training that starts from the weights of another one takes over
+    its order if the classes are the same.
 
     The number of classes of each dataset is compared with the outputs of the model. The task of the config says which
     outputs count classes, see :meth:`.ImageTask.class_counts`.
@@ -34,6 +34,7 @@ class ClassCountHook(Hook):
                 training data and validation data have different classes.
         """
         loader, words = runner.train_dataloader, "the training data"
+        self._join(runner, loader, words)
         trained = self._trained(runner)
         if runner.resumed_from is not None:
             self._settle(runner, loader, words, trained, "the run to resume")
@@ -44,12 +45,13 @@ class ClassCountHook(Hook):
             else:
                 kept = len(trained) == len(own)
                 runner.logger.warning(
-                    f"{file} was trained on other classes ({_listed(trained)}) than this training has "
-                    f"({_listed(own)}): the layers that tell them apart "
+                    f"{file} was trained on other classes ({listed(trained)}) than this training has "
+                    f"({listed(own)}): the layers that tell them apart "
                     + ("go on from its weights, since the number is the same" if kept else "start anew")
                 )
         self._check_count(runner, "train", loader)
         if runner.val_loop is not None:
+            self._join(runner, runner.val_dataloader, "the validation data")
             self._settle(runner, runner.val_dataloader, "the validation data", _classes(loader), words)
             self._check_count(runner, "val", runner.val_dataloader)
             _tell(runner, runner.val_dataloader, runner.val_evaluator)
@@ -62,9 +64,15 @@ class ClassCountHook(Hook):
                 classes than the checkpoint.
         """
         loader = runner.test_dataloader
+        self._join(runner, loader, "the test data")
         self._settle(runner, loader, "the test data", self._trained(runner), f"the checkpoint {runner.loaded_from}")
         self._check_count(runner, "test", loader)
         _tell(runner, loader, runner.test_evaluator)
+
+    @staticmethod
+    def _join(runner: Runner, loader: DataLoader, words: str) -> None:
+        """Number the classes of joined datasets alike."""
+        number_alike(loader.dataset, image_task_of(runner.cfg).renumber_bare, words)
 
     @staticmethod
     def _trained(runner: Runner) -> Sequence[str] | None:
@@ -77,17 +85,17 @@ class ClassCountHook(Hook):
         own = _classes(loader)
         if expected is None or own == list(expected):
             return
-        if sorted(own) != sorted(expected) or len(set(own)) < len(own):
+        if differ(own, expected):
             raise ConfigError(
-                f"{words} have the classes {_listed(own)} and {source} has {_listed(expected)}: they must be the same"
-                f"{_differing(own, expected)}"
+                f"{words} have the classes {listed(own)} and {source} has {listed(expected)}: they must be the same"
+                f"{differing(own, expected)}"
             )
         image_task_of(runner.cfg).renumber(loader.dataset, expected)
         if isinstance(loader, StoppableLoader):
             loader.stop_workers()  # they have the numbers of before
         runner.logger.warning(
-            f"{words} have the classes of {source} in another order ({_listed(own)}), and are numbered like those "
-            f"({_listed(expected)})"
+            f"{words} have the classes of {source} in another order ({listed(own)}), and are numbered like those "
+            f"({listed(expected)})"
         )
 
     @staticmethod
@@ -113,16 +121,3 @@ def _is_same_kind(runner: Runner) -> bool:
 def _tell(runner: Runner, loader: DataLoader, evaluator: object) -> None:
     """Tell metrics and visualizer the order of the classes."""
     evaluator.dataset_meta = runner.visualizer.dataset_meta = loader.dataset.metainfo
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
-
-
-def _differing(own: Sequence[str], expected: Sequence[str]) -> str:
-    """The classes that only one of two long lists has, in words."""
-    if max(len(own), len(expected)) <= _LISTED:
-        return ""
-    lists = [[n for n in own if n not in set(expected)], [n for n in expected if n not in set(own)]]
-    return f" (only the first: {_listed(lists[0]) or 'none'}; only the second: {_listed(lists[1]) or 'none'})"

@@ -1,5 +1,6 @@
 """A hook that looks at label maps before training, and says what a network cannot learn from them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from ssm_core.errors import DataError
+from ssm_train.data.classes import parts_of
 from ssm_train.data.guarded import FAULTS
 from ssm_train.data.label_maps import IGNORED
 from ssm_train.data.loading import ANNOTATIONS
@@ -52,11 +54,13 @@ class LabelMapsHook(Hook):
         """
         if not is_main_process():
             return
-        dataset = runner.train_dataloader.dataset
-        if not hasattr(dataset, "get_data_info") or not hasattr(dataset, "pipeline"):
+        parts = parts_of(runner.train_dataloader.dataset)
+        if not all(hasattr(part, "get_data_info") and hasattr(part, "pipeline") for part in parts):
             return
-        counts = count_labels(dataset, self.most)
-        for sentence in findings(counts, dataset.metainfo.get("classes") or (), complete=counts.maps >= len(dataset)):
+        total = sum(map(len, parts))
+        found = [count_labels(part, math.ceil(self.most * len(part) / total)) for part in parts]
+        counts = LabelCounts(*map(sum, zip(*found, strict=True)))
+        for sentence in findings(counts, parts[0].metainfo.get("classes") or (), complete=counts.maps >= total):
             runner.logger.warning(sentence)
 
 

@@ -12,10 +12,12 @@ import runs
 from command_line import CONFIGS
 from mmengine.config import ConfigDict
 from mmengine.dataset import RepeatDataset
+from mmengine.registry import DefaultScope
 from PIL import Image
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.apis import train as run
+from ssm_train.apis.browse import browse
 from ssm_train.data.classes import class_counts
 from ssm_train.data.guarded import guarded
 from ssm_train.runtime.config import load_config
@@ -28,6 +30,13 @@ QUICK = (
 )  # fmt: skip
 BACKBONE = ("model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)")
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    """Leave mmengine's default scope as it was, which runs change."""
+    with DefaultScope.overwrite_default_scope("ssm_train"):
+        yield
 
 
 def log_of(folder):
@@ -189,7 +198,8 @@ def trained(request, tmp_path_factory):
     """Train for some iterations. Return the task, the data, the folder and what came of it."""
     task, root, folder = TASKS[request.param], tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("run")
     task.write(root)
-    return task, root, folder, run.train(prepared(task, root, folder, SAME, SAME))
+    with DefaultScope.overwrite_default_scope("ssm_train"):
+        return task, root, folder, run.train(prepared(task, root, folder, SAME, SAME))
 
 
 def prepared(task, root, folder, train, val, *options):
@@ -308,3 +318,79 @@ def test_wrapped_datasets_are_renumbered(tmp_path):
     assert data.metainfo["classes"] == list(TURNED)
     assert class_counts(data) == counts[::-1]
     assert [sample["data_samples"]["label"].tolist()[::-1] for sample in (data[0], data[1])] == labels
+
+
+# --- Joined datasets
+
+
+def joined(task, folder, tmp_path, classes, splits):
+    """Join the data of a task with others that have these classes, in some loaders."""
+    roots = [tmp_path / "first", tmp_path / f"second-{'-'.join(classes)}"]
+    for root in roots:
+        if not root.exists():
+            root.mkdir()
+            task.write(root)
+    second = task.configure(roots[1], folder, list(classes), list(classes)) if task is not Classifying else None
+    cfg = prepared(task, roots[0], folder, SAME, SAME, "train_dataloader.sampler.shuffle=False")
+    for split in splits:
+        loader = cfg[f"{split}_dataloader"]
+        if task is Classifying:
+            other = ConfigDict(**{**loader.dataset, "file": f"{roots[1]}/{split}/list.csv", "classes": list(classes)})
+        else:
+            other = second[f"{split}_dataloader"].dataset
+        loader.dataset = ConfigDict(type="ConcatDataset", datasets=[loader.dataset, other])
+    return cfg
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_joined_data_of_another_order(name, tmp_path):
+    task, found = TASKS[name], {}
+    splits = ("train",) if task is Detecting else ("train", "val")
+    for order in (SAME, TURNED):
+        folder = tmp_path / f"run-{order[0]}"
+        found[order] = run.train(joined(task, folder, tmp_path, order, splits))
+        words = "the training data are joined of datasets with the same classes in another order"
+        assert log_of(folder).count(words) == (order == TURNED)
+    assert losses(found[SAME]) == losses(found[TURNED])
+    figures = [
+        [{key: value for key, value in point.items() if key != "time"} for point in result.curves["val"]]
+        for result in found.values()
+    ]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_joined_data_of_other_classes(name, tmp_path):
+    task = TASKS[name]
+    cfg = joined(task, tmp_path / "run", tmp_path, OTHERS, ("train",))
+    if task is Classifying:
+        for path in tmp_path.glob("second-*/train/list.csv"):
+            path.write_text(path.read_text().replace("box", "cone"))
+    ground = "ground, " if task is Segmenting else ""
+    with pytest.raises(
+        ConfigError,
+        match=f"the training data are joined of datasets, of which number 2 has the classes {ground}disc, cone and the "
+        f"first has {ground}disc, box: they must be the same",
+    ):
+        run.train(cfg)
+    with pytest.raises(ConfigError, match="the data of train_dataloader are joined of datasets, of which number 2"):
+        browse(cfg, "train", tmp_path / "seen", count=1)
+
+
+def test_detections_are_compared_with_one_file(tmp_path):
+    with pytest.raises(ConfigError, match="these data are joined of several datasets: join their files"):
+        run.train(joined(Detecting, tmp_path / "run", tmp_path, SAME, ("val",)))
+
+
+def test_label_maps_of_joined_data_are_counted(tmp_path):
+    """Masks of 0 and 255 in both parts end the training, and in one part alone they do not."""
+    for broken in ((), ("second-disc-box",), ("first", "second-disc-box")):
+        cfg = joined(Segmenting, tmp_path / f"run{len(broken)}", tmp_path, SAME, ("train",))
+        for part in broken:
+            for path in (tmp_path / part / "train_labels").glob("*.png"):
+                Image.fromarray(np.uint8(255) * (np.array(Image.open(path)) > 0)).save(path)
+        if len(broken) < 2:
+            run.train(cfg)
+        else:
+            with pytest.raises(DataError, match="nothing can be learnt: no pixel of disc, box in 4 label maps"):
+                run.train(cfg)

@@ -13,6 +13,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.classes import parts_of
 from ssm_train.runtime.class_report import ClassReport, figures_of
 from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
 from ssm_train.tasks.detection.confusion import Objects, count_pairs
@@ -87,8 +88,14 @@ class CocoInstanceMetric(CocoMetric):
         """Take over the annotations of a dataset. They are read from ``ann_file`` if it is no :class:`.CocoInstances`.
 
         Raises:
+            ConfigError: the dataset joins several.
             DataError: see :func:`read_annotations`.
         """
+        if len(parts_of(dataset)) > 1:
+            raise ConfigError(
+                "CocoInstanceMetric compares with one annotation file, and these data are joined of several datasets: "
+                "join their files, or test on one after the other"
+            )
         read = getattr(dataset, "coco_annotations", None)
         if read is None:
             _ = self.content
