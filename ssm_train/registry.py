@@ -57,6 +57,7 @@ TRANSFORMS = _child(root.TRANSFORMS, "data.transforms", "data.loading")
 MODELS = _child(
     root.MODELS,
     "runtime.averaging",
+    "tasks.classification.augmented",
     "tasks.classification.classifier",
     "tasks.classification.timm_model",
     "tasks.language.model",

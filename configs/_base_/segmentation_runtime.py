@@ -11,4 +11,4 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=False)
 visualizer = dict(type="ssm_train.tasks.segmentation.SegmentationVisualizer")
-tta_model = dict(type="SegTTAModel")
+tta_model = dict(type="ssm_train.tasks.segmentation.AugmentedSegmentor")

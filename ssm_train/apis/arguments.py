@@ -49,3 +49,29 @@ def number(low: float, high: float = math.inf, above: bool = False) -> Callable[
         return value
 
     return read
+
+
+def add_ways_of_prediction(parser: argparse.ArgumentParser) -> None:
+    """Add the switches of :func:`.prediction_config` to a command line.
+
+    Args:
+        parser: gets ``tta``, ``tile`` and ``overlap``.
+    """
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="merge the predictions for every image in several sizes, also flipped if training flips images",
+    )
+    parser.add_argument(
+        "--tile",
+        type=whole_number(high=LARGEST_SIDE),
+        metavar="SIDE",
+        help="let the model see tiles of this many pixels, each prepared as an image is, and merge what it finds in "
+        "them: for large images",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=whole_number(low=0, high=LARGEST_SIDE),
+        metavar="PIXELS",
+        help="what two tiles share, at least as much as the largest object (default: a quarter of SIDE)",
+    )

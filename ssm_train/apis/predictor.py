@@ -1,6 +1,6 @@
 """Trained models in Python: images from files and memory in, arrays out."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch import Tensor
 
 from ssm_core.errors import ConfigError, DataError, InputError
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import classifier_config
+from ssm_train.apis.prediction import prediction_config
 from ssm_train.data.images import find_images
 from ssm_train.data.pixels import ImageSource
 from ssm_train.runtime.config import load_config
@@ -42,7 +44,8 @@ class Predictor:
       numbers of all classes with a probability of 0.5 and more, and their ``names``.
     - of a detector, for N objects by falling scores: ``boxes`` [N, 4] float32, left, top, right and bottom in pixels of
       the image; ``scores`` [N] float32; ``labels`` [N], the numbers of their classes, and ``names``; if the model has
-      masks, ``masks`` [N, H, W] of truth values.
+      masks, ``masks`` [N, H, W] of truth values. With ``tile``, the masks are in ``run_lengths``: N dictionaries as
+      pycocotools decodes them, because the masks of a large image would not fit into memory.
     - of a segmentor: ``labels`` [H, W] uint8 (uint16 with more than 256 classes), the number of the class of every
       pixel. With ``probabilities`` also these, [classes, H, W] float32.
 
@@ -56,14 +59,17 @@ class Predictor:
             Images of different sizes are never padded to one size, so that a prediction does not depend on the other
             images of its batch, but for the rounding of sums.
         probabilities: of a segmentor, return the probability of every class in every pixel, too.
+        tta: merge the predictions for several versions of every image, see :func:`.prediction_config`.
+        tile: side in pixels of the tiles of an image that the model sees; None for whole images.
+        overlap: pixels that tiles share, a quarter of their side if left out.
 
     Attributes:
         classes: names of the classes, or None if neither the checkpoint nor the config has them.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another model, or does not say enough about its model.
-        ConfigError: the config cannot be built, has no test data, or has a model of text; or ``device``, ``batch_size``
-            or ``probabilities`` does not fit.
+        ConfigError: the config cannot be built, has no test data, or has a model of text; or one of ``device``,
+            ``batch_size``, ``probabilities``, ``tta``, ``tile`` and ``overlap`` does not fit.
     """
 
     def __init__(
@@ -74,12 +80,17 @@ class Predictor:
         min_score: float = 0.3,
         batch_size: int | None = None,
         probabilities: bool = False,
+        tta: bool = False,
+        tile: int | None = None,
+        overlap: int | None = None,
     ):
         cfg, checkpoint = _config_of(model, checkpoint)
         place = usable_device(device)
-        self.task = image_task_of(cfg)
+        self.task = image_task_of(prediction_config(cfg, tta, tile, overlap))
         if probabilities and not self.task.labels_pixels:
             raise ConfigError("probabilities of pixels are of segmentors: leave out probabilities=True")
+        if probabilities and tile is not None:
+            raise ConfigError("tiles keep no probabilities of pixels: leave out probabilities=True, or tile")
         batch_size = cfg.get("test_dataloader", {}).get("batch_size", 1) if batch_size is None else batch_size
         if type(batch_size) is not int or batch_size < 1:
             raise ConfigError(f"batch_size is a number of images of 1 or more, not {batch_size!r}")
@@ -167,11 +178,11 @@ class Predictor:
     def _batch(self, sources: list[ImageSource], names: list[str]) -> list[Any]:
         """The predictions for images, or their errors. Images whose inputs have one size are computed together."""
         found: list[Any] = [None] * len(sources)
-        groups: dict[tuple[int, ...], dict[int, dict]] = {}
+        groups: dict[tuple[tuple[int, ...], ...], dict[int, dict]] = {}
         for place, (source, name) in enumerate(zip(sources, names, strict=True)):
             try:
                 sample = self.task.sample(source, name)
-                groups.setdefault(tuple(sample["inputs"].shape), {})[place] = sample
+                groups.setdefault(_shapes(sample["inputs"]), {})[place] = sample
             except DataError as error:
                 found[place] = error
         for group in groups.values():
@@ -196,6 +207,11 @@ def _config_of(model: Config | str | Path, checkpoint: str | Path | None) -> tup
     if checkpoint is None:
         raise ConfigError("there are no weights to predict with: name a checkpoint beside the config")
     return cfg, checkpoint
+
+
+def _shapes(inputs: Tensor | Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the inputs for one image, of which augmented predictions have several."""
+    return tuple(tuple(one.shape) for one in ([inputs] if isinstance(inputs, Tensor) else inputs))
 
 
 def _is_image(images: Any) -> bool:

@@ -33,6 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="how many images are computed at once (default: 1)",
     )
+    kinds.add_ways_of_prediction(parser)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     return parser.parse_args(arguments)
 
@@ -46,7 +47,16 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_train.runtime.config import load_config
 
     cfg = load_config(args.config, args.cfg_options)
-    predictor = Predictor(cfg, args.checkpoint, args.device, args.min_score, args.batch_size)
+    predictor = Predictor(
+        cfg,
+        args.checkpoint,
+        args.device,
+        args.min_score,
+        args.batch_size,
+        tta=args.tta,
+        tile=args.tile,
+        overlap=args.overlap,
+    )
     done = infer(predictor, args.images, args.out)
     unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
     print(f"{len(done.predictions)} images{unreadable}, in {args.out}")

@@ -2,6 +2,7 @@
 
 import argparse
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -18,9 +19,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "file of a detector's objects in the form of COCO's results, or a folder of a segmentor's label maps",
     )  # fmt: skip
     parser.add_argument("--work-dir", help="where the log goes (default: work_dirs/NAME_OF_THE_CONFIG)")
-    parser.add_argument(
-        "--tta", action="store_true", help="with the config's test-time augmentation: at several scales, also flipped"
-    )
+    kinds.add_ways_of_prediction(parser)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_test.sh")
     return parser.parse_args(arguments)
@@ -30,10 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Test and print the metrics."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
+    from ssm_train.apis.prediction import prediction_config
     from ssm_train.apis.train import test
     from ssm_train.runtime.config import run_config
 
-    cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, augmented=args.tta)
-    metrics = test(cfg, args.checkpoint, args.out)
+    cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    metrics = test(prediction_config(cfg, args.tta, args.tile, args.overlap), args.checkpoint, args.out)
     # COCO's precisions go from 0 to 1, all others are percentages.
     cli.say(", ".join(f"{name} {value:.{4 if abs(value) <= 1 else 2}f}" for name, value in metrics.items()))

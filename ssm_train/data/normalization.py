@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ssm_train.data.images import read_channels, to_picture
 from ssm_train.data.pixels import ValueRange, check_range
+from ssm_train.data.wrapper import bare_datasets
+from ssm_train.runtime.building import trained_part
 
 _SIDE = 224  # pixels; where nothing says otherwise, models are tested on squares of this side
 
@@ -118,11 +120,11 @@ def of_model(
 
 
 def test_data_of(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config of the test data, or else of the validation data, without wrappers; empty if there are none."""
-    dataset = (cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {})
-    while "dataset" in dataset:  # a wrapper, such as one that repeats a dataset
-        dataset = dataset["dataset"]
-    return dataset
+    """The config of the test data, or else of the validation data, without wrappers; empty if there are none.
+
+    Of several datasets in a wrapper, it is the config of the first.
+    """
+    return bare_datasets((cfg.get("test_dataloader") or cfg.get("val_dataloader") or {}).get("dataset", {}))[0]
 
 
 test_data_of.__test__ = False  # pytest would collect it
@@ -137,4 +139,4 @@ def value_range_of(dataset: Mapping[str, Any]) -> Sequence[float] | None:
 def of_config(cfg: Mapping[str, Any]) -> Normalization | None:
     """:func:`of_model` for the model of a config and the transform of its test data."""
     dataset = test_data_of(cfg)
-    return of_model(cfg.get("model", {}), dataset.get("transform"), value_range_of(dataset))
+    return of_model(trained_part(cfg.get("model", {})), dataset.get("transform"), value_range_of(dataset))

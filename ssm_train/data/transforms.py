@@ -1,6 +1,7 @@
 """timm's image transforms with typed arguments, and the same for images of any number of channels."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -142,6 +143,39 @@ class TestTransform:
             ConfigError: the image has another number of channels than ``mean``.
         """
         return self.transform(_checked(image, self.channels))
+
+
+@TRANSFORMS.register_module()
+class TestViews:
+    """Several views of an image: its centre in several sizes, and each of them flipped.
+
+    Args:
+        size: side of the square views in pixels.
+        crop_ratios: of every size the share of the resized image's side that is kept, see :class:`TestTransform`.
+        flip: whether every view is also taken flipped horizontally.
+        interpolation: see :class:`TestTransform`.
+        mean: see :class:`TestTransform`.
+        std: see :class:`TestTransform`.
+    """
+
+    __test__ = False  # without this pytest would collect the class as a test
+
+    def __init__(
+        self,
+        size: int,
+        crop_ratios: Sequence[float] = (0.875, 0.76),
+        flip: bool = True,
+        interpolation: Literal["bilinear", "bicubic"] = "bicubic",
+        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+    ):
+        self.transforms = [TestTransform(size, ratio, interpolation, mean, std) for ratio in crop_ratios]
+        self.flip = flip
+
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:  # [V, C, size, size]
+        """Make the views of one image."""
+        views = torch.stack([transform(image) for transform in self.transforms])
+        return torch.cat([views, views.flip(-1)]) if self.flip else views
 
 
 def _check_channels(mean: tuple[float, ...], std: tuple[float, ...]) -> int:

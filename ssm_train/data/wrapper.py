@@ -1,5 +1,6 @@
-"""What datasets around another dataset have in common."""
+"""Datasets around another dataset: what they have in common, and what is within them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -24,3 +25,13 @@ class DatasetWrapper(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+def bare_datasets(settings: Mapping[str, Any]) -> list[Any]:
+    """The configs of the datasets that are within wrappers, such as one that repeats or joins others.
+
+    Args:
+        settings: the config of a dataset, which stands for itself if it is no wrapper.
+    """
+    within = [settings["dataset"]] if "dataset" in settings else settings.get("datasets") or ()
+    return [bare for part in within for bare in bare_datasets(part)] or [settings]

@@ -76,11 +76,20 @@ def scope_of(cfg: Config) -> str:
 
 def describe_model(model: Mapping) -> str:
     """A short name for the model in a config: the type and the variant of its backbone."""
-    model = model.get("module", model)  # a model for test-time augmentation wraps the trained one
+    model = trained_part(model)
     network = model.get("backbone", model)
     variant = network.get("arch", network.get("name"))
     kind = network.get("type", "model")
     return f"{kind} '{variant}'" if isinstance(variant, str) else str(kind)
+
+
+def trained_part(model: Mapping[str, Any]) -> Any:
+    """The config of the model that is trained. Models for augmented or tiled tests are wrappers around it.
+
+    Args:
+        model: the config of the model.
+    """
+    return model.get("module", model)
 
 
 def compile_parts(model: nn.Module, options: bool | Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import base_configs
 from ssm_train.compat.safe_loading import read_checkpoints_safely
+from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
 from ssm_train.runtime.config_files import find_config
 from ssm_train.runtime.config_values import check_change
@@ -92,7 +93,6 @@ def run_config(
     launcher: Launcher = "none",
     amp: bool = False,
     compiled: bool = False,
-    augmented: bool = False,
 ) -> Config:
     """Load the complete config of a run. Nothing changes it on its way to the Runner.
 
@@ -103,10 +103,9 @@ def run_config(
         launcher: the program that started the processes of the run.
         amp: whether to train in bfloat16, unless the config names a precision other than float32.
         compiled: whether to compile the network, with the config's settings if it has any.
-        augmented: whether to test with the config's test-time augmentation, see :func:`with_test_augmentation`.
 
     Raises:
-        ConfigError: see :func:`load_config`, or the config has no test-time augmentation.
+        ConfigError: see :func:`load_config`, or the config has only some of the parts of a training or a test.
         MissingPackageError: see :func:`load_config`.
     """
     cfg = load_config(path, options)
@@ -121,7 +120,7 @@ def run_config(
         if 0 < len(given) < len(parts):
             missing = next(part for part in parts if part not in given)
             raise ConfigError(f"the config has {given[0]} and no {missing}: {', '.join(parts)} go together")
-    return with_test_augmentation(cfg) if augmented else cfg
+    return cfg
 
 
 def changed(cfg: Config, values: dict[str, Any]) -> Config:
@@ -151,10 +150,8 @@ def with_test_augmentation(cfg: Config) -> Config:
         raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
     augmented = changed(cfg, {})
     augmented.model = ConfigDict(**augmented.tta_model, module=augmented.model)
-    dataset = augmented.test_dataloader.dataset
-    while "dataset" in dataset:  # a wrapper, such as one that repeats a dataset
-        dataset = dataset.dataset
-    dataset.pipeline = augmented.tta_pipeline
+    for dataset in bare_datasets(augmented.test_dataloader.dataset):
+        dataset.pipeline = augmented.tta_pipeline
     return augmented
 
 

@@ -1,5 +1,6 @@
 """The interface of a task: building a model, feeding it, reading its predictions, drawing them, and measuring it."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
@@ -21,10 +22,12 @@ from ssm_train.data.classes import renumber
 from ssm_train.data.images import UNREADABLE, check_whole, reason
 from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.pixels import ImageSource, ValueRange
-from ssm_train.runtime.building import building_in_scope, describe_model, scope_of
+from ssm_train.runtime.building import building_in_scope, describe_model, scope_of, trained_part
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
+from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.predictions import PredictionWriter
+from ssm_train.tasks.tiles import Tiles
 
 # Height and width of an image in pixels, or the number of tokens of a row.
 Size = tuple[int, ...]
@@ -69,7 +72,8 @@ class Task(ABC):
         if "model" not in self.cfg:
             raise ConfigError("the config has no model")
         with building_in_scope(self.scope):
-            return revert_sync_batchnorm(MODELS.build(self.cfg.model)).eval()
+            # A copy, because some of mmdet's models write into the config that they are built from.
+            return revert_sync_batchnorm(MODELS.build(copy.deepcopy(self.cfg.model))).eval()
 
     def load(self, checkpoint: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         """Build the model of the config and load a checkpoint into it.
@@ -83,14 +87,39 @@ class Task(ABC):
         """
         model = self.build()
         content = weights.read_file(checkpoint)
-        state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], model.state_dict())
-        weights.load_exactly(model, state, checkpoint, f"this config's {describe_model(self.cfg.model)}")
+        trained = model.module if isinstance(model, BaseTTAModel) else model
+        state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], trained.state_dict())
+        weights.load_exactly(trained, state, checkpoint, f"this config's {describe_model(self.trained_model)}")
         return model, meta_of(content)
+
+    @property
+    def trained_model(self) -> ConfigDict:
+        """Config of the model that is trained, see :func:`.trained_part`."""
+        return trained_part(self.cfg.model)
+
+    def augmented(self) -> Config:
+        """Copy the config, with test-time augmentation in the copy.
+
+        Raises:
+            ConfigError: the task or the config allows for none.
+        """
+        raise ConfigError("this config's task has no test-time augmentation: leave out --tta")
+
+    def tiled(self, tiles: Tiles) -> Config:
+        """Copy the config, with a model in the copy that sees tiles of an image and predicts for the whole.
+
+        Args:
+            tiles: how images are cut.
+
+        Raises:
+            ConfigError: the task or the config allows for none.
+        """
+        raise ConfigError("tiles are for detectors and segmentors: leave out --tile")
 
     @property
     def needs_values(self) -> bool:
         """Whether the model looks at the values of tensors. Tensors without values then cannot count its operations."""
-        return self.cfg.model.backbone.type == "timm"  # some of timm's models look at values while they are built
+        return self.trained_model.backbone.type == "timm"  # some of timm's models look at values while they are built
 
     def has_scans(self, model: nn.Module) -> bool:
         """Whether the model has scans. Their operations can be counted only with the compiled library."""
@@ -169,11 +198,13 @@ class ImageTask(Task):
 
     def default_size(self) -> Size:
         """Height and width of the preprocessor, or else those that the test pipeline resizes to."""
-        size = (self.cfg.model.get("data_preprocessor") or {}).get("size")
+        size = (self.trained_model.get("data_preprocessor") or {}).get("size")
         if size is not None:
             return tuple(size)
-        dataset = (self.cfg.get("test_dataloader") or {}).get("dataset", {})
-        scale = next((step.scale for step in dataset.get("pipeline", ()) if "scale" in step), (224, 224))
+        steps = test_data_of(self.cfg).get("pipeline", ())
+        if fixed := next((step.size for step in steps if name_of(step) == "FixedSize"), None):
+            return tuple(fixed)
+        scale = next((step.scale for step in steps if "scale" in step), (224, 224))
         return tuple(reversed(scale))
 
     def example_input(self, size: Size, batch: int, device: torch.device | str = "cpu") -> Tensor:  # [B, C, H, W]
@@ -189,7 +220,7 @@ class ImageTask(Task):
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
-        return self.cfg.model.backbone.get("in_chans", 3)
+        return self.trained_model.backbone.get("in_chans", 3)
 
     @property
     def value_range(self) -> ValueRange | None:

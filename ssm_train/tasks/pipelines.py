@@ -1,42 +1,65 @@
 """What detection and segmentation share: pipelines that prepare images, and visualizers."""
 
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
+from PIL import Image
 from torch import Tensor, nn
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.images import read_rgb, to_picture
-from ssm_train.data.loading import ANNOTATIONS, LoadImage
+from ssm_train.data.loading import LoadImage
 from ssm_train.data.pixels import ImageSource
 from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.config import changed, with_test_augmentation
 from ssm_train.runtime.files import assembling
+from ssm_train.tasks.augmented import augmented_pipeline, flips_of, without_annotations
 from ssm_train.tasks.base import ImageTask, Labels
+
+LARGEST_PICTURE = 2048  # longest side of a drawn prediction in pixels
 
 
 class PipelineTask(ImageTask):
     """A task with pipelines and visualizers of the kind that mmdet and mmseg have."""
 
     drawing: ClassVar[dict[str, Any]] = {}  # arguments of the visualizer for predictions
+    flips: ClassVar[tuple[str, ...]] = ("horizontal", "vertical")  # those that the task can flip back
     without_classes: ClassVar[tuple[str, ...]] = ("backbone",)  # parts of a model whose num_classes is not the data's
 
     @cached_property
     def pipeline(self) -> Compose:
         """The test pipeline of the config, without the steps that load annotations."""
-        steps = [s for s in self._test_data().pipeline if not s["type"].split(".")[-1].startswith(ANNOTATIONS)]
         with building_in_scope(self.scope):
-            return Compose(steps)
+            return Compose(without_annotations(self._test_data().pipeline))
 
     def get_ready(self) -> None:
-        """Build the pipeline, see :meth:`ImageTask.get_ready`."""
+        """Build the pipeline, see :meth:`.ImageTask.get_ready`."""
         _ = self.pipeline
+
+    @abstractmethod
+    def merging(self) -> dict[str, Any]:
+        """Config of the model that merges the predictions for several versions of an image."""
+
+    def augmented(self) -> Config:
+        """Copy the config, with its ``tta_model`` and ``tta_pipeline``, see :meth:`.Task.augmented`.
+
+        Where it has none, the versions are of three sizes and flipped as in training, see :mod:`.augmented`.
+        """
+        values: dict[str, Any] = {}
+        if "tta_model" not in self.cfg:
+            values["tta_model"] = self.merging()
+        if "tta_pipeline" not in self.cfg:
+            steps = self._test_data().get("pipeline", ())
+            values["tta_pipeline"] = augmented_pipeline(steps, flips_of(self.cfg, self.flips))
+        return with_test_augmentation(changed(self.cfg, ConfigDict(values)))
 
     @cached_property
     def visualizer(self) -> Visualizer:
@@ -46,7 +69,7 @@ class PipelineTask(ImageTask):
             return VISUALIZERS.build(settings)
 
     def class_counts(self, model: nn.Module) -> dict[str, int]:
-        """The numbers of classes that the heads are made for, see :meth:`ImageTask.class_counts`."""
+        """The numbers of classes that the heads are made for, see :meth:`.ImageTask.class_counts`."""
         return {
             f"model.{name}.num_classes": module.num_classes
             for name, module in model.named_modules()
@@ -55,7 +78,7 @@ class PipelineTask(ImageTask):
         }
 
     def prepare(self, source: ImageSource) -> dict[str, Any]:
-        """Make a sample of an image, see :meth:`ImageTask.prepare`."""
+        """Make a sample of an image, see :meth:`.ImageTask.prepare`."""
         if isinstance(source, str | Path):
             return self.pipeline({"img_path": str(source), "img_id": 0})
         loading, *others = self.pipeline.transforms
@@ -69,23 +92,28 @@ class PipelineTask(ImageTask):
         return Compose(others)({**loaded, "img_path": ""})
 
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
-        """Draw a prediction over its image, see :meth:`ImageTask.draw`."""
+        """Draw a prediction over its image, see :meth:`.ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
         image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
+        if (longest := max(image.shape[:2])) > LARGEST_PICTURE:
+            height, width = (max(side * LARGEST_PICTURE // longest, 1) for side in image.shape[:2])
+            image = np.asarray(Image.fromarray(image).resize((width, height), reducing_gap=2.0))
+            prediction = self.reduced(prediction, (height, width))
+        prediction = self.drawable_prediction(prediction)
         with assembling(out.parent, file) as place:
             self.visualizer.add_datasample(
                 out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
             )
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
-        """Pass on the picture of a validation image, see :meth:`ImageTask.show`. Images that are no files have none."""
+        """Pass on the picture of a validation image, see :meth:`.ImageTask.show`. Only files have one."""
         path = Path(prediction.img_path)
         if path.is_file():
             picture = read_rgb(path, self.value_range)
             visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
-        """Draw a sample with its annotations, see :meth:`Task.draw_sample`."""
+        """Draw a sample with its annotations, see :meth:`.Task.draw_sample`."""
         self.visualizer.dataset_meta = dataset.metainfo
         values = sample["inputs"].permute(1, 2, 0).numpy()
         values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
@@ -97,6 +125,19 @@ class PipelineTask(ImageTask):
                 place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
             )
         return path
+
+    @abstractmethod
+    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
+        """A prediction for a picture that is smaller than its image.
+
+        Args:
+            prediction: one of :meth:`predict`.
+            size: height and width of the picture.
+        """
+
+    def drawable_prediction(self, prediction: BaseDataElement) -> BaseDataElement:
+        """Convert a prediction to the form that the visualizer draws."""
+        return prediction
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
         """Convert a data sample to the form that the visualizer draws."""

@@ -342,3 +342,51 @@ def test_cuda_agrees_with_the_cpu(ops, dtype):
         output.square().sum().backward()
         results.append((output.detach().cpu(), x.grad.cpu()))
     torch.testing.assert_close(*results)
+
+
+# --- Deformable attention
+
+
+def deformable_by_loops(value, shapes, locations, weights):
+    """Add up bilinear samples one by one, as Zhu et al. (2021), equation 3, and its text define them."""
+    batch, queries, heads, levels, points, _ = locations.shape
+    result = value.new_zeros(batch, queries, heads, value.shape[3])
+    starts = [0, *torch.cumsum(shapes.prod(1), 0).tolist()]
+    for b, q, h, level, p in torch.cartesian_prod(*map(torch.arange, (batch, queries, heads, levels, points))).tolist():
+        height, width = shapes[level].tolist()
+        # The centre of the first pixel is at half a pixel.
+        x, y = (locations[b, q, h, level, p] * locations.new_tensor([width, height]) - 0.5).tolist()
+        for row in (math.floor(y), math.floor(y) + 1):
+            for column in (math.floor(x), math.floor(x) + 1):
+                if 0 <= row < height and 0 <= column < width:
+                    share = (1 - abs(y - row)) * (1 - abs(x - column))
+                    key = starts[level] + row * width + column
+                    result[b, q, h] += weights[b, q, h, level, p] * share * value[b, key, h]
+    return result.flatten(2)
+
+
+@pytest.fixture
+def deformable_inputs():
+    generator = torch.Generator().manual_seed(0)
+    shapes = torch.tensor([[3, 4], [2, 2]])
+    value = torch.randn(2, 16, 2, 3, generator=generator, dtype=torch.float64)
+    locations = torch.rand(2, 3, 2, 2, 2, 2, generator=generator, dtype=torch.float64) * 1.4 - 0.2
+    weights = torch.rand(2, 3, 2, 2, 2, generator=generator, dtype=torch.float64)
+    return value, shapes, torch.tensor([0, 12]), locations, weights
+
+
+def test_deformable_attention(deformable_inputs):
+    """GPUs call the operator; here it runs on the CPU."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    value, shapes, starts, locations, weights = deformable_inputs
+    found = MultiScaleDeformableAttnFunction.apply(*deformable_inputs, 64)
+    expected = deformable_by_loops(value, shapes, locations, weights)
+    assert torch.allclose(found, expected, **EXACT)
+    low = (value.bfloat16(), shapes, starts, locations.bfloat16(), weights.bfloat16())
+    assert MultiScaleDeformableAttnFunction.apply(*low, 64).dtype == torch.bfloat16
+    value, locations, weights = (x.requires_grad_() for x in (value, locations, weights))
+    assert torch.autograd.gradcheck(
+        lambda v, places, w: MultiScaleDeformableAttnFunction.apply(v, shapes, starts, places, w, 64),
+        (value, locations, weights),
+    )

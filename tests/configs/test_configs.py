@@ -23,6 +23,7 @@ model_zoo = load_tool("analysis/model_zoo")
 LEAVES = sorted(
     p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if not {"_base_", "mambatree_l"} & set(p.parts)
 )
+DENSE = ("rcnn", "retinanet", "fcos", "dino", "upernet")
 ABLATIONS = [name for name in LEAVES if "/ablations/" in name]
 
 
@@ -101,7 +102,7 @@ def widths_asked_for(model_cfg):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in LEAVES if "rcnn" in name or "upernet" in name])
+@pytest.mark.parametrize("name", [name for name in LEAVES if any(method in name for method in DENSE)])
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
 def test_widths_are_those_of_the_backbone(name):
     cfg = load_config(CONFIGS / name)

@@ -61,13 +61,6 @@ def test_compiling_keeps_the_configs_settings():
     assert cfg.compile.to_dict() == {"backend": "aot_eager"}
 
 
-def test_a_run_with_test_augmentation():
-    cfg = run_config(COMPOSITE, augmented=True, work_dir="x")
-    assert same(cfg, with_test_augmentation(run_config(COMPOSITE, work_dir="x")))
-    with pytest.raises(ConfigError, match=r"^the config has no tta_pipeline and no tta_model: "):
-        run_config(DIGITS, augmented=True)
-
-
 # --- changed
 
 

@@ -59,7 +59,7 @@ USES = {
         "three are within 0.6 points of each other, which one run each cannot tell apart.",
     ),
     "paper": Use("The papers' recipes"),
-    "other data": Use("The recipes on other data"),
+    "other data": Use("Other data and other detectors"),
     "ablation": Use("Ablations", "Each changes one argument of the recipe it inherits."),
     "speed": Use("Speed"),
 }
@@ -67,7 +67,8 @@ DATA = {
     "Digits": Data("first run", "Two to four minutes on a CPU, with data that scikit-learn brings along."),
     "Nuclei": Data(
         "first run",
-        "Detection and segmentation in five to eight minutes on a CPU. `tree-ssm prepare-data nuclei` makes the data.",
+        "Detection, with and without masks, and segmentation in five to eight minutes on a CPU. "
+        "`tree-ssm prepare-data nuclei` makes the data.",
     ),
     "Your own images": Data(
         "own data",
@@ -88,6 +89,11 @@ DATA = {
     "COCO 2017": Data("paper", "1x is 12 epochs; 3x is 36 epochs with images of several sizes."),
     "ADE20K": Data("paper", "160,000 iterations."),
     "Alpaca": Data("paper", "Mamba as pretrained, with LoRA alone, and with LoRA and the tree."),
+    "COCO 2017, boxes": Data(
+        "other data",
+        "Faster R-CNN, RetinaNet, FCOS and DINO, for files without masks: the 1x recipe of Mask R-CNN, or for DINO its "
+        "own decay and clipping. The papers have no such table.",
+    ),
     "Cityscapes": Data("other data", "The recipe of ADE20K at Cityscapes' crop. The papers have no such table."),
     "Noise": Data("speed", "The speed of the whole training loop; there is nothing to learn."),
 }
@@ -132,7 +138,14 @@ def training_data(cfg: Mapping[str, Any]) -> str:
     by_file = {"alpaca_data.json": "Alpaca", "alpaca_en_demo.json": "Alpaca demo"}
     if dataset["type"] == "InstructionRows":
         return by_file[Path(dataset["path"]).name]
-    return by_type.get(dataset["type"]) or by_folder[Path(dataset["data_root"]).name]
+    found = by_type.get(dataset["type"]) or by_folder[Path(dataset["data_root"]).name]
+    return f"{found}, boxes" if found == "COCO 2017" and has_boxes_alone(cfg) else found
+
+
+def has_boxes_alone(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config is of a detector without masks."""
+    metric = (cfg.get("test_evaluator") or {}).get("metric")
+    return cfg.get("default_scope") == "mmdet" and metric == "bbox"
 
 
 def training(cfg: Mapping[str, Any], name: str) -> dict[str, int]:
@@ -169,7 +182,7 @@ def describe(path: Path, known: Mapping[str, Any], counts: Mapping[str, int] | N
     cfg, name = load_config(path), path.stem
     fact = known["Models"].get(name, {})
     data, size = training_data(cfg), default_size(cfg)
-    task = TASKS[task_name_of(cfg)]
+    task = "Object Detection" if has_boxes_alone(cfg) else TASKS[task_name_of(cfg)]
     language = task_name_of(cfg) == LANGUAGE
     if language:  # the network is a checkpoint or has a trained vocabulary, so the data file knows its size
         counts = {"Parameters": fact["parameters"]}
@@ -259,7 +272,7 @@ def _by_metrics(entries: list[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
     """Entries of one task each: detectors and segmentors may learn from the same data."""
     groups: dict[str, list] = {}
     for entry in entries:
-        kind = next((kind for kind in ("upernet", "rcnn") if kind in entry["Name"]), "")
+        kind = next((kind for kind in ("upernet", "mask-rcnn") if kind in entry["Name"]), "")
         groups.setdefault(kind, []).append(entry)
     return list(groups.values())
 

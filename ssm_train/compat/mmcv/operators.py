@@ -19,6 +19,8 @@ __all__ = [
     "bbox_overlaps",
     "get_compiler_version",
     "get_compiling_cuda_version",
+    "ms_deform_attn_backward",
+    "ms_deform_attn_forward",
     "nms",
     "nms_match",
     "roi_align_backward",
@@ -309,3 +311,56 @@ def _focal_loss(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, al
         raise MissingOperatorError("sigmoid_focal_loss with weights")
     one_hot = (target[:, None] == torch.arange(logits.shape[1], device=target.device)).to(logits.dtype)
     return sigmoid_focal_loss(logits, one_hot, alpha, gamma)
+
+
+def ms_deform_attn_forward(
+    value: Tensor,  # [B, keys, heads, C]
+    value_spatial_shapes: Tensor,  # [levels, 2]: height and width of each level
+    value_level_start_index: Tensor,  # [levels]
+    sampling_locations: Tensor,  # [B, queries, heads, levels, points, 2]: x and y, 0 … 1
+    attention_weights: Tensor,  # [B, queries, heads, levels, points]
+    im2col_step: int,
+) -> Tensor:  # [B, queries, heads · C]
+    """Deformable attention (Zhu et al. 2021): weighted sums of bilinear samples of several feature maps.
+
+    mmcv calls it on GPUs alone, and has the same in PyTorch for CPUs, which is used here.
+
+    Args:
+        value: the feature maps, one behind the other.
+        value_spatial_shapes: their sizes.
+        value_level_start_index: where each map starts among the keys. The sizes tell it, too.
+        sampling_locations: where each query looks.
+        attention_weights: weights of the samples.
+        im2col_step: unused; the compiled operator divides batches by it.
+    """
+    maps = _full(value)
+    weighted = _deformable(maps, value_spatial_shapes, _full(sampling_locations), _full(attention_weights))
+    return weighted.to(value.dtype)
+
+
+def ms_deform_attn_backward(
+    value: Tensor,  # [B, keys, heads, C]
+    value_spatial_shapes: Tensor,  # [levels, 2]
+    value_level_start_index: Tensor,  # [levels]
+    sampling_locations: Tensor,  # [B, queries, heads, levels, points, 2]
+    attention_weights: Tensor,  # [B, queries, heads, levels, points]
+    grad_output: Tensor,  # [B, queries, heads · C]
+    grad_value: Tensor,  # written to
+    grad_sampling_loc: Tensor,  # written to
+    grad_attn_weight: Tensor,  # written to
+    im2col_step: int,
+) -> None:
+    """Write the gradients of :func:`ms_deform_attn_forward` into the tensors that the caller passes."""
+    inputs = [_full(x.detach()).requires_grad_() for x in (value, sampling_locations, attention_weights)]
+    with torch.enable_grad():
+        output = _deformable(inputs[0], value_spatial_shapes, *inputs[1:])
+    found = torch.autograd.grad(output, inputs, _full(grad_output))
+    for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), found, strict=True):
+        target.copy_(grad)
+
+
+def _deformable(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    # Imported here because mmcv.ops imports this module.
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(value, shapes, locations, weights)

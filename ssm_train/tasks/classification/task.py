@@ -1,28 +1,39 @@
 """Image classification as a task."""
 
+import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import TRANSFORMS
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from ssm_core.errors import ConfigError
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.images import decode_channels, read_image, write_png
 from ssm_train.data.normalization import of_config, of_transform
 from ssm_train.data.pixels import ImageSource
+from ssm_train.data.transforms import TestTransform, TrainTransform
+from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.building import building_in_scope
+from ssm_train.runtime.config import changed
+from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.base import ImageTask, Labels, Size
 from ssm_train.tasks.classification.predictions import YES, ScoreWriter
 
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
+_ZOOM = 1.15  # by which the second view of an augmented test is larger
+_HFLIP, _CROP_RATIO = (
+    inspect.signature(kind).parameters[name].default
+    for kind, name in ((TrainTransform, "hflip"), (TestTransform, "crop_ratio"))
+)
 _MIN_DRAWN = 256  # shorter side of a picture with text, in pixels
 
 
@@ -47,6 +58,27 @@ class Classification(ImageTask):
         """Build the transform, see :meth:`.ImageTask.get_ready`."""
         _ = self.transform
 
+    def augmented(self) -> Config:
+        """Copy the config, with its ``tta_transform`` and a mean of probabilities, see :meth:`.Task.augmented`.
+
+        By default the views are the centre in two sizes, also flipped if training flips images.
+        """
+        own = self._test_data().get("transform", {})
+        views = self.cfg.get("tta_transform")
+        if views is None:
+            if not own or name_of(own) != "TestTransform":
+                raise ConfigError("the test data have no TestTransform to vary: write a tta_transform into the config")
+            trained = bare_datasets((self.cfg.get("train_dataloader") or {}).get("dataset", {}))[0]
+            flip = trained.get("transform", {}).get("hflip", _HFLIP) > 0
+            ratio = own.get("crop_ratio", _CROP_RATIO)
+            views = {**own, "type": "ssm_train.TestViews", "crop_ratios": (ratio, ratio / _ZOOM), "flip": flip}
+            views.pop("crop_ratio", None)
+        copied = changed(self.cfg, {})
+        copied.model = ConfigDict(type="ssm_train.AugmentedClassifier", module=copied.model)
+        for dataset in bare_datasets(copied.test_dataloader.dataset):
+            dataset.transform = ConfigDict(views)
+        return copied
+
     def class_counts(self, model: nn.Module) -> dict[str, int]:
         """The length of the network's output, see :meth:`.ImageTask.class_counts`."""
         return {"model.backbone.num_classes": model.num_classes}
@@ -63,7 +95,7 @@ class Classification(ImageTask):
     def as_arrays(self, prediction: dict, labels: Labels) -> dict[str, Any]:
         """The probabilities of all classes, and the likeliest class; see :meth:`.ImageTask.as_arrays`."""
         scores = prediction["probabilities"].cpu().numpy()
-        if self.cfg.model.get("multi_label"):
+        if self.trained_model.get("multi_label"):
             found = np.flatnonzero(scores >= YES)
             return {"scores": scores, "labels": found, "names": [labels.name(number) for number in found.tolist()]}
         label = int(scores.argmax())
@@ -96,10 +128,7 @@ class Classification(ImageTask):
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Write the transformed image into a file whose name has the label."""
-        inner = settings
-        while "transform" not in inner and (inner.get("dataset") or inner.get("datasets")):  # a wrapper of mmengine
-            inner = inner.get("dataset") or inner["datasets"][0]
-        normalization = of_transform(inner.get("transform", {}), len(sample["inputs"]))
+        normalization = of_transform(bare_datasets(settings)[0].get("transform", {}), len(sample["inputs"]))
         numbers = "-".join(map(str, _numbers(sample["data_samples"]["label"])))
         path = place.with_name(f"{place.name}_class{numbers}.png")
         write_png(path, Image.fromarray(normalization.pixels(sample["inputs"])))

@@ -1,15 +1,21 @@
 """What detection needs besides mmdet. Configs name these classes by full path, so that others need no mmdet."""
 
+from ssm_train.tasks.detection.augmented import AugmentedDetector
 from ssm_train.tasks.detection.dataset import CocoInstances
+from ssm_train.tasks.detection.fixed_size import FixedSize
 from ssm_train.tasks.detection.metric import CocoInstanceMetric
 from ssm_train.tasks.detection.preprocessor import AnyDetDataPreprocessor
 from ssm_train.tasks.detection.roi_extractor import Float32RoIExtractor
+from ssm_train.tasks.detection.tiled import TiledDetector
 from ssm_train.tasks.detection.visualizer import DetectionVisualizer
 
 __all__ = [
     "AnyDetDataPreprocessor",
+    "AugmentedDetector",
     "CocoInstanceMetric",
     "CocoInstances",
     "DetectionVisualizer",
+    "FixedSize",
     "Float32RoIExtractor",
+    "TiledDetector",
 ]

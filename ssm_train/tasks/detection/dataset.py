@@ -8,6 +8,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import DataError
+from ssm_train.data.collate import data_samples_of
 from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
 
 
@@ -114,6 +115,7 @@ class CocoInstances(CocoDataset):
         info = self.get_data_info(idx)
         expected = info["height"], info["width"]
         sample = self.pipeline(info)
-        if sample is not None and (found := tuple(sample["data_samples"].ori_shape)) != expected:
+        # Test-time augmentation makes several samples of an image.
+        if sample is not None and (found := tuple(data_samples_of(sample)[0].ori_shape)) != expected:
             raise ValueError(f"it is {found[1]}x{found[0]} and its annotations are for {expected[1]}x{expected[0]}")
         return sample

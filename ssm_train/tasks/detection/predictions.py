@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from mmdet.structures.mask import encode_mask_results
+from torch import Tensor
 
 from ssm_train.runtime.files import write_text_atomically
 from ssm_train.tasks.detection.metric import objects_of
@@ -29,11 +30,16 @@ class CocoResultWriter(PredictionWriter):
             prediction = {key: found[key].cpu().numpy() for key in ("bboxes", "scores", "labels")}
             prediction["img_id"] = sample["img_id"]
             if "masks" in found:
-                masks = found["masks"]
-                # Test-time augmentation and some heads give run lengths already.
-                prediction["masks"] = masks if isinstance(masks, list) else encode_mask_results(masks.cpu().numpy())
+                prediction["masks"] = run_lengths_of(found["masks"])
             self.results.append(objects_of(prediction, self.dataset.cat_ids))
 
     def write(self, results: list[list[dict]]) -> None:
         """Write the objects of all images as one list."""
         write_text_atomically(self.out, json.dumps([item for objects in results for item in objects]))
+
+
+def run_lengths_of(
+    masks: Tensor | list[dict],  # [N, H, W] bool
+) -> list[dict]:
+    """Run lengths of masks. Those of tiles and of some heads have them already."""
+    return masks if isinstance(masks, list) else encode_mask_results(masks.cpu().numpy())

@@ -3,17 +3,27 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmdet.structures.mask import encode_mask_results
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models import DetectionTransformer
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
+from pycocotools import mask as codec
 from torch import Tensor, nn
 
+from ssm_train.runtime.config_check import find_type
 from ssm_train.tasks.base import Labels, Size
 from ssm_train.tasks.detection.metric import as_text
-from ssm_train.tasks.detection.predictions import CocoResultWriter
+from ssm_train.tasks.detection.predictions import CocoResultWriter, run_lengths_of
 from ssm_train.tasks.pipelines import PipelineTask
+from ssm_train.tasks.tiles import Tiles, tiled_config
 
 # Numbers of boxes and of masks. mmdet assumes the same when it counts the operations of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
+_NMS = {"type": "nms", "iou_threshold": 0.5}  # of models that suppress no boxes themselves
 _COCO_SCALE, _COCO_SIZE = (800, 1333), (800, 1280)
 
 
@@ -22,7 +32,16 @@ class Detection(PipelineTask):
 
     drawing: ClassVar[dict[str, Any]] = {"pred_score_thr": 0.0}  # `select` has dropped what is unsure
 
-    without_classes: ClassVar[tuple[str, ...]] = ("backbone", "rpn_head")  # region proposals have no classes
+    flips: ClassVar[tuple[str, ...]] = ("horizontal", "vertical", "diagonal")
+
+    # Region proposals have no classes, and denoising queries those of the head.
+    without_classes: ClassVar[tuple[str, ...]] = ("backbone", "rpn_head", "dn_query_generator")
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether the model looks at the values of tensors, as deformable attention does."""
+        kind = find_type(self.trained_model.type, self.scope, MODELS)
+        return super().needs_values or issubclass(kind, DetectionTransformer)
 
     def default_size(self) -> Size:
         """Height and width. COCO's test images have at most 800 × 1333, but cost is usually reported for 800 × 1280."""
@@ -34,18 +53,20 @@ class Detection(PipelineTask):
         model: nn.Module,
         inputs: Tensor,  # [B, C, H, W]
     ) -> None:
-        """Run the backbone, the neck and every head of a two-stage detector on a fixed number of boxes."""
+        """Run the backbone, the neck and every head. Those of the second stage get a fixed number of boxes."""
         if not hasattr(model, "roi_head"):
-            super().measure(model, inputs)
+            size = tuple(inputs.shape[2:])
+            sample = DetDataSample(metainfo={"img_shape": size, "batch_input_shape": size})
+            model(inputs, [sample] * len(inputs), mode="tensor")
             return
         maps = model.extract_feat(inputs)
         model.rpn_head(maps)
         heads = model.roi_head
+        parts = [(heads.bbox_roi_extractor, heads.bbox_head, PROPOSALS)]
+        if heads.with_mask:
+            parts.append((heads.mask_roi_extractor, heads.mask_head, MASKS))
         # A box decides which level its features are taken from, but the size of the features is always the same.
-        for extractor, head, count in (
-            (heads.bbox_roi_extractor, heads.bbox_head, PROPOSALS),
-            (heads.mask_roi_extractor, heads.mask_head, MASKS),
-        ):
+        for extractor, head, count in parts:
             stages = zip(extractor, head, strict=True) if isinstance(head, nn.ModuleList) else ((extractor, head),)
             for stage_extractor, stage_head in stages:
                 size = stage_extractor.roi_layers[0].output_size
@@ -67,8 +88,10 @@ class Detection(PipelineTask):
             "labels": numbers,
             "names": [labels.name(number) for number in numbers.tolist()],
         }
-        if "masks" in found:
-            arrays["masks"] = found.masks.cpu().numpy()
+        if isinstance(masks := found.get("masks"), Tensor):
+            arrays["masks"] = masks.cpu().numpy()
+        elif masks is not None:
+            arrays["run_lengths"] = masks
         return arrays
 
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
@@ -80,13 +103,54 @@ class Detection(PipelineTask):
         columns = zip(names, scores, boxes, strict=True)
         objects = [{"class": name, "score": score, "box": box} for name, score, box in columns]
         if "masks" in found:
-            for item, mask in zip(objects, encode_mask_results(found.masks.cpu().numpy()), strict=True):
+            for item, mask in zip(objects, run_lengths_of(found.masks), strict=True):
                 item["mask"] = as_text(mask)
         return {"objects": objects}
+
+    def merging(self) -> dict[str, Any]:
+        """Suppression of boxes by the thresholds of the model's own test, see :meth:`.PipelineTask.merging`."""
+        settings = {"nms": self._own_test.get("nms") or dict(_NMS), "max_per_img": self._own_test["max_per_img"]}
+        return {"type": "ssm_train.tasks.detection.AugmentedDetector", "tta_cfg": settings}
+
+    def tiled(self, tiles: Tiles) -> Config:
+        """Copy the config, with a detector of tiles in the copy, see :meth:`.Task.tiled`."""
+        self._test_data()
+        own = self._own_test.get("nms") or _NMS
+        settings = {"iou_threshold": own.get("iou_threshold", _NMS["iou_threshold"])}
+        # The metric reads the annotation file. The masks of a large image would take too much memory.
+        return tiled_config(self.cfg, "ssm_train.tasks.detection.TiledDetector", tiles, settings, annotated=False)
+
+    @property
+    def _own_test(self) -> dict[str, Any]:
+        """How the model suppresses boxes at test time. Models of one stage and of two have that in two places."""
+        own = self.trained_model.get("test_cfg") or {}
+        return {"max_per_img": MASKS, **own.get("rcnn", own)}
 
     def prediction_writer(self, out: Path) -> CocoResultWriter:
         """Write objects in the form of COCO's results, see :meth:`.Task.prediction_writer`."""
         return CocoResultWriter(out)
+
+    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
+        """Boxes for a smaller picture, and masks unless they are run lengths, see :meth:`.PipelineTask.reduced`."""
+        smaller, objects = prediction.new(), prediction.pred_instances.clone()
+        height, width = (new / old for new, old in zip(size, prediction.ori_shape[:2], strict=True))
+        objects.bboxes = objects.bboxes * objects.bboxes.new_tensor([width, height] * 2)
+        if "masks" in objects:
+            masks = objects.pop("masks")
+            if isinstance(masks, Tensor) and len(masks):
+                objects.masks = F.interpolate(masks[None].to(torch.uint8), size, mode="nearest")[0].bool()
+        smaller.pred_instances = objects
+        return smaller
+
+    def drawable_prediction(self, prediction: BaseDataElement) -> BaseDataElement:
+        """Convert masks in run lengths to pixels, because mmdet's visualizer draws nothing else."""
+        if not isinstance(prediction.pred_instances.get("masks"), list):
+            return prediction
+        drawn, objects = prediction.new(), prediction.pred_instances.clone()
+        decoded = [codec.decode(mask) for mask in objects.pop("masks")]
+        objects.masks = torch.from_numpy(np.array(decoded, dtype=bool).reshape(-1, *prediction.ori_shape[:2]))
+        drawn.pred_instances = objects
+        return drawn
 
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
         """Convert boxes and masks to plain arrays, because mmdet's visualizer draws nothing else."""

@@ -18,7 +18,7 @@ class SegmentationMetric(IoUMetric):
     The report of :class:`.ClassReportHook` has the number of pixels, IoU, precision, recall (which is mmseg's Acc) and
     F1 (which is Dice) of every class. The matrix counts pixels, without those of ``ignore_index``. ``ece`` is the
     expected calibration error of a sample of the pixels: the mean distance between the probability of the predicted
-    class and the accuracy, over bins of that probability. Test-time augmentation gives no probabilities and no ``ece``.
+    class and the accuracy, over bins of that probability. Predictions by tiles have no probabilities and no ``ece``.
 
     Args:
         iou_metrics: of ``"mIoU"``, ``"mDice"`` and ``"mFscore"``, those that are computed.

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from mmengine.structures import BaseDataElement
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement, PixelData
 from mmseg.datasets import BaseSegDataset
 
 from ssm_train.data.images import write_png
@@ -14,6 +15,7 @@ from ssm_train.tasks.base import Labels
 from ssm_train.tasks.pipelines import PipelineTask
 from ssm_train.tasks.segmentation.labels import label_image, renumber, smallest
 from ssm_train.tasks.segmentation.predictions import LabelMapWriter
+from ssm_train.tasks.tiles import Tiles, tiled_config
 
 
 class Segmentation(PipelineTask):
@@ -35,9 +37,22 @@ class Segmentation(PipelineTask):
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
         """The share of the pixels of each class in the image."""
         label_map = _label_map(prediction)
-        numbers, counts = np.unique(label_map, return_counts=True)
+        found = np.bincount(label_map.ravel())
+        numbers = found.nonzero()[0]
+        counts = found[numbers]
         names = [labels.name(i) for i in numbers.tolist()]
         return {"shares": dict(zip(names, (counts / label_map.size).round(5).tolist(), strict=True))}
+
+    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
+        """The label map for a smaller picture, see :meth:`.PipelineTask.reduced`."""
+        labels = prediction.pred_sem_seg.data
+        rows, columns = (
+            torch.arange(new, device=labels.device) * old // new
+            for new, old in zip(size, labels.shape[-2:], strict=True)
+        )
+        smaller = prediction.new()
+        smaller.set_data({"pred_sem_seg": PixelData(data=labels[..., rows[:, None], columns])})
+        return smaller
 
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw the label map over the image, and write the label map alone into a second file."""
@@ -51,6 +66,15 @@ class Segmentation(PipelineTask):
             renumber(dataset, classes)
         else:
             super().renumber_bare(dataset, classes)
+
+    def merging(self) -> dict[str, Any]:
+        """The mean of the probabilities, see :meth:`.PipelineTask.merging`."""
+        return {"type": "ssm_train.tasks.segmentation.AugmentedSegmentor"}
+
+    def tiled(self, tiles: Tiles) -> Config:
+        """Copy the config, with sliding windows in the copy, see :meth:`.Task.tiled`."""
+        self._test_data()
+        return tiled_config(self.cfg, "ssm_train.tasks.segmentation.TiledSegmentor", tiles, {}, annotated=True)
 
     def prediction_writer(self, out: Path) -> LabelMapWriter:
         """Write label maps into a folder, see :meth:`.Task.prediction_writer`."""

@@ -1,0 +1,8 @@
+_base_ = [
+    "../_base_/models/fcos_fpn_nano_nuclei.py",
+    "../_base_/datasets/nuclei_128_boxes.py",
+    "../_base_/schedules/nuclei_40e.py",
+    "../_base_/detection_runtime.py",
+]
+model = dict(backbone=dict(type="tree_ssm.MambaTreeV"))
+default_hooks = dict(logger=dict(interval=10), curves=dict(interval=10))
