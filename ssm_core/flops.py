@@ -1,14 +1,20 @@
 """Counts the work of a forward pass, by the conventions of papers on vision models, and the memory of activations."""
 
 import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssm_core.ops.registry import Shape, Work, work_of_operators
+
+_FEW = 64  # a tensor of so many whole numbers keeps its values without_values: the sizes of some maps are fewer
 
 
 class FlopCount(NamedTuple):
@@ -46,7 +52,7 @@ def count_pass(
 
     Args:
         model: a model on any device. The pass runs in its present mode, training or evaluation.
-        inputs: the input of the model; a tensor without contents (``FakeTensorMode``) is enough.
+        inputs: the input of the model; a tensor without contents (:func:`without_values`) is enough.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
     with counter, torch.no_grad():
@@ -84,7 +90,7 @@ def activation_bytes(
 
     Args:
         model: a model on any device. The pass runs in its present mode, training or evaluation.
-        inputs: the input of the model; a tensor without contents (``FakeTensorMode``) is enough.
+        inputs: the input of the model; a tensor without contents (:func:`without_values`) is enough.
     """
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     # The dictionary keeps the storages alive, so that no later storage gets the address of an earlier one.
@@ -99,3 +105,42 @@ def activation_bytes(
     with torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
         model(inputs)
     return sum(storage.nbytes() for storage in kept.values())
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Make tensors without contents: nothing is computed, and a large model needs no memory.
+
+    Tensors of a few whole numbers are real. Deformable attention reads the sizes of its maps from such a tensor.
+    PyTorch's own ``FakeTensorMode`` keeps single numbers only and cannot run it.
+    """
+    with _FewNumbersKept(), _ShapesRead():
+        yield
+
+
+class _FewNumbersKept(FakeTensorMode):
+    """Tensors without contents, but for those of a few whole numbers."""
+
+    def may_turn_const(self, t: Tensor) -> bool:
+        """Whether a tensor keeps its values."""
+        few = t.numel() <= _FEW and not (t.is_floating_point() or t.is_complex() or t.is_sparse or t.is_meta)
+        return super().may_turn_const(t) or (few and not self.is_our_fake(t))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FakeTensorMode:
+        """Stay one mode when a module is copied, since tensors of two modes cannot meet."""
+        return self
+
+
+class _ShapesRead(TorchFunctionMode):
+    """``torch._shape_as_tensor`` for tensors without contents, which PyTorch has only for others."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch._shape_as_tensor:
+            return torch.tensor(args[0].shape)
+        return func(*args, **(kwargs or {}))

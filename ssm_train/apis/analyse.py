@@ -9,14 +9,13 @@ import timm
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 # Once they are imported, timm knows the models of both families.
 import quadtree_ssm  # noqa: F401
 import tree_ssm  # noqa: F401
 from ssm_core import _ext
 from ssm_core.errors import ConfigError, UserError, nearest
-from ssm_core.flops import FlopCount, activation_bytes, count_pass
+from ssm_core.flops import FlopCount, activation_bytes, count_pass, without_values
 from ssm_core.timing import timed
 from ssm_train.apis.devices import usable_device
 from ssm_train.runtime.config import apply_options, load_config
@@ -173,8 +172,7 @@ def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> C
         UserError: the compiled library is missing, whose operators the scans and trees are counted by.
     """
     task = task_of(cfg)
-    # Tensors without contents: nothing is computed, and the memory of a large model is not needed.
-    with contextlib.nullcontext() if task.needs_values else FakeTensorMode():
+    with contextlib.nullcontext() if task.needs_values else without_values():
         model = task.build()
         if not _ext.load() and task.has_scans(model):
             raise UserError("scans and trees are counted by the compiled library's operators: run `make setup`")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from mmengine.config import Config
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssm_core.errors import ConfigError
+from ssm_core.flops import without_values
 from ssm_train.apis.train import TrainingResult
 from ssm_train.runtime import curve_files
 from ssm_train.runtime.curve_files import CURVES
@@ -142,7 +142,7 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
 def count_parameters(cfg: Config) -> int:
     """Number of the parameters of a config's model. It is built without memory, unless it comes with weights."""
     task = task_of(cfg)
-    with contextlib.nullcontext() if task.comes_with_weights else FakeTensorMode():
+    with contextlib.nullcontext() if task.comes_with_weights else without_values():
         return sum(parameter.numel() for parameter in task.build().parameters())
 
 

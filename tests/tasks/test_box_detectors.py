@@ -7,12 +7,17 @@ from pathlib import Path
 import blobs
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DefaultScope
+from torch import nn
 
+from ssm_core.flops import activation_bytes, count_pass
 from ssm_train.apis import train as run
+from ssm_train.apis.analyse import count_cost
 from ssm_train.apis.infer import infer
 from ssm_train.apis.predictor import Predictor
 from ssm_train.runtime.config import load_config
+from ssm_train.tasks import task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NUMBER = itertools.count()
@@ -53,6 +58,67 @@ def configure(family, method, root, work_dir, *options):
     cfg.work_dir = str(work_dir)
     object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second per run
     return cfg
+
+
+# --- What they are made of
+
+
+class Measured(nn.Module):
+    """What is counted of a model, as a function of images."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task, self.model = task, task.build()
+
+    def forward(self, images):
+        self.task.measure(self.model, images)
+
+
+@pytest.mark.parametrize(("family", "method"), CASES)
+def test_the_cost_is_that_of_a_real_pass(family, method):
+    """Nothing is computed when a model is counted, and the counts are those of a pass that computes."""
+    cfg = load_config(
+        CONFIGS / family / f"{method}_{family}-nano_nuclei-128x128.py", ["model.backbone.depths=(1,1,1,1)"]
+    )
+    found, real = count_cost(cfg, (64, 96)), Measured(task_of(cfg))
+    one, two = (activation_bytes(real, torch.randn(count, 3, 64, 96)) for count in (1, 2))
+    assert found.parameters == sum(parameter.numel() for parameter in real.parameters())
+    assert found.flops == count_pass(real, torch.randn(1, 3, 64, 96))
+    assert found.activations == two - one
+
+
+def differences(own, other, place=""):
+    """Keys whose values differ between two configs."""
+    if not (isinstance(own, dict) and isinstance(other, dict)):
+        return set() if own == other else {place}
+    return set().union(
+        *(differences(own.get(key), other.get(key), f"{place}.{key}".strip(".")) for key in {*own, *other})
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "file", "more"),
+    [
+        ("retinanet_quadmamba-tiny_fpn", "retinanet/retinanet_r50_fpn_1x_coco.py", {"neck.start_level"}),
+        (
+            "fcos_quadmamba-tiny_fpn",
+            "fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py",
+            # Images are scaled as for the other detectors.
+            {"neck.start_level", "data_preprocessor.mean", "data_preprocessor.std", "data_preprocessor.bgr_to_rgb"},
+        ),
+        ("dino_quadmamba-tiny", "dino/dino-4scale_r50_8xb2-12e_coco.py", set()),
+    ],
+)
+def test_models_are_mmdets_but_for_the_backbone(method, file, more):
+    from mmengine.hub import get_config
+
+    own = load_config(CONFIGS / "quadmamba" / f"{method}_8xb2-1x_coco.py").model.to_dict()
+    found = differences(own, get_config(f"mmdet::{file}").model.to_dict())
+    found = {place for place in found - {"_scope_"} if not place.startswith("backbone.")}
+    assert found == {"data_preprocessor.type", "neck.in_channels", *more}
+
+
+# --- What they learn and find
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.models import DetectionTransformer
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from pycocotools import mask as codec
 from torch import Tensor, nn
 
-from ssm_train.runtime.config_check import find_type
 from ssm_train.tasks.base import Labels, Size
 from ssm_train.tasks.detection.metric import as_text
 from ssm_train.tasks.detection.predictions import CocoResultWriter, run_lengths_of
@@ -36,12 +33,6 @@ class Detection(PipelineTask):
 
     # Region proposals have no classes, and denoising queries those of the head.
     without_classes: ClassVar[tuple[str, ...]] = ("backbone", "rpn_head", "dn_query_generator")
-
-    @property
-    def needs_values(self) -> bool:
-        """Whether the model looks at the values of tensors, as deformable attention does."""
-        kind = find_type(self.trained_model.type, self.scope, MODELS)
-        return super().needs_values or issubclass(kind, DetectionTransformer)
 
     def default_size(self) -> Size:
         """Height and width. COCO's test images have at most 800 × 1333, but cost is usually reported for 800 × 1280."""
