@@ -58,7 +58,7 @@ def mambatree_rate(epoch: float) -> float:
     return cosine(1e-3, 0.0, 0, 300)(epoch) * min(1.0, line(1e-3, 1.0, 0, 20)(epoch))
 
 
-def coco_rate(drops: tuple[int, int], epoch_length: int) -> Callable[[float], float]:
+def coco_rate(drops: tuple[int, ...], epoch_length: int) -> Callable[[float], float]:
     """Return a rate with 1,000 iterations of warm-up that falls to a tenth at each drop.
 
     Args:
@@ -121,7 +121,14 @@ COCO = {
     "decoder": Figure("ssm_train.LoadImage", "mmdet coco_instance.py: OpenCV", "Pillow decodes the images"),
     "initial weights": Figure("ImageNet-1k", "quadmamba detection/configs/vssm pretrained"),
 }
+DINO = "mmdet dino-4scale_r50_8xb2-12e_coco.py"
 ONE_TIMES, THREE_TIMES = "quadmamba detection/configs/swin 1x", "quadmamba detection/configs/vssm …_ms_3x"
+BOXES = COCO | {
+    "optimizer": Figure("AdamW", "quadmamba detection/configs/vssm, for Mask R-CNN", "mmdet trains them by SGD."),
+    "epochs": Figure(12, ONE_TIMES),
+    "rate by epoch": Figure(coco_rate((8, 11), COCO_EPOCH), f"{ONE_TIMES} param_scheduler"),
+    "train scales": Figure([(1333, 800)], "mmdet coco_detection.py"),
+}
 SWIN_ADE20K = "quadmamba segmentation/configs/swin …_upernet_8xb2-160k_ade20k-512x512.py"
 ADE20K = {
     "iterations": Figure(160_000, SWIN_ADE20K),
@@ -187,6 +194,33 @@ RECIPES = {
                 f"{THREE_TIMES} train_pipeline, which crops in addition",
                 "The 3x schedule resizes an image to one of eleven sizes.",
             ),
+        },
+    ),
+    "COCO 1x, boxes alone": Recipe(
+        ("*/faster-rcnn_*_8xb2-1x_coco.py", "*/retinanet_*_8xb2-1x_coco.py", "*/fcos_*_8xb2-1x_coco.py"), BOXES
+    ),
+    "COCO 1x at one shape": Recipe(
+        ("*/retinanet_*_8xb2-1x_coco-640x640.py",),
+        {quantity: figure for quantity, figure in BOXES.items() if quantity not in ("train scales", "test scale")}
+        | {"shape of all images": Figure((640, 640), "ours, for compiled networks")},
+    ),
+    "COCO 12 epochs, DINO": Recipe(
+        ("*/dino_*_8xb2-1x_coco.py",),
+        COCO
+        | {
+            "epochs": Figure(12, f"{DINO} max_epochs"),
+            "optimizer": Figure("AdamW", f"{DINO} optim_wrapper"),
+            "peak rate": Figure(1e-4, f"{DINO} optim_wrapper"),
+            "rate of the backbone": Figure(1e-5, f"{DINO} optim_wrapper.paramwise_cfg: 0.1 × 1e-4"),
+            "weight decay": Figure(1e-4, f"{DINO} optim_wrapper"),
+            "largest gradient": Figure(0.1, f"{DINO} optim_wrapper"),
+            "batch": Figure(16, f"{DINO} auto_scale_lr"),
+            "decaying norms": Figure(0, f"{DINO}: all norms decay", "No norm decays."),
+            "rate by epoch": Figure(
+                coco_rate((11,), COCO_EPOCH), f"{DINO} param_scheduler", "The first 1,000 iterations warm up"
+            ),
+            "padding": Figure(1, f"{DINO} pad_size_divisor"),
+            "train scales": Figure([(1333, 800)], f"{DINO} train_pipeline: eleven sizes", "Its images have one size."),
         },
     ),
     "ADE20K": Recipe(

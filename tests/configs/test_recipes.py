@@ -30,6 +30,7 @@ PLACES = {
     for path in sorted(CONFIGS.glob(pattern))
 }
 # The tolerance of rates is this wide because mmengine reaches the end of a warm-up one iteration early.
+SPLITS = ("train", "val", "test")
 RATES = {"rel": 2e-3, "abs": 1e-8}
 
 
@@ -109,6 +110,26 @@ def decaying_norms(cfg: Config) -> int:
     return sum(decay[id(parameter)] > 0 for norm in norms for parameter in norm.parameters(recurse=False))
 
 
+def rate_of_the_backbone(cfg: Config) -> float:
+    """Return the rate of the backbone's parameters, which is another than that of all others."""
+    model = build(cfg.filename)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    (own,), (others,) = (
+        {rate[id(p)] for name, p in model.named_parameters() if name.startswith("backbone.") == inside}
+        for inside in (True, False)
+    )
+    assert others == cfg.optim_wrapper.optimizer.lr != own
+    return own
+
+
+def shape_of_all_images(cfg: Config) -> tuple[int, int]:
+    """Return the height and width that every image has."""
+    sizes = {tuple(step(cfg, "ssm_train.tasks.detection.FixedSize", f"{split}_dataloader").size) for split in SPLITS}
+    (size,) = sizes
+    return size
+
+
 def scales(cfg: Config) -> list[tuple[int, int]]:
     """Return the sizes of training images."""
     resize = cfg.train_dataloader.dataset.pipeline[2]
@@ -159,6 +180,7 @@ QUANTITIES: dict[str, Callable[[Config], Any]] = {
     "peak rate": lambda cfg: cfg.optim_wrapper.optimizer.lr,
     "rate by epoch": rate_by_epoch,
     "rate by iteration": lambda cfg: sampled(cfg, 1, (0, 750, 1500, 40_000, 80_000, 159_000)),
+    "rate of the backbone": rate_of_the_backbone,
     "last rate": lambda cfg: sampled(cfg, IMAGENET_EPOCH, (300,))[300],
     "warm-up updates": warm_up_updates,
     "betas": lambda cfg: tuple(cfg.optim_wrapper.optimizer.betas),
@@ -185,6 +207,7 @@ QUANTITIES: dict[str, Callable[[Config], Any]] = {
     "test scale": lambda cfg: tuple(step(cfg, "Resize", "test_dataloader").scale),
     "decoder": lambda cfg: step(cfg, "ssm_train.LoadImage").type,
     "train crop": train_crop,
+    "shape of all images": shape_of_all_images,
     "decode head's width": lambda cfg: cfg.model.decode_head.channels,
     "auxiliary head's width": lambda cfg: cfg.model.auxiliary_head.channels,
     "auxiliary loss": lambda cfg: cfg.model.auxiliary_head.loss_decode.loss_weight,
@@ -232,7 +255,7 @@ def test_departures_are_in_the_readme(name):
 def test_every_recipe_has_configs_and_every_quantity_is_used():
     assert set(PLACES.values()) == set(RECIPES)
     assert {quantity for recipe in RECIPES.values() for quantity in recipe.figures} == set(QUANTITIES)
-    patterns = ("*/*_in1k.py", "*/ablations/*_in1k.py", "*/*_coco.py", "*/*_ade20k-*.py", "*/*_cityscapes-*.py")
+    patterns = ("*/*_in1k.py", "*/ablations/*_in1k.py", "*/*_coco*.py", "*/*_ade20k-*.py", "*/*_cityscapes-*.py")
     assert {path.relative_to(CONFIGS).as_posix() for pattern in patterns for path in CONFIGS.glob(pattern)} | {
         "mambatree_l/mamba-130m-lora_alpaca.py",
         "mambatree_l/mambatree-l-130m_alpaca.py",

@@ -92,7 +92,7 @@ DATA = {
     "COCO 2017, boxes": Data(
         "other data",
         "Faster R-CNN, RetinaNet, FCOS and DINO, for files without masks: the 1x recipe of Mask R-CNN, or for DINO its "
-        "own decay and clipping. The papers have no such table.",
+        "own decay, clipping and rate of the backbone. The papers have no such table.",
     ),
     "Cityscapes": Data("other data", "The recipe of ADE20K at Cityscapes' crop. The papers have no such table."),
     "Noise": Data("speed", "The speed of the whole training loop; there is nothing to learn."),
