@@ -34,7 +34,7 @@ def test_keys_of_configs():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Assign):
                 used |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline"}  # tree-ssm test reads the last two
+    known = TOP_LEVEL_KEYS | {"tta_model", "tta_pipeline", "tta_transform"}  # --tta reads the last three
     assert used & known <= documented("config.md") <= known
 
 
