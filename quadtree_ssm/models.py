@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from timm.layers import LayerNorm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from quadtree_ssm.checkpoint import checkpoint_filter_fn
 from quadtree_ssm.modules import (
@@ -19,6 +19,7 @@ from quadtree_ssm.modules import (
 )
 from ssm_core.backbone import Backbone, imagenet_cfg, look_up
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer, SelectiveSSM
+from ssm_core.timm_interface import Sides, create_for_timm
 
 Arch = Literal["nano", "lite", "tiny", "small", "base"]
 TokenOrder = Literal["quadtree", "released"]
@@ -65,7 +66,8 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
             code, which its checkpoints need (see :class:`~quadtree_ssm.modules.ReleasedQuadtreeScan`).
         arch: the variant that gives the values of arguments that are None.
         drop_rate: dropout rate before the classifier.
-        global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
+        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map that is not pooled (see
+            :class:`~ssm_core.layers.ClassifierHead`).
         quadtree_levels: 2 splits the chosen quadrant once more; 1 stops at four quadrants; 0 scans row by row.
         choice: ``"learned"``, or the quadrant 0 … 3 (in raster order) that is always split. A fixed quadrant needs no
             score predictor.
@@ -74,6 +76,9 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
             as in the first release of the code.
         frozen_stages: number of stages, counted from the first, that are not trained. 0 freezes the stem alone, more
             freeze the stem and these stages, and -1 freezes nothing (see :class:`~ssm_core.backbone.Backbone`).
+        img_size: the usual height and width of the images, or one number for both. The network takes all sizes.
+        grey_from_colours: whether a network of one channel also takes images of three channels, and makes them grey.
+            Folders for the Hub turn it on, because transformers and programs of timm read all images in colours.
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -103,6 +108,8 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         window_shift: bool = True,
         predictor_context: PredictorContext = "local",
         frozen_stages: int = -1,
+        img_size: Sides | None = None,
+        grey_from_colours: bool = False,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "QuadMamba arch")
         depths = base.depths if depths is None else depths
@@ -140,6 +147,8 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
             num_classes=num_classes,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
+            img_size=img_size,
+            grey_from_colours=grey_from_colours,
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:
@@ -157,14 +166,7 @@ default_cfgs = generate_default_cfgs({f"quadmamba_{arch}": imagenet_cfg(crop_pct
 
 
 def _create_quadmamba(variant: str, pretrained: bool, **kwargs: Any) -> QuadMamba:
-    return build_model_with_cfg(
-        QuadMamba,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+    return create_for_timm(QuadMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
 @register_model

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import LayerNorm
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ PredictorContext = Literal["local", "global"]
 # Signs of the window shift along rows and columns. Two consecutive blocks of the network share one pair of signs, and
 # the next two blocks use the next pair.
 SHIFT_SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+
+# These look at shapes or values. Graphs of torch.fx call them as they are and do not look into them.
+for _function in (
+    "accumulate_dtype",
+    "directional_scan",
+    "quadrant_means",
+    "quadrant_of_tokens",
+    "quadtree_order",
+    "straight_through_input",
+    "straight_through_output",
+    "window_raster_slots",
+):
+    torch.fx.wrap(_function)
 
 
 class ChosenQuadrant(NamedTuple):
@@ -151,7 +165,7 @@ class QuadtreeScan(SelectiveSSM):
         shift = self.shift(height)
         score = logits = mask = None
         if self.predictor is None:
-            choice = torch.full((batch,), self.fixed_choice, device=x.device)
+            choice = x.new_full((batch,), self.fixed_choice, dtype=torch.int64)
         else:
             score = self.predictor(x)
             logits = self.quadrant_logits(score, shift)
@@ -258,6 +272,14 @@ def straight_through_choice(
     return hard + (soft - soft.detach())
 
 
+@torch.fx.wrap
+def cross_order(height: int, width: int, device: torch.device) -> Tensor:  # [4, L]
+    """Return the tokens of a map row by row, column by column, and both once more."""
+    rows = torch.arange(height * width, device=device)
+    columns = rows.unflatten(0, (height, width)).t().flatten()
+    return torch.stack([rows, columns, rows, columns])
+
+
 class CrossScan(SelectiveSSM):
     """The cross scan of VMamba: four models scan the map, and their results are summed.
 
@@ -280,8 +302,6 @@ class CrossScan(SelectiveSSM):
         """Scan the map. Return the result ``[B, H, W, D]``, and None because this scan chooses nothing."""
         height, width = x.shape[1:3]
         tokens = x.flatten(1, 2)
-        rows = torch.arange(height * width, device=x.device)
-        columns = rows.unflatten(0, (height, width)).t().flatten()
         delta, B, C = self.project(tokens)
         y = directional_scan(
             tokens,
@@ -291,7 +311,7 @@ class CrossScan(SelectiveSSM):
             C,
             self.D,
             self.dt_bias,
-            order=torch.stack([rows, columns, rows, columns]),
+            order=cross_order(height, width, x.device),
             reverse=(False, False, True, True),
         )
         return y.unflatten(1, (height, width)), None

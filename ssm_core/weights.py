@@ -17,7 +17,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ssm_core import addresses, archives
@@ -27,7 +26,6 @@ from ssm_core.pickles import ForeignObjectError, MalformedFileError
 # The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
-_COLOURS = 3  # channels of the images that published weights were trained on
 
 # The errors of reading damaged files and files that are not checkpoints.
 _UNREADABLE = (
@@ -225,30 +223,47 @@ def fitting(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict
     }
 
 
-def adapt_channels(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Adapt the first convolution of a checkpoint for colours to a model for images of other channels, as timm does.
+def adapt_input(
+    weight: Tensor,  # [D, C, kH, kW]
+    channels: int,
+) -> Tensor:  # [D, channels, kH, kW]
+    """Adapt the first convolution of a network to images of another number of channels, as timm does.
 
-    One channel gets the sum of the filters for the three colours. More channels get them in turn, scaled so that the
-    sum over equal channels stays.
+    One channel gets the sum of all filters. More channels get the filters in turn, scaled so that the sum over equal
+    channels stays.
+
+    Args:
+        weight: the filters.
+        channels: the number of channels of the images.
+    """
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    present = weight.shape[1]
+    if channels == 1:
+        return wide.sum(1, keepdim=True).to(weight.dtype)
+    repeated = wide.repeat(1, -(-channels // present), 1, 1)[:, :channels]
+    return (repeated * (present / channels)).to(weight.dtype)
+
+
+def adapt_channels(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Adapt the first convolution of a checkpoint to a model for images of other channels, see :func:`adapt_input`.
 
     Args:
         expected: the model's tensors.
         found: the checkpoint's, under the model's names.
 
     Returns:
-        The checkpoint's tensors, with the first convolution adapted if its channels alone differ; and what was done, or
-        why it cannot be done, in words. These are empty if nothing differs.
+        The checkpoint's tensors, with the first convolution adapted if its channels alone differ; and what was done, in
+        words, which are empty if nothing differs.
     """
     name = next((name for name, tensor in expected.items() if tensor.ndim == 4), None)
     if name is None or name not in found:
         return dict(found), ""
     here, there = expected[name].shape, found[name].shape
-    if here == there or (here[0], *here[2:]) != (there[0], *there[2:]):
+    same_otherwise = len(there) == len(here) and (here[0], *here[2:]) == (there[0], *there[2:])
+    if here == there or not same_otherwise or not there[1] or not found[name].is_floating_point():
         return dict(found), ""
-    words = f"{name} takes {there[1]} channels in the file and {here[1]} in the model"
-    if there[1] != _COLOURS:
-        return dict(found), f"{words}: only weights for {_COLOURS} channels are adapted, and it starts afresh"
-    return {**found, name: adapt_input_conv(here[1], found[name])}, f"{words}: adapted as timm does"
+    words = f"{name} takes {there[1]} channels in the file and {here[1]} in the model: adapted as timm does"
+    return {**found, name: adapt_input(found[name], here[1])}, words
 
 
 def load_fitting(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> str:

@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 
 from ssm_core.backbone import Backbone, imagenet_cfg, look_up
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
+from ssm_core.timm_interface import Sides, create_for_timm
 from tree_ssm.checkpoint import checkpoint_filter_fn
 from tree_ssm.modules import HEAD_RATIO, ConvHead, TreeKind, TreeRoot, TreeScan, TreeSharing
 from tree_ssm.ops import GuideDistance
@@ -54,7 +55,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         arch: the variant that gives the values of ``depths``, ``dims``, ``ssm_ratio`` and ``drop_path_rate``.
         conv_bias: whether the depthwise convolutions have a bias.
         drop_rate: dropout rate before the classifier.
-        global_pool: ``"avg"``, or ``""`` for unpooled features (only with ``num_classes=0``).
+        global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map that is not pooled (see
+            :class:`~ssm_core.layers.ClassifierHead`).
         guide_distance: the distance between the features of two tokens. It is the weight of the edge between them.
         tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree; see :class:`~tree_ssm.modules.TreeScan`.
         tree_root: the root of the tree: the first, the central or the last token.
@@ -62,6 +64,9 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             in all blocks of this stage.
         frozen_stages: number of stages, counted from the first, that are not trained. 0 freezes the stem alone, more
             freeze the stem and these stages, and -1 freezes nothing (see :class:`~ssm_core.backbone.Backbone`).
+        img_size: the usual height and width of the images, or one number for both. The network takes all sizes.
+        grey_from_colours: whether a network of one channel also takes images of three channels, and makes them grey.
+            Folders for the Hub turn it on, because transformers and programs of timm read all images in colours.
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -91,6 +96,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         tree_root: TreeRoot = "first",
         tree_sharing: TreeSharing = "block",
         frozen_stages: int = -1,
+        img_size: Sides | None = None,
+        grey_from_colours: bool = False,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
         depths = base.depths if depths is None else depths
@@ -129,6 +136,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             num_classes=num_classes,
             out_indices=out_indices,
             frozen_stages=frozen_stages,
+            img_size=img_size,
+            grey_from_colours=grey_from_colours,
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:
@@ -146,14 +155,7 @@ default_cfgs = generate_default_cfgs({f"mambatree_{arch}": imagenet_cfg(crop_pct
 
 
 def _create_mambatree(variant: str, pretrained: bool, **kwargs: Any) -> MambaTreeV:
-    return build_model_with_cfg(
-        MambaTreeV,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+    return create_for_timm(MambaTreeV, variant, pretrained, checkpoint_filter_fn, **kwargs)
 
 
 @register_model

@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import ConvNormAct, LayerNorm
 from torch import Tensor, nn
@@ -24,6 +25,17 @@ TreeRoot = Literal["first", "center", "last"]
 TreeSharing = Literal["block", "stage"]
 HEAD_RATIO = 1.5
 
+# These look at shapes or values. Graphs of torch.fx call them as they are and do not look into them.
+for _function in (
+    "accumulate_dtype",
+    "grid_distances",
+    "minimum_spanning_tree",
+    "selective_tree_scan",
+    "state_readout",
+    "tree_scan",
+):
+    torch.fx.wrap(_function)
+
 
 class GrownTree(NamedTuple):
     """The tree that a scan followed. The blocks of a stage can share it, and ``record_scans`` records it."""
@@ -33,6 +45,13 @@ class GrownTree(NamedTuple):
     width: int
 
 
+@torch.fx.wrap
+def random_weights(batch: int, count: int, device: torch.device) -> Tensor:  # [batch, count]
+    """Draw numbers in [0, 1) from torch's default generator."""
+    return torch.rand(batch, count, device=device)
+
+
+@torch.fx.wrap
 def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
     """Return numbers in [0, 1) without a visible pattern. An integer hash gives the same numbers on every device."""
     mask = 0xFFFFFFFF
@@ -101,7 +120,7 @@ class TreeScan(SelectiveSSM):
         if self.tree_kind == "random":
             edges = (height - 1) * width + height * (width - 1)
             if self.training:
-                weight = torch.rand(batch, edges, device=x.device)
+                weight = random_weights(batch, edges, x.device)
             else:
                 weight = scattered_weights(edges, x.device).expand(batch, -1).contiguous()
         else:

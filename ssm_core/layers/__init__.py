@@ -1,12 +1,14 @@
 """The building blocks of the backbones: stem, downsampling, mixer, block, head and the base of the scan modules."""
 
-from .convolution import Downsample, Stem, to_channels_first, to_channels_last
+from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_channels_last
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer
 from .record import record_scans
 from .ssm import SelectiveInputs, SelectiveSSM
+from .stage import Stage
 
 __all__ = [
+    "MIN_SIDE",
     "Block",
     "ClassifierHead",
     "Downsample",
@@ -14,6 +16,7 @@ __all__ = [
     "ScanMixer",
     "SelectiveInputs",
     "SelectiveSSM",
+    "Stage",
     "Stem",
     "record_scans",
     "to_channels_first",

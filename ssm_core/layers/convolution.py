@@ -1,7 +1,17 @@
 """The stem and the downsampling, which turn images into token maps. Token maps inside the blocks are channels-last."""
 
+import torch.fx
 from timm.layers import LayerNorm
 from torch import Tensor, nn
+
+from ssm_core.errors import InputError
+from ssm_core.ops.calling import NO_TORCHSCRIPT
+
+# The smallest side of an image, in pixels. It gives a map of 4 × 4 in the second stage and of 1 × 1 in the fourth.
+MIN_SIDE = 32
+_COLOURS = 3
+# The shares of red and blue in a grey pixel, by ITU-R BT.601, as Pillow has them. Green has the rest.
+_RED, _BLUE = 0.299, 0.114
 
 
 def to_channels_last(
@@ -23,6 +33,37 @@ def _half(channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
     return nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1, bias=bias)
 
 
+@torch.fx.wrap  # a leaf of graphs, because it looks at shapes
+def check_images(images: Tensor, in_chans: int, grey_from_colours: bool, taker: str) -> Tensor:
+    """Return images that a network can take.
+
+    Args:
+        images: the images.
+        in_chans: number of channels that the network takes.
+        grey_from_colours: see :class:`Stem`.
+        taker: what the network is called in an error.
+
+    Raises:
+        InputError: the images are not four-dimensional, have another number of channels, or have a side below 32.
+    """
+    if images.dim() == 4 and min(images.shape[2:]) >= MIN_SIDE:
+        if images.shape[1] == in_chans:
+            return images
+        if grey_from_colours and in_chans == 1 and images.shape[1] == _COLOURS:
+            red, green, blue = images.split(1, dim=1)
+            # Differences leave the values of grey pictures exactly as they are.
+            return green + _RED * (red - green) + _BLUE * (blue - green)
+    raise InputError(
+        f"{taker} takes images [B, {in_chans}, H, W] with H and W at least {MIN_SIDE}, "
+        f"got a tensor of shape {tuple(images.shape)}; resize, pad or batch the images"
+    )
+
+
+# A graph of torch.fx begins with this function. torch.jit.script shows what it finds under this name, with a beginning
+# of its own.
+check_images.__dict__["__script_unsupported"] = NO_TORCHSCRIPT.partition(": ")[2]
+
+
 class Stem(nn.Module):
     """Turns an image into a map whose sides are a quarter of the image's, rounded up.
 
@@ -32,10 +73,15 @@ class Stem(nn.Module):
         in_chans: number of channels of the image.
         dim: number C of channels of the result. The first convolution has half as many.
         norm_eps: epsilon of the norms.
+        grey_from_colours: whether a stem of one channel also takes images of three channels, and makes them grey.
+        taker: what the network is called in the error about images that do not fit.
     """
 
-    def __init__(self, in_chans: int, dim: int, norm_eps: float) -> None:
+    def __init__(
+        self, in_chans: int, dim: int, norm_eps: float, grey_from_colours: bool = False, taker: str = "the network"
+    ) -> None:
         super().__init__()
+        self.in_chans, self.grey_from_colours, self.taker = in_chans, grey_from_colours, taker
         self.conv1 = _half(in_chans, dim // 2, bias=True)
         self.norm1 = LayerNorm(dim // 2, eps=norm_eps)
         self.act = nn.GELU()
@@ -46,7 +92,12 @@ class Stem(nn.Module):
         self,
         images: Tensor,  # [B, in_chans, H, W]
     ) -> Tensor:  # [B, ⌈H/4⌉, ⌈W/4⌉, C]
-        """Embed the images. The result is channels-last."""
+        """Embed the images. The result is channels-last.
+
+        Raises:
+            InputError: see :func:`check_images`.
+        """
+        images = check_images(images, self.in_chans, self.grey_from_colours, self.taker)
         # All convolutions of the network read and write the channels-last memory format from here on. torch.vmap cannot
         # ask for that format, but it can copy a view.
         x = self.conv1(to_channels_first(to_channels_last(images).contiguous()))

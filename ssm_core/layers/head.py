@@ -1,26 +1,31 @@
 """The classifier at the end of a backbone."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
-from timm.layers import trunc_normal_
+from timm.layers import SelectAdaptivePool2d, trunc_normal_
 from torch import Tensor, nn
 
-GlobalPool = Literal["avg", ""]
+# timm's names. Those that begin with "fast" are other names for the same here.
+GlobalPool = Literal[
+    "avg", "max", "avgmax", "catavgmax", "fast", "fastavg", "fastmax", "fastavgmax", "fastcatavgmax", ""
+]
 
 
 class ClassifierHead(nn.Module):
-    """The head: a transform of the last map → global average pool → dropout → Linear.
+    """The head: a transform of the last map → global pool → dropout → Linear.
 
     Args:
         transform: the transform of the last map. It reads and returns a channels-last map.
         num_features: number of channels that the transform returns.
         num_classes: number of classes; with 0 the head returns the pooled features.
         drop_rate: dropout rate before the linear layer.
-        global_pool: ``"avg"``, or ``""`` for no pooling (timm's convention). No pooling requires ``num_classes=0``.
+        global_pool: how the map is pooled, by timm's names: the mean (``"avg"``), the maximum (``"max"``), the mean of
+            both (``"avgmax"``) or both beside each other (``"catavgmax"``). With ``""`` every token keeps its features,
+            or gets its own logits.
 
     Raises:
-        ValueError: there are classes but no pooling, or ``global_pool`` is unknown.
+        ValueError: ``global_pool`` is unknown.
     """
 
     def __init__(
@@ -33,9 +38,8 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.transform = transform
-        self.num_features = num_features
+        self.in_features = num_features
         self.drop_rate = drop_rate
-        self.global_pool = global_pool
         self.fc: nn.Module = nn.Identity()
         self.reset(num_classes, global_pool)
 
@@ -47,20 +51,24 @@ class ClassifierHead(nn.Module):
             global_pool: the new pooling; None keeps the present pooling.
 
         Raises:
-            ValueError: there are classes but no pooling, or ``global_pool`` is unknown.
+            ValueError: ``global_pool`` is unknown.
         """
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in ("avg", ""):
-            raise ValueError(f'global_pool must be "avg" or "" (no pooling), got {pool!r}')
-        if num_classes > 0 and not pool:
-            raise ValueError(f"a classifier of {num_classes} classes needs global_pool='avg'; '' is for num_classes=0")
-        self.global_pool = pool
+        if global_pool is not None:
+            if global_pool not in get_args(GlobalPool):
+                known = ", ".join(repr(name) for name in get_args(GlobalPool))
+                raise ValueError(f"global_pool must be one of {known}, got {global_pool!r}")
+            self.global_pool = SelectAdaptivePool2d(
+                pool_type=global_pool, flatten=bool(global_pool), input_fmt="NHWC"
+            ).train(self.training)
+        # The features that the linear layer reads. Two ways of pooling beside each other give twice as many.
+        self.num_features = self.in_features * self.global_pool.feat_mult()
         old = next(self.transform.parameters())
         self.fc = nn.Identity()
         if num_classes > 0:
             self.fc = nn.Linear(self.num_features, num_classes, device=old.device, dtype=old.dtype)
             trunc_normal_(self.fc.weight, std=0.02)
             nn.init.zeros_(self.fc.bias)
+        self.fc.train(self.training)
 
     def forward(
         self,
@@ -68,8 +76,6 @@ class ClassifierHead(nn.Module):
         pre_logits: bool = False,
     ) -> Tensor:
         """Return the logits ``[B, classes]``, or with ``pre_logits`` the features that the linear layer reads."""
-        x = self.transform(x)
-        if self.global_pool:
-            x = x.mean((1, 2))
+        x = self.global_pool(self.transform(x))
         x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)

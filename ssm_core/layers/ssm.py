@@ -4,12 +4,15 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ssm_core.ops.checks import accumulate_dtype
 
 # The range of the initial step sizes softplus(dt_bias), as in Mamba.
 STEP_MIN, STEP_MAX = 1e-3, 0.1
+
+torch.fx.wrap("accumulate_dtype")  # a leaf of graphs, because it looks at a value
 
 
 class SelectiveInputs(NamedTuple):

@@ -24,10 +24,12 @@ def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> 
     Raises:
         ValueError: the backend is unknown or not built, or the tensors are on another device.
     """
+    # Tensors without values get the shapes that the kernels of the CPU would give.
+    place = "cpu" if device.type == "meta" else device.type
     if backend == "auto":
-        if device.type == "cuda" and has_kernel(kernel, "cuda"):
+        if place == "cuda" and has_kernel(kernel, "cuda"):
             return "cuda"
-        if device.type == "cpu" and has_kernel(kernel, "cpu"):
+        if place == "cpu" and has_kernel(kernel, "cpu"):
             return "cpu"
         _ext.warn_slow(op, device.type)
         return "reference"
@@ -35,7 +37,7 @@ def choose_backend(op: str, kernel: str, backend: str, device: torch.device) -> 
         return "reference"
     if backend != "cpu" and backend != "cuda":
         raise ValueError(f"{op}: backend must be one of auto, cpu, cuda, reference, got {backend!r}")
-    if device.type != backend:
+    if place != backend:
         raise ValueError(f"{op}: backend {backend!r} was asked for but the tensors are on {device}")
     if not has_kernel(kernel, backend):
         raise ValueError(f"{op}: backend {backend!r} was asked for but its kernel is not built")

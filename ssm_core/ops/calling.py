@@ -3,6 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+NO_TORCHSCRIPT = (
+    "TorchScript error: TorchScript does not know the operators of this network: use torch.export, as tree-ssm export "
+    "does, or torch.compile"
+)
+_UNKNOWN_TO_TRACER = "Tracing a list of bool type"  # how torch.jit.trace says that it does not
 # How a kernel's message begins if it is about values (SSM_CHECK_VALUE in csrc/common/checks.h).
 _ABOUT_VALUES = "ValueError: "
 
@@ -19,10 +24,13 @@ def call(operator: Callable[..., Any], *args: Any) -> Any:
 
     Raises:
         ValueError: values do not fit; the message is the kernel's.
+        RuntimeError: ``torch.jit.trace`` cannot record the operator.
     """
     try:
         return operator(*args)
     except RuntimeError as error:
+        if str(error).startswith(_UNKNOWN_TO_TRACER):
+            raise RuntimeError(NO_TORCHSCRIPT) from None
         if not str(error).startswith(_ABOUT_VALUES):
             raise
         raise ValueError(str(error).removeprefix(_ABOUT_VALUES)) from None

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ssm_core import _ext
-from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import ConfigError, MissingPackageError, UserError
+from ssm_core.layers import MIN_SIDE
 from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
 from ssm_train.data.images import resize, to_array

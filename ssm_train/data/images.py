@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssm_core.backbone import MIN_SIDE
 from ssm_core.errors import DataError
+from ssm_core.layers import MIN_SIDE
 from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, open_image
 from ssm_train.runtime.files import write_atomically
 

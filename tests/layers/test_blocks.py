@@ -1,11 +1,15 @@
 """Compares the stem, the downsampling, the mixer, the block and the head with their formulas."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from ssm_core.errors import InputError
 from ssm_core.layers import Block, ClassifierHead, Downsample, ScanMixer, SelectiveSSM, Stem
+from ssm_core.layers.convolution import check_images
 from ssm_core.testing import assert_close
 
 
@@ -28,7 +32,7 @@ def layer_norm(x, norm):
     return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, norm.eps)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (35, 1)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (35, 129)], ids=str)
 def test_stem_and_downsampling(size):
     stem, down = perturb(Stem(3, 16, 1e-5)), perturb(Downsample(16, 24, bias=False, norm_eps=1e-6))
     images = torch.randn(2, 3, *size)
@@ -42,6 +46,7 @@ def test_stem_and_downsampling(size):
     assert_close(down(x), layer_norm(z, down.norm), "downsampling")
     assert down(x).shape[1:3] == tuple(-(-n // 8) for n in size)
     assert down(x).is_contiguous()
+    assert down(x[:, :, :1]).shape == (2, -(-x.shape[1] // 2), 1, 24)
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -85,9 +90,34 @@ def test_head_pools_what_it_transformed():
     assert_close(head(x), features)
     head.reset(0, "")
     assert_close(head(x), F.layer_norm(x, (8,)))
-    with pytest.raises(ValueError, match="a classifier of 3 classes needs global_pool='avg'"):
-        head.reset(3)
-    head.reset(3, "avg")
-    assert head(x).shape == (2, 3)
+    head.reset(3)
+    assert_close(head(x), head.fc(F.layer_norm(x, (8,))), "logits of every token")
+    for pool, pooled in (
+        ("avg", features),
+        ("max", F.layer_norm(x, (8,)).amax((1, 2))),
+        ("avgmax", (features + F.layer_norm(x, (8,)).amax((1, 2))) / 2),
+        ("catavgmax", torch.cat([features, F.layer_norm(x, (8,)).amax((1, 2))], dim=1)),
+    ):
+        head.reset(3, pool)
+        assert_close(head(x, pre_logits=True), pooled, pool)
+        assert head(x).shape == (2, 3)
+        assert head.num_features == pooled.shape[1]
     with pytest.raises(ValueError, match="global_pool must be"):
-        head.reset(3, "max")
+        head.reset(3, "mean")
+
+
+def test_stem_makes_colours_grey_as_pillow_does():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32) / 255
+    colours = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    mean, std = 0.31, 0.35  # equal for all channels, as a model of one channel has them
+    taken = check_images((colours - mean) / std, 1, True, "it")
+    assert taken.shape == (1, 1, 40, 48)
+    assert (taken * std + mean - torch.from_numpy(grey)).abs().max() <= 0.51 / 255  # Pillow rounds
+    again = torch.randn(2, 1, 32, 32)
+    assert torch.equal(check_images(again.expand(-1, 3, -1, -1), 1, True, "it"), again)
+    stem = Stem(1, 8, 1e-5, grey_from_colours=True)
+    assert torch.equal(stem(again.expand(-1, 3, -1, -1)), stem(again))
+    for channels, allowed in ((1, False), (2, True)):
+        with pytest.raises(InputError, match=rf"it takes images \[B, {channels}, H, W\]"):
+            check_images(colours, channels, allowed, "it")

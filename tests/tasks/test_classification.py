@@ -255,6 +255,11 @@ def test_several_labels():
         make()(X, {"label": SEVERAL}, mode="loss")
 
 
+def test_a_classifier_pools():
+    with pytest.raises(ConfigError, match=r"global_pool='' gives logits for every token, .* choose 'avg'"):
+        ImageClassifier({**NETWORK, "global_pool": ""})
+
+
 @pytest.mark.parametrize("options", [dict(class_weight=[1, 2]), dict(class_weight="even"), dict(class_weight=[-1] * 6)])
 def test_wrong_weights(options):
     with pytest.raises(ConfigError, match="is 'balanced' or one number from 0 on for each of the 6 classes, not"):

@@ -67,6 +67,11 @@ class ImageClassifier(BaseModel):
         data_preprocessor: dict | None = None,
     ):
         super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
+        if backbone.get("global_pool") == "":
+            raise ConfigError(
+                "model.backbone.global_pool='' gives logits for every token, and a classifier answers for the whole "
+                "image: choose 'avg', 'max', 'avgmax' or 'catavgmax'"
+            )
         self.backbone = MODELS.build(backbone)
         self._frozen = frozen_modules(self.backbone, [p for p in self.backbone.parameters() if not p.requires_grad])
         self.num_classes = self.backbone.num_classes
