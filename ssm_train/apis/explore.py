@@ -27,7 +27,8 @@ from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, in_rows, panels, save, scaled_pixel, token_at
 from ssm_train.apis.open_model import OpenedModel, open_model, open_stand_in
 from ssm_train.apis.serving import OwnHosts, check_address, ending_in_order
-from ssm_train.data.images import read_image, to_area, to_shown
+from ssm_train.data.images import read_image, to_area
+from ssm_train.data.shown import to_shown
 from tree_ssm.visualization import WeighedTree, draw_affinities, record_trees
 
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ class Explorer:
             scale = opened.normalization
             image = scale.read(path, self.max_megapixels, title)
             seen.append(self._show(opened, to_area(image, self.side or scale.side)))
-        values = self.models[0].normalization.value_range
-        photo = read_image(path, max_megapixels=self.max_megapixels, title=title, value_range=values)
+        scale = self.models[0].normalization
+        photo = read_image(
+            path, max_megapixels=self.max_megapixels, title=title, value_range=scale.value_range, bands=scale.bands
+        )
         return Photo(to_area(photo, _DISPLAY_SIDE), tuple(seen))
 
     @staticmethod
@@ -115,7 +118,7 @@ class Explorer:
             scores = outputs[0].softmax(0).tolist()
             names = opened.classes or [f"class {i}" for i in range(len(scores))]
             classes = dict(zip(names, scores, strict=True))
-        return Seen(opened.title, to_shown(image), trees, quadrants, classes)
+        return Seen(opened.title, to_shown(image, opened.normalization.bands), trees, quadrants, classes)
 
     def marked(self, photo: Photo, pixel: Pixel) -> Image.Image:
         """The shown photo with a cross at a pixel."""

@@ -35,7 +35,8 @@ from ssm_core.visualization import (
 from ssm_train.apis import cli
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import OpenedModel, open_model
-from ssm_train.data.images import find_images, size_of, to_area, to_shown, to_square
+from ssm_train.data.images import find_images, size_of, to_area, to_square
+from ssm_train.data.shown import to_shown
 from ssm_train.runtime.curve_figures import Counter, draw_runs
 from ssm_train.runtime.curve_files import read_curves
 from ssm_train.runtime.files import write_atomically
@@ -138,7 +139,7 @@ def _recorded(
     with recorder(opened.network) as record, torch.no_grad():
         opened.network(scale.inputs(image))
     say(f"{opened.title}; image of {image.shape[0]} × {image.shape[1]}")
-    return opened, to_shown(image), record
+    return opened, to_shown(image, scale.bands), record
 
 
 def _number(name: str) -> Block:

@@ -3,11 +3,9 @@
 All tasks and tools read through this module, for training, inference and pictures. :mod:`.pixels` has the values.
 """
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,12 +13,12 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.logging import print_log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.errors import DataError
 from ssm_core.layers import MIN_SIDE
 from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, open_image
+from ssm_train.data.shown import Bands, to_picture
 from ssm_train.runtime.files import write_atomically
 
 EXTENSIONS = (".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", NPY)
@@ -122,29 +120,15 @@ def read_channels(
         raise DataError(f"cannot read the image {title or path}: {reason(error)}") from error
 
 
-def to_picture(values: np.ndarray) -> Image.Image:  # of [H, W, C], 0 … 255
-    """A picture of an image with any number of channels: of one or two the first, of more the first three."""
-    shown = values[..., :3] if values.shape[2] > 2 else values[..., 0]
-    # 256 steps of equal width. Of 16 bits these are the upper eight, which Pillow takes where it reads colours.
-    levels = np.floor(shown * np.float64(256 / 255)) if values.dtype.kind == "f" else shown
-    return Image.fromarray(levels.clip(0, LEVELS).astype(np.uint8))
-
-
-def to_shown(
-    image: np.ndarray,  # [H, W, C] or [H, W], 0 … 1
-) -> np.ndarray:  # [H, W, 3] or [H, W], 0 … 1
-    """What pictures show of an image with any number of channels, see :func:`to_picture`."""
-    return image if image.ndim == 2 or image.shape[2] in (1, 3) else to_array(to_picture(image * LEVELS))
-
-
 def read_image(
     path: str | Path,
     mode: Mode = "RGB",
     max_megapixels: float | None = None,
     title: str | None = None,
     value_range: Sequence[float] | None = None,
+    bands: Bands | None = None,
 ) -> Image.Image:
-    """:func:`decode` for a file that a user named, as a picture to look at: of many channels, the first three.
+    """:func:`decode` for a file that a user named, as a picture to look at: of many channels, three.
 
     Args:
         path: see :func:`decode`.
@@ -152,6 +136,7 @@ def read_image(
         max_megapixels: see :func:`decode`.
         title: name of the image in an error; its path if left out.
         value_range: see :func:`decode`.
+        bands: see :func:`.shown.to_picture`.
 
     Raises:
         DataError: the image cannot be read, or it is too large.
@@ -160,10 +145,10 @@ def read_image(
         found = open_image(path, value_range, max_megapixels)
     except UNREADABLE as error:
         raise DataError(f"cannot read the image {title or path}: {reason(error)}") from error
+    if isinstance(found, Image.Image) and bands is not None and max(bands) < len(found.getbands()):
+        found = np.asarray(found).reshape(found.height, found.width, -1)
     if isinstance(found, np.ndarray):
-        if found.shape[2] > 4:
-            _say_that_three_are_shown()
-        found = to_picture(found)
+        found = to_picture(found, bands)
     return found.convert(mode)
 
 
@@ -173,22 +158,6 @@ def reason(error: BaseException) -> str:
         return "it is no image"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-@lru_cache(1)
-def _say_that_three_are_shown() -> None:
-    """Warn once of what pictures leave out."""
-    words = "pictures of images with five or more channels show the first three"
-    print_log(words, logger="current", level=logging.WARNING)
-
-
-def read_rgb(path: str | Path, value_range: Sequence[float] | None = None) -> np.ndarray:  # [H, W, 3] uint8
-    """:func:`read_image` in mode RGB, as an array.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
-    return np.asarray(read_image(path, value_range=value_range))
 
 
 def check_whole(path: str | os.PathLike) -> None:

@@ -10,8 +10,9 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from ssm_train.data.images import read_channels, to_picture
+from ssm_train.data.images import read_channels
 from ssm_train.data.pixels import ValueRange, check_range
+from ssm_train.data.shown import Bands, check_bands, stretched, to_picture
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.building import trained_part
 
@@ -27,12 +28,14 @@ class Normalization(NamedTuple):
         side: side in pixels of the images that the model is tested on.
         value_range: the values of black and white in its images, see :func:`.pixels.to_levels`; None for those of the
             type of the values.
+        bands: the channels that pictures show, see :func:`.shown.to_picture`.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     side: int
     value_range: ValueRange | None = None
+    bands: Bands | None = None
 
     @property
     def channels(self) -> int:
@@ -67,13 +70,27 @@ class Normalization(NamedTuple):
         self,
         inputs: Tensor,  # [C, H, W]
     ) -> np.ndarray:  # [H, W, 3] or [H, W] uint8
-        """The picture of a model input: the inverse of :meth:`inputs`, clipped to the range of the pixels.
-
-        Of images with two channels it shows the first, of those with more than three the first three.
-        """
+        """The picture of a model input: the inverse of :meth:`inputs`, clipped to the range of the pixels."""
         mean, std = (torch.tensor(values, device=inputs.device).view(-1, 1, 1) for values in (self.mean, self.std))
         values = ((inputs.float() * std + mean).clip(0, 1) * 255).round().byte().permute(1, 2, 0)
-        return np.asarray(to_picture(values.cpu().numpy()))
+        return np.asarray(to_picture(values.cpu().numpy(), self.bands))
+
+
+def picture_of(
+    inputs: Tensor,  # [C, H, W]
+    normalization: Normalization | None,
+    bands: Bands | None,
+) -> np.ndarray:  # [H, W, 3] or [H, W] uint8
+    """The picture of a model input. If nothing says how it was scaled, its lowest value is black and its highest white.
+
+    Args:
+        inputs: an image that a model is given.
+        normalization: how the images of the model are scaled, or None if it is not known.
+        bands: see :class:`Normalization`.
+    """
+    if normalization is not None and normalization.channels == len(inputs):
+        return normalization._replace(bands=bands).pixels(inputs)
+    return np.asarray(to_picture(stretched(inputs.float().permute(1, 2, 0).cpu().numpy()), bands))
 
 
 def of_transform(transform: Mapping[str, Any], channels: int = 3) -> Normalization:
@@ -137,6 +154,12 @@ def value_range_of(dataset: Mapping[str, Any]) -> Sequence[float] | None:
 
 
 def of_config(cfg: Mapping[str, Any]) -> Normalization | None:
-    """:func:`of_model` for the model of a config and the transform of its test data."""
+    """:func:`of_model` for the model of a config and the transform of its test data.
+
+    Raises:
+        ConfigError: ``value_range`` is no range, or ``visualizer.bands`` are no channels.
+    """
     dataset = test_data_of(cfg)
-    return of_model(trained_part(cfg.get("model", {})), dataset.get("transform"), value_range_of(dataset))
+    found = of_model(trained_part(cfg.get("model", {})), dataset.get("transform"), value_range_of(dataset))
+    bands = (cfg.get("visualizer") or {}).get("bands")
+    return found and found._replace(bands=check_bands(bands, found.channels))

@@ -13,15 +13,17 @@ from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseTTAModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS
 from mmengine.visualization import Visualizer
+from PIL import Image
 from torch import Tensor, nn
 
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.layers import ScanMixer
 from ssm_train.data.classes import renumber
-from ssm_train.data.images import UNREADABLE, check_whole, reason
+from ssm_train.data.images import UNREADABLE, check_whole, read_image, reason
 from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.pixels import ImageSource, ValueRange
+from ssm_train.data.shown import Bands, check_bands
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of, trained_part
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
@@ -220,12 +222,31 @@ class ImageTask(Task):
     @property
     def channels(self) -> int:
         """Number of channels of the images."""
-        return self.trained_model.backbone.get("in_chans", 3)
+        backbone = self.trained_model.backbone
+        return backbone.get("in_chans", backbone.get("in_channels", 3))  # mmdet and mmseg say in_channels
 
     @property
     def value_range(self) -> ValueRange | None:
         """The values of black and white in the test images, if the config gives them."""
         return value_range_of(test_data_of(self.cfg))
+
+    @property
+    def bands(self) -> Bands | None:
+        """The channels that pictures show as red, green and blue, if the config chooses them.
+
+        Raises:
+            ConfigError: these are not three channels of the images.
+        """
+        chosen = (self.cfg.get("visualizer") or {}).get("bands")
+        return None if chosen is None else check_bands(chosen, self.channels)
+
+    def picture_of(self, path: Path) -> Image.Image:
+        """The picture of an image file, over which predictions are drawn.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        return read_image(path, value_range=self.value_range, bands=self.bands)
 
     @abstractmethod
     def class_counts(self, model: nn.Module) -> dict[str, int]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import quadtree_ssm.visualization  # noqa: F401  registers how its scans are drawn
 import tree_ssm.visualization  # noqa: F401  registers how its scans are drawn
+from ssm_core.errors import DataError
 from ssm_core.layers import record_scans
 from ssm_core.visualization import caption, draw_choice, is_drawable, panels, save, show_image
-from ssm_train.data.normalization import of_config, of_transform
+from ssm_train.data.normalization import of_config, picture_of
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.loops import is_shown
 from ssm_train.tasks import image_task_of
@@ -28,7 +29,8 @@ class PicturesHook(Hook):
 
     The picture of a prediction depends on the task. It shows the label and the likeliest classes, or predicted and
     annotated boxes and masks, or label maps. The last two are drawn only over images that are files. The pictures of
-    the scans show the quadrants or the spanning trees of some blocks.
+    the scans show the quadrants or the spanning trees of some blocks. Of images with many channels they show those that
+    ``visualizer.bands`` names.
 
     Every backend gets the pictures: files in ``vis_data/vis_image``, TensorBoard, and Weights & Biases. They are made
     at the first, second, fourth, eighth … and last validation, because a long run would otherwise make too many.
@@ -46,9 +48,18 @@ class PicturesHook(Hook):
         self.blocks = blocks
         self._shown = 0
         self._due = False
+        self._told = False
         self._inputs: list[Tensor] = []
         self._scans: dict[str, Any] = {}
         self._listening = ExitStack()
+
+    def before_run(self, runner: Runner) -> None:
+        """Check which channels are to be shown.
+
+        Raises:
+            ConfigError: ``visualizer.bands`` are not three channels of the images.
+        """
+        _ = image_task_of(runner.cfg).bands
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Decide whether this validation makes pictures."""
@@ -72,12 +83,15 @@ class PicturesHook(Hook):
         if not self._wanted or outputs is None:
             return
         step, draw, task = runner.iter, runner.visualizer, image_task_of(runner.cfg)
-        normalization = of_config(runner.cfg)
         for i, output in enumerate(outputs[: self.count - self._shown]):
-            task.show(draw, f"prediction_{self._shown}", data_batch["inputs"][i], output, step)
+            try:
+                task.show(draw, f"prediction_{self._shown}", data_batch["inputs"][i], output, step)
+            except DataError as error:  # an image that the config reads in a way of its own
+                if not self._told:
+                    runner.logger.warning(f"there is no picture of a validation image: {error}")
+                self._told = True
             if scans := _spread(self._scans, self.blocks):
-                inputs = self._inputs[0][i]
-                image = (normalization or of_transform({}, len(inputs))).pixels(inputs) / 255
+                image = picture_of(self._inputs[0][i], of_config(runner.cfg), task.bands) / 255
                 draw.add_image(f"scans_{self._shown}", draw_scans(image, scans, i), step)
             self._shown += 1
         self._inputs, self._scans = [], {}

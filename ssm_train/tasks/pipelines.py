@@ -1,6 +1,7 @@
 """What detection and segmentation share: pipelines that prepare images, and visualizers."""
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +15,16 @@ from mmengine.visualization import Visualizer
 from PIL import Image
 from torch import Tensor, nn
 
-from ssm_core.errors import ConfigError
-from ssm_train.data.images import read_rgb, to_picture
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.images import UNREADABLE, reason
 from ssm_train.data.loading import LoadImage
-from ssm_train.data.pixels import ImageSource
+from ssm_train.data.pixels import LEVELS, ImageSource
+from ssm_train.data.shown import stretched, to_picture
+from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.config import changed, with_test_augmentation
 from ssm_train.runtime.files import assembling
-from ssm_train.tasks.augmented import augmented_pipeline, flips_of, without_annotations
+from ssm_train.tasks.augmented import augmented_pipeline, flips_of, name_of, without_annotations
 from ssm_train.tasks.base import ImageTask, Labels
 
 LARGEST_PICTURE = 2048  # longest side of a drawn prediction in pixels
@@ -91,10 +94,41 @@ class PipelineTask(ImageTask):
         loaded = loading({"img_path": source, "img_id": 0})
         return Compose(others)({**loaded, "img_path": ""})
 
+    def picture_of(self, path: Path) -> Image.Image:
+        """The picture of an image file, see :meth:`ImageTask.picture_of`.
+
+        Where a step of somebody else's reads images, the picture is of what it has read.
+        """
+        if _reads_levels(self._test_data().pipeline):
+            return super().picture_of(path)
+        found: dict[str, Any] | None = {"img_path": str(path), "img_id": 0}
+        try:
+            for step in self.pipeline.transforms:
+                found = step(found)
+                if found is None or "img" in found:
+                    break
+            values = np.asarray((found or {})["img"])
+        except (*UNREADABLE, KeyError) as error:
+            raise DataError(f"cannot read the image {path}: {reason(error)}") from error
+        return self._picture(values.reshape(*values.shape[:2], -1), levels=False).convert("RGB")
+
+    def _picture(self, values: np.ndarray, levels: bool, red_first: bool = False) -> Image.Image:
+        """The picture of an image of a pipeline.
+
+        Args:
+            values: the image, [H, W, C].
+            levels: whether its values go from 0 to 255. If not, and they do not look like it, they are stretched.
+            red_first: whether red is the first of three colours. Pipelines begin with blue unless a step turns them.
+        """
+        if values.shape[2] == 3 and not red_first:
+            values = values[:, :, ::-1]
+        levels = levels or (values.min(initial=0) >= 0 and 1 < values.max(initial=0) <= LEVELS)
+        return to_picture(values if levels else stretched(values), self.bands)
+
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image, see :meth:`.ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
-        image, file = read_rgb(path, self.value_range), out.with_name(f"{out.name}.png")
+        image, file = np.asarray(self.picture_of(path)), out.with_name(f"{out.name}.png")
         if (longest := max(image.shape[:2])) > LARGEST_PICTURE:
             height, width = (max(side * LARGEST_PICTURE // longest, 1) for side in image.shape[:2])
             image = np.asarray(Image.fromarray(image).resize((width, height), reducing_gap=2.0))
@@ -109,15 +143,19 @@ class PipelineTask(ImageTask):
         """Pass on the picture of a validation image, see :meth:`.ImageTask.show`. Only files have one."""
         path = Path(prediction.img_path)
         if path.is_file():
-            picture = read_rgb(path, self.value_range)
+            picture = np.asarray(self.picture_of(path))
             visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Draw a sample with its annotations, see :meth:`.Task.draw_sample`."""
         self.visualizer.dataset_meta = dataset.metainfo
         values = sample["inputs"].permute(1, 2, 0).numpy()
-        values = values[:, :, ::-1] if values.shape[2] == 3 else values  # pipelines read blue first
-        rgb = np.array(to_picture(values).convert("RGB"))
+        steps = bare_datasets(settings)[0].get("pipeline") or ()
+        scaling = next((step for step in steps if step.get("mean") and step.get("std")), None)  # mmcv's Normalize
+        if scaling is not None:
+            values = values * np.float32(scaling["std"]) + np.float32(scaling["mean"])
+        red_first = scaling is not None and scaling.get("to_rgb", True)
+        rgb = np.array(self._picture(values, _reads_levels(steps), red_first).convert("RGB"))
         path = place.with_name(f"{place.name}.png")
         annotated = self.drawable(sample["data_samples"].cpu())
         with assembling(path.parent, path) as folder:
@@ -142,3 +180,8 @@ class PipelineTask(ImageTask):
     def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
         """Convert a data sample to the form that the visualizer draws."""
         return annotated
+
+
+def _reads_levels(pipeline: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a pipeline reads images by our step or mmcv's, whose values go from 0 to 255."""
+    return bool(pipeline) and name_of(pipeline[0]) in ("LoadImage", "LoadImageFromFile")

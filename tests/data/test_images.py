@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssm_core.errors import DataError
 from ssm_train.data.datasets import ImageFolder
-from ssm_train.data.images import UNREADABLE, check_whole, decode, find_images, read_image, read_rgb, reason
+from ssm_train.data.images import UNREADABLE, check_whole, decode, find_images, read_image, reason
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import image_task_of
 
@@ -34,6 +34,10 @@ def random_pixels(*shape, dtype=np.uint8):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
+def rgb_of(path):
+    return np.asarray(read_image(path))
+
+
 def write_turned(path, pixels, orientation):
     """Write an image whose file states how the camera was held."""
     image = Image.fromarray(pixels)
@@ -50,7 +54,7 @@ def write_turned(path, pixels, orientation):
 def test_images_are_turned_upright(tmp_path, orientation):
     pixels = random_pixels(5, 7, 3)
     path = write_turned(tmp_path / "x.png", pixels, orientation)
-    assert np.array_equal(read_rgb(path), UPRIGHT[orientation](pixels))
+    assert np.array_equal(rgb_of(path), UPRIGHT[orientation](pixels))
     grey = write_turned(tmp_path / "grey.png", pixels[..., 0], orientation)
     assert np.array_equal(decode(grey, "L"), UPRIGHT[orientation](pixels[..., 0]))
 
@@ -68,7 +72,7 @@ def test_training_and_inference_read_the_same_image(tmp_path, name, orientation,
     trained_on, inferred = data[0]["inputs"], task.sample(path, "x")["inputs"]
     assert trained_on.shape[0] == task.channels
     assert torch.equal(trained_on, inferred)
-    assert torch.equal(trained_on, task.transform(Image.fromarray(read_rgb(path)).convert(data.mode)))
+    assert torch.equal(trained_on, task.transform(Image.fromarray(rgb_of(path)).convert(data.mode)))
 
 
 # --- Depth and mode
@@ -85,12 +89,12 @@ def test_modes_of_files(tmp_path):
         ("black-and-white", grey > 99, np.dstack([(grey > 99) * np.uint8(255)] * 3)),
     ):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-        assert np.array_equal(read_rgb(tmp_path / f"{name}.png"), expected), name
+        assert np.array_equal(rgb_of(tmp_path / f"{name}.png"), expected), name
         assert decode(tmp_path / f"{name}.png", "L").mode == "L"
     assert np.array_equal(decode(tmp_path / "grey.png", "L"), grey)
     few = Image.fromarray(colours).quantize(8)
     few.save(tmp_path / "palette.png")
-    assert np.array_equal(read_rgb(tmp_path / "palette.png"), np.asarray(few.convert("RGB")))
+    assert np.array_equal(rgb_of(tmp_path / "palette.png"), np.asarray(few.convert("RGB")))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -102,8 +106,8 @@ def test_sixteen_bits_become_the_upper_eight(tmp_path, suffix):
     expected = (pixels >> 8).astype(np.uint8)
     assert len(np.unique(expected)) > 40
     assert np.array_equal(decode(path, "L"), expected)
-    assert np.array_equal(read_rgb(path), np.dstack([expected] * 3))
-    assert np.array_equal(cv2.imread(str(path)), read_rgb(path))
+    assert np.array_equal(rgb_of(path), np.dstack([expected] * 3))
+    assert np.array_equal(cv2.imread(str(path)), rgb_of(path))
 
 
 # --- Faults

@@ -5,11 +5,13 @@ import itertools
 import json
 import logging
 
+import numpy as np
 import pytest
 import timm
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
 from small_tasks import TASKS
 from timm.models import adapt_input_conv
 
@@ -24,7 +26,7 @@ from ssm_train.tasks.classification.timm_model import timm_model
 from ssm_train.tasks.detection import AnyDetDataPreprocessor
 from ssm_train.tasks.segmentation import StackedSegDataPreProcessor
 
-CHANNELS = 6
+CHANNELS, BANDS = 6, (5, 3, 1)
 NUMBER = itertools.count()  # mmengine shares loggers between runs of the same name and second
 SHORT = ["visualizer.tensorboard=False", "default_hooks.curves.plot=False", "default_hooks.pictures.count=1"]
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False", "ignore:For binary segmentation")
@@ -33,7 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is Fa
 @pytest.mark.parametrize("task", TASKS)
 def test_six_channels_from_files_to_pictures(tmp_path, task):
     small = TASKS[task](tmp_path / "data", CHANNELS)
-    cfg = load_config(small.config, [*small.options, *SHORT, f"experiment_name={next(NUMBER)}"])
+    seen = [f"visualizer.bands={list(BANDS)}", *(["visualizer.alpha=0.0"] * (task == "segmentation"))]
+    cfg = load_config(small.config, [*small.options, *SHORT, *seen, f"experiment_name={next(NUMBER)}"])
     object.__setattr__(cfg, "_format_python_code", False)  # formatting would take a second
     cfg.work_dir = str(tmp_path / "run")
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -42,12 +45,84 @@ def test_six_channels_from_files_to_pictures(tmp_path, task):
         assert list((tmp_path / "run").glob("*/vis_data/vis_image/prediction_0_*.png")), "validation is shown"
         for split in ("train", "val"):
             assert browse(cfg, split, tmp_path / split, count=2) != []
-        predictor = Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu", 0.0)
+        # No object is as sure, and so no box hides the image.
+        predictor = Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu", 2.0)
         found = infer(predictor, small.images, tmp_path / "out", lambda text: None)
     assert found.unreadable == 0
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(predictions) == len(list(small.images.rglob("*.npy")))
-    assert len(list((tmp_path / "out").rglob("*.png"))) >= len(predictions)
+    for name in predictions:
+        drawn = np.asarray(Image.open((tmp_path / "out" / name).with_suffix(".png")))
+        expected = Image.fromarray(np.load(small.images / name)[..., BANDS]).resize(drawn.shape[1::-1])
+        # Classes are written into the upper part.
+        rows = slice(150 if task == "classification" else 0, None)
+        assert np.array_equal(drawn[rows], np.asarray(expected)[rows])
+    if task == "segmentation":
+        first = Image.fromarray(np.load(small.images / "0.npy")[..., BANDS])
+        assert np.array_equal(Image.open(tmp_path / "val" / "0000.png"), first)
+
+
+class LoadBands:
+    """Reads an image in a way of its own, as a user may write it: to values that go from -700 on."""
+
+    def __call__(self, results):
+        img = np.load(results["img_path"]).astype(np.float32) * 20 - 700
+        return {**results, "img": img, "img_shape": img.shape[:2], "ori_shape": img.shape[:2]}
+
+
+def segmenting(folder, channels):
+    """Return a small task with a config that trains on images of so many channels."""
+    small = TASKS["segmentation"](folder / "data", channels)
+    options = [*small.options, *SHORT[:2], f"visualizer.bands={list(BANDS)}", "visualizer.alpha=0.0"]
+    cfg = load_config(small.config, [*options, f"experiment_name={next(NUMBER)}"])
+    object.__setattr__(cfg, "_format_python_code", False)
+    cfg.work_dir = str(folder / "run")
+    return small, cfg
+
+
+def test_a_reader_of_ones_own(tmp_path):
+    small, cfg = segmenting(tmp_path, CHANNELS)
+    norm = dict(type="mmcv.transforms.Normalize", mean=[1000.0] * CHANNELS, std=[900.0] * CHANNELS, to_rgb=False)
+    loading = dict(type="test_channels.LoadBands"), dict(type="ssm_train.LoadLabelMap")
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline = [*loading, norm, dict(type="PackSegInputs")]
+    cfg.model.data_preprocessor.update(mean=None, std=None)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        run.train(cfg)
+        browse(cfg, "val", tmp_path / "seen", count=1)
+        infer(Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu"), small.images, tmp_path / "out", print)
+    values = np.load(small.images / "0.npy").astype(float)
+    expected = ((values - values.min()) / (values.max() - values.min()) * 256).clip(0, 255)[..., BANDS]
+    for path in (tmp_path / "out" / "0.png", tmp_path / "seen" / "0000.png"):
+        np.testing.assert_allclose(np.asarray(Image.open(path)), np.floor(expected), atol=1)
+    shown = [path.name for path in (tmp_path / "run").glob("*/vis_data/vis_image/*_0_*.png")]
+    assert sorted(shown) == ["prediction_0_2.png", "scans_0_2.png"]
+
+
+def test_a_picture_that_cannot_be_made_does_not_end_a_training(tmp_path):
+    """The test data do not say the range of the values, and pictures are made of the images of the test data."""
+    small, cfg = segmenting(tmp_path, CHANNELS)
+    for path in small.images.parent.rglob("*.npy"):
+        np.save(path, np.load(path) * np.float32(10))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline[0].value_range = (0, 2550)
+    cfg.default_hooks.pictures.update(count=2, blocks=0)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        result = run.train(cfg)
+    assert len(result.curves["val"]) == 1
+    log = next((tmp_path / "run").glob("*/*.log")).read_text()
+    assert log.count("there is no picture of a validation image: cannot read the image ") == 1
+
+
+def test_channels_that_are_not_there_end_a_run_before_it_begins(tmp_path):
+    small, cfg = segmenting(tmp_path, CHANNELS)
+    cfg.visualizer.bands = [5, 6, 1]
+    with (
+        DefaultScope.overwrite_default_scope("mmseg"),
+        pytest.raises(ConfigError, match=r"visualizer.bands is three channels from 0 to 5, .* not \[5, 6, 1\]"),
+    ):
+        run.train(cfg)
+    assert not list((tmp_path / "run").glob("*.pth"))
 
 
 @pytest.mark.parametrize("ours", [AnyDetDataPreprocessor, StackedSegDataPreProcessor])

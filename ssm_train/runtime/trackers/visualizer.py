@@ -20,6 +20,8 @@ class BackendsBySwitch:
         wandb: whether to log to Weights & Biases; ``WANDB_MODE=offline`` keeps everything on this machine.
         wandb_project: name of the project at Weights & Biases.
         wandb_id: id of the run at Weights & Biases. The Runner sets it, so that a resumed training continues its run.
+        bands: numbers from 0 of the three channels that pictures of images with many channels show as red, green and
+            blue; None for the first three.
 
     Raises:
         MissingPackageError: a switch is on, and its package is not installed.
@@ -33,7 +35,9 @@ class BackendsBySwitch:
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
         wandb_id: str | None = None,
+        bands: Sequence[int] | None = None,
     ):
+        self.bands = bands
         writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
         super().__init__(name, vis_backends=writes, save_dir=save_dir)
         self._vis_backends = {name: PatientBackend(backend) for name, backend in self._vis_backends.items()}

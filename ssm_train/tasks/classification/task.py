@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ssm_core.errors import ConfigError
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
-from ssm_train.data.images import decode_channels, read_image, write_png
-from ssm_train.data.normalization import of_config, of_transform
+from ssm_train.data.images import decode_channels, write_png
+from ssm_train.data.normalization import of_config, of_transform, picture_of
 from ssm_train.data.pixels import ImageSource
 from ssm_train.data.transforms import TestTransform, TrainTransform
 from ssm_train.data.wrapper import bare_datasets
@@ -109,8 +109,7 @@ class Classification(ImageTask):
     def draw(self, path: Path, prediction: dict, labels: Labels, out: Path) -> None:
         """Write the likeliest classes over the image."""
         likeliest = zip(*_likeliest(prediction["probabilities"], labels, _TOP), strict=True)
-        picture = read_image(path, value_range=self.value_range)
-        write_png(out.with_name(f"{out.name}.png"), write_classes(picture, list(likeliest)))
+        write_png(out.with_name(f"{out.name}.png"), write_classes(self.picture_of(path), list(likeliest)))
 
     def prediction_writer(self, out: Path) -> ScoreWriter:
         """Write the probabilities of all classes, see :meth:`.Task.prediction_writer`."""
@@ -118,20 +117,20 @@ class Classification(ImageTask):
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: dict, step: int) -> None:
         """Pass on the image, with its label and the likeliest classes, see :meth:`.ImageTask.show`."""
-        normalization = of_config(self.cfg) or of_transform({}, len(inputs))
         labels = Labels(visualizer.dataset_meta["classes"], None)
         likeliest = list(zip(*_likeliest(prediction["probabilities"], labels, _TOP_SHOWN), strict=True))
-        picture = Image.fromarray(normalization.pixels(inputs)).convert("RGB")
+        picture = Image.fromarray(picture_of(inputs, of_config(self.cfg), self.bands)).convert("RGB")
         truth = ", ".join(labels.name(number) for number in _numbers(prediction["label"]))
         written = write_classes(picture, likeliest, truth)
         visualizer.add_image(name, np.asarray(written), step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Write the transformed image into a file whose name has the label."""
-        normalization = of_transform(bare_datasets(settings)[0].get("transform", {}), len(sample["inputs"]))
+        inputs = sample["inputs"]
+        normalization = of_transform(bare_datasets(settings)[0].get("transform", {}), len(inputs))
         numbers = "-".join(map(str, _numbers(sample["data_samples"]["label"])))
         path = place.with_name(f"{place.name}_class{numbers}.png")
-        write_png(path, Image.fromarray(normalization.pixels(sample["inputs"])))
+        write_png(path, Image.fromarray(picture_of(inputs, normalization, self.bands)))
         return path
 
 

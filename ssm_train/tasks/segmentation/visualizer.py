@@ -1,5 +1,7 @@
 """mmseg's visualizer with switches for its backends."""
 
+from collections.abc import Sequence
+
 from mmseg.visualization import SegLocalVisualizer
 
 from ssm_train.runtime.trackers.visualizer import BackendsBySwitch
@@ -16,6 +18,7 @@ class SegmentationVisualizer(BackendsBySwitch, SegLocalVisualizer):
         wandb: see :class:`.BackendsBySwitch`.
         wandb_project: see :class:`.BackendsBySwitch`.
         wandb_id: see :class:`.BackendsBySwitch`.
+        bands: see :class:`.BackendsBySwitch`.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class SegmentationVisualizer(BackendsBySwitch, SegLocalVisualizer):
         wandb: bool = False,
         wandb_project: str = "tree-ssm-train",
         wandb_id: str | None = None,
+        bands: Sequence[int] | None = None,
     ):
-        super().__init__(name, save_dir, tensorboard, wandb, wandb_project, wandb_id)
+        super().__init__(name, save_dir, tensorboard, wandb, wandb_project, wandb_id, bands)
         self.alpha = alpha
