@@ -115,7 +115,7 @@ def test_a_picture_that_cannot_be_made_does_not_end_a_training(tmp_path):
 
 
 def test_channels_that_are_not_there_end_a_run_before_it_begins(tmp_path):
-    small, cfg = segmenting(tmp_path, CHANNELS)
+    _, cfg = segmenting(tmp_path, CHANNELS)
     cfg.visualizer.bands = [5, 6, 1]
     with (
         DefaultScope.overwrite_default_scope("mmseg"),
