@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,24 @@ class WeightedSampler(Sampler[int]):
         """Number of images of all processes."""
         size = self.world_size
         return math.ceil(self.num_samples / size) * size if self.round_up else self.num_samples
+
+
+def check_sampler(settings: Mapping[str, Any]) -> None:
+    """Check that a sampler of a config can be given its dataset, as mmengine gives it. Those of torch cannot.
+
+    Args:
+        settings: config of the sampler.
+
+    Raises:
+        ConfigError: it takes no dataset.
+    """
+    kind = settings["type"]
+    found = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(found, type) and issubclass(found, Sampler) and found.__module__.startswith("torch."):
+        raise ConfigError(
+            f"{found.__name__} is a sampler of torch, which takes no dataset from a config: use DefaultSampler, or "
+            "WeightedSampler, which draws classes in given proportions"
+        )
 
 
 def _weights(dataset: Any, class_weights: Sequence[float] | None) -> torch.Tensor:  # [images] float64

@@ -23,6 +23,7 @@ from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFini
 from ssm_train.data.built import build_dataset
 from ssm_train.data.guarded import guarded
 from ssm_train.data.normalization import test_data_of, value_range_of
+from ssm_train.data.samplers import check_sampler
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime import fit, resumed, resuming
@@ -131,7 +132,7 @@ class Runner(mmengine_runner.Runner):
 
         Raises:
             DataError: there are no data.
-            ConfigError: the data are too few for a single batch.
+            ConfigError: the data are too few for a single batch, or see :func:`check_sampler`.
         """
         if isinstance(dataloader, DataLoader):
             return dataloader
@@ -139,6 +140,8 @@ class Runner(mmengine_runner.Runner):
         unreadable = settings.pop("unreadable", "skip")
         if isinstance(settings["dataset"], Mapping):
             settings["dataset"] = build_dataset(settings["dataset"])
+        if isinstance(settings.get("sampler"), Mapping):
+            check_sampler(settings["sampler"])
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
         check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))

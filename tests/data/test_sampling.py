@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS, DefaultScope
 from PIL import Image
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.classes import class_counts
@@ -18,6 +18,7 @@ from ssm_train.data.datasets.folds import in_fold
 from ssm_train.data.guarded import guarded
 from ssm_train.data.samplers import WeightedSampler
 from ssm_train.runtime.reproducibility import make_reproducible
+from ssm_train.runtime.runner import Runner
 
 
 class Noisy(ImageDataset):
@@ -94,6 +95,16 @@ def test_a_repeated_image_is_augmented_anew():
 def test_wrong_weights(weights):
     with pytest.raises(ConfigError, match="WeightedSampler"):
         WeightedSampler(Noisy(LABELS), weights)
+
+
+@pytest.mark.parametrize("kind", [WeightedRandomSampler, "torch.utils.data.WeightedRandomSampler"])
+def test_samplers_of_torch_are_refused_with_what_to_take(kind):
+    loader = dict(dataset=Noisy(LABELS), batch_size=2, sampler=dict(type=kind, weights=[1.0] * 100, num_samples=8))
+    with pytest.raises(ConfigError, match=r"WeightedRandomSampler is a sampler of torch, .* or WeightedSampler"):
+        Runner.build_dataloader(loader)
+    loader["sampler"] = dict(type="WeightedSampler", num_samples=8)
+    loader["collate_fn"] = dict(type="ssm_train.collate_images")
+    assert len(Runner.build_dataloader(loader)) == 4
 
 
 def test_mmdets_instances_and_others():
