@@ -127,7 +127,7 @@ def test_submits_to_slurm_and_survives_a_failed_run(tmp_path, slurm, capsys):
     assert line == "error: 1 of 3 runs failed; the same command tries them again"
     for seed, submitted in enumerate(slurm()):
         assert submitted.startswith("--partition gpu ")
-        assert f"slurm_job.sh {ROOT}/tools {DIGITS} --work-dir {tmp_path}/runs/seed={seed} --cfg-options" in submitted
+        assert f"slurm_job.sh {DIGITS} --work-dir {tmp_path}/runs/seed={seed} --cfg-options" in submitted
         assert submitted.endswith(f"randomness.seed={seed}")
     table = (tmp_path / "runs" / "table.md").read_text()
     assert "| 2 of 3 | – | – |" in table, "jobs that left no curves have no figures"
