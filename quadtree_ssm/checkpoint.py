@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quadtree_ssm.modules import ReleasedQuadtreeScan
 from ssm_core.conversion import ReleasedFormat, Source, count, filter_released, replaced, size_of
+from ssm_core.weights import backbone_part
 
 _TOP = {
     "stem.conv1": "patch_embed.0",
@@ -85,7 +86,9 @@ RELEASED = ReleasedFormat(
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """Rename released QuadMamba weights to our names. Other weights are returned unchanged.
+    """Rename released QuadMamba weights to our names. Other weights keep their names.
+
+    Of the weights of a whole classifier, detector or segmentor of this project, those of the backbone are taken.
 
     timm calls this function before it loads weights. The function warns if the model orders its tokens in another way
     than the released code, because its outputs will then differ.
@@ -94,6 +97,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         state_dict: the weights by name.
         model: the model that will load them.
     """
+    state_dict = backbone_part(state_dict)
     renamed = filter_released(state_dict, model, RELEASED)
     if renamed is not state_dict and not any(isinstance(m, ReleasedQuadtreeScan) for m in model.modules()):
         warnings.warn(

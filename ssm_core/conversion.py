@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssm_core.described import described_shapes
 from ssm_core.errors import CheckpointError
-from ssm_core.weights import listed, load_exactly, select_prefix
+from ssm_core.weights import listed, load_exactly
 
 
 class ConversionError(CheckpointError):
@@ -208,15 +208,13 @@ def filter_released(
 ) -> Mapping[str, Tensor]:
     """Give a released state dict the names of a model. Return any other state dict as it is.
 
-    Of the weights of a whole classifier, detector or segmentor, those of the backbone are taken. A tensor that the
-    model does not need keeps its released name, so that a strict load reports it.
+    A tensor that the model does not need keeps its released name, so that a strict load reports it.
 
     Args:
         state_dict: the state dict that is going to be loaded.
         model: the model that will load it.
         released: the format to look for.
     """
-    state_dict = select_prefix(state_dict, "backbone.") or state_dict
     if not released.recognises(state_dict):
         return state_dict
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 from torch import nn
 
@@ -15,41 +16,21 @@ from ssm_core.addresses import LIMIT_SWITCH, limit
 from ssm_core.described import build_described
 from ssm_core.errors import CheckpointError
 from ssm_core.folders import CONFIG, PATTERNS, read_json, read_weights
+from ssm_core.image_data import SEVERAL_CLASSES, ImageData, from_folder, from_timm
+from ssm_core.layers import ClassifierHead
+from ssm_core.model_card import TEMPLATE, THIS_FOLDER, image_fields
 from ssm_core.weights import load_exactly
 
 Model = TypeVar("Model", bound="HubModel")
-MODEL_CARD = """---
-{{ card_data }}
----
-
-# {{ name }}
-
-{{ title }} with {{ parameters }} M parameters. It takes images of {{ channels }} channels and returns {{ results }}.
-The images must be normalised with ImageNet's mean and standard deviation, unless the model was trained otherwise.
-
-```python
-from {{ package }} import {{ title }}
-
-model = {{ title }}.from_pretrained("{{ name }}")
-```
-
-timm can load it too: `import {{ package }}`, then `timm.create_model("hf-hub:{{ name }}", pretrained=True)`.
-For a folder on the disk, write `local-dir:` and its path instead of `hf-hub:` and the name.
-{% if results_table %}
-## Results
-
-{{ results_table }}
-{% endif %}
-Paper: {{ paper_url }}
-"""
 
 
-class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", model_card_template=MODEL_CARD):
+class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", model_card_template=TEMPLATE):
     """A mixin for networks that adds ``save_pretrained``, ``push_to_hub`` and ``from_pretrained``.
 
     A saved folder contains ``model.safetensors``, ``README.md`` and ``config.json``. The last one holds the arguments
-    of the constructor. :meth:`from_pretrained` reads the folder, and so do ``hf-hub:`` and ``local-dir:`` of timm. The
-    mixin of huggingface_hub does the work.
+    of the constructor, how images are prepared and the names of the classes, in the form that timm and transformers
+    read: :meth:`from_pretrained` reads the folder, and so do ``hf-hub:`` and ``local-dir:`` of timm, and transformers'
+    ``AutoModel``, ``AutoModelForImageClassification`` and ``pipeline``. The mixin of huggingface_hub does the work.
     """
 
     # timm knows the models as ``<family>_<arch>``.
@@ -58,34 +39,98 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
     in_chans: int
     num_classes: int
     num_features: int
+    img_size: tuple[int, int] | None
+    feature_info: list[dict[str, Any]]
+    head: nn.Module
+    # timm's name for what it knows of a model's weights. timm sets it, too.
+    pretrained_cfg: dict[str, Any]
+    # What :meth:`describe_images` was told; None if nobody told anything.
+    image_data: ImageData | None = None
+
+    def describe_images(self, data: ImageData) -> None:
+        """Say how the images of the model are prepared and what its classes are called, for folders of the Hub.
+
+        ``timm.data.resolve_data_config({}, model=model)`` then gives the same.
+
+        Args:
+            data: the description.
+
+        Raises:
+            ValueError: it does not fit the model.
+        """
+        data.check(self.in_chans, self.num_classes)
+        self.image_data = data
+        others = {key: value for key, value in self._timm_cfg().items() if key != "label_names"}
+        self.pretrained_cfg = {
+            **others,
+            **data.for_timm(self.in_chans, self._reduction()),
+            "num_classes": self.num_classes,
+        }
 
     def _arguments(self) -> dict[str, Any]:
         """Return the arguments of the constructor, which huggingface_hub's mixin stores."""
         return cast(dict[str, Any], self._hub_mixin_config)
 
+    def _architecture(self) -> str:
+        return f"{self.family}_{self._arguments()['arch']}"
+
+    def _timm_cfg(self) -> dict[str, Any]:
+        """Return what timm knows of the model, or of its variant."""
+        own: dict[str, Any] | None = getattr(self, "pretrained_cfg", None)
+        if own:
+            return own
+        name = self._architecture()
+        registered = get_pretrained_cfg(name)
+        if registered is None:
+            raise ValueError(f"timm knows no model {name}; register it with timm before it is saved")
+        return cast(dict[str, Any], registered.to_dict())
+
+    def _reduction(self) -> int:
+        return cast(int, self.feature_info[-1]["reduction"])
+
+    def _present_image_data(self) -> ImageData:
+        """Return how the images of the model are prepared, after all that may have changed since it was described."""
+        found = from_timm(self._timm_cfg(), self.in_chans, self.num_classes)
+        if self.image_data is not None:
+            found = found._replace(multi_label=self.image_data.multi_label, value_range=self.image_data.value_range)
+        return found if self.img_size is None else found._replace(size=self.img_size)
+
     def hub_config(self) -> dict[str, Any]:
-        """Return the content of ``config.json``: the arguments of the constructor, and the entries that timm reads.
+        """Return the content of ``config.json``, which timm, transformers and :meth:`from_pretrained` read.
 
         Raises:
             ValueError: timm does not know the model.
         """
         arguments = {key: value for key, value in self._arguments().items() if value is not None}
-        arguments.pop("frozen_stages", None)  # how a training went, which is nothing for who loads the model
-        # The classifier may have been replaced since the constructor ran.
-        arguments["num_classes"] = self.num_classes
-        name = f"{self.family}_{arguments['arch']}"
-        registered = get_pretrained_cfg(name)
-        if registered is None:
-            raise ValueError(f"timm knows no model {name}; register it with timm before it is saved")
-        known = registered.to_dict(remove_source=True, remove_null=True)
-        known.pop("architecture", None)
-        known |= {"num_classes": self.num_classes, "input_size": (self.in_chans, *known["input_size"][1:])}
+        # How a training went is nothing for who loads the model. Libraries pass the number of classes by themselves.
+        for key in ("frozen_stages", "num_classes", "img_size"):
+            arguments.pop(key, None)
+        # The classifier may have been replaced and the size changed since the constructor ran.
+        if isinstance(self.head, ClassifierHead):
+            arguments["global_pool"] = self.head.global_pool.pool_type
+        if self.img_size is not None:
+            arguments["img_size"] = self.img_size
+        if self.in_chans == 1:  # most programs read all images in colours
+            arguments["grey_from_colours"] = True
+        data, cfg = self._present_image_data(), self._timm_cfg()
+        more: dict[str, Any] = {}
+        if data.classes is not None:
+            more["label_names"] = data.classes
+        if data.multi_label:
+            more["problem_type"] = SEVERAL_CLASSES
+        if data.value_range is not None:
+            more["value_range"] = data.value_range
         return {
-            **arguments,
-            "architecture": name,
+            "architecture": self._architecture(),
+            "num_classes": self.num_classes,
             "num_features": self.num_features,
+            **more,
             "model_args": arguments,
-            "pretrained_cfg": known,
+            "pretrained_cfg": {
+                "num_classes": self.num_classes,
+                **data._replace(classes=None).for_timm(self.in_chans, self._reduction()),
+                **{key: cfg[key] for key in ("first_conv", "classifier", "license") if cfg.get(key)},
+            },
         }
 
     def generate_model_card(self, *args: Any, **fields: Any) -> ModelCard:
@@ -93,22 +138,49 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
 
         Args:
             *args: arguments of huggingface_hub's mixin.
-            **fields: fields of the template. They replace the values that this method fills in. ``name`` is the name of
-                the repository, and ``results_table`` is Markdown with measured results.
+            **fields: fields of the template. They replace the values that this method fills in. ``name`` is the title
+                of the card, ``place`` the name of the repository, and ``results_table`` is Markdown with measured
+                results.
         """
+        title, arguments, data = type(self).__name__, self._arguments(), self._present_image_data()
+        if arguments.get("depths") is None and arguments.get("dims") is None:
+            title = f"{title}-{arguments['arch'].capitalize()}"
+        place = fields.get("place", THIS_FOLDER)
         known = {
-            "name": f"{self.family}_{self._arguments()['arch']}",
-            "title": type(self).__name__,
+            "name": title,
+            "title": title,
+            "model_class": type(self).__name__,
             "package": type(self).__module__.partition(".")[0],
             "parameters": f"{sum(parameter.numel() for parameter in cast(nn.Module, self).parameters()) / 1e6:.3f}",
-            "channels": self.in_chans,
             "results": f"{self.num_classes} logits" if self.num_classes else "features",
+            "has_classes": bool(self.num_classes),
+            "usual": data.mean == IMAGENET_DEFAULT_MEAN and data.std == IMAGENET_DEFAULT_STD,
+            "place": place,
+            "timm_name": f"{'local-dir' if place == THIS_FOLDER else 'hf-hub'}:{place}",
+            **image_fields(data, self.in_chans, self.in_chans == 1),
         }
-        return super().generate_model_card(*args, **{**known, **fields})
+        card = super().generate_model_card(*args, **{**known, **fields})
+        if not self.num_classes:
+            card.data["pipeline_tag"] = "image-feature-extraction"
+        return card
+
+    def push_to_hub(self, repo_id: str, *, model_card_kwargs: dict[str, Any] | None = None, **options: Any) -> str:
+        """Save the model as a repository of the Hub.
+
+        Args:
+            repo_id: name of the repository, such as ``"somebody/net"``.
+            model_card_kwargs: fields of the model card, see :meth:`generate_model_card`.
+            **options: options of huggingface_hub's mixin.
+
+        Returns:
+            The address of the commit.
+        """
+        fields = {"name": repo_id.rpartition("/")[2], "place": repo_id, **(model_card_kwargs or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=fields, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         super()._save_pretrained(save_directory)
-        (save_directory / "config.json").write_text(json.dumps(self.hub_config(), indent=2) + "\n")
+        (save_directory / CONFIG).write_text(json.dumps(self.hub_config(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # further arguments of the mixin would change the model
@@ -128,12 +200,19 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         """
         folder = local_folder(pretrained_model_name_or_path, PATTERNS, revision)
         config = read_json(folder / CONFIG)
+        # Folders of earlier versions have all arguments beside the others.
+        told = {**config, **(config["model_args"] if isinstance(config.get("model_args"), dict) else {})}
         known = cls._hub_mixin_init_parameters
-        arguments = {name: config[name] for name in config if name in known and name != "self"}
+        arguments = {name: told[name] for name in told if name in known and name != "self"}
+        if "num_classes" in config:
+            arguments["num_classes"] = config["num_classes"]
         state = read_weights(folder)
-        network = build_described(cast(Any, cls), arguments, state, folder)
-        load_exactly(network, state, folder, f"its {cls.__name__}")
-        return cast(Model, network.eval())
+        network = cast(Model, build_described(cast(Any, cls), arguments, state, folder))
+        load_exactly(cast(nn.Module, network), state, folder, f"its {cls.__name__}")
+        data = from_folder(config, network.in_chans, network.num_classes, folder)
+        if data is not None:
+            network.describe_images(data)
+        return cast(Model, cast(nn.Module, network).eval())
 
 
 def local_folder(place: str | Path, patterns: Sequence[str], revision: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import torch
@@ -288,14 +289,16 @@ def create_for_timm(
         dtype: type of the weights; float32 if left out.
         **options: arguments of the model and of ``timm.models.build_model_with_cfg``.
     """
+    # Only some ways of extracting features take the stages out of their container.
+    feature_cfg: dict[str, Any] = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
+    build: Callable[..., Network] = model_class
+    stages = (options.get("pretrained_model_args") or {}).get("out_indices")
+    if stages is not None and options.get("features_only"):
+        # A folder with the backbone of a detector: its maps have norms of their own, and there is no head.
+        build = partial(model_class, out_indices=stages)
+        feature_cfg["norm"] = True
     with nullcontext() if device is None else torch.device(device):
-        model = build_model_with_cfg(
-            model_class,
-            variant,
-            pretrained,
-            pretrained_filter_fn=filter_fn,
-            # Only some ways of extracting features take the stages out of their container.
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True},
-            **options,
+        model: Network = build_model_with_cfg(
+            build, variant, pretrained, pretrained_filter_fn=filter_fn, feature_cfg=feature_cfg, **options
         )
     return model if dtype is None else model.to(dtype)

@@ -152,6 +152,11 @@ def strip_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[s
     return select_prefix(state, prefix) if all(name.startswith(prefix) for name in state) else dict(state)
 
 
+def backbone_part(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the backbone's part of the weights of a whole classifier, detector or segmentor, and others unchanged."""
+    return select_prefix(state, "backbone.") or state
+
+
 def add_backbone_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Put ``backbone.`` before the names of a bare backbone, if they fit the whole model only with this prefix.
 

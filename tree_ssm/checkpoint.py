@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssm_core.conversion import ReleasedFormat, Source, count, filter_released, replaced, size_of
+from ssm_core.weights import backbone_part
 
 _TOP = {
     "stem.conv1": "patch_embed.conv1",
@@ -87,7 +88,9 @@ RELEASED = ReleasedFormat(
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    """Rename released MambaTree weights to our names. Other weights are returned unchanged.
+    """Rename released MambaTree weights to our names. Other weights keep their names.
+
+    Of the weights of a whole classifier, detector or segmentor of this project, those of the backbone are taken.
 
     timm calls this function before it loads weights.
 
@@ -95,4 +98,4 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
         state_dict: the weights by name.
         model: the model that will load them.
     """
-    return filter_released(state_dict, model, RELEASED)
+    return filter_released(backbone_part(state_dict), model, RELEASED)

@@ -95,13 +95,14 @@ def config_for_hub(folder: Path | None, config: str | None, options: list[str]) 
     return None if config is None else load_config(config, options)
 
 
-def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path) -> None:
+def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path, name: str | None = None) -> None:
     """Write a config's network with a checkpoint's weights in the Hugging Face Hub's layout.
 
     Args:
         cfg: the config that the network was trained with.
         checkpoint: its weights.
         folder: the folder to write.
+        name: title of the model card; the config's name if left out.
 
     Raises:
         ConfigError: the network is none of this project's.
@@ -112,6 +113,6 @@ def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path) -> None:
     model, _ = image_task_of(cfg).load(checkpoint)
     try:
         with assembling(folder) as place:
-            save_hub_folder(model.backbone, place)
+            save_hub_folder(model.backbone, place, name=name or Path(cfg.filename).stem)
     except TypeError as error:
         raise ConfigError(str(error)) from error

@@ -18,7 +18,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the file goes (default: beside the checkpoint, or here)"
     )
-    parser.add_argument("--name", help="the file's name before the digits (default: the checkpoint's)")
+    parser.add_argument(
+        "--name",
+        help="the file's name before the digits, and the card's title (default: the checkpoint's, the config's)",
+    )
     parser.add_argument("--hub", type=Path, metavar="DIR", help="also write a folder for the Hugging Face Hub")
     parser.add_argument("--config", help="the config it was trained with, for --hub")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
@@ -35,5 +38,5 @@ def main(arguments: list[str] | None = None) -> None:
     published = publish.publish_checkpoint(args.checkpoint, args.out, args.name)
     print(f"{published.path}: {published.before / 2**20:.1f} MiB before, {published.after / 2**20:.1f} MiB now")
     if cfg is not None:
-        publish.write_hub_folder(cfg, published.path, args.hub)
+        publish.write_hub_folder(cfg, published.path, args.hub, args.name)
         print(f"{args.hub}: for the Hugging Face Hub")

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError
+from ssm_core.hub import HubModel
+from ssm_core.image_data import ImageData
 from ssm_core.layers import ScanMixer
 from ssm_train.data.classes import renumber
 from ssm_train.data.images import UNREADABLE, check_whole, read_image, reason
-from ssm_train.data.normalization import test_data_of, value_range_of
+from ssm_train.data.normalization import of_config, test_data_of, value_range_of
 from ssm_train.data.pixels import ImageSource, ValueRange
 from ssm_train.data.shown import Bands, check_bands
 from ssm_train.runtime.building import building_in_scope, describe_model, scope_of, trained_part
@@ -197,6 +199,40 @@ class ImageTask(Task):
 
     unit = "image"
     labels_pixels: ClassVar[bool] = False  # whether every pixel has a prediction of its own
+
+    def load(self, checkpoint: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        """See :meth:`Task.load`. The network is told how its images are prepared, which its folders for the Hub say.
+
+        Raises:
+            ConfigError: the config prepares images in a way that does not fit the network.
+        """
+        model, meta = super().load(checkpoint)
+        network = getattr(model, "backbone", None)
+        data = self.image_data(network, meta) if isinstance(network, HubModel) else None
+        if data is not None:
+            try:
+                network.describe_images(data)
+            except ValueError as error:
+                raise ConfigError(
+                    f"the config prepares images in a way that does not fit its model: {error}"
+                ) from error
+        return model, meta
+
+    def image_data(self, network: HubModel, meta: dict[str, Any]) -> ImageData | None:
+        """How the config prepares test images, and the names of the classes of a network's logits.
+
+        Args:
+            network: the backbone of a model of this config.
+            meta: see :meth:`labels`.
+
+        Returns:
+            The description; None if the config does not say it.
+        """
+        found = of_config(self.cfg)
+        if found is None:
+            return None
+        height, width = self.default_size()
+        return ImageData(found.mean, found.std, (height, width), 1.0, "bilinear", value_range=found.value_range)
 
     def default_size(self) -> Size:
         """Height and width of the preprocessor, or else those that the test pipeline resizes to."""

@@ -59,14 +59,41 @@ def _change_weights(folder, change):
 
 
 def config_sizes(folder, draw, mark):
-    _edit(folder / "config.json", **dict([draw.choice([
+    name, value = draw.choice([
         ("depths", [1, 1, 10**7, 1]), ("dims", [10**9] * 4), ("dims", [30_000] * 4), ("num_classes", 10**9),
         ("in_chans", 10**8), ("d_state", 10**7), ("ssm_ratio", 1e300), ("arch", "x" * 10**6), ("depths", "many"),
         ("hidden_size", 10**8), ("num_hidden_layers", 10**8), ("vocab_size", 10**10), ("state_size", 10**9),
         ("expand", 10**6), ("conv_kernel", 10**9), ("time_step_rank", 10**9), ("hidden_size", -1),
         ("hidden_size", "many"), ("num_hidden_layers", [1]), ("time_step_min", -1.0), ("hidden_act", "os.system"),
         ("chain_backend", "antigravity"), ("layer_norm_epsilon", float("nan")), ("tree_reach", 10**9),
-    ])]))  # fmt: skip
+        ("img_size", 10**12), ("img_size", [32] * 100), ("global_pool", "max" * 10**6),
+    ])  # fmt: skip
+    content = json.loads((folder / "config.json").read_text())
+    if "model_args" in content and name != "num_classes":
+        _edit(folder / "config.json", model_args={**content["model_args"], name: value})
+    else:
+        _edit(folder / "config.json", **{name: value})
+
+
+def config_images(folder, draw, mark):
+    """Nonsense about the images of a model."""
+    content = json.loads((folder / "config.json").read_text())
+    name, value = draw.choice([
+        ("mean", [0.5] * 10**6), ("mean", [float("nan")]), ("mean", {}), ("mean", "0.5"), ("mean", [10**400]),
+        ("std", [0.0]), ("std", []), ("std", [[1.0]]), ("input_size", [1, 10**12, 10**12]), ("input_size", 7),
+        ("crop_pct", -1), ("crop_pct", "all"), ("crop_pct", 1e-300), ("interpolation", "evil.resize"),
+        ("interpolation", ["bicubic"]),
+    ])  # fmt: skip
+    _edit(folder / "config.json", pretrained_cfg={**content["pretrained_cfg"], name: value})
+
+
+def config_classes(folder, draw, mark):
+    """Nonsense about the classes of a model, or the values in files."""
+    name, value = draw.choice([
+        ("label_names", [["a"]] * CLASSES), ("label_names", 7), ("value_range", [3, 1]), ("value_range", 9),
+        ("value_range", [0, float("inf")]), ("model_args", [1]),
+    ])  # fmt: skip
+    _edit(folder / "config.json", **{name: value})
 
 
 def config_code(folder, draw, mark):
@@ -233,8 +260,9 @@ def notes_of_a_run(folder, draw, mark):
 HUB = (
     config_sizes, config_code, config_shape, special_files, pickled_weights, bare_pickle_weights, swollen_weights,
     shards_elsewhere, safetensors_header, other_numbers, not_finite_weights, missing_weights, damaged_folder,
+    config_images, config_classes,
 )  # fmt: skip
-LANGUAGE = (*HUB, an_adapter)
+LANGUAGE = (*(attack for attack in HUB if attack not in (config_images, config_classes)), an_adapter)
 TOKENIZER = (
     config_code, config_shape, special_files, tokenizer_pattern, tokenizer_growth, tokenizer_numbers, tokenizer_parts,
     damaged_folder,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from quadtree_ssm import QuadMamba
 from ssm_core.errors import CheckpointError
+from ssm_core.image_data import ImageData
 from tree_ssm import MambaTreeV
 
 SIZE = dict(depths=(1, 1), dims=(8, 16), in_chans=1, num_classes=5)
@@ -67,6 +68,101 @@ def test_maps_come_back(tmp_path):
     assert [tuple(x.shape) for x in maps] == [(1, 8, 8, 8), (1, 16, 4, 4)]
 
 
+GREY = ImageData((0.3,), (0.2,), (48, 40), 0.9, "bilinear", ("a", "b", "c", "d", "e"), True, (0.0, 4095.0))
+
+
+def test_images_and_classes_are_in_the_folder(model, tmp_path):
+    model.describe_images(GREY)
+    model.save_pretrained(tmp_path / "a")
+    loaded = type(model).from_pretrained(tmp_path / "a")
+    assert loaded.image_data == GREY
+    found = timm.data.resolve_data_config({}, model=loaded)
+    assert {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in found.items()} == {
+        "input_size": (1, 48, 40), "interpolation": "bilinear", "mean": (0.3,), "std": (0.2,), "crop_pct": 0.9,
+        "crop_mode": "center",
+    }  # fmt: skip
+    # What is saved again says the same, but for what has changed since.
+    loaded.save_pretrained(tmp_path / "b")
+    texts = [(tmp_path / name / "config.json").read_text() for name in "ab"]
+    assert json.loads(texts[0]) == {
+        **(second := json.loads(texts[1])), "model_args": {**second["model_args"], "grey_from_colours": True}
+    }  # fmt: skip
+    loaded.reset_classifier(3, "max")
+    loaded.set_input_size((64, 32))
+    loaded.save_pretrained(tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert "label_names" not in config
+    assert config["pretrained_cfg"]["input_size"] == [1, 64, 32]
+    assert config["pretrained_cfg"]["num_classes"] == config["num_classes"] == 3
+    assert config["model_args"]["global_pool"] == "max"
+    again = type(model).from_pretrained(tmp_path / "c")
+    assert (again.img_size, again.image_data.size, again.image_data.classes) == ((64, 32), (64, 32), None)
+    assert same(again, loaded)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "| size | 48 × 40 pixels, scaled by bilinear interpolation; the centre" in card
+    assert "mean 0.3 and standard deviation 0.2, of values between 0 and 1, which are 0 and 4095 in a file" in card
+    assert "| classes | a, b, c, d, e; an image can have several |" in card
+    assert "ImageNet" not in card
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"mean": (0.1, 0.2)}, "mean and std have one number"),
+        ({"mean": (0.1, 0.2), "std": (0.1, 0.2)}, "for each of 1 channels"),
+        ({"std": (0.0,)}, "std is above 0"),
+        ({"mean": (float("nan"),)}, "finite numbers"),
+        ({"size": (32, 0)}, "size is a height and a width"),
+        ({"interpolation": "cubic"}, "interpolation is one of nearest, bilinear"),
+        ({"classes": ("a", "b")}, "classes are the names of 5 classes"),
+        ({"value_range": (1.0, 0.0)}, "value_range is"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(changed, words, model, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        model.describe_images(GREY._replace(**changed))
+    if "classes" in changed or "value_range" in changed:
+        return
+    model.describe_images(GREY)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    names = {"size": "input_size"}
+    config["pretrained_cfg"].update({names.get(key, key): value for key, value in changed.items()})
+    path.write_text(json.dumps(config))
+    if "mean" in changed and len(changed["mean"]) == 2:  # of other channels: their mean is taken
+        return
+    with pytest.raises(CheckpointError, match=rf"config\.json says wrongly how images are prepared: .*{words}"):
+        type(model).from_pretrained(tmp_path)
+
+
+def test_folders_of_earlier_versions_are_read(model, tmp_path):
+    """They have all arguments beside the other entries, and in model_args, too."""
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    arguments = {key: value for key, value in config["model_args"].items() if key != "grey_from_colours"}
+    arguments["num_classes"] = config["num_classes"]
+    for found in ({**config, **arguments, "model_args": arguments}, {"pretrained_cfg": {}, **arguments}):
+        path.write_text(json.dumps(found))
+        assert same(type(model).from_pretrained(tmp_path), model)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"depths": (1, 1), "dims": (8, 16)}], ids=["nano", "other sizes"])
+def test_the_card_names_the_model(arguments, model, tmp_path):
+    network = type(model)(arch="nano", **arguments)
+    network.save_pretrained(tmp_path / "net")
+    card = (tmp_path / "net" / "README.md").read_text()
+    name = f"{type(model).__name__}{'' if arguments else '-Nano'}"
+    assert f"\n# {name}\n\n{name} with " in card
+    assert "They stand here if nothing else was said of the model." in card
+    assert "pipeline_tag: image-classification" in card
+    type(model)(arch="nano", out_indices=(0, 1), **arguments).save_pretrained(tmp_path / "maps")
+    card = (tmp_path / "maps" / "README.md").read_text()
+    assert "pipeline_tag: image-feature-extraction" in card
+    assert "AutoModel.from_pretrained" in card
+
+
 def test_weights_that_do_not_fit_are_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -94,6 +190,9 @@ def test_push(model, tmp_path, monkeypatch):
     model.push_to_hub("somebody/net", model_card_kwargs={"name": "somebody/net", "results_table": "| top-1 |"})
     assert same(type(model).from_pretrained(tmp_path / "somebody" / "net"), model)
     card = (tmp_path / "somebody" / "net" / "README.md").read_text()
+    assert "# somebody/net\n" in card
     assert "hf-hub:somebody/net" in card
+    assert 'from_pretrained("somebody/net")' in card
+    assert 'pipeline("image-classification", model="somebody/net")' in card
     assert "## Results" in card
     assert json.loads((tmp_path / "somebody" / "net" / "config.json").read_text())["num_classes"] == 5

@@ -1,11 +1,15 @@
 """Tests of tools/publish_checkpoint.py: what it keeps, the content's hash in the name, and the folder for the Hub."""
 
 import hashlib
+import json
 
+import pytest
 import timm
 import torch
 from command_line import CONFIGS, error_of, run
 
+from quadtree_ssm import QuadMamba
+from ssm_train.apis.publish import write_hub_folder
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV
@@ -21,7 +25,7 @@ def save_checkpoint(path, **changed):
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(200_000)}}},
         "message_hub": {},
         "param_schedulers": [],
-        "meta": {"epoch": 3, "dataset_meta": {"classes": ["0"]}},
+        "meta": {"epoch": 3, "dataset_meta": {"classes": list("0123456789")}},
     }
     torch.save({**state, **changed}, path)
     return model
@@ -42,7 +46,7 @@ def test_publish(tmp_path, capsys):
         path.as_uri(), model_dir=tmp_path / "torch", check_hash=True, progress=False, weights_only=True
     )
     assert state.keys() == {"meta", "state_dict"}
-    assert state["meta"] == {"epoch": 3, "dataset_meta": {"classes": ["0"]}}
+    assert state["meta"] == {"epoch": 3, "dataset_meta": {"classes": list("0123456789")}}
     assert all(torch.equal(tensor, state["state_dict"][name]) for name, tensor in model.state_dict().items())
     images = torch.randn(2, 1, 32, 32)
     for loaded in (
@@ -50,6 +54,34 @@ def test_publish(tmp_path, capsys):
         timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval(),
     ):
         assert torch.equal(loaded(images), model.backbone(images))
+        scaling = timm.data.resolve_data_config({}, model=loaded)
+        assert {key: tuple(scaling[key]) for key in ("mean", "std", "input_size")} == {
+            "mean": (0.31,), "std": (0.35,), "input_size": (1, 32, 32)
+        }  # fmt: skip
+        assert (scaling["crop_pct"], scaling["interpolation"]) == (1.0, "bicubic")
+    content = json.loads((tmp_path / "hub" / "config.json").read_text())
+    assert content["label_names"] == list("0123456789")
+    assert "# mambatree-nano_digits\n\nMambaTreeV-Nano with " in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_the_backbone_of_a_segmentor(tmp_path):
+    """It has the preprocessor's mean and deviation, of values between 0 and 1, and no classes."""
+    torch.manual_seed(0)
+    config = CONFIGS / "quadmamba" / "upernet_quadmamba-nano_nuclei-128x128.py"
+    cfg = load_config(config)
+    model = task_of(cfg).build().eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "net.pth")
+    write_hub_folder(cfg, tmp_path / "net.pth", tmp_path / "hub")
+    loaded = QuadMamba.from_pretrained(tmp_path / "hub")
+    images = torch.randn(1, 3, 64, 64)
+    assert all(torch.equal(*pair) for pair in zip(loaded(images), model.backbone(images), strict=True))
+    inputs = cfg.model.data_preprocessor
+    assert loaded.image_data.mean == pytest.approx([value / 255 for value in inputs.mean])
+    assert loaded.image_data.std == pytest.approx([value / 255 for value in inputs.std])
+    assert loaded.image_data.size == (128, 128)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "# upernet_quadmamba-nano_nuclei-128x128" in card
+    assert "AutoModel.from_pretrained" in card
 
 
 def test_errors(tmp_path, capsys):

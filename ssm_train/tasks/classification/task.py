@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from ssm_core.errors import ConfigError
+from ssm_core.hub import HubModel
+from ssm_core.image_data import ImageData
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.images import decode_channels, write_png
@@ -30,9 +32,9 @@ from ssm_train.tasks.classification.predictions import YES, ScoreWriter
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
 _ZOOM = 1.15  # by which the second view of an augmented test is larger
-_HFLIP, _CROP_RATIO = (
+_HFLIP, _CROP_RATIO, _INTERPOLATION = (
     inspect.signature(kind).parameters[name].default
-    for kind, name in ((TrainTransform, "hflip"), (TestTransform, "crop_ratio"))
+    for kind, name in ((TrainTransform, "hflip"), (TestTransform, "crop_ratio"), (TestTransform, "interpolation"))
 )
 _MIN_DRAWN = 256  # shorter side of a picture with text, in pixels
 
@@ -78,6 +80,19 @@ class Classification(ImageTask):
         for dataset in bare_datasets(copied.test_dataloader.dataset):
             dataset.transform = ConfigDict(views)
         return copied
+
+    def image_data(self, network: HubModel, meta: dict[str, Any]) -> ImageData | None:
+        """How the config prepares test images, and the names of the classes; see :meth:`.ImageTask.image_data`."""
+        found = super().image_data(network, meta)
+        if found is None:
+            return None
+        classes, transform = self.labels(meta).classes, self._test_data().transform
+        return found._replace(
+            crop_ratio=transform.get("crop_ratio", _CROP_RATIO),
+            interpolation=transform.get("interpolation", _INTERPOLATION),
+            classes=tuple(map(str, classes)) if classes and len(classes) == network.num_classes else None,
+            multi_label=bool(self.trained_model.get("multi_label")),
+        )
 
     def class_counts(self, model: nn.Module) -> dict[str, int]:
         """The length of the network's output, see :meth:`.ImageTask.class_counts`."""
