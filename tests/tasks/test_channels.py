@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from command_line import CONFIGS
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
@@ -22,6 +23,7 @@ from ssm_train.apis.browse import browse
 from ssm_train.apis.infer import infer
 from ssm_train.apis.predictor import Predictor
 from ssm_train.runtime.config import load_config
+from ssm_train.tasks import image_task_of
 from ssm_train.tasks.classification.timm_model import timm_model
 from ssm_train.tasks.detection import AnyDetDataPreprocessor
 from ssm_train.tasks.segmentation import StackedSegDataPreProcessor
@@ -123,6 +125,15 @@ def test_channels_that_are_not_there_end_a_run_before_it_begins(tmp_path):
     ):
         run.train(cfg)
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_the_channels_of_mmdets_backbones():
+    cfg = load_config(CONFIGS / "resnet" / "mask-rcnn_resnet18_composite-256x256.py", ["visualizer.bands=[3,4,5]"])
+    with pytest.raises(ConfigError, match="three channels from 0 to 2"):
+        _ = image_task_of(cfg).bands
+    cfg.model.backbone.in_channels = CHANNELS
+    assert image_task_of(cfg).bands == (3, 4, 5)
+    assert image_task_of(cfg).example_input((64, 64), 1).shape == (1, CHANNELS, 64, 64)
 
 
 @pytest.mark.parametrize("ours", [AnyDetDataPreprocessor, StackedSegDataPreProcessor])
