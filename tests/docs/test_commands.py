@@ -78,12 +78,12 @@ def exists(words, folder=ROOT):
         return bool(targets) and targets <= TARGETS
     if first in ("python", ".venv/bin/python") and rest[0] == "-m":
         return importlib.util.find_spec(rest[1]) is not None
-    files = [word for word in rest if word.startswith(("tests/", "tools/", "requirements/", "dev/"))]
+    files = [word for word in words if word.startswith(("tests/", "tools/", "requirements/", "dev/"))]
     if not all((folder / word.partition("::")[0]).exists() for word in files):
         return False
     if first in ("python", ".venv/bin/python"):
         return rest[0] == "-c" or rest[0].startswith(OWN_FILES) or (folder / rest[0]).is_file()
-    return first in ELSEWHERE or (PROGRAMS / first.removeprefix(".venv/bin/")).exists()
+    return first in (*ELSEWHERE, *files) or (PROGRAMS / first.removeprefix(".venv/bin/")).exists()
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)

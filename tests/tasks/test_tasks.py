@@ -17,6 +17,7 @@ from ssm_train.tasks.language.task import Language
 from ssm_train.tasks.segmentation.task import Segmentation
 
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
+DETECTORS = {"mask-rcnn", "cascade-mask-rcnn", "faster-rcnn", "retinanet", "fcos", "dino"}
 
 
 def task_by_name(leaf):
@@ -24,7 +25,7 @@ def task_by_name(leaf):
     folder, _, name = leaf.rpartition("/")
     if folder.startswith("mambatree_l"):
         return Language
-    if name.startswith(("mask-rcnn_", "cascade-mask-rcnn_")):
+    if name.partition("_")[0] in DETECTORS:
         return Detection
     return Segmentation if name.startswith("upernet_") else Classification
 
