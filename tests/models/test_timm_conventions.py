@@ -60,6 +60,7 @@ def flat(outputs):
     return torch.cat([m.flatten() for m in outputs]) if isinstance(outputs, list) else outputs
 
 
+@pytest.mark.recent  # Swin of an older timm pools in one way
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "fast", "fastmax", ""])
 def test_pooling_is_timms(build, pool):
     model, swin = build(global_pool=pool).eval(), THEIRS["swin"](global_pool=pool).eval()
@@ -74,16 +75,19 @@ def test_pooling_is_timms(build, pool):
     assert model.head_hidden_size == ratio * build().head_hidden_size
 
 
+@pytest.mark.recent  # Swin of an older timm pools in one way
 def test_the_classifier_keeps_its_pooling_until_another_is_asked_for(build):
-    for model in (build(global_pool="max").eval(), THEIRS["swin"](global_pool="max").eval()):
+    for make in (build, *THEIRS.values()):
+        model = make(global_pool="max").eval()
         x = images()
         pooled = model.forward_head(model.forward_features(x), pre_logits=True)
         model.reset_classifier(7)
         assert_close(model.forward_head(model.forward_features(x), pre_logits=True), pooled)
         assert model(x).shape == (2, 7)
-        model.reset_classifier(3, "catavgmax")
-        assert model(x).shape == (2, 3)
-        assert model.head_hidden_size == 2 * pooled.shape[1]
+        if make is not THEIRS["convnext"]:  # which cannot be twice as wide
+            model.reset_classifier(3, "catavgmax")
+            assert model(x).shape == (2, 3)
+            assert model.head_hidden_size == 2 * pooled.shape[1]
         model.reset_classifier(0, "")
         assert model(x).ndim == 4
         assert not any(module.training for module in model.modules())
@@ -214,6 +218,7 @@ def test_timm_tells_the_image_size(build):
         assert get_model_input_config(model)["input_size"] == (3, 128, 64)
 
 
+@pytest.mark.recent  # Swin of an older timm cannot stop early
 def test_intermediates_as_timms_own(build):
     """Which maps there are, in which order and of which shape. Indices mean the same."""
     ours, swin = build().eval(), THEIRS["swin"]().eval()
