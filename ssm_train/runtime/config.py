@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,24 @@ def changed(cfg: Config, values: dict[str, Any]) -> Config:
     return copied
 
 
+def with_model_around(cfg: Config, settings: Mapping[str, Any]) -> Config:
+    """Copy a config, with another model around the trained one in the copy.
+
+    The Runner gives the ``data_preprocessor`` at the top of a config to a model that has none. In the copy the trained
+    model has it. A model of mmengine's for augmented tests would use it in place of the trained model's own.
+
+    Args:
+        cfg: the config, which stays as it is.
+        settings: type and arguments of the other model, whose argument ``module`` is the trained one.
+    """
+    copied = changed(cfg, {})
+    preprocessor = copied.pop("data_preprocessor", None)
+    if preprocessor is not None:
+        copied.model.setdefault("data_preprocessor", preprocessor)
+    copied.model = ConfigDict(**settings, module=copied.model)
+    return copied
+
+
 def with_test_augmentation(cfg: Config) -> Config:
     """Copy a config, with test-time augmentation in the copy.
 
@@ -148,8 +167,7 @@ def with_test_augmentation(cfg: Config) -> Config:
     missing = [key for key in ("tta_pipeline", "tta_model") if key not in cfg]
     if missing:
         raise ConfigError(f"the config has no {' and no '.join(missing)}: there is no test-time augmentation")
-    augmented = changed(cfg, {})
-    augmented.model = ConfigDict(**augmented.tta_model, module=augmented.model)
+    augmented = with_model_around(cfg, changed(cfg, {}).tta_model)
     for dataset in bare_datasets(augmented.test_dataloader.dataset):
         dataset.pipeline = augmented.tta_pipeline
     return augmented

@@ -4,15 +4,16 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import BaseTTAModel
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.normalization import test_data_of
 from ssm_train.data.wrapper import bare_datasets
-from ssm_train.runtime.config import changed
+from ssm_train.runtime.config import with_model_around
 from ssm_train.tasks.augmented import is_annotations, is_pack, loads_image, without_annotations
 
 AT_ONCE = 4  # tiles in a batch
@@ -133,17 +134,13 @@ def tiled_config(cfg: Config, kind: str, tiles: Tiles, settings: Mapping[str, An
         ConfigError: the test pipeline does not begin with a step that reads images, or the tiles are none.
     """
     tiles.check()
-    copied = changed(cfg, {})
-    datasets = bare_datasets(copied.test_dataloader.dataset)
-    first = datasets[0].get("pipeline", ())
-    for dataset in datasets:
+    pipeline = without_annotations(test_data_of(cfg).get("pipeline", ())[1:])
+    copied = with_model_around(cfg, {"type": kind, "pipeline": pipeline, **tiles._asdict(), **settings})
+    for dataset in bare_datasets(copied.test_dataloader.dataset):
         steps = dataset.get("pipeline", ())
         if not steps or not loads_image(steps[0]):
             raise ConfigError(
                 "the test pipeline does not begin with a step that reads images: it cannot be used for tiles"
             )
         dataset.pipeline = [steps[0], *(s for s in steps[1:] if is_pack(s) or (annotated and is_annotations(s)))]
-    copied.model = ConfigDict(
-        type=kind, module=copied.model, pipeline=without_annotations(first[1:]), **tiles._asdict(), **settings
-    )
     return copied

@@ -18,6 +18,7 @@ from small_tasks import TASKS
 
 from ssm_core.errors import CheckpointError, ConfigError, DataError
 from ssm_train.apis import Predictor
+from ssm_train.apis.prediction import prediction_config
 from ssm_train.apis.train import test as evaluate
 from ssm_train.data.images import find_images
 from ssm_train.runtime.config import load_config
@@ -40,6 +41,8 @@ class Made:
         options = [*self.small.options, "visualizer.tensorboard=False", "default_hooks.class_report.picture=False"]
         if kind == "detection":  # masks of many objects take time
             options.append("model.test_cfg.rcnn.max_per_img=5")
+        if kind == "segmentation":  # another than that at the top of the config, which mmseg's have
+            options.append("model.data_preprocessor.mean=[30.0,40.0,50.0]")
         self.options = options
         self.cfg = load_config(self.small.config, options)
         object.__setattr__(self.cfg, "_format_python_code", False)  # formatting would take a second
@@ -74,15 +77,23 @@ def assert_same(one, other, exactly=True):
             assert (one[key] != other[key]).mean() < 1e-3, key
 
 
-def test_results_are_those_of_the_test_tool(made, tmp_path):
+WAYS = {"whole": {}, "augmented": {"tta": True}, "tiled": {"tile": 48, "overlap": 16}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_results_are_those_of_the_test_tool(made, way, tmp_path):
+    if made.kind == "classification" and way == "tiled":
+        with pytest.raises(ConfigError, match="^tiles are for detectors and segmentors: leave out --tile$"):
+            made.predictor(**WAYS[way])
+        return
     out = tmp_path / {"classification": "scores.json", "detection": "objects.json", "segmentation": "labels"}[made.kind]
     made.cfg.work_dir = str(tmp_path / "run")
-    evaluate(made.cfg, made.checkpoint, out)
-    found = {prediction["path"].name: prediction for prediction in made.predictor()(made.small.images)}
+    evaluate(prediction_config(made.cfg, **WAYS[way]), made.checkpoint, out)
+    found = {prediction["path"].name: prediction for prediction in made.predictor(**WAYS[way])(made.small.images)}
     if made.kind == "classification":
         rows = json.loads(out.read_text())["images"]
         assert len(rows) == 4
-        found = {str(p["path"]): p for p in made.predictor()(made.small.images)}
+        found = {str(p["path"]): p for p in made.predictor(**WAYS[way])(made.small.images)}
         for row in rows:
             np.testing.assert_allclose(found[row["image"]]["scores"], row["scores"], rtol=1e-5)
             assert found[row["image"]]["name"] == row["predicted"]
@@ -100,8 +111,42 @@ def test_results_are_those_of_the_test_tool(made, tmp_path):
             np.testing.assert_allclose(prediction["boxes"], boxes, rtol=1e-5, atol=1e-4)
             np.testing.assert_allclose(prediction["scores"], [o["score"] for o in own], rtol=1e-6)
             assert [3 * label + 1 for label in prediction["labels"]] == [o["category_id"] for o in own]
-            masks = np.stack([codec.decode(o["segmentation"]) for o in own]).astype(bool)
-            assert np.array_equal(prediction["masks"], masks)
+            if way == "tiled":
+                assert prediction["run_lengths"] == [o["segmentation"] for o in own]
+            else:
+                masks = np.stack([codec.decode(o["segmentation"]) for o in own]).astype(bool)
+                assert np.array_equal(prediction["masks"], masks)
+
+
+@pytest.mark.parametrize("way", ["augmented", "tiled"])
+def test_files_and_arrays_in_other_ways(made, way):
+    if made.kind == "classification" and way == "tiled":
+        return
+    predict = made.predictor(batch_size=2, **WAYS[way])
+    arrays = [np.asarray(Image.open(path)) for path in made.images]
+    for one, other in zip(predict(made.small.images), predict(arrays), strict=True):
+        assert_same(one, other)
+
+
+def test_a_tile_as_large_as_the_image(made):
+    if made.kind == "classification":
+        return
+    whole, tiled = made.predictor()(made.images[0]), made.predictor(tile=64)(made.images[0])
+    if made.kind == "detection":
+        tiled["masks"] = np.stack([codec.decode(mask) for mask in tiled.pop("run_lengths")]).astype(bool)
+    assert_same(tiled, whole, exactly=False)
+
+
+def test_probabilities_of_augmented_predictions(made):
+    if made.kind != "segmentation":
+        return
+    found = made.predictor(tta=True, probabilities=True)(made.images[0])
+    np.testing.assert_allclose(found["probabilities"].sum(0), 1, rtol=1e-5)
+    assert (found["probabilities"].argmax(0) != found["labels"]).mean() < 1e-3
+    alone = made.predictor(probabilities=True)(made.images[0])
+    assert np.abs(found["probabilities"] - alone["probabilities"]).max() > 1e-3, "not those of the first version"
+    with pytest.raises(ConfigError, match="^tiles keep no probabilities of pixels: leave out probabilities=True"):
+        made.predictor(tile=48, probabilities=True)
 
 
 def test_fields(made):

@@ -24,7 +24,7 @@ from ssm_train.data.pixels import ImageSource
 from ssm_train.data.transforms import TestTransform, TrainTransform
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.building import building_in_scope
-from ssm_train.runtime.config import changed
+from ssm_train.runtime.config import with_model_around
 from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.base import ImageTask, Labels, Size
 from ssm_train.tasks.classification.predictions import YES, ScoreWriter
@@ -75,8 +75,7 @@ class Classification(ImageTask):
             ratio = own.get("crop_ratio", _CROP_RATIO)
             views = {**own, "type": "ssm_train.TestViews", "crop_ratios": (ratio, ratio / _ZOOM), "flip": flip}
             views.pop("crop_ratio", None)
-        copied = changed(self.cfg, {})
-        copied.model = ConfigDict(type="ssm_train.AugmentedClassifier", module=copied.model)
+        copied = with_model_around(self.cfg, {"type": "ssm_train.AugmentedClassifier"})
         for dataset in bare_datasets(copied.test_dataloader.dataset):
             dataset.transform = ConfigDict(views)
         return copied
