@@ -83,7 +83,7 @@ WAYS = {"whole": {}, "augmented": {"tta": True}, "tiled": {"tile": 48, "overlap"
 @pytest.mark.parametrize("way", WAYS)
 def test_results_are_those_of_the_test_tool(made, way, tmp_path):
     if made.kind == "classification" and way == "tiled":
-        with pytest.raises(ConfigError, match="^tiles are for detectors and segmentors: leave out --tile$"):
+        with pytest.raises(ConfigError, match=r"^tiles are for detectors and segmentors: leave out --tile$"):
             made.predictor(**WAYS[way])
         return
     out = tmp_path / {"classification": "scores.json", "detection": "objects.json", "segmentation": "labels"}[made.kind]
@@ -145,7 +145,7 @@ def test_probabilities_of_augmented_predictions(made):
     assert (found["probabilities"].argmax(0) != found["labels"]).mean() < 1e-3
     alone = made.predictor(probabilities=True)(made.images[0])
     assert np.abs(found["probabilities"] - alone["probabilities"]).max() > 1e-3, "not those of the first version"
-    with pytest.raises(ConfigError, match="^tiles keep no probabilities of pixels: leave out probabilities=True"):
+    with pytest.raises(ConfigError, match=r"^tiles keep no probabilities of pixels: leave out probabilities=True"):
         made.predictor(tile=48, probabilities=True)
 
 
