@@ -37,7 +37,9 @@ class Segmentation(PipelineTask):
     def as_data(self, prediction: BaseDataElement, labels: Labels) -> dict[str, Any]:
         """The share of the pixels of each class in the image."""
         label_map = _label_map(prediction)
-        found = np.bincount(label_map.ravel())
+        most = int(label_map.max(initial=0)) + 1
+        # Row by row, because NumPy makes eight bytes of every label.
+        found = sum((np.bincount(row, minlength=most) for row in label_map), np.zeros(most, dtype=np.int64))
         numbers = found.nonzero()[0]
         counts = found[numbers]
         names = [labels.name(i) for i in numbers.tolist()]
@@ -82,5 +84,6 @@ class Segmentation(PipelineTask):
 
 
 def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
-    # mmseg's labels of a single output are floating-point numbers.
-    return prediction.pred_sem_seg.data.squeeze(0).long().cpu().numpy()
+    labels = prediction.pred_sem_seg.data.squeeze(0)
+    # mmseg's labels of a single output are floating-point numbers. Those of tiles are small, since large images need it.
+    return (labels.long() if labels.is_floating_point() else labels).cpu().numpy()
