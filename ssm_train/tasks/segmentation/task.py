@@ -85,5 +85,5 @@ class Segmentation(PipelineTask):
 
 def _label_map(prediction: BaseDataElement) -> np.ndarray:  # [H, W]
     labels = prediction.pred_sem_seg.data.squeeze(0)
-    # mmseg's labels of a single output are floating-point numbers. Those of tiles are small, since large images need it.
+    # mmseg's labels of a single output are floating-point numbers. Those of tiles stay small for large images.
     return (labels.long() if labels.is_floating_point() else labels).cpu().numpy()
