@@ -14,12 +14,17 @@ import torch
 # small operators mostly wait for each other. Processes that tests start take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# By the time that they take, the longest first.
+LONGEST = (
+    "test_slurm.py", "test_language_study.py", "test_export.py", "test_lines.py", "test_empty_success.py",
+    "test_bad_places.py", "test_benchmarks.py", "test_ablate.py", "test_bad_input.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):
-    # The longest module runs first. Otherwise one process could still run it when the others have nothing left to do.
+    # The longest modules run first. Otherwise one process could still run one when the others have nothing left to do.
     # See the Makefile.
-    items.sort(key=lambda item: item.path.name != "test_export.py")
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     rebuild = "rebuild" in config.option.markexpr
     left_out = [item for item in items if not _can_run(item, rebuild)]
     if left_out:
