@@ -11,7 +11,7 @@ from ssm_core.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SIZED = (*_FULL, errno.EFBIG)  # the size of the file matters
-_REASONS = {
+REASONS = {
     errno.EDQUOT: "disk quota used up",
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "no permission",
@@ -50,11 +50,11 @@ def refusal(error: BaseException) -> OSError | None:
     """The error of the system, such as "disk full", that is or has caused an error; None if there is none."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and (seen.errno in _REASONS or seen.errno in _PLACES):
+        if isinstance(seen, OSError) and (seen.errno in REASONS or seen.errno in _PLACES):
             return seen
         if match := _RUST.search(str(seen)):
             number = int(match[1] or match[2])
-            if number in _REASONS or number in _PLACES:
+            if number in REASONS or number in _PLACES:
                 return OSError(number, os.strerror(number))
         seen = seen.__cause__ or seen.__context__
     return None
@@ -142,7 +142,7 @@ def _why(error: OSError, path: Path, needed: int | None, held: int) -> str:
             return f"{name} is a file and no folder"
         return f"there is no folder {path.parent}"
     size = f": needed {readable(needed)}" if needed is not None else ""
-    return f"{_REASONS[number]}{size}"
+    return f"{REASONS[number]}{size}"
 
 
 def _disk_full(path: Path, needed: int | None, held: int) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, StoppedError, UserError
-from ssm_core.writing import is_of_the_disk, write_error
+from ssm_core.writing import REASONS, is_of_the_disk, write_error
 
 TRACEBACK_SWITCH = "SSM_TRACEBACK"
 # EX_TEMPFAIL of sysexits.h: the same command, given again with --resume, goes on. The same as in
@@ -74,8 +74,13 @@ def _run(main: Callable[[], None]) -> int:
         return 1
     except OSError as error:
         # Some libraries write files in places of their own, and any output can go to a full disk.
-        if not is_of_the_disk(error) or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
+        # A name that is too long can be refused wherever it is first looked up.
+        of_name = error.filename and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+        if not (is_of_the_disk(error) or of_name) or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise
+        if of_name:
+            print(f"error: cannot open {os.fsdecode(error.filename)}: {REASONS[error.errno]}", file=sys.stderr)
+            return 1
         why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         unnamed = f"cannot write the output or a temporary file: {why}"
         words = write_error(error, os.fsdecode(error.filename)) if error.filename else unnamed

@@ -142,6 +142,9 @@ def check_config(cfg: Config) -> None:
         # A config may have variables of its own. Only a key that looks misspelt is an error.
         if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
             raise ConfigError(f"the config has an unknown key {key!r}{hint}")
+    # mmseg looks at it at the first validation, when a training has run for long.
+    if isinstance(tested := (cfg.get("model") or {}).get("test_cfg"), dict) and "mode" in tested:
+        check_value("model.test_cfg.mode", tested["mode"], Literal["slide", "whole"])
     for key, hints in _PLAIN.items():
         check_keys(key, cfg.get(key) or {}, hints)
     for key, hook in (cfg.get("default_hooks") or {}).items():

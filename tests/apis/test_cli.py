@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from command_line import CONFIGS, ROOT
+from command_line import CONFIGS, ROOT, error_of
 from torch.utils.data import DataLoader, Dataset
 
 from ssm_core.errors import DataError
@@ -73,3 +73,9 @@ def test_output_that_cannot_be_written_is_no_traceback(reader, words, lines):
     assert done.stderr.startswith(words)
     assert done.stderr.count("\n") == bool(words)
     assert done.returncode == bool(words)
+
+
+@pytest.mark.parametrize("argument", ["--root", "--from"])
+def test_a_name_that_is_too_long_is_one_sentence(argument, capsys, tmp_path):
+    name = tmp_path / ("a" * 300)
+    assert error_of(capsys, "prepare_data", "fashion-mnist", argument, name).startswith(f"error: cannot open {name}")

@@ -100,6 +100,12 @@ def test_wrong_value(fails, option, words):
     assert words in fails(DIGITS, option)
 
 
+def test_how_a_segmentor_is_tested(fails):
+    """It is said before the training, not at the first validation."""
+    line = fails(QUADMAMBA.with_name("upernet_quadmamba-nano_nuclei-128x128.py"), "model.test_cfg.mode=tiles")
+    assert line == "error: model.test_cfg.mode has to be 'slide' or 'whole', not 'tiles'"
+
+
 def test_saving_within_an_accumulated_update(fails):
     every_two = ("default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=2")
     line = fails(DIGITS, "model.backbone.name=test_efficientnet", "optim_wrapper.accumulative_counts=4", *every_two)
