@@ -100,9 +100,10 @@ def test_wrong_value(fails, option, words):
     assert words in fails(DIGITS, option)
 
 
-def test_how_a_segmentor_is_tested(fails):
+def test_how_a_segmentor_is_tested(capsys, tmp_path):
     """It is said before the training, not at the first validation."""
-    line = fails(QUADMAMBA.with_name("upernet_quadmamba-nano_nuclei-128x128.py"), "model.test_cfg.mode=tiles")
+    config = QUADMAMBA.with_name("upernet_quadmamba-nano_nuclei-128x128.py")
+    line = error_of(capsys, "train", config, "--work-dir", tmp_path, "--cfg-options", "model.test_cfg.mode=tiles")
     assert line == "error: model.test_cfg.mode has to be 'slide' or 'whole', not 'tiles'"
 
 
