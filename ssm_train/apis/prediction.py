@@ -17,8 +17,8 @@ def prediction_config(cfg: Config, tta: bool = False, tile: int | None = None, o
         overlap: pixels that tiles share, a quarter of their side if left out. See :class:`.Tiles`.
 
     Raises:
-        ConfigError: the task or the config allows for none of that, both are asked for, or there is an overlap of no
-            tiles.
+        ConfigError: the task or the config allows for none of that, both are asked for, there is an overlap of no
+            tiles, or the two are no such numbers.
     """
     if tile is None:
         if overlap is not None:
@@ -26,4 +26,6 @@ def prediction_config(cfg: Config, tta: bool = False, tile: int | None = None, o
         return task_of(cfg).augmented() if tta else cfg
     if tta:
         raise ConfigError("--tta is for whole images: leave out --tile or --tta")
-    return task_of(cfg).tiled(Tiles(tile, tile // 4 if overlap is None else overlap))
+    if overlap is None:
+        overlap = tile // 4 if isinstance(tile, int) else 0  # any other tile is refused
+    return task_of(cfg).tiled(Tiles(tile, overlap))

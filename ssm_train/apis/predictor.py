@@ -1,7 +1,9 @@
 """Trained models in Python: images from files and memory in, arrays out."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from threading import Lock
 from typing import Any, overload
@@ -23,6 +25,7 @@ from ssm_train.tasks import image_task_of
 from ssm_train.tasks.base import Labels
 
 Prediction = dict[str, Any]
+_TAKEN = "images are paths, images of Pillow's or arrays of NumPy"
 _BUILDING = Lock()  # the registries that models are built from have one default scope for all threads
 
 
@@ -69,7 +72,7 @@ class Predictor:
     Raises:
         CheckpointError: the file is missing, damaged or of another model, or does not say enough about its model.
         ConfigError: the config cannot be built, has no test data, or has a model of text; or one of ``device``,
-            ``batch_size``, ``probabilities``, ``tta``, ``tile`` and ``overlap`` does not fit.
+            ``min_score``, ``batch_size``, ``probabilities``, ``tta``, ``tile`` and ``overlap`` does not fit.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Predictor:
         batch_size = cfg.get("test_dataloader", {}).get("batch_size", 1) if batch_size is None else batch_size
         if type(batch_size) is not int or batch_size < 1:
             raise ConfigError(f"batch_size is a number of images of 1 or more, not {batch_size!r}")
+        if not (isinstance(min_score, Real) and 0 <= min_score <= 1):
+            raise ConfigError(f"min_score is a number from 0 to 1, not {min_score!r}")
         self.batch_size, self.min_score, self.probabilities = batch_size, min_score, probabilities
         with _BUILDING, torch.random.fork_rng(devices=()):  # weights are drawn before those of the file replace them
             network, meta = self.task.load(checkpoint)
@@ -137,7 +142,8 @@ class Predictor:
 
         Args:
             images: images and folders. They are taken from here a batch at a time.
-            unusable: is called with the error of every image that cannot be used. Left out, the first is raised.
+            unusable: is called with the error of every image or folder that cannot be used. Left out, the first is
+                raised.
 
         Yields:
             The predictions in the order of the images; None for an image that cannot be used.
@@ -157,11 +163,11 @@ class Predictor:
                 prediction["probabilities"] = self.task.probabilities(found)
             yield prediction | ({"path": Path(source)} if isinstance(source, str | Path) else {})
 
-    def predict(self, images: Iterable[ImageSource]) -> Iterator[tuple[ImageSource, Any]]:
+    def predict(self, images: Iterable[ImageSource | DataError]) -> Iterator[tuple[ImageSource | DataError, Any]]:
         """Predict for images in the form that the task draws.
 
         Args:
-            images: images, and no folders.
+            images: images, and no folders; or in the place of an image the error that was met on the way to it.
 
         Yields:
             Every image with its prediction, see :meth:`.ImageTask.predict`, or with a :class:`DataError` if it cannot
@@ -175,12 +181,14 @@ class Predictor:
                 found = self._batch(sources, names)
             yield from zip(sources, found, strict=True)
 
-    def _batch(self, sources: list[ImageSource], names: list[str]) -> list[Any]:
+    def _batch(self, sources: list[ImageSource | DataError], names: list[str]) -> list[Any]:
         """The predictions for images, or their errors. Images whose inputs have one size are computed together."""
         found: list[Any] = [None] * len(sources)
         groups: dict[tuple[tuple[int, ...], ...], dict[int, dict]] = {}
         for place, (source, name) in enumerate(zip(sources, names, strict=True)):
             try:
+                if isinstance(source, DataError):
+                    raise source
                 sample = self.task.sample(source, name)
                 groups.setdefault(_shapes(sample["inputs"]), {})[place] = sample
             except DataError as error:
@@ -216,19 +224,25 @@ def _shapes(inputs: Tensor | Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
 
 def _is_image(images: Any) -> bool:
     if isinstance(images, str | Path):
-        return not Path(images).is_dir()
+        return not os.path.isdir(images)
     return isinstance(images, Image.Image | np.ndarray)
 
 
-def _unfolded(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """Images, with those of a folder in its place."""
-    for number, image in enumerate(images, 1):
-        if isinstance(image, str | Path):
-            yield from find_images(Path(image)) if Path(image).is_dir() else [image]
+def _unfolded(images: Iterable[ImageSource]) -> Iterator[ImageSource | DataError]:
+    """Images, with those of a folder in its place, and an error in the place of what is neither."""
+    try:
+        items = iter(images)
+    except (TypeError, ValueError):  # a file that is closed raises the second
+        raise DataError(f"{_TAKEN}, or a list of them, and no {type(images).__name__}") from None
+    for number, image in enumerate(items, 1):
+        if isinstance(image, str) and not image:  # Path would make the current folder of it
+            yield DataError("the path of an image is empty: name a file or a folder")
+        elif isinstance(image, str | Path):
+            try:
+                yield from find_images(Path(image)) if os.path.isdir(image) else [image]
+            except DataError as error:
+                yield error
         elif isinstance(image, Image.Image | np.ndarray):
             yield image
         else:
-            raise DataError(
-                f"image number {number} is a {type(image).__name__}: images are paths, images of Pillow's or arrays "
-                "of NumPy"
-            )
+            yield DataError(f"image number {number} is a {type(image).__name__}: {_TAKEN}")

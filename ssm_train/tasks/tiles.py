@@ -36,12 +36,10 @@ class Tiles(NamedTuple):
         Raises:
             ConfigError: they are not.
         """
-        if any(type(number) is not int for number in self) or self.size < 1:
-            raise ConfigError(
-                f"a tile's side and overlap are whole numbers of pixels, not {self.size} and {self.overlap}"
-            )
-        if not 0 <= self.overlap < self.size:
-            raise ConfigError(f"tiles of {self.size} pixels overlap by 0 to {self.size - 1}, not by {self.overlap}")
+        if type(self.size) is not int or self.size < 1:
+            raise ConfigError(f"the side of a tile is a whole number of pixels of 1 or more, not {self.size!r}")
+        if type(self.overlap) is not int or not 0 <= self.overlap < self.size:
+            raise ConfigError(f"tiles of {self.size} pixels overlap by 0 to {self.size - 1}, not by {self.overlap!r}")
 
     def cut(self, length: int) -> list[tuple[int, int]]:
         """First pixel and end of every tile along a side of an image. The last tile is moved back to end in the image.

@@ -229,6 +229,43 @@ def test_a_bad_image_among_many(made, tmp_path):
         made.predictor()([np.zeros((64, 64)), torch.zeros(3, 64, 64)])
 
 
+def test_what_is_no_image_or_has_none_takes_its_turn(classifier, tmp_path):
+    """The images beside it are not lost, and the function gets every error."""
+    predict, errors = Predictor(classifier[0], device="cpu", batch_size=4), []
+    (tmp_path / "empty").mkdir()
+    image = np.random.RandomState(0).randint(0, 4096, (32, 32)).astype(np.uint16)
+    found = list(predict.each([image, tmp_path / "empty", None, "", image], errors.append))
+    assert found[1:4] == [None] * 3
+    for prediction in (found[0], found[4]):
+        np.testing.assert_allclose(prediction["scores"], predict(image)["scores"], rtol=1e-5)
+    says = [str(error) for error in errors]
+    assert says[0].startswith(f"there is no image {tmp_path / 'empty'}, nor a folder of that name with images")
+    assert says[1] == "image number 3 is a NoneType: images are paths, images of Pillow's or arrays of NumPy"
+    assert says[2] == "the path of an image is empty: name a file or a folder"
+
+
+def test_calls_with_no_images(classifier, tmp_path, monkeypatch):
+    predict = Predictor(classifier[0], device="cpu")
+    with (tmp_path / "closed.png").open("wb") as closed:
+        pass
+    for source in (None, 3, closed):
+        name = type(source).__name__
+        with pytest.raises(DataError, match=rf"^images are paths, .* of NumPy, or a list of them, and no {name}$"):
+            predict(source)
+    Image.new("L", (32, 32)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)  # an empty path is not this folder
+    with pytest.raises(DataError, match=r"^the path of an image is empty"):
+        predict("")
+    with pytest.raises(DataError, match="cannot read the image aaa"):
+        predict("a" * 5000)
+
+
+@pytest.mark.parametrize("score", [2, -0.1, float("nan"), "0.5", None])
+def test_scores_that_none_has(classifier, score):
+    with pytest.raises(ConfigError, match=rf"^min_score is a number from 0 to 1, not {score!r}$"):
+        Predictor(classifier[0], device="cpu", min_score=score)
+
+
 def test_it_leaves_no_trace(made, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
 
