@@ -4,6 +4,7 @@ The package datasets reads them. Since its version 4 it runs no code of a datase
 the disk, so that a dataset may be larger than the memory.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ def load_table(path: str, split: str = "train", subset: str | None = None, revis
         path: a folder, from ``save_to_disk`` or with files that ``load_dataset`` reads (Parquet, Arrow, CSV, JSON,
             image folders); or the name of a dataset on the Hub. If the first part of a name is a folder here, it is no
             name.
-        split: name of the split. Where ``load_dataset`` reads, also a part of it such as ``"train[:80%]"``.
+        split: name of the split, or a part of it such as ``"train[:80%]"``. A table that was saved without the name of
+            its split is ``"train"``.
         subset: name of a configuration of the dataset, if it has several.
         revision: a branch, a tag or a commit on the Hub. A commit names its content for good.
 
@@ -34,7 +36,7 @@ def load_table(path: str, split: str = "train", subset: str | None = None, revis
 
     Raises:
         MissingPackageError: the package datasets is not installed, or is too old.
-        DataError: there is no such dataset or split, it is damaged, or it needs code of its own.
+        DataError: there is no such dataset or split, it is damaged or has no rows, or it needs code of its own.
         ConfigError: ``subset`` or ``revision`` is given for a folder from ``save_to_disk``.
     """
     folder = Path(path)
@@ -54,21 +56,37 @@ def load_table(path: str, split: str = "train", subset: str | None = None, revis
         raise ConfigError(f"{path} is a folder of save_to_disk, which has no subset and no revision")
     try:
         found = (
-            datasets.load_from_disk(path)
+            _from_disk(folder, split)
             if on_disk
             else datasets.load_dataset(path, subset, split=split, revision=revision)
         )
-        if isinstance(found, datasets.DatasetDict):
-            if split not in found:
-                raise ValueError(f"it has the splits {', '.join(found)}, and no {split!r}")
-            found = found[split]
-        elif on_disk and str(found.split or split) != split:
-            raise ValueError(f"it is the split {str(found.split)!r}, and not {split!r}")
+        if not len(found):
+            raise ValueError(f"{split!r} has no rows")
         # Otherwise a damaged file of Arrow would lead out of the memory that it is in, and end the process.
         found.data.validate(full=True)
     except Exception as error:  # the package and those below it have errors of many kinds
         raise DataError(f"cannot load the dataset {path}: {_words(error)}") from error
     return found
+
+
+def _from_disk(folder: Path, split: str) -> Any:
+    """A split of what save_to_disk wrote, or a part of one. Only load_dataset takes parts from a name by itself."""
+    import datasets
+
+    for state in (folder / "state.json", *folder.glob("*/state.json")):  # the package cannot load a table without files
+        if state.is_file() and json.loads(state.read_text(encoding="utf-8")).get("_data_files") == []:
+            raise ValueError(f"the table in {state.parent} has no rows")
+    found = datasets.load_from_disk(str(folder))
+    tables = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+    if split in tables:
+        return tables[split]
+    sizes = {name: len(table) for name, table in tables.items()}
+    name = split.partition("[")[0]
+    if name not in sizes:
+        having = "is the split" if len(sizes) == 1 else "has the splits"
+        raise ValueError(f"it {having} {', '.join(map(repr, sizes))}, and not {name!r}")
+    parts = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    return datasets.concatenate_datasets([tables[part.splitname].select(range(part.from_, part.to)) for part in parts])
 
 
 def table_rows(table: Any) -> Iterator[JsonRow]:

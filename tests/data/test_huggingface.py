@@ -169,7 +169,7 @@ def test_no_dataset(images, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     for path, settings, words in (
-        ("disk", {"split": "test"}, "cannot load the dataset disk: it has the splits train, val, and no 'test'"),
+        ("disk", {"split": "test"}, "cannot load the dataset disk: it has the splits 'train', 'val', and not 'test'"),
         ("single", {}, "cannot load the dataset single: it is the split 'val', and not 'train'"),
         ("code", {}, "scripts are no longer supported"),
         ("empty", {}, "cannot load the dataset empty: .*empty"),
@@ -189,6 +189,31 @@ def test_no_dataset(images, tmp_path, monkeypatch):
         MissingPackageError, match=r"needs datasets, .* run `pip install 'tree-ssm-train\[huggingface\]'`"
     ):
         load_table("disk")
+
+
+def test_parts_of_saved_tables(tmp_path):
+    values = list(range(8))
+    table = datasets.Dataset.from_dict({"a": values})
+    table.save_to_disk(tmp_path / "nameless")
+    datasets.Dataset.from_dict({"a": values}, split="val").save_to_disk(tmp_path / "named")
+    datasets.DatasetDict(train=table, test=table.select([7, 5])).save_to_disk(tmp_path / "both")
+    table.select([]).save_to_disk(tmp_path / "nothing")
+    for folder, split, expected in (
+        ("nameless", "train", values), ("nameless", "train[:50%]", values[:4]), ("named", "val[-3:]", [5, 6, 7]),
+        ("both", "train[6:]+test[:1]", [6, 7, 7]), ("both", "test", [7, 5]),
+    ):  # fmt: skip
+        found = load_table(str(tmp_path / folder), split)
+        assert [row.value["a"] for row in table_rows(found)] == expected
+    for folder, split, words in (
+        ("nameless", "test", "it is the split 'train', and not 'test'"),
+        ("nameless", "test[:2]", "it is the split 'train', and not 'test'"),
+        ("nameless", "train[2:x]", "train"),
+        ("nameless", "train[:0]", "has no rows"),
+        ("named", "train[:2]", "it is the split 'val', and not 'train'"),
+        ("nothing", "train", "has no rows"),
+    ):
+        with pytest.raises(DataError, match=f"cannot load the dataset .*{words}"):
+            load_table(str(tmp_path / folder), split)
 
 
 def test_damaged_files_do_not_end_the_process(tmp_path):
