@@ -75,3 +75,9 @@ def test_many_channels():
 def test_a_size_that_is_none(size):
     with pytest.raises((ConfigError, TypeError)):
         FixedSize(size)
+
+
+@pytest.mark.parametrize("fill", [300, -5, float("nan"), "grey", None])
+def test_a_fill_that_is_no_value_of_a_pixel(fill):
+    with pytest.raises(ConfigError, match="fill is a number from 0 to 255"):
+        FixedSize((64, 96), fill=fill)

@@ -26,12 +26,14 @@ class FixedSize(BaseTransform):
         fill: value of the filling, from 0 to 255.
 
     Raises:
-        ConfigError: ``size`` is not two whole numbers of one or more.
+        ConfigError: ``size`` is not two whole numbers of one or more, or ``fill`` is no value of a pixel.
     """
 
     def __init__(self, size: tuple[int, int], crop: bool = False, fill: float = 114.0):
         if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
             raise ConfigError(f"FixedSize's size is a height and a width of 1 pixel or more, not {size!r}")
+        if type(fill) not in (int, float) or not 0 <= fill <= 255:
+            raise ConfigError(f"FixedSize's fill is a number from 0 to 255, not {fill!r}")
         self.height, self.width = size
         self.crop = crop
         self.fill = fill
