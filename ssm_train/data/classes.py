@@ -1,5 +1,7 @@
 """Which classes the samples of a dataset have, without loading them, and how these are numbered."""
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +43,19 @@ def class_counts(dataset: Any) -> list[int]:
     """
     numbers = Counter(label for index in range(len(dataset)) for label in classes_of(dataset, index))
     return [numbers[label] for label in range(len(dataset.metainfo["classes"]))]
+
+
+def are_weights(values: Sequence[Any], classes: int) -> bool:
+    """Whether values are weights of classes: a finite number from 0 on for each, and a finite sum.
+
+    Args:
+        values: what is given as weights.
+        classes: number of the classes.
+    """
+    numbers = len(values) == classes and all(
+        isinstance(value, int | float) and 0 <= value <= sys.float_info.max for value in values
+    )
+    return numbers and math.isfinite(sum(map(float, values)))
 
 
 def renumber(dataset: Any, classes: Sequence[str], number: Callable[[Any, Sequence[str]], None]) -> None:

@@ -10,7 +10,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.classes import classes_of
+from ssm_train.data.classes import are_weights, classes_of
 from ssm_train.registry import DATA_SAMPLERS
 from ssm_train.runtime.reproducibility import SampleIndex
 
@@ -31,8 +31,8 @@ class WeightedSampler(Sampler[int]):
         round_up: whether all processes get the same number of images, which may be one more each.
 
     Raises:
-        ConfigError: the number of weights is another one than that of the classes, a weight is negative, or no image
-            can be drawn.
+        ConfigError: the number of weights is another one than that of the classes, a weight is negative, a weight or
+            their sum is not finite, ``num_samples`` is no whole number of 1 or more, or no image can be drawn.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class WeightedSampler(Sampler[int]):
         self.epoch = 0
         self.round_up = round_up
         self.num_samples = len(dataset) if num_samples is None else num_samples
+        if type(self.num_samples) is not int or self.num_samples < 1:
+            raise ConfigError(f"WeightedSampler's num_samples is a whole number of 1 or more, not {num_samples!r}")
         self._ends = _weights(dataset, class_weights).cumsum(0)
-        if not self._ends[-1] > 0 or self.num_samples < 1:
+        if not self._ends[-1] > 0:
             raise ConfigError("WeightedSampler can draw no image: all weights of classes with images are 0")
 
     def __iter__(self) -> Iterator[SampleIndex]:
@@ -100,9 +102,10 @@ def _weights(dataset: Any, class_weights: Sequence[float] | None) -> torch.Tenso
     labels = [classes_of(dataset, index) for index in range(len(dataset))]
     count = len(dataset.metainfo["classes"])
     wanted = [1.0] * count if class_weights is None else list(class_weights)
-    if len(wanted) != count or min(wanted) < 0:
+    if not are_weights(wanted, count):
         raise ConfigError(
-            f"WeightedSampler's class_weights are one number from 0 on for each of the {count} classes, not {wanted}"
+            f"WeightedSampler's class_weights are one finite number from 0 on for each of the {count} classes, and so "
+            f"is their sum, not {wanted}"
         )
     numbers = Counter(label for own in labels for label in own)
     shares = [sum(wanted[label] / numbers[label] for label in own) for own in labels]

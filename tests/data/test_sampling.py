@@ -91,10 +91,18 @@ def test_a_repeated_image_is_augmented_anew():
     assert [float(value) for batch in loader for value in batch["inputs"]] == values[8:]
 
 
-@pytest.mark.parametrize("weights", [[1, 2], [1, 2, -1], [0, 0, 0]])
+@pytest.mark.parametrize(
+    "weights", [[1, 2], [1, 2, -1], [0, 0, 0], [np.inf, 1, 1], [1, np.nan, 1], [1e308] * 3, [10**400, 1, 1], "abc"]
+)
 def test_wrong_weights(weights):
     with pytest.raises(ConfigError, match="WeightedSampler"):
         WeightedSampler(Noisy(LABELS), weights)
+
+
+@pytest.mark.parametrize("count", [2.5, 0, -1, "8", True])
+def test_wrong_numbers_of_images(count):
+    with pytest.raises(ConfigError, match="num_samples is a whole number of 1 or more, not"):
+        WeightedSampler(Noisy(LABELS), num_samples=count)
 
 
 @pytest.mark.parametrize("kind", [WeightedRandomSampler, "torch.utils.data.WeightedRandomSampler"])
@@ -189,8 +197,12 @@ def test_list_of_images(tmp_path, suffix):
     assert named.labels == [[1, 2], [], [1]]
     with pytest.raises(DataError, match=r"row 1 of .* has 2 classes and multi_label is False"):
         ImageList(dict(type="TestTransform", size=8), str(path), multi_label=False)
-    with pytest.raises(DataError, match=r"row 1 of .* has the class 'dog'"):
+    with pytest.raises(
+        DataError, match=r"row 1 of .* has the class 'dog', which is none of the classes cat, small, dogs"
+    ):
         ImageList(dict(type="TestTransform", size=8), str(path), classes=["cat, small", "dogs"])
+    with pytest.raises(ConfigError, match="classes name dog twice"):
+        ImageList(dict(type="TestTransform", size=8), str(path), classes=["dog", "cat, small", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -207,6 +219,16 @@ def test_damaged_lists(tmp_path, name, text):
         ImageList(lambda image: image, str(tmp_path / name))
     with pytest.raises(ConfigError, match=r"is a file \.csv or \.json"):
         ImageList(lambda image: image, str(tmp_path / "x.txt"))
+
+
+def test_titles_of_lists(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("image, labels \na.png, dog; out\n")
+    assert ImageList(lambda image: image, str(path)).metainfo["classes"] == ["dog", "out"]
+    for titles in ("file,tags", "image;labels", "image,label"):
+        path.write_text(f"{titles}\na.png,dog\n")
+        with pytest.raises(DataError, match=f"x.csv is '{titles}', and has to name the columns image and labels, with"):
+            ImageList(lambda image: image, str(path))
 
 
 # --- Folds

@@ -1,6 +1,7 @@
 """What datasets of labelled images have in common."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -30,7 +31,7 @@ class ImageDataset(Dataset):
             ``"raise"`` stops.
 
     Raises:
-        ConfigError: ``unreadable`` is something else.
+        ConfigError: ``unreadable`` is something else, or a class is named twice.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class ImageDataset(Dataset):
     ):
         if unreadable not in ("skip", "raise"):
             raise ConfigError(f"a dataset's unreadable is 'skip' or 'raise', not {unreadable!r}")
+        twice = [str(name) for name, count in Counter(classes).items() if count > 1]
+        if twice:
+            raise ConfigError(f"a dataset's classes name {', '.join(twice)[:100]} twice: name every class once")
         self.labels = labels
         self.classes = classes
         self.transform = TRANSFORMS.build(transform) if isinstance(transform, dict) else transform

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ssm_core.errors import ConfigError, DataError, nearest
+from ssm_train.data.classes import listed
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.datasets.folds import Fold
 from ssm_train.data.datasets.image_files import ImageFiles
@@ -67,7 +68,10 @@ class ImageList(ImageFiles):
         for row in rows:
             unknown = [name for name in row.labels if name not in number_of]
             if unknown:
-                raise DataError(f"{row.place} has the class {unknown[0]!r}{nearest(unknown[0], names)}")
+                raise DataError(
+                    f"{row.place} has the class {unknown[0]!r}, which is none of the classes {listed(names)}"
+                    f"{nearest(unknown[0], names)}"
+                )
             if not multi_label and len(row.labels) != 1:
                 raise DataError(f"{row.place} has {len(row.labels)} classes and multi_label is False: give it one")
         labels = [sorted({number_of[name] for name in row.labels}) for row in rows]
@@ -82,7 +86,7 @@ def _rows(path: Path) -> Iterator[_Row]:
         raise ConfigError(f"a list of images is a file .csv or .json, not {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-        content = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        content = json.loads(text) if path.suffix == ".json" else _csv_rows(text.splitlines(), path)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise DataError(f"cannot read the list of images {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, list):
@@ -95,3 +99,15 @@ def _rows(path: Path) -> Iterator[_Row]:
         if not (isinstance(image, str) and image and isinstance(labels, list) and all(type(n) is str for n in labels)):
             raise DataError(f"{place} has no image and labels: it needs both, the labels as names")
         yield _Row(place, image, [name for name in labels if name])
+
+
+def _csv_rows(lines: list[str], path: Path) -> list[dict[str, str]]:
+    if not lines:
+        return []
+    titles = [title.strip() for title in next(csv.reader(lines), [])]
+    if not {"image", "labels"} <= set(titles):
+        raise DataError(
+            f"the first line of {path} is {lines[0]!r:.100}, and has to name the columns image and labels, with commas "
+            "between the columns"
+        )
+    return list(csv.DictReader(lines[1:], titles))

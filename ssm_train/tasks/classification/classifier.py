@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.classes import class_counts
+from ssm_train.data.classes import are_weights, class_counts
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
 from ssm_train.runtime.custom_keys import frozen_modules
@@ -99,10 +99,10 @@ class ImageClassifier(BaseModel):
     def _weights(self, class_weight: Sequence[float] | str | None) -> Tensor | None:
         if class_weight is None:
             return None
-        if isinstance(class_weight, str) or len(class_weight) != self.num_classes or min(class_weight) < 0:
+        if isinstance(class_weight, str) or not are_weights(class_weight, self.num_classes):
             raise ConfigError(
-                f"model.class_weight is 'balanced' or one number from 0 on for each of the {self.num_classes} classes, "
-                f"not {class_weight!r}"
+                f"model.class_weight is 'balanced' or one finite number from 0 on for each of the {self.num_classes} "
+                f"classes, not {class_weight!r}"
             )
         return torch.tensor(class_weight, dtype=torch.float32)
 
