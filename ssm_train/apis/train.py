@@ -1,5 +1,6 @@
 """Training and testing from Python, on the path that the command-line tools take."""
 
+import math
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,9 @@ class TrainingResult:
             lowest: whether the lowest value is the best one.
 
         Returns:
-            The value and the count; None if no validation had the metric.
+            The value and the count; None if no validation measured the metric.
         """
-        points = [point for point in self.curves["val"] if metric in point]
+        points = [point for point in self.curves["val"] if not math.isnan(point.get(metric, math.nan))]
         top = (min if lowest else max)(points, key=lambda point: point[metric], default=None)
         return (top[metric], top[counted_in]) if top else None
 
@@ -69,7 +70,8 @@ class TrainingResult:
         counted_in: Literal["epoch", "iter"] = "epoch" if "max_epochs" in cfg.train_cfg else "iter"
         best = self.best(metric, counted_in, lowest) if isinstance(metric, str) else None
         if best is None:
-            return f"done, in {self.work_dir}"
+            tried = isinstance(metric, str) and self.last(metric) is not None
+            return f"done{f', but no validation could measure {metric}' if tried else ''}, in {self.work_dir}"
         name, unit = ("top-1", " %") if metric == "top1" else (metric, "")
         place = f"{'epoch' if counted_in == 'epoch' else 'iteration'} {best[1]}"
         return f"{name} {self.last(metric):.4g}{unit}, best {best[0]:.4g}{unit} after {place}, in {self.work_dir}"

@@ -1,12 +1,19 @@
 """The file with the learning curves of a run."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssm_core.errors import DataError
 
 CURVES, CURVES_PICTURE = "curves.json", "curves.png"  # in the work folder of the run
+
+
+def as_json(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Curves as JSON. JSON has no NaN: a figure that a validation could not measure is null."""
+    return json.dumps({part: [_without_nan(point) for point in points] for part, points in curves.items()})
 
 
 def read_curves(run: str | Path) -> dict[str, list[dict]]:
@@ -16,7 +23,7 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
         run: the work folder of the run, or a ``curves.json``.
 
     Returns:
-        The points of ``"train"`` and of ``"val"``, see :class:`.CurvesHook`.
+        The points of ``"train"`` and of ``"val"``, see :class:`.CurvesHook`. A figure that is null is NaN.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -27,7 +34,7 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
         raise DataError(f"there is no {path}: a run of tree-ssm train writes it into its work folder")
     try:
         curves = json.loads(path.read_text())
-        curves = {part: list(curves[part]) for part in ("train", "val")}
+        curves = {part: [_with_nan(point) for point in curves[part]] for part in ("train", "val")}
         points = [point for part in curves.values() for point in part]
         sound = all(type(point["iter"]) is int and type(point["epoch"]) is int for point in points)
         sound = sound and all(_is_number(value) for point in points for value in point.values())
@@ -39,6 +46,14 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
             "tree-ssm train writes"
         )
     return curves
+
+
+def _without_nan(point: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in point.items()}
+
+
+def _with_nan(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in point.items()}
 
 
 def _is_number(value: Any) -> bool:

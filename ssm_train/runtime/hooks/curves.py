@@ -1,6 +1,5 @@
 """A hook that writes the learning curves of a run into one file, which resuming continues."""
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor, distributed
 from ssm_core.errors import DataError
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, read_curves
+from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, as_json, read_curves
 from ssm_train.runtime.files import set_aside, write_atomically, write_text_atomically
 from ssm_train.runtime.runner import Runner
 
@@ -29,11 +28,11 @@ _PATIENCE = 5.0  # seconds to wait for other processes before a state is saved, 
 class CurvesHook(Hook):
     """Writes ``curves.json`` into the work folder, and a picture ``curves.png`` at the end.
 
-    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``. A loss
-    is the mean over ``interval`` iterations and all processes. The file is written at every validation and every
-    checkpoint. A resumed run drops the points after its checkpoint and continues from there. The losses since the last
-    point are in the checkpoint. If the file is damaged, it is kept as ``curves.json.damaged``, and the curves begin
-    where the run is resumed.
+    The file holds ``{"train": [{"iter", "epoch", "lr", "loss"}], "val": [{"iter", "epoch", metric: value}]}``. A value
+    that is not finite is null. A loss is the mean over ``interval`` iterations and all processes. The file is written
+    at every validation and every checkpoint. A resumed run drops the points after its checkpoint and continues from
+    there. The losses since the last point are in the checkpoint. If the file is damaged, it is kept as
+    ``curves.json.damaged``, and the curves begin where the run is resumed.
 
     Args:
         interval: number of iterations for each point of the training curve.
@@ -127,7 +126,7 @@ class CurvesHook(Hook):
     def _write(self, runner: Runner) -> None:
         if is_main_process():
             path = Path(runner.work_dir) / CURVES
-            _try(runner, path, lambda: write_text_atomically(path, json.dumps(self.curves)))
+            _try(runner, path, lambda: write_text_atomically(path, as_json(self.curves)))
 
     def _read(self, runner: Runner) -> dict[str, list[dict]]:
         """The curves up to the iteration that the run goes on from. A damaged file is kept under another name."""
