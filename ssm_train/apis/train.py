@@ -20,6 +20,7 @@ from ssm_train.runtime.hooks import CurvesHook
 from ssm_train.runtime.launching import join_processes
 from ssm_train.runtime.logs import threads_may_fail_to_write
 from ssm_train.runtime.runner import Runner
+from ssm_train.runtime.schedules import schedule_warning
 from ssm_train.runtime.trackers.wandb import known_identity
 from ssm_train.runtime.work_folder import Start, WorkFolder, claimed
 from ssm_train.tasks import task_of
@@ -135,6 +136,8 @@ def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, ne
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         if isinstance(runner.optim_wrapper, OptimWrapper) and not any(map(max, runner.optim_wrapper.get_lr().values())):
             runner.logger.warning("optim_wrapper.optimizer.lr is 0: nothing is learnt, unless a schedule sets a rate")
+        if words := schedule_warning(cfg):
+            runner.logger.warning(words)
         _ = runner.val_loop  # built here, so that a missing validation set is known before training
     try:
         runner.train()

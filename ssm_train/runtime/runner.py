@@ -169,6 +169,17 @@ class Runner(mmengine_runner.Runner):
         with building_from_config():
             return super().build_param_scheduler(scheduler)
 
+    # mmengine's own make the training loop, with its data, where there is none yet. A test needs no training data.
+    @property
+    def epoch(self) -> int:
+        """Number of completed epochs; 0 in a test."""
+        return self._train_loop.epoch if isinstance(self._train_loop, BaseLoop) else 0
+
+    @property
+    def iter(self) -> int:
+        """Number of completed iterations; 0 in a test."""
+        return self._train_loop.iter if isinstance(self._train_loop, BaseLoop) else 0
+
     @property
     def bare_model(self) -> nn.Module:
         """The model without wrappers for data parallelism or test-time augmentation."""

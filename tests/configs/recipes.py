@@ -219,7 +219,7 @@ RECIPES = {
             "rate by epoch": Figure(
                 coco_rate((11,), COCO_EPOCH), f"{DINO} param_scheduler", "The first 1,000 iterations warm up"
             ),
-            "padding": Figure(1, f"{DINO} pad_size_divisor"),
+            "padding": Figure(32, f"{DINO} pad_size_divisor: 1", "A batch is padded to sides that 32 divides."),
             "train scales": Figure([(1333, 800)], f"{DINO} train_pipeline: eleven sizes", "Its images have one size."),
         },
     ),

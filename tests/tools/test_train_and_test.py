@@ -70,6 +70,14 @@ def test_the_test_tool_gives_the_validated_figure(trained, capsys, tmp_path):
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"top1 {expected:.2f}, precision ")
 
 
+def test_a_test_needs_no_training_data(trained, tmp_path):
+    """A model is tested on machines that have the test set alone."""
+    folder, _ = trained
+    options = [*OPTIONS, "visualizer.tensorboard=False", "train_dataloader.dataset.split=nowhere"]
+    assert run("test", DIGITS, folder / "epoch_2.pth", "--work-dir", tmp_path, "--cfg-options", *options) == 0
+    assert json.loads((tmp_path / "evaluation" / "test.json").read_text())["top1"] > 0
+
+
 def test_a_bare_state_dict_of_the_network_can_be_tested(trained, capsys, tmp_path):
     folder, _ = trained
     state = torch.load(folder / "epoch_2.pth", weights_only=True)["state_dict"]

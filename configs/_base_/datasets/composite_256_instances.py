@@ -30,5 +30,3 @@ val_dataloader = dict(
     dataset=dict(data_root="data/composite", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file="data/composite/val.json")
-test_evaluator = val_evaluator

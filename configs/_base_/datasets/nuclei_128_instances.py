@@ -27,5 +27,3 @@ val_dataloader = dict(
     dataset=dict(data_root="data/nuclei", pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file="data/nuclei/val.json")
-test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 # DINO with four levels (Zhang et al. 2023): a DETR with deformable attention, two stages, and denoising queries. The
-# numbers are those of mmdet's dino-4scale_r50. A leaf config adds the backbone and its widths.
+# numbers are those of mmdet's dino-4scale_r50, but for the padding: our backbones take no side below 32. A leaf config
+# adds the backbone and its widths.
 model = dict(
     type="DINO",
     num_queries=900,
@@ -10,7 +11,7 @@ model = dict(
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
-        pad_size_divisor=1,
+        pad_size_divisor=32,
     ),
     backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(

@@ -1,0 +1,38 @@
+"""Tests that a schedule of another length than the training is told of."""
+
+import pytest
+from command_line import CONFIGS, run
+
+from ssm_train.runtime.config import load_config
+from ssm_train.runtime.schedules import schedule_warning
+
+LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
+DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_the_schedules_of_all_configs_are_as_long_as_the_training(leaf):
+    assert schedule_warning(load_config(CONFIGS / leaf)) == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        (DIGITS, ["train_cfg.max_epochs=50"], "is for 25 epochs, and the training has 50: param_scheduler.1.end=50 "),
+        (DIGITS, ["train_cfg.max_epochs=2"], "is for 25 epochs, and the training has 2: param_scheduler.1.end=2 "),
+        (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler.1.end=50"], ""),
+        (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler=[]"], ""),
+        ("mambatree/upernet_mambatree-nano_nuclei-128x128.py", ["train_cfg.max_iters=10"], "and the training has 10: "),
+    ],
+)
+def test_another_length(config, options, words):
+    said = schedule_warning(load_config(CONFIGS / config, options))
+    assert (words in said) if words else said == ""
+
+
+def test_the_user_reads_it(tmp_path):
+    options = ["train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=1", "train_dataloader.batch_size=8"]
+    options += ["model.backbone.name=test_efficientnet", "default_hooks.pictures.count=0"]
+    assert run("train", DIGITS, "--work-dir", tmp_path, "--cfg-options", *options) == 0
+    log = next(tmp_path.rglob("*.log")).read_text()
+    assert "WARNING - the schedule of the learning rate is for 25 epochs, and the training has 1" in log
