@@ -16,7 +16,7 @@ from ssm_core.addresses import LIMIT_SWITCH, limit
 from ssm_core.described import build_described
 from ssm_core.errors import CheckpointError
 from ssm_core.folders import CONFIG, PATTERNS, read_json, read_weights
-from ssm_core.image_data import SEVERAL_CLASSES, ImageData, from_folder, from_timm
+from ssm_core.image_data import SEVERAL_CLASSES, ImageData, check_text, from_folder, from_timm
 from ssm_core.layers import ClassifierHead
 from ssm_core.model_card import TEMPLATE, THIS_FOLDER, image_fields
 from ssm_core.weights import load_exactly
@@ -60,7 +60,7 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         """
         data.check(self.in_chans, self.num_classes)
         self.image_data = data
-        others = {key: value for key, value in self._timm_cfg().items() if key != "label_names"}
+        others = {key: value for key, value in self._timm_cfg().items() if key not in ("label_names", "notes")}
         self.pretrained_cfg = {
             **others,
             **data.for_timm(self.in_chans, self._reduction()),
@@ -91,15 +91,13 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
     def _present_image_data(self) -> ImageData:
         """Return how the images of the model are prepared, after all that may have changed since it was described."""
         found = from_timm(self._timm_cfg(), self.in_chans, self.num_classes)
-        if self.image_data is not None:
-            found = found._replace(multi_label=self.image_data.multi_label, value_range=self.image_data.value_range)
         return found if self.img_size is None else found._replace(size=self.img_size)
 
     def hub_config(self) -> dict[str, Any]:
         """Return the content of ``config.json``, which timm, transformers and :meth:`from_pretrained` read.
 
         Raises:
-            ValueError: timm does not know the model.
+            ValueError: timm does not know the model, or text files cannot hold the name of a class.
         """
         arguments = {key: value for key, value in self._arguments().items() if value is not None}
         # How a training went is nothing for who loads the model. Libraries pass the number of classes by themselves.
@@ -115,6 +113,7 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         data, cfg = self._present_image_data(), self._timm_cfg()
         more: dict[str, Any] = {}
         if data.classes is not None:
+            check_text(data.classes)
             more["label_names"] = data.classes
         if data.multi_label:
             more["problem_type"] = SEVERAL_CLASSES
@@ -154,6 +153,7 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
             "parameters": f"{sum(parameter.numel() for parameter in cast(nn.Module, self).parameters()) / 1e6:.3f}",
             "results": f"{self.num_classes} logits" if self.num_classes else "features",
             "has_classes": bool(self.num_classes),
+            "is_picture": self.in_chans in (1, 3),  # what transformers reads
             "usual": data.mean == IMAGENET_DEFAULT_MEAN and data.std == IMAGENET_DEFAULT_STD,
             "place": place,
             "timm_name": f"{'local-dir' if place == THIS_FOLDER else 'hf-hub'}:{place}",
@@ -179,8 +179,9 @@ class HubModel(PyTorchModelHubMixin, license="apache-2.0", library_name="timm", 
         return super().push_to_hub(repo_id, model_card_kwargs=fields, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        config = self.hub_config()  # before a file is written
         super()._save_pretrained(save_directory)
-        (save_directory / CONFIG).write_text(json.dumps(self.hub_config(), indent=2) + "\n")
+        (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # further arguments of the mixin would change the model

@@ -1,5 +1,6 @@
 """How the images of a model are prepared and what its outputs stand for, in the words of timm and transformers."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ _LARGEST_SIDE = 1 << 16
 _LEAST_CROP = 0.01
 # transformers' word for images that can have several classes, each a question of yes or no.
 SEVERAL_CLASSES = "multi_label_classification"
+# How the notes begin that say what timm has no word for.
+_TYPE, _RANGE = "problem_type: ", "value_range: "
 
 
 class ImageData(NamedTuple):
@@ -75,7 +78,7 @@ class ImageData(NamedTuple):
             channels: number of channels of the model's images.
             reduction: by how much the sides of the last map are smaller.
         """
-        entries = {
+        entries: dict[str, Any] = {
             "input_size": (channels, *self.size),
             "pool_size": tuple(-(-side // reduction) for side in self.size),
             "crop_pct": self.crop_ratio,
@@ -84,7 +87,26 @@ class ImageData(NamedTuple):
             "mean": self.mean,
             "std": self.std,
         }
-        return entries if self.classes is None else {**entries, "label_names": self.classes}
+        if self.classes is not None:
+            entries["label_names"] = self.classes
+        # timm refuses keys that it does not know, and keeps notes.
+        notes = [f"{_TYPE}{SEVERAL_CLASSES}"] if self.multi_label else []
+        if self.value_range is not None:
+            notes.append(f"{_RANGE}{json.dumps(self.value_range)}")
+        return {**entries, "notes": tuple(notes)} if notes else entries
+
+
+def check_text(names: Sequence[str]) -> None:
+    """Raise a ``ValueError`` if text files cannot hold the name of a class, such as that of a folder of another coding.
+
+    Args:
+        names: of the classes.
+    """
+    for number, name in enumerate(names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the name of class {number}, {name!r}, is no text: rename the class") from None
 
 
 def from_timm(cfg: Mapping[str, Any], channels: int, num_classes: int) -> ImageData:
@@ -102,14 +124,17 @@ def from_timm(cfg: Mapping[str, Any], channels: int, num_classes: int) -> ImageD
     def for_channels(values: Sequence[float]) -> tuple[float, ...]:
         return tuple(values) if len(values) in (1, channels) else (sum(values) / len(values),)
 
-    names = cfg.get("label_names")
+    names, notes = cfg.get("label_names"), cfg.get("notes") or ()
+    limits = [note for note in notes if isinstance(note, str) and note.startswith(_RANGE)]
     return ImageData(
         for_channels(cfg["mean"]),
         for_channels(cfg["std"]),
         tuple(cfg["input_size"][-2:]),
         cfg.get("crop_pct") or 1.0,
         cfg.get("interpolation") or "bicubic",
-        tuple(names) if names and len(names) == num_classes else None,
+        tuple(names) if isinstance(names, list | tuple) and names and len(names) == num_classes else None,
+        f"{_TYPE}{SEVERAL_CLASSES}" in notes,
+        tuple(json.loads(limits[0].removeprefix(_RANGE))) if limits else None,
     )
 
 
@@ -137,8 +162,10 @@ def from_folder(config: Mapping[str, Any], channels: int, num_classes: int, fold
         names = config.get("label_names") or cfg.get("label_names")
         if isinstance(names, Mapping):  # numbers of classes and their names, if some numbers have none
             names = None
+        if not isinstance(names, list | None):
+            raise ValueError("label_names is a list of names")
         limits = config.get("value_range")
-        data = from_timm({**cfg, "label_names": names}, channels, num_classes)._replace(
+        data = from_timm({**cfg, "label_names": names, "notes": None}, channels, num_classes)._replace(
             multi_label=config.get("problem_type") == SEVERAL_CLASSES,
             value_range=None if limits is None else tuple(limits),
         )

@@ -44,6 +44,7 @@ import {{ package }}
 model = timm.create_model("{{ timm_name }}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
 ```
+{%- if is_picture %}
 
 With transformers:
 
@@ -59,6 +60,7 @@ from transformers import AutoImageProcessor, AutoModel
 prepare, model = AutoImageProcessor.from_pretrained("{{ place }}"), AutoModel.from_pretrained("{{ place }}")
 {%- endif %}
 ```
+{%- endif %}
 {% if results_table %}
 ## Results
 

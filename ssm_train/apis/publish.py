@@ -105,7 +105,7 @@ def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path, name: str | No
         name: title of the model card; the config's name if left out.
 
     Raises:
-        ConfigError: the network is none of this project's.
+        ConfigError: the network is none of this project's, or the name of a class is no text.
         CheckpointError: the checkpoint does not fit the config.
         WriteError: the folder cannot be written.
     """
@@ -114,5 +114,5 @@ def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path, name: str | No
     try:
         with assembling(folder) as place:
             save_hub_folder(model.backbone, place, name=name or Path(cfg.filename).stem)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error

@@ -148,6 +148,41 @@ def test_folders_of_earlier_versions_are_read(model, tmp_path):
         assert same(type(model).from_pretrained(tmp_path), model)
 
 
+@pytest.mark.recent  # timm 1.0.12 does not know local-dir:
+def test_timm_keeps_what_it_has_no_word_for(model, tmp_path):
+    model.describe_images(GREY)
+    model.save_pretrained(tmp_path / "a")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'a'}", pretrained=True)
+    loaded.save_pretrained(tmp_path / "b")
+    ours, theirs = (json.loads((tmp_path / name / "config.json").read_text()) for name in "ab")
+    assert ours == theirs | {"model_args": ours["model_args"]}
+    assert type(model).from_pretrained(tmp_path / "b").image_data == GREY
+    loaded.describe_images(GREY._replace(multi_label=False, value_range=None))
+    assert {"problem_type", "value_range"}.isdisjoint(loaded.hub_config())
+
+
+def test_names_that_are_no_text(model, tmp_path):
+    model.describe_images(GREY._replace(classes=("\udcff", "b", "c", "d", "e")))
+    with pytest.raises(ValueError, match=r"^the name of class 0, '\\udcff', is no text: rename the class$"):
+        model.save_pretrained(tmp_path / "none")
+    assert not list((tmp_path / "none").iterdir())
+    model.describe_images(GREY)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label_names": "abcde"}))
+    with pytest.raises(CheckpointError, match="says wrongly how images are prepared: label_names is a list of names"):
+        type(model).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("channels", "read"), [(1, True), (3, True), (6, False)])
+def test_the_card_shows_what_transformers_reads(channels, read, model, tmp_path):
+    type(model)(depths=(1, 1), dims=(8, 16), in_chans=channels).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert ("pipeline(" in card, "With transformers" in card) == (read, read)
+    assert card.count("```") % 2 == 0
+    assert "resolve_data_config({}, model=model))\n```\n\n" in card
+
+
 @pytest.mark.parametrize("arguments", [{}, {"depths": (1, 1), "dims": (8, 16)}], ids=["nano", "other sizes"])
 def test_the_card_names_the_model(arguments, model, tmp_path):
     network = type(model)(arch="nano", **arguments)

@@ -105,3 +105,6 @@ def test_errors(tmp_path, capsys):
     assert not list(tmp_path.glob("nan-*"))
     resnet = CONFIGS / "resnet" / "resnet18_digits.py"
     assert "tensors differ" in error("net.pth", "--hub", tmp_path / "hub", "--config", resnet)
+    save_checkpoint(tmp_path / "names.pth", meta={"dataset_meta": {"classes": ["\udcff", *"123456789"]}})
+    words = r"the name of class 0, '\udcff', is no text: rename the class"
+    assert words in error("names.pth", "--hub", tmp_path / "hub", "--config", CONFIG)
