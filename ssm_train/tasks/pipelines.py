@@ -128,15 +128,20 @@ class PipelineTask(ImageTask):
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image, see :meth:`.ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
-        image, file = np.asarray(self.picture_of(path)), out.with_name(f"{out.name}.png")
-        if (longest := max(image.shape[:2])) > LARGEST_PICTURE:
-            height, width = (max(side * LARGEST_PICTURE // longest, 1) for side in image.shape[:2])
-            image = np.asarray(Image.fromarray(image).resize((width, height), reducing_gap=2.0))
+        picture, file = self.picture_of(path), out.with_name(f"{out.name}.png")
+        if (longest := max(picture.size)) > LARGEST_PICTURE:
+            width, height = (max(side * LARGEST_PICTURE // longest, 1) for side in picture.size)
+            picture = picture.resize((width, height), reducing_gap=2.0)
             prediction = self.reduced(prediction, (height, width))
         prediction = self.drawable_prediction(prediction)
         with assembling(out.parent, file) as place:
             self.visualizer.add_datasample(
-                out.name, image, prediction.cpu(), draw_gt=False, out_file=str(place / file.name), **self.drawing
+                out.name,
+                np.asarray(picture),
+                prediction.cpu(),
+                draw_gt=False,
+                out_file=str(place / file.name),
+                **self.drawing,
             )
 
     def show(self, visualizer: Visualizer, name: str, inputs: Tensor, prediction: BaseDataElement, step: int) -> None:
