@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ssm_core.errors import ConfigError
+from ssm_core.layers import MIN_SIDE
 from ssm_train.data.normalization import test_data_of
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.config import with_model_around
@@ -36,8 +37,8 @@ class Tiles(NamedTuple):
         Raises:
             ConfigError: they are not.
         """
-        if type(self.size) is not int or self.size < 1:
-            raise ConfigError(f"the side of a tile is a whole number of pixels of 1 or more, not {self.size!r}")
+        if type(self.size) is not int or self.size < MIN_SIDE:
+            raise ConfigError(f"the side of a tile is a whole number of {MIN_SIDE} pixels or more, not {self.size!r}")
         if type(self.overlap) is not int or not 0 <= self.overlap < self.size:
             raise ConfigError(f"tiles of {self.size} pixels overlap by 0 to {self.size - 1}, not by {self.overlap!r}")
 

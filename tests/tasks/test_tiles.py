@@ -46,9 +46,9 @@ def test_tiles_that_share_all(tile, overlap):
         prediction_config(load_config(FASTER), tile=tile, overlap=overlap)
 
 
-@pytest.mark.parametrize("tile", ["64", -4, 0, 64.0])
-def test_tiles_of_no_pixels(tile):
-    words = rf"^the side of a tile is a whole number of pixels of 1 or more, not {tile!r}$"
+@pytest.mark.parametrize("tile", ["64", -4, 0, 31, 64.0])
+def test_tiles_that_no_model_takes(tile):
+    words = rf"^the side of a tile is a whole number of 32 pixels or more, not {tile!r}$"
     with pytest.raises(ConfigError, match=words):
         prediction_config(load_config(FASTER), tile=tile)
     with pytest.raises(ConfigError, match=r"^tiles of 64 pixels overlap by 0 to 63, not by '8'$"):
