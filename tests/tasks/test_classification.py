@@ -255,14 +255,33 @@ def test_several_labels():
         make()(X, {"label": SEVERAL}, mode="loss")
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_one_class_is_no_choice(binary):
+    network = {**NETWORK, "num_classes": 1}
+    with pytest.raises(ConfigError, match=r"nothing can be learnt .*num_classes=1: .* model\.multi_label=True$"):
+        ImageClassifier(network, binary=binary)
+    loss = ImageClassifier(network, multi_label=True)(X, {"label": torch.tensor([[0.0], [1], [1], [0]])}, mode="loss")
+    assert loss["loss"] > 0.1
+
+
 def test_a_classifier_pools():
     with pytest.raises(ConfigError, match=r"global_pool='' gives logits for every token, .* choose 'avg'"):
         ImageClassifier({**NETWORK, "global_pool": ""})
 
 
-@pytest.mark.parametrize("options", [dict(class_weight=[1, 2]), dict(class_weight="even"), dict(class_weight=[-1] * 6)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(class_weight=[1, 2]),
+        dict(class_weight="even"),
+        dict(class_weight=[-1] * 6),
+        dict(class_weight=[np.inf] * 6),
+    ],
+)
 def test_wrong_weights(options):
-    with pytest.raises(ConfigError, match="is 'balanced' or one number from 0 on for each of the 6 classes, not"):
+    with pytest.raises(
+        ConfigError, match="is 'balanced' or one finite number from 0 on for each of the 6 classes, not"
+    ):
         make(**options)
 
 
@@ -310,6 +329,48 @@ def test_wrong_teachers(tmp_path):
         taught(tmp_path, network={**NETWORK, "num_classes": 3})
     with pytest.raises(CheckpointError, match="the teacher"):
         taught(tmp_path, network={**NETWORK, "in_chans": 3})
+
+
+def fixed(size, channels=3):
+    options = dict(img_size=size, embed_dim=16, depth=1, num_heads=1)
+    return dict(type="ssm_train.timm", name="vit_tiny_patch16_224", num_classes=6, in_chans=channels, options=options)
+
+
+@pytest.mark.parametrize("mode", ["loss", "predict", "tensor"])
+def test_images_that_a_network_does_not_take(mode):
+    model, images = ImageClassifier(fixed(64)).eval(), torch.zeros(4, 3, 64, 64)
+    model(images, SAMPLES, mode=mode)
+    words = (
+        "takes images of 64 × 64 alone and the images have 32 × 32: set transform.size .*, or model.backbone.options"
+    )
+    with pytest.raises(ConfigError, match=rf"^model.backbone {words}.img_size=32$"):
+        model(images[..., :32, :32], SAMPLES, mode=mode)
+    for network in (fixed(64), {**NETWORK, "in_chans": 3}):
+        with pytest.raises(ConfigError, match=r"of 3 channels and the images have 1: set model.backbone.in_chans=1$"):
+            ImageClassifier(network).eval()(images[:, :1], SAMPLES, mode=mode)
+
+
+def test_other_errors_of_networks_stay():
+    model = ImageClassifier(fixed(64)).eval()
+    images = torch.zeros(4, 3, 64, 64)
+    with pytest.raises(RuntimeError, match="type"):
+        model(images.double(), mode="tensor")
+    with pytest.raises(RuntimeError, match="type"):
+        make()(X.double(), mode="tensor")
+
+
+def test_images_that_a_teacher_does_not_take(tmp_path):
+    for network, words in (
+        (fixed(64, 1), r"model.teacher takes images of 64 × 64 alone .* or model.teacher.options.img_size=32$"),
+        (
+            fixed(32, 3),
+            r"model.teacher takes images of 3 channels and the images have 1: set model.teacher.in_chans=1$",
+        ),
+    ):
+        torch.save({"state_dict": ImageClassifier(network).state_dict()}, tmp_path / "other.pth")
+        model, _ = taught(tmp_path, "other.pth", network)
+        with pytest.raises(ConfigError, match=words):
+            model(X, SAMPLES, mode="loss")
 
 
 # --- Several labels

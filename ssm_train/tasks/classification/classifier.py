@@ -18,6 +18,7 @@ from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
 from ssm_train.runtime.custom_keys import frozen_modules
 from ssm_train.tasks.classification.distillation import Teacher
+from ssm_train.tasks.classification.fitting import logits_of
 from ssm_train.tasks.classification.losses import balanced_weights, binary_cross_entropy, cross_entropy
 
 
@@ -45,6 +46,10 @@ class ImageClassifier(BaseModel):
         temperature: see :class:`.Teacher`.
         data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
             does not wait for the copy.
+
+    Raises:
+        ConfigError: there is no choice between classes, the network gives no answer for the whole image, or an argument
+            does not fit the others.
     """
 
     task: ClassVar[str] = "classification"
@@ -77,6 +82,12 @@ class ImageClassifier(BaseModel):
         self.num_classes = self.backbone.num_classes
         self.multi_label = multi_label
         self.binary = binary or multi_label
+        if self.num_classes < 2 and not multi_label:
+            raise ConfigError(
+                f"nothing can be learnt of a choice with model.backbone.num_classes={self.num_classes}: give the "
+                "images without the class a class of their own and set 2, or, for a question of yes or no by a single "
+                "output, take an ImageList in which some images have no class, and set model.multi_label=True"
+            )
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
         self.balanced = class_weight == "balanced"
@@ -149,11 +160,11 @@ class ImageClassifier(BaseModel):
             mode: ``"tensor"`` for the logits, ``"loss"`` for the loss, ``"predict"`` for the predictions.
 
         Raises:
-            ConfigError: mixing is on and the batch has an odd number of images.
+            ConfigError: mixing is on and the batch has an odd number of images, or see :func:`.logits_of`.
         """
         if mode == "loss":
             return self.loss(inputs, data_samples["label"])
-        logits = self.backbone(inputs)
+        logits = logits_of(self.backbone, inputs, "model.backbone")
         if mode == "tensor":
             return logits
         problems = problems_of(data_samples)
@@ -175,7 +186,7 @@ class ImageClassifier(BaseModel):
         """The loss, over mixed images if mixing is on.
 
         Raises:
-            ConfigError: mixing is on and the batch has an odd number of images.
+            ConfigError: mixing is on and the batch has an odd number of images, or see :func:`.logits_of`.
         """
         if (label.ndim == 2) != self.multi_label:
             raise ConfigError(
@@ -187,7 +198,7 @@ class ImageClassifier(BaseModel):
         target = label
         if self.mixup is not None:
             inputs, target = self._mixed(inputs, label)
-        logits = self.backbone(inputs).float()
+        logits = logits_of(self.backbone, inputs, "model.backbone").float()
         loss = self._loss_of(logits, target)
         if self.teacher is None:
             return {"loss": loss}

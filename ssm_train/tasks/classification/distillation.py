@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ssm_core import weights
 from ssm_core.errors import ConfigError
 from ssm_train.registry import MODELS
+from ssm_train.tasks.classification.fitting import logits_of
 
 
 class Teacher:
@@ -60,10 +61,13 @@ class Teacher:
             logits: outputs of the classifier.
             inputs: the images that it was given.
             binary: whether every class is a question of yes or no. The mean is then over the classes, too.
+
+        Raises:
+            ConfigError: see :func:`.logits_of`.
         """
         with torch.no_grad():
             self.network.to(inputs.device)
-            answers = self.network(inputs).float() / self.temperature
+            answers = logits_of(self.network, inputs, "model.teacher").float() / self.temperature
         logits = logits / self.temperature
         if binary:
             target = answers.sigmoid()
