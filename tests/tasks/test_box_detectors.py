@@ -106,7 +106,7 @@ def differences(own, other, place=""):
             # Images are scaled as for the other detectors.
             {"neck.start_level", "data_preprocessor.mean", "data_preprocessor.std", "data_preprocessor.bgr_to_rgb"},
         ),
-        ("dino_quadmamba-tiny", "dino/dino-4scale_r50_8xb2-12e_coco.py", set()),
+        ("dino_quadmamba-tiny", "dino/dino-4scale_r50_8xb2-12e_coco.py", {"data_preprocessor.pad_size_divisor"}),
     ],
 )
 def test_models_are_mmdets_but_for_the_backbone(method, file, more):
