@@ -27,7 +27,7 @@ def load_table(path: str, split: str = "train", subset: str | None = None, revis
             image folders); or the name of a dataset on the Hub. If the first part of a name is a folder here, it is no
             name.
         split: name of the split, or a part of it such as ``"train[:80%]"``. A table that was saved without the name of
-            its split is ``"train"``.
+            its split is ``"train"``, or has the name of its folder in a folder of several splits.
         subset: name of a configuration of the dataset, if it has several.
         revision: a branch, a tag or a commit on the Hub. A commit names its content for good.
 
@@ -77,7 +77,8 @@ def _from_disk(folder: Path, split: str) -> Any:
         if state.is_file() and json.loads(state.read_text(encoding="utf-8")).get("_data_files") == []:
             raise ValueError(f"the table in {state.parent} has no rows")
     found = datasets.load_from_disk(str(folder))
-    tables = found if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}
+    usual = folder.name if (folder.parent / _STATES[0]).is_file() else "train"
+    tables = found if isinstance(found, datasets.DatasetDict) else {str(found.split or usual): found}
     if split in tables:
         return tables[split]
     sizes = {name: len(table) for name, table in tables.items()}

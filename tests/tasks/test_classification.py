@@ -346,7 +346,9 @@ def test_images_that_a_network_does_not_take(mode):
     with pytest.raises(ConfigError, match=rf"^model.backbone {words}.img_size=32$"):
         model(images[..., :32, :32], SAMPLES, mode=mode)
     for network in (fixed(64), {**NETWORK, "in_chans": 3}):
-        with pytest.raises(ConfigError, match=r"of 3 channels and the images have 1: set model.backbone.in_chans=1$"):
+        with pytest.raises(
+            ConfigError, match=r"is 1 in the images and 3 in model.backbone: set model.backbone.in_chans=1$"
+        ):
             ImageClassifier(network).eval()(images[:, :1], SAMPLES, mode=mode)
 
 
@@ -364,7 +366,7 @@ def test_images_that_a_teacher_does_not_take(tmp_path):
         (fixed(64, 1), r"model.teacher takes images of 64 × 64 alone .* or model.teacher.options.img_size=32$"),
         (
             fixed(32, 3),
-            r"model.teacher takes images of 3 channels and the images have 1: set model.teacher.in_chans=1$",
+            r"is 1 in the images and 3 in model.teacher: set model.teacher.in_chans=1$",
         ),
     ):
         torch.save({"state_dict": ImageClassifier(network).state_dict()}, tmp_path / "other.pth")

@@ -42,7 +42,7 @@ def _misfit(network: nn.Module, inputs: Tensor, key: str) -> str:
     first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     if first is not None and first.in_channels != channels:
         return (
-            f"{key} takes images of {first.in_channels} channels and the images have {channels}: set "
+            f"the number of channels is {channels} in the images and {first.in_channels} in {key}: set "
             f"{key}.in_chans={channels}"
         )
     notes = getattr(network, "pretrained_cfg", None) or {}
