@@ -23,10 +23,15 @@ class Inferred(NamedTuple):
     Attributes:
         predictions: name of every image to its prediction as plain data.
         unreadable: number of the images that could not be read.
+        empty: number of the images without an object of the lowest score that is kept, or of a higher one. It is 0 for
+            tasks without separate objects.
+        highest: the highest score in the images that ``empty`` counts; None if there is no score.
     """
 
     predictions: dict[str, dict[str, Any]]
     unreadable: int
+    empty: int
+    highest: float | None
 
 
 def inferencer_config(path: str | Path) -> Config:
@@ -72,14 +77,21 @@ def infer(predictor: Predictor, place: Path, out: Path, say: Callable[[str], Non
     images = find_images(place)
     root = place if place.is_dir() else place.parent
     stems = Counter(path.with_suffix("") for path in images)
-    predictions, unreadable = {}, 0
+    predictions, unreadable, empty = {}, 0, 0
+    below: list[float] = []  # scores of objects in images of which no object is kept
     try:
         for path, found in predictor.predict(images):
             name = path.relative_to(root)
             # Where a folder has a.jpg and a.png, the suffix stays in the names.
             stem = name.with_suffix("") if stems[path.with_suffix("")] == 1 else name
             try:
+                if isinstance(found, DataError):
+                    raise found
+                scores = predictor.task.scores(found)
                 predictions[str(name)] = _drawn(predictor, path, found, out / stem)
+                if scores is not None and max(scores, default=-1.0) < predictor.min_score:
+                    empty += 1
+                    below += scores
             except DataError as error:
                 if len(images) == 1:
                     raise
@@ -91,12 +103,11 @@ def infer(predictor: Predictor, place: Path, out: Path, say: Callable[[str], Non
     except WriteError as error:
         done = f"the pictures of {len(predictions)} of {len(images)} images are in {out}, and no new predictions.json"
         raise WriteError(f"{error}; {done}", error.full) from error
-    return Inferred(predictions, unreadable)
+    return Inferred(predictions, unreadable, empty, max(below, default=None))
 
 
 def _drawn(predictor: Predictor, path: Path, found: Any, out: Path) -> dict[str, Any]:
-    """Draw a prediction and return it as plain data; raise it if it is an error."""
-    if isinstance(found, DataError):
-        raise found
+    """Draw the objects of a prediction that are sure enough, and return them as plain data."""
+    found = predictor.task.select(found, predictor.min_score)
     predictor.task.draw(path, found, predictor.labels, out)
     return predictor.task.as_data(found, predictor.labels)

@@ -158,13 +158,13 @@ class Predictor:
                 unusable(found)
                 yield None
                 continue
-            prediction = self.task.as_arrays(found, self.labels)
+            prediction = self.task.as_arrays(self.task.select(found, self.min_score), self.labels)
             if self.probabilities:
                 prediction["probabilities"] = self.task.probabilities(found)
             yield prediction | ({"path": Path(source)} if isinstance(source, str | Path) else {})
 
     def predict(self, images: Iterable[ImageSource | DataError]) -> Iterator[tuple[ImageSource | DataError, Any]]:
-        """Predict for images in the form that the task draws.
+        """Predict for images in the form that the task draws, with the objects of all scores.
 
         Args:
             images: images, and no folders; or in the place of an image the error that was met on the way to it.
@@ -197,7 +197,7 @@ class Predictor:
             try:
                 predictions = self.task.predict(self.model, self.task.collate(list(group.values())))
                 for place, prediction in zip(group, predictions, strict=True):
-                    found[place] = self.task.select(prediction, self.min_score)
+                    found[place] = prediction
             except InputError as error:  # all images of the group have the size that is refused
                 for place in group:
                     found[place] = DataError(f"cannot use the image {names[place]}: {error}")

@@ -5,6 +5,7 @@ DIR gets a picture of every image: with the likeliest classes, with boxes and ma
 """
 
 import argparse
+from decimal import ROUND_DOWN, Context
 from pathlib import Path
 
 from ssm_train.apis import arguments as kinds
@@ -59,4 +60,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     done = infer(predictor, args.images, args.out)
     unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
-    print(f"{len(done.predictions)} images{unreadable}, in {args.out}")
+    line = f"{len(done.predictions)} images{unreadable}, in {args.out}"
+    if done.empty:
+        highest = "there is none at all" if done.highest is None else f"the highest is {_rounded_down(done.highest)}"
+        line += f"; {done.empty} without an object of score ≥ {args.min_score:g} ({highest}: --min-score)"
+    print(line)
+
+
+def _rounded_down(score: float) -> str:
+    """A score with three digits. As ``--min-score`` it keeps the object of this score."""
+    return f"{Context(prec=3, rounding=ROUND_DOWN).create_decimal(score):f}"

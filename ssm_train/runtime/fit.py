@@ -31,14 +31,19 @@ def check_fit(model: nn.Module, cfg: Config, filename: str | Path, checkpoint: d
     if not names:
         return
     meta = checkpoint["meta"]
-    source = ""
+    source, hint = "", _FOREIGN
     if "model" in meta:
         config = meta.get("config_file", meta.get("config"))
         source = f" holds {describe_model(meta['model'])}{f' (config {config})' if config else ''},"
+        # The training may have had other values by --cfg-options than the file of the same name that the user gave.
+        hint = (
+            f"; the config that fits is the run's own, which the training wrote into its work folder"
+            f"{f' as {config}' if config else ''}"
+        )
     raise CheckpointError(
         f"{filename}{source or ' holds another model,'} and does not fit this config's "
         f"{describe_model(cfg.get('model', {}))}: {len(names)} tensors differ, the first: {words}"
-        f"{'' if source else _FOREIGN}"
+        f"{hint}"
     )
 
 

@@ -26,9 +26,10 @@ from ssm_train.data.images import UNREADABLE, check_whole, read_image, reason
 from ssm_train.data.normalization import of_config, test_data_of, value_range_of
 from ssm_train.data.pixels import ImageSource, ValueRange
 from ssm_train.data.shown import Bands, check_bands
-from ssm_train.runtime.building import building_in_scope, describe_model, scope_of, trained_part
+from ssm_train.runtime.building import building_in_scope, scope_of, trained_part
 from ssm_train.runtime.checkpoints import meta_of
 from ssm_train.runtime.config_check import find_type
+from ssm_train.runtime.fit import check_fit
 from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.predictions import PredictionWriter
 from ssm_train.tasks.tiles import Tiles
@@ -93,8 +94,11 @@ class Task(ABC):
         content = weights.read_file(checkpoint)
         trained = model.module if isinstance(model, BaseTTAModel) else model
         state = weights.add_backbone_prefix(weights.state_dict_of(content, checkpoint)[0], trained.state_dict())
-        weights.load_exactly(trained, state, checkpoint, f"this config's {describe_model(self.trained_model)}")
-        return model, meta_of(content)
+        meta = meta_of(content)
+        check_fit(trained, self.cfg, checkpoint, {"state_dict": state, "meta": meta})
+        weights.check_finite(state, checkpoint)
+        trained.load_state_dict(state)
+        return model, meta
 
     @property
     def trained_model(self) -> ConfigDict:
@@ -371,6 +375,14 @@ class ImageTask(Task):
         """The predictions of a model for a batch, one for each image."""
         with torch.inference_mode():
             return model.test_step(batch)
+
+    def scores(self, prediction: Any) -> list[float] | None:
+        """The scores of the objects of a prediction; None for tasks without separate objects.
+
+        Args:
+            prediction: one of :meth:`predict`.
+        """
+        return None
 
     def select(self, prediction: Any, min_score: float) -> Any:
         """Drop the objects of a prediction whose score is too low. Tasks without separate objects drop nothing.

@@ -1,6 +1,7 @@
 """Tests of tools/infer.py and tools/analysis for all three tasks, and of the inferencers of mmdet and mmseg."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -86,6 +87,33 @@ def test_infer_a_folder(task, images, tmp_path, capsys):
         assert prediction["shares"] == pytest.approx(shares, abs=2e-5)
     if kind != "classification":
         assert Image.open(tmp_path / "a.png.png").size == (90, 70)
+
+
+def test_infer_says_how_many_images_have_no_object(task, images, tmp_path, capsys):
+    """The score that it names finds the object that has it."""
+    kind, config, _, checkpoint = task
+    arguments = (config, checkpoint, images / "a.png", "--device", "cpu", "--out")
+
+    def line_of(name, *options):
+        assert run("infer", *arguments, tmp_path / name, *options) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    line = line_of("one", "--min-score", 0.99)
+    if kind != "detection":
+        assert line == f"1 images, in {tmp_path / 'one'}"
+        return
+    found = re.fullmatch(
+        rf"1 images, in {tmp_path / 'one'}; 1 without an object of score ≥ 0\.99 "
+        r"\(the highest is (0\.\d+): --min-score\)",
+        line,
+    )
+    assert found, line
+    assert json.loads((tmp_path / "one" / "predictions.json").read_text())["a.png"]["objects"] == []
+    assert line_of("two", "--min-score", found[1]) == f"1 images, in {tmp_path / 'two'}"
+    (best, *_) = json.loads((tmp_path / "two" / "predictions.json").read_text())["a.png"]["objects"]
+    assert best["score"] == pytest.approx(float(found[1]), rel=0.01)
+    nothing = line_of("three", "--cfg-options", "model.test_cfg.rcnn.score_thr=0.99")
+    assert nothing.endswith("; 1 without an object of score ≥ 0.3 (there is none at all: --min-score)")
 
 
 def test_infer_errors(task, images, tmp_path, capsys):

@@ -63,6 +63,11 @@ class Detection(PipelineTask):
                 size = stage_extractor.roi_layers[0].output_size
                 stage_head(inputs.new_zeros(count * len(inputs), stage_extractor.out_channels, *size))
 
+    def scores(self, prediction: BaseDataElement) -> list[float]:
+        """The scores of the objects, see :meth:`.ImageTask.scores`."""
+        scores: list[float] = prediction.pred_instances.scores.tolist()
+        return scores
+
     def select(self, prediction: BaseDataElement, min_score: float) -> BaseDataElement:
         """Drop the objects whose score is below ``min_score``."""
         found = prediction.pred_instances
