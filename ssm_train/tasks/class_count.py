@@ -101,11 +101,14 @@ class ClassCountHook(Hook):
     @staticmethod
     def _check_count(runner: Runner, split: str, loader: DataLoader) -> None:
         classes = len(_classes(loader))
-        for key, outputs in image_task_of(runner.cfg).class_counts(runner.bare_model).items():
-            if outputs != classes:
-                raise ConfigError(
-                    f"the {split} dataset has {classes} classes and the model {outputs} outputs: set {key}={classes}"
-                )
+        counts = image_task_of(runner.cfg).class_counts(runner.bare_model)
+        wrong = {key: outputs for key, outputs in counts.items() if outputs != classes}
+        if wrong:
+            numbers = " and ".join(map(str, sorted(set(wrong.values()))))
+            settings = " ".join(f"{key}={classes}" for key in wrong)
+            raise ConfigError(
+                f"the {split} dataset has {classes} classes and the model {numbers} outputs: set {settings}"
+            )
 
 
 def _classes(loader: DataLoader) -> list[str]:

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssm_core.errors import CheckpointError, DataError
+from ssm_core.errors import CheckpointError, ConfigError, DataError
 from ssm_core.weights import read_file
 from ssm_train.apis import train as run
 from ssm_train.apis.infer import infer, inferencer_config
@@ -57,6 +57,15 @@ def on_blobs(root, work_dir, *options, config=QUADMAMBA):
 
 def log_of(work_dir):
     return "".join(path.read_text() for path in Path(work_dir).rglob("*.log"))
+
+
+def test_all_heads_of_another_number_of_classes_are_named(tmp_path):
+    blobs.write(tmp_path, 2)
+    heads = [f"model.roi_head.{head}.num_classes" for head in ("bbox_head", "mask_head")]
+    cfg = on_blobs(tmp_path, tmp_path / "run", *(f"{key}=4" for key in heads))
+    words = f"classes and the model 4 outputs: set {heads[0]}=2 {heads[1]}=2"
+    with pytest.raises(ConfigError, match=f"2 {re.escape(words)}$"):
+        run.train(cfg)
 
 
 # --- Learning

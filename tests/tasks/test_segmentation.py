@@ -4,6 +4,7 @@ import csv
 import gc
 import itertools
 import multiprocessing
+import re
 import shutil
 
 import numpy as np
@@ -388,5 +389,13 @@ def test_no_loading_process_is_left(tiles, tmp_path):
 
 def test_head_of_another_number_of_classes(tiles, tmp_path):
     cfg = point_at(configure("mambatree", tmp_path, "model.decode_head.num_classes=4"), tiles)
-    with pytest.raises(ConfigError, match=r"3 classes and the model 4 outputs: set model\.decode_head\.num_classes=3"):
+    words = "3 classes and the model 4 outputs: set model.decode_head.num_classes=3"
+    with pytest.raises(ConfigError, match=f"{re.escape(words)}$"):
         run.train(cfg)
+
+
+def test_heads_of_other_numbers_of_classes(tiles, tmp_path):
+    heads = ("model.decode_head.num_classes=4", "model.auxiliary_head.num_classes=5")
+    words = "4 and 5 outputs: set model.decode_head.num_classes=3 model.auxiliary_head.num_classes=3"
+    with pytest.raises(ConfigError, match=f"{re.escape(words)}$"):
+        run.train(point_at(configure("mambatree", tmp_path, *heads), tiles))
