@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from torch import nn
 
 from ssm_core import addresses, weights
 from ssm_core.errors import CheckpointError, ConfigError
@@ -26,11 +27,13 @@ class Published(NamedTuple):
         path: the file.
         before: size in bytes of the checkpoint that it was made of.
         after: its own size in bytes.
+        new: whether there was no such file before.
     """
 
     path: Path
     before: int
     after: int
+    new: bool
 
 
 def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str | None = None) -> Published:
@@ -71,7 +74,8 @@ def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str
         ckpt.save(state, unnamed)
         digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
         path = folder / unnamed.rename(place / f"{name}-{digits}.pth").name
-    return Published(path, local.stat().st_size, path.stat().st_size)
+        new = not path.exists()
+    return Published(path, local.stat().st_size, path.stat().st_size, new)
 
 
 def config_for_hub(folder: Path | None, config: str | None, options: list[str]) -> Config | None:
@@ -95,22 +99,48 @@ def config_for_hub(folder: Path | None, config: str | None, options: list[str]) 
     return None if config is None else load_config(config, options)
 
 
-def write_hub_folder(cfg: Config, checkpoint: Path, folder: Path, name: str | None = None) -> None:
-    """Write a config's network with a checkpoint's weights in the Hugging Face Hub's layout.
+def publish_with_hub_folder(
+    source: str | Path, cfg: Config, hub: Path, folder: Path | None = None, name: str | None = None
+) -> Published:
+    """Write the file of :func:`publish_checkpoint` and a folder in the Hugging Face Hub's layout, or none of the two.
 
     Args:
+        source: a checkpoint, or its address.
         cfg: the config that the network was trained with.
-        checkpoint: its weights.
+        hub: the folder for the Hub.
+        folder: where the file goes, see :func:`publish_checkpoint`.
+        name: the file's name before the digits, and the title of the model card.
+
+    Raises:
+        ConfigError: the network is none of this project's, or the name leads to another folder.
+        CheckpointError: the source is missing or damaged, does not fit the config, or has a weight that is not finite.
+        WriteError: the file or the folder cannot be written.
+    """
+    model, _ = image_task_of(cfg).load(source)
+    published = publish_checkpoint(source, folder, name)
+    try:
+        write_hub_folder(model, cfg, hub, name)
+    except BaseException:
+        if published.new:
+            published.path.unlink()
+        raise
+    return published
+
+
+def write_hub_folder(model: nn.Module, cfg: Config, folder: Path, name: str | None = None) -> None:
+    """Write the network of a model in the Hugging Face Hub's layout.
+
+    Args:
+        model: the model with its weights; its ``backbone`` is written.
+        cfg: the config of the model.
         folder: the folder to write.
         name: title of the model card; the config's name if left out.
 
     Raises:
         ConfigError: the network is none of this project's, or the name of a class is no text.
-        CheckpointError: the checkpoint does not fit the config.
         WriteError: the folder cannot be written.
     """
     check_folder(folder)
-    model, _ = image_task_of(cfg).load(checkpoint)
     try:
         with assembling(folder) as place:
             save_hub_folder(model.backbone, place, name=name or Path(cfg.filename).stem)

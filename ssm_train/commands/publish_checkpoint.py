@@ -35,8 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_train.apis import publish
 
     cfg = publish.config_for_hub(args.hub, args.config, args.cfg_options)
-    published = publish.publish_checkpoint(args.checkpoint, args.out, args.name)
+    if cfg is None:
+        published = publish.publish_checkpoint(args.checkpoint, args.out, args.name)
+    else:
+        published = publish.publish_with_hub_folder(args.checkpoint, cfg, args.hub, args.out, args.name)
     print(f"{published.path}: {published.before / 2**20:.1f} MiB before, {published.after / 2**20:.1f} MiB now")
     if cfg is not None:
-        publish.write_hub_folder(cfg, published.path, args.hub, args.name)
         print(f"{args.hub}: for the Hugging Face Hub")

@@ -69,9 +69,9 @@ def test_the_backbone_of_a_segmentor(tmp_path):
     torch.manual_seed(0)
     config = CONFIGS / "quadmamba" / "upernet_quadmamba-nano_nuclei-128x128.py"
     cfg = load_config(config)
-    model = task_of(cfg).build().eval()
-    torch.save({"state_dict": model.state_dict()}, tmp_path / "net.pth")
-    write_hub_folder(cfg, tmp_path / "net.pth", tmp_path / "hub")
+    torch.save({"state_dict": task_of(cfg).build().state_dict()}, tmp_path / "net.pth")
+    model, _ = task_of(cfg).load(tmp_path / "net.pth")
+    write_hub_folder(model, cfg, tmp_path / "hub")
     loaded = QuadMamba.from_pretrained(tmp_path / "hub")
     images = torch.randn(1, 3, 64, 64)
     assert all(torch.equal(*pair) for pair in zip(loaded(images), model.backbone(images), strict=True))
@@ -104,7 +104,48 @@ def test_errors(tmp_path, capsys):
     assert "fc.weight has numbers that are NaN" in error("nan.pth")
     assert not list(tmp_path.glob("nan-*"))
     resnet = CONFIGS / "resnet" / "resnet18_digits.py"
-    assert "tensors differ" in error("net.pth", "--hub", tmp_path / "hub", "--config", resnet)
+    hub = ("--out", tmp_path / "out", "--hub", tmp_path / "hub", "--config")
+    assert "tensors differ" in error("net.pth", *hub, resnet)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "hub").exists()
     save_checkpoint(tmp_path / "names.pth", meta={"dataset_meta": {"classes": ["\udcff", *"123456789"]}})
     words = r"the name of class 0, '\udcff', is no text: rename the class"
     assert words in error("names.pth", "--hub", tmp_path / "hub", "--config", CONFIG)
+
+
+def test_a_file_is_left_only_with_its_folder(tmp_path, capsys):
+    """The folder cannot be written, or the network is timm's."""
+    save_checkpoint(tmp_path / "net.pth")
+    (tmp_path / "hub").write_text("a file")
+    place = ("--out", tmp_path / "out")
+    hub = (*place, "--hub", tmp_path / "hub", "--config", CONFIG)
+    assert str(tmp_path / "hub") in error_of(capsys, "publish_checkpoint", tmp_path / "net.pth", *hub)
+    assert not list((tmp_path / "out").glob("*"))
+    assert run("publish_checkpoint", tmp_path / "net.pth", *place) == 0
+    (published,) = (tmp_path / "out").iterdir()
+    error_of(capsys, "publish_checkpoint", tmp_path / "net.pth", *hub)
+    assert list((tmp_path / "out").iterdir()) == [published]  # of the earlier command
+    resnet = CONFIGS / "resnet" / "resnet18_digits.py"
+    torch.save({"state_dict": task_of(load_config(resnet)).build().state_dict()}, tmp_path / "resnet.pth")
+    error_of(
+        capsys, "publish_checkpoint", tmp_path / "resnet.pth", *place, "--hub", tmp_path / "new", "--config", resnet
+    )
+    assert list((tmp_path / "out").iterdir()) == [published]
+
+
+def test_a_run_with_other_options_names_its_own_config(tmp_path, capsys):
+    """Publishing and testing by the config that was given to the training fails, and with the one it wrote works."""
+    option = "model.backbone.dims=(8,16,16,16)"
+    cfg = load_config(CONFIG, [option])
+    cfg.dump(tmp_path / "run.py")
+    meta = {"model": cfg.model.to_dict(), "config_file": CONFIG.name}
+    torch.save({"state_dict": task_of(cfg).build().state_dict(), "meta": meta}, tmp_path / "net.pth")
+    hub = ("--hub", tmp_path / "hub", "--config")
+    lines = [
+        error_of(capsys, "publish_checkpoint", tmp_path / "net.pth", *hub, CONFIG),
+        error_of(capsys, "test", CONFIG, tmp_path / "net.pth", "--work-dir", tmp_path / "work"),
+    ]
+    for line in lines:
+        assert "tensors differ, the first: backbone." in line
+        assert line.endswith(f"is the run's own, which the training wrote into its work folder as {CONFIG.name}")
+    assert run("publish_checkpoint", tmp_path / "net.pth", *hub, tmp_path / "run.py") == 0
