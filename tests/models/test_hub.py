@@ -102,6 +102,7 @@ def test_images_and_classes_are_in_the_folder(model, tmp_path):
     assert "| size | 48 × 40 pixels, scaled by bilinear interpolation; the centre" in card
     assert "mean 0.3 and standard deviation 0.2, of values between 0 and 1, which are 0 and 4095 in a file" in card
     assert "| classes | a, b, c, d, e; an image can have several |" in card
+    assert "16-bit values above 255: make them\n8-bit first" in card
     assert "ImageNet" not in card
 
 
