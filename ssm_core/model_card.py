@@ -22,11 +22,11 @@ TEMPLATE = """---
 {%- if classes %}
 | classes | {{ classes }} |
 {%- endif %}
-
-timm and transformers read images by Pillow's `convert("RGB")`, which cuts off 16-bit values above 255: make them
-8-bit first.
 {% if usual %}
 These are the usual values for ImageNet. They stand here if nothing else was said of the model.
+{% endif %}{% if is_picture %}
+timm and transformers read images by Pillow's `convert("RGB")`, which cuts off 16-bit values above 255: make them
+8-bit first.
 {% endif %}
 ## How to load it
 
