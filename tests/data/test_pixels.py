@@ -216,7 +216,7 @@ def test_an_image_with_other_channels_than_means_is_named(tmp_path):
     path = tmp_path / "train" / "a" / "x.npy"
     path.parent.mkdir(parents=True)
     write(path, random_values(40, 40, 6))
-    data = ImageFolder({"type": "TestTransform", "size": 32}, tmp_path, channels=6)
+    data = ImageFolder({"type": "ssm_train.TestTransform", "size": 32}, tmp_path, channels=6)
     with pytest.raises(ConfigError, match=rf"^{path}: an image has 6 channels, and the mean and std .* 3 numbers"):
         data[0]
     fitting = {"type": "TestTransform", "size": 32, "mean": [0.5] * 6, "std": [0.25] * 6}

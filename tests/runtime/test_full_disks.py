@@ -24,7 +24,8 @@ def train(folder, *options, hooks, expected, size="60m"):
     arguments = (NAME, folder / "disk", size, *OPTIONS, *options)
     runs.call(checked, log, expected, *arguments, hooks=hooks, expected=expected)
     errors = [line for line in Path(f"{log}.err").read_text().splitlines() if "start method" not in line]
-    return log.read_text().splitlines(), [line for line in errors if "warnings.warn" not in line]
+    lines = [line for line in log.read_text().splitlines() if "the schedule of the learning rate" not in line]
+    return lines, [line for line in errors if "warnings.warn" not in line]
 
 
 def checked(expected, name, disk, *arguments, hooks):

@@ -48,7 +48,7 @@ def test_six_channels_from_files_to_pictures(tmp_path, task):
         for split in ("train", "val"):
             assert browse(cfg, split, tmp_path / split, count=2) != []
         # No object is as sure, and so no box hides the image.
-        predictor = Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu", 2.0)
+        predictor = Predictor(cfg, tmp_path / "run" / small.checkpoint, "cpu", 1.0)
         found = infer(predictor, small.images, tmp_path / "out", lambda text: None)
     assert found.unreadable == 0
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
