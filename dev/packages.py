@@ -19,9 +19,16 @@ from urllib.error import URLError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
-from pip._vendor.packaging.requirements import Requirement
-from pip._vendor.packaging.tags import sys_tags
-from pip._vendor.packaging.utils import InvalidWheelFilename, parse_wheel_filename
+# A new environment has pip's own copy alone. Where there is another, pip is better not imported: setuptools then leaves
+# distutils to Python, and whatever imports setuptools later in the process fails (setuptools' _distutils_hack).
+try:
+    from packaging.requirements import Requirement
+    from packaging.tags import sys_tags
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.tags import sys_tags
+    from pip._vendor.packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 INDEX = "https://download.pytorch.org/whl/cpu"
 SECONDS = 5  # that the index may take to answer

@@ -8,7 +8,6 @@ import os
 import sys
 
 import pytest
-import setuptools  # noqa: F401  before any test's threads: it takes the place of Python's distutils when it is imported
 import torch
 
 # Two processes of one thread each (see Makefile) are faster than one process of two threads, because the threads of
