@@ -78,12 +78,14 @@ def _run(main: Callable[[], None]) -> int:
         of_name = error.filename and error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         if not (is_of_the_disk(error) or of_name) or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise
+        name = os.fsdecode(error.filename) if error.filename else ""
         if of_name:
-            print(f"error: cannot open {os.fsdecode(error.filename)}: {REASONS[error.errno]}", file=sys.stderr)
-            return 1
-        why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-        unnamed = f"cannot write the output or a temporary file: {why}"
-        words = write_error(error, os.fsdecode(error.filename)) if error.filename else unnamed
+            words = f"cannot open {name}: {REASONS[error.errno]}"
+        elif name:
+            words = str(write_error(error, name))
+        else:
+            why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+            words = f"cannot write the output or a temporary file: {why}"
         print(f"error: {words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ Every training and test is a process of its own, started by the commands of ``tr
 kept, so that a stopped study goes on where it was.
 """
 
-import json
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from ssm_train.apis import cli
 from ssm_train.runtime.curve_files import read_curves
 from ssm_train.runtime.files import write_text_atomically
 from ssm_train.runtime.resuming import newest_good
+from ssm_train.runtime.strict_json import strict_json
 
 AS_PRETRAINED = "as pretrained"  # what the pretrained model is called in the results
 _SPLITS = ("train", "val", "test")
@@ -90,7 +90,7 @@ class Study:
         """
         results = self.perplexities(self.pretrain())
         content = {"seeds": list(self.settings.seeds), **results}
-        write_text_atomically(self.settings.work_dir / "results.json", json.dumps(content, indent=2))
+        write_text_atomically(self.settings.work_dir / "results.json", strict_json(content, indent=2))
         return results
 
     def pretrain(self) -> Path:

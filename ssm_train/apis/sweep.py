@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from ssm_core.flops import without_values
 from ssm_train.apis.train import TrainingResult
 from ssm_train.runtime import curve_files
 from ssm_train.runtime.curve_files import CURVES
+from ssm_train.runtime.strict_json import strict_json
 from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
@@ -168,7 +168,7 @@ def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
 
 def as_json(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
     """All runs as JSON, with the name of the config and the metric that they share."""
-    return json.dumps({"config": config, "metric": metric, "runs": [asdict(o) for o in outcomes]}, indent=1)
+    return strict_json({"config": config, "metric": metric, "runs": [asdict(o) for o in outcomes]}, indent=1)
 
 
 def as_csv(outcomes: Sequence[Outcome]) -> str:

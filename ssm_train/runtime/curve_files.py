@@ -2,18 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssm_core.errors import DataError
 
 CURVES, CURVES_PICTURE = "curves.json", "curves.png"  # in the work folder of the run
-
-
-def as_json(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Curves as JSON. JSON has no NaN: a figure that a validation could not measure is null."""
-    return json.dumps({part: [_without_nan(point) for point in points] for part, points in curves.items()})
 
 
 def read_curves(run: str | Path) -> dict[str, list[dict]]:
@@ -46,10 +41,6 @@ def read_curves(run: str | Path) -> dict[str, list[dict]]:
             "tree-ssm train writes"
         )
     return curves
-
-
-def _without_nan(point: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in point.items()}
 
 
 def _with_nan(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,8 +94,8 @@ class TiledModel(BaseTTAModel):
         """Predict for an image, and put the prediction into its sample."""
 
     def merge_preds(self, data_samples_list: Any) -> Any:
-        """Not used: tiles have places, which this method is not told."""
-        raise NotImplementedError
+        """Refused. mmengine wants it of every wrapper, but tiles have places, which it is not told."""
+        raise NotImplementedError(f"{type(self).__name__} merges tiles in predict, which knows their places")
 
     def predictions(
         self,

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
@@ -212,11 +213,20 @@ def test_colours_are_not_changed_where_there_are_none(change):
     TrainTransform(32, mean=(0.5,) * 3, std=(0.5,) * 3, **change)
 
 
+def test_our_transforms_are_found_in_the_scope_of_another_library(tmp_path):
+    """A program may have run a detector of mmdet before, which leaves its scope."""
+    path = tmp_path / "train" / "a" / "x.npy"
+    path.parent.mkdir(parents=True)
+    write(path, random_values(40, 40, 3))
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        assert ImageFolder({"type": "TestTransform", "size": 32}, tmp_path)[0]["inputs"].shape == (3, 32, 32)
+
+
 def test_an_image_with_other_channels_than_means_is_named(tmp_path):
     path = tmp_path / "train" / "a" / "x.npy"
     path.parent.mkdir(parents=True)
     write(path, random_values(40, 40, 6))
-    data = ImageFolder({"type": "ssm_train.TestTransform", "size": 32}, tmp_path, channels=6)
+    data = ImageFolder({"type": "TestTransform", "size": 32}, tmp_path, channels=6)
     with pytest.raises(ConfigError, match=rf"^{path}: an image has 6 channels, and the mean and std .* 3 numbers"):
         data[0]
     fitting = {"type": "TestTransform", "size": 32, "mean": [0.5] * 6, "std": [0.25] * 6}

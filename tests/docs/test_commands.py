@@ -1,7 +1,7 @@
 """Every command that the pages tell their readers to paste is one: program, switches, files and configs are there."""
 
 import argparse
-import importlib.machinery
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -77,7 +77,7 @@ def exists(words, folder=ROOT):
         targets = {word for word in rest if "=" not in word}
         return bool(targets) and targets <= TARGETS
     if first in ("python", ".venv/bin/python") and rest[0] == "-m":
-        return importlib.machinery.PathFinder.find_spec(rest[1].partition(".")[0]) is not None
+        return rest[1] in ELSEWHERE or importlib.util.find_spec(rest[1]) is not None
     files = [word for word in words if word.startswith(("tests/", "tools/", "requirements/", "dev/"))]
     if not all((folder / word.partition("::")[0]).exists() for word in files):
         return False

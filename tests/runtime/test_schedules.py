@@ -30,6 +30,12 @@ def test_another_length(config, options, words):
     assert (words in said) if words else said == ""
 
 
+def test_a_schedule_that_is_no_list():
+    cfg = load_config(DIGITS, ["train_cfg.max_epochs=50"])
+    cfg.param_scheduler = cfg.param_scheduler[1]
+    assert "the training has 50: param_scheduler.end=50 " in schedule_warning(cfg)
+
+
 def test_the_user_reads_it(tmp_path):
     options = ["train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=1", "train_dataloader.batch_size=8"]
     options += ["model.backbone.name=test_efficientnet", "default_hooks.pictures.count=0"]

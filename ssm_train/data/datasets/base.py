@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.images import UNREADABLE, reason
-from ssm_train.registry import TRANSFORMS
+from ssm_train.registry import SCOPE, TRANSFORMS
 
 Transform = Callable[[Image.Image | np.ndarray], Tensor]
 
@@ -48,7 +48,7 @@ class ImageDataset(Dataset):
             raise ConfigError(f"a dataset's classes name {', '.join(twice)[:100]} twice: name every class once")
         self.labels = labels
         self.classes = classes
-        self.transform = TRANSFORMS.build(transform) if isinstance(transform, dict) else transform
+        self.transform = _built(transform) if isinstance(transform, dict) else transform
         self.unreadable = unreadable
 
     @property
@@ -134,3 +134,10 @@ class ImageDataset(Dataset):
                     raise DataError(f"cannot read the image {self.name(candidate)}: {reason(error)}") from error
                 problem = problem or f"{self.name(candidate)} ({reason(error)})"
         raise DataError(f"not one of {len(self)} images can be read, the first being {problem}")
+
+
+def _built(transform: dict) -> Transform:
+    """Build a transform. Our names are ours, also while mmengine looks up names in the scope of another library."""
+    kind = transform.get("type")
+    ours = isinstance(kind, str) and TRANSFORMS.get(kind) is not None
+    return TRANSFORMS.build({"_scope_": SCOPE, **transform} if ours else transform)

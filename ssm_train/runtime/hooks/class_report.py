@@ -1,6 +1,5 @@
 """A hook that writes what the metrics know of every class."""
 
-import json
 from numbers import Real
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.class_report import ClassReport
 from ssm_train.runtime.files import write_atomically, write_text_atomically
+from ssm_train.runtime.strict_json import strict_json
 
 FOLDER = "evaluation"
 
@@ -60,7 +60,7 @@ class ClassReportHook(Hook):
         self._draw(runner, "test", runner.test_evaluator)
         if is_main_process():
             numbers = {name: float(value) for name, value in (metrics or {}).items() if isinstance(value, Real)}
-            write_text_atomically(self._folder(runner) / "test.json", json.dumps(numbers, indent=1))
+            write_text_atomically(self._folder(runner) / "test.json", strict_json(numbers, indent=1))
 
     def _write(self, runner: Runner, split: str, evaluator: Evaluator) -> None:
         for name, report in _reports(split, evaluator):

@@ -16,9 +16,10 @@ from torch import Tensor, distributed
 from ssm_core.errors import DataError
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, as_json, read_curves
+from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, read_curves
 from ssm_train.runtime.files import set_aside, write_atomically, write_text_atomically
 from ssm_train.runtime.runner import Runner
+from ssm_train.runtime.strict_json import strict_json
 
 _LOSSES = "curve_losses"  # where a state has the losses since the last point
 _PATIENCE = 5.0  # seconds to wait for other processes before a state is saved, one of which may be lost
@@ -126,7 +127,7 @@ class CurvesHook(Hook):
     def _write(self, runner: Runner) -> None:
         if is_main_process():
             path = Path(runner.work_dir) / CURVES
-            _try(runner, path, lambda: write_text_atomically(path, as_json(self.curves)))
+            _try(runner, path, lambda: write_text_atomically(path, strict_json(self.curves)))
 
     def _read(self, runner: Runner) -> dict[str, list[dict]]:
         """The curves up to the iteration that the run goes on from. A damaged file is kept under another name."""

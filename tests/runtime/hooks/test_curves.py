@@ -9,8 +9,8 @@ from mmengine.config import Config
 
 from ssm_core.errors import DataError
 from ssm_train.apis.train import TrainingResult
-from ssm_train.runtime.curve_files import as_json
 from ssm_train.runtime.hooks.curves import read_curves
+from ssm_train.runtime.strict_json import strict_json
 
 CURVES = {
     "train": [{"iter": i, "epoch": 1 + i // 20, "lr": 0.1 / i, "loss": 9.0 / i} for i in range(10, 60, 10)],
@@ -41,7 +41,7 @@ def test_what_was_not_measured(tmp_path):
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
 
-    text = as_json(curves)
+    text = strict_json(curves)
     assert [point["mAP"] for point in json.loads(text, parse_constant=refuse)["val"]] == [None, 0.25, 0.5, None]
     (tmp_path / "curves.json").write_text(text)
     found = read_curves(tmp_path)
