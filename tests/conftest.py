@@ -41,6 +41,12 @@ def _can_run(item, rebuild):
     return all(importlib.util.find_spec(marker.args[0]) for marker in item.iter_markers("needs"))
 
 
+def pytest_runtest_logreport(report):
+    # Names are told at once. Otherwise nobody would know them if the tests were cut off.
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nfailed: {report.nodeid} ({report.when})", flush=True)
+
+
 def pytest_collection_finish(session):
     # Imported objects are never garbage. Without this, Python would search them for a second every few tests.
     gc.freeze()
@@ -61,7 +67,7 @@ def own_disks():
 
     process = runs.context().Process(target=bad_places.try_own_mounts)
     process.start()
-    process.join()
+    process.join(120)
     assert process.exitcode in (0, bad_places.NOT_ALLOWED)
     if process.exitcode:
         pytest.skip("this machine lets no process mount a disk of its own")

@@ -1,5 +1,6 @@
 """Starts short training runs in their own processes."""
 
+import faulthandler
 import functools
 import gc
 import multiprocessing
@@ -209,6 +210,7 @@ def _call(function, log, *arguments, **options):
     for descriptor, name in ((1, log), (2, f"{log}.err")):
         with open(name, "w") as file:
             os.dup2(file.fileno(), descriptor)
+    faulthandler.enable()  # SIGABRT prints where each thread is
     try:
         import torch
 
@@ -228,6 +230,10 @@ def start(function, log, *arguments, **options):
 
 def finish(process, log, expected=0):
     process.join(120)
+    if process.exitcode is None:  # or Python would wait for it when the tests have ended
+        os.kill(process.pid, signal.SIGABRT)
+        process.join(10)
+        process.kill()
     printed = Path(log).read_text()[-2000:] + Path(f"{log}.err").read_text()[-2000:]
     assert process.exitcode == expected, f"exit {process.exitcode}:\n{printed}"
 
