@@ -59,6 +59,7 @@ MODELS = _child(
     "runtime.averaging",
     "tasks.classification.augmented",
     "tasks.classification.classifier",
+    "tasks.classification.preprocessor",
     "tasks.classification.timm_model",
     "tasks.language.model",
 )

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -16,6 +17,7 @@ from ssm_core.errors import ConfigError
 from ssm_train.registry import FUNCTIONS
 
 UNREADABLE_KEY = "unreadable"  # where a sample says what was wrong with the one that it replaces
+DRAWN_KEY = "drawn"  # where a sample has the numbers of the rest of its augmentation
 
 
 @FUNCTIONS.register_module()
@@ -28,11 +30,19 @@ def collate_images(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         samples: samples of an :class:`.ImageDataset`.
 
     Returns:
-        ``inputs`` [B, C, H, W], and ``data_samples`` with tensors [B] and the dictionary ``unreadable``.
+        ``inputs`` [B, C, H, W], and ``data_samples`` with tensors [B] and the dictionary ``unreadable``. If the images
+        are :class:`.Unfinished`, also ``drawn`` with arrays [B, ...], which stay on the host.
+
+    Raises:
+        ConfigError: some images are unfinished and others are not.
     """
-    batch = default_collate(
-        [{**sample, "data_samples": _without_problem(sample["data_samples"])} for sample in samples]
-    )
+    drawn = [sample[DRAWN_KEY] for sample in samples if DRAWN_KEY in sample]
+    if 0 < len(drawn) < len(samples):
+        raise ConfigError("the datasets of one loader have transforms with on_device=True and others without it")
+    batch = default_collate([_tensors_of(sample) for sample in samples])
+    if drawn:
+        batch["inputs"] = batch["inputs"].permute(0, 3, 1, 2)
+        batch[DRAWN_KEY] = {key: _stacked([own[key] for own in drawn]) for key in drawn[0]}
     problems = (sample["data_samples"][UNREADABLE_KEY] for sample in samples)
     batch["data_samples"][UNREADABLE_KEY] = {place: problem for place, problem in enumerate(problems) if problem}
     return batch
@@ -116,10 +126,26 @@ def _part(value: Any, start: int, stop: int, samples: int, key: str = "") -> Any
         return {place - start: problem for place, problem in value.items() if start <= place < stop}
     if isinstance(value, Mapping):
         return {key: _part(item, start, stop, samples, key) for key, item in value.items()}
-    if not isinstance(value, Tensor | list | tuple) or len(value) != samples:
+    if not isinstance(value, Tensor | np.ndarray | list | tuple) or len(value) != samples:
         raise ValueError(f"a batch of {samples} samples has {key!r}, which cannot be divided among them")
     return value[start:stop]
 
 
-def _without_problem(data_sample: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data_sample.items() if key != UNREADABLE_KEY}
+def _tensors_of(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What torch collates of a sample: all but texts and drawn numbers; unfinished images as [H, W, C].
+
+    That is how decoders and resampling leave them in memory, so that they are copied as they are.
+    """
+    found = {key: value for key, value in sample.items() if key != DRAWN_KEY}
+    found["data_samples"] = {key: value for key, value in sample["data_samples"].items() if key != UNREADABLE_KEY}
+    if DRAWN_KEY in sample:
+        found["inputs"] = found["inputs"].permute(1, 2, 0)
+    return found
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack arrays, of which some may be shorter than others; these are filled up with zeros."""
+    if len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
+    longest = max(map(len, arrays))
+    return np.stack([np.pad(array, [(0, longest - len(array))] + [(0, 0)] * (array.ndim - 1)) for array in arrays])

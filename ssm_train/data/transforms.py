@@ -1,11 +1,13 @@
 """timm's image transforms with typed arguments, and the same for images of any number of channels."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.random_erasing import RandomErasing
@@ -14,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.augmentation import Drawing, Unfinished, drawing_of
 from ssm_train.data.pixels import LEVELS
 from ssm_train.registry import TRANSFORMS
 
@@ -36,6 +39,10 @@ class TrainTransform:
         interpolation: ``"bilinear"``, ``"bicubic"``, or ``"random"`` to choose one of the two for each image.
         mean: mean of every channel, which is subtracted. Images have as many channels.
         std: standard deviation of every channel, which the result is divided by.
+        on_device: whether a loading process only crops and flips an image, and draws the numbers of the rest, which the
+            model's :class:`.ImagePreprocessor` computes by the batch on the device of the training. The augmentation is
+            the same, from the same random numbers. Images of two, four or more channels, AugMix and 3-Augment stay with
+            the loading processes.
 
     Raises:
         ConfigError: ``mean`` and ``std`` differ in length, or colours are to be changed of images that have none.
@@ -53,8 +60,10 @@ class TrainTransform:
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
         mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
         std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+        on_device: bool = False,
     ):
         self.channels = _check_channels(mean, std)
+        self.drawing: Drawing | None = None
         if self.channels not in _COLOURS:
             if auto_augment or color_jitter:
                 raise ConfigError(
@@ -85,14 +94,25 @@ class TrainTransform:
             mean=tuple(mean),
             std=tuple(std),
         )
+        if on_device:
+            self.drawing = drawing_of(self.transform, self.channels)
+            if self.drawing is None:
+                print_log(
+                    f"the loading processes compute auto_augment={auto_augment!r} themselves: on_device cannot",
+                    logger="current",
+                    level=logging.WARNING,
+                )
 
-    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor | Unfinished:
         """Transform one image, as :func:`.images.decode_channels` gives it, into a tensor [C, size, size].
+
+        With ``on_device`` it is left :class:`.Unfinished`.
 
         Raises:
             ConfigError: the image has another number of channels than ``mean``.
         """
-        return self.transform(_checked(image, self.channels))
+        image = _checked(image, self.channels)
+        return self.transform(image) if self.drawing is None else self.drawing(image)
 
 
 @TRANSFORMS.register_module()
@@ -198,4 +218,4 @@ def _checked(image: Image.Image | np.ndarray, channels: int) -> Image.Image | np
 def _to_planes(
     image: np.ndarray,  # [H, W, C], 0 … 255
 ) -> Tensor:  # [C, H, W] float32, 0 … 1
-    return torch.from_numpy(image).permute(2, 0, 1).float().div_(LEVELS)
+    return torch.from_numpy(image).permute(2, 0, 1).float() / LEVELS

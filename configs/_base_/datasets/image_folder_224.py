@@ -7,7 +7,9 @@ train_dataloader = dict(
         type="ImageFolder",
         root="data/images",
         split="train",
-        transform=dict(type="TrainTransform", size=224, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25),
+        transform=dict(
+            type="TrainTransform", size=224, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25, on_device=True
+        ),
     ),
 )
 val_dataloader = dict(

@@ -13,6 +13,7 @@ train_dataloader = dict(
             color_jitter=0.4,  # timm drops it while RandAugment is on
             auto_augment="rand-m9-mstd0.5-inc1",
             random_erasing=0.25,
+            on_device=True,
         ),
     ),
 )

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.augmentation import Unfinished
+from ssm_train.data.collate import DRAWN_KEY
 from ssm_train.data.images import UNREADABLE, reason
 from ssm_train.registry import SCOPE, TRANSFORMS
 
-Transform = Callable[[Image.Image | np.ndarray], Tensor]
+Transform = Callable[[Image.Image | np.ndarray], Tensor | Unfinished]
 
 
 class ImageDataset(Dataset):
@@ -24,8 +26,8 @@ class ImageDataset(Dataset):
     Args:
         labels: number of the class of every image, or a list of numbers where an image can have several.
         classes: names of the classes.
-        transform: turns what :meth:`load` gives into a tensor [C, H, W]. It is a callable or a config of the
-            ``TRANSFORMS`` registry.
+        transform: turns what :meth:`load` gives into a tensor [C, H, W], or into an :class:`.Unfinished` image. It is a
+            callable or a config of the ``TRANSFORMS`` registry.
         unreadable: what to do with an image that cannot be decoded. ``"skip"`` takes the next readable image instead,
             always the same one, and says so in the sample. Training counts such samples, and metrics leave them out.
             ``"raise"`` stops.
@@ -112,6 +114,8 @@ class ImageDataset(Dataset):
             inputs = self.transform(image)
         except ConfigError as error:
             raise ConfigError(f"{self.name(used)}: {error}") from error
+        if isinstance(inputs, Unfinished):
+            return {"inputs": inputs.pixels, DRAWN_KEY: inputs.drawn, "data_samples": sample}
         return {"inputs": inputs, "data_samples": sample}
 
     def _target(self, index: int) -> int | Tensor:

@@ -44,8 +44,8 @@ class ImageClassifier(BaseModel):
         teacher_weights: its checkpoint; None if it comes with weights.
         teacher_share: share of the loss that its answers have, from 0 to 1.
         temperature: see :class:`.Teacher`.
-        data_preprocessor: config of the module that moves a batch to the device. By default it is mmengine's, which
-            does not wait for the copy.
+        data_preprocessor: config of the module that moves a batch to the device. By default it is an
+            :class:`.ImagePreprocessor`, which images of a transform with ``on_device=True`` need.
 
     Raises:
         ConfigError: there is no choice between classes, the network gives no answer for the whole image, or an argument
@@ -71,7 +71,7 @@ class ImageClassifier(BaseModel):
         temperature: float = 1.0,
         data_preprocessor: dict | None = None,
     ):
-        super().__init__(data_preprocessor or {"type": "BaseDataPreprocessor", "non_blocking": True})
+        super().__init__(data_preprocessor or {"type": "ssm_train.ImagePreprocessor"})
         if backbone.get("global_pool") == "":
             raise ConfigError(
                 "model.backbone.global_pool='' gives logits for every token, and a classifier answers for the whole "
@@ -151,6 +151,7 @@ class ImageClassifier(BaseModel):
         inputs: Tensor,  # [B, C, H, W]
         data_samples: dict[str, Any] | None = None,
         mode: Literal["tensor", "loss", "predict"] = "tensor",
+        drawn: dict[str, Any] | None = None,
     ) -> Tensor | dict[str, Tensor] | list[dict]:
         """Logits [B, num_classes], the training loss, or the predictions that metrics take.
 
@@ -158,10 +159,17 @@ class ImageClassifier(BaseModel):
             inputs: normalised images.
             data_samples: ``label`` [B] and ``unreadable``, as :func:`.collate_images` gives them.
             mode: ``"tensor"`` for the logits, ``"loss"`` for the loss, ``"predict"`` for the predictions.
+            drawn: what is still to be done to unfinished images. Only a preprocessor of another kind leaves it.
 
         Raises:
-            ConfigError: mixing is on and the batch has an odd number of images, or see :func:`.logits_of`.
+            ConfigError: the images are unfinished, mixing is on and the batch has an odd number of images, or see
+                :func:`.logits_of`.
         """
+        if drawn is not None:
+            raise ConfigError(
+                f"{type(self.data_preprocessor).__name__} leaves images unfinished: take an ImagePreprocessor as "
+                "model.data_preprocessor, or set train_dataloader.dataset.transform.on_device=False"
+            )
         if mode == "loss":
             return self.loss(inputs, data_samples["label"])
         logits = logits_of(self.backbone, inputs, "model.backbone")

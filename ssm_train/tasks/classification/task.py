@@ -28,6 +28,7 @@ from ssm_train.runtime.config import with_model_around
 from ssm_train.tasks.augmented import name_of
 from ssm_train.tasks.base import ImageTask, Labels, Size
 from ssm_train.tasks.classification.predictions import YES, ScoreWriter
+from ssm_train.tasks.classification.preprocessor import ImagePreprocessor
 
 _TOP = 5  # number of classes that are named for an image
 _TOP_SHOWN = 3  # number of classes that are written into a picture of a validation image
@@ -140,7 +141,7 @@ class Classification(ImageTask):
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Write the transformed image into a file whose name has the label."""
-        inputs = sample["inputs"]
+        inputs = ImagePreprocessor()(self.collate([sample]))["inputs"][0]
         normalization = of_transform(bare_datasets(settings)[0].get("transform", {}), len(inputs))
         numbers = "-".join(map(str, _numbers(sample["data_samples"]["label"])))
         path = place.with_name(f"{place.name}_class{numbers}.png")

@@ -1,0 +1,112 @@
+"""Computes what was drawn for a batch of images, in a few operations for all images of the same kind."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssm_train.data.augmentation import colours, erasing, warps
+from ssm_train.data.augmentation.kinds import Kind
+from ssm_train.data.pixels import LEVELS
+
+_ALIGNED = 8  # bytes; every array of a transfer begins at a multiple, so that it can be viewed as any type
+
+
+class Step(NamedTuple):
+    """One operation for some images of the batch.
+
+    Attributes:
+        function: takes the images, the arrays as tensors, and the options.
+        arrays: the places of the images in the batch, then what the function is given for each of them.
+        options: further arguments, which are the same for all of them.
+    """
+
+    function: Callable[..., Tensor]
+    arrays: list[np.ndarray]
+    options: tuple[Any, ...] = ()
+
+
+@torch.no_grad()
+def finish(
+    pixels: Tensor,  # [B, C, H, W] uint8
+    drawn: Mapping[str, np.ndarray],
+) -> Tensor:  # [B, C, H, W] float32
+    """Change colours, warp, normalise and erase, as it was drawn for every image.
+
+    The numbers are on the host, which therefore knows the images of each kind of operation without asking the device.
+    They are sent in one copy, and nothing waits for the device.
+
+    Args:
+        pixels: the images, on any device.
+        drawn: the numbers of the batch, see :class:`.Drawn`.
+    """
+    steps = plan(drawn)
+    scaling = [drawn["mean"], drawn["std"]]
+    erased = np.flatnonzero(drawn["erased"][:, 2] > 0)
+    rectangles = [erased, drawn["erased"][erased], drawn["key"][erased]]
+    tensors = iter(send([array for step in steps for array in step.arrays] + scaling + rectangles, pixels.device))
+    images = pixels.clone(memory_format=torch.contiguous_format)
+    for step in steps:
+        places, *arguments = (next(tensors) for _ in step.arrays)
+        changed = step.function(images.index_select(0, places), *arguments, *step.options)
+        images.index_copy_(0, places, changed)
+    mean, std = (next(tensors)[:, :, None, None] for _ in scaling)
+    inputs = images.float().div_(LEVELS).sub_(mean).div_(std)
+    if len(erased):
+        places, *arguments = tensors
+        inputs.index_copy_(0, places, erasing.erase(inputs.index_select(0, places), *arguments))
+    return inputs
+
+
+def plan(drawn: Mapping[str, np.ndarray]) -> list[Step]:
+    """The steps that a batch takes: for the first operation of every image those of each kind, then for the second."""
+    steps = []
+    for number in range(drawn["kinds"].shape[1]):
+        kinds, numbers = drawn["kinds"][:, number], drawn["numbers"][:, number]
+        for kind, function in _BLENDS.items():
+            if len(places := np.flatnonzero(kinds == kind)):
+                steps.append(Step(function, [places, numbers[places, 0].astype(np.float32)]))
+        for kind, function in _STRETCHES.items():
+            if len(places := np.flatnonzero(kinds == kind)):
+                steps.append(Step(function, [places]))
+        if len(places := np.flatnonzero(kinds == Kind.TABLE)):
+            steps.append(Step(colours.apply_table, [places, drawn["tables"][places, number]]))
+        for kind, function in _WARPS.items():
+            for cubic in (False, True):
+                if len(places := np.flatnonzero((kinds == kind) & (drawn["cubic"][:, number] == cubic))):
+                    steps.append(Step(function, [places, numbers[places], drawn["fill"][places]], (cubic,)))
+    return steps
+
+
+def send(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Copy arrays to a device, all of them at once and without waiting."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
+    sizes = [-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
+    on_host, starts = packed.numpy(), np.cumsum([0, *sizes])
+    for array, start in zip(arrays, starts, strict=False):
+        on_host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = packed.to(device, non_blocking=True)
+    return [
+        moved[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
+        for array, start in zip(arrays, starts.tolist(), strict=False)
+    ]
+
+
+_BLENDS: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
+    Kind.CONTRAST: colours.contrast,
+    Kind.COLOUR: colours.colour,
+    Kind.SHARPNESS: colours.sharpness,
+}
+_STRETCHES: dict[Kind, Callable[[Tensor], Tensor]] = {
+    Kind.AUTO_CONTRAST: colours.auto_contrast,
+    Kind.EQUALIZE: colours.equalize,
+}
+_WARPS: dict[Kind, Callable[[Tensor, Tensor, Tensor, bool], Tensor]] = {
+    Kind.SLIDE_X: warps.slide_x,
+    Kind.SLIDE_Y: warps.slide_y,
+    Kind.ROTATE: warps.rotate,
+}

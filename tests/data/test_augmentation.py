@@ -1,0 +1,252 @@
+"""Tests that augmentation by the batch gives what timm gives with Pillow, from the same random numbers."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photos
+from sklearn.datasets import load_sample_images
+from timm.data import create_transform
+from torch.utils.data import DataLoader
+
+from ssm_core.errors import ConfigError
+from ssm_train.data.augmentation import drawing_of, finish
+from ssm_train.data.augmentation.erasing import noise
+from ssm_train.data.collate import collate_images, split_batch
+from ssm_train.data.datasets import ImageFolder
+from ssm_train.data.transforms import TrainTransform
+from ssm_train.runtime.reproducibility import make_reproducible, seed_sample
+
+# Every value keeps its level, so that results are compared in levels.
+LEVELS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+OPERATIONS = (
+    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
+    "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Return photographs of several shapes and contents, among them a flat one and one of two levels."""
+    found = [photos.astronaut(), photos.chelsea(), photos.coffee(), photos.rocket(), *load_sample_images().images]
+    flat = np.full((40, 50, 3), 77, np.uint8)
+    two_levels = np.zeros((50, 40, 3), np.uint8)
+    two_levels[10:20, 5:30] = (255, 3, 128)
+    return [Image.fromarray(picture) for picture in (*found, flat, two_levels)]
+
+
+def whole(size, policy, interpolation="bicubic", **others):
+    """Make timm's transform for images of exactly that size, which it takes whole: resizing changes nothing."""
+    height, width = size
+    return create_transform(
+        size, is_training=True, scale=(1, 1), ratio=(width / height,) * 2, hflip=0.5, auto_augment=policy,
+        interpolation=interpolation, **{"color_jitter": None, **LEVELS, **others},
+    )  # fmt: skip
+
+
+def compare(transform, images, seeds):
+    """Transform images by timm and by the batch.
+
+    Returns:
+        timm's results, ours, and the numbers drawn.
+    """
+    drawing = drawing_of(transform, len(images[0].getbands()))
+    expected, samples = [], []
+    for image, seed in zip(images, seeds, strict=True):
+        seed_sample(0, 0, seed)
+        expected.append(transform(image))
+        seed_sample(0, 0, seed)
+        pixels, drawn = drawing(image)
+        assert pixels.dtype == torch.uint8
+        samples.append({"inputs": pixels, "drawn": drawn, "data_samples": {"label": 0, "unreadable": ""}})
+    batch = collate_images(samples)
+    return torch.stack(expected), finish(batch["inputs"], batch["drawn"]), batch["drawn"]
+
+
+def assert_same_levels(expected, found):
+    # Within float32's rounding of a level: the levels themselves are equal.
+    assert (expected - found).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
+@pytest.mark.parametrize("increasing", [0, 1])
+@pytest.mark.parametrize("size", [(33, 57), (64, 64), (2, 3)])
+def test_every_operation_is_timms_at_any_magnitude(size, increasing, interpolation, pictures):
+    resized = [picture.resize(size[::-1]) for picture in pictures]
+    expected, found, kinds = [], [], set()
+    for magnitude, name in itertools.product((0, 1, 4, 9, 10), OPERATIONS):
+        transform = whole(size, f"rand-m{magnitude}-n1-p1.0-inc{increasing}", interpolation)
+        policy = transform.transforms[2]
+        policy.ops = [op for op in policy.ops if op.name.removesuffix("Increasing") == name]
+        assert len(policy.ops) == 1
+        timms, ours, drawn = compare(transform, resized, range(len(resized)))
+        expected.append(timms)
+        found.append(ours)
+        kinds |= set(drawn["kinds"].flatten().tolist())
+    assert_same_levels(torch.cat(expected), torch.cat(found))
+    assert kinds == set(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("policy", "others"),
+    [
+        ("rand-m9-mstd0.5-inc1", {}),
+        ("rand-m9-mstd0.5-inc1", {"interpolation": "random"}),
+        ("rand-m20-n3-mmax30-p0.8-inc1", {}),
+        ("rand-m7-mstd101-tweights", {"interpolation": "bilinear"}),
+        ("v0r-mstd0.5", {}),
+        ("original", {}),
+        (None, {"color_jitter": (0.4, 0.6, 0.9)}),
+        (None, {"color_jitter": 0.4, "re_prob": 0.9, "re_mode": "pixel"}),
+    ],
+)
+def test_policies_draw_and_give_what_timms_do(policy, others, pictures):
+    many = [picture.resize((81, 65)) for picture in pictures] * 12
+    expected, found, drawn = compare(whole((65, 81), policy, **others), many, range(len(many)))
+    for place, (top, left, height, width) in enumerate(drawn["erased"]):  # noise is compared below
+        for images in (expected, found):
+            images[place, :, top : top + height, left : left + width] = 0
+    assert_same_levels(expected, found)
+    assert bool((drawn["erased"][:, 2] > 0).any()) == ("re_prob" in others)
+
+
+def test_a_batch_of_one(pictures):
+    for seed in range(20):
+        expected, found, _ = compare(whole((48, 48), "rand-m9-p1.0"), [pictures[0].resize((48, 48))], [seed])
+        assert_same_levels(expected, found)
+
+
+def test_crops_are_pillows_within_a_level(pictures):
+    for interpolation, size in (("bicubic", 64), ("bilinear", 224)):
+        transform = create_transform(
+            size, is_training=True, hflip=0.5, interpolation=interpolation, color_jitter=None, **LEVELS
+        )
+        images = pictures[:6] * 4
+        expected, found, _ = compare(transform, images, range(len(images)))
+        different = (expected - found).abs()
+        assert different.max() < 1.001
+        assert (different > 0.5).float().mean() < 0.02
+
+
+def test_the_recipe_gives_what_it_gave(pictures):
+    settings = {"size": 128, "auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25, "scale": (0.3, 1.0)}
+    host, device = TrainTransform(**settings), TrainTransform(**settings, on_device=True)
+    shares = []
+    for seed in range(60):
+        seed_sample(1, 2, seed)
+        expected = host(pictures[seed % 6])
+        seed_sample(1, 2, seed)
+        pixels, drawn = device(pictures[seed % 6])
+        found = finish(pixels[None], {key: value[None] for key, value in drawn.items()})[0]
+        top, left, height, width = drawn["erased"]
+        different = ((expected - found) * device.transform.transforms[-2].std[:, None, None] * 255).abs()
+        different[:, top : top + height, left : left + width] = 0
+        shares.append((different > 1.001).float().mean().item())
+    # A level of difference in the crop is enlarged by what stretches or cuts values: posterize, equalize, contrast.
+    assert max(shares) < 0.05
+    assert np.mean(shares) < 0.005
+
+
+def test_grey_images_are_erased_and_normalised():
+    image = Image.fromarray(photos.camera()).resize((40, 40))
+    transform = create_transform(
+        40, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=None, re_prob=0.5, re_mode="pixel", mean=(0.3,),
+        std=(0.4,),
+    )  # fmt: skip
+    expected, found, drawn = compare(transform, [image] * 12, range(12))
+    kept = torch.from_numpy(drawn["erased"][:, 2] == 0)
+    assert 0 < kept.sum() < 12
+    torch.testing.assert_close(found[kept], expected[kept])
+    assert not torch.equal(found[~kept], expected[~kept])
+
+
+def test_noise_is_normal_and_each_image_has_its_own():
+    keys = torch.tensor([0, 1, 2**32 - 1, 12345])
+    drawn = noise(torch.empty(4, 3, 150, 150), keys)
+    assert drawn.shape == (4, 3, 150, 150)
+    assert drawn.isfinite().all()
+    values = drawn.double().flatten(1)
+    moments = [values.pow(power).mean(1) for power in (1, 2, 3, 4)]
+    for moment, expected, spread in zip(moments, (0, 1, 0, 3), (1, 2, 15, 96), strict=True):
+        assert ((moment - expected).abs() < 5 * (spread / values.shape[1]) ** 0.5).all()
+    between = torch.corrcoef(torch.cat([values, values.roll(1, 1), values.roll(150, 1)]))
+    assert (between - torch.eye(12)).abs().max() < 5 / values.shape[1] ** 0.5
+    alone = noise(torch.empty(1, 3, 150, 150), keys[3:])
+    assert torch.equal(alone[0], drawn[3])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"auto_augment": "augmix-m3-w3"},
+        {"auto_augment": "3a"},
+        {"mean": (0.5,) * 6, "std": (0.5,) * 6},
+    ],
+)
+def test_what_the_device_cannot_do_stays_with_the_loading_processes(settings, lines):
+    channels = len(settings.get("mean", (0,) * 3))
+    image = photos.astronaut() if channels == 3 else np.dstack([photos.astronaut()] * 2).astype(np.float32)
+    image = Image.fromarray(image) if channels == 3 else image
+    results = []
+    for on_device in (False, True):
+        transform = TrainTransform(32, on_device=on_device, **settings)
+        seed_sample(0, 0, 0)
+        results.append(transform(image))
+    assert torch.equal(*results)
+    assert any("the loading processes compute" in line for line in lines) == (channels == 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pictures):
+    """Return a folder of two classes of six JPEGs each, one of which is cut off."""
+    root = tmp_path_factory.mktemp("images")
+    for number, picture in enumerate(pictures[:6] * 2):
+        path = root / "train" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.resize((120, 90)).save(path)
+    path.write_bytes(path.read_bytes()[:500])
+    return root
+
+
+def batches(folder, workers, skip=0, epoch=1):
+    transform = TrainTransform(48, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5, on_device=True)
+    loader = DataLoader(
+        ImageFolder(transform, str(folder)), batch_size=4, num_workers=workers, collate_fn=collate_images
+    )
+    loader = make_reproducible(loader, seed=7)
+    loader.batch_sampler.sampler.epoch = epoch
+    loader.batch_sampler.skip(skip)
+    return list(loader)
+
+
+def test_the_same_bits_from_any_number_of_workers_and_after_a_restart(folder):
+    expected = batches(folder, 0)
+    inputs = [finish(batch["inputs"], batch["drawn"]) for batch in expected]
+    assert [list(batch["data_samples"]["unreadable"]) for batch in expected] == [[], [3], []]
+    for found, skipped in ((batches(folder, 2), 0), (batches(folder, 1, skip=2), 2)):
+        for batch, wanted in zip(found, inputs[skipped:], strict=True):
+            assert torch.equal(finish(batch["inputs"], batch["drawn"]), wanted)
+    other = batches(folder, 0, epoch=2)
+    assert not torch.equal(finish(other[0]["inputs"], other[0]["drawn"]), inputs[0])
+
+
+def test_parts_of_a_batch_are_finished_like_the_whole(folder):
+    batch = batches(folder, 0)[0]
+    expected = finish(batch["inputs"], batch["drawn"])
+    parts = split_batch(batch, [1, 3])
+    assert torch.equal(torch.cat([finish(part["inputs"], part["drawn"]) for part in parts]), expected)
+
+
+def test_datasets_of_one_loader_agree(pictures):
+    finished, unfinished = (TrainTransform(32, on_device=on_device) for on_device in (False, True))
+    samples = {"data_samples": {"label": 0, "unreadable": ""}}
+    pixels, drawn = unfinished(pictures[0])
+    jittered = TrainTransform(32, color_jitter=0.4, on_device=True)(pictures[0])
+    first = {"inputs": pixels, "drawn": drawn, **samples}
+    batch = collate_images([first, {"inputs": jittered.pixels, "drawn": jittered.drawn, **samples}])
+    assert batch["drawn"]["kinds"].shape == (2, 3)
+    assert finish(batch["inputs"], batch["drawn"]).shape == (2, 3, 32, 32)
+    with pytest.raises(ConfigError, match="transforms with on_device=True and others without it"):
+        collate_images([first, {"inputs": finished(pictures[0]), **samples}])
