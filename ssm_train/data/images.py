@@ -56,7 +56,7 @@ def decode(
         if found.shape[2] > 4:
             raise ValueError(f"it has {found.shape[2]} channels, which are no colours")
         found = to_picture(found)
-    return found.convert(mode)
+    return found if found.mode == mode else found.convert(mode)  # converting copies
 
 
 def decode_channels(
