@@ -1,14 +1,12 @@
 """Reads the folders in which others publish models: JSON files and weights, which anybody can have written.
 
-Nothing in them runs. Their weights are read from safetensors or, like a checkpoint, by :mod:`ssm_core.weights`.
+Nothing in them runs. :mod:`ssm_core.weights` reads their weights.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ssm_core.errors import CheckpointError
@@ -66,9 +64,4 @@ def _read_several(index: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".bin":
-        return state_dict_of(read_file(path), path)[0]
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError) as error:
-        raise CheckpointError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return state_dict_of(read_file(path), path)[0]

@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from ssm_core import addresses, archives
 from ssm_core.errors import CheckpointError, nearest
 from ssm_core.pickles import ForeignObjectError, MalformedFileError
+from ssm_core.safetensors_file import SUFFIX, is_safetensors, read_safetensors
 
 # The entries in which training scripts store the weights. The first existing entry is used. Averaged weights come last.
 CONTAINERS = ("state_dict", "model", "module")
 AVERAGED = ("model_ema", "state_dict_ema")
+
+# How the names of files with weights end.
+SUFFIXES = (".pth", ".pt", ".ckpt", SUFFIX)
 
 # The errors of reading damaged files and files that are not checkpoints.
 _UNREADABLE = (
@@ -52,7 +56,7 @@ def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: boo
     """Read a checkpoint file without executing anything in it.
 
     Args:
-        path: the file, or an address that :func:`ssm_core.addresses.download` takes.
+        path: the file, of torch.save or safetensors, or an address that :func:`ssm_core.addresses.download` takes.
         device: the device for its tensors.
         tensors: whether to read its tensors. None stands for each of them otherwise, which takes little time even if
             the file is large. Their bytes are not verified then.
@@ -68,6 +72,8 @@ def read_file(path: str | Path, device: torch.device | str = "cpu", tensors: boo
             return archives.read_archive(path, device, tensors)
         if archives.is_legacy(path):
             return archives.read_legacy(path, device)
+        if is_safetensors(path):
+            return read_safetensors(path, device, tensors)
         reason = ""
     except torch.OutOfMemoryError:
         raise

@@ -69,7 +69,7 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
     config, _, checkpoint = source.partition("=")
     if is_config(config):
         return _of_config(load_config(config), checkpoint or None)
-    if Path(source).suffix in (".pth", ".pt", ".ckpt") or Path(source).exists():
+    if Path(source).suffix in weights.SUFFIXES or Path(source).exists():
         return _of_checkpoint(source)
     return _of_timm(source, pretrained)
 

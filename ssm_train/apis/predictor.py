@@ -14,6 +14,7 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
 
+from ssm_core import weights
 from ssm_core.errors import ConfigError, DataError, InputError
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import classifier_config
@@ -208,7 +209,7 @@ def _config_of(model: Config | str | Path, checkpoint: str | Path | None) -> tup
     """The config and the checkpoint that a caller named."""
     if isinstance(model, Config):
         cfg = model
-    elif checkpoint is None and Path(model).suffix in (".pth", ".pt", ".ckpt"):
+    elif checkpoint is None and Path(model).suffix in weights.SUFFIXES:
         return classifier_config(model), model
     else:
         cfg = load_config(model)

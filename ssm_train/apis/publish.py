@@ -3,14 +3,15 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from ssm_core import addresses, weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
+from ssm_core.safetensors_file import SUFFIX, write_safetensors
 from ssm_train.data.inside import check_name
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.config import load_config
@@ -18,6 +19,7 @@ from ssm_train.runtime.files import assembling, check_folder
 from ssm_train.tasks import image_task_of
 
 _DIGITS = 8
+_PREDICTING = ("model", "dataset_meta", "test_transform", "value_range")
 
 
 class Published(NamedTuple):
@@ -36,7 +38,9 @@ class Published(NamedTuple):
     new: bool
 
 
-def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str | None = None) -> Published:
+def publish_checkpoint(
+    source: str | Path, folder: Path | None = None, name: str | None = None, half: bool = False
+) -> Published:
     """Write ``<name>-<first eight digits of its SHA-256>.pth`` with a checkpoint's weights and meta.
 
     The weights are those that were tested: if the training averaged its weights, they are the averaged ones.
@@ -45,9 +49,12 @@ def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str
         source: a checkpoint, or its address.
         folder: where the file goes. If left out, it goes beside the source, or for an address into the current folder.
         name: the file's name before the digits; the source's if left out.
+        half: write the weights in float16 to a file of safetensors, ``.safetensors``, with what is needed of the meta
+            to predict. It takes half of the space.
 
     Raises:
-        CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite.
+        CheckpointError: the source is missing or damaged, it has no weights, or a weight is not finite, or too large
+            for float16.
         ConfigError: the name leads to another folder.
         WriteError: the file cannot be written.
     """
@@ -68,14 +75,29 @@ def publish_checkpoint(source: str | Path, folder: Path | None = None, name: str
     if bad is not None:
         raise CheckpointError(f"{source} is not published: {bad} has numbers that are NaN or infinite")
     name = name or Path(addresses.name_of(source)).stem
-    state = {"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}
-    with assembling(folder, folder / f"{name}.pth") as place:
-        unnamed = place / "unnamed.pth"
-        ckpt.save(state, unnamed)
+    suffix = SUFFIX if half else ".pth"
+    with assembling(folder, folder / f"{name}{suffix}") as place:
+        unnamed = place / f"unnamed{suffix}"
+        if half:
+            _write_half(unnamed, state_dict, content, source)
+        else:
+            ckpt.save({"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}, unnamed)
         digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
-        path = folder / unnamed.rename(place / f"{name}-{digits}.pth").name
+        path = folder / unnamed.rename(place / f"{name}-{digits}{suffix}").name
         new = not path.exists()
     return Published(path, local.stat().st_size, path.stat().st_size, new)
+
+
+def _write_half(path: Path, state: Mapping[str, Tensor], content: Mapping[str, Any], source: str | Path) -> None:
+    """Write weights in float16, and what a prediction needs of the meta in the content of their checkpoint."""
+    halved = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    if (large := weights.first_non_finite(halved)) is not None:
+        raise CheckpointError(f"{source} is not published: {large} has numbers beyond 65504, the largest of float16")
+    meta = {key: value for key, value in ckpt.meta_of(content).items() if key in _PREDICTING}
+    try:
+        write_safetensors(path, halved, meta)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source} is not published: its meta has what JSON cannot hold: {error}") from error
 
 
 def config_for_hub(folder: Path | None, config: str | None, options: list[str]) -> Config | None:
@@ -100,7 +122,12 @@ def config_for_hub(folder: Path | None, config: str | None, options: list[str]) 
 
 
 def publish_with_hub_folder(
-    source: str | Path, cfg: Config, hub: Path, folder: Path | None = None, name: str | None = None
+    source: str | Path,
+    cfg: Config,
+    hub: Path,
+    folder: Path | None = None,
+    name: str | None = None,
+    half: bool = False,
 ) -> Published:
     """Write the file of :func:`publish_checkpoint` and a folder in the Hugging Face Hub's layout, or none of the two.
 
@@ -110,6 +137,7 @@ def publish_with_hub_folder(
         hub: the folder for the Hub.
         folder: where the file goes, see :func:`publish_checkpoint`.
         name: the file's name before the digits, and the title of the model card.
+        half: see :func:`publish_checkpoint`. It changes nothing in the folder.
 
     Raises:
         ConfigError: the network is none of this project's, or the name leads to another folder.
@@ -117,7 +145,7 @@ def publish_with_hub_folder(
         WriteError: the file or the folder cannot be written.
     """
     model, _ = image_task_of(cfg).load(source)
-    published = publish_checkpoint(source, folder, name)
+    published = publish_checkpoint(source, folder, name, half)
     try:
         write_hub_folder(model, cfg, hub, name)
     except BaseException:

@@ -3,13 +3,18 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
 from command_line import CONFIGS, error_of, run
 
 from quadtree_ssm import QuadMamba
+from ssm_core.weights import load_fitting, read_file
+from ssm_train.apis import Predictor
+from ssm_train.apis.open_model import open_model
 from ssm_train.apis.publish import write_hub_folder
+from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV
@@ -62,6 +67,45 @@ def test_publish(tmp_path, capsys):
     content = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert content["label_names"] == list("0123456789")
     assert "# mambatree-nano_digits\n\nMambaTreeV-Nano with " in (tmp_path / "hub" / "README.md").read_text()
+
+
+def test_half_the_size(tmp_path, capsys):
+    """The file of safetensors predicts without a config, has what that needs and no more, and starts a training."""
+    cfg = load_config(CONFIG)
+    meta = {"model": ckpt.plain(cfg.model), "test_transform": dict(cfg.test_dataloader.dataset.transform)}
+    meta |= {"dataset_meta": {"classes": tuple("abcdefghij")}, "config_file": "mine.py", "epoch": 3}
+    model = save_checkpoint(tmp_path / "best.pth", meta=meta).eval()
+    assert run("publish_checkpoint", tmp_path / "best.pth", "--half", "--out", tmp_path / "out", "--name", "small") == 0
+    (path,) = (tmp_path / "out").iterdir()
+    assert path.name == f"small-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.safetensors"
+    assert f"{path}: " in capsys.readouterr().out
+    assert path.stat().st_size < 2.1 * sum(p.numel() for p in model.parameters())
+    assert read_file(path)["meta"].keys() == meta.keys() - {"config_file", "epoch"}
+    image = np.random.RandomState(0).randint(0, 256, (32, 32), dtype=np.uint8)
+    found, expected = (Predictor(file)(image) for file in (path, tmp_path / "best.pth"))
+    assert found["name"] == expected["name"]
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=2e-3)
+    assert open_model(str(path)).title == f"MambaTreeV, {path.name}"
+    fresh = task_of(cfg).build()
+    assert load_fitting(fresh, read_file(path)["state_dict"], path) == ""
+    for (name, one), other in zip(fresh.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7, msg=name)
+    assert all(parameter.dtype is torch.float32 for parameter in fresh.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state_dict": {"fc.weight": torch.tensor([1.0, 7e4])}}, "fc.weight has numbers beyond 65504"),
+        ({"meta": {"model": {"type": "X", "scale": torch.ones(1)}}}, "its meta has what JSON cannot hold"),
+        ({"meta": {"model": {"type": "X", "scale": float("nan")}}}, "its meta has what JSON cannot hold"),
+    ],
+)
+def test_what_cannot_be_half(tmp_path, capsys, change, words):
+    save_checkpoint(tmp_path / "net.pth", **change)
+    assert words in error_of(capsys, "publish_checkpoint", tmp_path / "net.pth", "--half")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
+    assert run("publish_checkpoint", tmp_path / "net.pth") == 0
 
 
 def test_the_backbone_of_a_segmentor(tmp_path):
