@@ -40,6 +40,34 @@ def acquire(folder: Path, patience: float = 0.0) -> int:
         WriteError: the file cannot be written.
     """
     path, end, told = folder / FILE, time.monotonic() + patience, False
+    unlocked = f"the file system of {folder} has no locks: take care that no other run uses the folder"
+    while (descriptor := attempt(path, unlocked)) is None:
+        host, process = holder(path)
+        if host == socket.gethostname() or time.monotonic() > end:
+            raise LockedError(
+                f"another run is going on in {folder} (host {host}, pid {process}): wait for its end or stop it, "
+                f"or name another --work-dir (if that host has died, delete {path})"
+            )
+        if not told:
+            MMLogger.get_current_instance().warning(f"waiting for the run in {folder} on {host}, pid {process}")
+        told = True
+        time.sleep(1)
+    return descriptor
+
+
+def attempt(path: Path, unlocked: str) -> int | None:
+    """Lock a file for this process, as :func:`acquire` does, unless another process has it locked.
+
+    Args:
+        path: the file. It is made if it is missing.
+        unlocked: the warning where the file system has no locks. The file then counts as locked by this process.
+
+    Returns:
+        What :func:`release` takes; None if another process has locked the file.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
     _forget_when_forked()
     while True:
         with explained(path):
@@ -48,21 +76,9 @@ def acquire(folder: Path, patience: float = 0.0) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            host, process = _holder(path)
-            if host == socket.gethostname() or time.monotonic() > end:
-                raise LockedError(
-                    f"another run is going on in {folder} (host {host}, pid {process}): wait for its end or stop it, "
-                    f"or name another --work-dir (if that host has died, delete {path})"
-                ) from None
-            if not told:
-                MMLogger.get_current_instance().warning(f"waiting for the run in {folder} on {host}, pid {process}")
-            told = True
-            time.sleep(1)
-            continue
+            return None
         except OSError:
-            MMLogger.get_current_instance().warning(
-                f"the file system of {folder} has no locks: take care that no other run uses the folder"
-            )
+            MMLogger.get_current_instance().warning(unlocked)
         if _names(path, descriptor):
             _held.add(descriptor)
             with suppress(OSError):  # a full disk; it is only to be told to others
@@ -73,7 +89,7 @@ def acquire(folder: Path, patience: float = 0.0) -> int:
 
 
 def release(descriptor: int) -> None:
-    """Unlock a folder."""
+    """Unlock what :func:`acquire` or :func:`attempt` has locked."""
     if descriptor in _held:
         _held.remove(descriptor)
         os.close(descriptor)
@@ -87,7 +103,7 @@ def _names(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _holder(path: Path) -> tuple[str, str]:
+def holder(path: Path) -> tuple[str, str]:
     """Host and process in a lock file."""
     try:
         host, process = path.read_text().split()

@@ -1,7 +1,5 @@
 """Reads the images of an annotation file: their ids, their files and their sizes."""
 
-import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssm_train.data.images import UNREADABLE, size_in_file
-from ssm_train.data.inside import check_inside
+from ssm_train.tasks.detection.image_names import ImageNames, folded
 from ssm_train.tasks.detection.listed import Listed
 from ssm_train.tasks.detection.tally import Tally
 from ssm_train.tasks.detection.values import Key, is_nothing, key, whole
@@ -25,9 +23,13 @@ class AnnotatedImages(Listed):
 
     Attributes:
         merged: ids of the images that the file lists more than once.
+        folders: see :meth:`.ImageNames.seen`.
+        measured: names of the files that sizes were read from, and of those that had none.
     """
 
     merged: set[Key] = field(default_factory=set)
+    folders: dict[str, str] = field(default_factory=dict)
+    measured: list[str] = field(default_factory=list)
 
 
 class _Entry(NamedTuple):
@@ -54,12 +56,13 @@ def read_images(
     Raises:
         DataError: a name leads outside of a folder that is not known, or see :meth:`.Tally.check`.
     """
-    found = list(_entries(entries, annotations, _Files(folder), tally))
+    names = ImageNames(folder)
+    found = list(_entries(entries, annotations, names, tally))
     names_of_id, written_of_name = defaultdict(set), defaultdict(set)
     sizes: dict[str, tuple[int, int]] = {}
     for entry in found:
         names_of_id[entry.id].add(entry.name)
-        written_of_name[entry.name].add(_folded(entry.written.replace("\\", "/")))
+        written_of_name[entry.name].add(folded(entry.written.replace("\\", "/")))
         if (size := _written_size(entry.content)) is not None:
             sizes.setdefault(entry.name, size)
     images = AnnotatedImages()
@@ -74,7 +77,10 @@ def read_images(
             continue
         image = first.get(entry.name)
         if image is None:
-            size = sizes.get(entry.name) or _size_in_file(folder, entry.name, tally)
+            size = sizes.get(entry.name)
+            if size is None:
+                images.measured.append(entry.name)
+                size = _size_in_file(folder, entry.name, tally)
             if size is None:
                 tally.leave_out("image", entry.written, "a size that is missing or impossible")
                 continue
@@ -88,19 +94,20 @@ def read_images(
         images.by_key[entry.id] = image
         images.by_name[entry.written] = images.by_name[entry.name] = image
     _make_ids_alike(images)
+    images.folders = names.seen()
     images.merged = {image["id"] for image in again}
     tally.check("image", "images", len(entries))
     return images
 
 
-def _entries(entries: Iterable[Any], annotations: Sequence[Any], files: "_Files", tally: Tally) -> Iterable[_Entry]:
+def _entries(entries: Iterable[Any], annotations: Sequence[Any], names: ImageNames, tally: Tally) -> Iterable[_Entry]:
     referred: set | None = None
     for place, content in enumerate(entries):
         written = content.get("file_name") if isinstance(content, dict) else None
         if not isinstance(written, str) or is_nothing(written):
             tally.leave_out("image", f"at place {place}", "no file_name")
             continue
-        name = files.name_of(written, tally.path)
+        name = names.name_of(written, tally.path)
         if name is None:
             tally.leave_out("image", written, "a name outside of the folder of the images")
             continue
@@ -145,63 +152,3 @@ def _make_ids_alike(images: AnnotatedImages) -> None:
     if any(isinstance(image["id"], str) for image in images.kept):
         for image in images.kept:
             image["id"] = str(image["id"])
-
-
-def _folded(name: str) -> str:
-    """A name without what may differ between two file systems: the case of letters and the form of accents."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-class _Files:
-    """Finds the files that an annotation file names, which may have been written on another computer."""
-
-    def __init__(self, folder: str | None):
-        self._folder = folder
-        self._listed: dict[str, tuple[set[str], dict[str, str]]] = {}
-
-    def name_of(self, written: str, source: Any) -> str | None:
-        """The path of a file below the folder. If there is no such file, the path as it is written.
-
-        Args:
-            written: the name in the annotation file. It may have backslashes, be absolute, or have other letters in
-                upper case than the file.
-            source: the annotation file, for messages.
-
-        Returns:
-            The path; None if it would lead outside.
-
-        Raises:
-            DataError: it would lead outside of a folder that is not known.
-        """
-        parts = [part for part in written.replace("\\", "/").split("/") if part not in ("", ".")]
-        outside = ".." in parts or "\0" in written or os.path.isabs(written) or not parts
-        if not outside and (found := self._find([written])):
-            return found
-        after = len(parts) - parts[::-1].index("..") if ".." in parts else 0
-        for start in range(after, len(parts)):
-            if found := self._find(parts[start:]):
-                return found
-        if outside:
-            return None if self._folder is not None else check_inside(written, source)
-        return "/".join(parts)
-
-    def _find(self, parts: Sequence[str]) -> str | None:
-        """The path of a file, if the folder has it, perhaps with other upper-case letters."""
-        place = ""
-        for part in [piece for written in parts for piece in written.split("/")]:
-            names, folded = self._list(place)
-            own = part if part in names else folded.get(_folded(part))
-            if own is None:
-                return None
-            place = f"{place}/{own}" if place else own
-        return place
-
-    def _list(self, place: str) -> tuple[set[str], dict[str, str]]:
-        """The names in a sub-folder, and the same by their folded form."""
-        if place not in self._listed:
-            try:
-                names = set() if self._folder is None else set(os.listdir(os.path.join(self._folder, place)))
-            except OSError:  # it is a file, or not there
-                names = set()
-            self._listed[place] = names, {_folded(name): name for name in sorted(names, reverse=True)}
-        return self._listed[place]

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.source_mark import SourceMark, marked
 from ssm_train.tasks.detection.annotated_images import AnnotatedImages, read_images
 from ssm_train.tasks.detection.categories import Categories, read_categories
+from ssm_train.tasks.detection.columns import Columns, ColumnsMaker
 from ssm_train.tasks.detection.masks import measure_mask, read_mask
-from ssm_train.tasks.detection.tally import Tally
+from ssm_train.tasks.detection.tally import Finding, Tally
 from ssm_train.tasks.detection.values import Key, flag, is_nothing, key, number, numbers
 
 BadAnnotations = Literal["skip", "raise"]
@@ -27,20 +30,52 @@ class CocoAnnotations:
     """The usable content of an annotation file.
 
     Attributes:
-        images: COCO's dictionaries, with ``id``, ``file_name``, ``height`` and ``width``.
-        annotations: COCO's dictionaries with ``id`` (from 1 on), ``image_id``, ``category_id``, ``bbox``, ``area``,
-            ``iscrowd`` and, if they have a mask, ``segmentation``. Each belongs to one of the images and of the
-            categories. Its box reaches into the image, and its mask has pixels in it.
+        columns: the images and the objects. Each object belongs to one of the images and of the categories. Its box
+            reaches into the image, and its mask has pixels in it.
         categories: COCO's dictionaries, with ``id`` and ``name``. No name is there twice.
         classes: names of the categories that are classes, in the file's order.
         source: the file.
+        only_masks: whether the objects are those that have a mask.
     """
 
-    images: list[dict]
-    annotations: list[dict]
+    columns: Columns
     categories: list[dict]
     classes: list[str]
     source: str | Path
+    only_masks: bool = False
+
+    @property
+    def images(self) -> list[dict]:
+        """COCO's dictionaries of all images, with ``id``, ``file_name``, ``height`` and ``width``, made anew."""
+        return [self.columns.image(place) for place in range(self.columns.images)]
+
+    @property
+    def annotations(self) -> list[dict]:
+        """COCO's dictionaries of all objects in the order of the file, made anew.
+
+        They have ``id`` (from 1 on), ``image_id``, ``category_id``, ``bbox``, ``area``, ``iscrowd`` and, if they have a
+        mask, ``segmentation``.
+        """
+        return self._annotations(self.images)
+
+    def image(self, place: int) -> tuple[dict, list[dict]]:
+        """COCO's dictionaries of an image and of its objects.
+
+        Args:
+            place: of the image among all.
+        """
+        image = self.columns.image(place)
+        rows = [row for row in self.columns.rows_of(place) if not self.only_masks or self.columns.has_mask(row)]
+        return image, [self.columns.item(row, image, self.categories) for row in rows]
+
+    def with_objects(self, categories: Sequence[Key]) -> np.ndarray:  # [images] bool
+        """Which images have an object of some categories.
+
+        Args:
+            categories: their ids.
+        """
+        wanted = [category["id"] in set(categories) for category in self.categories]
+        return self.columns.with_objects(np.array(wanted, bool), self.only_masks)
 
     def category_ids(self, classes: Sequence[str]) -> list[Key]:
         """The file's ids of some classes.
@@ -63,13 +98,14 @@ class CocoAnnotations:
         Raises:
             DataError: there are objects, and none has a mask.
         """
-        kept = [item for item in self.annotations if "segmentation" in item]
-        if self.annotations and not kept:
-            raise DataError(_no_masks(self.source, len(self.annotations)))
-        if len(kept) < len(self.annotations):
-            count = f"{len(self.annotations) - len(kept)} of {len(self.annotations)}"
-            MMLogger.get_current_instance().warning(f"{count} objects of {self.source} have no mask and are left out")
-        return replace(self, annotations=kept)
+        count, kept = len(self.columns), self.columns.masks
+        if count and not kept:
+            raise DataError(_no_masks(self.source, count))
+        if kept < count:
+            MMLogger.get_current_instance().warning(
+                f"{count - kept} of {count} objects of {self.source} have no mask and are left out"
+            )
+        return replace(self, only_masks=True)
 
     def as_coco(self, number_of: Mapping[Key, Key]) -> COCO:
         """The objects of some categories in pycocotools' form.
@@ -77,12 +113,12 @@ class CocoAnnotations:
         Args:
             number_of: the number that each of these categories gets, by its id in the file.
         """
-        found = COCO()
+        found, images = COCO(), self.images
         found.dataset = {
-            "images": self.images,
+            "images": images,
             "annotations": [
                 {**item, "category_id": number_of[item["category_id"]]}
-                for item in self.annotations
+                for item in self._annotations(images)
                 if item["category_id"] in number_of
             ],
             "categories": [
@@ -92,6 +128,31 @@ class CocoAnnotations:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             found.createIndex()
         return found
+
+    def _annotations(self, images: Sequence[dict]) -> list[dict]:
+        columns = self.columns
+        rows = [row for row in range(len(columns)) if not self.only_masks or columns.has_mask(row)]
+        places = columns.arrays["image"][rows].tolist()
+        return [columns.item(row, images[place], self.categories) for row, place in zip(rows, places, strict=True)]
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """What came of reading an annotation file.
+
+    Attributes:
+        content: what can be used.
+        mark: what the file is known by.
+        findings: what was said about it.
+        folders: see :meth:`.ImageNames.seen`.
+        measured: names of the images whose sizes were read from them, if that was possible.
+    """
+
+    content: CocoAnnotations
+    mark: SourceMark
+    findings: list[Finding]
+    folders: dict[str, str]
+    measured: list[str]
 
 
 def _no_masks(source: str | Path, count: int) -> str:
@@ -104,6 +165,13 @@ def _no_masks(source: str | Path, count: int) -> str:
 def read_annotations(
     path: str | Path, bad_annotations: BadAnnotations = "skip", folder: str | None = None, masks: bool = False
 ) -> CocoAnnotations:
+    """:func:`read_file` for those who want the content alone."""
+    return read_file(path, bad_annotations, folder, masks).content
+
+
+def read_file(
+    path: str | Path, bad_annotations: BadAnnotations = "skip", folder: str | None = None, masks: bool = False
+) -> ReadFile:
     """Read an annotation file. What other programs write in another form is understood where it can be.
 
     Numbers may be texts, and ids whole numbers or texts, from 0 or repeated. A missing ``area``, ``bbox`` or size of an
@@ -131,24 +199,31 @@ def read_annotations(
     """
     if bad_annotations not in ("skip", "raise"):
         raise ConfigError(f"bad_annotations is 'skip' or 'raise', not {bad_annotations!r}")
-    content = _read_json(Path(path))
+    content, mark = _read_json(Path(path))
     tally = Tally(path, bad_annotations == "raise")
     entries = content["annotations"]
     images = read_images(content["images"], entries, folder, tally)
     categories = read_categories(content["categories"], entries, tally)
     reader = _ObjectReader(images, categories, tally, Counter(_id_of(entry) for entry in entries), masks)
-    objects = [found for place, entry in enumerate(entries) if (found := reader.read(entry, place)) is not None]
-    if reader.without_mask and not objects:
+    objects, ids = ColumnsMaker(images.kept, categories.kept), []
+    for place, entry in enumerate(entries):
+        if (found := reader.read(entry, place)) is not None:
+            objects.add(found)
+            ids.append(found["id"])
+        entries[place] = None  # its memory is free for the columns
+    if reader.without_mask and not ids:
         raise DataError(_no_masks(path, len(entries)))
     tally.check("annotation", "annotations", len(entries))
-    _make_ids_sound(objects, tally)
+    columns = objects.columns(_sound_ids(ids, tally))
     tally.say_what_was_mended()
-    return CocoAnnotations(images.kept, objects, categories.kept, categories.classes, path)
+    usable = CocoAnnotations(columns, categories.kept, categories.classes, path)
+    return ReadFile(usable, mark, tally.findings, images.folders, images.measured)
 
 
-def _read_json(path: Path) -> dict[str, list]:
+def _read_json(path: Path) -> tuple[dict[str, list], SourceMark]:
     try:
-        content = json.loads(path.read_bytes())
+        written, mark = marked(path)
+        content = json.loads(written)
     except FileNotFoundError:
         raise DataError(
             f"there is no annotation file {path}; `tree-ssm prepare-data --help` tells how to make or arrange it"
@@ -163,7 +238,7 @@ def _read_json(path: Path) -> dict[str, list]:
             raise DataError(f"{path} is no COCO annotation file: it has no list {name!r}")
         if not entries and name != "annotations":
             raise DataError(f"{path} is empty: it has no {name}")
-    return content
+    return content, mark
 
 
 class _ObjectReader:
@@ -267,11 +342,11 @@ def _fault_of_box(written: Any, box: Sequence[float] | None, height: int, width:
     return None
 
 
-def _make_ids_sound(objects: list[dict], tally: Tally) -> None:
-    """Number the objects from 1 unless their ids are such numbers: pycocotools takes 0 for no object."""
-    ids = [item["id"] for item in objects]
-    if len(set(ids)) == len(ids) and all(isinstance(number_of, int) and number_of > 0 for number_of in ids):
-        return
-    for number_of, item in enumerate(objects, start=1):
-        tally.mend("annotations with new ids", item["id"])
-        item["id"] = number_of
+def _sound_ids(ids: list[Key | None], tally: Tally) -> Sequence[int]:
+    """Numbers from 1 on unless the ids are such numbers: pycocotools takes 0 for no object."""
+    whole = [number_of for number_of in ids if isinstance(number_of, int) and number_of > 0]
+    if len(set(whole)) == len(ids):
+        return whole
+    for own in ids:
+        tally.mend("annotations with new ids", own)
+    return range(1, len(ids) + 1)

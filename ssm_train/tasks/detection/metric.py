@@ -15,8 +15,9 @@ from mmengine.logging import MMLogger
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.classes import parts_of
 from ssm_train.runtime.class_report import ClassReport, figures_of
-from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations, read_annotations
+from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations
 from ssm_train.tasks.detection.confusion import Objects, count_pairs
+from ssm_train.tasks.detection.index import open_annotations
 
 
 class CocoInstanceMetric(CocoMetric):
@@ -42,7 +43,7 @@ class CocoInstanceMetric(CocoMetric):
     Args:
         ann_file: the annotation file, for a dataset that is no :class:`.CocoInstances`.
         metric: ``"bbox"``, ``"segm"`` or both in a list; mmdet's ``"proposal"`` and ``"proposal_fast"`` are possible.
-        bad_annotations: see :func:`read_annotations`.
+        bad_annotations: see :func:`.read_annotations`.
         min_score: lowest score of the predictions in the confusion matrix and in the calibration error.
         bins: number of equal bins of the score for the calibration error.
         options: further arguments of mmdet's metric. With ``classwise=True``, the AP of every class is a metric, too:
@@ -89,7 +90,7 @@ class CocoInstanceMetric(CocoMetric):
 
         Raises:
             ConfigError: the dataset joins several.
-            DataError: see :func:`read_annotations`.
+            DataError: see :func:`.read_annotations`.
         """
         if len(parts_of(dataset)) > 1:
             raise ConfigError(
@@ -113,12 +114,12 @@ class CocoInstanceMetric(CocoMetric):
 
         Raises:
             ConfigError: there is no ``ann_file``.
-            DataError: see :func:`read_annotations`.
+            DataError: see :func:`.read_annotations`.
         """
         if self._content is None:
             if self.ann_file is None:
                 raise ConfigError("CocoInstanceMetric needs ann_file, since the dataset is no CocoInstances")
-            self._content = self._usable(read_annotations(self.ann_file, self.bad_annotations))
+            self._content = self._usable(open_annotations(self.ann_file, self.bad_annotations))
         return self._content
 
     def _usable(self, content: CocoAnnotations) -> CocoAnnotations:

@@ -1,10 +1,37 @@
 """What was left out of an annotation file and what was filled in, counted by kind and named once."""
 
-from typing import Any
+import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import DataError
+
+
+class Finding(NamedTuple):
+    """A sentence about an annotation file.
+
+    Attributes:
+        level: that of the log, such as ``logging.WARNING``.
+        before: the words before the name of the file.
+        after: those after it.
+    """
+
+    level: int
+    before: str
+    after: str
+
+
+def say(findings: Iterable[Finding], path: Any) -> None:
+    """Log sentences about an annotation file.
+
+    Args:
+        findings: the sentences.
+        path: the file.
+    """
+    for finding in findings:
+        MMLogger.get_current_instance().log(finding.level, f"{finding.before}{path}{finding.after}")
 
 
 class Tally:
@@ -13,11 +40,15 @@ class Tally:
     Args:
         path: the file, for messages.
         stops: whether the first entry that would be left out ends the reading.
+
+    Attributes:
+        findings: what was logged.
     """
 
     def __init__(self, path: Any, stops: bool):
         self.path = path
         self.stops = stops
+        self.findings: list[Finding] = []
         self._left_out: dict[str, dict[str, list[Any]]] = {}
         self._mended: dict[str, list[Any]] = {}
 
@@ -48,7 +79,7 @@ class Tally:
         self._mended.setdefault(what, []).append(name)
 
     def check(self, kind: str, plural: str, total: int) -> None:
-        """Warn of the entries of a kind that are left out.
+        """Warn of the entries of a kind that are left out. A warning is one of the findings.
 
         Raises:
             DataError: these are more than half.
@@ -63,10 +94,14 @@ class Tally:
                 f"{count} of {total} {plural} of {self.path} cannot be used: {kinds}; that is more than half, so mend "
                 "the file"
             )
-        MMLogger.get_current_instance().warning(f"{count} of {total} {plural} of {self.path} are left out: {kinds}")
+        self._say(logging.WARNING, f"{count} of {total} {plural} of ", f" are left out: {kinds}")
 
     def say_what_was_mended(self) -> None:
         """Log the kinds of what was missing or wrong and is used all the same, in a line."""
         if self._mended:
             kinds = "; ".join(f"{len(names)} {what} (first: {names[0]})" for what, names in self._mended.items())
-            MMLogger.get_current_instance().info(f"{self.path} is read with what it lacks filled in: {kinds}")
+            self._say(logging.INFO, "", f" is read with what it lacks filled in: {kinds}")
+
+    def _say(self, level: int, before: str, after: str) -> None:
+        self.findings.append(Finding(level, before, after))
+        say(self.findings[-1:], self.path)
