@@ -43,7 +43,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the grid and print the table."""
     args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
+    # Imported after parsing so that --help stays fast, and the first before the others so that a typo is found fast.
+    from ssm_train.runtime.early_check import check_early
+
+    check_early(args.config, args.cfg_options)
     from ssm_train.apis.sweep_runs import LOG, Launch, Sweep, SweepSettings
 
     settings = SweepSettings(

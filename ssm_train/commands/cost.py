@@ -33,7 +33,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Count, time if asked to, and print."""
     args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
+    # Imported after parsing so that --help stays fast, and the first before the others so that a typo is found fast.
+    from ssm_train.runtime.config_files import is_config
+    from ssm_train.runtime.early_check import check_early
+
+    if is_config(args.model):
+        check_early(args.model, args.cfg_options)
     from ssm_train.apis.analyse import Timing, cost_lines, open_config
 
     cfg = open_config(args.model, args.cfg_options)

@@ -40,7 +40,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Train and print the final figures."""
     args = parse_arguments(arguments)
-    # Imported after parsing so that --help stays fast.
+    # Imported after parsing so that --help stays fast, and the first before the others so that a typo is found fast.
+    from ssm_train.runtime.early_check import check_early
+
+    check_early(args.config, args.cfg_options)
     from ssm_train.apis.train import train
     from ssm_train.runtime.config import run_config
 

@@ -1,15 +1,9 @@
 """The packages whose configs a config can inherit from, by ``_base_ = "PACKAGE::PATH"``."""
 
-from pathlib import Path
-
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
-import ssm_train
-
-# The folder that OpenMMLab's tools look into. In the repository it is a link to configs/.
-SHIPPED = Path(ssm_train.__file__).with_name(".mim") / "configs"
-_OURS = f"{ssm_train.__name__}::"
+from ssm_train.compat.shipped import OURS, SHIPPED
 
 
 def accept_packages() -> None:
@@ -28,6 +22,6 @@ _path_of_others = Config._get_cfg_path
 
 def _path_of(base: str, filename: str) -> tuple[str, str | None]:
     """The path of a base config, and the scope of what it defines. It replaces a function of mmengine."""
-    if base.startswith(_OURS):
-        return str(SHIPPED / base.removeprefix(_OURS)), None
+    if base.startswith(OURS):
+        return str(SHIPPED / base.removeprefix(OURS)), None
     return _path_of_others(base, filename)

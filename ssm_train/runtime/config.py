@@ -14,13 +14,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from yaml import YAMLError
 
-from ssm_core.errors import ConfigError, MissingPackageError, nearest
+from ssm_core.errors import ConfigError, MissingPackageError
 from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import base_configs, manager_lock
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
 from ssm_train.runtime.config_files import find_config
+from ssm_train.runtime.config_keys import option_key, unknown_option
 from ssm_train.runtime.config_values import check_change
 from ssm_train.runtime.launching import Launcher
 
@@ -185,9 +186,8 @@ def apply_options(cfg: Config, options: list[str]) -> None:
         ConfigError: an option is not ``key=value``, or its key is unknown.
     """
     for option in options:
-        key, equals, text = option.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--cfg-options takes KEY=VALUE, not {option!r}")
+        key = option_key(option)
+        text = option.removeprefix(f"{key}=")
         _check_key(cfg, key)
         value = parse_value(text)
         _check_change(cfg, key, value)
@@ -234,8 +234,7 @@ def _check_key(cfg: Config, key: str) -> None:
         if part not in node:
             known = possible_keys(node, parts[:depth], cfg.get("default_scope"))
             if known is not None and part not in known:
-                place = ".".join(parts[:depth]) or "the config"
-                raise ConfigError(f"--cfg-options {key}: {place} has no {part!r}{nearest(part, known | set(node))}")
+                raise unknown_option(key, ".".join(parts[:depth]), part, known | set(node))
             return
         node = node[part]
 

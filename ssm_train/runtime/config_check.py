@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.registry import SCOPE
+from ssm_train.runtime.config_keys import LOADERS, OWN_LOADER_KEYS, PLAIN, RUNNER_EXTRAS, check_top_key
 from ssm_train.runtime.config_values import (
     RANGES,
     annotations_of,
@@ -29,33 +30,8 @@ from ssm_train.runtime.config_values import (
     is_exact,
 )
 
-# Keys that the Runner reads from the whole config, besides the arguments of mmengine's Runner.
-_RUNNER_EXTRAS = {
-    "activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "find_unused_parameters",
-    "model_wrapper_cfg", "process_timeout", "runner_type", "sync_bn",
-}  # fmt: skip
-TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | _RUNNER_EXTRAS
-
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_OWN_LOADER_KEYS: dict[str, Any] = {
-    "num_batch_per_epoch": int | None, "disable_subprocess_warning": bool, "unreadable": Literal["skip", "raise"],
-}  # fmt: skip
-_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | set(_OWN_LOADER_KEYS)
-
-
-class MultiProcessing(TypedDict, total=False):
-    """How worker processes start: ``env_cfg.mp_cfg``."""
-
-    mp_start_method: Literal["fork", "spawn", "forkserver"]
-    opencv_num_threads: int
-
-
-# The keys of dictionaries that no class takes, with what they are.
-_PLAIN: dict[str, dict[str, Any]] = {
-    "auto_scale_lr": {"base_batch_size": int, "enable": bool},
-    "randomness": {"seed": int | None, "diff_rank_seed": bool, "deterministic": bool},
-    "env_cfg": {"cudnn_benchmark": bool, "mp_cfg": MultiProcessing, "dist_cfg": dict, "resource_limit": int},
-}
+TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | RUNNER_EXTRAS
+_LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | set(OWN_LOADER_KEYS)
 _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
 # The registry that builds an argument, by the name of the argument. The table names parts of models of some tasks,
 # although the runtime knows no task, because it can neither be derived nor come from the tasks. A `type` alone does not
@@ -88,7 +64,7 @@ _ARGUMENTS = {
 _TOP: dict[str, Any] = {
     "model": dict,
     **dict.fromkeys(("randomness", "env_cfg"), dict),
-    **dict.fromkeys((*_LOADERS, *_LOOPS, "train_cfg", "auto_scale_lr"), dict | None),
+    **dict.fromkeys((*LOADERS, *_LOOPS, "train_cfg", "auto_scale_lr"), dict | None),
     **dict.fromkeys(("optim_wrapper", "default_hooks", "visualizer", "log_processor", "custom_imports"), dict | None),
     **dict.fromkeys(("val_evaluator", "test_evaluator", "param_scheduler"), dict | list[dict] | None),
     "activation_checkpointing": list | None,
@@ -139,24 +115,22 @@ def check_config(cfg: Config) -> None:
     if scope == "ssm_core":
         raise ConfigError(f"default_scope is 'ssm_core': it must be 'ssm_train' now{renamed('ssm_core.')}")
     for key in cfg:
-        # A config may have variables of its own. Only a key that looks misspelt is an error.
-        if key not in TOP_LEVEL_KEYS and (hint := nearest(key, TOP_LEVEL_KEYS)) and _alike(key, hint):
-            raise ConfigError(f"the config has an unknown key {key!r}{hint}")
+        check_top_key(key, TOP_LEVEL_KEYS)
     # mmseg looks at it at the first validation, when a training has run for long.
     if isinstance(tested := (cfg.get("model") or {}).get("test_cfg"), dict) and "mode" in tested:
         check_value("model.test_cfg.mode", tested["mode"], Literal["slide", "whole"])
-    for key, hints in _PLAIN.items():
+    for key, hints in PLAIN.items():
         check_keys(key, cfg.get(key) or {}, hints)
     for key, hook in (cfg.get("default_hooks") or {}).items():
         check_value(f"default_hooks.{key}", hook, dict | None)
-    for key in _LOADERS:
+    for key in LOADERS:
         loader = cfg.get(key)
         if isinstance(loader, dict):
             _check_keys(key, loader, _LOADER_KEYS)
             if not isinstance(loader.get("dataset", {}), dict):
                 raise ConfigError(f"{key}.dataset has to be a dictionary, not {loader['dataset']!r}")
             check_arguments(key, loader, DataLoader)
-            check_keys(key, {name: loader[name] for name in _OWN_LOADER_KEYS if name in loader}, _OWN_LOADER_KEYS)
+            check_keys(key, {name: loader[name] for name in OWN_LOADER_KEYS if name in loader}, OWN_LOADER_KEYS)
             _check_arguments(key, loader, scope)
     for key in ("train_cfg", *_LOOPS):
         _check_loop(key, cfg.get(key), scope)
@@ -186,8 +160,8 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
         return TOP_LEVEL_KEYS
     if place[:2] == ["optim_wrapper", "paramwise_cfg"]:
         return None  # only the constructor of the wrapper knows its keys
-    if len(place) == 1 and (top in _PLAIN or top in _LOADERS):
-        return set(_PLAIN.get(top, _LOADER_KEYS))
+    if len(place) == 1 and (top in PLAIN or top in LOADERS):
+        return set(PLAIN.get(top, _LOADER_KEYS))
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
         return _loop_keys(top, node)
     kind = node.get("type")
@@ -259,10 +233,10 @@ def annotation_at(node: dict, key: str, place: list[str], scope: str | None) -> 
         return Any, True
     if not place:
         return _TOP.get(key, Any), key in _TOP
-    if len(place) == 1 and place[0] in _PLAIN:
-        return _PLAIN[place[0]].get(key, Any), True
-    if len(place) == 1 and place[0] in _LOADERS:
-        hint = {**annotations_of(DataLoader), **_OWN_LOADER_KEYS}.get(key, Any)
+    if len(place) == 1 and place[0] in PLAIN:
+        return PLAIN[place[0]].get(key, Any), True
+    if len(place) == 1 and place[0] in LOADERS:
+        hint = {**annotations_of(DataLoader), **OWN_LOADER_KEYS}.get(key, Any)
         return hint, hint is not Any
     kind = node.get("type")
     target = find_type(kind, node.get("_scope_", scope), _registry_at(place)) if isinstance(kind, str) else kind
@@ -286,12 +260,6 @@ def _is_open(parameters: Any) -> bool:
 
 def _is_scope(name: str) -> bool:
     return name in root.MODELS.children or (name.isidentifier() and importlib.util.find_spec(name) is not None)
-
-
-def _alike(key: str, hint: str) -> bool:
-    """Whether a key can only be a misspelt suggestion: the first letters, the last letter and the length agree."""
-    suggestion = hint.split("'")[1]
-    return abs(len(key) - len(suggestion)) <= 2 and key[:2] == suggestion[:2] and key[-1] == suggestion[-1]
 
 
 def _check_keys(place: str, node: dict, allowed: set[str]) -> None:

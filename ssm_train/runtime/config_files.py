@@ -1,10 +1,13 @@
 """Where config files are: a user's own, and those that come with the package."""
 
+import itertools
 import os
 from pathlib import Path
 
 from ssm_core.errors import ConfigError, nearest
-from ssm_train.compat.base_configs import SHIPPED
+from ssm_train.compat.shipped import SHIPPED
+
+_FOLDERS = 100  # that are looked into for a name that was meant; the nearest folder may be that of all files
 
 
 def is_config(name: str) -> bool:
@@ -48,8 +51,15 @@ def _shipped(name: str) -> Path | None:
 
 
 def _around(path: Path) -> list[str]:
-    """Config files that may have been meant by a path that does not exist: all in the nearest folder that exists."""
+    """Config files that may have been meant by a path that does not exist: those in the nearest folder that exists."""
     folder = path.parent
     while not os.path.isdir(folder):
         folder = folder.parent
-    return [str(p) for p in sorted(folder.rglob("*.py")) if "_base_" not in p.parts] if folder != Path() else []
+    if folder == Path():
+        return []
+    found = []
+    for place, folders, files in itertools.islice(os.walk(folder), _FOLDERS):
+        folders.sort()
+        if "_base_" not in Path(place).parts:
+            found += [os.path.join(place, name) for name in files if name.endswith(".py")]
+    return sorted(found)
