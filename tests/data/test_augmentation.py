@@ -9,6 +9,7 @@ from PIL import Image
 from skimage import data as photos
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
+from torch._dynamo.testing import CompileCounter
 from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError
@@ -230,6 +231,16 @@ def test_the_same_bits_from_any_number_of_workers_and_after_a_restart(folder):
             assert torch.equal(finish(batch["inputs"], batch["drawn"]), wanted)
     other = batches(folder, 0, epoch=2)
     assert not torch.equal(finish(other[0]["inputs"], other[0]["drawn"]), inputs[0])
+
+
+def test_compiled_functions_serve_batches_of_any_make_up(folder):
+    counter = CompileCounter()
+    for batch in [*batches(folder, 0), *batches(folder, 0, epoch=2), *batches(folder, 0, epoch=3)]:
+        expected = finish(batch["inputs"], batch["drawn"])
+        assert torch.equal(finish(batch["inputs"], batch["drawn"], counter), expected)
+    assert counter.frame_count <= 5  # three warps, the noise and the scaling
+    alone = split_batch(batch, [1, 3])[0]
+    assert torch.equal(finish(alone["inputs"], alone["drawn"], counter), expected[:1])
 
 
 def test_parts_of_a_batch_are_finished_like_the_whole(folder):

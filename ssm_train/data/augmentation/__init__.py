@@ -6,6 +6,6 @@ on any device, as Pillow would.
 """
 
 from ssm_train.data.augmentation.drawing import Drawing, Drawn, Unfinished, drawing_of
-from ssm_train.data.augmentation.finishing import finish
+from ssm_train.data.augmentation.finishing import Backend, finish
 
-__all__ = ["Drawing", "Drawn", "Unfinished", "drawing_of", "finish"]
+__all__ = ["Backend", "Drawing", "Drawn", "Unfinished", "drawing_of", "finish"]

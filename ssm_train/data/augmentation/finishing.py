@@ -1,5 +1,6 @@
 """Computes what was drawn for a batch of images, in a few operations for all images of the same kind."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from ssm_train.data.augmentation import colours, erasing, warps
 from ssm_train.data.augmentation.kinds import Kind
 from ssm_train.data.pixels import LEVELS
 
+Backend = str | Callable[..., Any]  # of torch.compile
 _ALIGNED = 8  # bytes; every array of a transfer begins at a multiple, so that it can be viewed as any type
 
 
@@ -32,6 +34,7 @@ class Step(NamedTuple):
 def finish(
     pixels: Tensor,  # [B, C, H, W] uint8
     drawn: Mapping[str, np.ndarray],
+    backend: Backend | None = None,
 ) -> Tensor:  # [B, C, H, W] float32
     """Change colours, warp, normalise and erase, as it was drawn for every image.
 
@@ -41,23 +44,41 @@ def finish(
     Args:
         pixels: the images, on any device.
         drawn: the numbers of the batch, see :class:`.Drawn`.
+        backend: that of ``torch.compile`` for warps, noise and scaling, which take the most time. Without it the levels
+            are exactly Pillow's. Compiled warps may round the other way in few places.
     """
     steps = plan(drawn)
     scaling = [drawn["mean"], drawn["std"]]
     erased = np.flatnonzero(drawn["erased"][:, 2] > 0)
     rectangles = [erased, drawn["erased"][erased], drawn["key"][erased]]
-    tensors = iter(send([array for step in steps for array in step.arrays] + scaling + rectangles, pixels.device))
+    arrays = [array for step in steps for array in step.arrays] + rectangles
+    tensors = iter(send([*map(_twice, arrays), *scaling] if backend else [*arrays, *scaling], pixels.device))
     images = pixels.clone(memory_format=torch.contiguous_format)
     for step in steps:
         places, *arguments = (next(tensors) for _ in step.arrays)
-        changed = step.function(images.index_select(0, places), *arguments, *step.options)
-        images.index_copy_(0, places, changed)
-    mean, std = (next(tensors)[:, :, None, None] for _ in scaling)
-    inputs = images.float().div_(LEVELS).sub_(mean).div_(std)
+        function = _compiled(step.function, backend) if backend and step.function in _LONG else step.function
+        images.index_copy_(0, places, function(images.index_select(0, places), *arguments, *step.options))
+    scale, erase = (_compiled(f, backend) if backend else f for f in (_scaled, erasing.erase))
+    places, *arguments = (next(tensors) for _ in rectangles)
+    inputs = scale(images, *(numbers[:, :, None, None] for numbers in tensors))
     if len(erased):
-        places, *arguments = tensors
-        inputs.index_copy_(0, places, erasing.erase(inputs.index_select(0, places), *arguments))
+        inputs.index_copy_(0, places, erase(inputs.index_select(0, places), *arguments))
     return inputs
+
+
+def _scaled(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return images.float().div_(LEVELS).sub_(mean).div_(std)
+
+
+def _twice(array: np.ndarray) -> np.ndarray:
+    """The numbers of one image twice, so that it is done twice: torch compiles functions of one image anew."""
+    return np.repeat(array, 2, axis=0) if len(array) == 1 else array
+
+
+@functools.cache
+def _compiled(function: Callable[..., Tensor], backend: Backend) -> Callable[..., Tensor]:
+    """Compile a function for any number of images. Batches have ever other numbers, so CUDA graphs would not pay."""
+    return torch.compile(function, backend=backend, dynamic=True, fullgraph=True)
 
 
 def plan(drawn: Mapping[str, np.ndarray]) -> list[Step]:
@@ -105,6 +126,7 @@ _STRETCHES: dict[Kind, Callable[[Tensor], Tensor]] = {
     Kind.AUTO_CONTRAST: colours.auto_contrast,
     Kind.EQUALIZE: colours.equalize,
 }
+_LONG = (warps.slide_x, warps.slide_y, warps.rotate)  # the steps that are worth a compilation
 _WARPS: dict[Kind, Callable[[Tensor, Tensor, Tensor, bool], Tensor]] = {
     Kind.SLIDE_X: warps.slide_x,
     Kind.SLIDE_Y: warps.slide_y,

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.model import BaseDataPreprocessor
 
-from ssm_train.data.augmentation import finish
+from ssm_train.data.augmentation import Backend, finish
 from ssm_train.data.collate import DRAWN_KEY
 from ssm_train.registry import MODELS
 
@@ -20,8 +20,19 @@ class ImagePreprocessor(BaseDataPreprocessor):
         non_blocking: whether the host goes on while tensors in pinned memory are copied.
     """
 
+    compiles_with_backbone = True
+
     def __init__(self, non_blocking: bool = True):
         super().__init__(non_blocking)
+        self._backend: Backend | None = None
+
+    def compile(self, backend: Backend = "inductor", **_: Any) -> None:
+        """Compile the longest parts of finishing a batch.
+
+        Args:
+            backend: see ``torch.compile``. Its other options are for networks, whose inputs keep their shapes.
+        """
+        self._backend = backend
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Move a batch and finish its images.
@@ -36,5 +47,5 @@ class ImagePreprocessor(BaseDataPreprocessor):
         batch = dict(self.cast_data(data))
         drawn = batch.pop(DRAWN_KEY, None)
         if drawn is not None:
-            batch["inputs"] = finish(batch["inputs"], drawn)
+            batch["inputs"] = finish(batch["inputs"], drawn, self._backend)
         return batch
