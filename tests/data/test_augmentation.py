@@ -119,7 +119,7 @@ def test_a_batch_of_one(pictures):
         assert_same_levels(expected, found)
 
 
-def test_crops_are_pillows_within_a_level(pictures):
+def test_crops_differ_from_pillows_by_a_level_in_few_places(pictures):
     for interpolation, size in (("bicubic", 64), ("bilinear", 224)):
         transform = create_transform(
             size, is_training=True, hflip=0.5, interpolation=interpolation, color_jitter=None, **LEVELS
@@ -127,8 +127,10 @@ def test_crops_are_pillows_within_a_level(pictures):
         images = pictures[:6] * 4
         expected, found, _ = compare(transform, images, range(len(images)))
         different = (expected - found).abs()
-        assert different.max() < 1.001
-        assert (different > 0.5).float().mean() < 0.02
+        # Both passes of the scaling round, so that two levels are possible, but rare.
+        assert different.max() < 2.001
+        assert (different > 1.5).float().mean() < 1e-5
+        assert (different > 0.5).float().mean() < 0.01
 
 
 def test_the_recipe_gives_what_it_gave(pictures):

@@ -5,8 +5,10 @@ from dataclasses import asdict
 
 import pytest
 from command_line import CONFIGS, load_tool
+from PIL import Image
 
 from ssm_core import timing as benchmark
+from ssm_core.errors import ConfigError
 
 
 def test_time_of_short_calls_is_that_of_one():
@@ -42,6 +44,36 @@ def test_throughput(tmp_path, mode):
     assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)
     assert json.loads(report.read_text())["settings"]["mode"] == mode
     assert "selective_scan" in profile.read_text()
+
+
+def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
+    write = load_tool("benchmarks/imagenet_files").main
+    counts = ["--train-count", "9", "--val-count", "4", "--classes", "4"]
+    for name, processes in (("one", "1"), ("two", "2")):
+        said = write([str(tmp_path / name), *counts, "--processes", processes])
+    assert "9 images in 4 classes" in said
+    files = {name: sorted((tmp_path / name).rglob("*.JPEG")) for name in ("one", "two")}
+    contents = {name: [path.read_bytes() for path in found] for name, found in files.items()}
+    assert contents["one"] == contents["two"]
+    assert len(set(contents["one"])) == 13
+    assert [Image.open(path).size for path in files["one"]] == [(500, 375)] * 13
+    assert len(list((tmp_path / "one" / "train").iterdir())) == 4
+
+    report = tmp_path / "loading.json"
+    rows = load_tool("benchmarks/loading").main(
+        [str(tmp_path / "one"), "--images", "4", "--batch", "4", "--size", "64", "--rounds", "2", "--device", "cpu",
+         "--processes", "1", "--json", str(report)]
+    )  # fmt: skip
+    assert {"decode", "whole sample", "whole sample: before", "finish a batch"} <= {row.part for row in rows}
+    assert all(row.images_per_second == pytest.approx(1e3 / row.milliseconds_per_image) for row in rows)
+    assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
+    assert "1 loading processes:" in capsys.readouterr().out
+    for arguments, message in (
+        (["one"], "there is a folder"),
+        (["new", "--val-count", "3"], "every class has an image"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            write([str(tmp_path / arguments[0]), *counts, *arguments[1:]])
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@
     tree-ssm train quadmamba/quadmamba-small_8xb128_in1k --amp --compile --cfg-options \\
         train_dataloader.dataset.root=data/imagenet-like val_dataloader.dataset.root=data/imagenet-like
 
-They are photographs that come with scikit-image and scikit-learn, cropped, flipped and coloured in ever other ways:
-JPEGs of 500×375 pixels in 1,000 class folders. The classes mean nothing, and a training learns nothing from them.
+They are photographs that come with scikit-image and scikit-learn. Each file has another crop, flip and colouring: JPEGs
+of 500×375 pixels, some 90 kB each, in 1,000 class folders. The classes mean nothing, and a training learns nothing.
 """
 
 import argparse
@@ -23,8 +23,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add, whole = parser.add_argument, kinds.whole_number
     add("root", type=Path, help="folder of the dataset, which is made")
-    add("--train-count", type=whole(1000), default=128_000, help="training images (default: 128000)")
-    add("--val-count", type=whole(1000), default=1000, help="validation images (default: 1000)")
+    add("--train-count", type=whole(), default=128_000, help="training images (default: 128000)")
+    add("--val-count", type=whole(), default=1000, help="validation images (default: 1000)")
+    add("--classes", type=whole(), default=1000, help="class folders; ImageNet's recipes need 1000 (default: 1000)")
     add("--seed", type=whole(0, kinds.LARGEST_SEED), default=0, help="of what is drawn (default: 0)")
     add("--processes", type=whole(), metavar="N", help="that make them (default: one a core)")
     return parser.parse_args(argv)
@@ -36,7 +37,9 @@ def main(argv: list[str] | None = None) -> str:
     # Imported after parsing so that --help stays fast.
     from ssm_train.data.prepare.imagenet_like import prepare_imagenet_like
 
-    said = prepare_imagenet_like(options.root, options.train_count, options.val_count, options.seed, options.processes)
+    said = prepare_imagenet_like(
+        options.root, options.train_count, options.val_count, options.classes, options.seed, options.processes
+    )
     print(said)
     return said
 

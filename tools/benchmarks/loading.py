@@ -135,7 +135,7 @@ def loader_rate(options: argparse.Namespace) -> float:
     loader = make_reproducible(
         DataLoader(data, options.batch, shuffle=True, num_workers=options.processes, collate_fn=collate_images), seed=0
     )
-    before, count, start = 2 * options.processes, 0, 0.0
+    before, count, start = min(2 * options.processes, len(loader) // 2), 0, 0.0
     for number, batch in enumerate(loader):
         if number == before:
             start = time.perf_counter()

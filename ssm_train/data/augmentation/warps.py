@@ -3,6 +3,8 @@
 What lies outside of the image has the colour of the fill. Near the edge, taps outside of it have the nearest pixel.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -41,16 +43,17 @@ def rotate(
     cubic: bool,
 ) -> Tensor:  # [G, C, H, W] uint8
     """Apply any affine transform; see :func:`slide_x`."""
-    count, channels, height, width = images.shape
+    channels, height, width = images.shape[1:]
     x, y = _centres(images)
     a, b, c, d, e, f = matrices[:, :, None, None].unbind(1)
     across, down = (a * x + b * y) + c, (d * x + e * y) + f  # [G, H, W]
     (columns, x_part), (rows, y_part) = _taps(across, width, cubic), _taps(down, height, cubic)
-    places = rows[:, :, None] * width + columns[:, None]  # [G, taps, taps, H, W]
-    flat = images.flatten(2).gather(2, places.view(count, 1, -1).expand(-1, channels, -1))
-    taps = flat.view(count, channels, *places.shape[1:]).double()
-    lines = _interpolate(taps.unbind(3), x_part[:, None, None])
-    values = _interpolate(lines.unbind(2), y_part[:, None])
+    lines = []
+    for row in rows.unbind(1):  # all rows of taps at once would take four times the memory
+        places = (row[:, None] * width + columns).flatten(1)  # [G, taps · H · W]
+        taps = images.flatten(2).gather(2, places[:, None].expand(-1, channels, -1)).double()
+        lines.append(_interpolate(taps.unflatten(2, (-1, height, width)).unbind(2), x_part[:, None]))
+    values = _interpolate(lines, y_part[:, None])
     inside = (across >= 0) & (across < width) & (down >= 0) & (down < height)
     return torch.where(inside[:, None], _to_bytes(values), fills[:, :, None, None])
 
@@ -98,7 +101,7 @@ def _taps(places: Tensor, length: int, cubic: bool) -> tuple[Tensor, Tensor]:
     return numbers.clamp(0, length - 1), from_centre - before
 
 
-def _interpolate(taps: tuple[Tensor, ...], part: Tensor) -> Tensor:
+def _interpolate(taps: Sequence[Tensor], part: Tensor) -> Tensor:
     """The value between two taps, or between the inner two of four: Keys' cubic with a = -1, as Pillow has it.
 
     Products and sums stay apart. Fused ones, as of ``torch.addcmul``, would round once less than Pillow does.

@@ -21,7 +21,7 @@ _COLOUR = (0.6, 1.0)  # factor of each channel
 
 
 def prepare_imagenet_like(
-    root: Path, train_count: int, val_count: int, seed: int = 0, processes: int | None = None
+    root: Path, train_count: int, val_count: int, classes: int = CLASSES, seed: int = 0, processes: int | None = None
 ) -> str:
     """Write ``root/{train,val}/<class>/<number>.JPEG``, which :class:`.ImageNet` reads. Classes differ in nothing.
 
@@ -29,6 +29,7 @@ def prepare_imagenet_like(
         root: folder of the dataset.
         train_count: number of training images.
         val_count: number of validation images.
+        classes: number of classes; :class:`.ImageNet` takes 1000 only.
         seed: seed of all random numbers.
         processes: number of processes that make the images; None for one a core. The result does not depend on it.
 
@@ -36,13 +37,14 @@ def prepare_imagenet_like(
         A line on each split.
 
     Raises:
-        ConfigError: a count is below that of the classes, or ``root`` has other files.
+        ConfigError: a count is below that of the classes, or ``root`` has such folders already.
         MissingPackageError: scikit-image or scikit-learn is not installed.
         WriteError: a file cannot be written.
     """
-    if min(train_count, val_count) < CLASSES:
+    if min(train_count, val_count) < classes:
         raise ConfigError(
-            f"every class has an image: the counts are {CLASSES} or more, not {train_count} and {val_count}"
+            f"every class has an image in both splits: with {classes} classes --train-count and --val-count are "
+            f"{classes} or more, not {train_count} and {val_count}"
         )
     for split in PHOTOS:
         if (root / split).exists():
@@ -51,18 +53,18 @@ def prepare_imagenet_like(
     lines = []
     for stream, (split, count) in enumerate((("train", train_count), ("val", val_count))):
         photos = [Image.fromarray(load_photo(name)) for name in PHOTOS[split]]
-        folders = [root / split / f"class_{number:04d}" for number in range(CLASSES)]
+        folders = [root / split / f"class_{number:04d}" for number in range(classes)]
         for folder in folders:
             make_folder(folder)
 
         def write(number: int, photos=photos, folders=folders, stream=stream) -> int:
-            path = folders[number % CLASSES] / f"{number:07d}.JPEG"
+            path = folders[number % len(folders)] / f"{number:07d}.JPEG"
             image = picture(photos, (seed, stream, number))
             write_atomically(path, lambda file: image.save(file, **_JPEG), durable=False)
             return path.stat().st_size
 
         size = sum(for_each(write, count, processes)) / count
-        lines.append(f"{root / split}: {count} images in {CLASSES} classes, {size / 1e3:.0f} kB each")
+        lines.append(f"{root / split}: {count} images in {classes} classes, {size / 1e3:.0f} kB each")
     return "\n".join(lines)
 
 
