@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
+from torch._functorch import config as functorch_settings
 
 from ssm_core.errors import ConfigError, DataError, MissingPackageError, UserError
 from ssm_train.registry import SCOPE
@@ -96,7 +97,8 @@ def compile_parts(model: nn.Module, options: bool | Mapping[str, Any]) -> None:
     """Compile the backbone of a model, and other modules with ``compiles_with_backbone``, each on its own.
 
     In a whole training step, the optimizer and the log would break the graph. Modules are compiled in place, so that
-    the names of parameters, the checkpoints and the averaged model do not change.
+    the names of parameters, the checkpoints and the averaged model do not change. What torch has compiled, it keeps in
+    the folder ``TORCHINDUCTOR_CACHE_DIR`` for later processes.
 
     Args:
         model: the model.
@@ -107,6 +109,10 @@ def compile_parts(model: nn.Module, options: bool | Mapping[str, Any]) -> None:
     """
     if options is False:
         return
+    # torch keeps no traced graph with an autograd.Function by default. Those of this project are traced whole, with
+    # their backward passes, and nothing beyond the graph decides what they do. (Versions of torch differ in the name.)
+    if hasattr(functorch_settings, "autograd_cache_allow_custom_autograd_functions"):
+        functorch_settings.autograd_cache_allow_custom_autograd_functions = True
     others = [module for module in model.modules() if getattr(module, "compiles_with_backbone", False)]
     with building_from_config():
         for module in (model.backbone, *others):
