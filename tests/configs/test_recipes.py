@@ -262,6 +262,15 @@ def test_every_recipe_has_configs_and_every_quantity_is_used():
     } == set(PLACES)
 
 
+@pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*/*_in1k.py"), *CONFIGS.glob("*/*_image-folder.py")]))
+def test_the_device_augments_in_every_recipe_for_photographs(path):
+    transform = load(path.relative_to(CONFIGS).as_posix()).train_dataloader.dataset.transform
+    with DefaultScope.overwrite_default_scope("ssm_train"):
+        drawing = TRANSFORMS.build(transform).drawing
+    assert drawing.policy.num_layers == 2
+    assert drawing.erasing.probability == 0.25
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_archs(arch):
     model = build(str(CONFIGS / arch.split("-")[0] / f"{arch}_8xb128_in1k.py"))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ssm_core.errors import ConfigError
 from ssm_train.data.augmentation import drawing_of, finish
 from ssm_train.data.augmentation.erasing import noise
+from ssm_train.data.augmentation.transfer import pack, starts_of, unpack
 from ssm_train.data.collate import collate_images, split_batch
 from ssm_train.data.datasets import ImageFolder
 from ssm_train.data.transforms import TrainTransform
@@ -250,6 +251,26 @@ def test_parts_of_a_batch_are_finished_like_the_whole(folder):
     expected = finish(batch["inputs"], batch["drawn"])
     parts = split_batch(batch, [1, 3])
     assert torch.equal(torch.cat([finish(part["inputs"], part["drawn"]) for part in parts]), expected)
+
+
+def test_mixed_precision_changes_nothing(folder):
+    batch = batches(folder, 0)[0]
+    expected = finish(batch["inputs"], batch["drawn"])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(finish(batch["inputs"], batch["drawn"]), expected)
+
+
+def test_arrays_are_packed_and_viewed_as_they_were():
+    draw = np.random.RandomState(0)
+    arrays = [
+        draw.randint(0, 256, (3, 5), np.uint8), draw.randn(2, 6), np.zeros((0, 4), np.int64), np.array([5]),
+        draw.randn(7).astype(np.float32), np.arange(12).reshape(3, 4)[:, ::2], np.zeros((0, 256), np.uint8),
+    ]  # fmt: skip
+    packed = torch.empty(starts_of(arrays)[-1], dtype=torch.uint8)
+    pack(arrays, packed)
+    for array, found in zip(arrays, unpack(packed, arrays), strict=True):
+        assert found.numpy().dtype == array.dtype
+        np.testing.assert_array_equal(found.numpy(), array)
 
 
 def test_datasets_of_one_loader_agree(pictures):

@@ -1,7 +1,7 @@
 """Computes what was drawn for a batch of images, in a few operations for all images of the same kind."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ssm_train.data.augmentation import colours, erasing, warps
 from ssm_train.data.augmentation.kinds import Kind
+from ssm_train.data.augmentation.transfer import send
 from ssm_train.data.pixels import LEVELS
 
 Backend = str | Callable[..., Any]  # of torch.compile
-_ALIGNED = 8  # bytes; every array of a transfer begins at a multiple, so that it can be viewed as any type
 
 
 class Step(NamedTuple):
@@ -99,22 +99,6 @@ def plan(drawn: Mapping[str, np.ndarray]) -> list[Step]:
                 if len(places := np.flatnonzero((kinds == kind) & (drawn["cubic"][:, number] == cubic))):
                     steps.append(Step(function, [places, numbers[places], drawn["fill"][places]], (cubic,)))
     return steps
-
-
-def send(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
-    """Copy arrays to a device, all of them at once and without waiting."""
-    if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
-    sizes = [-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True)
-    on_host, starts = packed.numpy(), np.cumsum([0, *sizes])
-    for array, start in zip(arrays, starts, strict=False):
-        on_host[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    moved = packed.to(device, non_blocking=True)
-    return [
-        moved[start : start + array.nbytes].view(torch.from_numpy(array).dtype).view(array.shape)
-        for array, start in zip(arrays, starts.tolist(), strict=False)
-    ]
 
 
 _BLENDS: dict[Kind, Callable[[Tensor, Tensor], Tensor]] = {
