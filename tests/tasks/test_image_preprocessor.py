@@ -7,6 +7,7 @@ import runs
 import torch
 from mmengine.config import ConfigDict
 from small_tasks import classification
+from torch._dynamo.testing import CompileCounter
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis import train as run
@@ -14,12 +15,14 @@ from ssm_train.apis.browse import browse
 from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets import Digits
 from ssm_train.data.transforms import TrainTransform
+from ssm_train.runtime.building import compile_parts
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks.classification.classifier import ImageClassifier
 from ssm_train.tasks.classification.preprocessor import ImagePreprocessor
 
 NUMBER = itertools.count()  # mmengine shares loggers between runs of the same name and second
 NETWORK = ("resnet/resnet18_digits.py", "model.backbone.name=test_efficientnet_gn")
+BACKBONE = dict(type="ssm_train.timm", name="test_efficientnet_gn", num_classes=10, in_chans=1)
 ON_DEVICE = "train_dataloader.dataset.transform.on_device=True"
 
 
@@ -45,9 +48,16 @@ def test_a_batch_is_finished_once():
     assert "drawn" in batch
 
 
+def test_it_is_compiled_with_the_backbone():
+    model, counter, batch = ImageClassifier(BACKBONE), CompileCounter(), batch_of()
+    expected = model.data_preprocessor(batch)["inputs"]
+    compile_parts(model, {"backend": counter, "dynamic": False})
+    assert torch.equal(model.data_preprocessor(batch)["inputs"], expected)
+    assert counter.frame_count == 2  # noise and scaling
+
+
 def test_another_preprocessor_is_told_that_images_are_unfinished():
-    network = dict(type="ssm_train.timm", name="test_efficientnet_gn", num_classes=10, in_chans=1)
-    model = ImageClassifier(network, data_preprocessor=dict(type="BaseDataPreprocessor"))
+    model = ImageClassifier(BACKBONE, data_preprocessor=dict(type="BaseDataPreprocessor"))
     with pytest.raises(ConfigError, match="BaseDataPreprocessor leaves images unfinished: take an ImagePreprocessor"):
         model(**model.data_preprocessor(batch_of()), mode="loss")
 
