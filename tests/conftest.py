@@ -41,6 +41,17 @@ def _can_run(item, rebuild):
     return all(importlib.util.find_spec(marker.args[0]) for marker in item.iter_markers("needs"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Forget the default scope of a run in the process of the tests. Other tests would build their models in it."""
+    before = _default_scopes().copy()
+    result = yield
+    scopes = _default_scopes()
+    scopes.clear()
+    scopes.update(before)
+    return result
+
+
 def pytest_runtest_logreport(report):
     # Names are told at once. Otherwise nobody would know them if the tests were cut off.
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
@@ -57,6 +68,11 @@ def _metafiles_are_read_once():
     """Cache the metafiles. For each base config of mmdet or mmseg, mmengine reads all of them, which takes a second."""
     if utils := sys.modules.get("mmengine.config.utils"):
         utils.load = functools.cache(utils.load)
+
+
+def _default_scopes():
+    registry = sys.modules.get("mmengine.registry")
+    return registry.DefaultScope._instance_dict if registry else {}
 
 
 @pytest.fixture(scope="session")
