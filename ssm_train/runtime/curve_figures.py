@@ -74,15 +74,14 @@ def line(curves: Curves, metric: str, counter: Counter = "iter") -> Line:
 def smooth(values: Sequence[float], points: int) -> list[float]:
     """Moving average: the mean of ``points`` values around each value.
 
-    Near the ends, where there are too few neighbours, it takes as many on one side as on the other.
+    Near the ends it takes those that are there: the first and the last mean are of half of the window.
 
     Args:
         values: any numbers.
         points: width of the window, rounded down to an odd number; 1 leaves the values as they are.
     """
-    half, last = max(points - 1, 0) // 2, len(values) - 1
-    reach = [min(half, i, last - i) for i in range(len(values))]
-    return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
+    half = max(points - 1, 0) // 2
+    return [fmean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
 
 
 def draw_runs(
