@@ -1,6 +1,5 @@
 """Tests of the figures of learning curves: the drawn lines go through the logged points."""
 
-import pandas
 import pytest
 
 from ssm_train.runtime.curve_figures import draw_run, draw_runs, smooth
@@ -56,7 +55,10 @@ def test_the_beginning_left_out():
         draw_runs(RUNS, start=51)
 
 
+@pytest.mark.needs("pandas")
 def test_smoothing_is_a_centred_mean():
+    import pandas
+
     values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
     for points in (1, 2, 3, 5, 99):
         window = points - 1 + points % 2
