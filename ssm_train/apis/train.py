@@ -86,6 +86,7 @@ def train(
     fresh: bool = False,
     keep_updates: bool = False,
     new_schedule: bool = False,
+    time_iterations: int = 0,
 ) -> TrainingResult:
     """Train what a config describes.
 
@@ -100,6 +101,7 @@ def train(
         keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
             update. Their product has to be the same.
         new_schedule: follow the schedule of the config where that of the run to continue differs.
+        time_iterations: number of iterations after which a table says where their time goes; 0 for no table.
 
     Raises:
         UserError: the config, the data, a checkpoint, the work folder or the machine is not right; the message says
@@ -111,10 +113,12 @@ def train(
         with building_from_config():
             join_processes(launcher, cfg.get("env_cfg", {}))
     with claimed(cfg.work_dir, start) as folder:
-        return _train(cfg, start, folder, keep_updates, new_schedule)
+        return _train(cfg, start, folder, keep_updates, new_schedule, time_iterations)
 
 
-def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, new_schedule: bool) -> TrainingResult:
+def _train(
+    cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, new_schedule: bool, time_iterations: int
+) -> TrainingResult:
     start_from = cfg.get("load_from")
     load_from = start.file if start.resume else start_from
     values = {
@@ -129,6 +133,7 @@ def _train(cfg: Config, start: Start, folder: WorkFolder, keep_updates: bool, ne
         runner = Runner.from_cfg(changed(cfg, values))
         runner.start_from, runner.folder = start_from, folder
         runner.keep_updates, runner.new_schedule = keep_updates, new_schedule
+        runner.time_iterations = time_iterations
         if runner.train_loop is None:
             raise ConfigError(
                 "the config has no train_dataloader, train_cfg and optim_wrapper: there is nothing to train"

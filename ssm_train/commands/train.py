@@ -2,6 +2,7 @@
 
 import argparse
 
+from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
 
@@ -33,6 +34,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--amp", action="store_true", help="mixed precision: bfloat16, unless the config says float16")
     parser.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
+    parser.add_argument(
+        "--time-iterations", type=kinds.whole_number(), nargs="?", const=100, default=0, metavar="N",
+        help="print where the time of an iteration goes, and what bounds the training, after N iterations (default: "
+        "100)",
+    )  # fmt: skip
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_train.sh")
     return parser.parse_args(arguments)
 
@@ -50,6 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
     result = train(
         cfg, args.resume, overwrite=args.overwrite, fresh=args.fresh, keep_updates=args.keep_updates,
-        new_schedule=args.new_schedule,
+        new_schedule=args.new_schedule, time_iterations=args.time_iterations,
     )  # fmt: skip
     cli.say(result.describe(cfg))

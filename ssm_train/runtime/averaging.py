@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ssm_train.registry import MODELS
+from ssm_train.runtime.tensor_slots import TensorSlots
 
 
 @MODELS.register_module()
@@ -17,27 +18,59 @@ class ForeachExponentialMovingAverage(ExponentialMovingAverage):
     too; otherwise the buffers are copied.
     """
 
+    _lists: "_Lists | None" = None
+
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Add the current weights of ``model`` to the average; the first call copies them."""
-        averaged = _tensors(self.module)
-        # The average may be on another device. If it is on the same one, ``to`` copies nothing.
-        current = [new.to(mean.device) for mean, new in zip(averaged, _tensors(model), strict=True)]
-        if self.steps == 0:
-            torch._foreach_copy_(averaged, current)
-        elif self.steps % self.interval == 0:
-            pairs = [
-                (mean, new)
-                for mean, new in zip(averaged, current, strict=True)
-                if mean.is_floating_point() and (self.update_buffers or isinstance(mean, nn.Parameter))
-            ]
-            means, news = zip(*pairs, strict=True)
-            get_ema_multi_avg_fn(1 - self.momentum)(means, news, self.steps)
-        if not self.update_buffers:
-            for mean, new in zip(self.module.buffers(), model.buffers(), strict=True):
-                mean.copy_(new)
+        if self._lists is None or self._lists.model is not model:
+            self._lists = _Lists(self.module, model, self.update_buffers)
+        steps = int(self.steps.cpu().numpy())  # it is on the host, unless the average was given a device
+        if steps == 0:
+            torch._foreach_copy_(*self._lists.everything())
+        elif steps % self.interval == 0:
+            get_ema_multi_avg_fn(1 - self.momentum)(*self._lists.averaged(), steps)
+        if not self.update_buffers and self._lists.has_buffers:
+            torch._foreach_copy_(*self._lists.copied())
         self.steps += 1
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+class _Lists:
+    """The tensors of an average and of the model, in pairs. They are found once."""
+
+    def __init__(self, average: nn.Module, model: nn.Module, update_buffers: bool):
+        self.model = model
+        slots = [(TensorSlots.parameters_of(part), TensorSlots.buffers_of(part)) for part in (average, model)]
+        (self._means, self._mean_buffers), (self._news, self._new_buffers) = slots
+        self.has_buffers = bool(self._mean_buffers.tensors())
+        parameters = len(self._means.tensors())
+        everything, _ = self.everything()
+        self._averaged = [
+            place
+            for place, mean in enumerate(everything)
+            if mean.is_floating_point() and (update_buffers or place < parameters)
+        ]
+
+    def everything(self) -> tuple[list[Tensor], list[Tensor]]:
+        """All tensors of the average, and those of the model."""
+        means = self._means.tensors() + self._mean_buffers.tensors()
+        return means, _beside(means, self._news.tensors() + self._new_buffers.tensors())
+
+    def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors that are averaged."""
+        means, news = self.everything()
+        return [means[place] for place in self._averaged], [news[place] for place in self._averaged]
+
+    def copied(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The buffers."""
+        means = self._mean_buffers.tensors()
+        return means, _beside(means, self._new_buffers.tensors())
+
+
+def _beside(means: list[Tensor], news: list[Tensor]) -> list[Tensor]:
+    """The new tensors on the devices of the average, which may be on another one."""
+    if len(means) != len(news):
+        raise ValueError(f"the average has {len(means)} tensors, and the model has {len(news)}")
+    if {mean.device for mean in means} == {new.device for new in news} and len({new.device for new in news}) == 1:
+        return news
+    return [new.to(mean.device) for mean, new in zip(means, news, strict=True)]

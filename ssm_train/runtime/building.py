@@ -9,11 +9,13 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from torch import nn
 from torch._functorch import config as functorch_settings
 
 from ssm_core.errors import ConfigError, DataError, MissingPackageError, UserError
 from ssm_train.registry import SCOPE
+from ssm_train.runtime.layout import PieceSampler
 
 # What constructors raise for arguments that they refuse. Sizes that no machine has overflow or cannot be allocated.
 _REFUSALS = (
@@ -91,6 +93,25 @@ def trained_part(model: Mapping[str, Any]) -> Any:
         model: the config of the model.
     """
     return model.get("module", model)
+
+
+def runs_as_graphs(runner: Runner) -> bool:
+    """Whether a compiled network can run as CUDA graphs, which have fixed shapes and memory of their own.
+
+    Batches of training then have one shape, and gradients do not outlive their iteration: those of a graph are
+    overwritten by the next run of the graph.
+
+    Args:
+        runner: the Runner.
+    """
+    sampler = runner.train_dataloader.batch_sampler
+    sampler = getattr(sampler, "batch_sampler", sampler)
+    return (
+        getattr(runner.bare_model, "fixed_shapes", False)
+        and getattr(sampler, "drop_last", False)
+        and not isinstance(sampler, PieceSampler)
+        and getattr(runner.optim_wrapper, "_accumulative_counts", 0) == 1
+    )
 
 
 def compile_parts(model: nn.Module, options: bool | Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ def check_config(cfg: Config) -> None:
             _check_keys(key, loader, _LOADER_KEYS)
             if not isinstance(loader.get("dataset", {}), dict):
                 raise ConfigError(f"{key}.dataset has to be a dictionary, not {loader['dataset']!r}")
-            check_arguments(key, loader, DataLoader)
+            check_arguments(key, {k: v for k, v in loader.items() if k not in OWN_LOADER_KEYS}, DataLoader)
             check_keys(key, {name: loader[name] for name in OWN_LOADER_KEYS if name in loader}, OWN_LOADER_KEYS)
             _check_arguments(key, loader, scope)
     for key in ("train_cfg", *_LOOPS):

@@ -14,6 +14,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Keys of loaders, besides the arguments of torch's DataLoader.
 OWN_LOADER_KEYS: dict[str, Any] = {
     "num_batch_per_epoch": int | None, "disable_subprocess_warning": bool, "unreadable": Literal["skip", "raise"],
+    "num_workers": int | None,
 }  # fmt: skip
 
 

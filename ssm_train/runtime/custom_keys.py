@@ -131,6 +131,7 @@ class FrozenHook(Hook):
         modules: see :func:`freeze`.
     """
 
+    runs_late = True
     priority = "HIGHEST"
 
     def __init__(self, modules: Collection[nn.Module]):

@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_train.registry import LOOPS
 from ssm_train.runtime import continuing, pieces
+from ssm_train.runtime.batches import Batches
 from ssm_train.runtime.reproducibility import ResumableBatchSampler
 from ssm_train.runtime.rescue import RescueHook
 
@@ -32,6 +33,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         _check_span(self, self._epoch, "max_epochs", "epochs")
         continuing.remember(self.runner)
         self.runner.call_hook("before_train")
+        self.runner.reports.start()
         if (
             self._validation_is_due()
             and self.runner.message_hub.runtime_info.get("last_epoch_validated") != self._epoch
@@ -59,8 +61,10 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
             )
         if done:
             self.dataloader.batch_sampler.skip(done)
-        for number, batch in enumerate(self.dataloader, start=done):
+        self.batches = _batches(self)
+        for number, batch in enumerate(self.batches, start=done):
             self.run_iter(number, batch)
+        self.runner.reports.settle()
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
@@ -124,10 +128,11 @@ class ResumableIterLoop(IterBasedTrainLoop):
         _check_span(self, self._iter, "max_iters", "iterations")
         continuing.remember(self.runner)
         self.runner.call_hook("before_train")
+        self.runner.reports.start()
         self.runner.call_hook("before_train_epoch")
         self.dataloader.batch_sampler.skip(self._iter)
         # A new iterator: the one from the base class began to load before it was known where the run resumes.
-        self.dataloader_iterator = iter(self.dataloader)
+        self.dataloader_iterator = self.batches = _batches(self)
         if (
             self._validation_is_due()
             and self.runner.message_hub.runtime_info.get("last_iteration_validated") != self._iter
@@ -138,7 +143,9 @@ class ResumableIterLoop(IterBasedTrainLoop):
             self.run_iter(next(self.dataloader_iterator))
             self._decide_current_val_interval()
             if self._validation_is_due():
+                self.runner.reports.settle()
                 self._validate()
+        self.runner.reports.settle()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
 
@@ -173,12 +180,17 @@ def _check_span(loop: EpochBasedTrainLoop | IterBasedTrainLoop, done: int, key: 
 
 
 def _run_iteration(loop: EpochBasedTrainLoop | IterBasedTrainLoop, number: int, batch: Any) -> None:
-    """mmengine's ``run_iter``, which may compute a batch in pieces."""
+    """mmengine's ``run_iter``, which may compute a batch in pieces, and may run the hooks after it late."""
     runner = loop.runner
     runner.call_hook("before_train_iter", batch_idx=number, data_batch=batch)
-    outputs = pieces.train_step(runner, batch, number)
-    runner.call_hook("after_train_iter", batch_idx=number, data_batch=batch, outputs=outputs)
+    with runner.reports.step():
+        outputs = pieces.train_step(runner, batch, number)
+    runner.reports.add(number, batch, outputs)
     loop._iter += 1
+
+
+def _batches(loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> Batches:
+    return Batches(loop.dataloader, next(loop.runner.bare_model.parameters()).device)
 
 
 def _validate_or_forget(runner: Runner, mark: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import torch
@@ -20,13 +21,37 @@ class ClipGrad(TypedDict, total=False):
     norm_type: float
 
 
+@dataclass(frozen=True)
+class Checks:
+    """What decided whether an update was made, on the device.
+
+    Attributes:
+        loss: the loss, added up over the iterations of the update.
+        norm: the norm of all gradients.
+        norms: the norm of every gradient [P].
+        parameters: the parameters [P] of these gradients.
+        scale: the loss scale and its growth tracker before the update; empty without a loss scale.
+    """
+
+    loss: Tensor
+    norm: Tensor
+    norms: Tensor
+    parameters: list[nn.Parameter]
+    scale: list[Tensor]
+
+    def scalars(self) -> list[Tensor]:
+        """What the host has to know."""
+        return [self.loss, self.norm, *self.scale]
+
+
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
     """Updates parameters only if the loss and the gradients are finite, in full or mixed precision, on any device.
 
-    The loss and the gradient norm are checked together after the backward pass. The check adds no synchronisation with
-    the device, because logging the norm needs one anyway. A fused optimizer queues its update before it. Under data
-    parallelism the gradients are averaged by then, so that all processes stop together.
+    The loss and the gradient norm are checked together after the backward pass. A fused optimizer skips the update by a
+    flag on the device, and the host reads the values later: within :meth:`step`, or while the device computes the next
+    iteration (:class:`.LateReports`). Under data parallelism the gradients are averaged by then, so that all processes
+    stop together.
 
     Args:
         optimizer: the optimizer of the parameters.
@@ -57,8 +82,15 @@ class GuardedOptimWrapper(OptimWrapper):
         self.dtype = getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype == "float16")
         self._loss: Tensor | float = 0.0
+        # Called when the gradients of an update are queued.
+        self.before_step: Callable[[], None] | None = None
         # Called before anything of the state of the run changes.
         self.before_update: Callable[[], None] | None = None
+        # Whether step() returns before the values are known, and leaves them in `checks` for judge().
+        self.late = False
+        self.checks: Checks | None = None
+        # Whose gradients were not finite, if the host learnt it when the gradients were gone.
+        self.blamed: list[nn.Parameter] | None = None
         self._weight, self._is_last = 1.0, True
 
     @contextmanager
@@ -104,35 +136,75 @@ class GuardedOptimWrapper(OptimWrapper):
         self.scaler.scale(loss).backward()
         self._inner_count += self._is_last
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the optimizer can skip an update by a flag on the device."""
+        return getattr(self.optimizer, "_step_supports_amp_scaling", False)
+
     def step(self) -> None:
         """Update the parameters.
 
         Raises:
-            NonFiniteError: the loss or the gradient norm is not finite. The parameters are unchanged.
+            NonFiniteError: the loss or the gradient norm is not finite. The parameters are unchanged. If the values are
+                read late, :meth:`judge` raises it.
         """
+        if self.before_step is not None:
+            self.before_step()
         if self.before_update is not None:
             self.before_update()
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        options = self.clip_grad_kwargs or {}
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], options.get("norm_type", 2.0))
+        norm, norms = _norms([p.grad for p in parameters], (self.clip_grad_kwargs or {}).get("norm_type", 2.0))
         loss, self._loss = self._loss, 0.0
         values = torch.stack([loss, norm.float()])
         # A fused optimizer can skip the update by a flag on the device, and need not wait for the values on the host.
-        at_once = getattr(self.optimizer, "_step_supports_amp_scaling", False) and not self.scaler.is_enabled()
+        at_once = self.is_fused and (self.late or not self.scaler.is_enabled())
         if at_once:
             self._step_if(values.isfinite().all(), parameters, norm)
-        loss_value, norm_value = values.tolist()
-        if not _is_finite(loss_value):
-            raise NonFiniteError(f"the loss is {loss_value}")
-        # A loss scale that is too large gives infinite float16 gradients. The scaler then skips the update.
-        if not _is_finite(norm_value) and not self.scaler.is_enabled():
-            raise NonFiniteError(f"the gradient norm is {norm_value}")
-        self.message_hub.update_scalar("train/grad_norm", norm_value)
+        if self.late:
+            self.checks = Checks(*values.unbind(), norms, parameters, self._scale())
+            self.scaler.update()
+            return
+        self._judge(*values.tolist())
         if not at_once:
             self._clip(parameters, norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+    def judge(self, checks: Checks, values: list[float]) -> None:
+        """Say whether a late update was made.
+
+        Args:
+            checks: what decided it.
+            values: the values of :meth:`Checks.scalars`.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is not finite. The parameters are unchanged.
+        """
+        loss, norm, *scale = values
+        try:
+            self._judge(loss, norm)
+        except NonFiniteError:
+            finite = checks.norms.isfinite().tolist()
+            self.blamed = [p for p, is_finite in zip(checks.parameters, finite, strict=True) if not is_finite]
+            if scale:  # the scaler took the bad gradients for those of a scale that is too large
+                before = {"scale": scale[0], "_growth_tracker": int(scale[1])}
+                self.scaler.load_state_dict({**self.scaler.state_dict(), **before})
+            raise
+
+    def _judge(self, loss: float, norm: float) -> None:
+        if not _is_finite(loss):
+            raise NonFiniteError(f"the loss is {loss}")
+        # A loss scale that is too large gives infinite float16 gradients. The scaler then skips the update.
+        if not _is_finite(norm) and not self.scaler.is_enabled():
+            raise NonFiniteError(f"the gradient norm is {norm}")
+        self.message_hub.update_scalar("train/grad_norm", norm)
+
+    def _scale(self) -> list[Tensor]:
+        """Copies of the loss scale and its growth tracker. What the scaler has in public waits for the device."""
+        if not self.scaler.is_enabled():
+            return []
+        return [self.scaler._scale.clone(), self.scaler._growth_tracker.clone()]
 
     def _step_if(
         self,
@@ -170,3 +242,13 @@ class GuardedOptimWrapper(OptimWrapper):
 
 def _is_finite(value: float) -> bool:
     return value - value == 0
+
+
+def _norms(gradients: list[Tensor], norm_type: float) -> tuple[Tensor, Tensor]:
+    """The norm of all gradients, as torch computes it, and the norm of each [P]."""
+    kinds = {(type(gradient), gradient.dtype, gradient.device) for gradient in gradients}
+    if len(kinds) == 1 and type(gradients[0]) is Tensor:
+        norms = torch.stack(torch._foreach_norm(gradients, norm_type))
+        return torch.linalg.vector_norm(norms, norm_type), norms
+    norm = torch.nn.utils.get_total_norm(gradients, norm_type)
+    return norm, torch.stack([g.norm(norm_type).to(norm) for g in gradients]) if gradients else norm[None][:0]

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from ssm_train.data.workers import StoppableLoader, shielded
 from ssm_train.data.wrapper import DatasetWrapper
+from ssm_train.runtime import loading_processes
 
 STALLED = 300  # seconds after which workers that gave no batch are given up, unless the loader's timeout says otherwise
 _SAMPLE, _ITERATION = 0, 1  # first number of a key, so that samples and iterations never share a key
@@ -128,7 +129,7 @@ def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = N
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory and torch.accelerator.is_available(),
         timeout=loader.timeout or (STALLED if loader.num_workers else 0),
-        worker_init_fn=functools.partial(shielded, loader.worker_init_fn),
+        worker_init_fn=functools.partial(loading_processes.start, functools.partial(shielded, loader.worker_init_fn)),
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,

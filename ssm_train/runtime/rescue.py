@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ STOPPED = 75  # exit status; see ssm_train.apis.cli
 # What torch's errors begin with or hold when another process, or a worker of the data loader, is the reason.
 _EXCHANGES = ("gloo", "NCCL", "ProcessGroup", "Connection reset", "Connection closed", "Broken pipe", "store", "Store")
 _LOADER = "DataLoader "
+_ENDING = 2.0  # seconds that a worker may take to end after its connections have closed
 
 
 class RescueHook(Hook):
@@ -34,6 +36,7 @@ class RescueHook(Hook):
         seconds: see :class:`.RankWatch`.
     """
 
+    runs_late = True
     priority = "LOWEST"
 
     def __init__(self, seconds: float):
@@ -66,7 +69,8 @@ class RescueHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Other optimizer wrappers do not say when they begin an update."""
-        self._updating = not isinstance(runner.optim_wrapper, GuardedOptimWrapper)
+        if not isinstance(runner.optim_wrapper, GuardedOptimWrapper):
+            self._updating = True
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Note that the iteration is complete, and keep the statistics of batch norms, which the next one changes."""
@@ -113,7 +117,8 @@ class RescueHook(Hook):
             self.watch.stop()
             return self._others(runner, cause)
         # A worker that died also shows as a broken connection, or a file that is not there.
-        lost = isinstance(error, RuntimeError | OSError | EOFError) and lost_worker(runner)
+        broken = isinstance(error, OSError | EOFError)
+        lost = (broken or isinstance(error, RuntimeError)) and lost_worker(runner, _ENDING if broken else 0.0)
         loader = lost or (isinstance(error, RuntimeError) and text.startswith(_LOADER))
         words = text if loader or isinstance(error, UserError) else f"{type(error).__name__}: {text}"
         self.announce(words)
@@ -198,9 +203,20 @@ class RescueHook(Hook):
             time.sleep(1)
 
 
-def lost_worker(runner: Runner) -> str:
-    """The worker of a data loader that has died or is stopped, in words; an empty text if there is none."""
-    return next(filter(None, (loader.lost_worker() for loader in loaders_of(runner))), "")
+def lost_worker(runner: Runner, patience: float = 0.0) -> str:
+    """The worker of a data loader that has died or is stopped, in words; an empty text if there is none.
+
+    Args:
+        runner: the Runner.
+        patience: seconds to wait for one. The connections of a process close before the system says that it has ended.
+    """
+    end = time.monotonic() + patience
+    while True:
+        lost = next(filter(None, (loader.lost_worker() for loader in loaders_of(runner))), "")
+        if lost or time.monotonic() >= end:
+            return lost
+        with suppress(RuntimeError):  # torch raises it in the main thread when the worker ends
+            time.sleep(0.02)
 
 
 def loaders_of(runner: Runner) -> list[StoppableLoader]:

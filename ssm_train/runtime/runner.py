@@ -11,6 +11,7 @@ import torch
 from mmengine import runner as mmengine_runner
 from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.base_loop import BaseLoop
@@ -26,13 +27,16 @@ from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.samplers import check_sampler
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime import fit, resumed, resuming
-from ssm_train.runtime.building import building_from_config, compile_parts
+from ssm_train.runtime import fit, loading_processes, resumed, resuming
+from ssm_train.runtime.building import building_from_config, compile_parts, runs_as_graphs
 from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
 from ssm_train.runtime.grouping import KEY as GROUPING
 from ssm_train.runtime.grouping import Grouping
+from ssm_train.runtime.iteration_info import IterationInfoHook, IterationTimerHook
+from ssm_train.runtime.iteration_times import IterationTimesHook
+from ssm_train.runtime.late_reports import LateReports
 from ssm_train.runtime.launching import join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
@@ -41,6 +45,12 @@ from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
 from ssm_train.runtime.stopping import StopSignals, StopTraining
 from ssm_train.runtime.work_folder import WorkFolder
+
+# By their names among the default hooks: a hook of mmengine, and ours for loops that read late what it reads.
+_OUR_HOOKS = {
+    "runtime_info": ("RuntimeInfoHook", IterationInfoHook),
+    "timer": ("IterTimerHook", IterationTimerHook),
+}
 
 
 class Runner(mmengine_runner.Runner):
@@ -63,6 +73,8 @@ class Runner(mmengine_runner.Runner):
     # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
     keep_updates = False
     new_schedule = False
+    # Number of iterations after which a table says where their time goes; 0 for no table.
+    time_iterations = 0
     # Whose the work folder is. It is set for a training by ssm_train.apis.train, and states are named after it.
     folder: WorkFolder | None = None
     # Whether the run goes on from a file outside its folder, where a later --resume would not find it.
@@ -126,7 +138,8 @@ class Runner(mmengine_runner.Runner):
 
         Args:
             dataloader: a loader, which is returned as it is, or a config. Besides mmengine's keys, the config may have
-                ``unreadable``: what to do with bad samples (see :class:`.GuardedDataset`).
+                ``unreadable``: what to do with bad samples (see :class:`.GuardedDataset`). ``num_workers=None``
+                leaves the number of loading processes to the machine (:func:`.loading_processes.choose`).
             seed: seed of the run.
             diff_rank_seed: whether the sampler of every process gets another seed.
 
@@ -138,6 +151,9 @@ class Runner(mmengine_runner.Runner):
             return dataloader
         settings = dict(dataloader)
         unreadable = settings.pop("unreadable", "skip")
+        if settings.get("num_workers", 0) is None:
+            settings["num_workers"], words = loading_processes.choose("loading of data")
+            MMLogger.get_current_instance().info(words)
         if isinstance(settings["dataset"], Mapping):
             settings["dataset"] = build_dataset(settings["dataset"])
         if isinstance(settings.get("sampler"), Mapping):
@@ -145,6 +161,14 @@ class Runner(mmengine_runner.Runner):
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)
         check_batches(loader)
         return make_reproducible(loader, seed or 0, guarded(loader.dataset, unreadable))
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register mmengine's default hooks and those of the config. Two of mmengine's are replaced by ours."""
+        given = dict(hooks or {})
+        for name, (theirs, ours) in _OUR_HOOKS.items():
+            if given.get(name, {"type": theirs}) in ({"type": theirs}, {"type": f"mmengine.{theirs}"}):
+                given[name] = ours()
+        super().register_default_hooks(given)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """Build an evaluator that leaves out unreadable samples, or the evaluator that the config names."""
@@ -201,9 +225,11 @@ class Runner(mmengine_runner.Runner):
         self.register_hook(self.rescue)
         if self.frozen:
             self.register_hook(FrozenHook(self.frozen))
+        if self.time_iterations:
+            self.register_hook(IterationTimesHook(self.time_iterations))
         self.register_hook(stop_hook)
         try:
-            with threads_may_fail_to_write():
+            with threads_may_fail_to_write(), self.reports.settled_on_error():
                 model = super().train()
             self.states.check_end()
             return model
@@ -224,6 +250,11 @@ class Runner(mmengine_runner.Runner):
             self.states.wait()
 
     @cached_property
+    def reports(self) -> LateReports:
+        """What the iterations report, and when the hooks after them run."""
+        return LateReports(self)
+
+    @cached_property
     def states(self) -> StateFiles:
         """The rotating files with the state of the run."""
         return StateFiles(Path(self.work_dir), self.logger)
@@ -242,7 +273,11 @@ class Runner(mmengine_runner.Runner):
 
     def _maybe_compile(self, target: str) -> None:
         """Compile the backbone if the config asks for it. mmengine would compile ``target``, the whole step."""
-        compile_parts(self.bare_model, self.cfg.get("compile", False))
+        options = self.cfg.get("compile", False)
+        if options is True and torch.cuda.is_available() and runs_as_graphs(self):
+            options = {"mode": "reduce-overhead"}
+            self.logger.info("the network runs as CUDA graphs: compile.mode=default compiles it without them")
+        compile_parts(self.bare_model, options)
 
     def load_or_resume(self) -> None:
         """Load the checkpoint of the config; ``resume`` without a file takes the newest good state of the work folder.
@@ -372,6 +407,7 @@ class Runner(mmengine_runner.Runner):
             detached: whether the state is a copy that shares no memory and does not wait for the device; see
                 :func:`.checkpoints.detached` for when it is complete.
         """
+        self.reports.settle()
         state = {
             "meta": {
                 **meta,

@@ -22,6 +22,7 @@ class StopHook(Hook):
         signals: they are handled from the start of training on. Before, there is nothing to save.
     """
 
+    runs_late = True
     priority = "LOWEST"
 
     def __init__(self, signals: StopSignals):

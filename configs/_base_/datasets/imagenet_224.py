@@ -1,8 +1,9 @@
-# ImageNet-1k at 224x224 with 128 images per GPU. Validation resizes to 256 and crops the centre.
+# ImageNet-1k at 224x224 with 128 images per GPU. Validation resizes to 256 and crops the centre. The number of loading
+# processes (None) follows from the cores of the machine.
 _base_ = "./image_loaders.py"
 train_dataloader = dict(
     batch_size=128,
-    num_workers=10,
+    num_workers=None,
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",
@@ -19,7 +20,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=128,
-    num_workers=10,
+    num_workers=None,
     dataset=dict(
         type="ImageNet",
         root="data/imagenet",

@@ -38,6 +38,8 @@ class AtomicCheckpointHook(CheckpointHook):
         ConfigError: ``interval`` or ``max_keep_ckpts`` is 0, or nothing would ever be saved.
     """
 
+    runs_late = True
+
     def __init__(
         self,
         interval: int = 1,

@@ -40,6 +40,8 @@ class CurvesHook(Hook):
         plot: whether to draw the picture.
     """
 
+    runs_late = True
+
     # The hook runs after the metrics are known, and before the checkpoint hook asks for a state.
     priority = "LOW"
 

@@ -16,6 +16,7 @@ class IterationSeedHook(Hook):
     A resumed run therefore draws the numbers that it would have drawn without the interruption.
     """
 
+    runs_late = True
     priority = "VERY_HIGH"
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

@@ -28,12 +28,13 @@ class NonFiniteHook(Hook):
         interval: iterations between two copies of the weights and the optimizer's state in the host's memory.
     """
 
+    runs_late = True
     priority = "VERY_LOW"
 
     def __init__(self, interval: int = 500):
         self.interval = interval
         self._good: dict | None = None
-        self._batch: Any = None
+        self._batches: dict[int, Any] = {}  # by iteration: the last two, since values may be read an iteration late
 
     def before_train(self, runner: Runner) -> None:
         """Keep the state that training starts from."""
@@ -41,7 +42,8 @@ class NonFiniteHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Remember the batch, whose images an error names."""
-        self._batch = data_batch
+        self._batches = {number: batch for number, batch in self._batches.items() if number == runner.iter - 1}
+        self._batches[runner.iter] = data_batch
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep a copy of the state every ``interval`` iterations."""
@@ -90,13 +92,17 @@ class NonFiniteHook(Hook):
         parameters = dict(runner.bare_model.named_parameters())
         if (bad := first_non_finite(parameters)) is not None:
             return f"the first bad parameter is {bad}"
-        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        bad = first_non_finite(gradients)
+        blamed = getattr(runner.optim_wrapper, "blamed", None)
+        if blamed is None:
+            bad = first_non_finite({name: p.grad for name, p in parameters.items() if p.grad is not None})
+        else:
+            bad = next((name for name, p in parameters.items() if any(p is other for other in blamed)), None)
         words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
         return f"{words}; the batch {self._describe_batch(runner)}"
 
     def _describe_batch(self, runner: Runner) -> str:
-        batch = self._batch if isinstance(self._batch, dict) else {}
+        last = self._batches.get(runner.iter, self._batches.get(runner.iter - 1))
+        batch = last if isinstance(last, dict) else {}
         inputs = batch.get("inputs")
         if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
             return "has no inputs that can be checked"

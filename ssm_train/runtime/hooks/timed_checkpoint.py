@@ -30,6 +30,7 @@ class TimedCheckpointHook(Hook):
         ConfigError: ``minutes`` or ``keep`` is not positive, or ``patience`` is negative.
     """
 
+    runs_late = True
     priority = "VERY_LOW"
 
     def __init__(self, minutes: float = 10.0, keep: int = 2, patience: float = 60.0):

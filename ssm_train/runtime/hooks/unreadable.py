@@ -19,6 +19,8 @@ class UnreadableImagesHook(Hook):
     The number is of all processes, and of the run before it was resumed.
     """
 
+    runs_late = True
+
     def __init__(self) -> None:
         self.seen: set[str] = set()
 

@@ -53,6 +53,7 @@ class ImageClassifier(BaseModel):
     """
 
     task: ClassVar[str] = "classification"
+    fixed_shapes: ClassVar[bool] = True  # all images of a training have one size
 
     def __init__(
         self,
