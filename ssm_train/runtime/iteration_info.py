@@ -6,7 +6,6 @@ from typing import Any
 from mmengine.hooks import IterTimerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 
-from ssm_train.registry import HOOKS
 from ssm_train.runtime.batches import Batches
 
 # Entries of a history that are kept. mmengine copies the whole history for every new one, which would take milliseconds
@@ -14,7 +13,6 @@ from ssm_train.runtime.batches import Batches
 _LONGEST = 10_000
 
 
-@HOOKS.register_module()
 class IterationInfoHook(RuntimeInfoHook):
     """mmengine's RuntimeInfoHook, which writes the learning rate of an iteration together with its losses."""
 
@@ -34,7 +32,6 @@ class IterationInfoHook(RuntimeInfoHook):
                 history.max_length = _LONGEST
 
 
-@HOOKS.register_module()
 class IterationTimerHook(IterTimerHook):
     """mmengine's IterTimerHook, with the time that the data loader was waited for."""
 

@@ -24,6 +24,7 @@ class IterationTimes:
         loader: waiting for the data loader.
         step: the host's part of the training step. On a GPU it queues kernels, and on a CPU it computes.
         waiting: the host waits for the device; 0 on a CPU.
+        between: validations, and what else is between two epochs.
         device: the device computes; None on a CPU, or if it could not be measured.
         cores: cores that this process keeps busy, without the loading processes.
         threads: threads that torch computes with on a CPU.
@@ -35,6 +36,7 @@ class IterationTimes:
     loader: float
     step: float
     waiting: float
+    between: float
     device: float | None
     cores: float
     threads: int
@@ -42,13 +44,13 @@ class IterationTimes:
 
     @property
     def rest(self) -> float:
-        """Hooks, the log and checkpoints."""
-        return max(0.0, self.whole - self.loader - self.step - self.waiting)
+        """Hooks after iterations: the log, averages of the weights, checkpoints."""
+        return max(0.0, self.whole - self.loader - self.step - self.waiting - self.between)
 
     @property
     def idle(self) -> float | None:
         """The device has nothing to do; None if that is not known."""
-        return None if self.device is None else max(0.0, self.whole - self.device)
+        return None if self.device is None else max(0.0, self.whole - self.between - self.device)
 
     def rows(self) -> list[tuple[str, float]]:
         """What the table lists, with seconds."""
@@ -60,7 +62,7 @@ class IterationTimes:
         ]
         if on_gpu:
             rows += [("host: waiting for the device", self.waiting)]
-        rows += [("iteration", self.whole)]
+        rows += [("validations, ends of epochs", self.between), ("iteration", self.whole)]
         if self.device is not None and self.idle is not None:
             rows += [("device: computing", self.device), ("device: idle", self.idle)]
         return rows
@@ -75,8 +77,13 @@ class IterationTimes:
 
     def verdict(self) -> str:
         """What bounds the training and what to change, in a sentence."""
-        loader, rest = self.loader / self.whole, self.rest / self.whole
-        if self.idle is not None and self.idle / self.whole < _MUCH:
+        loader, rest, between = (part / self.whole for part in (self.loader, self.rest, self.between))
+        if between >= _MUCH and self.between > max(self.loader, self.rest, self.step + self.waiting):
+            return (
+                f"Validations bound this training: they and the ends of epochs take {between:.0%} of the time: "
+                "validate and save less often (train_cfg.val_interval, default_hooks.checkpoint.interval)."
+            )
+        if self.idle is not None and self.idle / (self.whole - self.between) < _MUCH:
             return (
                 "The device bounds this training: only a smaller network, a lower precision (--amp), --compile or more "
                 "GPUs make it faster."
@@ -89,8 +96,8 @@ class IterationTimes:
             )
         if rest >= _MUCH and self.rest > self.step:
             return (
-                "Hooks bound this training: log, validate and save less often, or leave out the custom hooks that read "
-                "values of the device."
+                "Hooks bound this training: log and save less often, or leave out the custom hooks that read values of "
+                "the device."
             )
         if self.idle is not None:
             return (
@@ -117,7 +124,7 @@ class IterationTimesHook(Hook):
 
     def __init__(self, iterations: int, skipped: int = 20):
         self.iterations, self.skipped = iterations, skipped
-        self._seen, self._waited = 0, 0.0
+        self._seen, self._waited, self._between = 0, 0.0, 0.0
         self._begin: tuple[float, ...] | None = None
         self._now: tuple[float, ...] = ()
         self._profile: profile | None = None
@@ -130,7 +137,8 @@ class IterationTimesHook(Hook):
         waited, reports = runner.train_loop.batches.waited, runner.reports
         # The batch of this iteration has been waited for, and is not counted yet.
         clock = time.perf_counter() - waited
-        now = (clock, self._waited, reports.queued, reports.waited, time.process_time())
+        self._between += clock - reports.ended if self._seen else 0.0
+        now = (clock, self._waited, reports.queued, reports.waited, self._between, time.process_time())
         self._waited += waited
         measured = self._seen - self.skipped
         self._seen += 1
@@ -158,11 +166,11 @@ class IterationTimesHook(Hook):
 
     def _print(self, runner: Runner, now: Sequence[float], device: float | None) -> None:
         self._done = True
-        wall, loader, step, waiting, cpu = (
+        wall, loader, step, waiting, between, cpu = (
             (after - before) / self.iterations for after, before in zip(now, self._begin or now, strict=True)
         )
         times = IterationTimes(
-            self.iterations, wall, loader, step, waiting, device, cpu / wall, torch.get_num_threads(),
+            self.iterations, wall, loader, step, waiting, between, device, cpu / wall, torch.get_num_threads(),
             runner.train_dataloader.num_workers,
         )  # fmt: skip
         if runner.rank == 0:

@@ -82,13 +82,14 @@ class LateReports:
         late: whether hooks run late.
         waited: seconds that this process has waited for the device.
         queued: seconds that it has spent in training steps, without the hooks and without waiting.
+        ended: when the loop went on from the last iteration, by ``time.perf_counter``.
     """
 
     def __init__(self, runner: Runner):
         self.runner = runner
         self.beside: bool | None = None
         self.late = False
-        self.waited = self.queued = 0.0
+        self.waited = self.queued = self.ended = 0.0
         self._pending: _Iteration | None = None
         self._buffers = TensorSlots([])
         self._kept: list[Tensor] = []
@@ -130,9 +131,13 @@ class LateReports:
             batch: the batch.
             outputs: what the training step returned.
         """
-        if not self.late:
+        if self.late:
+            self._copy(place, batch, outputs)
+        else:
             self.runner.call_hook("after_train_iter", batch_idx=place, data_batch=batch, outputs=outputs)
-            return
+        self.ended = time.perf_counter()
+
+    def _copy(self, place: int, batch: Any, outputs: dict[str, Any]) -> None:
         wrapper = self.runner.optim_wrapper
         checks, wrapper.checks = wrapper.checks, None
         device = wrapper.device_type

@@ -15,8 +15,8 @@ LONG = ("train_cfg.max_epochs=6", "train_cfg.val_interval=6", "default_hooks.che
 
 
 def times(**seconds):
-    known = dict(whole=0.1, loader=0.0, step=0.09, waiting=0.0, device=None, cores=1.0, threads=2, loaders=4)
-    return IterationTimes(iterations=10, **{**known, **seconds})
+    parts = dict(whole=0.1, loader=0.0, step=0.09, waiting=0.0, between=0.0, device=None)
+    return IterationTimes(10, **{**parts, **seconds}, cores=1.0, threads=2, loaders=4)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,8 @@ def times(**seconds):
         (times(step=0.09, device=0.05), "The host bounds this training"),
         (times(step=0.03, loader=0.06, device=0.03), "The loading of data bounds this training"),
         (times(step=0.03, device=0.03), "Hooks bound this training"),
+        (times(step=0.03, between=0.06), "Validations bound this training: they and the ends of epochs take 60%"),
+        (times(step=0.03, waiting=0.03, between=0.03, device=0.066), "The device bounds this training"),
     ],
 )
 def test_verdict(measured, beginning):

@@ -1,0 +1,123 @@
+"""The bare training step of a network beside whole trainings by tree-ssm train, on noise and on JPEG files.
+
+    python tools/benchmarks/imagenet_files.py data/imagenet-like --train-count 128000
+    python tools/benchmarks/loop.py --model mambatree --data data/imagenet-like --iterations 400
+    python tools/benchmarks/loop.py --model quadmamba --device cpu --batch 4 --iterations 40 --size 64
+
+The bare step is that of throughput.py: forward, backward and a fused update on one batch of noise, over and over. The
+trainings are those of a user: the ImageNet recipe with its default switches, and its network on noise that needs no
+loading. The rate of a training is that of its median logged time, without the first quarter. A training also prints
+where the time of its iterations goes (docs/bounds.md). Without --data there is no training on files.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ssm_core.errors import UserError
+from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
+
+# By family: the name in timm, the recipe, and the config of the same network on noise.
+FAMILIES = {
+    "mambatree": ("mambatree_tiny", "mambatree/mambatree-tiny_8xb128_in1k", "mambatree/mambatree-tiny_synthetic"),
+    "quadmamba": ("quadmamba_small", "quadmamba/quadmamba-small_8xb128_in1k", "quadmamba/quadmamba-small_synthetic"),
+}
+LOG_EVERY = 10  # iterations between two logged times; each is the mean of as many
+
+
+@dataclass
+class Row:
+    """One measurement."""
+
+    what: str
+    images_per_second: float
+    milliseconds: float  # of an iteration
+    to_bare: float  # rate divided by that of the bare step
+
+
+def bare(options: argparse.Namespace, folder: Path) -> float:
+    """Seconds of the bare step."""
+    report = folder / "bare.json"
+    command = [sys.executable, str(Path(__file__).with_name("throughput.py")), "--mode", "train", "--models"]
+    command += [FAMILIES[options.model][0], "--batch", str(options.batch), "--size", str(options.size)]
+    command += ["--device", options.device, "--json", str(report)]
+    command += ["--dtype", "bfloat16", "--compile"] if options.device == "cuda" else ["--dtype", "float32"]
+    _run(command)
+    return json.loads(report.read_text())["rows"][0]["milliseconds_per_step"] / 1e3
+
+
+def training(options: argparse.Namespace, config: str, folder: Path, settings: list[str]) -> float:
+    """Seconds of an iteration of a training."""
+    command = [sys.executable, "-m", "ssm_train.commands", "train", config, "--work-dir", str(folder), "--overwrite"]
+    command += ["--amp", "--compile"] if options.device == "cuda" else []
+    command += ["--time-iterations", str(max(1, options.iterations // 4)), "--cfg-options", "train_cfg.max_epochs=1"]
+    command += [f"train_dataloader.num_batch_per_epoch={options.iterations}", "val_dataloader.num_batch_per_epoch=1"]
+    command += [f"train_dataloader.batch_size={options.batch}", f"default_hooks.logger.interval={LOG_EVERY}"]
+    _run([*command, "log_level=WARNING", *settings, *options.cfg_options])
+    scalars = max(folder.glob("*/vis_data/scalars.json")).read_text().splitlines()
+    times = [line["train/time"] for line in map(json.loads, scalars) if "train/time" in line]
+    return statistics.median(times[len(times) // 4 :])
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:5])} … ended with {done.returncode}")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add, whole = parser.add_argument, kinds.whole_number
+    add("--model", choices=FAMILIES, default="mambatree", help="family of the network (default: mambatree)")
+    add("--data", type=Path, help="folder of files like ImageNet's, see imagenet_files.py")
+    add("--batch", type=whole(2), default=128, help="images of an iteration (default: 128)")
+    add("--size", type=whole(32), default=224, help="side of the images of noise (default: 224)")
+    add("--iterations", type=whole(40), default=400, help="length of each training (default: 400)")
+    add("--device", choices=["cuda", "cpu"], default="cuda", help="on a CPU nothing is compiled (default: cuda)")
+    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="for both trainings")
+    add("--json", type=Path, help="write all figures to this file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> list[Row]:
+    """Measure, print a table and return its rows."""
+    options = parse(argv)
+    # Imported after parsing so that --help stays fast.
+    from ssm_core.timing import machine
+    from ssm_train.runtime.files import check_file, write_text_atomically
+
+    if options.json:
+        check_file(options.json)
+    if options.data is not None and not (options.data / "train").is_dir():
+        raise UserError(f"--data {options.data} has no folder train: imagenet_files.py makes one")
+    _, recipe, noise = FAMILIES[options.model]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        found = {"bare step": bare(options, folder)}
+        size = [f"{part}_dataloader.dataset.size={options.size}" for part in ("train", "val")]
+        found["training on noise"] = training(options, noise, folder / "noise", size)
+        if options.data is not None:
+            roots = [f"{part}_dataloader.dataset.root={options.data.resolve()}" for part in ("train", "val")]
+            found["training on files"] = training(options, recipe, folder / "files", roots)
+    least = found["bare step"]
+    rows = [Row(what, options.batch / seconds, 1e3 * seconds, least / seconds) for what, seconds in found.items()]
+    print(f"{'':18s}{'img/s':>10}{'ms':>10}{'to bare':>9}")
+    for row in rows:
+        print(f"{row.what:18s}{row.images_per_second:10.1f}{row.milliseconds:10.2f}{row.to_bare:9.3f}")
+    if options.json:
+        report = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
+        write_text_atomically(options.json, json.dumps(report, indent=2))
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
