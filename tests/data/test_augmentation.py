@@ -1,6 +1,7 @@
 """Tests that augmentation by the batch gives what timm gives with Pillow, from the same random numbers."""
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -112,6 +113,17 @@ def test_policies_draw_and_give_what_timms_do(policy, others, pictures):
             images[place, :, top : top + height, left : left + width] = 0
     assert_same_levels(expected, found)
     assert bool((drawn["erased"][:, 2] > 0).any()) == ("re_prob" in others)
+
+
+def test_transforms_are_pickled_for_loading_processes(pictures):
+    transform = TrainTransform(32, auto_augment="rand-m9-n3-p1.0", random_erasing=1.0, on_device=True)
+    copied = pickle.loads(pickle.dumps(transform))
+    found = []
+    for one in (transform, copied):
+        seed_sample(0, 0, 1)
+        pixels, drawn = one(pictures[0])
+        found.append(finish(pixels[None], {key: value[None] for key, value in drawn.items()}))
+    assert torch.equal(*found)
 
 
 def test_a_batch_of_one(pictures):

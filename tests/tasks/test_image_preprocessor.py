@@ -56,9 +56,19 @@ def test_it_is_compiled_with_the_backbone():
     assert counter.frame_count == 2  # noise and scaling
 
 
-def test_another_preprocessor_is_told_that_images_are_unfinished():
-    model = ImageClassifier(BACKBONE, data_preprocessor=dict(type="BaseDataPreprocessor"))
-    with pytest.raises(ConfigError, match="BaseDataPreprocessor leaves images unfinished: take an ImagePreprocessor"):
+def test_a_preprocessor_that_only_moves_images_does_as_well():
+    losses, batch = [], batch_of()
+    for settings in (None, dict(type="BaseDataPreprocessor")):
+        torch.manual_seed(0)
+        model = ImageClassifier(BACKBONE, data_preprocessor=settings)
+        losses.append(model(**model.data_preprocessor(batch), mode="loss")["loss"])
+    assert torch.equal(*losses)
+
+
+def test_a_preprocessor_that_changes_unfinished_images_is_refused():
+    settings = dict(type="ImgDataPreprocessor", mean=[120.0], std=[60.0])
+    model = ImageClassifier(BACKBONE, data_preprocessor=settings)
+    with pytest.raises(ConfigError, match="ImgDataPreprocessor changes images that are still to be augmented"):
         model(**model.data_preprocessor(batch_of()), mode="loss")
 
 

@@ -215,6 +215,31 @@ def _note_warp(
     return record
 
 
+# The matrices are made by named functions and no lambdas, so that a transform can be pickled for a loading process.
+def _shear_x(record: Record, share: float) -> Matrix:
+    return (1, share, 0, 0, 1, 0)
+
+
+def _shear_y(record: Record, share: float) -> Matrix:
+    return (1, 0, 0, share, 1, 0)
+
+
+def _translate_x(record: Record, pixels: float) -> Matrix:
+    return (1, 0, pixels, 0, 1, 0)
+
+
+def _translate_y(record: Record, pixels: float) -> Matrix:
+    return (1, 0, 0, 0, 1, pixels)
+
+
+def _translate_x_by_share(record: Record, share: float) -> Matrix:
+    return _translate_x(record, share * record.width)
+
+
+def _translate_y_by_share(record: Record, share: float) -> Matrix:
+    return _translate_y(record, share * record.height)
+
+
 def _rotation(record: Record, degrees: float) -> Matrix:
     """Pillow's matrix of a rotation around the centre, rounded as Pillow rounds it."""
     angle = -math.radians(degrees % 360.0)
@@ -231,16 +256,12 @@ _NOTED: dict[Callable, Callable] = {
     timms.contrast: partial(_note_factor, Kind.CONTRAST),
     timms.color: partial(_note_factor, Kind.COLOUR),
     timms.sharpness: partial(_note_factor, Kind.SHARPNESS),
-    timms.shear_x: partial(_note_warp, Kind.SLIDE_X, lambda record, share: (1, share, 0, 0, 1, 0)),
-    timms.shear_y: partial(_note_warp, Kind.SLIDE_Y, lambda record, share: (1, 0, 0, share, 1, 0)),
-    timms.translate_x_rel: partial(
-        _note_warp, Kind.SLIDE_X, lambda record, share: (1, 0, share * record.width, 0, 1, 0)
-    ),
-    timms.translate_y_rel: partial(
-        _note_warp, Kind.SLIDE_Y, lambda record, share: (1, 0, 0, 0, 1, share * record.height)
-    ),
-    timms.translate_x_abs: partial(_note_warp, Kind.SLIDE_X, lambda record, pixels: (1, 0, pixels, 0, 1, 0)),
-    timms.translate_y_abs: partial(_note_warp, Kind.SLIDE_Y, lambda record, pixels: (1, 0, 0, 0, 1, pixels)),
+    timms.shear_x: partial(_note_warp, Kind.SLIDE_X, _shear_x),
+    timms.shear_y: partial(_note_warp, Kind.SLIDE_Y, _shear_y),
+    timms.translate_x_rel: partial(_note_warp, Kind.SLIDE_X, _translate_x_by_share),
+    timms.translate_y_rel: partial(_note_warp, Kind.SLIDE_Y, _translate_y_by_share),
+    timms.translate_x_abs: partial(_note_warp, Kind.SLIDE_X, _translate_x),
+    timms.translate_y_abs: partial(_note_warp, Kind.SLIDE_Y, _translate_y),
     timms.rotate: partial(_note_warp, Kind.ROTATE, _rotation),
 }
 _JITTER = (timms.brightness, timms.contrast, timms.color)  # in the order of torchvision's factors

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError
+from ssm_train.data.augmentation import finish
 from ssm_train.data.classes import are_weights, class_counts
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
@@ -45,7 +46,7 @@ class ImageClassifier(BaseModel):
         teacher_share: share of the loss that its answers have, from 0 to 1.
         temperature: see :class:`.Teacher`.
         data_preprocessor: config of the module that moves a batch to the device. By default it is an
-            :class:`.ImagePreprocessor`, which images of a transform with ``on_device=True`` need.
+            :class:`.ImagePreprocessor`. One that changes images needs transforms with ``on_device=False``.
 
     Raises:
         ConfigError: there is no choice between classes, the network gives no answer for the whole image, or an argument
@@ -163,14 +164,17 @@ class ImageClassifier(BaseModel):
             drawn: what is still to be done to unfinished images. Only a preprocessor of another kind leaves it.
 
         Raises:
-            ConfigError: the images are unfinished, mixing is on and the batch has an odd number of images, or see
-                :func:`.logits_of`.
+            ConfigError: a preprocessor has changed unfinished images, mixing is on and the batch has an odd number of
+                images, or see :func:`.logits_of`.
         """
         if drawn is not None:
-            raise ConfigError(
-                f"{type(self.data_preprocessor).__name__} leaves images unfinished: take an ImagePreprocessor as "
-                "model.data_preprocessor, or set train_dataloader.dataset.transform.on_device=False"
-            )
+            if inputs.dtype != torch.uint8:
+                raise ConfigError(
+                    f"{type(self.data_preprocessor).__name__} changes images that are still to be augmented: take an "
+                    "ImagePreprocessor as model.data_preprocessor, or set "
+                    "train_dataloader.dataset.transform.on_device=False"
+                )
+            inputs = finish(inputs, drawn)
         if mode == "loss":
             return self.loss(inputs, data_samples["label"])
         logits = logits_of(self.backbone, inputs, "model.backbone")
