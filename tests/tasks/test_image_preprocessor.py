@@ -32,7 +32,7 @@ def train(folder, *options, **settings):
 
 
 def batch_of(count=4):
-    data = Digits(TrainTransform(32, mean=(0.3,), std=(0.4,), random_erasing=0.5, on_device=True))
+    data = Digits(TrainTransform(32, mean=(0.3,), std=(0.4,), random_erasing=1.0, on_device=True))
     return collate_images([data[index] for index in range(count)])
 
 
