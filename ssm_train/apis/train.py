@@ -99,7 +99,7 @@ def train(
         overwrite: delete the files of the run that was there.
         fresh: train in a new folder ``run_N`` within the work folder.
         keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
-            update. Their product has to be the same.
+            update. Their product has to be the same, unless the number of processes alone is another one.
         new_schedule: follow the schedule of the config where that of the run to continue differs.
         time_iterations: number of iterations after which a table says where their time goes; 0 for no table.
 

@@ -25,8 +25,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     again.add_argument("--fresh", action="store_true", help="keep the run in the work folder, train in run_2 within it")
     parser.add_argument(
         "--keep-updates", action="store_true",
-        help="with --resume: other processes, batch size or accumulation of the same product; the samples of each "
-        "update stay the same",
+        help="with --resume: another number of processes, or other processes, batch size and accumulation of the same "
+        "product; the samples of each update stay the same",
     )  # fmt: skip
     parser.add_argument(
         "--new-schedule", action="store_true",

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmengine.hooks import EMAHook
@@ -86,7 +87,8 @@ def _settle_layout(runner: Runner, trained: Layout | None, keep_updates: bool) -
     if now == trained:
         return False
     words = f"the run to resume was trained with {trained}, and this config asks for {now}"
-    if now.update != trained.update:
+    # Where only processes were lost or have joined, as in an elastic launch, nothing else has to be said.
+    if now.update != trained.update and not (keep_updates and replace(trained, processes=now.processes) == now):
         raise CheckpointError(f"{words}: resume with the same, or with other sizes of the same product")
     if not keep_updates:
         raise CheckpointError(
