@@ -75,11 +75,11 @@ def assert_same_levels(expected, found):
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
 @pytest.mark.parametrize("increasing", [0, 1])
-@pytest.mark.parametrize("size", [(33, 57), (64, 64), (2, 3)])
+@pytest.mark.parametrize("size", [(33, 57), (32, 32), (2, 3)])
 def test_every_operation_is_timms_at_any_magnitude(size, increasing, interpolation, pictures):
-    resized = [picture.resize(size[::-1]) for picture in pictures]
+    resized = [picture.resize(size[::-1]) for picture in (*pictures[:4], *pictures[-2:])]
     expected, found, kinds = [], [], set()
-    for magnitude, name in itertools.product((0, 1, 4, 9, 10), OPERATIONS):
+    for magnitude, name in itertools.product((0, 1, 7, 10), OPERATIONS):
         transform = whole(size, f"rand-m{magnitude}-n1-p1.0-inc{increasing}", interpolation)
         policy = transform.transforms[2]
         policy.ops = [op for op in policy.ops if op.name.removesuffix("Increasing") == name]
@@ -106,7 +106,7 @@ def test_every_operation_is_timms_at_any_magnitude(size, increasing, interpolati
     ],
 )
 def test_policies_draw_and_give_what_timms_do(policy, others, pictures):
-    many = [picture.resize((81, 65)) for picture in pictures] * 12
+    many = [picture.resize((81, 65)) for picture in pictures] * 8
     expected, found, drawn = compare(whole((65, 81), policy, **others), many, range(len(many)))
     for place, (top, left, height, width) in enumerate(drawn["erased"]):  # noise is compared below
         for images in (expected, found):
