@@ -44,6 +44,7 @@ LOOPS = _child(root.LOOPS, "runtime.loops")
 HOOKS = _child(
     root.HOOKS,
     "runtime.hooks",
+    "runtime.gradient_exchange",
     "tasks.class_count",
     "tasks.label_check",
     "tasks.pictures",
