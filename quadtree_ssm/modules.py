@@ -59,6 +59,8 @@ class ScorePredictor(nn.Module):
             parameters.
     """
 
+    NORMS_BEFORE_PRODUCTS = ("norm",)
+
     def __init__(self, dim: int, context: PredictorContext = "local") -> None:
         super().__init__()
         if context not in ("local", "global"):

@@ -9,7 +9,17 @@ from timm.layers import LayerNorm, trunc_normal_
 from torch import Tensor, nn
 
 from ssm_core.hub import HubModel
-from ssm_core.layers import MIN_SIDE, Block, ClassifierHead, Downsample, ScanMixer, SelectiveSSM, Stage, Stem
+from ssm_core.layers import (
+    MIN_SIDE,
+    Block,
+    ClassifierHead,
+    Downsample,
+    ScanMixer,
+    SelectiveSSM,
+    Stage,
+    Stem,
+    fuse_norms,
+)
 from ssm_core.timm_interface import Sides, TimmInterface, check_sides, take_indices
 
 __all__ = ["MIN_SIDE", "Backbone", "imagenet_cfg", "look_up"]
@@ -81,6 +91,8 @@ class Backbone(TimmInterface, HubModel):
         img_size: the usual height and width of the images, or one number for both. The network takes all sizes; see
             :meth:`~ssm_core.timm_interface.TimmInterface.set_input_size`.
         grey_from_colours: whether a network of one channel also takes images of three channels, and makes them grey.
+        fused_norms: whether layer norms are computed by this project's kernels, together with the sums of the residual
+            stream and with the rounding to autocast's dtype; see :func:`~ssm_core.layers.fuse_norms`.
 
     Raises:
         ValueError: ``depths`` and ``dims`` differ in length or are empty, or an index, ``frozen_stages`` or
@@ -106,6 +118,7 @@ class Backbone(TimmInterface, HubModel):
         frozen_stages: int = -1,
         img_size: Sides | None = None,
         grey_from_colours: bool = False,
+        fused_norms: bool = False,
     ) -> None:
         super().__init__()
         if len(depths) != len(dims) or not depths:
@@ -144,6 +157,8 @@ class Backbone(TimmInterface, HubModel):
         self.head: nn.Module = make_head() if self.out_indices is None else nn.Identity()
         self.head_hidden_size = getattr(self.head, "num_features", self.num_features)
         self.apply(self._init_weights)
+        if fused_norms:
+            fuse_norms(self)
         if not -1 <= frozen_stages <= count:
             raise ValueError(f"frozen_stages is a number from -1 to {count}, the stages of this model: {frozen_stages}")
         self.frozen_stages = frozen_stages

@@ -146,7 +146,7 @@ import torch
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import directional_scan, selective_scan
+from ssm_core.ops import directional_scan, layer_norm, residual_layer_norm, residual_rms_norm, rms_norm, selective_scan
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, subtree_scan
 from tree_ssm.ops import Tree, token_distances, tree_scan
 
@@ -166,13 +166,19 @@ calls = {
     subtree_scan: (x, x, A, B, C, bias, tree),
     token_distances: (x, x, bias, B, torch.tensor([0]), torch.tensor([6])),
     state_readout: (x, x, B[..., 0], bias, bias, bias),
+    layer_norm: (x, bias, bias),
+    rms_norm: (x, bias),
+    residual_layer_norm: (x, x, bias, bias),
+    residual_rms_norm: (x, x, bias),
 }
 results, warned = {}, {}
 for function, arguments in calls.items():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            results[function.__name__] = function(*arguments)
+            result = function(*arguments)
+            # The type of a named tuple is not for a file.
+            results[function.__name__] = tuple(result) if function.__name__.startswith("residual") else result
     warned[function.__name__] = [str(w.message) for w in caught]
 torch.save((results, warned), sys.argv[1])
 """

@@ -1,8 +1,9 @@
-"""The building blocks of the backbones: stem, downsampling, mixer, block, head and the base of the scan modules."""
+"""The building blocks of the backbones: stem, downsampling, mixer, block, head, norms and the base of the scans."""
 
 from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_channels_last
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer
+from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
 from .ssm import SelectiveInputs, SelectiveSSM
 from .stage import Stage
@@ -12,12 +13,15 @@ __all__ = [
     "Block",
     "ClassifierHead",
     "Downsample",
+    "FusedLayerNorm",
     "GlobalPool",
+    "Pending",
     "ScanMixer",
     "SelectiveInputs",
     "SelectiveSSM",
     "Stage",
     "Stem",
+    "fuse_norms",
     "record_scans",
     "to_channels_first",
     "to_channels_last",

@@ -77,6 +77,8 @@ class Stem(nn.Module):
         taker: what the network is called in the error about images that do not fit.
     """
 
+    NORMS_BEFORE_PRODUCTS = ("norm1",)
+
     def __init__(
         self, in_chans: int, dim: int, norm_eps: float, grey_from_colours: bool = False, taker: str = "the network"
     ) -> None:

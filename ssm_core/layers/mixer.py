@@ -7,6 +7,7 @@ from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
 from torch import Tensor, nn
 
 from .convolution import to_channels_first, to_channels_last
+from .norm import FusedLayerNorm, Pending, drop_factors
 from .ssm import SelectiveSSM
 
 
@@ -19,6 +20,8 @@ class ScanMixer(nn.Module):
         gated: whether the mixer multiplies the result by a gate, which is a second projection of the input.
         conv_bias: whether the depthwise convolution has a bias.
     """
+
+    NORMS_BEFORE_PRODUCTS = ("out_norm",)
 
     def __init__(self, dim: int, scan: SelectiveSSM, gated: bool, conv_bias: bool) -> None:
         super().__init__()
@@ -60,6 +63,8 @@ class Block(nn.Module):
         norm_eps: epsilon of the norms.
     """
 
+    NORMS_BEFORE_PRODUCTS = ("norm1", "norm2")
+
     def __init__(
         self, dim: int, mixer: ScanMixer, mlp_ratio: float, drop_path: float, layer_scale: float | None, norm_eps: float
     ) -> None:
@@ -78,11 +83,26 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,  # [B, H, W, C]
+        x: Tensor | Pending,  # [B, H, W, C]
         previous: Any = None,
-    ) -> tuple[Tensor, Any]:
-        """Run the block. Return the map and what the scan chose, which the stage passes to the next block."""
+    ) -> tuple[Tensor | Pending, Any]:
+        """Run the block. Return the map and what the scan chose, which the stage passes to the next block.
+
+        With fused norms (:func:`~ssm_core.layers.fuse_norms`), the last branch is left to the next norm to add.
+        """
+        if isinstance(self.norm1, FusedLayerNorm) and isinstance(self.norm2, FusedLayerNorm):
+            return self._with_fused_norms(self.norm1, self.norm2, x, previous)
         y, chosen = self.mixer(self.norm1(x), previous)
         x = x + self.drop_path(self.scale1(y))
         x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return x, chosen
+
+    def _with_fused_norms(
+        self, norm1: FusedLayerNorm, norm2: FusedLayerNorm, x: Tensor | Pending, previous: Any
+    ) -> tuple[Pending, Any]:
+        normed, x = norm1.add(x) if isinstance(x, Pending) else (norm1(x), x)
+        y, chosen = self.mixer(normed, previous)
+        y = self.scale1(y)
+        normed, x = norm2.add(Pending(x, y, drop_factors(y, self.drop_path)))
+        y = self.scale2(self.mlp(normed))
+        return Pending(x, y, drop_factors(y, self.drop_path)), chosen

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mixer import Block
+from .norm import FusedLayerNorm, Pending, sum_of
 
 
 class Stage(nn.Module):
@@ -41,4 +42,6 @@ class Stage(nn.Module):
                 x, chosen = checkpoint(block, x, chosen, use_reentrant=False)
             else:
                 x, chosen = block(x, chosen)
-        return self.norm(x)
+        if not isinstance(x, Pending):
+            return self.norm(x)
+        return self.norm.add(x).normed if isinstance(self.norm, FusedLayerNorm) else self.norm(sum_of(x))

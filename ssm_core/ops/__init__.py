@@ -1,5 +1,13 @@
 """Operators both families use."""
 
+from .norm import layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
 from .selective_scan import directional_scan, selective_scan
 
-__all__ = ["directional_scan", "selective_scan"]
+__all__ = [
+    "directional_scan",
+    "layer_norm",
+    "residual_layer_norm",
+    "residual_rms_norm",
+    "rms_norm",
+    "selective_scan",
+]

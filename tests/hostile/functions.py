@@ -52,6 +52,13 @@ def _directional_scan(draw: Draw) -> list:
     ]  # fmt: skip
 
 
+def _norm(draw: Draw, with_residual: bool = False, with_bias: bool = True) -> list:
+    residual = [draw.normal("BLD", draw.random.choice((draw.dtype, draw.wide)))] if with_residual else []
+    bias = [draw.maybe(draw.normal("D"))] if with_bias else []
+    scale = [draw.maybe(draw.normal("B"))] if with_residual else []
+    return [draw.normal("BLD"), *residual, draw.normal("D"), *bias, 1e-5, *scale]
+
+
 def _minimum_spanning_tree(draw: Draw) -> list:
     weight, edges, height, width, root = _raw("tree_ssm::spanning_tree", draw)
     if edges is None:
@@ -114,6 +121,10 @@ def _token_distances(draw: Draw) -> list:
 FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.selective_scan": _selective_scan,
     "ssm_core.ops.directional_scan": _directional_scan,
+    "ssm_core.ops.layer_norm": _norm,
+    "ssm_core.ops.rms_norm": lambda draw: _norm(draw, with_bias=False),
+    "ssm_core.ops.residual_layer_norm": lambda draw: _norm(draw, with_residual=True),
+    "ssm_core.ops.residual_rms_norm": lambda draw: _norm(draw, with_residual=True, with_bias=False),
     "tree_ssm.ops.grid_distances": _grid_distances,
     "tree_ssm.ops.grid_edges": _grid_edges,
     "tree_ssm.ops.minimum_spanning_tree": _minimum_spanning_tree,

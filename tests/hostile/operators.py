@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
+from ssm_core.ops.norm import norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
 from tree_ssm.ops.grid_distance.reference import grid_distances_reference
@@ -277,6 +278,55 @@ def _state_readout_backward(draw: Draw) -> Call:
     return Call([draw.normal("BLD"), *_state_readout(draw).arguments], expected)
 
 
+def _type_of(dtype: torch.dtype, x: Tensor) -> torch.dtype:
+    """The type of a result that is to be exact where the inputs are."""
+    return torch.float64 if x.dtype == torch.float64 else dtype
+
+
+def _norm(draw: Draw) -> Call:
+    def expected(x, weight, bias, eps, centred, dtype):
+        return [norm_reference(x, weight, bias, eps, centred, _type_of(dtype, x))]
+
+    weight, bias = draw.normal("D", draw.wide), draw.maybe(draw.normal("D", draw.wide))
+    dtype = draw.random.choice((draw.dtype, draw.wide))
+    return Call([draw.normal("BLD"), weight, bias, 1e-5, draw.chance(0.5), dtype], expected)
+
+
+def _norm_backward(draw: Draw) -> Call:
+    def expected(grad_y, grad_more, x, weight, eps, centred):
+        def forward(x, weight, bias):
+            return [norm_reference(x, weight, bias, eps, centred, _type_of(grad_y.dtype, x)), x.clone()]
+
+        return gradients_of(forward, (x, weight, torch.zeros_like(weight)), (grad_y, grad_more))
+
+    x, weight, _, eps, centred, dtype = _norm(draw).arguments
+    return Call([draw.normal("BLD", dtype), draw.maybe(draw.normal("BLD")), x, weight, eps, centred], expected)
+
+
+def _residual_norm(draw: Draw) -> Call:
+    def expected(x, residual, scale, weight, bias, eps, centred, dtype):
+        return residual_norm_reference(x, residual, scale, weight, bias, eps, centred, _type_of(dtype, x))
+
+    x, *parameters = _norm(draw).arguments
+    residual = draw.normal("BLD", draw.random.choice((draw.dtype, draw.wide)))
+    return Call([x, residual, draw.maybe(draw.normal("B", draw.wide)), *parameters], expected)
+
+
+def _residual_norm_backward(draw: Draw) -> Call:
+    def expected(grad_y, grad_stream, stream, scale, weight, eps, centred, dtype):
+        def forward(x, residual, weight, bias):
+            of_y = _type_of(grad_y.dtype, stream)
+            return residual_norm_reference(x, residual, scale, weight, bias, eps, centred, of_y)
+
+        # The stream is the residual beside a branch of zeros.
+        x = torch.zeros_like(stream, dtype=_type_of(dtype, stream))
+        return gradients_of(forward, (x, stream, weight, torch.zeros_like(weight)), (grad_y, grad_stream))
+
+    x, stream, scale, weight, _, eps, centred, dtype = _residual_norm(draw).arguments
+    upstream = [draw.normal("BLD", dtype), draw.maybe(draw.normal("BLD", stream.dtype))]
+    return Call([*upstream, stream, scale, weight, eps, centred, x.dtype], expected)
+
+
 def _grid_cosine_distance(draw: Draw) -> Call:
     return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
 
@@ -294,6 +344,10 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::selective_scan": _selective_scan,
     "ssm_core::selective_scan_backward": _selective_scan_backward,
     "ssm_core::linear_recurrence": _linear_recurrence,
+    "ssm_core::norm": _norm,
+    "ssm_core::norm_backward": _norm_backward,
+    "ssm_core::residual_norm": _residual_norm,
+    "ssm_core::residual_norm_backward": _residual_norm_backward,
     "quadtree_ssm::quadtree_order": _quadtree_order,
     "quadtree_ssm::mask_gradient": _mask_gradient,
     "tree_ssm::spanning_tree": _spanning_tree,

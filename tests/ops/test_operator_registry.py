@@ -21,6 +21,8 @@ def test_what_flops_are_spent_on():
     assert work_of_operators() == {
         scans.selective_scan: Work.SCAN,
         scans.selective_scan_backward: Work.SCAN,
+        scans.norm: Work.OTHER,
+        scans.residual_norm: Work.OTHER,
         trees.tree_scan: Work.SCAN,
         trees.tree_scan_backward: Work.SCAN,
         trees.tree_scan_down: Work.SCAN,
@@ -39,6 +41,8 @@ def test_forms_in_onnx():
     names = {str(op) for op in onnx_translations()}
     assert names == {
         "aten.roll.default",
+        "ssm_core.norm.default",
+        "ssm_core.residual_norm.default",
         "ssm_core.selective_scan.default",
         "quadtree_ssm.quadtree_order.default",
         "tree_ssm.grid_cosine_distance.default",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from quadtree_ssm.ops import quadtree_order
+from ssm_core.ops import layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
 from ssm_core.ops.registry import onnx_translations
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
 
@@ -140,6 +141,31 @@ def test_selective_scan(directions, states):
         inputs = example(batch, length)
         for expected, found in zip(scan(*inputs), run(*inputs), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_norms(dtype):
+    """The four norms, with the stream in float32 and the branch in another type."""
+
+    def norms(x, residual, scale, weight, bias):
+        return (
+            layer_norm(x, weight, bias, dtype=torch.float32),
+            rms_norm(x, weight, eps=0.5),
+            *residual_layer_norm(x, residual, weight, bias, scale=scale),
+            *residual_rms_norm(x, residual, weight, eps=0.5),
+        )
+
+    def example(batch, length):
+        x, residual = torch.randn(2, batch, length, 6, generator=generator)
+        return x.to(dtype), residual, *(torch.randn(n, generator=generator) for n in (batch, 6, 6))
+
+    generator = torch.Generator().manual_seed(0)
+    run = convert(norms, example(2, 5), [(0, 1), (0, 1), (0,), (), ()])
+    for size in ((2, 5), (1, 1), (3, 8)):
+        inputs = example(*size)
+        for expected, found in zip(norms(*inputs), run(*inputs), strict=True):
+            assert found.dtype == expected.dtype
+            torch.testing.assert_close(found, expected)
 
 
 def test_lists_of_edges_have_no_form():

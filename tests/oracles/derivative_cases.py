@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from oracles.norms import NORMS, RESIDUAL, norm_of
+from oracles.norms import inputs as norm_inputs
 from oracles.quadtree import literal_input, literal_output
 from oracles.readout import inputs as readout_inputs
 from oracles.sequences import scan_arguments
@@ -103,6 +105,37 @@ def _state_readout():
     )
 
 
+def _norm(name):
+    def definition(x, residual, scale, weight, bias):
+        stream = residual + scale.reshape(-1, 1, 1) * x if name in RESIDUAL else x
+        row = stream.unbind(-1)
+        mean = sum(row) / len(row) if "layer" in name else torch.zeros_like(row[0])
+        root = (sum((v - mean) ** 2 for v in row) / len(row) + 0.1).sqrt()
+        normed = torch.stack([(v - mean) / root for v in row], dim=-1) * weight
+        y = normed + bias if "layer" in name else normed
+        return (y, stream) if name in RESIDUAL else y
+
+    # What a norm does not take is not differentiated.
+    takes = [True, name in RESIDUAL, name in RESIDUAL, True, "layer" in name]
+    every = norm_inputs((2, 3, 4))
+
+    def of_taken(function, *given):
+        values = iter(given)
+        return function(
+            *(next(values) if take else x.to(given[0].device) for take, x in zip(takes, every, strict=True))
+        )
+
+    def chosen(values):
+        return tuple(v for take, v in zip(takes, values, strict=True) if take)
+
+    return Case(
+        lambda device, backend: partial(of_taken, norm_of(name, eps=0.1, backend=backend)),
+        partial(of_taken, definition),
+        chosen(every),
+        [chosen(dims) for dims in ((0, 1, 0, 1, 0), (0, 0, 0, None, None), (2, None, None, None, None))],
+    )
+
+
 def _straight_through(function, definition):
     """The mask is the hard one-hot vector of the choice, and its derivatives are those of a soft one."""
     choice, geometry = torch.tensor([0, 3]), (5, 7, (1, 0))
@@ -143,6 +176,7 @@ def cases():
     """Return all cases by name, with the same arguments in every call."""
     torch.manual_seed(0)
     found = {"state_readout": _state_readout(), "mask_gradient": _mask_gradient()}
+    found.update({name: _norm(name) for name in NORMS})
     found["straight_through_input"] = _straight_through(straight_through_input, literal_input)
     found["straight_through_output"] = _straight_through(straight_through_output, literal_output)
     for name, tree in TREES.items():

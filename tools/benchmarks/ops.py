@@ -23,7 +23,7 @@ from torch import Tensor
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import directional_scan
+from ssm_core.ops import directional_scan, layer_norm, residual_layer_norm
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_core.writing import explained
@@ -226,6 +226,26 @@ def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
 
 
+def norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """A layer norm over the channels."""
+    x = torch.randn(shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
+    weight, bias = torch.randn(2, shape.channels, dtype=accumulate_dtype(dtype), device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (x, weight, bias))
+    return Case(lambda backend: layer_norm(*leaves, backend=backend), leaves, leaves)
+
+
+def residual_norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """A branch added to a residual stream of the same type, and the layer norm of the sum.
+
+    The stream is not returned, since a case has one upstream gradient. It is written, too.
+    """
+    size = (shape.batch, shape.height, shape.width, shape.channels)
+    x, residual = torch.randn(2, *size, dtype=dtype, device=device)
+    weight, bias = torch.randn(2, shape.channels, dtype=accumulate_dtype(dtype), device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (x, residual, weight, bias))
+    return Case(lambda backend: residual_layer_norm(*leaves, backend=backend).normed, leaves, leaves)
+
+
 OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "scan_2_directions": lambda *a: scan_case(*a, directions=2),
     "scan_4_directions": lambda *a: scan_case(*a, directions=4),
@@ -236,6 +256,8 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "tree_scan": tree_scan_case,
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
+    "layer_norm": norm_case,
+    "residual_norm": residual_norm_case,
     "token_distances": token_distance_case,
     "sequence_tree": sequence_tree_case,
     "subtree_scan": subtree_case,

@@ -16,4 +16,18 @@ SSM_INLINE acc sum_lanes(acc (&lanes)[kLanes]) {
   return lanes[0];
 }
 
+// The sum of a row of values.
+template <typename acc>
+SSM_INLINE acc sum_of(const acc* __restrict__ value, int64_t count) {
+  constexpr int64_t kLanes = 32;
+  acc lanes[kLanes] = {};
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) lanes[i] += value[c + i];
+  }
+  acc sum = sum_lanes(lanes);
+  for (; c < count; ++c) sum += value[c];
+  return sum;
+}
+
 }  // namespace ssm

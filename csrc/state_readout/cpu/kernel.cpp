@@ -13,19 +13,6 @@ namespace {
 // Rows are cut into pieces. Their number depends on that of the rows and not on the threads, so that sums over rows
 // always have the same order.
 constexpr int64_t kMostPieces = 64, kRowsOfPiece = 64;
-constexpr int64_t kLanes = 32;
-
-template <typename acc>
-SSM_INLINE acc sum_of(const acc* __restrict__ value, int64_t count) {
-  acc lanes[kLanes] = {};
-  int64_t c = 0;
-  for (; c + kLanes <= count; c += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) lanes[i] += value[c + i];
-  }
-  acc sum = sum_lanes(lanes);
-  for (; c < count; ++c) sum += value[c];
-  return sum;
-}
 
 // n = (h - mean) / deviation; `scratch` has the row's length. Returns 1 / deviation.
 template <typename scalar_t, typename acc>

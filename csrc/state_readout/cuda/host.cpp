@@ -1,7 +1,5 @@
 // Host side of the state's readout on the GPU.
 
-#include <algorithm>
-
 #include "common/dispatch.h"
 #include "state_readout/cuda/launch.h"
 #include "state_readout/inputs.h"
@@ -12,10 +10,7 @@ namespace {
 // Chooses the threads of a row; returns whether all tensors' rows can be held in fours, the widest vectors.
 bool share_rows(ReadoutLaunch& p, int64_t item) {
   bool fours = p.channels % kFours.width == 0 && kFours.team(p.channels) != 0;
-  for (const void* data : {p.h, p.x, p.grad_y}) {
-    const auto bytes = static_cast<uintptr_t>(std::min<int64_t>(kFours.width * item, 16));
-    fours = fours && reinterpret_cast<uintptr_t>(data) % bytes == 0;
-  }
+  for (const void* data : {p.h, p.x, p.grad_y}) fours = fours && in_vectors(data, kFours.width, item);
   p.team = (fours ? kFours : kOnes).team(p.channels);
   SSM_CHECK(p.team != 0, "state_readout: at most ", kOnes.most_channels(), " channels, or ", kFours.most_channels(),
       " in fours; got ", p.channels);

@@ -4,7 +4,7 @@
 
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"
-#include "common/pack.h"
+#include "common/cuda/rows.cuh"
 #include "common/scalar.h"
 #include "state_readout/cuda/launch.h"
 
@@ -14,26 +14,6 @@ namespace {
 constexpr int kThreads = kReadoutThreads, kParameters = kReadoutParameters;
 constexpr int kSums = 1;          // that the forward kernel takes over a row at once
 constexpr int kBackwardSums = 3;  // the same of the backward kernel
-
-template <typename scalar_t, int kVector>
-__device__ Pack<scalar_t, kVector> load_packed(const void* base, int64_t at) {
-  return *reinterpret_cast<const Pack<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
-}
-
-template <typename acc, typename scalar_t, int kVector>
-__device__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
-  const auto packed = load_packed<scalar_t, kVector>(base, at);
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
-}
-
-template <typename acc, typename scalar_t, int kVector>
-__device__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
-  Pack<scalar_t, kVector> packed;
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
-  *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
-}
 
 // Copies the three parameters to shared memory.
 template <typename acc>
@@ -122,27 +102,10 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
   }
 }
 
-// Sums, in the order of the teams, what the block's rows give the gradients of each channel's parameters.
+// Writes what the block's rows give the gradients of each channel's parameters.
 template <int kVector, int kItems, typename acc>
 __device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
-  const int lane = threadIdx.x % p.team;
-  __syncthreads();
-  for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) shared[c] = 0;
-  for (int turn = 0; turn < kThreads / p.team; ++turn) {
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) / p.team != turn) continue;
-#pragma unroll
-    for (int k = 0; k < kParameters; ++k) {
-#pragma unroll
-      for (int i = 0; i < kItems; ++i) {
-        const int channel = (i * p.team + lane) * kVector;
-        if (channel >= p.channels) continue;
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) shared[k * p.channels + channel + v] += sums[k][i][v];
-      }
-    }
-  }
-  __syncthreads();
+  sum_over_teams<kThreads>(p.team, p.channels, sums, shared);
   acc* out = static_cast<acc*>(p.partial) + static_cast<int64_t>(blockIdx.x) * kParameters * p.channels;
   for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) out[c] = shared[c];
 }

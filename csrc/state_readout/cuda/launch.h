@@ -12,8 +12,7 @@ struct ReadoutLaunch : ReadoutParams {
 };
 
 constexpr int64_t readout_blocks(const ReadoutLaunch& launch, int64_t most) {
-  const int64_t teams = kReadoutThreads / launch.team, all = (launch.rows + teams - 1) / teams;
-  return all < most ? all : most;
+  return blocks_of_rows(launch.rows, kReadoutThreads, launch.team, most);
 }
 
 // A thread holds its channels as kFours says, or else as kOnes does.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/cuda/row_shape.h"
 #include "common/memory.h"
 #include "state_readout/params.h"
 
@@ -22,19 +23,8 @@ constexpr int kReadoutBackwardMinBlocks = 3;
 constexpr int64_t kReadoutBlocks = 4096;
 constexpr int64_t kReadoutBackwardBlocks = 528;
 
-// How a thread holds its channels of a row: `items` vectors of `width` neighbouring channels.
-struct ReadoutShape {
-  int width, items;
-
-  // Threads to a row, a power of two; 0 if a block has too few.
-  constexpr int team(int64_t channels) const {
-    int team = 1;
-    while (team <= kReadoutThreads && static_cast<int64_t>(team) * width * items < channels) team *= 2;
-    return team <= kReadoutThreads ? team : 0;
-  }
-  constexpr int64_t most_channels() const { return static_cast<int64_t>(kReadoutThreads) * width * items; }
-};
-constexpr ReadoutShape kFours{4, 5}, kOnes{1, 8};
+// How a thread holds its channels of a row.
+constexpr RowShape kFours{kReadoutThreads, 4, 5}, kOnes{kReadoutThreads, 1, 8};
 
 // Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
 template <typename acc>

@@ -1,0 +1,54 @@
+// Reads and writes the channels that a thread has of a row (row_shape.h), and sums over the rows of a block.
+#pragma once
+
+#include <cstdint>
+
+#include "common/pack.h"
+
+namespace ssm {
+
+template <typename scalar_t, int kVector>
+__device__ __forceinline__ Pack<scalar_t, kVector> load_packed(const void* base, int64_t at) {
+  return *reinterpret_cast<const Pack<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
+}
+
+template <typename acc, typename scalar_t, int kVector>
+__device__ __forceinline__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
+  const auto packed = load_packed<scalar_t, kVector>(base, at);
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
+}
+
+template <typename acc, typename scalar_t, int kVector>
+__device__ __forceinline__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
+  Pack<scalar_t, kVector> packed;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
+  *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
+}
+
+// Sums the kCount values that each thread has for each of its channels over the block's teams, in the order of the
+// teams, into `shared` [kCount][channels]. All threads call, and get to see the sums.
+template <int kThreads, int kCount, int kVector, int kItems, typename acc>
+__device__ void sum_over_teams(int team, int channels, const acc (&sums)[kCount][kItems][kVector], acc* shared) {
+  const int lane = threadIdx.x % team;
+  __syncthreads();
+  for (int c = threadIdx.x; c < kCount * channels; c += kThreads) shared[c] = 0;
+  for (int turn = 0; turn < kThreads / team; ++turn) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) / team != turn) continue;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        const int channel = (i * team + lane) * kVector;
+        if (channel >= channels) continue;
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) shared[k * channels + channel + v] += sums[k][i][v];
+      }
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace ssm

@@ -1,0 +1,292 @@
+// The norms over channels, forward and backward, each in one pass over memory.
+#pragma once
+
+#include <type_traits>
+
+#include "common/cuda/launch.h"
+#include "common/cuda/reduce.cuh"
+#include "common/cuda/rows.cuh"
+#include "common/scalar.h"
+#include "norm/cuda/launch.h"
+
+namespace ssm {
+namespace {
+
+constexpr int kNormForwardSums = 1;   // that the forward kernel takes over a row at once
+constexpr int kNormGradientSums = 2;  // the same of the backward kernel
+
+// Where a thread is: its row, and its place among the threads that have the row.
+struct NormPlace {
+  int64_t row;
+  bool live;  // whether there is such a row
+  int lane;
+};
+
+// The thread's first channel of its vector i.
+template <int kVector>
+__device__ __forceinline__ int channel_of(const NormLaunch& p, int lane, int i) {
+  return (i * p.team + lane) * kVector;
+}
+
+__device__ __forceinline__ bool live_at(const NormLaunch& p, const NormPlace& at, int channel) {
+  return at.live && channel < p.channels;
+}
+
+template <typename stored_t, int kVector, int kItems, typename acc>
+__device__ __forceinline__ void read_as(
+    const NormLaunch& p, const void* base, const NormPlace& at, acc (&out)[kItems][kVector]) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int channel = channel_of<kVector>(p, at.lane, i);
+    if (live_at(p, at, channel)) {
+      load<acc, stored_t>(base, at.row * p.channels + channel, out[i]);
+    } else {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) out[i][v] = 0;
+    }
+  }
+}
+
+// Reads the thread's channels of its row. There is one branch for all of them, so that they are on their way together.
+template <typename scalar_t, int kVector, int kItems, typename acc>
+__device__ __forceinline__ void read(
+    const NormLaunch& p, const void* base, bool wide, const NormPlace& at, acc (&out)[kItems][kVector]) {
+  if constexpr (!std::is_same_v<scalar_t, acc>) {
+    if (!wide) return read_as<scalar_t>(p, base, at, out);
+  }
+  read_as<acc>(p, base, at, out);
+}
+
+template <typename stored_t, int kVector, int kItems, typename acc>
+__device__ __forceinline__ void write_as(
+    const NormLaunch& p, void* base, const NormPlace& at, const acc (&in)[kItems][kVector]) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int channel = channel_of<kVector>(p, at.lane, i);
+    if (live_at(p, at, channel)) store<acc, stored_t>(base, at.row * p.channels + channel, in[i]);
+  }
+}
+
+template <typename scalar_t, int kVector, int kItems, typename acc>
+__device__ __forceinline__ void write(
+    const NormLaunch& p, void* base, bool wide, const NormPlace& at, const acc (&in)[kItems][kVector]) {
+  if constexpr (!std::is_same_v<scalar_t, acc>) {
+    if (!wide) return write_as<scalar_t>(p, base, at, in);
+  }
+  write_as<acc>(p, base, at, in);
+}
+
+// Copies a parameter to shared memory; a missing one is 0.
+template <typename acc>
+__device__ void share_parameter(const NormLaunch& p, const void* parameter, acc* shared) {
+  for (int c = threadIdx.x; c < p.channels; c += kNormThreads) {
+    shared[c] = parameter == nullptr ? acc(0) : static_cast<const acc*>(parameter)[c];
+  }
+}
+
+// Brings a row to mean 0, if it is to be centred, and to mean square 1. Returns the factor. All threads call.
+template <int kVector, int kItems, typename acc>
+__device__ acc normalize(const NormLaunch& p, int lane, acc (&n)[kItems][kVector], acc* scratch) {
+  if (p.centred) {
+    acc sum[1] = {0};
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) sum[0] += n[i][v];
+    }
+    sum_over_threads(sum, p.team, scratch);
+    const acc mean = sum[0] / p.channels;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const bool inside = channel_of<kVector>(p, lane, i) < p.channels;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) n[i][v] = inside ? n[i][v] - mean : acc(0);
+    }
+  }
+  acc square[1] = {0};
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) square[0] += n[i][v] * n[i][v];
+  }
+  sum_over_threads(square, p.team, scratch);
+  const acc scale = rsqrt(square[0] / p.channels + static_cast<acc>(p.eps));
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) n[i][v] *= scale;
+  }
+  return scale;
+}
+
+template <typename scalar_t, int kVector, int kItems>
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
+  using acc = acc_t<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  const NormMemory<acc> shared(p.channels, kNormForwardSums, memory);
+  const acc *const weights = shared.parameters, *const biases = weights + p.channels;
+  share_parameter(p, p.weight, shared.parameters);
+  share_parameter(p, p.bias, shared.parameters + p.channels);
+  __syncthreads();
+  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
+  // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
+      first += static_cast<int64_t>(gridDim.x) * teams) {
+    const int64_t row = first + threadIdx.x / p.team;
+    const NormPlace at{row, row < p.rows, lane};
+    acc n[kItems][kVector];
+    read<scalar_t>(p, p.x, p.x_wide, at, n);
+    if (p.residual != nullptr) {
+      acc residual[kItems][kVector];
+      read<scalar_t>(p, p.residual, p.stream_wide, at, residual);
+      const acc factor = at.live ? p.scale_of<acc>(row) : acc(0);
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) {
+          n[i][v] = residual[i][v] + factor * n[i][v];
+          // Rounded as the stream is, so that the backward pass sees the same.
+          if (!p.stream_wide) n[i][v] = static_cast<acc>(static_cast<scalar_t>(n[i][v]));
+        }
+      }
+      write<scalar_t>(p, p.stream, p.stream_wide, at, n);
+    }
+    normalize(p, lane, n, shared.scratch);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = channel_of<kVector>(p, lane, i);
+      if (channel >= p.channels) continue;
+      acc weight[kVector], bias[kVector];
+      load<acc, acc>(weights, channel, weight);
+      load<acc, acc>(biases, channel, bias);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) n[i][v] = n[i][v] * weight[v] + bias[v];
+    }
+    write<scalar_t>(p, p.y, p.y_wide, at, n);
+  }
+}
+
+// With n the normed row and w the weight, the gradient through the norm is that of the row times n and 1 taken off:
+// (w g - mean(w g) - n · mean(w g n)) / σ. Over the rows, ∂w = Σ g n and ∂b = Σ g.
+template <typename scalar_t, int kVector, int kItems>
+__global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_backward_kernel(NormLaunch p) {
+  using acc = acc_t<scalar_t>;
+  extern __shared__ __align__(16) char memory[];
+  const NormMemory<acc> shared(p.channels, kNormGradientSums, memory);
+  share_parameter(p, p.weight, shared.parameters);
+  __syncthreads();
+  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
+  acc sums[kNormParameters][kItems][kVector] = {};
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
+      first += static_cast<int64_t>(gridDim.x) * teams) {
+    const int64_t row = first + threadIdx.x / p.team;
+    const NormPlace at{row, row < p.rows, lane};
+    acc n[kItems][kVector], g[kItems][kVector], more[kItems][kVector] = {};
+    read<scalar_t>(p, p.kept_stream, p.stream_wide, at, n);
+    // Read here, so that they arrive while the row is normalised.
+    read<scalar_t>(p, p.grad_y, p.y_wide, at, g);
+    if (p.grad_stream != nullptr) read<scalar_t>(p, p.grad_stream, p.stream_wide, at, more);
+    const acc scale = normalize(p, lane, n, shared.scratch);
+    acc of_row[kNormGradientSums] = {0, 0};  // Σ w g, Σ w g n
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = channel_of<kVector>(p, lane, i);
+      if (!live_at(p, at, channel)) continue;  // without a row, n is no number if eps is 0
+      acc weight[kVector];
+      load<acc, acc>(shared.parameters, channel, weight);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        sums[0][i][v] += g[i][v] * n[i][v];
+        sums[1][i][v] += g[i][v];
+        g[i][v] *= weight[v];
+        of_row[0] += g[i][v];
+        of_row[1] += g[i][v] * n[i][v];
+      }
+    }
+    sum_over_threads(of_row, p.team, shared.scratch);
+    const acc mean = p.centred ? of_row[0] / p.channels : acc(0), slope = of_row[1] / p.channels;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) g[i][v] = scale * (g[i][v] - mean - n[i][v] * slope) + more[i][v];
+    }
+    write<scalar_t>(p, p.grad_residual, p.stream_wide, at, g);
+    if (p.grad_x == nullptr) continue;
+    const acc factor = at.live ? p.scale_of<acc>(row) : acc(0);
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) g[i][v] *= factor;
+    }
+    write<scalar_t>(p, p.grad_x, p.x_wide, at, g);
+  }
+  sum_over_teams<kNormThreads>(p.team, p.channels, sums, shared.parameters);
+  const int64_t count = static_cast<int64_t>(kNormParameters) * p.channels;
+  acc* const out = static_cast<acc*>(p.partial) + blockIdx.x * count;
+  for (int64_t c = threadIdx.x; c < count; c += kNormThreads) out[c] = shared.parameters[c];
+}
+
+// Adds up the blocks' parts, each thread every kNormSumThreads-th of them, in an order that depends on the shape alone.
+template <typename acc>
+__global__ void __launch_bounds__(kNormSumColumns* kNormSumThreads) norm_sum_kernel(NormLaunch p) {
+  __shared__ acc sums[kNormSumThreads][kNormSumColumns];
+  const int64_t count = static_cast<int64_t>(kNormParameters) * p.channels;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kNormSumColumns + threadIdx.x;
+  acc sum = 0;
+  if (column < count) {
+    for (int64_t block = threadIdx.y; block < p.blocks; block += kNormSumThreads) {
+      sum += static_cast<const acc*>(p.partial)[block * count + column];
+    }
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= count) return;
+  for (int other = 1; other < kNormSumThreads; ++other) sum += sums[other][threadIdx.x];
+  const bool of_weight = column < p.channels;
+  static_cast<acc*>(of_weight ? p.grad_weight : p.grad_bias)[of_weight ? column : column - p.channels] = sum;
+}
+
+// Calls `run` with the two numbers of the shape as types.
+template <typename Run>
+void with_shape(NormShape shape, const Run& run) {
+  const auto with = [&](auto width, auto items) { run(width, items); };
+  switch (shape) {
+    case NormShape::kThreeFours:
+      return with(
+          std::integral_constant<int, kNormThreeFours.width>{}, std::integral_constant<int, kNormThreeFours.items>{});
+    case NormShape::kFiveFours:
+      return with(
+          std::integral_constant<int, kNormFiveFours.width>{}, std::integral_constant<int, kNormFiveFours.items>{});
+    case NormShape::kOnes:
+      return with(std::integral_constant<int, kNormOnes.width>{}, std::integral_constant<int, kNormOnes.items>{});
+  }
+}
+
+template <typename scalar_t, typename Kernel>
+void launch_rows(Kernel* kernel, const NormLaunch& p, int sums) {
+  const size_t bytes = NormMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes;
+  launch_kernel(
+      "norm", kernel, {dim3(grid_blocks(p.blocks, "norm")), dim3(kNormThreads), bytes, 1, current_stream()}, p);
+}
+
+}  // namespace
+
+template <typename scalar_t>
+void launch_norm(const NormLaunch& p) {
+  with_shape(p.shape, [&](auto width, auto items) {
+    launch_rows<scalar_t>(norm_kernel<scalar_t, width.value, items.value>, p, kNormForwardSums);
+  });
+}
+
+template <typename scalar_t>
+void launch_norm_backward(const NormLaunch& p) {
+  with_shape(p.shape, [&](auto width, auto items) {
+    launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value>, p, kNormGradientSums);
+  });
+  const int64_t columns = static_cast<int64_t>(kNormParameters) * p.channels;
+  const unsigned blocks = grid_blocks((columns + kNormSumColumns - 1) / kNormSumColumns, "norm");
+  launch_kernel("norm", norm_sum_kernel<acc_t<scalar_t>>,
+      {dim3(blocks), dim3(kNormSumColumns, kNormSumThreads), 0, 1, current_stream()}, p);
+}
+
+}  // namespace ssm

@@ -1,0 +1,50 @@
+// Tile sizes of the norms on the GPU and what follows from them. csrc/README.md says how to try others.
+#pragma once
+
+#include <torch/headeronly/macros/Macros.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/cuda/row_shape.h"
+#include "common/memory.h"
+#include "norm/params.h"
+
+namespace ssm {
+
+constexpr int kNormThreads = 256;  // of a block
+constexpr int kNormWarps = kNormThreads / 32;
+
+// Blocks that a multiprocessor must have registers for in the backward pass.
+constexpr int kNormBackwardMinBlocks = 2;
+
+// Blocks of a launch at most. Backward, each block writes its part of the parameters' gradients: four blocks for each
+// multiprocessor of an H200. The number depends on the shape alone, so that the sums' order does too.
+constexpr int64_t kNormBlocks = 8192;
+constexpr int64_t kNormBackwardBlocks = 528;
+
+// How a thread holds its channels of a row. Eight threads of a row read 128 bytes of float32 at once.
+constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 8};  // 96, 192, 384, 768 channels
+constexpr RowShape kNormFiveFours{kNormThreads, 4, 5, 8};   // 160, 320, 640, 1,280 channels
+constexpr RowShape kNormOnes{kNormThreads, 1, 16, 32};      // numbers that four does not divide
+
+// The kernel that adds up the blocks' parts: channels of a block, and threads that share the parts of a channel.
+constexpr int kNormSumColumns = 32, kNormSumThreads = 32;
+
+// Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
+template <typename acc>
+struct NormMemory {
+  acc* scratch;     // [warps][sums]
+  acc* parameters;  // [kNormParameters][channels]
+  size_t bytes;
+
+  // `sums`: how many sums the kernel takes over a row at once.
+  C10_HOST_DEVICE NormMemory(int channels, int sums, char* memory) {
+    Carver carver(memory);
+    scratch = carver.take<acc>(static_cast<size_t>(sums) * kNormWarps);
+    parameters = carver.take<acc>(static_cast<size_t>(kNormParameters) * channels);
+    bytes = carver.bytes();
+  }
+};
+
+}  // namespace ssm

@@ -1,0 +1,38 @@
+// What the hosts of the norms hand to a kernel: raw pointers and sizes.
+#pragma once
+
+#include <torch/headeronly/macros/Macros.h>
+
+#include <cstdint>
+
+namespace ssm {
+
+// stream = residual + scale · x, or x alone; y = norm(stream), row by row: a row is the channels of one token.
+// A kernel is compiled for one type scalar_t, and acc is acc_t<scalar_t>. x, the stream and y each have one of the two.
+struct NormParams {
+  const void* x;              // contiguous [rows, channels]
+  const void* residual;       // contiguous [rows, channels], in the stream's type; null: the stream is x
+  const void* scale;          // acc, contiguous [rows / sample_rows]; null: 1
+  const void *weight, *bias;  // acc, contiguous [channels]; a null bias is 0
+  // What the backward pass reads, contiguous [rows, channels]; a null grad_stream is 0.
+  const void *grad_y, *grad_stream, *kept_stream;
+  // The results, contiguous [rows, channels]; null: not wanted.
+  void *y, *stream, *grad_residual, *grad_x;
+  void *grad_weight, *grad_bias;  // acc, contiguous [channels]
+
+  int64_t rows, sample_rows;
+  int channels;
+  double eps;
+  bool centred;
+  bool x_wide, stream_wide, y_wide;  // whether the type is acc
+
+  template <typename acc>
+  C10_HOST_DEVICE acc scale_of(int64_t row) const {
+    return scale == nullptr ? acc(1) : static_cast<const acc*>(scale)[row / sample_rows];
+  }
+};
+
+// Whose gradients are sums over the rows: weight, then bias.
+constexpr int kNormParameters = 2;
+
+}  // namespace ssm

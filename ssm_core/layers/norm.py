@@ -1,0 +1,130 @@
+"""Layer norms by this project's kernels, and the residual stream whose sums are computed together with its norms."""
+
+from typing import NamedTuple
+
+import torch
+import torch.fx
+from timm.layers import DropPath, LayerNorm
+from torch import Tensor, nn
+
+from ssm_core.ops.norm import NormedStream, layer_norm, residual_layer_norm
+
+
+class Pending(NamedTuple):
+    """A residual stream to which a branch has still to be added, so that the next norm can add it in its own pass."""
+
+    stream: Tensor  # [B, ..., C]
+    branch: Tensor  # [B, ..., C]
+    scale: Tensor | None  # [B], a factor of the branch for every sample; None for 1
+
+
+class FusedLayerNorm(LayerNorm):
+    """A layer norm over the last dimension that is one pass over memory, forward and backward.
+
+    It has the parameters of ``nn.LayerNorm`` under the same names. The result is rounded in the same pass. It has the
+    dtype of the input, and under autocast that of a product or float32.
+
+    Args:
+        num_channels: number C of channels.
+        eps: added to the variance.
+        before_product: whether the result has the dtype of autocast, since products alone read it. Without it, the
+            result is float32 under autocast, as that of ``nn.LayerNorm`` is on a GPU.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6, before_product: bool = False) -> None:
+        super().__init__(num_channels, eps=eps)
+        self.before_product = before_product
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm, before_product: bool = False) -> "FusedLayerNorm":
+        """Return a fused norm that has the parameters of another norm, which are shared.
+
+        Args:
+            norm: a norm over one dimension, with a weight and a bias.
+            before_product: see the class.
+        """
+        with torch.device("meta"):
+            fused = cls(norm.normalized_shape[0], norm.eps, before_product)
+        fused.weight, fused.bias = norm.weight, norm.bias
+        return fused.train(norm.training)
+
+    def forward(
+        self,
+        x: Tensor,  # [..., C]
+    ) -> Tensor:  # [..., C]
+        """Norm every token."""
+        return layer_norm(x, self.weight, self.bias, self.eps, autocast_dtype(x, self.before_product))
+
+    def add(
+        self,
+        x: Pending,
+    ) -> NormedStream:
+        """Add the branch to the stream, and norm the sum. Return the normed map and the sum."""
+        dtype = autocast_dtype(x.stream, self.before_product)
+        return residual_layer_norm(x.branch, x.stream, self.weight, self.bias, self.eps, x.scale, dtype)
+
+
+def fuse_norms(model: nn.Module) -> nn.Module:
+    """Replace the layer norms of a network by fused ones, which have the same parameters under the same names.
+
+    The blocks of this project's networks then add their branches in the pass of the next norm, too. Norms of other
+    kinds, norms over several dimensions and norms without parameters stay.
+
+    A class whose products alone read some of its norms lists their names as ``NORMS_BEFORE_PRODUCTS``.
+
+    Args:
+        model: any network. It is changed in place.
+
+    Returns:
+        The model.
+    """
+    for parent in list(model.modules()):
+        before_products = getattr(parent, "NORMS_BEFORE_PRODUCTS", ())
+        for name, child in parent.named_children():
+            # Classes derived from these compute something else.
+            if not isinstance(child, nn.LayerNorm) or type(child) not in (nn.LayerNorm, LayerNorm):
+                continue
+            if len(child.normalized_shape) == 1 and child.weight is not None and child.bias is not None:
+                setattr(parent, name, FusedLayerNorm.of(child, name in before_products))
+    return model
+
+
+@torch.fx.wrap  # a leaf of graphs, because it looks at dtypes
+def autocast_dtype(x: Tensor, before_product: bool) -> torch.dtype:
+    """Return the dtype that a norm of a tensor has under the present autocast; see :class:`FusedLayerNorm`."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    lower = torch.get_autocast_dtype(kind)
+    return lower if before_product and x.dtype in (torch.float32, lower) else torch.float32
+
+
+@torch.fx.wrap  # a leaf of graphs, because it looks at a size
+def drop_factors(
+    x: Tensor,  # [B, ..., C]
+    drop_path: nn.Module,
+) -> Tensor | None:  # [B]
+    """Draw the factors by which stochastic depth multiplies the samples of a branch; None if it does nothing.
+
+    The factors are those that timm's ``DropPath`` would draw.
+    """
+    if not isinstance(drop_path, DropPath) or not drop_path.training or drop_path.drop_prob == 0:
+        return None
+    keep = 1 - drop_path.drop_prob
+    wide = torch.promote_types(x.dtype, torch.float32)
+    factors = torch.empty(x.shape[:1], dtype=wide, device=x.device).bernoulli_(keep)
+    return factors.div_(keep) if drop_path.scale_by_keep and keep > 0 else factors
+
+
+@torch.fx.wrap  # a leaf of graphs, because the scale may be missing
+def sum_of(x: Pending) -> Tensor:  # [B, ..., C]
+    """Add the branch to the stream."""
+    branch = x.branch.to(x.stream.dtype)
+    if x.scale is not None:
+        branch = branch * x.scale.to(branch.dtype).reshape(-1, *(1,) * (branch.dim() - 1))
+    return x.stream + branch
+
+
+# These look at dtypes. Graphs of torch.fx call them as they are and do not look into them.
+for _function in ("layer_norm", "residual_layer_norm"):
+    torch.fx.wrap(_function)

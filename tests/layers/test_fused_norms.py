@@ -1,0 +1,152 @@
+"""Networks with fused norms compute what they compute without: results, gradients, random choices, precision."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import fx, nn
+
+from quadtree_ssm import QuadMamba
+from ssm_core.layers import FusedLayerNorm, Pending, fuse_norms, record_scans
+from ssm_core.testing import assert_close, relative_error
+from tree_ssm import MambaTreeV
+
+SIZES = {"depths": (2, 1), "dims": (16, 24), "num_classes": 3}
+MODELS = {
+    "quadmamba": lambda **more: QuadMamba(drop_path_rate=0.5, **SIZES, **more),
+    "quadmamba, maps": lambda **more: QuadMamba((1, 1, 2), (16, 16, 16), out_indices=(0, 2), **more),
+    "mambatree": lambda **more: MambaTreeV(drop_path_rate=0.5, **SIZES, **more),
+    "mambatree, layer scale": lambda **more: MambaTreeV(layer_scale=0.5, **SIZES, **more),
+}
+
+
+def pair(name):
+    """A network with random parameters, and the same with fused norms."""
+    torch.manual_seed(0)
+    plain, fused = MODELS[name](), MODELS[name](fused_norms=True)
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    fused.load_state_dict(plain.state_dict())
+    return plain, fused
+
+
+def run(model, images, dtype=None):
+    """The outputs beside each other, and the gradient of every parameter."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        outputs = model(images)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    flat = torch.cat([y.double().flatten() for y in outputs])
+    flat.sin().sum().backward()
+    return flat.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("name", MODELS)
+def test_fused_norms_change_no_result(name, training):
+    plain, fused = (model.double().train(training) for model in pair(name))
+    assert list(plain.state_dict()) == list(fused.state_dict())
+    assert any(isinstance(m, FusedLayerNorm) for m in fused.modules())
+    assert not any(isinstance(m, FusedLayerNorm) for m in plain.modules())
+    images = torch.randn(4, 3, 32, 40, dtype=torch.float64)
+    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
+    assert_close(actual, expected, tolerance=1e-9)
+    assert set(found) == set(gradients)
+    for of, gradient in gradients.items():
+        # That of a shift before a batch norm is zero.
+        torch.testing.assert_close(found[of], gradient, rtol=1e-7, atol=1e-10, msg=of)
+
+
+@pytest.mark.parametrize("name", ["quadmamba", "mambatree"])
+def test_low_precision_is_as_good(name):
+    """Both are compared with float64 on the same trees and orders, which low precision could change."""
+    plain, fused = (model.eval() for model in pair(name))
+    images = torch.randn(8, 3, 32, 32)
+    exact, _ = run(copy.deepcopy(plain).double(), images.double())
+    of_plain, of_fused = (relative_error(run(m, images, torch.bfloat16)[0], exact) for m in (plain, fused))
+    assert of_fused <= 2 * of_plain + torch.finfo(torch.bfloat16).eps
+
+
+def test_checkpointing_and_frozen_stages():
+    plain, fused = (model.train() for model in pair("quadmamba"))
+    for model in (plain, fused):
+        model.set_grad_checkpointing()
+    images = torch.randn(2, 3, 32, 32)
+    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
+    assert_close(actual, expected, tolerance=1e-5)
+    for of, gradient in gradients.items():
+        assert_close(found[of], gradient, of, tolerance=1e-3)
+    frozen = MODELS["quadmamba"](fused_norms=True, frozen_stages=1)
+    assert not any(p.requires_grad for p in frozen.stages[0].parameters())
+    assert not frozen.train().stages[0].training
+
+
+def test_stages_compile():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    stage = MambaTreeV((2,), (16,), num_classes=3, fused_norms=True).stages[0].eval()
+    compiled = torch.compile(stage, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 8, 8, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert_close(compiled(x), stage(x))
+
+
+def test_scans_are_recorded():
+    _, fused = pair("quadmamba")
+    with torch.no_grad(), record_scans(fused) as record:
+        fused(torch.randn(2, 3, 32, 32))
+    assert list(record) == [
+        "stages.0.blocks.0.mixer.scan",
+        "stages.0.blocks.1.mixer.scan",
+        "stages.1.blocks.0.mixer.scan",
+    ]
+
+
+@pytest.mark.parametrize("name", ["quadmamba", "mambatree"])
+def test_graphs_of_torch_fx_hold_them(name):
+    _, fused = pair(name)
+    graph = fx.symbolic_trace(fused.eval())
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(graph(images), fused(images))
+
+
+def test_any_network_can_have_them():
+    torch.manual_seed(0)
+    plain = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1), embed_dim=32, num_heads=(1, 2, 4, 8))
+    fused = fuse_norms(copy.deepcopy(plain)).eval()
+    plain.eval()
+    assert sum(isinstance(m, FusedLayerNorm) for m in fused.modules()) == 13
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert_close(fused(images), plain(images), tolerance=1e-5)
+
+
+def test_other_norms_stay_and_parameters_are_shared():
+    norms = [
+        nn.LayerNorm((4, 8)),
+        nn.LayerNorm(8, elementwise_affine=False),
+        nn.LayerNorm(8, bias=False),
+        nn.LayerNorm(8),
+    ]
+    network = fuse_norms(nn.Sequential(*norms))
+    assert [isinstance(m, FusedLayerNorm) for m in network] == [False, False, False, True]
+    assert network[3].weight is norms[3].weight
+    assert network[3].bias is norms[3].bias
+    assert network[3].eps == 1e-5
+
+
+def test_the_sum_is_left_to_the_next_norm():
+    norm = FusedLayerNorm(8, 1e-5, before_product=True)
+    stream, branch = torch.randn(2, 3, 5, 8)
+    normed, total = norm.add(Pending(stream, branch, torch.tensor([0.0, 2.0, 1.0])))
+    assert torch.equal(total[0], stream[0])
+    assert_close(total[1], stream[1] + 2 * branch[1])
+    assert_close(normed, norm(total))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(stream).dtype == torch.bfloat16
+        assert norm(stream.double()).dtype == torch.float64
+        assert FusedLayerNorm(8)(stream.bfloat16()).dtype == torch.float32
