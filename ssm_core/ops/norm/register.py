@@ -162,7 +162,7 @@ def _flops(x_shape: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
 def _onnx() -> Table:
     from .to_onnx import TRANSLATIONS
 
-    return dict(TRANSLATIONS)
+    return TRANSLATIONS
 
 
 def _examples() -> Sequence[Example]:

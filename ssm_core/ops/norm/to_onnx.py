@@ -6,6 +6,8 @@ import torch
 from onnxscript import ir
 from onnxscript.onnx_opset import opset18 as op
 
+from ssm_core.ops.registry import Table
+
 
 def _cast(value: Any, dtype: Any) -> Any:
     # The translator passes torch's types on, as numbers of ONNX.
@@ -38,7 +40,7 @@ def residual_norm(
     return _cast(_norm(_cast(stream, ir.DataType.FLOAT), weight, bias, eps, centred), dtype), stream
 
 
-TRANSLATIONS = {
+TRANSLATIONS: Table = {
     torch.ops.ssm_core.norm.default: norm,
     torch.ops.ssm_core.residual_norm.default: residual_norm,
 }
