@@ -30,16 +30,30 @@ def test_operators(tmp_path):
     assert "linear in the tokens" in plot.read_text()
 
 
+def test_norms(tmp_path):
+    report = tmp_path / "norms.json"
+    options = ["--shapes", "1x4x4x8", "1x2x4x5", "--seconds", "0.001", "--device", "cpu", "--no-compile"]
+    rows = load_tool("benchmarks/norms").main([*options, "--json", str(report)])
+    assert [(row.norm, row.shape, row.step) for row in rows][:3] == [
+        ("residual", "1x4x4x8", "forward"),
+        ("residual", "1x4x4x8", "both"),
+        ("residual", "1x2x4x5", "forward"),
+    ]
+    assert len(rows) == 8
+    assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
+    assert all(row.eager > 0 and row.ours > 0 and row.floor > 0 and row.compiled is None for row in rows)
+
+
 @pytest.mark.parametrize("mode", ["infer", "train"])
 def test_throughput(tmp_path, mode):
     report, profile = tmp_path / "throughput.json", tmp_path / "profile.txt"
     models = ["quadmamba_lite", "test_resnet"]
     rows = load_tool("benchmarks/throughput").main(
         ["--models", *models, "--mode", mode, "--dtype", "float32", "--batch", "2", "--size", "32", "--device", "cpu",
-         "--rounds", "2", "--json", str(report), "--profile", str(profile)]
+         "--rounds", "2", "--fused-norms", "--json", str(report), "--profile", str(profile)]
     )  # fmt: skip
-    assert [row.model for row in rows] == models
-    assert rows[0].parameters_millions == pytest.approx(5.470, abs=1e-3)
+    assert [row.model for row in rows] == ["quadmamba_lite, fused norms", *models]
+    assert [row.parameters_millions for row in rows[:2]] == [pytest.approx(5.470, abs=1e-3)] * 2
     assert rows[-1].to_last == 1
     assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)
     assert json.loads(report.read_text())["settings"]["mode"] == mode
@@ -82,6 +96,7 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("throughput", ["--models", "swin_tinny"], "timm knows no model 'swin_tinny'"),
         ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
         ("throughput", ["--rounds", "1"], "--rounds must be 2 at least"),
+        ("norms", ["--shapes", "4x56x160"], "a shape is written BxHxWxC"),
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),
         ("distributed", ["a.py", "--batch", "9"], "--batch 9 does not divide among 2 processes"),
     ],

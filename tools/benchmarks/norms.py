@@ -71,7 +71,7 @@ class Row:
     shape: str
     step: str
     eager: float
-    compiled: float
+    compiled: float | None  # by torch.compile
     ours: float
     floor: float
 
@@ -94,7 +94,8 @@ def measure(norm: str, shape: tuple[int, ...], options: argparse.Namespace, rate
     pytorch, ours = WAYS[norm]
     times: dict[str, list[float]] = {"forward": [], "both": []}
     torch.compiler.reset()
-    for function in (pytorch, torch.compile(pytorch, fullgraph=True, dynamic=False), ours):
+    compiled = [] if options.no_compile else [torch.compile(pytorch, fullgraph=True, dynamic=False)]
+    for function in (pytorch, *compiled, ours):
         upstream = [torch.randn_like(y) for y in function(*inputs)]
 
         def forward(function: Callable[..., Inputs] = function) -> None:
@@ -107,7 +108,11 @@ def measure(norm: str, shape: tuple[int, ...], options: argparse.Namespace, rate
         times["forward"].append(milliseconds(forward, options.device, options.seconds).median)
         times["both"].append(milliseconds(both, options.device, options.seconds).median)
     floor = floors(norm, prod(shape), x.element_size(), rate)
-    return [Row(norm, "x".join(map(str, shape)), step, *of_step, floor[step]) for step, of_step in times.items()]
+    size = "x".join(map(str, shape))
+    return [
+        Row(norm, size, step, eager, compiled[0] if compiled else None, of_us, floor[step])
+        for step, (eager, *compiled, of_us) in times.items()
+    ]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -124,6 +129,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=kinds.number(0, above=True), default=0.3, help="how long each figure is measured"
     )
+    parser.add_argument("--no-compile", action="store_true", help="do not measure PyTorch's norms compiled")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)
     options.dtype = getattr(torch, options.dtype)
@@ -156,7 +162,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
         for size in options.shapes:
             for row in measure(norm, size, options, rate):
                 rows.append(row)
-                times = " ".join(f"{t:9.4f}" for t in (row.eager, row.compiled, row.ours, row.floor))
+                columns = (row.eager, row.compiled, row.ours, row.floor)
+                times = " ".join(f"{'' if t is None else f'{t:.4f}':>9}" for t in columns)
                 print(f"{row.norm:9} {row.shape:16} {row.step:8} {times}", flush=True)
     if options.json:
         report = {"machine": about, "rows": [asdict(row) for row in rows]}
