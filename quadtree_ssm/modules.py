@@ -80,10 +80,12 @@ class ScorePredictor(nn.Module):
         x = F.gelu(self.fc1(self.norm(x)))
         if self.context == "global":
             x = self._with_global_half(x)
-        x = self.fc4(F.gelu(self.fc3(F.gelu(self.fc2(x)))))
-        x = x.to(accumulate_dtype(x.dtype))
-        # The first channel of a log-softmax over two.
-        return F.logsigmoid(x[..., 0] - x[..., 1])
+        x = F.gelu(self.fc3(F.gelu(self.fc2(x))))
+        # The first channel of a log-softmax over two. It depends on the difference of the two logits alone, which is one
+        # product with a vector.
+        weight, bias = (p.to(accumulate_dtype(p.dtype)) for p in (self.fc4.weight, self.fc4.bias))
+        x = x @ (weight[0] - weight[1]).to(x.dtype)
+        return F.logsigmoid(x.to(accumulate_dtype(x.dtype)) + (bias[0] - bias[1]))
 
     @staticmethod
     def _with_global_half(
