@@ -81,8 +81,8 @@ class ScorePredictor(nn.Module):
         if self.context == "global":
             x = self._with_global_half(x)
         x = F.gelu(self.fc3(F.gelu(self.fc2(x))))
-        # The first channel of a log-softmax over two. It depends on the difference of the two logits alone, which is one
-        # product with a vector.
+        # The first channel of a log-softmax over two. It depends on the difference of the two logits alone, which one
+        # product with a vector gives.
         weight, bias = (p.to(accumulate_dtype(p.dtype)) for p in (self.fc4.weight, self.fc4.bias))
         x = x @ (weight[0] - weight[1]).to(x.dtype)
         return F.logsigmoid(x.to(accumulate_dtype(x.dtype)) + (bias[0] - bias[1]))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssm_core.ops.checks import accumulate_dtype
@@ -36,7 +37,12 @@ class SelectiveSSM(nn.Module):
         d_state: number N of states per channel.
         dt_rank: rank R of the projection that gives the step sizes.
         directions: number K of models.
+
+    Attributes:
+        multiple: what the rank of a product is padded to; 1 for no padding. See :func:`pad_projections`.
     """
+
+    multiple = 1
 
     # Parameters without weight decay. Decay would pull the dynamics of the state to zero. This list is needed because
     # the general rule exempts only parameters of one dimension, and these have more.
@@ -81,12 +87,64 @@ class SelectiveSSM(nn.Module):
         """Compute the step sizes and the input and output weights of all K models from the tokens."""
         batch, length, _ = x.shape
         sizes = (self.dt_rank, self.d_state, self.d_state)
-        step, B, C = self.x_proj(x).unflatten(-1, (self.directions, sum(sizes))).split(sizes, dim=-1)  # [B, L, K, ·]
+        dt_weight = self.dt_weight
+        if self.multiple == 1:
+            step, B, C = (
+                self.x_proj(x).unflatten(-1, (self.directions, sum(sizes))).split(sizes, dim=-1)
+            )  # [B, L, K, ·]
+        else:
+            step, B, C, dt_weight = self._padded(x)
         # Each direction is one product over the merged batch and token axes, so that neither factor has to be copied.
-        delta = torch.bmm(step.permute(2, 0, 1, 3).flatten(1, 2), self.dt_weight.mT)  # [K, B·L, D]
+        delta = torch.bmm(step.permute(2, 0, 1, 3).flatten(1, 2), dt_weight.mT)  # [K, B·L, D]
         delta = delta.unflatten(1, (batch, length)).transpose(0, 1)
         return SelectiveInputs(delta, B.transpose(1, 2), C.transpose(1, 2))
+
+    def _padded(
+        self,
+        x: Tensor,  # [B, L, D]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute what the steps are projected from [B, L, K, R'], B and C [B, L, K, N], and the weight [K, D, R'].
+
+        Rows of zeros make R' and the width of the whole product multiples, so that every slice begins at one. The steps
+        come first, then what is not projected further.
+        """
+        directions, states = self.directions, self.d_state
+        missing = -self.dt_rank % self.multiple
+        of_step, of_rest = self.x_proj.weight.unflatten(0, (directions, self.dt_rank + 2 * states)).split(
+            (self.dt_rank, 2 * states), dim=1
+        )
+        weight = torch.cat([F.pad(of_step, (0, 0, 0, missing)).flatten(0, 1), of_rest.flatten(0, 1)])
+        widths = directions * (self.dt_rank + missing), 2 * directions * states
+        rest_missing = -sum(widths) % self.multiple
+        product = F.linear(x, F.pad(weight, (0, 0, 0, rest_missing)))
+        step, rest, _ = product.split((*widths, rest_missing), dim=-1)
+        B, C = rest.unflatten(-1, (directions, 2 * states)).split(states, dim=-1)
+        return step.unflatten(-1, (directions, -1)), B, C, F.pad(self.dt_weight, (0, missing))
 
     def extra_repr(self) -> str:
         """Return the sizes, which ``print(model)`` shows."""
         return f"D={self.inner_dim}, N={self.d_state}, R={self.dt_rank}, K={self.directions}"
+
+
+def pad_projections(model: nn.Module, multiple: int = 8) -> nn.Module:
+    """Let the scans of a network pad the weights of their low-rank products when they are called.
+
+    Tensor cores read numbers by eight. A rank that is no multiple of eight makes a library take slow kernels for every
+    product of which it is a side. The parameters and, but for rounding, the results stay as they are.
+
+    Args:
+        model: any network with scans. It is changed in place.
+        multiple: what ranks are padded to. 1 undoes it.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: ``multiple`` is not positive.
+    """
+    if multiple < 1:
+        raise ValueError(f"pad_projections: multiple must be 1 at least, got {multiple}")
+    for module in model.modules():
+        if isinstance(module, SelectiveSSM):
+            module.multiple = multiple
+    return model

@@ -150,3 +150,18 @@ def test_the_sum_is_left_to_the_next_norm():
         assert norm(stream).dtype == torch.bfloat16
         assert norm(stream.double()).dtype == torch.float64
         assert FusedLayerNorm(8)(stream.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["quadmamba", "mambatree"])
+def test_on_a_gpu(name):
+    """The same results in float32, and a compiled step of training under autocast."""
+    plain, fused = (model.cuda().eval() for model in pair(name))
+    images = torch.randn(4, 3, 64, 64, device="cuda")
+    with torch.no_grad():
+        assert_close(fused(images), plain(images), tolerance=1e-4)
+    step = torch.compile(fused.train(), fullgraph=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = step(images).float().square().sum()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in fused.parameters())

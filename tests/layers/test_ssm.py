@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssm_core.layers import SelectiveSSM
+from quadtree_ssm import QuadMamba
+from ssm_core.layers import SelectiveSSM, pad_projections
 from ssm_core.testing import assert_close
 
 
@@ -37,6 +38,48 @@ def test_projections_equal_a_matrix_product_a_direction(ssm):
         assert_close(projected.B[:, k], B, "B")
         assert_close(projected.C[:, k], C, "C")
         assert projected.delta.stride(-1) == 1
+
+
+@pytest.mark.parametrize("multiple", [2, 8, 16])
+@pytest.mark.parametrize(("states", "rank", "directions"), [(1, 6, 2), (3, 4, 2), (1, 5, 1), (1, 8, 4), (2, 3, 2)])
+def test_padded_projections_are_the_same_with_every_gradient(states, rank, directions, multiple):
+    ssm = SelectiveSSM(24, states, rank, directions).double()
+    x = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
+    leaves = (x, ssm.x_proj.weight, ssm.dt_weight)
+    expected = ssm.project(x)
+    upstream = [torch.randn_like(y) for y in expected]
+    gradients = torch.autograd.grad(expected, leaves, upstream)
+    found = pad_projections(ssm, multiple).project(x)
+    for name in expected._fields:
+        assert_close(getattr(found, name), getattr(expected, name), name)
+        assert getattr(found, name).shape == getattr(expected, name).shape
+    assert found.delta.stride(-1) == 1
+    for actual, gradient in zip(torch.autograd.grad(found, leaves, upstream), gradients, strict=True):
+        assert_close(actual, gradient)
+
+
+def test_padded_products_have_aligned_slices(monkeypatch):
+    """Every slice of the product, and both sides of the steps' product, are multiples."""
+    products = []
+    monkeypatch.setattr(torch, "bmm", lambda a, b: products.append((a, b)) or a @ b)
+    pad_projections(SelectiveSSM(24, 1, 6, 2)).project(torch.randn(2, 5, 24))
+    ((step, weight),) = products
+    assert step.shape == (2, 10, 8)
+    assert weight.shape == (2, 8, 24)
+    assert step.stride(1) == 24  # two directions of 8, four numbers of B and C, and four of zeros
+    assert step.stride(0) == 8
+
+
+def test_whole_models_compute_the_same_with_padded_projections():
+    model = QuadMamba((1, 1, 1), (16, 24, 40), num_classes=3).double().eval()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model(images)
+        state = list(model.state_dict())
+        assert_close(pad_projections(model)(images), expected, tolerance=1e-9)
+    assert list(model.state_dict()) == state
+    with pytest.raises(ValueError, match="multiple must be 1 at least, got 0"):
+        pad_projections(model, 0)
 
 
 @pytest.mark.parametrize(

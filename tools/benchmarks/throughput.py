@@ -4,11 +4,11 @@
     python tools/benchmarks/throughput.py --models quadmamba_small swin_tiny_patch4_window7_224 --mode train --batch 64
 
 A model is any name that timm knows, ours among them. Half types run under autocast with float32 weights, as in
-training; `--cast` casts the weights, too (in inference only). `--fused-norms` measures our models once more with fused
-norms (ssm_core.layers.fuse_norms). A training step is forward, cross entropy, backward and a fused AdamW update. The
-models take turns, round by round, so that a slow minute of the machine hits all of them. The rate is that of the median
-round; the spread (±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the
-versions; `--profile FILE` writes where the time of each model goes.
+training; `--cast` casts the weights, too (in inference only). `--variants` measures our models once more with each of
+the named changes. A training step is forward, cross entropy, backward and a fused AdamW update. The models take turns,
+round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the spread
+(±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the versions;
+`--profile FILE` writes where the time of each model goes.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
+from ssm_core.layers import fuse_norms, pad_projections
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -34,6 +35,12 @@ from ssm_train.runtime.files import check_file, write_text_atomically
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 OURS = ("quadmamba", "mambatree")
+# Changes of our models that change no result but for rounding.
+VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "fused-norms": fuse_norms,
+    "padded-projections": pad_projections,
+    "both": lambda model: pad_projections(fuse_norms(model)),
+}
 WARM_UP_STEPS = 5
 CLASSES = 1000
 
@@ -102,11 +109,13 @@ def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[],
     return step
 
 
-def build(name: str, options: argparse.Namespace, **arguments: bool) -> tuple[Callable[[], None], float, float | None]:
+def build(
+    name: str, options: argparse.Namespace, change: Callable[[nn.Module], nn.Module] = lambda model: model
+) -> tuple[Callable[[], None], float, float | None]:
     """A model's step after some steps for warming up, its parameters in millions, and its peak memory in GiB."""
     cuda = options.device == "cuda"
     before = torch.cuda.memory_allocated() if cuda else 0
-    model = timm.create_model(name, num_classes=CLASSES, **arguments).to(options.device)
+    model = change(timm.create_model(name, num_classes=CLASSES)).to(options.device)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
     step = (training_step if options.mode == "train" else inference_step)(model, options)
@@ -132,9 +141,9 @@ def where_time_goes(step: Callable[[], None], device: str) -> str:
 def measure(options: argparse.Namespace) -> list[Row]:
     """Build all models, then time them in turns."""
     built = {name: build(name, options) for name in options.models}
-    if options.fused_norms:
-        ours = [name for name in options.models if name.startswith(OURS)]
-        built = {f"{name}, fused norms": build(name, options, fused_norms=True) for name in ours} | built
+    for variant in options.variants:
+        for name in filter(lambda name: name.startswith(OURS), options.models):
+            built = {f"{name}, {variant}": build(name, options, VARIANTS[variant])} | built
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(options.rounds):
         for name, (step, _, _) in built.items():
@@ -166,7 +175,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
-    add("--fused-norms", action="store_true", help="measure our models once more, with fused norms")
+    add(
+        "--variants", nargs="+", choices=VARIANTS, default=[], help="changes with which to measure our models once more"
+    )
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
     add("--batch", type=kinds.whole_number(), default=128 if cuda else 8, help="images a step")
     add("--size", type=kinds.whole_number(), default=224, help="height and width of the images")
