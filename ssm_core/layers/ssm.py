@@ -87,7 +87,7 @@ class SelectiveSSM(nn.Module):
         """Compute the step sizes and the input and output weights of all K models from the tokens."""
         batch, length, _ = x.shape
         sizes = (self.dt_rank, self.d_state, self.d_state)
-        dt_weight = self.dt_weight
+        dt_weight: Tensor = self.dt_weight
         if self.multiple == 1:
             step, B, C = (
                 self.x_proj(x).unflatten(-1, (self.directions, sum(sizes))).split(sizes, dim=-1)
