@@ -64,7 +64,7 @@ class FusedLayerNorm(LayerNorm):
         return residual_layer_norm(x.branch, x.stream, self.weight, self.bias, self.eps, x.scale, dtype)
 
 
-def fuse_norms(model: nn.Module) -> nn.Module:
+def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,)) -> nn.Module:
     """Replace the layer norms of a network by fused ones, which have the same parameters under the same names.
 
     The blocks of this project's networks then add their branches in the pass of the next norm, too. Norms of other
@@ -74,11 +74,12 @@ def fuse_norms(model: nn.Module) -> nn.Module:
 
     Args:
         model: any network. It is changed in place.
+        of: the classes of the modules whose own norms are replaced; by default of all.
 
     Returns:
         The model.
     """
-    for parent in list(model.modules()):
+    for parent in [module for module in model.modules() if isinstance(module, of)]:
         before_products = getattr(parent, "NORMS_BEFORE_PRODUCTS", ())
         for name, child in parent.named_children():
             # Classes derived from these compute something else.

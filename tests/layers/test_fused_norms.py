@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from quadtree_ssm import QuadMamba
-from ssm_core.layers import FusedLayerNorm, Pending, fuse_norms, record_scans
+from ssm_core.layers import Block, FusedLayerNorm, Pending, fuse_norms, record_scans
 from ssm_core.testing import assert_close, relative_error
 from tree_ssm import MambaTreeV
 
@@ -137,6 +137,19 @@ def test_other_norms_stay_and_parameters_are_shared():
     assert network[3].weight is norms[3].weight
     assert network[3].bias is norms[3].bias
     assert network[3].eps == 1e-5
+
+
+def test_the_norms_of_some_classes_alone():
+    plain, _ = pair("mambatree")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = plain.eval()(images)
+        fuse_norms(plain, of=(Block,))
+        assert_close(plain(images), expected, tolerance=1e-5)
+    fused = {name.rpartition(".")[2] for name, m in plain.named_modules() if isinstance(m, FusedLayerNorm)}
+    assert fused == {"norm1", "norm2"}
+    assert not isinstance(plain.stages[0].norm, FusedLayerNorm)
+    assert not isinstance(plain.stem.norm1, FusedLayerNorm)
 
 
 def test_the_sum_is_left_to_the_next_norm():
