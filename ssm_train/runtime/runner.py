@@ -41,6 +41,7 @@ from ssm_train.runtime.launching import join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.rescue import RescueHook
+from ssm_train.runtime.schedules import scale_to_update
 from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
 from ssm_train.runtime.stopping import StopSignals, StopTraining
@@ -183,6 +184,17 @@ class Runner(mmengine_runner.Runner):
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop of a test, whose evaluator learns which data they are."""
         return told_data(super().build_test_loop(loop))
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
+        """Scale the learning rate to the batch of an update, which can take several iterations. mmengine omits these.
+
+        Args:
+            optim_wrapper: the wrapper of the optimizer.
+            auto_scale_lr: the config's ``auto_scale_lr``.
+        """
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        if auto_scale_lr and auto_scale_lr.get("enable"):
+            scale_to_update(optim_wrapper)
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """Build the schedulers. mmengine calls this within :meth:`train`, where a config error would be a traceback.

@@ -1,6 +1,9 @@
-"""Whether the schedule of the learning rate is as long as the training."""
+"""The schedule of the learning rate, whether it is as long as the training, and the rate for the batch of an update."""
+
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 
 def schedule_warning(cfg: Config) -> str:
@@ -28,3 +31,19 @@ def schedule_warning(cfg: Config) -> str:
                 f"param_scheduler.{'' if alone else f'{last}.'}end={length} makes it as long"
             )
     return ""
+
+
+def scale_to_update(optim_wrapper: Any) -> None:
+    """Multiply the learning rates by the number of iterations whose gradients make one update.
+
+    mmengine has scaled them to the samples of an iteration, and an update learns from so many times that.
+
+    Args:
+        optim_wrapper: the wrapper of the optimizer. Several in one have no common number, and stay as they are.
+    """
+    count = getattr(optim_wrapper, "_accumulative_counts", 1)
+    if count == 1:
+        return
+    for group in optim_wrapper.optimizer.param_groups:
+        group["lr"] *= count
+    MMLogger.get_current_instance().info(f"an update takes {count} iterations: scaling the LR by {count} as well")

@@ -1,6 +1,7 @@
-"""Tests that a schedule of another length than the training is told of."""
+"""Tests that a schedule of another length than the training is told of, and of the rate for the batch of an update."""
 
 import pytest
+import runs
 from command_line import CONFIGS, run
 
 from ssm_train.runtime.config import load_config
@@ -42,3 +43,27 @@ def test_the_user_reads_it(tmp_path):
     assert run("train", DIGITS, "--work-dir", tmp_path, "--cfg-options", *options) == 0
     log = next(tmp_path.rglob("*.log")).read_text()
     assert "WARNING - the schedule of the learning rate is for 25 epochs, and the training has 1" in log
+
+
+def check_rates(work_dir):
+    from ssm_train.runtime.runner import Runner
+
+    def rate(*options):
+        cfg = runs.configure(*runs.RESNET[:1], work_dir, *runs.RESNET[1:], "optim_wrapper.optimizer.lr=0.01", *options)
+        runner = Runner.from_cfg(cfg)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
+        return runner.optim_wrapper.param_groups[0]["lr"]
+
+    scaled = ["auto_scale_lr.base_batch_size=32", "auto_scale_lr.enable=True"]
+    half, twice = "train_dataloader.batch_size=4", "optim_wrapper.accumulative_counts=2"
+    assert rate(*scaled) == pytest.approx(0.01 * 8 / 32)
+    assert rate(*scaled, half) == pytest.approx(0.01 * 4 / 32)
+    assert rate(*scaled, twice) == pytest.approx(0.01 * 16 / 32)
+    assert rate(*scaled, half, twice) == rate(*scaled)
+    assert rate(twice) == rate("auto_scale_lr.enable=False", "auto_scale_lr.base_batch_size=32", twice) == 0.01
+
+
+def test_the_rate_is_scaled_to_the_samples_of_an_update(tmp_path):
+    """Half of the batch and twice the iterations make the same update, and so the same rate."""
+    runs.call(check_rates, tmp_path / "log", tmp_path / "run")
