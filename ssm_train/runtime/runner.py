@@ -14,6 +14,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import LogProcessor
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
 from ssm_train.runtime.grouping import KEY as GROUPING
 from ssm_train.runtime.grouping import Grouping
-from ssm_train.runtime.iteration_info import IterationInfoHook, IterationTimerHook
+from ssm_train.runtime.iteration_info import our_log_processor, with_our_hooks
 from ssm_train.runtime.iteration_times import IterationTimesHook
 from ssm_train.runtime.late_reports import LateReports
 from ssm_train.runtime.launching import join_processes, wrap_for_processes
@@ -46,12 +47,6 @@ from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
 from ssm_train.runtime.stopping import StopSignals, StopTraining
 from ssm_train.runtime.work_folder import WorkFolder
-
-# By their names among the default hooks: a hook of mmengine, and ours for loops that read late what it reads.
-_OUR_HOOKS = {
-    "runtime_info": ("RuntimeInfoHook", IterationInfoHook),
-    "timer": ("IterTimerHook", IterationTimerHook),
-}
 
 
 class Runner(mmengine_runner.Runner):
@@ -165,11 +160,11 @@ class Runner(mmengine_runner.Runner):
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register mmengine's default hooks and those of the config. Two of mmengine's are replaced by ours."""
-        given = dict(hooks or {})
-        for name, (theirs, ours) in _OUR_HOOKS.items():
-            if given.get(name, {"type": theirs}) in ({"type": theirs}, {"type": f"mmengine.{theirs}"}):
-                given[name] = ours()
-        super().register_default_hooks(given)
+        super().register_default_hooks(with_our_hooks(hooks or {}))
+
+    def build_log_processor(self, log_processor: LogProcessor | dict) -> LogProcessor:
+        """Build the log processor of the config, by default ours."""
+        return super().build_log_processor(our_log_processor(log_processor))
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """Build an evaluator that leaves out unreadable samples, or the evaluator that the config names."""
