@@ -100,6 +100,8 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("norms", ["--shapes", "4x56x160"], "a shape is written BxHxWxC"),
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),
         ("distributed", ["a.py", "--batch", "9"], "--batch 9 does not divide among 2 processes"),
+        ("loop", ["--data", "nowhere"], "--data nowhere has no folder train"),
+        ("loop", ["--iterations", "4"], "'4' is no whole number from 40"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):

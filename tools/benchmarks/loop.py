@@ -85,7 +85,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", choices=["cuda", "cpu"], default="cuda", help="on a CPU nothing is compiled (default: cuda)")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="for both trainings")
     add("--json", type=Path, help="write all figures to this file")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.data is not None and not (options.data / "train").is_dir():
+        parser.error(f"--data {options.data} has no folder train: imagenet_files.py makes one")
+    return options
 
 
 def main(argv: list[str] | None = None) -> list[Row]:
@@ -97,8 +100,6 @@ def main(argv: list[str] | None = None) -> list[Row]:
 
     if options.json:
         check_file(options.json)
-    if options.data is not None and not (options.data / "train").is_dir():
-        raise UserError(f"--data {options.data} has no folder train: imagenet_files.py makes one")
     _, recipe, noise = FAMILIES[options.model]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
