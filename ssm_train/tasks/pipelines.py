@@ -25,9 +25,12 @@ from ssm_train.runtime.building import building_in_scope
 from ssm_train.runtime.config import changed, with_test_augmentation
 from ssm_train.runtime.files import assembling
 from ssm_train.tasks.augmented import augmented_pipeline, flips_of, name_of, without_annotations
-from ssm_train.tasks.base import ImageTask, Labels
+from ssm_train.tasks.base import ImageTask, Labels, Size
 
 LARGEST_PICTURE = 2048  # longest side of a drawn prediction in pixels
+# Pictures of smaller images are enlarged by a whole number until their shorter side has these pixels. Names and lines
+# have a fixed size, and would cover a small picture.
+LEGIBLE = 512
 
 
 class PipelineTask(ImageTask):
@@ -128,12 +131,8 @@ class PipelineTask(ImageTask):
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw a prediction over its image, see :meth:`.ImageTask.draw`."""
         self.visualizer.dataset_meta = labels._asdict()
-        picture, file = self.picture_of(path), out.with_name(f"{out.name}.png")
-        if (longest := max(picture.size)) > LARGEST_PICTURE:
-            width, height = (max(side * LARGEST_PICTURE // longest, 1) for side in picture.size)
-            picture = picture.resize((width, height), reducing_gap=2.0)
-            prediction = self.reduced(prediction, (height, width))
-        prediction = self.drawable_prediction(prediction)
+        file = out.with_name(f"{out.name}.png")
+        picture, prediction = self._at_legible_size(self.picture_of(path), prediction)
         with assembling(out.parent, file) as place:
             self.visualizer.add_datasample(
                 out.name,
@@ -148,8 +147,8 @@ class PipelineTask(ImageTask):
         """Pass on the picture of a validation image, see :meth:`.ImageTask.show`. Only files have one."""
         path = Path(prediction.img_path)
         if path.is_file():
-            picture = np.asarray(self.picture_of(path))
-            visualizer.add_datasample(name, picture, prediction.cpu(), draw_gt=True, show=False, step=step)
+            picture, prediction = self._at_legible_size(self.picture_of(path), prediction)
+            visualizer.add_datasample(name, np.asarray(picture), prediction.cpu(), draw_gt=True, show=False, step=step)
 
     def draw_sample(self, sample: dict, dataset: Any, settings: Config, place: Path) -> Path:
         """Draw a sample with its annotations, see :meth:`.Task.draw_sample`."""
@@ -160,31 +159,43 @@ class PipelineTask(ImageTask):
         if scaling is not None:
             values = values * np.float32(scaling["std"]) + np.float32(scaling["mean"])
         red_first = scaling is not None and scaling.get("to_rgb", True)
-        rgb = np.array(self._picture(values, _reads_levels(steps), red_first).convert("RGB"))
+        picture = self._picture(values, _reads_levels(steps), red_first).convert("RGB")
         path = place.with_name(f"{place.name}.png")
-        annotated = self.drawable(sample["data_samples"].cpu())
+        picture, annotated = self._at_legible_size(picture, sample["data_samples"].cpu())
         with assembling(path.parent, path) as folder:
             self.visualizer.add_datasample(
-                place.name, rgb, annotated, draw_pred=False, out_file=str(folder / path.name)
+                place.name, np.array(picture), annotated, draw_pred=False, out_file=str(folder / path.name)
             )
         return path
 
+    def _at_legible_size(self, picture: Image.Image, sample: BaseDataElement) -> tuple[Image.Image, BaseDataElement]:
+        """Resize a very large or a small picture, and convert what is drawn over it to what the visualizer draws."""
+        size = (picture.height, picture.width)
+        factor = min(-(-LEGIBLE // min(size)), LARGEST_PICTURE // max(size))
+        if factor == 0:
+            height, width = (max(side * LARGEST_PICTURE // max(size), 1) for side in size)
+            picture = picture.resize((width, height), reducing_gap=2.0)
+            return picture, self.drawable(self.resized(sample, size, (height, width)))
+        sample = self.drawable(sample)
+        if factor == 1:
+            return picture, sample
+        height, width = (side * factor for side in size)
+        return picture.resize((width, height)), self.resized(sample, size, (height, width))
+
     @abstractmethod
-    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
-        """A prediction for a picture that is smaller than its image.
+    def resized(self, sample: BaseDataElement, before: Size, after: Size) -> BaseDataElement:
+        """Predictions and annotations for a picture of another size than its image.
 
         Args:
-            prediction: one of :meth:`predict`.
-            size: height and width of the picture.
+            sample: what :meth:`drawable` returns, or what :meth:`predict` does if the picture is smaller. Masks that
+                are still run lengths are then left out, because they would take long.
+            before: height and width of the image.
+            after: height and width of the picture.
         """
 
-    def drawable_prediction(self, prediction: BaseDataElement) -> BaseDataElement:
-        """Convert a prediction to the form that the visualizer draws."""
-        return prediction
-
-    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """Convert a data sample to the form that the visualizer draws."""
-        return annotated
+    def drawable(self, sample: BaseDataElement) -> BaseDataElement:
+        """Convert predictions and annotations to the form that the visualizer draws."""
+        return sample
 
 
 def _reads_levels(pipeline: Sequence[Mapping[str, Any]]) -> bool:

@@ -21,6 +21,7 @@ from ssm_train.tasks.tiles import Tiles, tiled_config
 # Numbers of boxes and of masks. mmdet assumes the same when it counts the operations of a two-stage detector.
 PROPOSALS, MASKS = 1000, 100
 _NMS = {"type": "nms", "iou_threshold": 0.5}  # of models that suppress no boxes themselves
+_OBJECTS = ("pred_instances", "gt_instances")  # what of a sample is drawn
 _COCO_SCALE, _COCO_SIZE = (800, 1333), (800, 1280)
 
 
@@ -126,33 +127,33 @@ class Detection(PipelineTask):
         """Write objects in the form of COCO's results, see :meth:`.Task.prediction_writer`."""
         return CocoResultWriter(out)
 
-    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
-        """Boxes for a smaller picture, and masks unless they are run lengths, see :meth:`.PipelineTask.reduced`."""
-        smaller, objects = prediction.new(), prediction.pred_instances.clone()
-        height, width = (new / old for new, old in zip(size, prediction.ori_shape[:2], strict=True))
-        objects.bboxes = objects.bboxes * objects.bboxes.new_tensor([width, height] * 2)
-        if "masks" in objects:
-            masks = objects.pop("masks")
-            if isinstance(masks, Tensor) and len(masks):
-                objects.masks = F.interpolate(masks[None].to(torch.uint8), size, mode="nearest")[0].bool()
-        smaller.pred_instances = objects
-        return smaller
+    def resized(self, sample: BaseDataElement, before: Size, after: Size) -> BaseDataElement:
+        """Boxes and masks for a picture of another size, see :meth:`.PipelineTask.resized`."""
+        resized = sample.new()
+        height, width = (new / old for new, old in zip(after, before, strict=True))
+        for name in _OBJECTS:
+            if "bboxes" in sample.get(name, ()):
+                objects = sample.get(name).clone()
+                objects.bboxes = objects.bboxes * objects.bboxes.new_tensor([width, height] * 2)
+                masks = objects.pop("masks", None)
+                if isinstance(masks, Tensor | np.ndarray) and len(masks):
+                    pixels = torch.as_tensor(masks).to(torch.uint8)
+                    objects.masks = F.interpolate(pixels[None], after, mode="nearest")[0].bool()
+                resized.set_field(objects, name)
+        return resized
 
-    def drawable_prediction(self, prediction: BaseDataElement) -> BaseDataElement:
-        """Convert masks in run lengths to pixels, because mmdet's visualizer draws nothing else."""
-        if not isinstance(prediction.pred_instances.get("masks"), list):
-            return prediction
-        drawn, objects = prediction.new(), prediction.pred_instances.clone()
-        decoded = [codec.decode(mask) for mask in objects.pop("masks")]
-        objects.masks = torch.from_numpy(np.array(decoded, dtype=bool).reshape(-1, *prediction.ori_shape[:2]))
-        drawn.pred_instances = objects
+    def drawable(self, sample: BaseDataElement) -> BaseDataElement:
+        """Convert boxes and masks to pixels and plain arrays, because mmdet's visualizer draws nothing else."""
+        drawn = sample.new()
+        for name in _OBJECTS:
+            if "bboxes" in sample.get(name, ()):  # images without annotations have empty ones
+                objects = sample.get(name).clone()
+                objects.bboxes = getattr(objects.bboxes, "tensor", objects.bboxes)
+                masks = objects.get("masks")
+                if isinstance(masks, list):
+                    pixels = np.array([codec.decode(mask) for mask in objects.pop("masks")], dtype=bool)
+                    objects.masks = torch.from_numpy(pixels.reshape(-1, *sample.ori_shape[:2]))
+                elif masks is not None and not isinstance(masks, Tensor):
+                    objects.masks = masks.to_ndarray()
+                drawn.set_field(objects, name)
         return drawn
-
-    def drawable(self, annotated: BaseDataElement) -> BaseDataElement:
-        """Convert boxes and masks to plain arrays, because mmdet's visualizer draws nothing else."""
-        if "gt_instances" in annotated:
-            objects = annotated.gt_instances
-            objects.bboxes = getattr(objects.bboxes, "tensor", objects.bboxes)
-            if "masks" in objects:
-                objects.masks = objects.masks.to_ndarray()
-        return annotated

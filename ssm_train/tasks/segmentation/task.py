@@ -11,11 +11,13 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmseg.datasets import BaseSegDataset
 
 from ssm_train.data.images import write_png
-from ssm_train.tasks.base import Labels
+from ssm_train.tasks.base import Labels, Size
 from ssm_train.tasks.pipelines import PipelineTask
 from ssm_train.tasks.segmentation.labels import label_image, renumber, smallest
 from ssm_train.tasks.segmentation.predictions import LabelMapWriter
 from ssm_train.tasks.tiles import Tiles, tiled_config
+
+_LABEL_MAPS = ("pred_sem_seg", "gt_sem_seg")  # what of a sample is drawn
 
 
 class Segmentation(PipelineTask):
@@ -45,16 +47,18 @@ class Segmentation(PipelineTask):
         names = [labels.name(i) for i in numbers.tolist()]
         return {"shares": dict(zip(names, (counts / label_map.size).round(5).tolist(), strict=True))}
 
-    def reduced(self, prediction: BaseDataElement, size: tuple[int, int]) -> BaseDataElement:
-        """The label map for a smaller picture, see :meth:`.PipelineTask.reduced`."""
-        labels = prediction.pred_sem_seg.data
-        rows, columns = (
-            torch.arange(new, device=labels.device) * old // new
-            for new, old in zip(size, labels.shape[-2:], strict=True)
-        )
-        smaller = prediction.new()
-        smaller.set_data({"pred_sem_seg": PixelData(data=labels[..., rows[:, None], columns])})
-        return smaller
+    def resized(self, sample: BaseDataElement, before: Size, after: Size) -> BaseDataElement:
+        """Label maps for a picture of another size, see :meth:`.PipelineTask.resized`."""
+        resized = sample.new()
+        for name in _LABEL_MAPS:
+            if name in sample:
+                labels = sample.get(name).data
+                rows, columns = (
+                    torch.arange(new, device=labels.device) * old // new
+                    for new, old in zip(after, labels.shape[-2:], strict=True)
+                )
+                resized.set_data({name: PixelData(data=labels[..., rows[:, None], columns])})
+        return resized
 
     def draw(self, path: Path, prediction: BaseDataElement, labels: Labels, out: Path) -> None:
         """Draw the label map over the image, and write the label map alone into a second file."""
