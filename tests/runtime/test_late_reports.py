@@ -36,7 +36,7 @@ class LateHook(Hook):
     def before_train(self, runner):
         runner.reports.beside = True
 
-    def after_train(self, runner):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
         assert runner.reports.late
 
 
@@ -75,8 +75,8 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("optim_wrapper.accumulative_counts=2",), ("optim_wrapper.dtype=float16",)],
-    ids=["plain", "accumulated", "float16"],
+    [(), ("optim_wrapper.accumulative_counts=2", "optim_wrapper.dtype=float16")],
+    ids=["plain", "accumulated-float16"],
 )
 def test_a_late_run_is_the_same(tmp_path, options):
     at_once = train(tmp_path, "once", runs.RESNET, *options)
@@ -120,6 +120,33 @@ def test_a_nan_leaves_what_it_leaves_at_once(tmp_path, model):
     assert "stopped at iteration 9 (epoch 2)" in said[1][0]
     assert "1 of 8 inputs not finite: digit" in said[1][0]
     assert_same(tmp_path / "late", tmp_path / "once")
+
+
+class PoisonOneHook(PoisonInputHook):
+    """Puts the NaN into the batch of the second process alone."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1:
+            super().before_train_iter(runner, batch_idx, data_batch)
+
+
+def test_a_nan_of_one_process_ends_all(tmp_path):
+    name, *options = runs.RESNET[0], "model.backbone.name=test_efficientnet_gn"
+    port, hooks = runs.free_port(), [LATE, runs.EMA, dict(type=f"{__name__}.PoisonOneHook", iteration=9)]
+    ranks = [
+        runs.start(runs.train_distributed_tool, tmp_path / f"log{rank}", name, tmp_path / "run", rank, 2, port,
+                   *options, *OPTIONS, "train_dataloader.batch_size=4", hooks=hooks)
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank, process in enumerate(ranks):
+        runs.finish(process, tmp_path / f"log{rank}", expected=1)
+        said = Path(f"{tmp_path}/log{rank}.err").read_text()
+        assert "stopped at iteration 9 (epoch 2)" in said
+        assert "in process 1: the loss is nan" in said
+        assert "1 of 4 inputs not finite: digit" in said
+    state = runs.last_state(tmp_path / "run")
+    assert state["meta"]["iter"] == 8
+    assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
 
 
 def late_wrapper(model, **options):
