@@ -8,7 +8,7 @@ found at once.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -212,10 +212,15 @@ def hooks_at_once(hooks: Sequence[Hook]) -> list[str]:
 
 
 def _may_be_late(kind: type, stage: str, general: str) -> bool:
-    """Whether a hook does nothing in a stage, or the class that says what it does there may run late."""
+    """Whether a hook does nothing in a stage, or may do late what it does.
+
+    The class that defines the stage says so, or one that inherits it. A class that defines it anew speaks for itself.
+    """
     for name in (stage, general):
         owner = next(parent for parent in kind.__mro__ if name in vars(parent))
-        if owner is not Hook:
-            known: Mapping[str, Any] = vars(owner)
-            return owner in _MMENGINES or known.get("runs_late", False)
+        if owner is Hook:
+            continue
+        heirs = kind.__mro__[: kind.__mro__.index(owner) + 1]
+        said: list[bool] = [vars(parent)["runs_late"] for parent in heirs if "runs_late" in vars(parent)]
+        return said[0] if said else owner in _MMENGINES
     return True

@@ -125,6 +125,8 @@ def test_a_nan_leaves_what_it_leaves_at_once(tmp_path, model):
 class PoisonOneHook(PoisonInputHook):
     """Puts the NaN into the batch of the second process alone."""
 
+    runs_late = True
+
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.rank == 1:
             super().before_train_iter(runner, batch_idx, data_batch)
@@ -282,7 +284,10 @@ def test_hooks_that_nobody_knows_run_at_once():
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             pass
 
-    hooks = [LoggerHook(), Mine(), Theirs(), Known(), Inherited(), Hook()]
+    class Vouched(Mine):
+        runs_late = True
+
+    hooks = [LoggerHook(), Mine(), Theirs(), Known(), Inherited(), Vouched(), Hook()]
     assert hooks_at_once(hooks) == ["Mine", "Theirs", "Inherited"]
 
 
