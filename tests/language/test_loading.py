@@ -80,6 +80,22 @@ def test_an_adapter_that_would_be_bypassed_is_refused():
         model(rows(1, 4))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hidden_size", "many"), ("hidden_size", -1), ("vocab_size", 1.5), ("state_size", None), ("expand", [2]),
+     ("use_bias", "yes"), ("layer_norm_epsilon", "small"), ("hidden_act", "os.system"), ("time_step_rank", {})],
+)  # fmt: skip
+def test_a_config_of_other_types(tmp_path, name, value):
+    """transformers checks most types itself, with an exception of its own."""
+    small_model(torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(CheckpointError) as found:
+        load_network(str(tmp_path))
+    assert str(tmp_path) in str(found.value)
+    assert "\n" not in str(found.value)
+
+
 def test_what_cannot_be_loaded(tmp_path, lm_folder):
     with pytest.raises(CheckpointError, match=r"there is no folder .*nothing, and it is no name of the Hub's"):
         load_network(str(tmp_path / "nothing"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -127,7 +128,11 @@ def load_network(
 
 
 def _described(**arguments: Any) -> nn.Module:
-    return MambaTreeForCausalLM(MambaTreeConfig(**arguments))
+    try:
+        config = MambaTreeConfig(**arguments)
+    except StrictDataclassError as error:  # of transformers' own checks of the types
+        raise TypeError(" ".join(str(error).split())) from error
+    return MambaTreeForCausalLM(config)
 
 
 def _named(state: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
