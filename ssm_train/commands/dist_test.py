@@ -21,7 +21,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("config", help="config file, or the name of one that comes with the package")
-    parser.add_argument("checkpoint", help="a .pth file of tree-ssm train or tree-ssm convert")
+    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish")
     parser.add_argument("processes", type=kinds.whole_number(), help="how many on this machine")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of tree-ssm test")
     args = parser.parse_args(arguments)

@@ -15,7 +15,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="tree-ssm export", description="Export a trained model.", allow_abbrev=False)
     parser.add_argument("config", help="the config it was trained with, of any task of images")
-    parser.add_argument("checkpoint", help="a .pth file of tree-ssm train or tree-ssm convert")
+    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish")
     parser.add_argument("--format", required=True, choices=["torch_export", "aoti", "onnx"], help="what to write")
     parser.add_argument("--out", type=Path, help="the file (default: the checkpoint's name with the format's suffix)")
     parser.add_argument(

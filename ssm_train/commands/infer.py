@@ -17,7 +17,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="tree-ssm infer", description="Run a trained model on images.", allow_abbrev=False
     )
     parser.add_argument("config", help="the config it was trained with, of any task")
-    parser.add_argument("checkpoint", help="a .pth file of tree-ssm train or tree-ssm convert")
+    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish")
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--device", help="such as cuda:1 or cpu (default: a GPU if there is one)")

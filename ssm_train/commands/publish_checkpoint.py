@@ -15,7 +15,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tree-ssm publish", description="Make a checkpoint ready to publish.", allow_abbrev=False
     )
-    parser.add_argument("checkpoint", help="a .pth file of tree-ssm train or tree-ssm convert, or its address")
+    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish, or its address")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where the file goes (default: beside the checkpoint, or here)"
     )

@@ -11,7 +11,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tree-ssm test", description="Evaluate a checkpoint.", allow_abbrev=False)
     parser.add_argument("config", help="the config it was trained with")
     parser.add_argument(
-        "checkpoint", nargs="?", help="a .pth file of tree-ssm train or tree-ssm convert; not needed "
+        "checkpoint", nargs="?", help="a checkpoint of tree-ssm train, convert or publish; not needed "
         "if the config names pretrained weights (model.backbone.path)",
     )  # fmt: skip
     parser.add_argument(
