@@ -75,6 +75,7 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], meta: Mappi
 
 
 def _parsed(text: str | None) -> dict[str, Any]:
+    """The meta in a text. Other programs may mean something else by the name, and such a text is no meta."""
     try:
         meta = json.loads(text or "{}")
     except (ValueError, RecursionError):

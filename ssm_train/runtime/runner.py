@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,24 +17,21 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import LogProcessor
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ssm_core import weights
 from ssm_core.errors import CheckpointError, ConfigError, DivergedError, NonFiniteError, StoppedError, UserError
 from ssm_train.data.built import build_dataset
 from ssm_train.data.guarded import guarded
-from ssm_train.data.normalization import test_data_of, value_range_of
 from ssm_train.data.samplers import check_sampler
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime import fit, loading_processes, resumed, resuming
+from ssm_train.runtime import loading_processes, resumed, resuming
 from ssm_train.runtime.building import building_from_config, compile_parts, runs_as_graphs
 from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
-from ssm_train.runtime.grouping import KEY as GROUPING
-from ssm_train.runtime.grouping import Grouping
 from ssm_train.runtime.iteration_info import our_log_processor, with_our_hooks
 from ssm_train.runtime.iteration_times import IterationTimesHook
 from ssm_train.runtime.late_reports import LateReports
@@ -42,6 +39,7 @@ from ssm_train.runtime.launching import join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.rescue import RescueHook
+from ssm_train.runtime.run_state import read_checked, state_of
 from ssm_train.runtime.schedules import scale_to_update
 from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
@@ -318,7 +316,7 @@ class Runner(mmengine_runner.Runner):
     def _newest_state(self) -> Path | CheckpointError | None:
         stranger = resuming.anybodys if self.folder is None else self.folder.stranger
         try:
-            return resuming.newest_state(self.work_dir, self._read, stranger, self.logger)
+            return resuming.newest_state(self.work_dir, partial(read_checked, self), stranger, self.logger)
         except CheckpointError as error:
             return error
 
@@ -364,7 +362,7 @@ class Runner(mmengine_runner.Runner):
             CheckpointError: the file is missing, damaged or of another model.
         """
         exact = strict or self._resume or not isinstance(self._train_loop, BaseLoop)
-        checkpoint, expected = self._read(filename, map_location, exact), self.bare_model.state_dict()
+        checkpoint, expected = read_checked(self, filename, map_location, exact), self.bare_model.state_dict()
         if self._resume:
             self.loaded = ckpt.outline_of(checkpoint, filename)
             settle(self, checkpoint, self.keep_updates, self.new_schedule)
@@ -381,27 +379,6 @@ class Runner(mmengine_runner.Runner):
         self.logger.info(f"loaded {filename}")
         return checkpoint
 
-    def _read(self, filename: str | Path, map_location: torch.device | str = "cpu", exact: bool = True) -> dict:
-        """Read a checkpoint and check it, see :meth:`load_checkpoint`. Nothing of this run changes."""
-        checkpoint = weights.read_file(filename, map_location)
-        state, _ = weights.state_dict_of(checkpoint, filename)
-        if "state_dict" not in checkpoint:
-            checkpoint = {"state_dict": state}
-        checkpoint["meta"] = ckpt.meta_of(checkpoint)
-        # Older versions of mmengine wrote the config here. Nothing needs it, and mmengine would run its text as Python.
-        checkpoint["meta"].pop("config", None)
-        checkpoint["state_dict"] = weights.add_backbone_prefix(state, self.bare_model.state_dict())
-        if exact:
-            fit.check_fit(self.bare_model, self.cfg, filename, checkpoint)
-        else:
-            fit.check_start(self.bare_model, self.cfg, filename, checkpoint, self.logger)
-        for part in (checkpoint["state_dict"], checkpoint.get("ema_state_dict")):
-            tensors = part.items() if isinstance(part, Mapping) else ()
-            weights.check_finite({k: v for k, v in tensors if isinstance(v, Tensor)}, filename)
-        if self._resume:
-            resuming.check_state(checkpoint, filename, self)
-        return checkpoint
-
     def checkpoint_state(
         self, meta: dict, optimizer: bool = True, schedulers: bool = True, detached: bool = False
     ) -> dict:
@@ -415,41 +392,11 @@ class Runner(mmengine_runner.Runner):
                 :func:`.checkpoints.detached` for when it is complete.
         """
         self.reports.settle()
-        state = {
-            "meta": {
-                **meta,
-                "seed": self.seed,
-                "experiment_name": self.experiment_name,
-                "config_file": Path(self.cfg.filename or "").name,
-                "model": ckpt.plain(self.cfg.get("model", {})),
-                "dataset_meta": ckpt.plain(getattr(self.train_dataloader.dataset, "metainfo", None)),
-                **self._test_images(),
-            },
-            "state_dict": dict(self.bare_model.state_dict()),
-            "message_hub": ckpt.pack_message_hub(self.message_hub.state_dict()),
-        }
-        if self.folder is not None:
-            state["meta"]["run"] = self.folder.run
-        if optimizer:
-            state["optimizer"] = self.optim_wrapper.state_dict()
-            if (grouping := Grouping.of(self.optim_wrapper, self.bare_model)) is not None:
-                state[GROUPING] = grouping.plain()
-        if schedulers and self.param_schedulers is not None:
-            state["param_schedulers"] = ckpt.schedules(self.param_schedulers)
-        self.call_hook("before_save_checkpoint", checkpoint=state)
-        return ckpt.detached(state) if detached else ckpt.on_cpu(state)
+        return state_of(self, meta, optimizer, schedulers, detached)
 
     def write_state(self, iteration: int) -> None:
         """Write the state after a completed iteration of the current epoch, see :meth:`.StateFiles.write`."""
         self.states.write(self.checkpoint_state({"epoch": self.epoch, "iter": iteration}))
-
-    def _test_images(self) -> dict[str, Any]:
-        """How the config prepares the test images, which the weights depend on; None where the dataset does not say."""
-        dataset = test_data_of(self.cfg)
-        return {
-            "test_transform": ckpt.plain(dataset.get("transform")),
-            "value_range": ckpt.plain(value_range_of(dataset)),
-        }
 
     @master_only
     def save_checkpoint(
