@@ -149,7 +149,9 @@ class Judge:
 
     def _judge_error(self, error: Exception, harms: list[str], odd: bool, name: str) -> tuple[str, str]:
         text = f"{type(error).__name__}: {_first_line(error)}"
-        if "CUDA error" in text or (self.device == "cuda" and not _answers()):
+        # Without torch's cache of memory, CUDA itself says that there is none left. The device goes on.
+        crashed = "CUDA error" in text and "CUDA error: out of memory" not in text
+        if crashed or (self.device == "cuda" and not _answers()):
             return "crash", text
         if odd and "TensorIterator" in text:  # torch cannot copy an expanded tensor of such a size
             return "refused", f"no such tensors: {text}"
