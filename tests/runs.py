@@ -200,6 +200,8 @@ def train_distributed_tool(*arguments, **settings):
 def context():
     """Return the context that starts processes. Its server has done the slow imports and runs no thread of a test."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # What is imported asks whether there is a GPU. Without this, CUDA would begin in the server and refuse its forks.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     fresh = multiprocessing.get_context("forkserver")
     fresh.set_forkserver_preload(PRELOADED)
     return fresh
