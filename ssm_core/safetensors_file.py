@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ssm_core.pickles import MalformedFileError
@@ -68,10 +68,11 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], meta: Mappi
     """
     apart = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     try:
-        # The entry format is what transformers asks for.
-        save_file(apart, str(path), {"format": "pt", _META: json.dumps(meta, allow_nan=False)})
+        # transformers asks for the entry format. The library's save_file would let the owner alone read the file.
+        content = save(apart, {"format": "pt", _META: json.dumps(meta, allow_nan=False)})
     except SafetensorError as error:
         raise OSError(" ".join(str(error).split())) from error
+    Path(path).write_bytes(content)
 
 
 def _parsed(text: str | None) -> dict[str, Any]:

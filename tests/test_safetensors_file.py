@@ -50,6 +50,11 @@ def test_a_whole_file(saved, tmp_path):
     assert_whole(weights.read_file(renamed)["state_dict"])
 
 
+def test_who_may_read_other_files_may_read_it(saved, tmp_path):
+    (tmp_path / "other").touch()
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_what_is_read_is_no_longer_the_file(saved):
     state = weights.read_file(saved)["state_dict"]
     content = saved.read_bytes()
