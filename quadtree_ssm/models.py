@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from timm.layers import LayerNorm
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 
 from quadtree_ssm.checkpoint import checkpoint_filter_fn
 from quadtree_ssm.modules import (
@@ -17,8 +18,9 @@ from quadtree_ssm.modules import (
     QuadtreeScan,
     ReleasedQuadtreeScan,
 )
-from ssm_core.backbone import Backbone, imagenet_cfg, look_up
+from ssm_core.backbone import Backbone, look_up, timm_cfgs
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer, SelectiveSSM
+from ssm_core.shipped import FOLDER, read_shipped
 from ssm_core.timm_interface import Sides, create_for_timm
 
 Arch = Literal["nano", "lite", "tiny", "small", "base"]
@@ -166,11 +168,12 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         return super().load_state_dict(checkpoint_filter_fn(state_dict, self), strict, assign)
 
 
-default_cfgs = generate_default_cfgs({f"quadmamba_{arch}": imagenet_cfg(crop_pct=0.875) for arch in ARCHITECTURES})
+SHIPPED = read_shipped(Path(__file__).with_name(FOLDER))
+default_cfgs = timm_cfgs([f"quadmamba_{arch}" for arch in ARCHITECTURES], 0.875, SHIPPED)
 
 
 def _create_quadmamba(variant: str, pretrained: bool, **kwargs: Any) -> QuadMamba:
-    return create_for_timm(QuadMamba, variant, pretrained, checkpoint_filter_fn, **kwargs)
+    return create_for_timm(QuadMamba, variant, pretrained, checkpoint_filter_fn, SHIPPED, **kwargs)
 
 
 @register_model

@@ -1,11 +1,12 @@
 """The skeleton of a backbone with stages, which the model families fill in."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import LayerNorm, trunc_normal_
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from ssm_core.hub import HubModel
@@ -20,9 +21,10 @@ from ssm_core.layers import (
     Stem,
     fuse_norms,
 )
+from ssm_core.shipped import ShippedWeights
 from ssm_core.timm_interface import Sides, TimmInterface, check_sides, take_indices
 
-__all__ = ["MIN_SIDE", "Backbone", "imagenet_cfg", "look_up"]
+__all__ = ["MIN_SIDE", "Backbone", "imagenet_cfg", "look_up", "timm_cfgs"]
 
 STEM_REDUCTION = 4
 
@@ -62,6 +64,27 @@ def imagenet_cfg(crop_pct: float) -> dict[str, Any]:
         "classifier": "head.fc",
         "license": "apache-2.0",
     }
+
+
+def timm_cfgs(names: Iterable[str], crop_pct: float, shipped: Iterable[ShippedWeights] = ()) -> Mapping[str, Any]:
+    """Return timm's ``default_cfgs`` of a family.
+
+    Args:
+        names: timm's names of the variants.
+        crop_pct: see :func:`imagenet_cfg`.
+        shipped: the weights that come with the family's package.
+    """
+    trained = {
+        row.name: {key: tuple(value) if isinstance(value, list) else value for key, value in row.timm_cfg.items()}
+        | {"file": str(row.path)}
+        for row in shipped
+        if row.timm_cfg is not None
+    }
+    # A name without a tag stands for the network alone, as before there were weights. timm would take the first tag
+    # with weights as the default. The asterisk forbids this, if it comes after those tags.
+    return cast(
+        Mapping[str, Any], generate_default_cfgs({**trained, **{f"{name}.*": imagenet_cfg(crop_pct) for name in names}})
+    )
 
 
 class Backbone(TimmInterface, HubModel):

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal, NoReturn, TypeVar, cast
 
 import torch
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 from torch import Tensor, nn
 
 from ssm_core.layers import (
@@ -19,6 +19,7 @@ from ssm_core.layers import (
     to_channels_first,
 )
 from ssm_core.ops.calling import NO_TORCHSCRIPT
+from ssm_core.shipped import ShippedWeights
 
 Network = TypeVar("Network", bound="TimmInterface")
 Sides = int | tuple[int, int]
@@ -273,6 +274,7 @@ def create_for_timm(
     variant: str,
     pretrained: bool,
     filter_fn: Callable[[Mapping[str, Tensor], nn.Module], Mapping[str, Tensor]],
+    shipped: Sequence[ShippedWeights] = (),
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -285,10 +287,16 @@ def create_for_timm(
         variant: timm's name of the model.
         pretrained: whether to load the weights that timm's config of the model names.
         filter_fn: renames the weights of a file that another project wrote.
+        shipped: the weights that come with the family's package.
         device: where to build it; torch's default device if left out.
         dtype: type of the weights; float32 if left out.
         **options: arguments of the model and of ``timm.models.build_model_with_cfg``.
+
+    Raises:
+        CheckpointError: the file of the weights that come with the package is damaged.
+        RuntimeError: there are no weights of this name.
     """
+    options = {**_for_shipped(variant, pretrained, shipped, options), **options}
     # Only some ways of extracting features take the stages out of their container.
     feature_cfg: dict[str, Any] = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
     build: Callable[..., Network] = model_class
@@ -302,3 +310,22 @@ def create_for_timm(
             build, variant, pretrained, pretrained_filter_fn=filter_fn, feature_cfg=feature_cfg, **options
         )
     return model if dtype is None else model.to(dtype)
+
+
+def _for_shipped(
+    variant: str, pretrained: bool, shipped: Sequence[ShippedWeights], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Check the file of the weights that a model is going to load, and return what else the model needs for them."""
+    cfg = resolve_pretrained_cfg(variant, options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay"))
+    row = next((row for row in shipped if str(row.path) == cfg.file), None)
+    if row is None:
+        tagged = [row.name for row in shipped if row.name.partition(".")[0] == variant]
+        if pretrained and tagged and not (cfg.has_weights or cfg.state_dict):
+            raise RuntimeError(
+                f"{variant} has no weights without a tag: name those of {' or '.join(tagged)}, or leave out pretrained"
+            )
+        return {}
+    if pretrained:
+        row.checked()
+    # As in folders of the Hub, because programs of timm read all images in colours.
+    return {"grey_from_colours": True} if options.get("in_chans", cfg.input_size[0]) == 1 else {}

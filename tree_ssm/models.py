@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 
-from ssm_core.backbone import Backbone, imagenet_cfg, look_up
+from ssm_core.backbone import Backbone, look_up, timm_cfgs
 from ssm_core.layers import ClassifierHead, GlobalPool, ScanMixer
+from ssm_core.shipped import FOLDER, read_shipped
 from ssm_core.timm_interface import Sides, create_for_timm
 from tree_ssm.checkpoint import checkpoint_filter_fn
 from tree_ssm.modules import HEAD_RATIO, ConvHead, TreeKind, TreeRoot, TreeScan, TreeSharing
@@ -155,11 +157,12 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         return super().load_state_dict(checkpoint_filter_fn(state_dict, self), strict, assign)
 
 
-default_cfgs = generate_default_cfgs({f"mambatree_{arch}": imagenet_cfg(crop_pct=1.0) for arch in ARCHITECTURES})
+SHIPPED = read_shipped(Path(__file__).with_name(FOLDER))
+default_cfgs = timm_cfgs([f"mambatree_{arch}" for arch in ARCHITECTURES], 1.0, SHIPPED)
 
 
 def _create_mambatree(variant: str, pretrained: bool, **kwargs: Any) -> MambaTreeV:
-    return create_for_timm(MambaTreeV, variant, pretrained, checkpoint_filter_fn, **kwargs)
+    return create_for_timm(MambaTreeV, variant, pretrained, checkpoint_filter_fn, SHIPPED, **kwargs)
 
 
 @register_model

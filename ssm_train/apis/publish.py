@@ -1,6 +1,5 @@
 """Checkpoints for others: files with weights and meta alone, named by their contents, and folders for the Hub."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +11,13 @@ from ssm_core import addresses, weights
 from ssm_core.errors import CheckpointError, ConfigError
 from ssm_core.hub import save_hub_folder
 from ssm_core.safetensors_file import SUFFIX, write_safetensors
+from ssm_core.shipped import digits_of
 from ssm_train.data.inside import check_name
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import assembling, check_folder
 from ssm_train.tasks import image_task_of
 
-_DIGITS = 8
 _PREDICTING = ("model", "dataset_meta", "test_transform", "value_range")
 
 
@@ -82,7 +81,7 @@ def publish_checkpoint(
             _write_half(unnamed, state_dict, content, source)
         else:
             ckpt.save({"meta": content.get("meta", {}), "state_dict": ckpt.on_cpu(state_dict)}, unnamed)
-        digits = hashlib.sha256(unnamed.read_bytes()).hexdigest()[:_DIGITS]
+        digits = digits_of(unnamed)
         path = folder / unnamed.rename(place / f"{name}-{digits}{suffix}").name
         new = not path.exists()
     return Published(path, local.stat().st_size, path.stat().st_size, new)
