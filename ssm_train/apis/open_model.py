@@ -8,12 +8,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from timm.data import resolve_model_data_config
+from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from quadtree_ssm import QuadMamba
 from ssm_core import weights
 from ssm_core.described import build_described, check_described
 from ssm_core.errors import CheckpointError, ConfigError
+from ssm_train.apis.shipped_weights import shipped_with
 from ssm_train.data.normalization import Normalization, of_config, of_model, of_transform
 from ssm_train.registry import SCOPE
 from ssm_train.runtime.building import building_in_scope, scope_of
@@ -58,8 +60,9 @@ def open_model(source: str, pretrained: bool = False) -> OpenedModel:
 
     Args:
         source: a checkpoint of tree-ssm train or tree-ssm convert (``.pth``), which says what model it is
-            of; a config (``.py``), whose model gets random weights; ``CONFIG=CHECKPOINT``; or timm's name of a model.
-            timm knows the models of a family once the family's package is imported.
+            of; a config (``.py``), whose model gets the weights that come with the package for it, or else random
+            ones; ``CONFIG=CHECKPOINT``; or timm's name of a model. timm knows the models of a family once the family's
+            package is imported.
         pretrained: let timm fetch its weights for a name.
 
     Raises:
@@ -87,17 +90,19 @@ def open_stand_in(name: str, like: Normalization | None = None) -> OpenedModel:
     return opened._replace(normalization=like._replace(side=opened.normalization.side))
 
 
-def _of_timm(name: str, pretrained: bool, channels: int = 3) -> OpenedModel:
+def _of_timm(name: str, pretrained: bool, channels: int | None = None) -> OpenedModel:
     torch.manual_seed(SEED)
     try:
-        model = timm_model(name, in_chans=channels, pretrained=pretrained)
+        known = get_pretrained_cfg(name) or PretrainedCfg()  # the second for a name that timm does not know
+        channels = known.input_size[0] if channels is None else channels
+        model = timm_model(name, num_classes=known.num_classes, in_chans=channels, pretrained=pretrained)
     except (OSError, RuntimeError) as error:  # no network, no weights of that name
         reason = " ".join(str(error).split())
         raise ConfigError(f"timm's weights of {name} cannot be had: {reason}") from error
     data = resolve_model_data_config(model)
     normalization = Normalization(tuple(data["mean"]), tuple(data["std"]), data["input_size"][1])
     whose = "timm's weights" if pretrained else f"random weights, seed {SEED}"
-    return OpenedModel(model.eval(), normalization, None, pretrained, f"{name}, {whose}")
+    return OpenedModel(model.eval(), normalization, known.label_names, pretrained, f"{name}, {whose}")
 
 
 def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
@@ -110,12 +115,16 @@ def _of_config(cfg: Config, checkpoint: str | None) -> OpenedModel:
     if normalization is None:
         raise ConfigError(f"{cfg.filename} does not say how images are scaled: it has no test_dataloader of images")
     name = Path(cfg.filename).stem
+    whose = Path(checkpoint or "").name
+    if checkpoint is None and (row := shipped_with(cfg)) is not None:
+        checkpoint = str(row.checked())
+        whose = f"{row.path.name} of the package"
     if checkpoint is None:
         return OpenedModel(network.eval(), normalization, None, False, f"{name}, random weights, seed {SEED}")
     content = weights.read_file(checkpoint)
     state = _backbone_weights(content, checkpoint)
     weights.load_exactly(network, state, checkpoint, f"its {type(network).__name__}")
-    return OpenedModel(network.eval(), normalization, _classes(content), True, f"{name}, {Path(checkpoint).name}")
+    return OpenedModel(network.eval(), normalization, _classes(content), True, f"{name}, {whose}")
 
 
 class _Described(NamedTuple):

@@ -19,6 +19,7 @@ from ssm_core.errors import ConfigError, DataError, InputError
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.open_model import classifier_config
 from ssm_train.apis.prediction import prediction_config
+from ssm_train.apis.shipped_weights import shipped_with
 from ssm_train.data.images import find_images
 from ssm_train.data.pixels import ImageSource
 from ssm_train.runtime.config import load_config
@@ -56,7 +57,8 @@ class Predictor:
     Args:
         model: the config that the model was trained with, or its file. Or the checkpoint of a classifier of one of the
             two families, which says itself what it is of.
-        checkpoint: a file of tree-ssm train or tree-ssm convert; left out if ``model`` is one.
+        checkpoint: a file of tree-ssm train or tree-ssm convert; left out if ``model`` is one, or to take the weights
+            that come with the package for this config.
         device: where to run it; a GPU by default, if there is one.
         min_score: detected objects with a lower score are left out.
         batch_size: how many images are computed at once; by default as many as in a batch of the config's test data.
@@ -68,6 +70,7 @@ class Predictor:
         overlap: pixels that tiles share, a quarter of their side if left out.
 
     Attributes:
+        checkpoint: the file or the address of the weights.
         classes: names of the classes, or None if neither the checkpoint nor the config has them.
 
     Raises:
@@ -88,7 +91,7 @@ class Predictor:
         tile: int | None = None,
         overlap: int | None = None,
     ):
-        cfg, checkpoint = _config_of(model, checkpoint)
+        cfg, self.checkpoint = _config_of(model, checkpoint)
         place = usable_device(device)
         self.task = image_task_of(prediction_config(cfg, tta, tile, overlap))
         if probabilities and not self.task.labels_pixels:
@@ -102,7 +105,7 @@ class Predictor:
             raise ConfigError(f"min_score is a number from 0 to 1, not {min_score!r}")
         self.batch_size, self.min_score, self.probabilities = batch_size, min_score, probabilities
         with _BUILDING, torch.random.fork_rng(devices=()):  # weights are drawn before those of the file replace them
-            network, meta = self.task.load(checkpoint)
+            network, meta = self.task.load(self.checkpoint)
             self.labels: Labels = self.task.labels(meta)
             self.task.get_ready()
         self.model = network.to(place)
@@ -213,6 +216,8 @@ def _config_of(model: Config | str | Path, checkpoint: str | Path | None) -> tup
         return classifier_config(model), model
     else:
         cfg = load_config(model)
+    if checkpoint is None and (row := shipped_with(cfg)) is not None:
+        checkpoint = row.checked()
     if checkpoint is None:
         raise ConfigError("there are no weights to predict with: name a checkpoint beside the config")
     return cfg, checkpoint

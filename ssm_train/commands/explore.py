@@ -2,14 +2,16 @@
 
 Drop a photo on the page and click a pixel. The page shows what the pixel hears in every block through MambaTree's tree,
 and beside it what a scan row by row would let it hear; the window of QuadMamba's quadtree in which the pixel lies in
-every block; and the five likeliest classes if a checkpoint has a trained head. A family without a checkpoint is shown
-with random weights, and the page says so. The page is served to this machine alone, unless --host says otherwise.
+every block; and the five likeliest classes if a checkpoint has a trained head. A config without a checkpoint gets the
+weights that come with the package for it. A family of which nothing is named is shown with random weights, and the page
+says so. The page is served to this machine alone, unless --host says otherwise.
 """
 
 import argparse
 import re
 
 from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -21,8 +23,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                        help="at most one of each family: a file of tree-ssm train or tree-ssm convert, or "
-                        "CONFIG=CHECKPOINT")  # fmt: skip
+                        help="at most one of each family: a file of tree-ssm train or tree-ssm convert, "
+                        "CONFIG=CHECKPOINT, or a CONFIG that the package has weights for")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--side", type=int, help="photos are scaled to the area of a square of this side, in pixels "
@@ -51,8 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
     from ssm_train.apis.explore import Address, Explorer, open_models, served
+    from ssm_train.runtime.config_files import is_config
 
-    explorer = Explorer(open_models(args.checkpoints), args.max_megapixels, args.side)
+    models = open_models(args.checkpoints)
+    for source, opened in zip(args.checkpoints, models, strict=False):  # the others are stand-ins
+        if is_config(source):  # which does not say whose weights it gets
+            cli.say(opened.title)
+    explorer = Explorer(models, args.max_megapixels, args.side)
     with served(explorer, Address(args.host, args.port), args.max_upload) as page:
         print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)
         page.wait()

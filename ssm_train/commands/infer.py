@@ -1,4 +1,4 @@
-"""Runs a trained model on images and draws what it finds: tree-ssm infer CONFIG CKPT IMAGE_OR_FOLDER --out DIR.
+"""Runs a trained model on images and draws what it finds: tree-ssm infer CONFIG [CKPT] IMAGE_OR_FOLDER --out DIR.
 
 DIR gets a picture of every image: with the likeliest classes, with boxes and masks, or with the class of every pixel
 (and then the label map itself, too). predictions.json has the same as numbers.
@@ -9,6 +9,7 @@ from decimal import ROUND_DOWN, Context
 from pathlib import Path
 
 from ssm_train.apis import arguments as kinds
+from ssm_train.apis import cli
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -17,7 +18,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="tree-ssm infer", description="Run a trained model on images.", allow_abbrev=False
     )
     parser.add_argument("config", help="the config it was trained with, of any task")
-    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="a checkpoint of tree-ssm train, convert or publish (default: the weights that come with the package for "
+        "this config)",
+    )
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--device", help="such as cuda:1 or cpu (default: a GPU if there is one)")
@@ -36,7 +42,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     kinds.add_ways_of_prediction(parser)
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
-    return parser.parse_args(arguments)
+    # Options may stand between the words, and the checkpoint may be left out.
+    return parser.parse_intermixed_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -61,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
         tile=args.tile,
         overlap=args.overlap,
     )
+    if args.checkpoint is None:
+        cli.say(f"weights that come with the package: {Path(predictor.checkpoint).name}")
     done = infer(predictor, args.images, args.out)
     unreadable = f", {done.unreadable} unreadable" if done.unreadable else ""
     line = f"{len(done.predictions)} images{unreadable}, in {args.out}"

@@ -77,7 +77,8 @@ def parser_of(tool: str) -> argparse.ArgumentParser:
 
     module = command_line.load_tool(tool)
     make = getattr(module, "parse_arguments", None) or getattr(module, "parse", None) or module.main
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse), suppress(_FoundError):
+    ways = {"parse_args": parse, "parse_intermixed_args": parse}
+    with mock.patch.multiple(argparse.ArgumentParser, **ways), suppress(_FoundError):
         make([])
     return found[0]
 
