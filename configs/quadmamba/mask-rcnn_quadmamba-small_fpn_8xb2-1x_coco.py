@@ -1,6 +1,6 @@
 # Starts from ImageNet weights; load_from=none starts from random ones.
 _base_ = [
-    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/models/mask-rcnn_fpn_coco.py",
     "../_base_/datasets/coco_instances.py",
     "../_base_/schedules/coco_12e.py",
     "../_base_/detection_runtime.py",

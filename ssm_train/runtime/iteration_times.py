@@ -154,7 +154,7 @@ class IterationTimesHook(Hook):
         elif self._profile is not None and measured == self.iterations + _PROFILED:
             torch.cuda.synchronize()
             self._profile.stop()
-            self._print(runner, self._now, _busy(self._profile) / _PROFILED)
+            self._print(runner, self._now, busy_seconds(self._profile) / _PROFILED)
 
     def after_train(self, runner: Runner) -> None:
         """Say that the training was too short."""
@@ -178,8 +178,12 @@ class IterationTimesHook(Hook):
         runner.logger.info(times.table())
 
 
-def _busy(measured: profile) -> float:
-    """Seconds in which at least one kernel or copy ran."""
+def busy_seconds(measured: profile) -> float:
+    """Seconds in which at least one kernel or copy ran.
+
+    Args:
+        measured: kernels of a GPU, traced by torch.
+    """
     events = (event for event in measured.events() if event.device_type == torch.autograd.DeviceType.CUDA)
     spans = sorted((event.time_range.start, event.time_range.end) for event in events)
     busy, end = 0.0, float("-inf")

@@ -332,14 +332,12 @@ def test_bad_input_stops_by_switch(damaged, tmp_path):
 
 
 def test_a_diverged_run_names_its_images(tmp_path, monkeypatch):
-    from mmdet.models import MaskRCNN
-
     from ssm_core.errors import DivergedError
+    from ssm_train.tasks.detection import FastTwoStageDetector
 
     blobs.write(tmp_path)
-    loss = MaskRCNN.loss
-    monkeypatch.setattr(
-        MaskRCNN, "loss", lambda *a: {k: v * float("nan") if k == "loss_cls" else v for k, v in loss(*a).items()}
-    )
+    loss = FastTwoStageDetector.loss
+    diverged = lambda *a: {k: v * float("nan") if k == "loss_cls" else v for k, v in loss(*a).items()}  # noqa: E731
+    monkeypatch.setattr(FastTwoStageDetector, "loss", diverged)
     with pytest.raises(DivergedError, match=r"loss is nan.*has 2 finite inputs: \S+train/\d.jpg, \S+train/\d.jpg"):
         run.train(on_blobs(tmp_path, tmp_path / "run"))

@@ -122,3 +122,32 @@ def test_training_on_noise_is_timed(tmp_path, capfd):
     assert row.largest_loss_difference == 0
     assert json.loads(report.read_text()) == [asdict(row)]
     assert len(capfd.readouterr().out.splitlines()) == 2
+
+
+def test_dense_training_beside_mmdets(tmp_path, capfd):
+    options = [
+        "--device",
+        "cpu",
+        "--size",
+        "32",
+        "--batch",
+        "1",
+        "--iterations",
+        "2",
+        "--warm-up",
+        "1",
+        "--workers",
+        "0",
+    ]
+    report = tmp_path / "dense.json"
+    rows = load_tool("benchmarks/dense").main(
+        [*options, "--models", "swin", "--folder", str(tmp_path), "--json", str(report)]
+    )
+    assert [row.model for row in rows] == ["swin"]
+    assert (rows[0].to_reference, rows[0].busy, rows[0].gibibytes) == (1, None, None)
+    assert 0 < rows[0].waiting < 1
+    assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
+    assert "rate to Swin-T" in capfd.readouterr().out
+    made = (tmp_path / "detection" / "train.json").stat().st_mtime_ns
+    load_tool("benchmarks/dense").files("detection", tmp_path, 2)  # as many as needed are there
+    assert (tmp_path / "detection" / "train.json").stat().st_mtime_ns == made

@@ -14,7 +14,10 @@ test_pipeline = [
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
-    num_workers=4, dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=train_pipeline)
+    num_workers=4,
+    pin_memory=True,
+    collate_fn=dict(type="ssm_train.tasks.detection.stack_objects"),
+    dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=train_pipeline),
 )
 val_dataloader = dict(
     num_workers=4, dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=test_pipeline)

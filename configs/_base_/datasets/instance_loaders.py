@@ -2,6 +2,7 @@
 # DATA/val, DATA/val.json. The files that inherit this one set pipelines, folders, batch sizes and processes.
 train_dataloader = dict(
     drop_last=True,
+    collate_fn=dict(type="ssm_train.tasks.detection.stack_objects"),
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="ssm_train.tasks.detection.CocoInstances",

@@ -1,8 +1,6 @@
 # Mask R-CNN for small images of large objects, trained from random weights. It has half the usual width, four levels,
 # anchors of 24 to 272 pixels and ten classes. Group norms in neck and heads make training from random weights possible
-# (He, Girshick and Dollar 2019). The second stage assigns about 200 boxes per image. This takes one CPU core 0.3 ms. On
-# a GPU it would take 50 launches and 7 waits, so gpu_assign_thr sends it to the CPU. The 32,640 anchors of the first
-# stage would take the core 2.4 ms, so they stay on the GPU.
+# (He, Girshick and Dollar 2019).
 _base_ = "./mask-rcnn_fpn.py"
 norm_cfg = dict(type="GN", num_groups=16)
 model = dict(
@@ -23,7 +21,7 @@ model = dict(
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(assigner=dict(gpu_assign_thr=0.5), sampler=dict(num=128)),
+        rcnn=dict(sampler=dict(num=128)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
