@@ -10,7 +10,13 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from mmseg.structures import SegDataSample
 
 from ssm_core.testing import assert_as_good_as, assert_close
-from ssm_train.tasks.segmentation import FastFCNHead, FastUPerHead, StackedSegDataPreProcessor, stack_samples
+from ssm_train.tasks.segmentation import (
+    FastFCNHead,
+    FastUPerHead,
+    StackedSegDataPreProcessor,
+    pixel_loss,
+    stack_samples,
+)
 from ssm_train.tasks.segmentation.resize import bilinear_resize
 
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
@@ -156,6 +162,46 @@ def test_heads_are_those_of_mmseg(head, losses):
     for ours_and_theirs in compared:
         assert_close(*ours_and_theirs, "gradient", tolerance=1e-10)
     assert_close(our_logits, logits)
+
+
+@pytest.mark.parametrize("logits", [4 * 50 * 37, 1], ids=["an image at a time", "less than an image"])
+def test_losses_of_a_few_images_at_a_time(logits, monkeypatch):
+    monkeypatch.setattr(pixel_loss, "LOGITS", logits)
+    test_heads_are_those_of_mmseg("fcn", "one")
+
+
+def test_loss_in_parts_has_the_logits_of_a_few_images(monkeypatch):
+    monkeypatch.setattr(pixel_loss, "LOGITS", 4 * 64 * 64)
+    head = FastFCNHead(**SHARED, **HEADS["fcn"][2], loss_decode=CROSS_ENTROPY)
+    maps = [torch.randn(2, channels, 4, 4, requires_grad=True) for channels in (8, 16, 24)]
+    batch = [sample["data_samples"] for sample in samples((64, 64), (64, 64))]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        losses = head.loss(maps, batch, {})
+    assert max(saved) <= 4 * 64 * 64
+    assert losses["loss_ce"].requires_grad
+    with torch.no_grad():
+        assert head.loss(maps, batch, {})["loss_ce"].item() == pytest.approx(losses["loss_ce"].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_loss_in_parts_in_low_precision(dtype):
+    torch.manual_seed(0)
+    start, labels = torch.randn(3, 5, 8, 8).to(dtype), torch.randint(5, (3, 32, 32))
+    labels[:, :5] = 255
+    exact, ours, whole = (start.detach().to(kind).requires_grad_() for kind in (torch.float64, dtype, dtype))
+    values = []
+    for x in (exact, whole):
+        large = bilinear_resize(x, (32, 32))
+        wide = large if x is exact else large.float()
+        values.append(F.cross_entropy(wide, labels, ignore_index=255, reduction="sum") / labels.numel())
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss, right = pixel_loss.cross_entropy(ours, labels, 255, False)
+    assert right == ((bilinear_resize(start, (32, 32)).argmax(1) == labels) & (labels != 255)).sum()
+    for value in (*values, 3 * loss):
+        value.backward()
+    assert_as_good_as(loss.detach(), values[1].detach(), values[0].detach())
+    assert_as_good_as(ours.grad / 3, whole.grad, exact.grad)
 
 
 PREPROCESSORS = {

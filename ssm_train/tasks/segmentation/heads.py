@@ -7,13 +7,15 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import Tensor, nn
 
 from ssm_core.errors import ConfigError
+from ssm_train.tasks.segmentation.pixel_loss import cross_entropy, is_sum_over_pixels
 from ssm_train.tasks.segmentation.resize import bilinear_resize
 
 
 class _FastLoss(nn.Module):
     """The losses of mmseg's ``BaseDecodeHead``, with faster resizing and a faster training accuracy.
 
-    mmseg computes the accuracy from the top-k of all logits. It also removes the pixels to ignore, and waits for the
+    A plain cross entropy is computed for a few images at a time (:mod:`.pixel_loss`), which takes less memory. mmseg
+    computes the accuracy from the top-k of all logits. It also removes the pixels to ignore, and waits for the
     device to know their number. Its losses fail for some batches in which all pixels are ignored; here they are 0.
 
     Raises:
@@ -58,6 +60,8 @@ class _FastLoss(nn.Module):
             Losses by name, where those of the same name are added, and ``acc_seg``: correct pixels in percent.
         """
         labels = self._stack_batch_gt(batch_data_samples)  # [B, 1, H, W]
+        if self._in_parts(seg_logits):
+            return self._losses_in_parts(seg_logits, labels.squeeze(1))
         logits = bilinear_resize(seg_logits, labels.shape[2:], self.align_corners)
         weight = None if self.sampler is None else self.sampler.sample(logits, labels)
         labels = labels.squeeze(1)
@@ -69,6 +73,26 @@ class _FastLoss(nn.Module):
             losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
         losses["acc_seg"] = self._accuracy(logits.detach(), labels)
         return losses
+
+    def _in_parts(self, seg_logits: Tensor) -> bool:
+        """Whether the loss can be computed for a few images at a time. Gradients in float16 need a loss scale."""
+        plain = isinstance(self.loss_decode, nn.Module) and not isinstance(self.loss_decode, nn.ModuleList)
+        return (
+            plain
+            and self.sampler is None
+            and self.out_channels > 1
+            and seg_logits.dtype != torch.float16
+            and is_sum_over_pixels(self.loss_decode)
+        )
+
+    def _losses_in_parts(
+        self,
+        seg_logits: Tensor,  # [B, classes, h, w]
+        labels: Tensor,  # [B, H, W]
+    ) -> dict[str, Tensor]:
+        loss, right = cross_entropy(seg_logits, labels, self.ignore_index, self.align_corners)
+        counted = (labels != self.ignore_index).sum().clamp(min=1)
+        return {self.loss_decode.loss_name: self.loss_decode.loss_weight * loss, "acc_seg": 100.0 * right / counted}
 
     def _accuracy(
         self,
