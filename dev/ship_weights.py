@@ -5,6 +5,8 @@ classifier, of ssm_train for other models. It is tested on the test set of the c
 training chose its best checkpoint goes into the table beside the file. An earlier file of the same config is removed.
 The lines of the training and of its validations go from the log of the work folder into docs/logs, and the table in
 docs/weights.md is written anew.
+
+A checkpoint that was published already is taken as it is. Its log has to be in docs/logs then.
 """
 
 import argparse
@@ -17,12 +19,14 @@ from pathlib import Path
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.hub import HubModel
-from ssm_core.shipped import FOLDER, ShippedWeights, read_shipped, write_shipped
+from ssm_core.safetensors_file import SUFFIX
+from ssm_core.shipped import FOLDER, ShippedWeights, digits_of, read_shipped, write_shipped
 from ssm_train.apis import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("quadtree_ssm", "tree_ssm", "ssm_train")
 MOST = 6_000_000  # bytes of a file, so that the package stays small
+SIZE = re.compile(r"-\d+x\d+$")  # at the end of a config's name
 LINE = re.compile(r"\d{4}/\d\d/\d\d (\d\d:\d\d:\d\d) - mmengine - INFO - ((Epoch|Iter)\((train|val)\).*)")
 BEGIN, END = "<!-- Written by dev/ship_weights.py. -->", "<!-- End of the table. -->"
 NOTHING = "No weights come with this version."
@@ -33,7 +37,8 @@ def ship(config: str, checkpoint: Path, options: Sequence[str] = (), root: Path 
 
     Args:
         config: the config that the checkpoint was trained with, one of those that come with the package.
-        checkpoint: a file in the work folder of the training.
+        checkpoint: a file in the work folder of the training, or one of tree-ssm publish --half, which is taken as it
+            is.
         options: changes ``key=value`` of the config, such as the place of the test data.
         root: the repository.
 
@@ -47,8 +52,10 @@ def ship(config: str, checkpoint: Path, options: Sequence[str] = (), root: Path 
     from ssm_train.runtime.config import run_config
     from ssm_train.tasks import CLASSIFICATION, image_task_of, task_name_of
 
-    log, config = log_of(checkpoint.parent), name_of(config)
-    stem = Path(config).name
+    config = name_of(config)
+    published, stem = checkpoint.suffix == SUFFIX, Path(config).name
+    place_of_log = log_of(root, config)
+    log = place_of_log.read_text() if published and place_of_log.is_file() else training_in(checkpoint.parent)
     # Everything that can go wrong is done in a folder of its own.
     with tempfile.TemporaryDirectory() as place:
         cfg = run_config(config, list(options), f"{place}/test", "none")
@@ -56,25 +63,28 @@ def ship(config: str, checkpoint: Path, options: Sequence[str] = (), root: Path 
         network, classifies = model.backbone, task_name_of(cfg) == CLASSIFICATION
         if classifies and not isinstance(network, HubModel):
             raise ConfigError(f"{config} has a network of another project: its weights do not come with this one")
-        made = publish_checkpoint(checkpoint, Path(place), stem, half=True).path
+        made = checkpoint if published else publish_checkpoint(checkpoint, Path(place), stem, half=True).path
         if made.stat().st_size > MOST:
             raise ConfigError(f"the weights of {config} take more than {MOST / 1e6:g} MB, even in float16")
         metric = cfg.default_hooks.checkpoint.save_best
         figures = {metric: round(float(test(cfg, made)[metric]), 2)}
-        folder = root / (type(network).__module__.partition(".")[0] if classifies else "ssm_train") / FOLDER
+        name, timm_cfg, package = stem, None, "ssm_train"
+        if classifies:
+            known = network.hub_config()
+            name = f"{known['architecture']}.{stem.rpartition('_')[2]}"
+            timm_cfg = {**known["pretrained_cfg"], "label_names": known.get("label_names")}
+            package = type(network).__module__.partition(".")[0]
+        folder = root / package / FOLDER
         folder.mkdir(exist_ok=True)
-        path = Path(shutil.copy(made, folder))
-    row = ShippedWeights(stem, path, config, figures, None)
-    if classifies:
-        known = network.hub_config()
-        name = f"{known['architecture']}.{stem.rpartition('_')[2]}"
-        row = row._replace(name=name, timm_cfg={**known["pretrained_cfg"], "label_names": known.get("label_names")})
-    before = read_shipped(folder)
+        path = folder / f"{name}-{digits_of(made)}{SUFFIX}"
+        if not (path.exists() and path.samefile(made)):
+            shutil.copyfile(made, path)
+    row, before = ShippedWeights(name, path, config, figures, timm_cfg), read_shipped(folder)
     kept = [other for other in before if other.config != config]
     write_shipped(folder, [*kept, row])
     for old in {other.path for other in before} - {other.path for other in [*kept, row]}:
         old.unlink(missing_ok=True)
-    (root / "docs" / "logs" / f"{stem}.log").write_text(log)
+    place_of_log.write_text(log)
     write_page(root)
     return row
 
@@ -94,7 +104,12 @@ def name_of(config: str) -> str:
     return path.relative_to(SHIPPED.resolve()).with_suffix("").as_posix()
 
 
-def log_of(work_folder: Path) -> str:
+def log_of(root: Path, config: str) -> Path:
+    """Where the log of a config's training is, for readers of the repository."""
+    return root / "docs" / "logs" / f"{SIZE.sub('', Path(config).name)}.log"
+
+
+def training_in(work_folder: Path) -> str:
     """The lines of a training and of its validations, from the newest log of its work folder."""
     logs = sorted(work_folder.glob("*/*.log"))
     found = map(LINE.fullmatch, logs[-1].read_text().splitlines() if logs else ())
@@ -108,7 +123,7 @@ def table(rows: Iterable[ShippedWeights]) -> str:
     """The table of docs/weights.md."""
     lines = [
         f"| `{row.name}` | [{row.config}](../configs/{row.config}.py) | {said(row)} "
-        f"([log](logs/{Path(row.config).name}.log)) | {row.path.stat().st_size / 1e6:.1f} MB | `{row.path.name}` |"
+        f"([log](logs/{log_of(ROOT, row.config).name})) | {row.path.stat().st_size / 1e6:.1f} MB | `{row.path.name}` |"
         for row in rows
     ]
     if not lines:
@@ -141,7 +156,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("config", help="the name of a config, such as quadmamba/quadmamba-nano_fmnist")
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint in the work folder of the training")
+    parser.add_argument(
+        "checkpoint", type=Path, help="a checkpoint in the work folder of the training, or a published one"
+    )
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config")
     args = parser.parse_args(arguments)
     row = ship(args.config, args.checkpoint, args.cfg_options)

@@ -5,6 +5,7 @@
 
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -47,13 +48,19 @@ def held_out():
     return tuple(read_idx(HELD_OUT / name, dimensions=d) for name, d in zip(FILES["test"], (3, 1), strict=True))
 
 
+def test_what_the_pages_promise_is_there():
+    assert {row.name for row in ROWS} == {
+        "quadmamba_nano.fmnist", "mambatree_nano.fmnist", "upernet_quadmamba-nano_composite-256x256"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_row_of_the_table_is_whole(row):
-    assert row.path.stem == f"{Path(row.config).name}-{digits_of(row.path)}"
+    assert row.path.stem == f"{row.name}-{digits_of(row.path)}"
     assert row.path.stat().st_size <= ship_weights.MOST
     assert row.figures
     assert shipped_with(load_config(row.config)) == row
-    assert "(val)" in (ROOT / "docs" / "logs" / f"{Path(row.config).name}.log").read_text()
+    assert "(val)" in ship_weights.log_of(ROOT, row.config).read_text()
 
 
 def test_the_page_has_the_table():
@@ -77,6 +84,19 @@ def test_classifiers_on_held_out_images(row, held_out):
     np.testing.assert_allclose(scores, [found["scores"] for found in predict(list(held_out[0]))], atol=1e-3)
     accuracy, share = (scores.argmax(1) == labels).mean(), row.figures["top1"] / 100
     assert abs(accuracy - share) < 4 * math.sqrt(share * (1 - share) / len(labels))
+
+
+def test_the_code_of_the_page_runs(held_out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(held_out[0][1]).save("garment.png")
+    Image.fromarray(held_out[0][2]).convert("RGB").resize((96, 64)).save("photo.jpg")
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "weights.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "weights.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{CLASSES[held_out[1][1]]}\n")
+    assert "(64, 96)" in printed
 
 
 @pytest.mark.recent
@@ -103,14 +123,14 @@ def test_segmentors_on_held_out_scenes(row, held_out, tmp_path, capsys):
     """The scenes are composited of held-out garments and held-out photos, as those of the validation set are."""
     photos = [load_photo(name) for name in PHOTOS["val"]]
     composer = Composer(*held_out, photos, size=256, seed=1, stream=1)
-    scenes = [composer.scene(number) for number in range(20)]
+    scenes = [composer.scene(number) for number in range(10)]
     predict = Predictor(row.config, device="cpu")
     assert predict.classes == ["background", *CLASSES]
     found = np.stack([prediction["labels"] for prediction in predict([scene.image for scene in scenes])])
     counts = np.bincount(11 * np.stack([scene.labels for scene in scenes]).ravel() + found.ravel(), minlength=121)
     counts = counts.reshape(11, 11)
     shares = counts.diagonal() / (counts.sum(0) + counts.sum(1) - counts.diagonal())
-    assert 100 * shares.mean() > row.figures["mIoU"] - 12  # of 20 scenes rather than 500
+    assert 100 * shares.mean() > row.figures["mIoU"] - 12  # of 10 scenes rather than 500
     # The command says whose weights it takes.
     Image.fromarray(scenes[0].image).save(tmp_path / "scene.png")
     assert run("infer", row.config, tmp_path / "scene.png", "--out", tmp_path / "out", "--device", "cpu") == 0
@@ -222,7 +242,7 @@ def test_a_checkpoint_becomes_weights_that_ship(trained):
     assert (row.timm_cfg is None) != classifies
     found = Predictor(load_config(trained.small.config, trained.small.options), row.path, "cpu")(trained.small.images)
     assert len(found) == (4 if classifies else 2)
-    log = (trained.root / "docs" / "logs" / f"{trained.small.config.stem}.log").read_text()
+    log = ship_weights.log_of(trained.root, row.config).read_text()
     assert "(val)" in log
     assert str(trained.root.parent) not in log
     text = trained.page.read_text()
