@@ -17,6 +17,7 @@ import pytest
 import ship_weights
 import timm
 import torch
+import yaml
 from command_line import CONFIGS, ROOT, error_of, run
 from PIL import Image
 from small_tasks import TASKS
@@ -61,6 +62,12 @@ def test_every_row_of_the_table_is_whole(row):
     assert row.figures
     assert shipped_with(load_config(row.config)) == row
     assert "(val)" in ship_weights.log_of(ROOT, row.config).read_text()
+
+
+def test_the_model_zoo_has_the_same_figures():
+    measured = yaml.safe_load((CONFIGS / "results.yml").read_text())["Models"]
+    for row in ROWS:
+        assert [*measured[Path(row.config).name]["measured"].values()] == [*row.figures.values()]
 
 
 def test_the_page_has_the_table():
