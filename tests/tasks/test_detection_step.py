@@ -54,6 +54,9 @@ def narrow(name, **changes):
         head.update(in_channels=CHANNELS, fc_out_channels=32, num_classes=4)
     if heads.mask_head is not None:
         heads.mask_head.update(in_channels=CHANNELS, conv_out_channels=CHANNELS, num_classes=4)
+    if not isinstance(model.train_cfg.rcnn, list):
+        # Later stages of a cascade take all boxes of the one before, so that their order does not matter.
+        model.train_cfg.rcnn.sampler.num = 96
     cfg.merge_from_dict({f"model.{key}": value for key, value in changes.items()})
     return cfg.model
 

@@ -1,5 +1,7 @@
 """RoIAlign in full precision."""
 
+from collections.abc import Sequence
+
 import torch
 from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -23,7 +25,7 @@ class Float32RoIExtractor(SingleRoIExtractor):
         roi_scale_factor: float | None = None,
     ) -> Tensor:  # [K, C, h, w]
         """Features of the boxes. The size of a box decides which level they are taken from."""
-        levels = [level.to(torch.promote_types(level.dtype, torch.float32)) for level in feats]
+        levels = in_full_precision(feats)
         rois = rois.to(levels[0].dtype)
         own = self.map_roi_levels(rois, len(levels))
         if roi_scale_factor is not None:
@@ -37,6 +39,18 @@ class Float32RoIExtractor(SingleRoIExtractor):
                 found = torch.where(mine[:, :, None, None], found, 0)
             total = found if total is None else total + found
         return total
+
+
+def in_full_precision(levels: Sequence[Tensor]) -> list[Tensor]:
+    """Feature maps in float32 or float64, in the layout that RoIAlign would copy them to.
+
+    Args:
+        levels: [B, C, h, w] of every level.
+    """
+    return [
+        level.to(torch.promote_types(level.dtype, torch.float32), memory_format=torch.contiguous_format)
+        for level in levels
+    ]
 
 
 def _align(layer: nn.Module, level: Tensor, rois: Tensor) -> Tensor:

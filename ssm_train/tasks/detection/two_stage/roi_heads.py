@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import torch
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 from torch import Tensor
 
+from ssm_train.tasks.detection.roi_extractor import in_full_precision
 from ssm_train.tasks.detection.two_stage.objects import Objects
 from ssm_train.tasks.detection.two_stage.refusal import refuse
 from ssm_train.tasks.detection.two_stage.regions import as_rois
@@ -102,10 +102,5 @@ class FastCascadeRoIHead(CascadeRoIHead):
         return losses
 
 
-def in_full_precision(features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Feature maps in float32 or float64. RoIAlign would convert them once for boxes and once for masks."""
-    return tuple(level.to(torch.promote_types(level.dtype, torch.float32)) for level in features)
-
-
-def _inputs(extractor: Any, levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _inputs(extractor: Any, levels: list[Tensor]) -> list[Tensor]:
     return levels[: extractor.num_inputs]
