@@ -256,6 +256,10 @@ def test_a_checkpoint_becomes_weights_that_ship(trained):
     assert f"| `{row.name}` | [{row.config}](../configs/{row.config}.py) |" in text
     assert text.endswith(f"{ship_weights.END}\n\nMore.\n")
 
+    # A file that was published is taken as it is, wherever it lies.
+    elsewhere = Path(shutil.copy(row.path, trained.checkpoint.parent / "published.safetensors"))
+    assert trained.ship(elsewhere) == row
+
     # Other weights of the same config take the place of these.
     content = torch.load(trained.checkpoint, weights_only=True)
     content["state_dict"] = {
