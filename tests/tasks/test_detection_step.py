@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import nms
 
 from ssm_core.errors import ConfigError
@@ -240,6 +241,17 @@ def test_step_reads_no_value_of_the_device(name):
     assert total.shape == ()
     with pytest.raises((RuntimeError, NotImplementedError)):
         theirs.loss(images, on_meta(draw_samples(dtype=torch.float32)))
+
+
+def test_step_finds_all_tensors_on_the_gpu(monkeypatch):
+    """Fake tensors say that they are on a GPU, and refuse operators on tensors of two devices."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which needs a GPU
+    ours = pair("mask-rcnn_fpn")[0].float()
+    preprocessor = AnyDetDataPreprocessor(**SETTINGS)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cuda", torch.bfloat16):
+        batch = preprocessor.to("cuda")(stack_objects(loaded()), True)
+        losses = ours.to("cuda").loss(**as_arguments(batch))
+    assert {(value.device.type, value.dtype) for value in losses.values()} == {("cuda", torch.float32)}
 
 
 def test_batch_is_prepared_without_reading_a_value():

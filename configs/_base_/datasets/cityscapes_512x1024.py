@@ -33,7 +33,7 @@ tta_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=2,
-    num_workers=4,
+    num_workers=None,  # follows from the cores of the machine
     pin_memory=True,
     collate_fn=dict(type="ssm_train.tasks.segmentation.stack_samples"),
     dataset=dict(pipeline=train_pipeline),

@@ -1,4 +1,5 @@
-# COCO 2017 at 1333x800 with 2 images per GPU.
+# COCO 2017 at 1333x800 with 2 images per GPU. The number of loading processes (None) follows from the cores of the
+# machine.
 _base_ = "mmdet::_base_/datasets/coco_instance.py"
 train_pipeline = [
     dict(type="ssm_train.LoadImage"),
@@ -14,7 +15,7 @@ test_pipeline = [
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
 train_dataloader = dict(
-    num_workers=4,
+    num_workers=None,
     pin_memory=True,
     collate_fn=dict(type="ssm_train.tasks.detection.stack_objects"),
     dataset=dict(type="ssm_train.tasks.detection.CocoInstances", pipeline=train_pipeline),
