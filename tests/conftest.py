@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 
 import pytest
 import torch
@@ -87,6 +88,29 @@ def own_disks():
     assert process.exitcode in (0, bad_places.NOT_ALLOWED)
     if process.exitcode:
         pytest.skip("this machine lets no process mount a disk of its own")
+
+
+@pytest.fixture(scope="session")
+def _quick_python(tmp_path_factory):
+    import quick_python
+    import runs
+
+    folder = tmp_path_factory.mktemp("quick")
+    path, address = quick_python.write(folder)
+    server = runs.start(quick_python.serve, folder / "log", path, address)
+    while not os.path.exists(address):
+        assert server.is_alive(), (folder / "log.err").read_text()
+        time.sleep(0.05)
+    yield str(path)
+    server.kill()
+    server.join()
+
+
+@pytest.fixture
+def quick_python(_quick_python, monkeypatch):
+    """Let tools start the programs that they need in an interpreter which has imported what these import."""
+    monkeypatch.setattr(sys, "executable", _quick_python)
+    return _quick_python
 
 
 @pytest.fixture

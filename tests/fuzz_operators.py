@@ -6,6 +6,8 @@ A call must give a right result or raise an error of one clear sentence. Results
 float64. The calls are made in child processes, so that a crash, a hang or an allocation without end ends a child alone,
 and the call that did it is known. Seed and number say what a call is: ``--first 1234 --calls 1`` makes it again.
 
+With ``--derivatives``, derivatives of the functions are compiled and compared with float64 without torch.compile.
+
 CONTRIBUTING.md says how to run this with AddressSanitizer, and on a GPU under compute-sanitizer.
 """
 
@@ -19,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from hostile.derivatives import DerivativeJudge
 from hostile.judging import NAMES, Judge, Outcome
 
 
@@ -33,7 +36,7 @@ def main() -> int:
         return 0
     started = time.monotonic()
     outcomes = run_here(arguments) if arguments.processes == 0 else run_children(arguments)
-    report(outcomes, time.monotonic() - started)
+    report(names_of(arguments), outcomes, time.monotonic() - started)
     return 1 if any(outcome.is_finding for outcome in outcomes.values()) else 0
 
 
@@ -46,11 +49,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=1, help="child processes; 0 makes all calls in this one")
     parser.add_argument("--no-reference", action="store_true", help="compare no values")
     parser.add_argument("--no-large", action="store_true", help="no sizes of 2^31, which take gigabytes")
+    parser.add_argument("--derivatives", action="store_true", help="derivatives and torch.vmap under torch.compile")
+    parser.add_argument("--compiler", help="backend of torch.compile for --derivatives (default: aot_eager)")
     parser.add_argument("--seconds", type=float, default=120, help="a call that takes longer counts as a hang")
     parser.add_argument("--memory", type=float, help="GiB of a child's address space; 8 on the CPU, 0 sets no limit")
     parser.add_argument("--trace", action="store_true", help="print every call before it is made")
     parser.add_argument("--journal", type=Path, help=argparse.SUPPRESS)  # for child processes
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.derivatives and (arguments.no_reference or arguments.no_large):
+        parser.error("derivatives are always compared, and never large")
+    if arguments.compiler and not arguments.derivatives:
+        parser.error("--compiler is for --derivatives")
+    return arguments
 
 
 def undrawn() -> list[str]:
@@ -64,11 +74,18 @@ def undrawn() -> list[str]:
     return sorted((operators | set(public_functions())) - set(NAMES))
 
 
-def judge_for(arguments: argparse.Namespace, announce) -> Judge:
+def judge_for(arguments: argparse.Namespace, announce) -> Judge | DerivativeJudge:
     import torch
 
     torch.set_num_threads(1)
+    if arguments.derivatives:
+        return DerivativeJudge(arguments.seed, arguments.device, arguments.compiler or "aot_eager", announce)
     return Judge(arguments.seed, arguments.device, not arguments.no_reference, not arguments.no_large, announce)
+
+
+def names_of(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What is called, in turn."""
+    return DerivativeJudge.names if arguments.derivatives else NAMES
 
 
 def run_here(arguments: argparse.Namespace) -> dict[int, Outcome]:
@@ -182,7 +199,8 @@ class Child:
             elif what == "begin":
                 last = (number, *rest)
             else:
-                last = (number, NAMES[number % len(NAMES)], "while it was drawn")
+                names = names_of(self.arguments)
+                last = (number, names[number % len(names)], "while it was drawn")
         return last
 
 
@@ -190,14 +208,14 @@ def show(number: int, outcome: Outcome) -> None:
     print(f"FOUND call {number}: {outcome.kind}: {outcome.detail}\n    {outcome.call}", flush=True)
 
 
-def report(outcomes: dict[int, Outcome], seconds: float) -> None:
+def report(names: tuple[str, ...], outcomes: dict[int, Outcome], seconds: float) -> None:
     """Print how many calls were right, ran, were refused or are findings, by operator."""
     counts = collections.defaultdict(collections.Counter)
     for outcome in outcomes.values():
         counts[outcome.name]["found" if outcome.is_finding else outcome.kind] += 1
     columns = ("right", "ran", "refused", "found")
     print(f"{'':44}" + "".join(f"{column:>10}" for column in columns))
-    for name in NAMES:
+    for name in names:
         print(f"{name:44}" + "".join(f"{counts[name][column]:10}" for column in columns))
     totals = [sum(count[column] for count in counts.values()) for column in columns]
     print(f"{f'{len(outcomes)} calls in {seconds:.0f} s':44}" + "".join(f"{total:10}" for total in totals))

@@ -93,7 +93,7 @@ class Judge:
                 function, arguments, expected, harms = self._call(draw, name)
             except REFUSALS as error:  # torch itself has no tensors of such sizes
                 if draw.odd:
-                    return Outcome(name, "refused", f"no such tensors: {_first_line(error)}", draw.odd)
+                    return Outcome(name, "refused", f"no such tensors: {first_line(error)}", draw.odd)
                 raise
         words = f"{name}({', '.join(map(describe, arguments))}) after {harms or 'nothing'}"
         self.announce(number, name, words)
@@ -129,7 +129,7 @@ class Judge:
             return self._judge_error(error, harms, bool(draw.odd), name)
         except Exception as error:  # any other exception is a finding
             missing = any("missing" in harm or "of " in harm for harm in harms) and isinstance(error, AttributeError)
-            return "refused" if missing else "unclear error", f"{type(error).__name__}: {_first_line(error)}"
+            return "refused" if missing else "unclear error", f"{type(error).__name__}: {first_line(error)}"
         results = list(result) if isinstance(result, tuple | list) else [result]
         used = _peak_memory() - peak
         if used > 2**30 + 16 * sum(_bytes(x) for x in (*_tensors(arguments), *results)):
@@ -148,7 +148,7 @@ class Judge:
             torch.cuda.synchronize()
 
     def _judge_error(self, error: Exception, harms: list[str], odd: bool, name: str) -> tuple[str, str]:
-        text = f"{type(error).__name__}: {_first_line(error)}"
+        text = f"{type(error).__name__}: {first_line(error)}"
         # Without torch's cache of memory, CUDA itself says that there is none left. The device goes on.
         crashed = "CUDA error" in text and "CUDA error: out of memory" not in text
         if crashed or (self.device == "cuda" and not _answers()):
@@ -173,7 +173,7 @@ class Judge:
             with torch.no_grad():
                 fake = function(*meta)
         except Exception as error:  # whatever it is: the kernel did take these arguments
-            return f"{type(error).__name__}: {_first_line(error)}"
+            return f"{type(error).__name__}: {first_line(error)}"
         fake = list(fake) if isinstance(fake, tuple | list) else [fake]
         for x, y in zip(fake, results, strict=True):
             strides = zip(x.shape, x.stride(), y.stride(), strict=False)
@@ -186,10 +186,10 @@ class Judge:
         tensors = [*_tensors(arguments), *results]
         if not self.reference or any(x.numel() > SMALL or x.is_meta for x in tensors):
             return "ran", "not compared"
-        right = _expect(expected, [_exact(x) for x in arguments])
+        right = _expect(expected, [exact_of(x) for x in arguments])
         if isinstance(right, Exception):
             # A GPU's kernels do not look at values, since that would wait for the device.
-            text = f"accepted, but {type(right).__name__}: {_first_line(right)}"
+            text = f"accepted, but {type(right).__name__}: {first_line(right)}"
             return ("ran" if self.device == "cuda" else "wrongly accepted"), text
         if right is None:
             return "ran", "nothing to compare with"
@@ -205,8 +205,8 @@ class Judge:
                 continue
             limit = 1e-9 if actual.dtype == torch.float64 else 10 * TOLERANCE[draw.dtype]
             if not isinstance(same, Exception):
-                limit += 10 * _error(same[i], exact)
-            error = _error(actual, exact)
+                limit += 10 * error_of(same[i], exact)
+            error = error_of(actual, exact)
             if not error <= limit and not math.isnan(limit):
                 return "wrong", f"result {i} has a relative error of {error:.1e}, and {limit:.1e} is allowed"
         if not draw.comparable:
@@ -227,11 +227,11 @@ class Judge:
             actual = torch.autograd.grad(outputs, leaves, upstream, allow_unused=True)
             self._wait()
         except NotImplementedError as error:
-            return "right", _first_line(error)
+            return "right", first_line(error)
         except Exception as error:  # the forward pass was right
-            return "no gradient", f"{type(error).__name__}: {_first_line(error)}"
+            return "no gradient", f"{type(error).__name__}: {first_line(error)}"
         with torch.enable_grad():
-            exact = [_exact(x) for x in arguments]
+            exact = [exact_of(x) for x in arguments]
             exact_leaves = [
                 x for x, given in zip(_tensors(exact), _tensors(arguments), strict=True) if given.requires_grad
             ]
@@ -245,14 +245,14 @@ class Judge:
         right = torch.autograd.grad(loss, exact_leaves, weights, allow_unused=True)
         for i, (a, e) in enumerate(zip(actual, right, strict=True)):
             zero = torch.zeros_like(exact_leaves[i])
-            error = _error(zero if a is None else a, zero if e is None else e)
+            error = error_of(zero if a is None else a, zero if e is None else e)
             limit = 1e-8 if draw.dtype == torch.float64 else 100 * TOLERANCE[draw.dtype]
             if not error <= limit:
                 return "wrong gradient", f"of leaf {i}: relative error {error:.1e}"
         return "right", "with gradients"
 
 
-def _error(actual: Tensor, exact: Tensor) -> float:
+def error_of(actual: Tensor, exact: Tensor) -> float:
     """The root-mean-square error, relative to the exact result or, where that is nearly zero, to a thousandth."""
     actual, exact = actual.detach().double().cpu(), exact.detach().double().cpu()
     if actual.shape != exact.shape:
@@ -309,12 +309,12 @@ def _on_cpu(value: Any) -> Any:
     return _convert(value, lambda x: x.cpu().resolve_neg().clone())
 
 
-def _exact(value: Any) -> Any:
+def exact_of(value: Any) -> Any:
     """The argument on the CPU, in float64 if it is real."""
     return _convert(_on_cpu(value), lambda x: x.double() if x.dtype.is_floating_point else x)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else ""
 

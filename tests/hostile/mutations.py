@@ -21,7 +21,7 @@ def mutate(draw: Draw, value: object) -> tuple[str, object]:
     if isinstance(value, Tensor):
         # Indices are what leads out of a tensor, so their values are harmed most.
         is_index = value.dtype in (torch.int64, torch.int32) and draw.chance(0.6)
-        kind = draw.random.choice((_values, _values, _shuffled, _expanded) if is_index else HARMS)
+        kind = draw.random.choice((_values, _values, _shuffled, expanded) if is_index else HARMS)
         try:
             changed = kind(draw, value)
         except RuntimeError:  # torch has no such tensor, for example no strides of a sparse one
@@ -68,7 +68,7 @@ def _dtype(draw: Draw, x: Tensor) -> Tensor:
     return small.to(draw.random.choice(DTYPES))
 
 
-def _strides(draw: Draw, x: Tensor) -> Tensor:
+def strides(draw: Draw, x: Tensor) -> Tensor:
     """The same values elsewhere in memory."""
     if x.numel() > 2**16 or x.dim() == 0:
         return x
@@ -82,7 +82,7 @@ def _strides(draw: Draw, x: Tensor) -> Tensor:
     return torch.stack([x, x], dim=-1)[..., 1]
 
 
-def _expanded(draw: Draw, x: Tensor) -> Tensor:
+def expanded(draw: Draw, x: Tensor) -> Tensor:
     """One row in place of all."""
     if x.numel() == 0 or x.dim() == 0:
         return x
@@ -139,7 +139,7 @@ def _leaf(draw: Draw, x: Tensor) -> Tensor:
     return x.detach().requires_grad_() if x.dtype.is_floating_point else x
 
 
-def _negated(draw: Draw, x: Tensor) -> Tensor:
+def negated(draw: Draw, x: Tensor) -> Tensor:
     """A view with the bit that says: all values are negated."""
     if x.dtype.is_floating_point and x.numel() <= 2**16:
         return torch._neg_view(x.neg())
@@ -158,8 +158,8 @@ def _missing(draw: Draw, x: Tensor) -> None:
     return None
 
 
-OTHER_VALUES = (_values, _shuffled, _expanded, _overlapping)
+OTHER_VALUES = (_values, _shuffled, expanded, _overlapping)
 HARMS = (
-    _reshaped, _reshaped, _dtype, _strides, _strides, _expanded, _overlapping, _device, _values, _values, _shuffled,
-    _leaf, _negated, _conjugated, _sparse, _missing,
+    _reshaped, _reshaped, _dtype, strides, strides, expanded, _overlapping, _device, _values, _values, _shuffled,
+    _leaf, negated, _conjugated, _sparse, _missing,
 )  # fmt: skip

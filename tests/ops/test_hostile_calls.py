@@ -5,6 +5,7 @@
 
 import pytest
 import torch
+from hostile.derivatives import DerivativeJudge
 from hostile.drawing import Draw
 from hostile.functions import public_functions
 from hostile.judging import NAMES, Judge
@@ -72,6 +73,22 @@ def test_drawn_calls_are_right_or_refused(stretch):
     outcomes = [judge.judge(number) for number in range(150)]
     assert not [outcome for outcome in outcomes if outcome.is_finding]
     assert {outcome.kind for outcome in outcomes} == {"right", "ran", "refused"}
+
+
+def test_drawn_derivatives_are_right_or_refused_when_compiled():
+    """``tests/fuzz_operators.py --derivatives`` draws more of them."""
+    judge = DerivativeJudge(seed=0)
+    outcomes = [judge.judge(number) for number in range(0, len(judge.names), 3)]
+    assert not [outcome for outcome in outcomes if outcome.is_finding]
+    assert sum(outcome.kind == "right" for outcome in outcomes) > len(outcomes) // 2
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean", "manhattan"])
+def test_every_distance_can_be_compiled(distance):
+    x = torch.randn(2, 3, 4, 5)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: grid_distances(x, distance), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), grid_distances(x, distance))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

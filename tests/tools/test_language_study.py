@@ -28,7 +28,7 @@ def arguments(tmp_path):
     ]  # fmt: skip
 
 
-def test_from_a_text_to_the_table(arguments, tmp_path, monkeypatch, capsys):
+def test_from_a_text_to_the_table(arguments, quick_python, tmp_path, monkeypatch, capsys):
     tool = load_tool("language_study")
     monkeypatch.setattr(tool, "TUNINGS", {"MambaTree-L": tool.TUNINGS["MambaTree-L"]})
     tool.main(list(map(str, arguments)))

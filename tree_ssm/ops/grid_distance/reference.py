@@ -16,14 +16,18 @@ def grid_distances_reference(
 ) -> Tensor:  # [B, E]
     """Measure the distance along every vertical edge, then along every horizontal one, each row by row."""
     x = x.to(accumulate_dtype(x.dtype))
+    # Each function has its own branch: torch.compile takes no variable of a closure that is set in some cases alone.
     if distance == "cosine":
         scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8).reciprocal()
 
-    def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
-        a, b = x[lower], x[upper]
-        if distance == "cosine":
-            return torch.exp(-(a * b).sum(-1) * scale[lower] * scale[upper])
-        return torch.linalg.vector_norm(a - b, ord=2 if distance == "euclidean" else 1, dim=-1)
+        def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
+            return torch.exp(-(x[lower] * x[upper]).sum(-1) * scale[lower] * scale[upper])
+
+    else:
+        order = 2 if distance == "euclidean" else 1
+
+        def measure(lower: tuple[slice, ...], upper: tuple[slice, ...]) -> Tensor:
+            return torch.linalg.vector_norm(x[lower] - x[upper], ord=order, dim=-1)
 
     every, but_last, but_first = slice(None), slice(None, -1), slice(1, None)
     vertical = measure((every, but_last), (every, but_first))
