@@ -27,22 +27,25 @@ def test_one_line_from_workers_too(capsys, workers):
     assert capsys.readouterr().err == "error: cannot use the image x.jpg: the file is empty\n"
 
 
+PRINT_CONFIG = (ROOT / "tools/analysis/print_config.py", CONFIGS / "quadmamba/quadmamba-nano_digits.py")
+SMALLEST = ("-c", "import sys; from ssm_train.apis import cli; sys.exit(cli.run(lambda: __import__('torch')))")
+
+
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("tool", "chosen", "expected"),
     [
-        ({}, ("PASSIVE", 0)),
-        ({"OMP_WAIT_POLICY": "active"}, ("ACTIVE", 30_000_000_000)),
-        ({"GOMP_SPINCOUNT": "1000"}, ("PASSIVE", 1000)),
+        (PRINT_CONFIG, {}, ("PASSIVE", 0)),
+        (SMALLEST, {"OMP_WAIT_POLICY": "active"}, ("ACTIVE", 30_000_000_000)),
+        (SMALLEST, {"GOMP_SPINCOUNT": "1000"}, ("PASSIVE", 1000)),
     ],
     ids=["nothing chosen", "policy", "spins"],
 )
-def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(chosen, expected):
+def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(tool, chosen, expected):
     """OpenMP itself prints its settings when a tool loads it. It reads them only once."""
-    command = [sys.executable, ROOT / "tools" / "analysis" / "print_config.py"]
-    command.append(CONFIGS / "quadmamba" / "quadmamba-nano_digits.py")
+    command = [sys.executable, *tool]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     environment |= {"OMP_DISPLAY_ENV": "verbose", **chosen}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     settings = dict(re.findall(r"(OMP_WAIT_POLICY|GOMP_SPINCOUNT) = '(\w+)'", done.stderr))
     assert (settings["OMP_WAIT_POLICY"], int(settings["GOMP_SPINCOUNT"])) == expected

@@ -7,11 +7,10 @@ from quadtree_ssm import QuadMamba
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 
-SIZES = {"depths": (2, 1), "dims": (16, 16), "num_classes": 3}
 CASES = {
     "both scans of QuadMamba, maps": lambda: QuadMamba((2, 1, 1), (16, 16, 16), out_indices=(0, 2)),
-    "released order, logits": lambda: QuadMamba(token_order="released", **SIZES),
-    "MambaTreeV, shared trees": lambda: MambaTreeV(tree_sharing="stage", **SIZES),
+    "released order, logits": lambda: QuadMamba((1, 1), (16, 16), token_order="released", num_classes=3),
+    "MambaTreeV, shared trees": lambda: MambaTreeV((2, 1), (16, 16), tree_sharing="stage", num_classes=3),
 }
 
 

@@ -194,37 +194,41 @@ import sys
 import timm, torch, quadtree_ssm, tree_ssm
 from transformers import TimmBackbone, pipeline
 
-family = {"quadmamba": quadtree_ssm.QuadMamba, "mambatree": tree_ssm.MambaTreeV}[sys.argv[1]]
 x = torch.ones(1, 1, 40, 40)
-models = family.from_pretrained("owner/net"), timm.create_model("hf-hub:owner/net", pretrained=True).eval()
-models += (pipeline("image-classification", model="owner/net").model,)
-for model in models:
-    y = model(x)
-    print(*getattr(y, "logits", y)[0].tolist())
-print(TimmBackbone.from_pretrained("hf-hub:owner/net", num_channels=1)(x).feature_maps[0].shape)
+for name, family in (("quadmamba", quadtree_ssm.QuadMamba), ("mambatree", tree_ssm.MambaTreeV)):
+    net = f"owner/{name}"
+    models = family.from_pretrained(net), timm.create_model(f"hf-hub:{net}", pretrained=True).eval()
+    models += (pipeline("image-classification", model=net).model,)
+    for model in models:
+        y = model(x)
+        print("result", name, *getattr(y, "logits", y)[0].tolist())
+    maps = TimmBackbone.from_pretrained(f"hf-hub:{net}", num_channels=1)(x).feature_maps
+    print("result", name, *maps[0].shape)
 """
 
 
-def test_a_downloaded_repository_is_read_without_a_network(family, tmp_path):
+def test_downloaded_repositories_are_read_without_a_network(tmp_path):
     """The cache is laid out as huggingface_hub does it."""
-    folder = tmp_path / "hub" / "models--owner--net"
     commit = "0123456789abcdef0123456789abcdef01234567"
-    model = family(**SIZE, in_chans=1).eval()
-    write(model, tmp_path / "net", 1)
-    shutil.copytree(tmp_path / "net", folder / "snapshots" / commit)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
+    models = {"quadmamba": QuadMamba(**SIZE, in_chans=1).eval(), "mambatree": MambaTreeV(**SIZE, in_chans=1).eval()}
+    for name, model in models.items():
+        folder = tmp_path / "hub" / f"models--owner--{name}"
+        write(model, tmp_path / name, 1)
+        shutil.copytree(tmp_path / name, folder / "snapshots" / commit)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(commit)
     environment = {
         **os.environ,
         "HF_HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", READ, family.family], env=environment, capture_output=True, text=True, check=True
-    )
-    *logits, shape = done.stdout.splitlines()[-4:]
-    expected = model(torch.ones(1, 1, 40, 40))[0]
-    for line in logits:
-        assert_close(torch.tensor(list(map(float, line.split()))), expected, tolerance=1e-5)
-    assert shape == "torch.Size([1, 16, 5, 5])"
+    done = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True, check=True)
+    results = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("result ")]
+    assert [name for name, *_ in results] == ["quadmamba"] * 4 + ["mambatree"] * 4
+    for name, model in models.items():
+        *logits, shape = (list(map(float, values)) for of, *values in results if of == name)
+        expected = model(torch.ones(1, 1, 40, 40))[0]
+        for values in logits:
+            assert_close(torch.tensor(values), expected, tolerance=1e-5)
+        assert shape == [1, 16, 5, 5]

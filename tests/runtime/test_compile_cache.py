@@ -2,28 +2,22 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
-from command_line import ROOT
-
-# A part of every kind that compiled networks have: a product of matrices, an autograd.Function, and in its backward
-# pass an operator of this project. Without vector instructions and compiled headers, the compiler is quicker.
-SCRIPT = """
-import json
+import runs
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
-from torch._inductor import config
+
 from quadtree_ssm.ops.quadtree_order import straight_through_input
 from ssm_train.runtime.building import compile_parts
 
-config.cpp.simdlen = 1
-config.cpp_cache_precompile_headers = False
-
 
 class Backbone(nn.Module):
+    """Has a part of every kind that compiled networks have.
+
+    These are a product of matrices, an autograd.Function, and in its backward pass an operator of this project.
+    """
+
     def __init__(self):
         super().__init__()
         self.project = nn.Linear(6, 6)
@@ -40,29 +34,35 @@ def gradients(model, x):
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-torch.manual_seed(0)
-model = nn.Module()
-model.backbone = Backbone()
-x = torch.randn(2, 16, 6)
-eager = gradients(model, x)
-compile_parts(model, True)
-for own, expected in zip(gradients(model, x), eager, strict=True):
-    torch.testing.assert_close(own, expected)
-found = {**counters["inductor"], **counters["aot_autograd"]}
-print(json.dumps({name: count for name, count in found.items() if "cache" in name}))
-"""
+def compile_and_count(cache, report):
+    """Compile with torch's caches in a folder, compare with the eager network, and write what the caches counted."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    from torch._dynamo.utils import counters
+    from torch._inductor import config
+
+    # Without vector instructions and compiled headers, the compiler is quicker.
+    config.cpp.simdlen = 1
+    config.cpp_cache_precompile_headers = False
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.backbone = Backbone()
+    x = torch.randn(2, 16, 6)
+    eager = gradients(model, x)
+    compile_parts(model, True)
+    for own, expected in zip(gradients(model, x), eager, strict=True):
+        torch.testing.assert_close(own, expected)
+    found = {**counters["inductor"], **counters["aot_autograd"]}
+    report.write_text(json.dumps({name: count for name, count in found.items() if "cache" in name}))
 
 
 @pytest.fixture(scope="module")
 def counts(tmp_path_factory):
     """Return the counts of torch's caches in two processes, one after the other."""
     folder = tmp_path_factory.mktemp("cache")
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT]
-    outputs = [
-        subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout for _ in range(2)
-    ]
-    return [json.loads(output.splitlines()[-1]) for output in outputs]
+    reports = [folder / "first.json", folder / "second.json"]
+    for report in reports:
+        runs.call(compile_and_count, report.with_suffix(".log"), folder / "cache", report)
+    return [json.loads(report.read_text()) for report in reports]
 
 
 def test_the_first_process_compiles_and_keeps(counts):

@@ -77,7 +77,7 @@ def ablate(folder, *options):
     return ["ablate", DIGITS, "--work-dir", folder, *options, "--cfg-options", *SHORT]
 
 
-def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, capsys):
+def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, quick_python, capsys):
     grid = ["--grid", "train_dataloader.batch_size=4"]
     assert run(*ablate(tmp_path, *grid)) == 0
     curve = json.loads((tmp_path / "batch_size=4" / "curves.json").read_text())["val"]

@@ -110,7 +110,7 @@ def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_training_on_noise_is_timed(tmp_path, capfd):
+def test_training_on_noise_is_timed(tmp_path, quick_python, capfd):
     options = ["train_dataloader.num_batch_per_epoch=20", "val_dataloader.dataset.length=8"]
     options += [f"{loader}_dataloader.dataset.size=32" for loader in ("train", "val")]
     options += ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)"]

@@ -301,9 +301,9 @@ def test_folders_are_made(tmp_path, weights):
     assert destination.exists()
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, quick_python):
     command = [
-        sys.executable,
+        quick_python,
         str(ROOT / "tools" / "convert_checkpoint.py"),
         str(tmp_path / "absent.pth"),
         str(tmp_path / "converted.pth"),

@@ -41,7 +41,10 @@ def under_torchrun(tmp_path_factory):
 
 
 def submit(cluster, folder, per_node, *options, pause=None):
-    """Submit a training in two processes, which waits in an iteration if asked. Return the number of the job."""
+    """Submit a training in two processes, which waits in an iteration if asked. Return the number of the job.
+
+    It is run by ``sys.executable``.
+    """
     folder.mkdir()
     hooks = f'dict(type="slurm_cluster.PauseHook", folder="{folder}", iteration={pause})' if pause else ""
     base = runs.CONFIGS / "resnet" / "resnet18_digits.py"
@@ -71,7 +74,7 @@ def assert_same(folder, expected):
     assert runs.differing(*states) == []
 
 
-def test_two_processes_of_one_node(cluster, under_torchrun, tmp_path):
+def test_two_processes_of_one_node(cluster, under_torchrun, quick_python, tmp_path):
     folder = tmp_path / "job"
     wait_for_end(cluster, submit(cluster, folder, 2), folder)
     assert_same(folder, under_torchrun)
@@ -95,10 +98,10 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
     assert_same(folder, under_torchrun)
 
 
-def test_a_grid_runs_on_a_partition(cluster, tmp_path):
+def test_a_grid_runs_on_a_partition(cluster, quick_python, tmp_path):
     arguments = ["--grid", "seed=0,1", "--work-dir", tmp_path / "grid", "--partition", "debug", "--cfg-options"]
     said = cluster.run(
-        sys.executable, ROOT / "tools" / "ablate.py", runs.CONFIGS / "resnet" / "resnet18_digits.py", *arguments,
+        quick_python, ROOT / "tools" / "ablate.py", runs.CONFIGS / "resnet" / "resnet18_digits.py", *arguments,
         *HALVES, "model.backbone.name=test_efficientnet", PYTHONPATH=str(ROOT), GPUS="1", GRES="", CPUS_PER_TASK="1",
     )  # fmt: skip
     table = (tmp_path / "grid" / "table.md").read_text()
