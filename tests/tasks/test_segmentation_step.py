@@ -196,12 +196,28 @@ def test_loss_in_parts_in_low_precision(dtype):
         wide = large if x is exact else large.float()
         values.append(F.cross_entropy(wide, labels, ignore_index=255, reduction="sum") / labels.numel())
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        loss, right = pixel_loss.cross_entropy(ours, labels, 255, False)
+        loss, right = pixel_loss.PixelLoss(255, False).of(ours, labels)
     assert right == ((bilinear_resize(start, (32, 32)).argmax(1) == labels) & (labels != 255)).sum()
     for value in (*values, 3 * loss):
         value.backward()
     assert_as_good_as(loss.detach(), values[1].detach(), values[0].detach())
     assert_as_good_as(ours.grad / 3, whole.grad, exact.grad)
+
+
+def test_compiled_loss_is_the_same():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 5, 8, 8, dtype=torch.float64), torch.randint(5, (4, 32, 32))
+    labels[:, :5] = 255
+    results = []
+    for module in (pixel_loss.PixelLoss(255, False), pixel_loss.PixelLoss(255, False)):
+        if results:
+            module.compile(backend="aot_eager", mode="reduce-overhead")
+        x = logits.clone().requires_grad_()
+        loss, right = module.of(x, labels)
+        results.append((loss.detach(), right, torch.autograd.grad(loss, x)[0]))
+    for ours, plain in zip(results[1], results[0], strict=True):
+        assert_close(ours.double(), plain.double())
 
 
 PREPROCESSORS = {

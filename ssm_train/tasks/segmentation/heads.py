@@ -7,7 +7,7 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import Tensor, nn
 
 from ssm_core.errors import ConfigError
-from ssm_train.tasks.segmentation.pixel_loss import cross_entropy, is_sum_over_pixels
+from ssm_train.tasks.segmentation.pixel_loss import PixelLoss, is_sum_over_pixels
 from ssm_train.tasks.segmentation.resize import bilinear_resize
 
 
@@ -32,6 +32,7 @@ class _FastLoss(nn.Module):
                 "a segmentor of one class learns nothing, since a pixel has no other: name the background as a class "
                 "too, set num_classes=2 and, for a single output with a sigmoid, out_channels=1"
             )
+        self.pixel_loss = PixelLoss(self.ignore_index, self.align_corners)
 
     def loss(
         self,
@@ -90,7 +91,7 @@ class _FastLoss(nn.Module):
         seg_logits: Tensor,  # [B, classes, h, w]
         labels: Tensor,  # [B, H, W]
     ) -> dict[str, Tensor]:
-        loss, right = cross_entropy(seg_logits, labels, self.ignore_index, self.align_corners)
+        loss, right = self.pixel_loss.of(seg_logits, labels)
         counted = (labels != self.ignore_index).sum().clamp(min=1)
         return {self.loss_decode.loss_name: self.loss_decode.loss_weight * loss, "acc_seg": 100.0 * right / counted}
 

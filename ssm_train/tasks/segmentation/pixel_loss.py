@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmseg.models.losses import CrossEntropyLoss
 from torch import Tensor, nn
 
@@ -28,6 +27,69 @@ def is_sum_over_pixels(loss: nn.Module) -> bool:
     )
 
 
+class PixelLoss(nn.Module):
+    """The mean cross entropy over all pixels, of logits resized to the labels, and the number of right pixels.
+
+    The logits of full size would take 1.3 GB in bfloat16 for 16 images of 512x512 and 150 classes, and their gradients
+    in float32 several times as much. Here they are there for a few images at a time, with their gradient.
+
+    Args:
+        ignored: label of pixels that have a loss of 0.
+        align_corners: see :func:`.bilinear_resize`.
+    """
+
+    compiles_with_backbone = True
+
+    def __init__(self, ignored: int, align_corners: bool):
+        super().__init__()
+        self.ignored, self.align_corners = ignored, align_corners
+
+    def compile(self, backend: str = "inductor", **_: Any) -> None:
+        """Compile what is computed of every pixel. It runs several times in a step, and not as a CUDA graph.
+
+        Args:
+            backend: see ``torch.compile``. Its other options are for networks.
+        """
+        super().compile(backend=backend)
+
+    def of(
+        self,
+        logits: Tensor,  # [B, classes, h, w]
+        labels: Tensor,  # [B, H, W]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the number of right pixels.
+
+        Args:
+            logits: logits, not in float16: their gradients are computed before a loss scale is known.
+            labels: numbers of classes.
+        """
+        loss, right = _Loss.apply(logits, labels, self)
+        return loss, right
+
+    def forward(
+        self,
+        logits: Tensor,  # [B, classes, H, W]
+        labels: Tensor,  # [B, H, W]
+        pixels: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its gradient by the logits, and the number of right pixels, of logits of full size.
+
+        Args:
+            logits: logits.
+            labels: numbers of classes.
+            pixels: what the sum over all pixels is divided by.
+        """
+        counts = labels != self.ignored
+        own = torch.where(counts, labels, 0)[:, None]
+        wide = logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        losses = torch.where(counts, -wide.gather(1, own)[:, 0], 0)
+        classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+        weights = counts[:, None].to(wide.dtype) / (pixels + _LEAST)
+        gradient = wide.exp_().sub_((classes == own).to(logits.dtype)).mul_(weights)
+        right = ((logits.argmax(1) == labels) & counts).sum()
+        return losses.sum() / (pixels + _LEAST), gradient.to(logits.dtype), right
+
+
 class _Loss(torch.autograd.Function):
     """Loss and number of right pixels. The gradient is computed with the loss, part by part."""
 
@@ -36,53 +98,31 @@ class _Loss(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,  # [B, classes, h, w]
         labels: Tensor,  # [B, H, W]
-        ignored: int,
-        align_corners: bool,
+        module: PixelLoss,
     ) -> tuple[Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[0]
         size = (labels.shape[1], labels.shape[2])
-        images = max(LOGITS // (logits.shape[1] * size[0] * size[1]), 1)
-        gradient = torch.empty_like(logits) if wanted else None
-        total = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32))
-        right = labels.new_zeros(())
+        most = max(LOGITS // (logits.shape[1] * size[0] * size[1]), 1)
+        # Parts of one size, so that they are compiled once.
+        images = next(count for count in range(min(most, len(logits)), 0, -1) if len(logits) % count == 0)
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        values, counts = [], []
         for start in range(0, len(logits), images):
-            part, own = logits[start : start + images].detach(), labels[start : start + images]
-            with torch.set_grad_enabled(wanted):
-                large = bilinear_resize(part.requires_grad_(wanted), size, align_corners)
-                # torch adds up on its own in any order; a tensor of all losses is the same in every run.
-                losses = F.cross_entropy(large, own, ignore_index=ignored, reduction="none")
-                value = losses.sum() / (labels.numel() + _LEAST)
+            place = slice(start, start + images)
+            part = logits[place].detach().requires_grad_(gradient is not None)
+            with torch.set_grad_enabled(gradient is not None):
+                large = bilinear_resize(part, size, module.align_corners)
+            value, own, right = module(large.detach(), labels[place], labels.numel())
             if gradient is not None:
-                (gradient[start : start + images],) = torch.autograd.grad(value, part)
-            total = total + value.detach()
-            right = right + ((large.detach().argmax(1) == own) & (own != ignored)).sum()
+                gradient[place] = own if large is part else torch.autograd.grad(large, part, own)[0]
+            values.append(value)
+            counts.append(right)
         ctx.save_for_backward(gradient)
+        right = torch.stack(counts).sum()
         ctx.mark_non_differentiable(right)
-        return total, right
+        return torch.stack(values).sum(), right
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None
-
-
-def cross_entropy(
-    logits: Tensor,  # [B, classes, h, w]
-    labels: Tensor,  # [B, H, W]
-    ignored: int,
-    align_corners: bool,
-) -> tuple[Tensor, Tensor]:
-    """The mean cross entropy over all pixels, of logits resized to the labels, and the number of right pixels.
-
-    The logits of full size would take 1.3 GB in bfloat16 for 16 images of 512x512 and 150 classes, and their gradients
-    in float32 several times as much. Here they are there for a few images at a time, with their gradient.
-
-    Args:
-        logits: logits, not in float16: their gradients are computed before a loss scale is known.
-        labels: numbers of classes.
-        ignored: label of pixels that have a loss of 0.
-        align_corners: see :func:`.bilinear_resize`.
-    """
-    loss, right = _Loss.apply(logits, labels, ignored, align_corners)
-    return loss, right
+        return gradient * upstream.to(gradient.dtype), None, None
