@@ -56,7 +56,7 @@ class FastRoIHead(StandardRoIHead):
         )
         losses = self.stage.box_losses(self.bbox_head, regions, objects, *found)
         if self.with_mask:
-            rois = as_rois(regions.boxes[:, : regions.positives])
+            rois = as_rois(regions.with_objects)
             logits = self.mask_head(self.mask_roi_extractor(_inputs(self.mask_roi_extractor, levels), rois))
             losses.update(self.stage.mask_losses(self.mask_head, regions, objects, logits))
         return losses
@@ -93,7 +93,7 @@ class FastCascadeRoIHead(CascadeRoIHead):
             own = stage.box_losses(head, regions, objects, *found)
             if self.with_mask:
                 extractor = self.mask_roi_extractor[number]
-                rois = as_rois(regions.boxes[:, : regions.positives])
+                rois = as_rois(regions.with_objects)
                 logits = self.mask_head[number](extractor(_inputs(extractor, levels), rois))
                 own.update(stage.mask_losses(self.mask_head[number], regions, objects, logits))
             weight = self.stage_loss_weights[number]

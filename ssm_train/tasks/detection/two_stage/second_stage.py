@@ -7,6 +7,7 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.utils import _pair
 
 from ssm_core.errors import ConfigError
@@ -49,6 +50,12 @@ class Regions:
         """Which places have a box."""
         return self.sample.positive | self.sample.negative
 
+    @property
+    def with_objects(self) -> Tensor:  # [B, positives, 4]
+        """The boxes that belong to objects, and empty ones in other places, which cost RoIAlign nothing."""
+        first = slice(self.positives)
+        return torch.where(self.sample.positive[:, first, None], self.boxes[:, first], 0)
+
 
 class SecondStage:
     """The rules of one stage of mmdet's ``StandardRoIHead`` or ``CascadeRoIHead``.
@@ -87,6 +94,8 @@ class SecondStage:
                 "with_reg=False": not box_head.with_reg,
                 "reg_decoded_bbox=True": box_head.reg_decoded_bbox,
                 "another predict_box_type than hbox": box_head.predict_box_type != "hbox",
+                # Their statistics would count places without a box.
+                "batch norms": _has_batch_norm(box_head),
             },
             name,
         )
@@ -96,6 +105,7 @@ class SecondStage:
         if mask_head is not None:
             if type(mask_head) is not FCNMaskHead:
                 raise ConfigError(f"the fast heads need FCNMaskHead as mask_head, not {type(mask_head).__name__}")
+            refuse({"batch norms": _has_batch_norm(mask_head)}, "FCNMaskHead")
             check_class_loss(mask_head.loss_mask, "FCNMaskHead", mask=True)
             self.mask_size = _pair(settings.mask_size)
 
@@ -177,7 +187,7 @@ class SecondStage:
         taken, most = regions.sample, regions.positives
         numbers, counts = taken.objects[:, :most], taken.positive[:, :most].flatten()
         binary = not self.settings.get("soft_mask_target", False)
-        targets = mask_targets(objects, regions.boxes[:, :most], numbers, self.mask_size, binary)
+        targets = mask_targets(objects, regions.with_objects, numbers, self.mask_size, binary)
         classes = rows(objects.labels, numbers).flatten() * (not head.class_agnostic)
         found = rows(logits, classes[:, None])[:, 0]
         return {"loss_mask": mask_loss(head.loss_mask, found.to(targets.dtype), targets, counts)}
@@ -202,3 +212,7 @@ class SecondStage:
         shifts = rows(deltas.view(len(deltas), -1, 4), own).view(*classes.shape, 4).to(regions.boxes.dtype)
         boxes = self.deltas.decode(regions.boxes, shifts, objects.sizes)
         return Proposals(boxes, regions.used & ~regions.annotated)
+
+
+def _has_batch_norm(head: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in head.modules())
