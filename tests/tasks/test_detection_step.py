@@ -527,6 +527,7 @@ REFUSED = {
     "reg_decoded_bbox": ("roi_head.bbox_head.reg_decoded_bbox", True),
     "class_weight": ("roi_head.bbox_head.loss_cls.class_weight", [1.0] * 5),
     "FCNMaskHead": ("roi_head.mask_head.type", "HTCMaskHead"),
+    "soft_nms": ("train_cfg.rpn_proposal.nms.type", "soft_nms"),
     "batch norms": ("roi_head.mask_head.norm_cfg", {"type": "BN"}),
     "mask_roi_extractor=None": ("roi_head.mask_roi_extractor", None),
     "rpn_head of type": ("rpn_head.type", "RPNHead"),

@@ -5,6 +5,7 @@ and masks say which of them are used. The rules are those of mmdet's ``MaxIoUAss
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.task_modules import BboxOverlaps2D, MaxIoUAssigner, RandomSampler
@@ -33,7 +34,7 @@ class AssignmentRule:
     least: float
 
     @classmethod
-    def of(cls, assigner: object) -> "AssignmentRule":
+    def of(cls, assigner: Any) -> "AssignmentRule":
         """The rule of mmdet's assigner.
 
         Raises:
@@ -73,7 +74,7 @@ class SampleRule:
     with_objects: bool
 
     @classmethod
-    def of(cls, sampler: object) -> "SampleRule":
+    def of(cls, sampler: Any) -> "SampleRule":
         """The rule of mmdet's sampler.
 
         Raises:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
@@ -29,7 +30,7 @@ class Deltas:
     clipped: bool
 
     @classmethod
-    def of(cls, coder: object) -> "Deltas":
+    def of(cls, coder: Any) -> "Deltas":
         """The numbers of mmdet's coder.
 
         Raises:

@@ -5,12 +5,13 @@ from typing import Any
 
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from ssm_core.errors import ConfigError
 from ssm_train.tasks.detection.two_stage.objects import Objects
 from ssm_train.tasks.detection.two_stage.roi_heads import FastCascadeRoIHead, FastRoIHead
-from ssm_train.tasks.detection.two_stage.rpn import FastRPNHead
+from ssm_train.tasks.detection.two_stage.rpn import FastRPNHead, check_proposals
 
 
 class FastTwoStageDetector(TwoStageDetector):
@@ -41,8 +42,15 @@ class FastTwoStageDetector(TwoStageDetector):
                 "FastCascadeRoIHead: with another one, use mmdet's FasterRCNN, MaskRCNN or CascadeRCNN as the type of "
                 "the model"
             )
+        if self.train_cfg is not None:
+            check_proposals(self._proposal_settings)
         for module in self._static_parts():
             module.compiles_with_backbone = True
+
+    @property
+    def _proposal_settings(self) -> ConfigDict:
+        settings: ConfigDict = self.train_cfg.get("rpn_proposal", self.test_cfg.rpn)
+        return settings
 
     def _static_parts(self) -> list[nn.Module]:
         """What maps tensors to tensors, and sees few shapes."""
@@ -63,7 +71,6 @@ class FastTwoStageDetector(TwoStageDetector):
         """
         features = self.extract_feat(batch_inputs)
         objects = Objects.of(batch_data_samples, batch_inputs.device)
-        settings = self.train_cfg.get("rpn_proposal", self.test_cfg.rpn)
-        losses, proposals = self.rpn_head.losses_and_proposals(features, objects, settings)
+        losses, proposals = self.rpn_head.losses_and_proposals(features, objects, self._proposal_settings)
         losses.update(self.roi_head.losses(features, proposals, objects))
         return losses

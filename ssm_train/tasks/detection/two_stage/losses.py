@@ -4,10 +4,12 @@ mmdet's modules wait for the device: they ask whether any weight is above 0, and
 take the settings of those modules and compute the same sums.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses import CrossEntropyLoss, L1Loss, SmoothL1Loss
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssm_core.errors import ConfigError
 from ssm_train.tasks.detection.two_stage.refusal import refuse
@@ -15,7 +17,7 @@ from ssm_train.tasks.detection.two_stage.refusal import refuse
 _LEAST = torch.finfo(torch.float32).eps  # mmdet adds it to every divisor
 
 
-def check_class_loss(loss: nn.Module, where: str, sigmoid: bool = False, mask: bool = False) -> None:
+def check_class_loss(loss: Any, where: str, sigmoid: bool = False, mask: bool = False) -> None:
     """Check that a loss of classes is a plain cross entropy.
 
     Args:
@@ -40,7 +42,7 @@ def check_class_loss(loss: nn.Module, where: str, sigmoid: bool = False, mask: b
     )
 
 
-def check_box_loss(loss: nn.Module, where: str) -> None:
+def check_box_loss(loss: Any, where: str) -> None:
     """Check that a loss of boxes is one of their deltas.
 
     Raises:
@@ -54,7 +56,7 @@ def check_box_loss(loss: nn.Module, where: str) -> None:
 
 
 def box_loss(
-    loss: nn.Module,
+    loss: Any,
     found: Tensor,  # [..., 4]
     wanted: Tensor,  # [..., 4]
     counts: Tensor,  # [...] bool
@@ -73,12 +75,11 @@ def box_loss(
     if isinstance(loss, SmoothL1Loss):
         beta = loss.beta
         difference = torch.where(difference < beta, 0.5 * difference.square() / beta, difference - 0.5 * beta)
-    total: Tensor = loss.loss_weight * torch.where(counts[..., None], difference, 0).sum() / (divisor + _LEAST)
-    return total
+    return loss.loss_weight * torch.where(counts[..., None], difference, 0).sum() / (divisor + _LEAST)
 
 
 def sigmoid_loss(
-    loss: nn.Module,
+    loss: Any,
     logits: Tensor,  # [...]
     positive: Tensor,  # [...] bool
     weights: Tensor,  # [...]
@@ -86,32 +87,29 @@ def sigmoid_loss(
 ) -> Tensor:
     """The loss of single outputs, by mmdet's module, see :func:`box_loss`."""
     values = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
-    total: Tensor = loss.loss_weight * (values * weights).sum() / (divisor + _LEAST)
-    return total
+    return loss.loss_weight * (values * weights).sum() / (divisor + _LEAST)
 
 
 def softmax_loss(
-    loss: nn.Module,
+    loss: Any,
     logits: Tensor,  # [K, classes]
     labels: Tensor,  # [K]
     weights: Tensor,  # [K]
 ) -> Tensor:
     """The loss of classes, by mmdet's module. The sum is divided by the number of weights above 0."""
     values = F.cross_entropy(logits, labels, reduction="none")
-    total: Tensor = loss.loss_weight * (values * weights).sum() / ((weights > 0).sum().clamp(min=1) + _LEAST)
-    return total
+    return loss.loss_weight * (values * weights).sum() / ((weights > 0).sum().clamp(min=1) + _LEAST)
 
 
 def mask_loss(
-    loss: nn.Module,
+    loss: Any,
     logits: Tensor,  # [K, h, w]
     targets: Tensor,  # [K, h, w]
     counts: Tensor,  # [K] bool
 ) -> Tensor:
     """The mean loss of masks that count, by mmdet's module; 0 if none counts."""
     values = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((1, 2))
-    total: Tensor = loss.loss_weight * (values * counts).sum() / counts.sum().clamp(min=1)
-    return total
+    return loss.loss_weight * (values * counts).sum() / counts.sum().clamp(min=1)
 
 
 def accuracy(

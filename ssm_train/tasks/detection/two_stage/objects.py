@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ class Objects:
         return (counts.cumsum(0) - counts)[:, None] + places
 
 
-def _masks(masks: Sequence[BitmapMasks | None], device: torch.device) -> Tensor | None:
+def _masks(masks: Sequence[Any], device: torch.device) -> Tensor | None:
     if any(own is None for own in masks):
         return None
     pixels = [

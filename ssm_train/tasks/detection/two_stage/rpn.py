@@ -17,6 +17,21 @@ from ssm_train.tasks.detection.two_stage.objects import Objects
 from ssm_train.tasks.detection.two_stage.refusal import refuse
 from ssm_train.tasks.detection.two_stage.suppression import kept
 
+_SHAPES = 64  # shapes of images whose anchors are kept: 6 MB each at 1333x800
+
+
+def check_proposals(settings: ConfigDict) -> None:
+    """Check how proposals are suppressed.
+
+    Args:
+        settings: mmdet's ``rpn_proposal``.
+
+    Raises:
+        ConfigError: not by ``nms`` with a threshold.
+    """
+    plain = settings.nms.get("type") == "nms" and set(settings.nms) <= {"type", "iou_threshold"}
+    refuse({f"nms={dict(settings.nms)}": not plain}, "rpn_proposal")
+
 
 @dataclass(frozen=True)
 class Proposals:
@@ -133,10 +148,6 @@ class FastRPNHead(RPNHead):
         objects: Objects,
         settings: ConfigDict,
     ) -> Proposals:
-        refuse(
-            {f"nms={dict(settings.nms)}": settings.nms.get("type") != "nms" or set(settings.nms) - _NMS},
-            "rpn_proposal",
-        )
         scores, boxes = [], []
         most = settings.get("nms_pre", -1)
         own = [level.expand(len(objects.boxes), -1, -1) for level in anchors.boxes.split(anchors.counts, 1)]
@@ -172,7 +183,3 @@ class FastRPNHead(RPNHead):
             left = torch.arange(width, device=device)[:, None].expand(height, width, count) * stride_x
             corners.append(torch.stack([top, left], -1).flatten(0, 2))
         return _Anchors(torch.cat(levels)[None], torch.cat(corners), [len(level) for level in levels])
-
-
-_NMS = {"type", "iou_threshold"}  # options of suppression that are supported
-_SHAPES = 64  # shapes of images whose anchors are kept: 6 MB each at 1333x800

@@ -1,6 +1,7 @@
 """What a second stage trains on, and its losses, without waiting for the device."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
@@ -73,8 +74,8 @@ class SecondStage:
 
     def __init__(
         self,
-        assigner: object,
-        sampler: object,
+        assigner: Any,
+        sampler: Any,
         settings: ConfigDict,
         box_head: nn.Module,
         mask_head: nn.Module | None,
