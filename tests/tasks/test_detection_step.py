@@ -417,6 +417,22 @@ def test_step_on_a_gpu_does_not_wait(name):
     assert all(value.isfinite().all() for value in losses.values())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["mask-rcnn_fpn", "cascade-mask-rcnn_fpn"])
+def test_losses_on_a_gpu_are_those_of_the_cpu(name, monkeypatch):
+    model, rand = pair(name, CascadeRCNN if "cascade" in name else MaskRCNN)[0], torch.rand
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: rand(*shape).to(device))  # the same on both
+    images, losses = torch.randn(3, 3, 128, 160, dtype=torch.float64), []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        annotated = draw_samples()
+        for own in annotated:
+            own.gt_instances = own.gt_instances.to(device)
+        losses.append(model.to(device).loss(images.to(device), annotated))
+    for key, value in losses[0].items():
+        assert losses[1][key].item() == pytest.approx(value.item(), rel=1e-5), key
+
+
 def pinned(value):
     if isinstance(value, torch.Tensor):
         return value.pin_memory()

@@ -204,6 +204,30 @@ def test_loss_in_parts_in_low_precision(dtype):
     assert_as_good_as(ours.grad / 3, whole.grad, exact.grad)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_loss_in_parts_on_a_gpu(compiled, monkeypatch):
+    monkeypatch.setattr(pixel_loss, "LOGITS", 2 * 150 * 64 * 64)
+    torch.manual_seed(0)
+    start = torch.randn(4, 150, 16, 16, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(150, (4, 64, 64), device="cuda")
+    labels[:, :9] = 255
+    module = pixel_loss.PixelLoss(255, False)
+    if compiled:
+        torch.compiler.reset()
+        module.compile()
+    exact, ours, theirs = (
+        start.to(kind).detach().requires_grad_() for kind in (torch.float64, start.dtype, start.dtype)
+    )
+    loss, _ = module.of(ours, labels)
+    loss.backward()
+    for x in (exact, theirs):
+        large = F.interpolate(x, (64, 64), mode="bilinear")
+        wide = large if x is exact else large.float()
+        (F.cross_entropy(wide, labels, ignore_index=255, reduction="sum") / labels.numel()).backward()
+    assert_as_good_as(ours.grad, theirs.grad, exact.grad)
+
+
 def test_compiled_loss_is_the_same():
     torch.compiler.reset()
     torch.manual_seed(0)
