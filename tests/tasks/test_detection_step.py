@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import nms
 
@@ -566,6 +567,7 @@ def test_static_parts_are_compiled_with_the_backbone():
     ours, _ = pair("mask-rcnn_fpn")
     ours = ours.float()
     torch.compiler.reset()
+    counters.clear()
     compiled = copy.deepcopy(ours)
     for module in compiled.modules():
         if getattr(module, "compiles_with_backbone", False):
@@ -579,7 +581,12 @@ def test_static_parts_are_compiled_with_the_backbone():
         results.append((losses, [parameter.grad for parameter in model.parameters()]))
     for key, value in results[0][0].items():
         assert_close(results[1][0][key], value, key)
-    assert sum(getattr(module, "compiles_with_backbone", False) for module in ours.modules()) == 4
+    assert counters["stats"]["unique_graphs"] == 4  # neck, first stage, and two heads
+    compiled.eval()
+    with torch.no_grad():
+        for count in (3, 5):  # numbers of boxes that are predicted
+            compiled.roi_head.mask_head(torch.randn(count, CHANNELS, 14, 14))
+    assert counters["stats"]["unique_graphs"] == 4
     for gradient, wanted in zip(results[1][1], results[0][1], strict=True):
         if wanted is not None:
             assert_close(gradient, wanted)

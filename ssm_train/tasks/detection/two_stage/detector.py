@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssm_core.errors import ConfigError
 from ssm_train.tasks.detection.two_stage.objects import Objects
@@ -44,19 +44,14 @@ class FastTwoStageDetector(TwoStageDetector):
             )
         if self.train_cfg is not None:
             check_proposals(self._proposal_settings)
-        for module in self._static_parts():
+        # They map tensors to tensors and see few shapes. The heads of the second stage are compiled by themselves.
+        for module in [self.rpn_head, *([self.neck] if self.with_neck else [])]:
             module.compiles_with_backbone = True
 
     @property
     def _proposal_settings(self) -> ConfigDict:
         settings: ConfigDict = self.train_cfg.get("rpn_proposal", self.test_cfg.rpn)
         return settings
-
-    def _static_parts(self) -> list[nn.Module]:
-        """What maps tensors to tensors, and sees few shapes."""
-        heads = [self.roi_head.bbox_head] + ([self.roi_head.mask_head] if self.roi_head.with_mask else [])
-        flat = [part for head in heads for part in (head if isinstance(head, nn.ModuleList) else [head])]
-        return [*([self.neck] if self.with_neck else []), self.rpn_head, *flat]
 
     def loss(
         self,

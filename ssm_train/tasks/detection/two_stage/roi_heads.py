@@ -2,8 +2,9 @@
 
 from typing import Any
 
+import torch
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssm_train.tasks.detection.roi_extractor import in_full_precision
 from ssm_train.tasks.detection.two_stage.objects import Objects
@@ -13,7 +14,29 @@ from ssm_train.tasks.detection.two_stage.rpn import Proposals
 from ssm_train.tasks.detection.two_stage.second_stage import SecondStage
 
 
-class FastRoIHead(StandardRoIHead):
+class _CompiledHeads(nn.Module):
+    """Compiles the heads for boxes and masks in training alone. A prediction has another number of boxes every time."""
+
+    compiles_with_backbone = True
+    _options: dict[str, Any] | None = None
+
+    def compile(self, **options: Any) -> None:
+        """Compile the heads.
+
+        Args:
+            options: see ``torch.compile``.
+        """
+        self._options, self._forwards = options, {}
+
+    def _run(self, head: nn.Module, x: Tensor) -> Any:
+        if self._options is None:
+            return head(x)
+        if type(head) not in self._forwards:
+            self._forwards[type(head)] = torch.compile(type(head).forward, **self._options)
+        return self._forwards[type(head)](head, x)
+
+
+class FastRoIHead(_CompiledHeads, StandardRoIHead):
     """mmdet's ``StandardRoIHead`` with a faster training step, used by :class:`.FastTwoStageDetector`.
 
     The arguments and the losses are those of mmdet. Every image has as many boxes as the sampler may take; places
@@ -51,18 +74,17 @@ class FastRoIHead(StandardRoIHead):
         """
         levels = in_full_precision(features)
         regions = self.stage.regions(proposals, objects)
-        found = self.bbox_head(
-            self.bbox_roi_extractor(_inputs(self.bbox_roi_extractor, levels), as_rois(regions.boxes))
-        )
+        extractor = self.bbox_roi_extractor
+        found = self._run(self.bbox_head, extractor(_inputs(extractor, levels), as_rois(regions.boxes)))
         losses = self.stage.box_losses(self.bbox_head, regions, objects, *found)
         if self.with_mask:
-            rois = as_rois(regions.with_objects)
-            logits = self.mask_head(self.mask_roi_extractor(_inputs(self.mask_roi_extractor, levels), rois))
+            rois, extractor = as_rois(regions.object_boxes), self.mask_roi_extractor
+            logits = self._run(self.mask_head, extractor(_inputs(extractor, levels), rois))
             losses.update(self.stage.mask_losses(self.mask_head, regions, objects, logits))
         return losses
 
 
-class FastCascadeRoIHead(CascadeRoIHead):
+class FastCascadeRoIHead(_CompiledHeads, CascadeRoIHead):
     """mmdet's ``CascadeRoIHead`` with a faster training step, see :class:`FastRoIHead`.
 
     Raises:
@@ -89,12 +111,12 @@ class FastCascadeRoIHead(CascadeRoIHead):
         for number, stage in enumerate(self.stages):
             regions = stage.regions(proposals, objects)
             head, extractor = self.bbox_head[number], self.bbox_roi_extractor[number]
-            found = head(extractor(_inputs(extractor, levels), as_rois(regions.boxes)))
+            found = self._run(head, extractor(_inputs(extractor, levels), as_rois(regions.boxes)))
             own = stage.box_losses(head, regions, objects, *found)
             if self.with_mask:
                 extractor = self.mask_roi_extractor[number]
-                rois = as_rois(regions.with_objects)
-                logits = self.mask_head[number](extractor(_inputs(extractor, levels), rois))
+                rois = as_rois(regions.object_boxes)
+                logits = self._run(self.mask_head[number], extractor(_inputs(extractor, levels), rois))
                 own.update(stage.mask_losses(self.mask_head[number], regions, objects, logits))
             weight = self.stage_loss_weights[number]
             losses.update({f"s{number}.{key}": x * weight if "loss" in key else x for key, x in own.items()})

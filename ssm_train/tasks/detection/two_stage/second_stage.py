@@ -52,7 +52,7 @@ class Regions:
         return self.sample.positive | self.sample.negative
 
     @property
-    def with_objects(self) -> Tensor:  # [B, positives, 4]
+    def object_boxes(self) -> Tensor:  # [B, positives, 4]
         """The boxes that belong to objects, and empty ones in other places, which cost RoIAlign nothing."""
         first = slice(self.positives)
         return torch.where(self.sample.positive[:, first, None], self.boxes[:, first], 0)
@@ -188,7 +188,7 @@ class SecondStage:
         taken, most = regions.sample, regions.positives
         numbers, counts = taken.objects[:, :most], taken.positive[:, :most].flatten()
         binary = not self.settings.get("soft_mask_target", False)
-        targets = mask_targets(objects, regions.with_objects, numbers, self.mask_size, binary)
+        targets = mask_targets(objects, regions.object_boxes, numbers, self.mask_size, binary)
         classes = rows(objects.labels, numbers).flatten() * (not head.class_agnostic)
         found = rows(logits, classes[:, None])[:, 0]
         return {"loss_mask": mask_loss(head.loss_mask, found.to(targets.dtype), targets, counts)}
