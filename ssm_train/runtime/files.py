@@ -91,8 +91,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
         WriteError: the file cannot be written. Nothing is left behind.
     """
     path = Path(path)
-    # The name may be as long as the disk takes.
-    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     special = _is_special(path)
     sink = None
     made: list[Path] = []
@@ -117,6 +116,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
     if durable and not special:
         with explained(path.parent):
             _sync(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name beside a file or folder, whose own name may be as long as the disk takes."""
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp")
 
 
 def append(path: str | Path, text: str) -> None:
@@ -145,7 +149,8 @@ def write_text_atomically(path: str | Path, text: str) -> None:
 def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[Path]:
     """Make the files of a folder in another one beside them, for libraries that write files themselves.
 
-    When all are written, they are moved. A file of the same name is replaced, others stay.
+    When all are written, they are moved. A folder that is new gets its name with all of them in it, so that a process
+    that is killed leaves all of them or none. In one that is there, a file of the same name is replaced, others stay.
 
     Args:
         folder: where the files go. It is made if it is missing.
@@ -158,19 +163,21 @@ def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[
         WriteError: a file cannot be written. Nothing has been changed then, and nothing is left behind.
     """
     folder = Path(folder)
-    temporary = folder / f".{os.getpid()}.tmp"
+    is_new = not os.path.lexists(folder)
+    temporary = _beside(folder) if is_new else folder / f".{os.getpid()}.tmp"
     made: list[Path] = []
     try:
-        made = _make(folder)
+        made = _make(temporary.parent)
         temporary.mkdir()
         yield temporary
         files = [path for path in sorted(temporary.rglob("*")) if path.is_file()]
         for file in files:
             _sync(file)
-        for file in files:
-            place = folder / file.relative_to(temporary)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+        if not (is_new and _renamed(temporary, folder)):
+            for file in files:
+                place = folder / file.relative_to(temporary)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, place)
     except Exception as error:
         # Many libraries do not say what the system said.
         cause = refusal(error) or _probe(temporary)
@@ -185,6 +192,18 @@ def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[
         shutil.rmtree(temporary, ignore_errors=True)
     with explained(folder):
         _sync(folder)
+        _sync(folder.parent)
+
+
+def _renamed(temporary: Path, folder: Path) -> bool:
+    """Give a folder its name, unless another process has made one of that name meanwhile that is not empty."""
+    try:
+        os.rename(temporary, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def make_folder(folder: str | Path) -> None:
