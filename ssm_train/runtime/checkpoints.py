@@ -189,9 +189,13 @@ def is_path(key: str) -> bool:
 def point_to(path: str | Path) -> None:
     """Make a checkpoint the one that its folder's pointer names. The folder can be moved: only the name is written.
 
-    A pointer that cannot be written is removed, so that it does not name an older checkpoint.
+    A pointer that cannot be written is removed, so that it does not name an older checkpoint. So is a pipe in its
+    place, which would be waited for.
     """
     pointer = Path(path).with_name(POINTER)
+    if os.path.lexists(pointer) and not pointer.is_file() and not pointer.is_dir():
+        with suppress(OSError):
+            pointer.unlink()
     try:
         write_text_atomically(pointer, Path(path).name)
     except WriteError:

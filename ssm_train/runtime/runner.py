@@ -312,6 +312,9 @@ class Runner(mmengine_runner.Runner):
         self.starts_elsewhere = named and not self.folder.holds(self._load_from)
         if self.rank == 0:
             self.states.known = resuming.timed_states(self.work_dir, self.folder.stranger)
+            # A run may have been killed between its last checkpoint and the pointer, and may have nothing left to do.
+            if not named and ckpt.pointed(self.work_dir) != Path(self._load_from):
+                ckpt.point_to(self._load_from)
 
     def _newest_state(self) -> Path | CheckpointError | None:
         stranger = resuming.anybodys if self.folder is None else self.folder.stranger

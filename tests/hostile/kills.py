@@ -190,7 +190,9 @@ class Training(Subject):
     def differences(self, folder):
         state, curves = self.result(folder)
         left = [path.name for path in folder.glob(".*.tmp")]
-        return ", ".join([*runs.differing(state, self.state), *["curves.json"] * (curves != self.curves), *left])
+        places = runs.differing(state, self.state)
+        more = [f"and {len(places) - 2} more"] if len(places) > 2 else []
+        return ", ".join([*places[:2], *more, *["curves.json"] * (curves != self.curves), *left])
 
 
 def attack(subject, number, seed):

@@ -296,7 +296,7 @@ class Attack:
         expected = self.states[left[-1]]["meta"]["iter"] if left else None
         try:
             found, said = self.resume(work)
-            wrong = self.judge(found, said, expected, harmed)
+            wrong = self.judge(found, said, expected, harmed) or self.judge_pointer(work, found)
         except CheckpointError as error:
             wrong = "" if not left and "no state in" in str(error) else f"refused: {error}"
         except Exception:  # whatever it is, the user would see it raw
@@ -319,6 +319,15 @@ class Attack:
         newer = [name for name in harmed if STATES.index(name) > STATES.index(taken)]
         silent = [name for name in newer if name not in said]
         return f"it does not say that it passed over {silent[0]}" if silent else ""
+
+    def judge_pointer(self, work, found):
+        """What is wrong about the pointer to the last checkpoint, which other tools read."""
+        from ssm_train.runtime.checkpoints import pointed
+
+        taken = next(name for name in STATES if self.states[name]["meta"]["iter"] == found)
+        if (work / "last_checkpoint").is_dir() or pointed(work) == work / taken:
+            return ""
+        return f"{taken} was taken, and the pointer names {pointed(work)}"
 
 
 def main():
