@@ -5,9 +5,11 @@
 #include <limits>
 
 #include "common/cuda/launch.h"
+#include "common/cuda/token_rows.h"
 #include "common/dispatch.h"
 #include "selective_scan/cuda/memory.h"
 #include "selective_scan/cuda/states_plan.h"
+#include "selective_scan/cuda/unvisited.h"
 #include "selective_scan/inputs.h"
 
 namespace ssm {
@@ -162,6 +164,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
   const ScanLaunch common = common_launch(p, u, nullptr);
   if (p.states > 1) {
     SSM_DISPATCH(u.scalar_type(), "selective_scan", [&] { StatesPlan<scalar_t>(common, u, false).forward(); });
+    launch_clear_unvisited(p, {{rows_of(y, 1, p.inner)}});
     return {y, last_state};
   }
   Plan plan(common, u, false);
@@ -178,6 +181,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const T
       launch_forward<scalar_t>(launch);
     });
   });
+  launch_clear_unvisited(p, {{rows_of(y, 1, p.inner)}});
   return {y, last_state};
 }
 
@@ -213,6 +217,7 @@ Gradients differentiate(const SelectiveScanParams& p, const SelectiveScanUpstrea
       chunks * p.batch};
   launch_sum_rows<scalar_t>(over_channels, current_stream());
   launch_sum_rows<acc>(over_samples, current_stream());
+  launch_clear_unvisited(p, {{rows_of(grad_u, 1, p.inner), rows_of(grad_delta), rows_of(grad_B), rows_of(grad_C)}});
   return {grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias};
 }
 
