@@ -73,6 +73,7 @@ Tensor selective_tree_scan(const Tensor& x, const Tensor& delta, const Tensor& A
     a.l.slices = selective_slices<scalar_t>(a.l);
     launch_selective_tree_scan<scalar_t>(a.l);
   });
+  launch_clear_unvisited("selective_tree_scan", visits_of(a.l, {{rows_of(h)}}));
   return h;
 }
 
@@ -98,6 +99,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> selective_tree_scan_backward(
   const Tensor piece_sums = empty_piece_sums(a.l, 2, A, A.scalar_type());
   a.l.piece_sums = piece_sums.data_ptr();
   Tensor grad_parameters = empty({2, a.l.batch * a.l.most_pieces(), a.l.channels}, A), grad_B;
+  const int64_t item = static_cast<int64_t>(A.element_size());
   a.l.grad_A = grad_parameters.data_ptr();
   a.l.grad_delta_bias = part(grad_parameters, 1).data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] {
@@ -106,6 +108,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> selective_tree_scan_backward(
     a.l.grad_B = grad_B.data_ptr();
     launch_selective_tree_scan<scalar_t>(a.l);
   });
+  const TokenRows of_B{grad_B.data_ptr(), item, a.l.slices};
+  const int64_t of_sample = a.l.most_pieces() * a.l.channels * item;
+  launch_clear_unvisited("selective_tree_scan",
+      visits_of(a.l, {{rows_of(grad_x), rows_of(grad_delta), of_B}}, {grad_parameters.data_ptr(), of_sample, 2}));
   return {grad_x, grad_delta, sum_parts(part(grad_parameters, 0)), cast(sum_parts(grad_B), B.scalar_type()),
       sum_parts(part(grad_parameters, 1))};
 }

@@ -38,6 +38,11 @@ struct Arguments {
   }
 };
 
+// What the walk of a launch, along whole trees, has visited, and what it has written.
+ScheduleVisits visits_of(const SubtreeScanLaunch& l, const ScanResults& results) {
+  return {l.schedule, l.batch, ScheduleLayout::of(l.batch, l.length), false, results};
+}
+
 std::tuple<Tensor, Tensor> selective_subtree_scan(const Tensor& x, const Tensor& delta, const Tensor& A,
     const Tensor& B, const Tensor& C, const Tensor& delta_bias, const Tensor& parent, const Tensor& order, bool next,
     const std::optional<Tensor>& schedule) {
@@ -48,6 +53,7 @@ std::tuple<Tensor, Tensor> selective_subtree_scan(const Tensor& x, const Tensor&
   a.l.y = a.in.params.y;
   a.l.root_state = a.in.params.root_state;
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan", [&] { launch_subtree_scan<scalar_t>(a.l); });
+  launch_clear_unvisited("selective_subtree_scan", visits_of(a.l, {{rows_of(outputs.y)}}));
   return {outputs.y, outputs.root_state};
 }
 
@@ -76,6 +82,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> selective_subtree_sca
   l.incoming = kept.data_ptr();
   l.crossing = part(kept, 1).data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_subtree_scan_backward", [&] { launch_subtree_scan<scalar_t>(l); });
+  ScanResults unvisited{{rows_of(results.grad_x), rows_of(weights, l.slices)}};
+  if (next) {
+    unvisited.rows[2] = rows_of(part(parts, 0));
+    unvisited.rows[3] = rows_of(part(parts, 1));
+    unvisited.rows[3].next = true;
+  } else {
+    unvisited.rows[2] = rows_of(results.grad_delta);
+  }
+  launch_clear_unvisited("selective_subtree_scan", visits_of(l, unvisited));
   const Tensor grad_delta = next ? cast(sum_parts(parts), x.scalar_type()) : results.grad_delta;
   const Tensor sums = sum_parts(weights);
   return {results.grad_x, grad_delta, sum_parts(results.grad_A), results.states_of(sums, 0, a.in),

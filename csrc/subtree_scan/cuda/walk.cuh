@@ -331,6 +331,10 @@ __global__ void __launch_bounds__(kWarp) subtree_scan_kernel(const __grid_consta
   const int last_crossing = static_cast<int>(kMostCrossing * chunks - 1);
   acc* const root_state = static_cast<acc*>(l.root_state) + rows.own * l.states;  // in the forward pass
 
+  // Zeros. The walk of a tree reads no row of the stack that it has not written, but a schedule that is none may.
+  const StateRows<acc, Kind::kStates> waiting(stack);
+  for (uint32_t fork = 0; fork < walk_forks(l.length); ++fork) waiting.write(fork, {});
+
   SubtreeUp<Kind> up{rows, weights, stack, incoming, crossing, written(l.y), root_state, last_crossing};
   walk<true, Shared::kDepth>(steps, length, l.length, held, ring, up);
   if constexpr (Kind::kBackward) {

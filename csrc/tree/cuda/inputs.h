@@ -1,6 +1,8 @@
 // What the CUDA hosts of the scans along trees ask of their tensors beyond tree/inputs.h.
 #pragma once
 
+#include "common/cuda/token_rows.h"
+#include "tree/cuda/unvisited.h"
 #include "tree/cuda/walk_launch.h"
 #include "tree/inputs.h"
 
@@ -17,7 +19,15 @@ inline Tensor check_schedule(const Tensor& schedule, const Tensor& x) {
   check_device(schedule, kCUDA, x, "schedule");
   check_dtype(schedule, kInt, "schedule");
   check_shape(schedule, {x.size(0), ScheduleLayout::of(x.size(0), x.size(1)).words()}, "schedule");
-  return contiguous(schedule);
+  const Tensor dense = contiguous(schedule);
+  // Kernels read 16 bytes at a time, and a view may begin anywhere.
+  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : torch::stable::clone(dense);
+}
+
+// What walks of a launch have visited, and what they have written.
+template <typename Params>
+ScheduleVisits visits_of(const WalkLaunch<Params>& l, const ScanResults& results, const SampleSums& sums = {}) {
+  return {l.schedule, l.batch, l.layout(), l.cut > 0, results, sums};
 }
 
 // Where the pieces of cut trees leave what they tell each other; see TrunkLaunch. `sums` go up and come down.

@@ -275,7 +275,7 @@ struct Builder {
       }
       const uint32_t v = steps[at].vertex;
       w.children[v] = min(before.x, most) - 1;
-      spine[before.y++] = {v, 0};
+      spine[before.y++] = {v, static_cast<uint32_t>(at)};
     }
     const int count = min(total.x, most);
     if (team.first() == 0) {

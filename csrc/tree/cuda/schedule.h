@@ -64,7 +64,8 @@ struct alignas(16) Piece {
 };
 
 // One sample's schedule as int32: the steps of the walk. If the tree is cut, there follow the spines of all pieces as
-// steps, the number of pieces, the pieces, and one more piece that says where the last one ends.
+// steps whose links are their places in the walk, the number of pieces, the pieces, and one more piece that says where
+// the last one ends.
 struct ScheduleLayout {
   int64_t length;
   int64_t cut;  // a subtree of more vertices is trunk; 0 where trees stay whole

@@ -29,14 +29,15 @@ constexpr int kFewWarps = 8;
 // Trees are cut into pieces if L is at least kLeastCut and there are fewer than sqrt(L) of them (version 8). If there
 // are more, whole walks fill a GPU, since the maps of the usual networks have the fewer channels the more vertices. The
 // size of a piece is the least power of two, from kLeastPiece on, with B·L / size at most kPieces and L / size at most
-// kPiecesOfTree: about 600 pieces in all, as simulated on trees of smoothed features.
+// kPiecesOfTree: about 600 pieces in all, as simulated on trees of smoothed features. A piece is smaller than its tree,
+// whose root would else be no trunk.
 // tree_ssm/ops/tree_scan/register.py has the same rule, since it gives the schedule's shape.
 constexpr int64_t kLeastCut = 512, kLeastPiece = 64, kPieces = 512, kPiecesOfTree = 256;
 constexpr int64_t piece_size(int64_t batch, int64_t length) {
   if (length < kLeastCut || batch * batch >= length) return 0;
   int64_t size = kLeastPiece;
   while (size * kPieces < batch * length || size * kPiecesOfTree < length) size *= 2;
-  return size;
+  return size < length ? size : 0;
 }
 // The scan over the pieces: threads of a block, one for each piece at least, and bytes of a row that a block takes. The
 // most pieces of a tree take 132 KiB of shared memory, more than GPUs before the A100 have, so that these take fewer

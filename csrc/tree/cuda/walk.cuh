@@ -110,6 +110,10 @@ struct WaitingRows {
     static_assert(sizeof(Row) * kWarp % WalkStep::kSlotSize == 0);
     return *reinterpret_cast<Row*>(column + slot * static_cast<uint32_t>(sizeof(Row) * kWarp / WalkStep::kSlotSize));
   }
+  // Zeros in all slots. The walk of a tree reads none that it has not written, but a schedule that is none may.
+  __device__ void clear(int64_t length) const {
+    for (uint32_t slot = 0; slot < walk_slots(length); ++slot) (*this)[slot * WalkStep::kSlotSize] = Row{};
+  }
   static size_t bytes(int64_t length) { return walk_slots(length) * kWarp * sizeof(Row); }
 };
 

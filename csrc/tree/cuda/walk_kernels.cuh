@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kWarp) walk_kernel(typename Scan::Launch l) {
   const WalkStep* const steps = reinterpret_cast<const WalkStep*>(l.schedule + sample * l.layout().words());
   const int length = static_cast<int>(l.length);
   Up up(rows, column);
-  up.waiting[WalkStep::kZeroSlot] = typename Up::Row{};
+  up.waiting.clear(l.length);
   walk<true, kDepth>(steps, length, l.length, held, ring, up);
   if constexpr (Scan::kGoesDown) {
     __threadfence();  // copies read ξ again
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kWarp) piece_up_kernel(typename Scan::Launch l
   char* const column = stack + threadIdx.x * sizeof(Row);
   PieceUp<Up> up(rows, column);
   // Zeros, since nothing waits for the last vertex of the spine: its other children belong to other pieces.
-  for (uint32_t slot = 0; slot < walk_slots(l.length); ++slot) up.waiting[slot * WalkStep::kSlotSize] = Row{};
+  up.waiting.clear(l.length);
   walk<true, kDepth>(block.steps, block.length, l.length, held, ring, up);
   __threadfence();  // copies read ξ again
   __syncwarp();
@@ -131,6 +131,7 @@ __global__ void __launch_bounds__(kWarp) piece_down_kernel(typename Scan::Launch
       down.has_root = block.piece == 0;
       read_sums<typename Down::acc, N>(block.sums + (1 + kSums) * block.distance, block.distance, down.row);
       down.popped = down.row;
+      down.waiting.clear(l.length);
       walk<false, kDepth>(block.steps, block.length, l.length, held, ring, down);
     }
     Scan::finish(l, rows, down, block.sample, block.slice, block.piece);

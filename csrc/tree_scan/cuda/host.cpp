@@ -1,5 +1,6 @@
 // Host side of the tree scan on the GPU. Nothing waits for the device, so whether the tree is one is not checked. What
-// is no tree gives results without meaning, but the kernel ends and touches nothing outside the tensors.
+// is no tree gives results without meaning. The kernel ends all the same, and touches nothing outside the tensors. The
+// rows of vertices that it does not visit are zeros.
 
 #include "common/dispatch.h"
 #include "tree/cuda/inputs.h"
@@ -62,6 +63,7 @@ Tensor tree_scan(const Tensor& u, const Tensor& weight, const Tensor& parent, co
   a.l.piece_sums = piece_sums.data_ptr();
   a.l.output = h.data_ptr();
   SSM_DISPATCH(u.scalar_type(), "tree_scan", [&] { launch_tree_scan<scalar_t>(a.l); });
+  launch_clear_unvisited("tree_scan", visits_of(a.l, {{rows_of(h)}}));
   return h;
 }
 
@@ -81,6 +83,7 @@ std::tuple<Tensor, Tensor> tree_scan_backward(const Tensor& grad_h, const Tensor
   a.l.piece_sums = piece_sums.data_ptr();
   a.l.output = a.l.grad_u;
   SSM_DISPATCH(u.scalar_type(), "tree_scan_backward", [&] { launch_tree_scan<scalar_t>(a.l); });
+  launch_clear_unvisited("tree_scan", visits_of(a.l, {{rows_of(results.grad_u), rows_of(results.grad_weight)}}));
   return {results.grad_u, results.grad_weight};
 }
 

@@ -28,7 +28,7 @@ def _piece_size(batch: int, length: int) -> int:
     size = 64
     while size * 512 < batch * length or size * 256 < length:
         size *= 2
-    return size
+    return size if size < length else 0
 
 
 def _fake_schedule(parent: Tensor) -> Tensor:
