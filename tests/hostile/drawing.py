@@ -76,6 +76,7 @@ class Draw:
 
     def permutations(self, letters: str) -> torch.Tensor:
         """Permutations along the last dimension."""
+        self._doubt_expanded(self.shape(letters)[-1])
         return self.spread(lambda shape: torch.rand(shape, generator=self.generator).argsort(-1), letters)
 
     def maybe(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -85,6 +86,7 @@ class Draw:
     def trees(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Parents and an order of them for every sample, ``[B, L]`` each, with the vertices in any order."""
         length = self.size["L"]
+        self._doubt_expanded(length)
         kind = self.random.choice(("random", "chain", "star", "binary"))
 
         def make(shape: tuple[int, ...]) -> torch.Tensor:
@@ -94,6 +96,12 @@ class Draw:
         held = tuple(1 if s >= ABSURD else s for s in (self.size["B"], length))
         both = make(held).to(self.device)
         return tuple(x.expand(self.size["B"], length) for x in both.unbind(1))
+
+    def _doubt_expanded(self, length: int) -> None:
+        # An absurd length is expanded from one element: from one token again and again, which is no permutation and no
+        # tree. A CPU refuses it. A GPU's kernels do not look at indices, and what they give cannot be compared.
+        if self.device != "cpu" and length >= ABSURD:
+            self.comparable = False
 
     def _tree(self, length: int, kind: str) -> list[list[int]]:
         name = list(range(length))

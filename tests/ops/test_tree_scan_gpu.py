@@ -174,6 +174,18 @@ def test_what_is_no_tree_ends_and_stays_inside():
     assert_equals_cpu(TREES["random"], 8, torch.float64, "both")
 
 
+def test_pieces_are_smaller_than_their_trees():
+    # 257 trees of 131,072 vertices would have pieces of as many.
+    batch, length = 257, 2**17
+    order = torch.arange(length, device="cuda")
+    tree = Tree((order - 1).clamp_min(0).expand(batch, -1), order.expand(batch, -1))
+    u, weight = torch.rand(2, 1, length, 1, device="cuda")
+    h = tree_scan(u.expand(batch, -1, -1), weight.expand(batch, -1, -1), tree)
+    alone = tree_scan(u, weight, Tree(*(index[:1] for index in tree)))
+    assert torch.equal(h, h[:1].expand_as(h))
+    assert_close(h[:1], alone)
+
+
 def test_autocast_and_empty_sizes():
     tree = to_cuda(TREES["two vertices"])
     u, weight = (x.cuda() for x in inputs(tree, 4, torch.float32, grad=False))
