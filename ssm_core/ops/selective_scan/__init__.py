@@ -56,7 +56,8 @@ def selective_scan(
         return_last_state: whether to return also the state after the last step. The backend ``"mamba_ssm"`` has no
             gradient of it.
         order: the token visited at each step; every row is a permutation of 0 … L - 1, which the GPU kernel does not
-            check. Inputs and output stay at the tokens' own places.
+            check: there the output of a token that no step visits is zero. Inputs and output stay at the tokens' own
+            places.
         reverse: whether to walk the order backwards, for all groups or for each.
         backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 
@@ -138,7 +139,8 @@ def directional_scan(
         D: weight of the skip from input to output.
         delta_bias: added to ``delta`` before softplus.
         order: the token visited at each step, for all directions, for each, or for each sample and direction; row by
-            row if left out.
+            row if left out. As for :func:`selective_scan`, a GPU does not check it: a token that one of the directions
+            does not visit has output zero.
         reverse: which directions walk their order backwards; none if left out.
         backend: the implementation; ``"auto"`` takes the compiled kernel where there is one.
 

@@ -48,7 +48,8 @@ def tree_scan(
 
     Raises:
         ValueError: an argument does not fit, or ``tree`` is no tree; the message says which. The GPU kernel does not
-            check the tree, since raising an error would mean waiting for the device. Its results then have no meaning.
+            check the tree, since raising an error would mean waiting for the device. Its results then have no meaning,
+            and are zero at vertices that its walk does not visit.
     """
     _check(u, weight, tree, direction)
     both = direction == "both"
