@@ -141,7 +141,7 @@ def test_tokens_that_no_step_visits_have_zeros(length, states, directions, share
         missing = left_out(order.expand(batch, directions, length), length)
         unvisited = dict.fromkeys(("grad_delta", "grad_B", "grad_C"), missing)
         unvisited |= dict.fromkeys(("y", "grad_x"), missing.any(1))
-        byte = NAN if number % 3 else LARGE
+        byte = NAN if (number + states // 2) % 3 else LARGE  # in turns: a breakage has NaN for some number of states
         check(f"{name} beside {NAMES[byte]}", run(order, byte), unvisited)
     check_equal(run(right, NAN), once)
 
@@ -325,7 +325,8 @@ def test_vertices_that_no_walk_visits_have_zeros(length, states, make, dtype):
     cases = [(name, broken, torch.ops.tree_ssm.tree_schedule(broken)) for name, broken in broken_parents(parent)]
     cases += [(name, parent, broken) for name, broken in broken_schedules(right, length)]
     for number, (name, given, schedule) in enumerate(cases):
-        check_scans(name, scans, given, order, schedule, right, NAN if number % 3 else LARGE)
+        byte = NAN if (number + states) % 3 else LARGE
+        check_scans(name, scans, given, order, schedule, right, byte)
     check_equal(run_right(NAN), once)
 
 
