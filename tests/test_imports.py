@@ -22,25 +22,36 @@ def run(code):
     return done.stdout.splitlines()
 
 
-def test_importing_a_family_needs_torch_and_timm_only():
-    """After the import, timm knows the models."""
+@pytest.fixture(scope="module")
+def imported():
+    """Return what a fresh process says after it has imported the core, and then the families."""
     code = f"""
-import sys
-import quadtree_ssm, tree_ssm, ssm_core.ops
+import os, sys
+before = dict(os.environ)
+import ssm_core.backbone, ssm_core.doctor, ssm_core.flops, ssm_core.hub, ssm_core.layers, ssm_core.ops, ssm_core.testing
+print(sorted({{"quadtree_ssm", "tree_ssm", "ssm_train"}} & set(sys.modules)))
+import quadtree_ssm.ops, tree_ssm.ops
 print(sorted({OPTIONAL_LIBRARIES!r} & set(sys.modules)))
 import timm
 print(timm.is_model("quadmamba_lite"), timm.is_model("mambatree_tiny"))
+print({{name for name in {{*before, *os.environ}} if before.get(name) != os.environ.get(name) and "OMP" in name}})
 """
-    assert run(code) == ["[]", "True True"]
+    return dict(zip(("of families", "optional", "known to timm", "environment"), run(code), strict=True))
 
 
-def test_importing_the_core_loads_no_family():
-    code = """
-import sys
-import ssm_core.backbone, ssm_core.flops, ssm_core.hub, ssm_core.layers, ssm_core.ops, ssm_core.testing
-print(sorted({"quadtree_ssm", "tree_ssm", "ssm_train"} & set(sys.modules)))
-"""
-    assert run(code) == ["[]"]
+def test_importing_a_family_needs_torch_and_timm_only(imported):
+    """After the import, timm knows the models."""
+    assert imported["optional"] == "[]"
+    assert imported["known to timm"] == "True True"
+
+
+def test_importing_the_core_loads_no_family(imported):
+    assert imported["of families"] == "[]"
+
+
+def test_importing_the_packages_leaves_the_environment_as_it_is(imported):
+    """How threads wait for each other is the user's to say, or a tool's."""
+    assert imported["environment"] == "set()"
 
 
 def test_commands_start_without_transformers():

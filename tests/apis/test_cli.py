@@ -51,17 +51,6 @@ def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(tool, cho
     assert (settings["OMP_WAIT_POLICY"], int(settings["GOMP_SPINCOUNT"])) == expected
 
 
-def test_importing_the_packages_leaves_the_environment_as_it_is():
-    code = """
-import os
-before = dict(os.environ)
-import quadtree_ssm.ops, tree_ssm.ops, ssm_core.ops, ssm_core.doctor
-print({name for name in {*before, *os.environ} if before.get(name) != os.environ.get(name) and "OMP" in name})
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "set()\n", done.stderr
-
-
 @pytest.mark.parametrize(
     ("reader", "words"),
     [("> /dev/full", "error: cannot write the output"), ("| true", "")],

@@ -257,7 +257,7 @@ def make_inputs(folder):
 
 
 def main():
-    """Kill, print every wrong answer, and a table at the end."""
+    """Kill, and print every wrong answer and a row of a table for each that is killed."""
     names = ("training", *tools(Path()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="processes of each that are killed (default: 20)")
@@ -268,6 +268,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         inputs = make_inputs(place / "inputs")
+        print("| killed | " + " | ".join(KINDS) + " |\n" + "|---" * (len(KINDS) + 1) + "|", flush=True)
         for number, subject_name in enumerate(args.of):
             if subject_name == "training":
                 subject = Training(place / "training")
@@ -278,9 +279,8 @@ def main():
                 verdicts[subject_name, kind] += 1
                 if wrong:
                     print(f"{kind}: {subject_name} {one}: {wrong}", flush=True)
-    print("| killed | " + " | ".join(KINDS) + " |\n" + "|---" * (len(KINDS) + 1) + "|")
-    for name in args.of:
-        print(f"| {name} | " + " | ".join(str(verdicts[name, kind]) for kind in KINDS) + " |")
+            row = " | ".join(str(verdicts[subject_name, kind]) for kind in KINDS)
+            print(f"| {subject_name} | {row} |", flush=True)
     return int(any(kind.isupper() for _, kind in verdicts))
 
 

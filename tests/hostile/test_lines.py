@@ -1,7 +1,6 @@
 """A short run of the nonsense: a fixed choice of lines of all tools, and how answers are judged."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from hostile.nonsense import Line
 SCRIPT = Path(lines.__file__)
 
 
-def test_nonsense_is_refused_in_one_sentence():
+def test_nonsense_is_refused_in_one_sentence(quick_python):
     """``lines.py --count`` gives more lines. It is a process of its own, which imports everything and then forks."""
-    command = [sys.executable, SCRIPT, "--count", "204", "--seed", "1", "--no-training"]
+    command = [quick_python, SCRIPT, "--count", "204", "--seed", "1", "--no-training"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     given = done.stdout[done.stdout.rindex("\ntool") :].splitlines()[2:]

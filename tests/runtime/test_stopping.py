@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -171,12 +170,12 @@ def wait_for(path, process, seconds=90):
         time.sleep(0.1)
 
 
-def test_under_torchrun(tmp_path):
+def test_under_torchrun(tmp_path, quick_python):
     run = tmp_path / "run"
     options = [o for o in (*OPTIONS[1:], *runs.SMALL) if not o.startswith("train_cfg")]
     command = [ROOT / "tools" / "dist_train.sh", runs.CONFIGS / OPTIONS[0], "2", "--work-dir", run, "--cfg-options"]
     command += [*options, "train_cfg.max_epochs=500"]
-    environment = {**os.environ, "PYTHON": sys.executable, "MASTER_PORT": str(runs.free_port())}
+    environment = {**os.environ, "PYTHON": quick_python, "MASTER_PORT": str(runs.free_port())}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     wait_for(run / "epoch_1.pth", process)
