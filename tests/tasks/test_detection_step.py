@@ -518,6 +518,8 @@ def test_batches_are_padded_to_a_few_shapes():
         assert ours.gt_instances.masks.masks.shape[1:] == (160, 192)
     small = AnyDetDataPreprocessor(**SETTINGS, pad_shapes=[(64, 64)])
     assert small(stack_objects(loaded()), True)["inputs"].shape[2:] == (128, 160)
+    large = AnyDetDataPreprocessor(**SETTINGS, pad_shapes=[(800, 1088)])
+    assert large(stack_objects(loaded()), True)["inputs"].shape[2:] == (128, 160)
     for wrong in ([(160, 100)], [(160,)], [(0, 160)]):
         with pytest.raises(ConfigError, match="pad_shapes has"):
             AnyDetDataPreprocessor(**SETTINGS, pad_shapes=wrong)

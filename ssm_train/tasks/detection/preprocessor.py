@@ -13,6 +13,8 @@ from ssm_core.errors import ConfigError
 from ssm_train.tasks.detection.two_stage.objects import DeviceMasks
 from ssm_train.tasks.preprocessing import AnyChannels
 
+_MOST = 2  # times the pixels of a batch that padding to a shape may take
+
 
 class AnyDetDataPreprocessor(AnyChannels, DetDataPreprocessor):
     """mmdet's preprocessor, which normalises and pads a batch of :func:`.stack_objects` as one tensor.
@@ -20,8 +22,9 @@ class AnyDetDataPreprocessor(AnyChannels, DetDataPreprocessor):
     ``mean`` and ``std`` have a number for each channel, however many there are.
 
     Args:
-        pad_shapes: heights and widths to which batches of training are padded: each to the smallest that it fits
-            into, and to the divisor if it fits into none. A compiled network then sees these shapes alone.
+        pad_shapes: heights and widths to which stacked batches are padded: each to the smallest that it fits into. A
+            compiled network then sees few shapes. A batch that fits into none, or would more than double its pixels, is
+            padded to the divisor.
         settings: the other arguments, which are mmdet's.
 
     Raises:
@@ -86,11 +89,12 @@ class AnyDetDataPreprocessor(AnyChannels, DetDataPreprocessor):
         return F.pad(images, (0, to_width - width, 0, to_height - height), value=self.pad_value)
 
     def _batch_shape(self, height: int, width: int) -> tuple[int, int]:
+        divisor = self.pad_size_divisor
+        padded = (height + -height % divisor, width + -width % divisor)
         for shape in self.pad_shapes:
             if height <= shape[0] and width <= shape[1]:
-                return shape
-        divisor = self.pad_size_divisor
-        return height + -height % divisor, width + -width % divisor
+                return shape if shape[0] * shape[1] <= _MOST * padded[0] * padded[1] else padded
+        return padded
 
     def _objects(self, data: Mapping[str, Any], shape: tuple[int, int]) -> list[InstanceData]:
         """mmdet's objects of every image, whose masks have the shape of the batch."""
