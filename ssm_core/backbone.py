@@ -87,6 +87,11 @@ def timm_cfgs(names: Iterable[str], crop_pct: float, shipped: Iterable[ShippedWe
     )
 
 
+def _require(holds: bool, name: str, what: str, given: object) -> None:
+    if not holds:  # NaN fails every comparison
+        raise ValueError(f"{name} must be {what}, got {given}")
+
+
 class Backbone(TimmInterface, HubModel):
     """A hierarchical backbone of a stem, stages and a head, with the interface that timm expects.
 
@@ -118,8 +123,7 @@ class Backbone(TimmInterface, HubModel):
             stream and with the rounding to autocast's dtype; see :func:`~ssm_core.layers.fuse_norms`.
 
     Raises:
-        ValueError: ``depths`` and ``dims`` differ in length or are empty, or an index, ``frozen_stages`` or
-            ``img_size`` is out of range.
+        ValueError: ``depths`` and ``dims`` differ in length or are empty, or a number is out of range.
     """
 
     def __init__(
@@ -146,6 +150,12 @@ class Backbone(TimmInterface, HubModel):
         super().__init__()
         if len(depths) != len(dims) or not depths:
             raise ValueError(f"depths and dims must have one entry a stage, got {tuple(depths)} and {tuple(dims)}")
+        _require(min(depths) >= 0, "depths", "0 or more for every stage", tuple(depths))
+        _require(min(dims) >= 1, "dims", "1 or more for every stage", tuple(dims))
+        _require(mlp_ratio * min(dims) >= 1, "mlp_ratio", "large enough for a hidden channel in every stage", mlp_ratio)
+        _require(0 <= drop_path_rate < 1, "drop_path_rate", "from 0 to below 1", drop_path_rate)
+        _require(in_chans >= 1, "in_chans", "1 or more", in_chans)
+        _require(num_classes >= 0, "num_classes", "0 or more", num_classes)
         self.out_indices = None if out_indices is None else take_indices(out_indices, len(depths))
         count = len(depths) if self.out_indices is None else self.out_indices[-1] + 1
         self.in_chans = in_chans

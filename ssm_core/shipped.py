@@ -5,6 +5,7 @@ The first digits of a file's SHA-256 are in its name. They are compared before t
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def digits_of(path: Path) -> str:
 
 
 def read_shipped(folder: Path) -> tuple[ShippedWeights, ...]:
-    """Return the table of a package. It is empty if the folder has none.
+    """Return the table of a package. It is empty if the folder has none, and if it is damaged, with a warning.
 
     Args:
         folder: the folder ``weights`` of the package.
@@ -68,8 +69,37 @@ def read_shipped(folder: Path) -> tuple[ShippedWeights, ...]:
     index = folder / INDEX
     if not index.is_file():
         return ()
-    rows = json.loads(index.read_text(encoding="utf-8"))
-    return tuple(ShippedWeights(**{**row, "path": folder / row["path"]}) for row in rows)
+    try:
+        rows = json.loads(index.read_text(encoding="utf-8"))
+        if not isinstance(rows, list):
+            raise ValueError("it is no list")
+        return tuple(_row(folder, row) for row in rows)
+    except (OSError, ValueError, RecursionError) as error:
+        # The package is imported for much else, so that this may be no error.
+        warnings.warn(f"{index} is damaged, so that no weights come with its package: {error}", stacklevel=2)
+        return ()
+
+
+def _row(folder: Path, row: object) -> ShippedWeights:
+    """Check a row of the table. Raises ValueError."""
+    if not isinstance(row, dict) or row.keys() != set(ShippedWeights._fields):
+        raise ValueError(f"a row has not the entries {', '.join(ShippedWeights._fields)}")
+    name, path, config, figures, timm_cfg = (row[field] for field in ShippedWeights._fields)
+    if not all(isinstance(text, str) and text for text in (name, path, config)):
+        raise ValueError("a name, a path or a config is no text")
+    if Path(path).name != path:  # it names no other folder
+        raise ValueError(f"{path} is no name of a file")
+    if not isinstance(figures, dict) or not all(_is_number(value) for value in figures.values()):
+        raise ValueError(f"the figures of {name} are no numbers")
+    if timm_cfg is not None:
+        size = timm_cfg.get("input_size") if isinstance(timm_cfg, dict) else None
+        if not isinstance(size, list) or len(size) != 3 or not all(_is_number(side) and side >= 1 for side in size):
+            raise ValueError(f"the input_size of {name} is no list of channels, height and width")
+    return ShippedWeights(name, folder / path, config, figures, timm_cfg)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def write_shipped(folder: Path, rows: Iterable[ShippedWeights]) -> None:

@@ -309,6 +309,10 @@ def create_for_timm(
         model: Network = build_model_with_cfg(
             build, variant, pretrained, pretrained_filter_fn=filter_fn, feature_cfg=feature_cfg, **options
         )
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("label_names") or ()
+    if len(names) != getattr(model, "num_classes", len(names)):  # names of classes that a new head does not have
+        cast(Any, model).pretrained_cfg = {key: value for key, value in cfg.items() if key != "label_names"}
     return model if dtype is None else model.to(dtype)
 
 

@@ -3,6 +3,7 @@
 ``held_out`` has the first 300 images of Fashion-MNIST's test split (Zalando, MIT licence).
 """
 
+import json
 import math
 import os
 import re
@@ -285,3 +286,36 @@ def test_what_does_not_ship(trained, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"take more than 0\.001 MB, even in float16$"):
         trained.ship()
     assert sorted(trained.root.rglob("*")) == before
+
+
+GOOD = {"name": "m.d", "path": "m.d-00000000.safetensors", "config": "a/b", "figures": {"top1": 1.0}, "timm_cfg": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (json.dumps([GOOD])[:40], "Unterminated string"),
+        ("", "Expecting value"),
+        ("null", "no list"),
+        ("[null]", "a row has not the entries"),
+        (json.dumps([{**GOOD, "more": 1}]), "a row has not the entries"),
+        (json.dumps([{key: GOOD[key] for key in GOOD if key != "config"}]), "a row has not the entries"),
+        (json.dumps([{**GOOD, "name": 7}]), "is no text"),
+        (json.dumps([{**GOOD, "path": "../../m.d-00000000.safetensors"}]), "is no name of a file"),
+        (json.dumps([{**GOOD, "path": "/m.d-00000000.safetensors"}]), "is no name of a file"),
+        (json.dumps([{**GOOD, "figures": {"top1": "94"}}]), "are no numbers"),
+        (json.dumps([{**GOOD, "timm_cfg": {"input_size": []}}]), "is no list of channels"),
+        ("[" * 100_000, "recursion"),
+        (b"\xff\xfe[]", "codec"),
+    ],
+)
+def test_a_damaged_table_is_told_of_and_stops_nothing(text, reason, tmp_path):
+    (tmp_path / "index.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(UserWarning, match=f"index.json is damaged, .*{reason}"):
+        assert read_shipped(tmp_path) == ()
+
+
+def test_a_sound_table_is_read(tmp_path):
+    (tmp_path / "index.json").write_text(json.dumps([GOOD]))
+    (row,) = read_shipped(tmp_path)
+    assert row.path == tmp_path / GOOD["path"]

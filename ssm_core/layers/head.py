@@ -41,6 +41,7 @@ class ClassifierHead(nn.Module):
         self.in_features = num_features
         self.drop_rate = drop_rate
         self.fc: nn.Module = nn.Identity()
+        _check_pooling(global_pool)
         self.reset(num_classes, global_pool)
 
     def reset(self, num_classes: int, global_pool: GlobalPool | None = None) -> None:
@@ -54,9 +55,7 @@ class ClassifierHead(nn.Module):
             ValueError: ``global_pool`` is unknown.
         """
         if global_pool is not None:
-            if global_pool not in get_args(GlobalPool):
-                known = ", ".join(repr(name) for name in get_args(GlobalPool))
-                raise ValueError(f"global_pool must be one of {known}, got {global_pool!r}")
+            _check_pooling(global_pool)
             self.global_pool = SelectAdaptivePool2d(
                 pool_type=global_pool, flatten=bool(global_pool), input_fmt="NHWC"
             ).train(self.training)
@@ -79,3 +78,9 @@ class ClassifierHead(nn.Module):
         x = self.global_pool(self.transform(x))
         x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
+
+
+def _check_pooling(name: object) -> None:
+    if name not in get_args(GlobalPool):
+        known = ", ".join(map(repr, get_args(GlobalPool)))
+        raise ValueError(f"global_pool must be one of {known}, got {name!r}")

@@ -38,6 +38,9 @@ class SelectiveSSM(nn.Module):
         dt_rank: rank R of the projection that gives the step sizes.
         directions: number K of models.
 
+    Raises:
+        ValueError: there is no channel or no state.
+
     Attributes:
         multiple: what the rank of a product is padded to; 1 for no padding. See :func:`pad_projections`.
     """
@@ -50,6 +53,11 @@ class SelectiveSSM(nn.Module):
 
     def __init__(self, inner_dim: int, d_state: int, dt_rank: int, directions: int) -> None:
         super().__init__()
+        if inner_dim < 1 or d_state < 1:
+            raise ValueError(
+                f"a scan needs a channel (dims times ssm_ratio) and a state (d_state) at least, got {inner_dim} and "
+                f"{d_state}"
+            )
         self.inner_dim, self.d_state, self.dt_rank, self.directions = inner_dim, d_state, dt_rank, directions
         self.x_proj = nn.Linear(inner_dim, directions * (dt_rank + 2 * d_state), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(directions, inner_dim, dt_rank))

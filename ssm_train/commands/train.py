@@ -21,7 +21,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--resume", nargs="?", const=True, default=False, metavar="CKPT",
         help="continue from a checkpoint; without a value, from the newest good one in the work folder",
     )  # fmt: skip
-    again.add_argument("--overwrite", action="store_true", help="delete the run in the work folder and begin anew")
+    again.add_argument("--overwrite", action="store_true", help="delete checkpoints in the work folder and begin anew")
     again.add_argument("--fresh", action="store_true", help="keep the run in the work folder, train in run_2 within it")
     parser.add_argument(
         "--keep-updates", action="store_true",

@@ -20,7 +20,7 @@ from ssm_train.compat import base_configs, manager_lock
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
-from ssm_train.runtime.config_files import find_config
+from ssm_train.runtime.config_files import check_base, find_config
 from ssm_train.runtime.config_keys import option_key, unknown_option
 from ssm_train.runtime.config_values import check_change
 from ssm_train.runtime.launching import Launcher
@@ -260,6 +260,7 @@ def _check_bases(path: Path, heirs: tuple[Path, ...] = ()) -> None:
         raise ConfigError(f"the config {path} inherits from itself, by way of {heirs[-1]}")
     for base in Config._get_base_files(str(path)):
         inherited = path.parent / base
+        check_base(path, base)
         # A base of an installed package has "::" in its name, and inherits within its package.
         if "::" not in base and inherited.suffix in (".py", ".json", ".yaml", ".yml") and os.path.isfile(inherited):
             _check_bases(inherited, (*heirs, path))

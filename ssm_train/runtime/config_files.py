@@ -37,6 +37,27 @@ def find_config(name: str | Path) -> Path:
     return path
 
 
+def check_base(path: Path, base: str) -> None:
+    """Raise if a config inherits from a file that is not there.
+
+    Args:
+        path: the config.
+        base: an entry of its ``_base_``. Those of other packages are not looked for.
+
+    Raises:
+        ConfigError: there is no such file; the message has the nearest that there is.
+    """
+    package, _, name = base.rpartition("::")
+    if package not in ("", "ssm_train"):
+        return
+    folder = SHIPPED if package else path.parent
+    if not (folder / name).is_file():
+        begin = f"{package}::" if package else ""
+        known = [f"{begin}{file.relative_to(SHIPPED).as_posix()}" for file in SHIPPED.rglob("*.py")] if package else []
+        known += [] if package else [os.path.relpath(file, folder) for file in _around(folder / name)]
+        raise ConfigError(f"{path} inherits from {base}, which is no file{nearest(base, known)}")
+
+
 def shipped_names() -> list[str]:
     """The names of all configs that come with the package and can be trained."""
     paths = (path.relative_to(SHIPPED) for path in SHIPPED.rglob("*.py"))

@@ -26,11 +26,27 @@ def schedule_warning(cfg: Config) -> str:
             continue
         last = max(ends, key=lambda place: ends[place])
         if ends[last] != length:
+            begin = schedulers[last].get("begin", 0)
+            what_to_do = (
+                f"param_scheduler.{'' if alone else f'{last}.'}end={length} makes it as long"
+                if begin < length
+                else _with_shorter_warm_up(ends, last, begin, length, unit)
+            )
             return (
                 f"the schedule of the learning rate is for {ends[last]} {unit}, and the training has {length}: "
-                f"param_scheduler.{'' if alone else f'{last}.'}end={length} makes it as long"
+                f"{what_to_do}"
             )
     return ""
+
+
+def _with_shorter_warm_up(ends: dict[int, int], last: int, begin: int, length: int, unit: str) -> str:
+    """What to do where the warm-up alone, of which the last scheduler begins at the end, takes the whole training."""
+    if length < 2:  # no scheduler can be shorter
+        return f"param_scheduler=[] trains at one rate, since the warm-up alone takes {begin} {unit}"
+    warm_up = max(1, begin * length // ends[last])
+    keys = [f"param_scheduler.{place}.end={warm_up}" for place in ends if place != last and ends[place] > warm_up]
+    keys += [f"param_scheduler.{last}.begin={warm_up}", f"param_scheduler.{last}.end={length}"]
+    return f"{' '.join(keys)} make it as long, with a warm-up of {warm_up}"
 
 
 def scale_to_update(optim_wrapper: Any) -> None:

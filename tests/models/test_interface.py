@@ -101,6 +101,33 @@ def test_unfit_arguments_say_what_is_wrong(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("argument", "values", "words"),
+    [
+        ("drop_path_rate", (1.5, 1.0, -0.1, float("nan")), "drop_path_rate must be from 0 to below 1"),
+        ("depths", ((1, -1, 1, 1),), "depths must be 0 or more"),
+        ("dims", ((16, 0, 16, 16),), "dims must be 1 or more"),
+        ("mlp_ratio", (-1.0, 0.0, float("nan")), "mlp_ratio must be large enough"),
+        ("num_classes", (-1,), "num_classes must be 0 or more"),
+        ("in_chans", (-1, 0), "in_chans must be 1 or more"),
+        ("d_state", (0, -1), "a scan needs a channel .* and a state"),
+        ("ssm_ratio", (0.0, -1.0), "a scan needs a channel .* and a state"),
+        ("global_pool", ("all",), "global_pool must be one of"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, argument, values, words):
+    for value in values:
+        with pytest.raises(ValueError, match=words):
+            small(name, **{argument: value})
+
+
+@pytest.mark.parametrize("family", CLASSES.values())
+def test_a_classifier_needs_a_pooling(family):
+    with pytest.raises(ValueError, match=r"global_pool must be one of .*, got None"):
+        family(arch="nano", global_pool=None)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("d_state", [2, 5])
 def test_any_number_of_states(name, d_state):
     model = small(name, d_state=d_state)

@@ -87,6 +87,7 @@ def test_a_model_by_its_name(made):
         "crop_mode": "center",
     }  # fmt: skip
     assert model.pretrained_cfg["label_names"] == CLASSES
+    assert "label_names" not in made.create(num_classes=7).pretrained_cfg
     assert made.create(pretrained=False).in_chans == 1
 
 

@@ -1,6 +1,7 @@
 """A run's config is complete once it is built. Configs that are derived from it leave it unchanged."""
 
 import copy
+import re
 
 import pytest
 from command_line import CONFIGS
@@ -197,3 +198,18 @@ def test_names_of_the_first_edition(tmp_path, line):
     config.write_text(f'_base_ = "{DIGITS}"\n{line}\n')
     with pytest.raises(ConfigError, match=r"names changed with the second edition: docs/upgrading\.md"):
         load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("base", "hint"),
+    [
+        ("ssm_train::mambatree/mambatree-nano_fmnst.py", "'ssm_train::mambatree/mambatree-nano_fmnist.py'"),
+        ("./mine-twoo.py", "'mine-two.py'"),
+    ],
+)
+def test_a_base_that_is_no_file(base, hint, tmp_path):
+    (tmp_path / "mine-two.py").write_text("")
+    (tmp_path / "mine.py").write_text(f"_base_ = {base!r}")
+    with pytest.raises(ConfigError, match=re.escape(f"mine.py inherits from {base}, which is no file")) as error:
+        load_config(tmp_path / "mine.py")
+    assert f"did you mean {hint}?" in str(error.value)

@@ -9,6 +9,8 @@ from ssm_train.runtime.schedules import schedule_warning
 
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
+SECOND = "param_scheduler.1.begin=1 param_scheduler.1.end=2"
+FOLDER = CONFIGS / "quadmamba" / "quadmamba-tiny_image-folder.py"
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -20,8 +22,10 @@ def test_the_schedules_of_all_configs_are_as_long_as_the_training(leaf):
     ("config", "options", "words"),
     [
         (DIGITS, ["train_cfg.max_epochs=50"], "is for 25 epochs, and the training has 50: param_scheduler.1.end=50 "),
-        (DIGITS, ["train_cfg.max_epochs=2"], "is for 25 epochs, and the training has 2: param_scheduler.1.end=2 "),
+        (DIGITS, ["train_cfg.max_epochs=4"], "is for 25 epochs, and the training has 4: param_scheduler.1.end=4 "),
         (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler.1.end=50"], ""),
+        (FOLDER, ["train_cfg.max_epochs=1"], "param_scheduler=[] trains at one rate, since the warm-up alone takes 3 "),
+        (FOLDER, ["train_cfg.max_epochs=2"], f"param_scheduler.0.end=1 {SECOND} make it as long, with a warm-up of 1"),
         (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler=[]"], ""),
         ("mambatree/upernet_mambatree-nano_nuclei-128x128.py", ["train_cfg.max_iters=10"], "and the training has 10: "),
     ],
