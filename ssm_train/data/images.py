@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.errors import DataError
 from ssm_core.layers import MIN_SIDE
-from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, open_image
+from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, check_regular, open_image
 from ssm_train.data.shown import Bands, to_picture
 from ssm_train.runtime.files import write_atomically
 
@@ -51,7 +51,7 @@ def decode(
         OSError: the file cannot be read. Decoders may raise any other of :data:`UNREADABLE`, and so does an image of
             five or more channels, which are no colours.
     """
-    found = open_image(source, value_range, max_megapixels)
+    found = open_image(source, value_range, max_megapixels, 1 if mode == "L" else 3)
     if isinstance(found, np.ndarray):
         if found.shape[2] > 4:
             raise ValueError(f"it has {found.shape[2]} channels, which are no colours")
@@ -86,7 +86,7 @@ def decode_channels(
     """
     if channels in (1, 3):
         return decode(source, "L" if channels == 1 else "RGB", max_megapixels, value_range)
-    found = open_image(source, value_range, max_megapixels)
+    found = open_image(source, value_range, max_megapixels, channels)
     if isinstance(found, Image.Image):
         found = np.asarray(found.convert("RGBA") if channels == 4 else found)
         found = found.reshape(*found.shape[:2], -1)
@@ -189,6 +189,7 @@ def size_in_file(path: str | Path) -> tuple[int, int]:
     Raises:
         OSError: the file cannot be read; any other of :data:`UNREADABLE` says the same.
     """
+    check_regular(path)
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)

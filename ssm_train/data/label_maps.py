@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.pixels import NPY
+from ssm_train.data.pixels import NPY, check_regular, in_native_order, pages_of
 
 IGNORED = 255  # the label of pixels that belong to no class
 Colour = Sequence[int]
@@ -27,13 +27,16 @@ def read_label_map(path: str | Path, palette: Sequence[Colour] | None = None) ->
 
     Raises:
         ValueError: the file has colours and no palette is given, or a colour that the palette lacks, or numbers that
-            are not whole.
+            are not whole, or several pages.
         OSError: the file cannot be read. Decoders may raise any other of :data:`~ssm_train.data.images.UNREADABLE`.
     """
+    check_regular(path)
     if Path(path).suffix.lower() == NPY:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
         with Image.open(path) as image:
+            if len(pages := pages_of(image)) > 1:
+                raise ValueError(f"its label map has {len(pages)} pages, and must have one")
             values = np.asarray(_plain(ImageOps.exif_transpose(image), in_colours=palette is not None))
     if values.ndim == 3:
         values = _of_colours(values, palette)
@@ -43,7 +46,7 @@ def read_label_map(path: str | Path, palette: Sequence[Colour] | None = None) ->
         if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
             raise ValueError("its label map has numbers that are not whole")
         values = values.astype(np.int64)
-    return values.astype(np.uint8) if values.dtype.kind == "b" else np.ascontiguousarray(values)
+    return values.astype(np.uint8) if values.dtype.kind == "b" else np.ascontiguousarray(in_native_order(values))
 
 
 def check_palette(palette: Sequence[Colour]) -> np.ndarray:  # [classes, 3] uint8

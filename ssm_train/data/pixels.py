@@ -5,7 +5,9 @@ Pillow's modes of eight bits stay as they are. All else becomes an array of valu
 """
 
 import io
+import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +25,10 @@ _COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa")  # Pillow'
 _GREYS = ("1", "La")  # Pillow's modes that are read as L
 ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
 _MOST_CHANNELS = 1024
+_SUBFILE = 254  # the number of TIFF's tag that says what a page is
+_OTHER = 1 | 4  # its bits of a smaller version of another page, and of a mask
+# Pillow says this on the terminal before it raises an error. tifffile reads such a file then.
+logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: "More samples per pixel" not in str(record.msg))
 
 
 class ImageBytes(NamedTuple):
@@ -45,6 +51,7 @@ def open_image(
     source: ImageSource,
     value_range: Sequence[float] | None = None,
     max_megapixels: float | None = None,
+    channels: int | None = None,
 ) -> Image.Image | np.ndarray:
     """Open an image and turn it upright.
 
@@ -55,6 +62,8 @@ def open_image(
         value_range: the values that become 0 and 255; see :func:`to_levels`.
         max_megapixels: largest size in millions of pixels. A larger image is refused before it is decoded. None for
             no limit but Pillow's, 179 megapixels.
+        channels: how many channels are asked for. The pages of a TIFF of several grey pages are the channels of one
+            image where they are as many; None takes any number. Smaller versions and masks of a page do not count.
 
     Returns:
         An image in mode L, LA, RGB or RGBA, which is decoded already. Or, where the source has another number of
@@ -74,6 +83,8 @@ def open_image(
     in_memory = isinstance(source, ImageBytes)
     file = io.BytesIO(source.content) if in_memory else source
     path = Path(source.name if in_memory else source)
+    if not in_memory:
+        check_regular(path)
     if path.suffix.lower() == NPY:
         try:
             values = np.load(file, mmap_mode=None if in_memory else "r", allow_pickle=False)
@@ -88,11 +99,59 @@ def open_image(
         return _open_tiff(file, path.name, value_range, max_megapixels)
     with image:
         _check_size(path.name, image.height, image.width, max_megapixels)
+        pages = pages_of(image)
+        if len(pages) > 1:
+            grey = len(image.getbands()) == 1 and image.mode not in _COLOURS
+            if not grey or len(pages) != (channels or len(pages)):
+                how = f", or read them by channels={len(pages)}" if grey else ""
+                raise ValueError(f"it has {len(pages)} pages, and is read as one image: save one page alone{how}")
+            return _of_pages(image, pages, path.name, value_range)
         ImageOps.exif_transpose(image, in_place=True)
         return _of_upright(image, value_range)
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Check that opening a path ends. Opening a pipe would wait for somebody to write into it.
+
+    Raises:
+        OSError: it is a pipe, a device or a socket, or there is nothing.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder, who opens it says what is wrong
+        raise OSError("it is no file, but a pipe, a socket or a device")
+
+
+def pages_of(image: Image.Image) -> list[int]:
+    """The numbers of the pages of a TIFF that are images like its first; the first alone of any other file.
+
+    Args:
+        image: an open file, at its first page.
+    """
+    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
+        return [0]
+    first, alike = (image.size, image.mode), [0]
+    for number in range(1, image.n_frames):
+        image.seek(number)
+        if (image.size, image.mode) == first and not image.tag_v2.get(_SUBFILE, 0) & _OTHER:
+            alike.append(number)
+    image.seek(0)
+    return alike
+
+
+def _of_pages(
+    image: Image.Image, pages: Sequence[int], name: str, value_range: Sequence[float] | None
+) -> np.ndarray:  # [H, W, pages] float32, 0 … 255
+    orientation = int(image.getexif().get(ORIENTATION, 1))
+    planes = []
+    for number in pages:
+        image.seek(number)
+        planes.append(np.array(image))
+    return _finish(np.stack(planes, axis=-1), orientation, name, value_range, None)
+
+
 def _of_upright(image: Image.Image, value_range: Sequence[float] | None) -> Image.Image | np.ndarray:
+    if not image.width or not image.height:
+        raise _no_image((image.height, image.width))
     if image.mode in _COLOURS:
         image = image.convert("RGB")
     elif image.mode in _GREYS:
@@ -121,6 +180,7 @@ def to_levels(
             are outside of 0 to 1.
         ConfigError: ``value_range`` is not two finite numbers of which the second is larger.
     """
+    values = in_native_order(values)
     if values.dtype.kind not in "buif":
         raise ValueError(f"its values are {values.dtype}, and must be real numbers")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -128,6 +188,11 @@ def to_levels(
     low, high = _range_of(values) if value_range is None else check_range(value_range)
     levels = (values.astype(np.float64) - low) * (LEVELS / (high - low))
     return levels.clip(0, LEVELS).astype(np.float32)
+
+
+def in_native_order(values: np.ndarray) -> np.ndarray:
+    """Values whose bytes have the order of this machine, as NumPy's types are compared and torch reads them."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def check_range(value_range: Sequence[float]) -> ValueRange:
@@ -194,9 +259,7 @@ def _finish(
     max_megapixels: float | None,
 ) -> np.ndarray:  # [H, W, C] float32, 0 … 255
     if values.ndim not in (2, 3) or not 0 < values[..., None].shape[2] <= _MOST_CHANNELS or not values.size:
-        raise ValueError(
-            f"it has the shape {values.shape}, and an image has [height, width] or [height, width, channels]"
-        )
+        raise _no_image(values.shape)
     _check_size(name, *values.shape[:2], max_megapixels)
     levels = to_levels(values, value_range).reshape(*values.shape[:2], -1)
     if orientation in (5, 6, 7, 8):
@@ -206,6 +269,10 @@ def _finish(
     if orientation in (3, 4, 7, 8):
         levels = levels[::-1]
     return np.ascontiguousarray(levels)
+
+
+def _no_image(shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"it has the shape {shape}, and an image has [height, width] or [height, width, channels]")
 
 
 def _check_size(name: str, height: int, width: int, max_megapixels: float | None) -> None:

@@ -1,5 +1,7 @@
 """Label maps are read from the kinds of files that programs write, and no label is narrowed before it is checked."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -119,3 +121,27 @@ def test_labels_are_changed_as_mmseg_changes_them(tmp_path, reduce, label_map):
     }  # fmt: skip
     expected = LoadAnnotations()({**known, "seg_fields": []})["gt_seg_map"]
     assert np.array_equal(LoadLabelMap()(known)["gt_seg_map"], expected)
+
+
+@pytest.mark.parametrize("kind", [".tif", ".npy"])
+def test_the_order_of_bytes_changes_no_label(tmp_path, kind):
+    path, labels = tmp_path / f"x{kind}", LABELS.astype(">u2") * np.array(300, ">u2")
+    if kind == ".npy":
+        np.save(path, labels)
+    else:
+        tifffile.imwrite(path, labels, byteorder=">")
+    found = read_label_map(path)
+    assert np.array_equal(found, labels)
+    assert found.dtype == np.uint16
+
+
+def test_a_label_map_has_one_page(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", np.stack([LABELS] * 3), photometric="minisblack")
+    with pytest.raises(ValueError, match="its label map has 3 pages, and must have one"):
+        read_label_map(tmp_path / "x.tif")
+
+
+def test_a_pipe_is_no_label_map(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(OSError, match="it is no file, but a pipe"):
+        read_label_map(tmp_path / "x.png")

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -12,12 +13,23 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.datasets import ImageFolder
-from ssm_train.data.images import UNREADABLE, decode, decode_channels, find_images, read_image, to_area, to_square
+from ssm_train.data.datasets import ImageFolder, ImageList
+from ssm_train.data.images import (
+    UNREADABLE,
+    check_whole,
+    decode,
+    decode_channels,
+    find_images,
+    read_image,
+    size_in_file,
+    to_area,
+    to_square,
+)
 from ssm_train.data.loading import LoadImage
 from ssm_train.data.pixels import open_image, to_levels
 from ssm_train.data.transforms import TestTransform, TrainTransform
 
+to_tensor = TestTransform(9)
 ALL_16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
 
 
@@ -300,3 +312,79 @@ def test_what_a_folder_has_instead_of_images_is_named(tmp_path):
         ImageFolder(None, tmp_path)
     with pytest.raises(DataError, match=r"it has 2 \.heic, 1 \.txt"):
         find_images(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "f4", "f8"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_order_of_bytes_changes_no_value(tmp_path, dtype, channels):
+    plain = random_values(6, 5, channels).squeeze().astype("u2") * 257
+    plain = plain if dtype == "u2" else (plain / 65535).astype(dtype)
+    turned = plain.astype(f">{dtype}")
+    np.save(tmp_path / "x.npy", turned)
+    planes = "contig" if channels == 2 else None
+    tifffile.imwrite(tmp_path / "x.tif", turned, byteorder=">", photometric="minisblack", planarconfig=planes)
+    expected = np.asarray(decode_channels(plain, channels))
+    for source in (turned, tmp_path / "x.npy", tmp_path / "x.tif"):
+        assert np.array_equal(np.asarray(decode_channels(source, channels)), expected)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.npy", "x.tif"])
+def test_a_pipe_is_never_opened(tmp_path, name):
+    """A dataset takes the next image, and says which one could not be read."""
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    os.mkfifo(tmp_path / "train" / "a" / name)
+    write(tmp_path / "train" / "a" / "y.png", random_values(9, 9, 3))
+    (tmp_path / "x.csv").write_text(f"image,labels\ntrain/a/{name},a\ntrain/a/y.png,a\n")
+    for data in (ImageFolder(to_tensor, tmp_path), ImageList(to_tensor, tmp_path / "x.csv")):
+        said = data[0]["data_samples"]["unreadable"]
+        assert said.endswith(f"{name} (it is no file, but a pipe, a socket or a device)")
+    with pytest.raises(OSError, match="no such file"):  # what detection and segmentation ask first
+        check_whole(tmp_path / "train" / "a" / name)
+    with pytest.raises(OSError, match="a pipe, a socket or a device"):
+        size_in_file(tmp_path / "train" / "a" / name)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "I;16", "F"])
+def test_an_image_without_pixels_is_refused_as_an_empty_array_is(size, mode):
+    for channels in (1, 3, 4, 5):
+        with pytest.raises(ValueError, match="it has the shape") as of_array:
+            decode_channels(np.zeros(size[::-1], np.uint8), channels)
+        with pytest.raises(ValueError, match="it has the shape") as of_image:
+            decode_channels(Image.new(mode, size), channels)
+        assert str(of_image.value) == str(of_array.value)
+
+
+def test_pages_of_a_tiff(tmp_path):
+    path, values = tmp_path / "x.tif", random_values(6, 5, 13)
+    for count in (2, 3, 4, 13):
+        pages = np.moveaxis(values[..., :count], -1, 0)
+        tifffile.imwrite(path, pages, photometric="minisblack", metadata=None)
+        found = np.asarray(decode_channels(path, count))
+        assert np.array_equal(found, values[..., :count])
+        assert np.array_equal(open_image(path), found)
+        for other in {1, 2, 3, 4, 13} - {count}:
+            said = f"it has {count} pages, .*: save one page alone, or read them by channels={count}$"
+            with pytest.raises(ValueError, match=said):
+                decode_channels(path, other)
+    colours = [Image.fromarray(random_values(6, 5, 3)) for _ in range(3)]
+    colours[0].save(path, save_all=True, append_images=colours[1:])
+    with pytest.raises(ValueError, match=r"it has 3 pages, and is read as one image: save one page alone$"):
+        decode(path)
+
+
+def test_smaller_versions_are_no_pages(tmp_path):
+    values = random_values(8, 8, 3)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(values, photometric="rgb")
+        file.write(values[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(values, photometric="rgb", subfiletype=1)
+
+    assert np.array_equal(np.asarray(decode(tmp_path / "x.tif")), values)
+
+
+def test_tiffs_of_many_samples_are_read_in_silence(tmp_path, caplog):
+    tifffile.imwrite(tmp_path / "x.tif", random_values(6, 5, 13), photometric="minisblack", planarconfig="contig")
+    with caplog.at_level(logging.ERROR):
+        assert decode_channels(tmp_path / "x.tif", 13).shape == (6, 5, 13)
+    assert not caplog.records
