@@ -80,14 +80,14 @@ def number_alike(dataset: Any, number: Callable[[Any, Sequence[str]], None], wor
     """Number the classes of joined datasets as the first of them does. They are compared by name.
 
     Args:
-        dataset: the dataset. If it is none that joins others, nothing happens.
+        dataset: the dataset. If it is none that joins others, its classes are only checked.
         number: see :func:`renumber`.
         words: what the data are called in a message, such as ``"the training data"``.
 
     Raises:
-        ConfigError: two of the datasets have different classes.
+        ConfigError: two of the datasets have different classes, or one names a class twice.
     """
-    first, *others = ([str(name) for name in part.metainfo["classes"]] for part in parts_of(dataset))
+    first, *others = (check_classes(part.metainfo["classes"]) for part in parts_of(dataset))
     for place, own in enumerate(others, 2):
         if differ(own, first):
             raise ConfigError(
@@ -110,6 +110,22 @@ def parts_of(dataset: Any) -> list[Any]:
 
 def _wrapped(dataset: Any) -> list[Any]:
     return [dataset.dataset] if "dataset" in vars(dataset) else list(vars(dataset).get("datasets", []))
+
+
+def check_classes(classes: Any) -> list[str]:
+    """Check the names of a dataset's classes, and return them as a list.
+
+    Raises:
+        ConfigError: they are no list of names, or name a class twice.
+    """
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise ConfigError(
+            f"a dataset's classes are a list of names between quotes, such as ['cat', 'dog'], not {classes!r:.100}"
+        )
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise ConfigError(f"a dataset's classes name {', '.join(twice)[:100]} twice: name every class once")
+    return list(classes)
 
 
 def differ(own: Sequence[str], expected: Sequence[str]) -> bool:

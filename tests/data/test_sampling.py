@@ -1,8 +1,10 @@
 """Tests of what chooses images: weighted sampling, mmengine's wrappers, lists of images and folds."""
 
 import csv
+import io
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, WeightedRandomSampler
 
 from ssm_core.errors import ConfigError, DataError
-from ssm_train.data.classes import class_counts
+from ssm_train.data.classes import class_counts, number_alike
 from ssm_train.data.datasets import ImageDataset, ImageFolder, ImageList, collate_images
 from ssm_train.data.datasets.folds import in_fold
+from ssm_train.data.datasets.label_values import number_labels
 from ssm_train.data.guarded import guarded
 from ssm_train.data.samplers import WeightedSampler
 from ssm_train.runtime.reproducibility import make_reproducible
@@ -231,6 +234,56 @@ def test_titles_of_lists(tmp_path):
             ImageList(lambda image: image, str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,labels\n0.png,dog,outdoors\n1.png,cat\n", r"line 2 of .* has 3 fields for 2 columns .* ; between the"),
+        ("image,labels\n\n0.png,dog\na,b.png,cat\n", r"line 4 of .*: put what has a comma in it between double quotes"),
+        ('image,labels\n0.png,"a\nb"\n1.png,a,b\n', "line 4 of "),
+        ('image,labels\n0.png,dog\n1.png,"cat\n2.png,dog\n', r"from line 3 of .*: are its quotes in pairs"),
+        ("image,labels,labels\n0.png,dog,cat\n", "names the column labels twice"),
+        ("image,labels\n../x.png,dog\n", r"row 1 of .* names '../x.png', which is no .*: give root="),
+        ("image,labels\n0.png,dog\n/etc/x.png,dog\n", "row 2 of .* names '/etc/x.png'"),
+        ("image,labels\na/../../x.png,dog\n", "names 'a/../../x.png'"),
+    ],
+)  # fmt: skip
+def test_rows_that_would_be_read_as_others(tmp_path, text, said):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        ImageList(lambda image: image, str(tmp_path / "x.csv"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_cells_of_csv_are_as_they_are_written(tmp_path, end):
+    rows = [["image", "labels", "note"], ["a, b.png", "cat\nsmall;dog", "x"], ["c\u2028\x0bd.png", 'the "dog"', ""]]
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
+    (tmp_path / "x.csv").write_bytes((file.getvalue() + f"e.png,dog,,,{end}").encode("utf-8-sig"))
+    data = ImageList(lambda image: image, str(tmp_path / "x.csv"))
+    assert [data.name(place) for place in range(3)] == [
+        str(tmp_path / name) for name in ("a, b.png", "c\u2028\x0bd.png", "e.png")
+    ]
+    assert data.classes == ["cat\nsmall", "dog", 'the "dog"']
+    assert data.labels == [[0, 1], [2], [1]]
+
+
+def test_classes_are_a_list_of_names(tmp_path):
+    (tmp_path / "x.csv").write_text("image,labels\na.png,c\n")
+    for classes in ("cat", [0, 1], {"cat": 0}, 3):
+        with pytest.raises(ConfigError, match="a dataset's classes are a list of names between quotes, such as"):
+            ImageList(lambda image: image, str(tmp_path / "x.csv"), classes=classes)
+        with pytest.raises(ConfigError, match="a dataset's classes are a list of names"):
+            number_labels(["c", "a"], classes, False, "x")
+
+
+def test_classes_of_any_data_are_named_once():
+    once, twice = (SimpleNamespace(metainfo=dict(classes=names)) for names in (("cat", "dog"), ("cat", "cat")))
+    number_alike(once, None, "x")
+    for data in (twice, SimpleNamespace(datasets=[once, twice]), SimpleNamespace(dataset=twice)):
+        with pytest.raises(ConfigError, match="a dataset's classes name cat twice"):
+            number_alike(data, None, "x")
+
+
 # --- Folds
 
 
@@ -254,6 +307,25 @@ LAST = dict(of=200, part="held_out", number=199)
 def test_wrong_folds(fold):
     with pytest.raises(ConfigError, match="fold"):
         in_fold([[0]] * 100, fold)
+
+
+@pytest.mark.parametrize(
+    ("fold", "said"),
+    [
+        (dict(of=2.5), "of=2.5"), (dict(of=True), "of=True"), (dict(of="5"), "of='5'"),
+        (dict(number=1.0), "number=1.0"),
+        (dict(seed=-1), "seed=-1"), (dict(seed=None), "seed=None"),
+    ],
+)  # fmt: skip
+def test_numbers_of_folds_are_whole(fold, said):
+    with pytest.raises(ConfigError, match=f"a dataset's fold takes whole numbers from 0 on, not {said}"):
+        in_fold([[0]] * 100, fold)
+
+
+def test_a_link_to_itself_is_no_class(folder):
+    (folder / "train" / "loop").symlink_to(folder / "train" / "loop")
+    with pytest.raises(DataError, match=r"cannot list the classes: \S+train/loop: "):
+        ImageFolder(None, str(folder))
 
 
 def test_a_fold_of_a_folder(folder):

@@ -41,6 +41,14 @@ def test_some_of_the_classes(coco):
         dataset(coco.root, metainfo=dict(classes=["circle"]))
 
 
+def test_a_class_is_named_once(coco):
+    for test_mode in (False, True):
+        with pytest.raises(ConfigError, match="a dataset's classes name disc twice: name every class once"):
+            dataset(coco.root, metainfo=dict(classes=("disc", "disc")), test_mode=test_mode)
+    with pytest.raises(ConfigError, match=r"are a list of names between quotes, such as \['cat', 'dog'\], not 'disc'"):
+        dataset(coco.root, metainfo=dict(classes="disc"))
+
+
 def test_the_classes_in_another_order(coco):
     data, turned = dataset(coco.root), dataset(coco.root, metainfo=dict(classes=["box", "disc"]))
     found = dataset(coco.root)

@@ -12,7 +12,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import TRANSFORMS
 from PIL import Image
 
-from ssm_core.errors import DataError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.tasks.segmentation import SegmentationFolder
 
 META = {"classes": ("ground", "thing"), "palette": [(0, 0, 0), (200, 0, 0)]}
@@ -47,6 +47,16 @@ def test_suffixes_in_any_case_and_what_is_no_data(tmp_path):
     pairs = [(info["img_path"], info["seg_map_path"]) for info in map(found.get_data_info, range(len(found)))]
     names = [("a.PNG", "a.png"), ("b.png", "b.PNG"), ("c.Png", "c.png")]
     assert pairs == [(str(tmp_path / "images" / a), str(tmp_path / "labels" / b)) for a, b in names]
+
+
+def test_a_class_is_named_once(tmp_path):
+    write(tmp_path, ["a.png"], ["a.png"])
+    for test_mode in (False, True):
+        with pytest.raises(ConfigError, match="a dataset's classes name thing twice: name every class once"):
+            SegmentationFolder(
+                data_root=str(tmp_path), data_prefix=FOLDERS, metainfo={**META, "classes": ("thing", "thing")},
+                img_suffix=".png", test_mode=test_mode,
+            )  # fmt: skip
 
 
 def test_a_suffix_that_matches_nothing_is_named(tmp_path):

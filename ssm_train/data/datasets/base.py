@@ -1,7 +1,6 @@
 """What datasets of labelled images have in common."""
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.augmentation import Unfinished
+from ssm_train.data.classes import check_classes
 from ssm_train.data.collate import DRAWN_KEY
 from ssm_train.data.images import UNREADABLE, reason
 from ssm_train.registry import SCOPE, TRANSFORMS
@@ -33,7 +33,7 @@ class ImageDataset(Dataset):
             ``"raise"`` stops.
 
     Raises:
-        ConfigError: ``unreadable`` is something else, or a class is named twice.
+        ConfigError: ``unreadable`` is something else, or ``classes`` are no names, or name a class twice.
     """
 
     def __init__(
@@ -45,11 +45,8 @@ class ImageDataset(Dataset):
     ):
         if unreadable not in ("skip", "raise"):
             raise ConfigError(f"a dataset's unreadable is 'skip' or 'raise', not {unreadable!r}")
-        twice = [str(name) for name, count in Counter(classes).items() if count > 1]
-        if twice:
-            raise ConfigError(f"a dataset's classes name {', '.join(twice)[:100]} twice: name every class once")
         self.labels = labels
-        self.classes = classes
+        self.classes = check_classes(classes)
         self.transform = _built(transform) if isinstance(transform, dict) else transform
         self.unreadable = unreadable
 

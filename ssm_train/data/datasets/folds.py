@@ -43,6 +43,11 @@ def in_fold(labels: Sequence[int | Sequence[int]], fold: Fold | None) -> list[in
     if unknown:
         raise ConfigError(f"a dataset's fold has {', '.join(Fold.__annotations__)}, and no {unknown[0]!r}")
     of, number, part, seed = fold.get("of", 5), fold.get("number", 0), fold.get("part", "train"), fold.get("seed", 0)
+    wrong = [
+        key for key, value in (("of", of), ("number", number), ("seed", seed)) if type(value) is not int or value < 0
+    ]
+    if wrong:
+        raise ConfigError(f"a dataset's fold takes whole numbers from 0 on, not {wrong[0]}={fold[wrong[0]]!r}")
     if of < 2 or not 0 <= number < of or part not in ("train", "held_out"):
         raise ConfigError(
             f"a dataset's fold needs of >= 2, a number below it, and part 'train' or 'held_out', not {dict(fold)}"

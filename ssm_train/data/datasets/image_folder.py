@@ -56,7 +56,10 @@ class ImageFolder(ImageFiles):
         folder = Path(root) / split
         if not folder.is_dir():
             raise DataError(f"there is no dataset folder {folder}; {self.how_to_make}")
-        classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and is_data(entry.name))
+        try:
+            classes = sorted(entry.name for entry in os.scandir(folder) if is_data(entry.name) and entry.is_dir())
+        except OSError as error:  # such as a link that leads to itself
+            raise DataError(f"cannot list the classes: {error.filename or folder}: {error.strerror}") from error
         if not classes:
             raise DataError(f"{folder} has no class folders; {self.how_to_make}")
         paths: list[str] = []

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ssm_core.errors import DataError, nearest
+from ssm_train.data.classes import check_classes
 from ssm_train.data.faults import Unusable
 
 MOST_CLASSES = 2**16  # more are no classes, but for example the numbers of people
@@ -36,11 +37,14 @@ def number_labels(values: Sequence[Any], classes: Sequence[str] | None, multi_la
         place: where the labels are from, for messages.
 
     Raises:
+        ConfigError: ``classes`` are no names, or name a class twice.
         DataError: some labels are numbers and others names, and ``classes`` is not given.
     """
     read = [_read(value, multi_label) for value in values]
     found = {label for own in read if isinstance(own, list) for label in own}
-    if classes is None:
+    if classes is not None:
+        classes = check_classes(classes)
+    else:
         names = sorted(label for label in found if isinstance(label, str))
         numbers = [label for label in found if isinstance(label, int)]
         if names and numbers:

@@ -8,6 +8,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import DataError
+from ssm_train.data.classes import check_classes
 from ssm_train.data.collate import data_samples_of
 from ssm_train.tasks.detection.annotations import BadAnnotations, CocoAnnotations
 from ssm_train.tasks.detection.index import FROM, Indexing, open_annotations
@@ -80,10 +81,11 @@ class CocoInstances(CocoDataset):
         """Read the images with their instances, in mmdet's form. An image is read when it is used.
 
         Raises:
+            ConfigError: ``metainfo`` names a class twice, or has no list of names.
             DataError: see :func:`.read_annotations`, or ``metainfo`` names a class that the file does not have.
         """
         content = self.coco_annotations()
-        classes = self._metainfo.setdefault("classes", tuple(content.classes))
+        classes = tuple(check_classes(self._metainfo.setdefault("classes", tuple(content.classes))))
         self.cat_ids = content.category_ids(classes)
         self.cat2label = {number: label for label, number in enumerate(self.cat_ids)}
         return AnnotatedList(np.arange(content.columns.images), self._image_at)

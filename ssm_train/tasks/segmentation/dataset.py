@@ -6,6 +6,7 @@ from pathlib import Path
 from mmseg.datasets import BaseSegDataset
 
 from ssm_core.errors import DataError
+from ssm_train.data.classes import check_classes
 from ssm_train.data.images import endings, files_below
 
 
@@ -17,11 +18,14 @@ class SegmentationFolder(BaseSegDataset):
     ``NAME`` + ``seg_map_suffix``, in the same sub-folders.
 
     Raises:
+        ConfigError: ``metainfo`` names a class twice, or has no list of names.
         DataError: no image ends in ``img_suffix``, or no label map belongs to one of them.
     """
 
     def load_data_list(self) -> list[dict]:
         """List the images and their label maps, sorted by the paths of the images."""
+        if (classes := self._metainfo.get("classes")) is not None:
+            check_classes(classes)
         if self.ann_file and not os.path.isdir(self.ann_file):  # a list of names
             return super().load_data_list()
         images = self.data_prefix.get("img_path") or ""
