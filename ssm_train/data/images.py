@@ -169,6 +169,8 @@ def check_whole(path: str | os.PathLike) -> None:
         OSError: the file fails one of the checks.
     """
     path = Path(path)
+    if path.exists():
+        check_regular(path)
     if not path.is_file():
         raise FileNotFoundError("there is no such file")
     with path.open("rb") as file:

@@ -49,6 +49,14 @@ def test_suffixes_in_any_case_and_what_is_no_data(tmp_path):
     assert pairs == [(str(tmp_path / "images" / a), str(tmp_path / "labels" / b)) for a, b in names]
 
 
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x"])
+def test_names_of_a_list_stay_in_the_folder(tmp_path, name):
+    write(tmp_path, ["a.png"], ["a.png"])
+    (tmp_path / "names.txt").write_text(f"a\n{name}\n")
+    with pytest.raises(DataError, match=rf"names\.txt names '{name}', which is no place within its folder"):
+        folder(tmp_path, ann_file="names.txt")
+
+
 def test_a_class_is_named_once(tmp_path):
     write(tmp_path, ["a.png"], ["a.png"])
     for test_mode in (False, True):

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+from mmengine.fileio import list_from_file
 from mmseg.datasets import BaseSegDataset
 
 from ssm_core.errors import DataError
 from ssm_train.data.classes import check_classes
 from ssm_train.data.images import endings, files_below
+from ssm_train.data.inside import check_inside
 
 
 class SegmentationFolder(BaseSegDataset):
@@ -19,7 +21,8 @@ class SegmentationFolder(BaseSegDataset):
 
     Raises:
         ConfigError: ``metainfo`` names a class twice, or has no list of names.
-        DataError: no image ends in ``img_suffix``, or no label map belongs to one of them.
+        DataError: no image ends in ``img_suffix``, no label map belongs to one of them, or a name in the list
+            ``ann_file`` leads outside of the folders.
     """
 
     def load_data_list(self) -> list[dict]:
@@ -27,6 +30,9 @@ class SegmentationFolder(BaseSegDataset):
         if (classes := self._metainfo.get("classes")) is not None:
             check_classes(classes)
         if self.ann_file and not os.path.isdir(self.ann_file):  # a list of names
+            for name in map(str.strip, list_from_file(self.ann_file)):
+                if name:
+                    check_inside(name, self.ann_file)
             return super().load_data_list()
         images = self.data_prefix.get("img_path") or ""
         found = _by_name(images, self.img_suffix)
