@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,9 @@ ORIENTATION = 274  # the number of the tag in TIFF and in EXIF
 _MOST_CHANNELS = 1024
 _SUBFILE = 254  # the number of TIFF's tag that says what a page is
 _OTHER = 1 | 4  # its bits of a smaller version of another page, and of a mask
+_MOST_PAGES = 4 * _MOST_CHANNELS  # further ones are not counted
+# What Pillow raises for a page that it does not read. For a first page, Image.open makes an OSError of it.
+_NO_PAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, OverflowError, AttributeError, struct.error)
 # Pillow says this on the terminal before it raises an error. tifffile reads such a file then.
 logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: "More samples per pixel" not in str(record.msg))
 
@@ -127,12 +131,19 @@ def pages_of(image: Image.Image) -> list[int]:
     Args:
         image: an open file, at its first page.
     """
-    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
-        return [0]
-    first, alike = (image.size, image.mode), [0]
-    for number in range(1, image.n_frames):
-        image.seek(number)
-        if (image.size, image.mode) == first and not image.tag_v2.get(_SUBFILE, 0) & _OTHER:
+    alike = [0]
+    if image.format != "TIFF":
+        return alike
+    first = image.size, image.mode
+    for number in range(1, _MOST_PAGES):
+        try:
+            image.seek(number)
+            kind = image.tag_v2.get(_SUBFILE, 0)
+        except EOFError:
+            break
+        except _NO_PAGE:  # of a kind that Pillow does not read, or damaged: it is none like the first
+            continue
+        if (image.size, image.mode) == first and not (isinstance(kind, int) and kind & _OTHER):
             alike.append(number)
     image.seek(0)
     return alike

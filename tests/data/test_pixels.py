@@ -26,7 +26,7 @@ from ssm_train.data.images import (
     to_square,
 )
 from ssm_train.data.loading import LoadImage
-from ssm_train.data.pixels import open_image, to_levels
+from ssm_train.data.pixels import ImageBytes, open_image, to_levels
 from ssm_train.data.transforms import TestTransform, TrainTransform
 
 to_tensor = TestTransform(9)
@@ -381,6 +381,31 @@ def test_smaller_versions_are_no_pages(tmp_path):
         file.write(values, photometric="rgb", subfiletype=1)
 
     assert np.array_equal(np.asarray(decode(tmp_path / "x.tif")), values)
+
+
+def test_a_page_that_cannot_be_read_does_not_count(tmp_path):
+    values = random_values(8, 8, 3)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(values, photometric="rgb")
+        file.write(random_values(8, 8, 13), photometric="minisblack", planarconfig="contig")
+        file.write(values, photometric="rgb", subfiletype=1)
+    assert np.array_equal(np.asarray(decode(tmp_path / "x.tif")), values)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # Pillow's of tags
+def test_damaged_tiffs_of_several_pages_are_unreadable_or_read():
+    draw, file, outcomes = np.random.default_rng(0), io.BytesIO(), set()
+    tifffile.imwrite(file, random_values(3, 6, 5), photometric="minisblack", metadata=None)
+    for _ in range(1500):
+        content = bytearray(file.getvalue())
+        for place in draw.integers(len(content), size=4):
+            content[place] = draw.integers(256)
+        try:
+            decode_channels(ImageBytes("x.tif", bytes(content)), 3)
+            outcomes.add("read")
+        except UNREADABLE:
+            outcomes.add("unreadable")
+    assert outcomes == {"read", "unreadable"}
 
 
 def test_tiffs_of_many_samples_are_read_in_silence(tmp_path, caplog):
