@@ -51,7 +51,7 @@ def check_base(path: Path, base: str) -> None:
     if package not in ("", "ssm_train"):
         return
     folder = SHIPPED if package else path.parent
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):
         begin = f"{package}::" if package else ""
         known = [f"{begin}{file.relative_to(SHIPPED).as_posix()}" for file in SHIPPED.rglob("*.py")] if package else []
         known += [] if package else [os.path.relpath(file, folder) for file in _around(folder / name)]
