@@ -9,7 +9,8 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,9 @@ def open_image(
                 how = f", or read them by channels={len(pages)}" if grey else ""
                 raise ValueError(f"it has {len(pages)} pages, and is read as one image: save one page alone{how}")
             return _of_pages(image, pages, path.name, value_range)
-        ImageOps.exif_transpose(image, in_place=True)
+        with _damage_is_unreadable():
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
         return _of_upright(image, value_range)
 
 
@@ -149,14 +152,24 @@ def pages_of(image: Image.Image) -> list[int]:
     return alike
 
 
+@contextmanager
+def _damage_is_unreadable() -> Iterator[None]:
+    """Make an OSError of what Pillow raises where the tags of a damaged file have other types than they must have."""
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, OverflowError, struct.error) as error:
+        raise OSError(f"it is damaged ({' '.join(str(error).split())})") from error
+
+
 def _of_pages(
     image: Image.Image, pages: Sequence[int], name: str, value_range: Sequence[float] | None
 ) -> np.ndarray:  # [H, W, pages] float32, 0 … 255
-    orientation = int(image.getexif().get(ORIENTATION, 1))
     planes = []
-    for number in pages:
-        image.seek(number)
-        planes.append(np.array(image))
+    with _damage_is_unreadable():
+        orientation = int(image.getexif().get(ORIENTATION, 1))
+        for number in pages:
+            image.seek(number)
+            planes.append(np.array(image))
     return _finish(np.stack(planes, axis=-1), orientation, name, value_range, None)
 
 
