@@ -7,6 +7,8 @@ shares the imports alone, which take most of the time of a short one. Do not use
 import atexit
 import contextlib
 import json
+import logging
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -14,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+import weakref
 from pathlib import Path
 
 IMPORTED = ("transformers", "peft", "tree_ssm.language", "ssm_train.tasks.language.task", "torch.distributed.run")
@@ -80,6 +83,7 @@ def _attend(connection):
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+        _forget_exit_functions()
         _run(arguments)
     for file in files:
         os.close(file)
@@ -90,6 +94,19 @@ def _attend(connection):
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     connection.sendall(status.to_bytes(8, "little", signed=True))
     return 0
+
+
+def _forget_exit_functions():
+    """Keep what imports have made, such as a folder for pictures of wandb's. It is of all programs: none may remove it.
+
+    What a program makes itself is removed when it ends.
+    """
+    atexit._clear()
+    for finalizer in list(weakref.finalize._registry):
+        finalizer.detach()
+    weakref.finalize._registered_with_atexit = False
+    for function in (logging.shutdown, multiprocessing.util._exit_function):
+        atexit.register(function)
 
 
 def _run(arguments):
