@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-_HOW_TO_BUILD = (
-    "build it with `make setup`, or with `pip install .` in an environment that has torch and a C++ compiler "
-    "(`tree-ssm doctor` examines what is there)"
+HOW_TO_BUILD = (
+    "build it with `make setup` in a clone of the repository, or with `pip install .` in an environment that has torch "
+    "and a C++ compiler (`tree-ssm doctor` examines what is there)"
 )
 
 
@@ -35,7 +35,7 @@ def load() -> bool:
     except OSError as error:
         warnings.warn(
             f"{library.name} does not load with torch {torch.__version__} ({error.__cause__ or error}); it needs "
-            f"torch 2.10 or newer. Using the slow PyTorch references; {_HOW_TO_BUILD}.",
+            f"torch 2.10 or newer. Using the slow PyTorch references; {HOW_TO_BUILD}.",
             stacklevel=2,
         )
         return False
@@ -58,7 +58,7 @@ def defines(names: Sequence[str]) -> bool:
     if missing:
         warnings.warn(
             f"{library.name} is older than the Python code: it lacks {', '.join(missing)}. Using the slow PyTorch "
-            f"reference of {names[0]}; {_HOW_TO_BUILD}.",
+            f"reference of {names[0]}; {HOW_TO_BUILD}.",
             stacklevel=2,
         )
     return not missing
@@ -89,7 +89,7 @@ def kernel_architecture(device: int) -> tuple[int, int]:
         RuntimeError: the library has no kernels that this GPU can run, or none at all.
     """
     if "architectures" not in build_info():
-        raise RuntimeError(f"the compiled library has no CUDA kernels; {_HOW_TO_BUILD}, and with a CUDA toolkit")
+        raise RuntimeError(f"the compiled library has no CUDA kernels; {HOW_TO_BUILD}, and with a CUDA toolkit")
     return divmod(torch.ops.ssm_build.kernel_architecture(device), 10)
 
 
@@ -103,6 +103,6 @@ def warn_slow(op: str, device_type: str) -> None:
 @functools.cache
 def _warn_slow_once(op: str, device_type: str) -> None:
     warnings.warn(
-        f"{op} has no compiled kernel for {device_type} here and runs its slow PyTorch reference; {_HOW_TO_BUILD}.",
+        f"{op} has no compiled kernel for {device_type} here and runs its slow PyTorch reference; {HOW_TO_BUILD}.",
         stacklevel=4,
     )

@@ -175,7 +175,7 @@ def count_cost(cfg: Config, size: Size, dtype: torch.dtype = torch.float32) -> C
     with contextlib.nullcontext() if task.needs_values else without_values():
         model = task.build()
         if not _ext.load() and task.has_scans(model):
-            raise UserError("scans and trees are counted by the compiled library's operators: run `make setup`")
+            raise UserError(f"scans and trees are counted by the compiled library's operators: {_ext.HOW_TO_BUILD}")
         parameters = sum(parameter.numel() for parameter in model.parameters())
         plain = _Plain(task, model)
         flops = count_pass(plain, task.example_input(size, batch=1))

@@ -51,7 +51,9 @@ class Format(ABC):
             UserError: the compiled library is missing, or a compiler or package that the format needs.
         """
         if not _ext.load():
-            raise UserError("exporting needs the compiled library, whose operators a graph can hold: run `make setup`")
+            raise UserError(
+                f"exporting needs the compiled library, whose operators a graph can hold: {_ext.HOW_TO_BUILD}"
+            )
 
     @abstractmethod
     def write(self, program: ExportedProgram, path: Path) -> None:

@@ -186,7 +186,7 @@ def test_cost_of_timms_models(capsys):
 def test_cost_needs_the_compiled_library(capsys, monkeypatch):
     monkeypatch.setattr(_ext, "load", lambda: False)
     for name in ("mambatree_tiny", CONFIGS / "quadmamba" / "quadmamba-nano_digits.py"):
-        assert "are counted by the compiled library's operators: run `make setup`" in error_of(
+        assert "are counted by the compiled library's operators: build it with `make setup` in a clone" in error_of(
             capsys, "analysis/cost", name, "--size", 64, 64
         )
     assert run("analysis/cost", "resnet18", "--size", 64, 64) == 0
