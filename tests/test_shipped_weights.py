@@ -162,6 +162,15 @@ def test_a_config_alone_opens_with_its_weights(row, capsys):
         assert (named.normalization, list(named.classes)) == (opened.normalization, list(opened.classes))
 
 
+def test_they_are_tested_without_a_checkpoint(held_out, tmp_path, capsys):
+    config, loader = "quadmamba/quadmamba-nano_fmnist", "test_dataloader"
+    options = [f"{loader}.dataset.root={HELD_OUT}", f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
+    assert run("test", config, "--work-dir", tmp_path, "--cfg-options", *options) == 0
+    found = Predictor(config)([np.repeat(image[..., None], 3, -1) for image in held_out[0]])
+    right = np.mean([one["label"] == label for one, label in zip(found, held_out[1], strict=True)])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"top1 {100 * right:.2f}, ")
+
+
 def test_a_config_without_weights(capsys, tmp_path):
     Image.new("L", (32, 32)).save(tmp_path / "a.png")
     arguments = ("quadmamba/quadmamba-nano_digits", tmp_path / "a.png", "--out", tmp_path / "out")

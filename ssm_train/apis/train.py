@@ -12,6 +12,7 @@ from mmengine.optim import OptimWrapper
 
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.writing import explained
+from ssm_train.apis.shipped_weights import shipped_with
 from ssm_train.runtime.building import building_from_config
 from ssm_train.runtime.config import changed
 from ssm_train.runtime.evaluator import not_measured
@@ -161,7 +162,8 @@ def test(
 
     Args:
         cfg: see :func:`.config.load_config`; ``work_dir`` has to be set.
-        checkpoint: file of the weights; None for a network that comes with weights, as language models do.
+        checkpoint: file of the weights; None for a network that comes with weights, as language models do, or to take
+            those that come with the package for this config.
         out: where the predictions are written, see :meth:`.Task.prediction_writer`; None writes none.
 
     Returns:
@@ -171,6 +173,8 @@ def test(
         UserError: the config, the data, the checkpoint or the machine is not right; the message says what.
     """
     task = task_of(cfg)
+    if checkpoint is None and (row := shipped_with(cfg)) is not None:
+        checkpoint = row.checked()
     if checkpoint is None and not task.comes_with_weights:
         raise ConfigError("there are no weights to test: name a checkpoint, since this config's network has none")
     load_from = None if checkpoint is None else str(checkpoint)

@@ -33,15 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     check_early(args.config, args.cfg_options)
     from ssm_train.apis.prediction import prediction_config
-    from ssm_train.apis.shipped_weights import shipped_with
     from ssm_train.apis.train import test
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    checkpoint = args.checkpoint
-    if checkpoint is None and (row := shipped_with(cfg)) is not None:
-        checkpoint = row.checked()
-        cli.say(f"weights that come with the package: {checkpoint.name}")
-    metrics = test(prediction_config(cfg, args.tta, args.tile, args.overlap), checkpoint, args.out)
+    metrics = test(prediction_config(cfg, args.tta, args.tile, args.overlap), args.checkpoint, args.out)
     # COCO's precisions go from 0 to 1, all others are percentages.
     cli.say(", ".join(f"{name} {value:.{4 if abs(value) <= 1 else 2}f}" for name, value in metrics.items()))

@@ -26,12 +26,11 @@ def schedule_warning(cfg: Config) -> str:
             continue
         last = max(ends, key=lambda place: ends[place])
         if ends[last] != length:
-            begin = schedulers[last].get("begin", 0)
-            what_to_do = (
-                f"param_scheduler.{'' if alone else f'{last}.'}end={length} makes it as long"
-                if begin < length
-                else _with_shorter_warm_up(ends, last, begin, length, unit)
-            )
+            begin, key = schedulers[last].get("begin", 0), "param_scheduler" if alone else f"param_scheduler.{last}"
+            what_to_do = f"{key}.end={length} makes it as long"
+            if begin >= length:
+                warm_ups = {f"param_scheduler.{place}.end": end for place, end in ends.items() if place != last}
+                what_to_do = _with_shorter_warm_up(warm_ups, key, begin / ends[last], length)
             return (
                 f"the schedule of the learning rate is for {ends[last]} {unit}, and the training has {length}: "
                 f"{what_to_do}"
@@ -39,13 +38,20 @@ def schedule_warning(cfg: Config) -> str:
     return ""
 
 
-def _with_shorter_warm_up(ends: dict[int, int], last: int, begin: int, length: int, unit: str) -> str:
-    """What to do where the warm-up alone, of which the last scheduler begins at the end, takes the whole training."""
+def _with_shorter_warm_up(warm_ups: dict[str, int], last: str, share: float, length: int) -> str:
+    """What to do where the warm-up alone takes the whole training.
+
+    Args:
+        warm_ups: the ends of the schedulers before the last one, by their keys.
+        last: key of the last one.
+        share: place in the schedule at which the last one begins.
+        length: of the training.
+    """
     if length < 2:  # no scheduler can be shorter
-        return f"param_scheduler=[] trains at one rate, since the warm-up alone takes {begin} {unit}"
-    warm_up = max(1, begin * length // ends[last])
-    keys = [f"param_scheduler.{place}.end={warm_up}" for place in ends if place != last and ends[place] > warm_up]
-    keys += [f"param_scheduler.{last}.begin={warm_up}", f"param_scheduler.{last}.end={length}"]
+        return "param_scheduler=[] trains at one rate, since the warm-up alone takes longer"
+    warm_up = max(1, int(share * length))
+    keys = [f"{key}={warm_up}" for key, end in warm_ups.items() if end > warm_up]
+    keys += [f"{last}.begin={warm_up}", f"{last}.end={length}"]
     return f"{' '.join(keys)} make it as long, with a warm-up of {warm_up}"
 
 

@@ -24,7 +24,11 @@ def test_the_schedules_of_all_configs_are_as_long_as_the_training(leaf):
         (DIGITS, ["train_cfg.max_epochs=50"], "is for 25 epochs, and the training has 50: param_scheduler.1.end=50 "),
         (DIGITS, ["train_cfg.max_epochs=4"], "is for 25 epochs, and the training has 4: param_scheduler.1.end=4 "),
         (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler.1.end=50"], ""),
-        (FOLDER, ["train_cfg.max_epochs=1"], "param_scheduler=[] trains at one rate, since the warm-up alone takes 3 "),
+        (
+            FOLDER,
+            ["train_cfg.max_epochs=1"],
+            "param_scheduler=[] trains at one rate, since the warm-up alone takes longer",
+        ),
         (FOLDER, ["train_cfg.max_epochs=2"], f"param_scheduler.0.end=1 {SECOND} make it as long, with a warm-up of 1"),
         (DIGITS, ["train_cfg.max_epochs=50", "param_scheduler=[]"], ""),
         ("mambatree/upernet_mambatree-nano_nuclei-128x128.py", ["train_cfg.max_iters=10"], "and the training has 10: "),
@@ -39,6 +43,8 @@ def test_a_schedule_that_is_no_list():
     cfg = load_config(DIGITS, ["train_cfg.max_epochs=50"])
     cfg.param_scheduler = cfg.param_scheduler[1]
     assert "the training has 50: param_scheduler.end=50 " in schedule_warning(cfg)
+    cfg.train_cfg.max_epochs = cfg.param_scheduler.begin
+    assert "param_scheduler.begin=1 param_scheduler.end=2 make it as long" in schedule_warning(cfg)
 
 
 def test_the_user_reads_it(tmp_path):
