@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ssm_core.errors import DataError
 from ssm_core.layers import MIN_SIDE
-from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, check_regular, open_image
+from ssm_train.data.pixels import LEVELS, NPY, ORIENTATION, ImageSource, check_regular, open_image, open_with_pillow
 from ssm_train.data.shown import Bands, to_picture
 from ssm_train.runtime.files import write_atomically
 
@@ -181,7 +181,7 @@ def check_whole(path: str | os.PathLike) -> None:
         ending = file.read()
     # Some encoders write more bytes after the end marker. Then only decoding shows whether the image is whole.
     if path.suffix.lower() in (".jpg", ".jpeg") and ending != _END_OF_JPEG:
-        with Image.open(path) as image:
+        with open_with_pillow(path) as image:
             image.load()
 
 
@@ -193,7 +193,7 @@ def size_in_file(path: str | Path) -> tuple[int, int]:
     """
     check_regular(path)
     try:
-        with Image.open(path) as image:
+        with open_with_pillow(path) as image:
             turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
     except UnidentifiedImageError:

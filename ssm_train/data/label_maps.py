@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.pixels import NPY, check_regular, in_native_order, pages_of
+from ssm_train.data.pixels import NPY, check_regular, in_native_order, open_with_pillow, pages_of
 
 IGNORED = 255  # the label of pixels that belong to no class
 Colour = Sequence[int]
@@ -34,7 +34,7 @@ def read_label_map(path: str | Path, palette: Sequence[Colour] | None = None) ->
     if Path(path).suffix.lower() == NPY:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
-        with Image.open(path) as image:
+        with open_with_pillow(path) as image:
             if len(pages := pages_of(image)) > 1:
                 raise ValueError(f"its label map has {len(pages)} pages, and must have one")
             values = np.asarray(_plain(ImageOps.exif_transpose(image), in_colours=palette is not None))

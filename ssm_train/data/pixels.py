@@ -4,6 +4,7 @@ Pillow's modes of eight bits stay as they are. All else becomes an array of valu
 :func:`to_levels`.
 """
 
+import functools
 import io
 import logging
 import os
@@ -12,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -32,8 +33,6 @@ _OTHER = 1 | 4  # its bits of a smaller version of another page, and of a mask
 _MOST_PAGES = 4 * _MOST_CHANNELS  # further ones are not counted
 # What Pillow raises for a page that it does not read. For a first page, Image.open makes an OSError of it.
 _NO_PAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, OverflowError, AttributeError, struct.error)
-# Pillow says this on the terminal before it raises an error. tifffile reads such a file then.
-logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: "More samples per pixel" not in str(record.msg))
 
 
 class ImageBytes(NamedTuple):
@@ -97,7 +96,7 @@ def open_image(
             raise ValueError("its header names more values than fit into memory") from error
         return _finish(values, 1, path.name, value_range, max_megapixels)
     try:
-        image = Image.open(file)
+        image = open_with_pillow(file)
     except OSError:
         if path.suffix.lower() not in TIFF or not (len(source.content) if in_memory else os.path.getsize(path)):
             raise
@@ -115,6 +114,18 @@ def open_image(
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
         return _of_upright(image, value_range)
+
+
+def open_with_pillow(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+    """Open a file with Pillow. Of a file with many channels it only raises an error, since tifffile reads it then."""
+    _keep_quiet_about_channels()
+    return Image.open(file)
+
+
+@functools.cache
+def _keep_quiet_about_channels() -> None:
+    # Pillow says it on the terminal before it raises an error.
+    logging.getLogger("PIL.TiffImagePlugin").addFilter(lambda record: "More samples per pixel" not in str(record.msg))
 
 
 def check_regular(path: str | os.PathLike) -> None:
