@@ -1,6 +1,7 @@
 """Tests that the benchmarks measure, write their results, and refuse what they cannot measure."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -9,6 +10,12 @@ from PIL import Image
 
 from ssm_core import timing as benchmark
 from ssm_core.errors import ConfigError
+
+NOISE = str(CONFIGS / "quadmamba/quadmamba-small_synthetic.py")
+SMALL = [
+    "train_dataloader.num_batch_per_epoch=20", "train_dataloader.dataset.size=32", "val_dataloader.dataset.size=32",
+    "val_dataloader.dataset.length=8", "model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)",
+]  # fmt: skip
 
 
 def test_time_of_short_calls_is_that_of_one():
@@ -111,17 +118,24 @@ def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
 
 
 def test_training_on_noise_is_timed(tmp_path, quick_python, capfd):
-    options = ["train_dataloader.num_batch_per_epoch=20", "val_dataloader.dataset.length=8"]
-    options += [f"{loader}_dataloader.dataset.size=32" for loader in ("train", "val")]
-    options += ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)"]
-    config, report = CONFIGS / "quadmamba/quadmamba-small_synthetic.py", tmp_path / "rows.json"
-    arguments = [config, "--processes", 1, "--batch", 4, "--work-dir", tmp_path, "--json", report, "--cfg-options"]
-    (row,) = load_tool("benchmarks/distributed").main([*map(str, arguments), *options])
+    report = tmp_path / "rows.json"
+    arguments = [NOISE, "--processes", 1, "--batch", 4, "--work-dir", tmp_path, "--json", report, "--cfg-options"]
+    (row,) = load_tool("benchmarks/distributed").main([*map(str, arguments), *SMALL])
     assert row.images_per_second == pytest.approx(4 / row.seconds_per_iteration)
     assert row.speed_up == 1
     assert row.largest_loss_difference == 0
     assert json.loads(report.read_text()) == [asdict(row)]
     assert len(capfd.readouterr().out.splitlines()) == 2
+
+
+def test_stopping_loses_no_iteration(quick_python, capsys):
+    load_tool("benchmarks/stopping").main([NOISE, "--seconds", "0.5", "--every", "0.2", "--cfg-options", *SMALL])
+    said = capsys.readouterr().out
+    stopped, logged, state = map(
+        int, re.search(r"after iteration (\d+) \((\d+) when .*, state of iteration (\d+)", said).groups()
+    )
+    assert state == stopped >= logged >= 10
+    assert re.search(r"no state: \d+ iterations.*\na state every 0.2 s: \d+ iterations", said)
 
 
 def test_dense_training_beside_mmdets(tmp_path, capfd):

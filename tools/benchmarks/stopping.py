@@ -88,7 +88,7 @@ def iterations(folder: Path) -> list[dict]:
     """What was logged of each iteration, in the order of time."""
     files = sorted(folder.glob("*/vis_data/scalars.json"), key=lambda path: path.stat().st_mtime)
     lines = [line for path in files for line in path.read_text().splitlines() if line.endswith("}")]
-    return [record for record in map(json.loads, lines) if "train/loss" in record and "time" in record]
+    return [record for record in map(json.loads, lines) if "train/time" in record]
 
 
 def measure_stop(args: argparse.Namespace, folder: Path) -> None:
@@ -115,7 +115,7 @@ def measure_saving(args: argparse.Namespace, folder: Path) -> None:
         process = start(args, folder / name, f"default_hooks.timed_checkpoint.minutes={minutes}")
         time.sleep(args.seconds)
         stop(process)
-        times = sorted(record["time"] for record in iterations(folder / name)[10:])
+        times = sorted(record["train/time"] for record in iterations(folder / name)[10:])
         mean, median, top = statistics.mean(times), statistics.median(times), times[-1]
         print(f"{name}: {len(times)} iterations, seconds each: mean {mean:.4f}, median {median:.4f}, longest {top:.3f}")
 

@@ -137,7 +137,7 @@ def where_time_goes(step: Callable[[], None], device: str) -> str:
         for _ in range(3):
             timed(step, device)
     key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=key, row_limit=40, max_name_column_width=110)
+    return profiler.key_averages().table(sort_by=key, row_limit=-1, max_name_column_width=110)
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
