@@ -8,7 +8,7 @@ training; `--cast` casts the weights, too (in inference only). `--variants` meas
 the named changes. A training step is forward, cross entropy, backward and a fused AdamW update. The models take turns,
 round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the spread
 (±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the versions;
-`--profile FILE` writes where the time of each model goes.
+`--profile FILE` writes where the time of each model goes, by part of the network and by kernel.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
+from ssm_core.kernel_times import kernel_times, table
 from ssm_core.layers import Block, Stage, fuse_norms, pad_projections
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
@@ -130,16 +130,6 @@ def build(
     return step, sum(p.numel() for p in model.parameters()) / 1e6, peak
 
 
-def where_time_goes(step: Callable[[], None], device: str) -> str:
-    """The profiler's table of the kernels of three steps."""
-    cuda = device == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
-        for _ in range(3):
-            timed(step, device)
-    key = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=key, row_limit=-1, max_name_column_width=110)
-
-
 def measure(options: argparse.Namespace) -> list[Row]:
     """Build all models, then time them in turns."""
     built = {name: build(name, options) for name in options.models}
@@ -162,7 +152,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         rate = 1e3 * options.batch / median
         rows.append(Row(name, parameters, rate, rate * spread / median, median, peak, last / median))
     if options.profile:
-        tables = [f"{name}\n{where_time_goes(step, options.device)}" for name, (step, _, _) in built.items()]
+        tables = [f"{name}\n{table(kernel_times(step, options.device))}" for name, (step, _, _) in built.items()]
         write_text_atomically(options.profile, "\n\n".join(tables))
     return rows
 
@@ -187,7 +177,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rounds", type=kinds.whole_number(), default=7, help="turns of each model, two at least")
     add("--steps", type=kinds.whole_number(), default=10 if cuda else 1, help="steps in a turn")
     add("--json", type=Path, help="write all figures to this file")
-    add("--profile", type=Path, help="write a table of each model's kernels to this file")
+    add("--profile", type=Path, help="write each model's time, by part and by kernel, to this file")
     options = parser.parse_args(argv)
     unknown = [name for name in options.models if not timm.is_model(name)]
     if unknown:
