@@ -43,14 +43,13 @@ def test_a_kernel_belongs_to_a_part_by_its_name(name, part):
 
 
 def test_every_operator_of_a_step_is_listed():
-    a, x = torch.randn(500, 500), torch.randn(1, 4, 4, 8)
-    order = torch.arange(16)[None, None]
-    weights = torch.randn(1, 1, 16, 1)
+    a, x = torch.randn(500, 500), torch.randn(1, 16, 8)
+    A, weights, order = -torch.ones(1, 8, 1), torch.randn(1, 1, 16, 1), torch.arange(16)
 
     def step():
         F.silu(a @ a)
         torch.mm(a, a)
-        directional_scan(x.flatten(1, 2), x.flatten(1, 2)[:, None], -torch.ones(1, 8, 1), weights, weights, order=order[0, 0])
+        directional_scan(x, x[:, None], A, weights, weights, order=order)
 
     step()
     kernels = kernel_times(step, "cpu", steps=4)

@@ -105,7 +105,9 @@ def as_csv(rows: Iterable[Iterable[object]]) -> str:
 
 
 def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    if math.isnan(value):
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"  # numbers of pixels have many digits
 
 
 def _short(count: int) -> str:

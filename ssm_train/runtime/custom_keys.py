@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypedDict
 
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import nn
 
@@ -94,12 +93,8 @@ def freeze(model: nn.Module, custom: Mapping[str, CustomKey]) -> list[nn.Module]
     keys = key_of_each(model, custom)
     frozen = {name for name, key in keys.items() if custom[key].get("frozen")}
     parameters = dict(model.named_parameters())
-    new = [name for name in frozen if parameters[name].requires_grad]
-    for name in new:
+    for name in frozen:
         parameters[name].requires_grad_(False)
-    if new:
-        count, total = (sum(parameters[name].numel() for name in group) for group in (frozen, parameters))
-        MMLogger.get_current_instance().info(f"custom_keys freeze {count:,} of {total:,} parameters")
     return frozen_modules(model, [parameters[name] for name in frozen])
 
 

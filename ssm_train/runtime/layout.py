@@ -50,7 +50,8 @@ class Layout:
         return self.processes * self.batch_size * self.accumulation
 
     def __str__(self) -> str:
-        product = f"{self.processes} processes x batch size {self.batch_size} x accumulation {self.accumulation}"
+        processes = "1 process" if self.processes == 1 else f"{self.processes} processes"
+        product = f"{processes} x batch size {self.batch_size} x accumulation {self.accumulation}"
         return f"{product} = {self.update} samples an update"
 
 

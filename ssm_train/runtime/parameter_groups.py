@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from typing import TypedDict
 
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS
@@ -77,6 +78,10 @@ class TimmOptimWrapperConstructor:
         model = model.module if is_model_wrapper(model) else model
         check_names(model, self.custom_keys)
         freeze(model, self.custom_keys)  # the Runner has done so before it wrapped the model
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        total, trained = (sum(size for size, used in sizes if used or every) for every in (True, False))
+        if trained < total:
+            MMLogger.get_current_instance().info(f"{total - trained:,} of {total:,} parameters are frozen")
         wrapper_cfg = dict(self.optim_wrapper_cfg)
         optimizer_cfg = dict(wrapper_cfg.pop("optimizer"))
         groups = self._groups(model, optimizer_cfg["lr"], optimizer_cfg.get("weight_decay", 0.0))

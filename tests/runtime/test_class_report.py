@@ -22,10 +22,11 @@ def test_overlaps_are_those_of_torchmetrics():
 
 
 def test_files(tmp_path):
-    report = ClassReport(["a, b", "ü"], {"images": [3, 0], "f1": [12.5, float("nan")]}, np.array([[2, 1], [0, 0]]))
+    columns = {"pixels": [1_204_744, 0], "f1": [12.5, float("nan")]}
+    report = ClassReport(["a, b", "ü"], columns, np.array([[2, 1], [0, 0]]))
     report.write(tmp_path, "val")
     rows = list(csv.reader((tmp_path / "val_classes.csv").read_text().splitlines()))
-    assert rows == [["class", "images", "f1"], ["a, b", "3", "12.5"], ["ü", "0", ""]]
+    assert rows == [["class", "pixels", "f1"], ["a, b", "1204744", "12.5"], ["ü", "0", ""]]
     rows = list(csv.reader((tmp_path / "val_confusion.csv").read_text().splitlines()))
     assert rows == [["true \\ predicted", "a, b", "ü"], ["a, b", "2", "1"], ["ü", "0", "0"]]
 

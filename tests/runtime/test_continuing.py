@@ -101,7 +101,7 @@ def check_refusals(checkpoint, work_dir):
 
     small = {"train_dataloader.batch_size": 4}
     refused("had 48 training samples and this config gives 24", small)
-    refused("1 processes x batch size 8 x accumulation 1 = 8 samples .* x batch size 4 x accumulation 1 = 4", HALF)
+    refused("1 process x batch size 8 x accumulation 1 = 8 samples .* x batch size 4 x accumulation 1 = 4", HALF)
     refused("= 4 samples an update: resume with the same, or with other sizes of the same prod", HALF, "keep_updates")
     refused("add --keep-updates", HALF | TWICE)
     refused("completed 6 iterations, and train_cfg.max_iters=5 asks for fewer", {"train_cfg.max_iters": 5})

@@ -97,6 +97,17 @@ def test_frozen_parameters_are_not_in_the_optimizer():
     assert freeze(model, custom) == [model.backbone["stem"], model.backbone["blocks"]]
 
 
+def test_the_log_says_how_much_is_frozen(lines):
+    model = Small()
+    model.backbone["stem"].weight.requires_grad_(False)  # as frozen_stages does
+    build(model)
+    total = sum(p.numel() for p in model.parameters())
+    assert lines == [f"{model.backbone['stem'].weight.numel():,} of {total:,} parameters are frozen"]
+    model.backbone["stem"].weight.requires_grad_(True)
+    build(model)
+    assert len(lines) == 1
+
+
 @pytest.mark.parametrize(
     ("custom", "words"),
     [

@@ -242,6 +242,16 @@ class Labelled:
         return {"label": self.labels[index]}
 
 
+def test_the_log_has_the_weights_and_what_has_no_image(lines):
+    make(class_weight=[1, 2, 3, 4, 5, 6.5]).start(Labelled([0, 1]))
+    assert lines == ["weights of the classes: a 1, b 2, c 3, d 4, e 5, f 6.5"]
+    make(class_weight="balanced").start(Labelled([0, 0, 2, 3, 4, 4]))
+    assert lines[1:] == [
+        "the training data have no image of 2 classes, whose weight is 0: b, f",
+        "weights of the classes: a 0.5, b 0, c 1, d 1, e 0.5, f 0",
+    ]
+
+
 def test_several_labels():
     model = make(multi_label=True, class_weight="balanced")
     with pytest.raises(ConfigError, match="need the hook ModelStartHook"):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.augmentation import finish
-from ssm_train.data.classes import are_weights, class_counts
+from ssm_train.data.classes import are_weights, class_counts, listed
 from ssm_train.data.collate import problems_of
 from ssm_train.registry import MODELS
 from ssm_train.runtime.custom_keys import frozen_modules
@@ -129,11 +129,18 @@ class ImageClassifier(BaseModel):
             ConfigError: the dataset does not know the classes of its images, or see :class:`.Teacher`.
             CheckpointError: see :class:`.Teacher`.
         """
+        names = getattr(dataset, "metainfo", {}).get("classes")
         if self.balanced:
-            self.class_weight = balanced_weights(class_counts(dataset), len(dataset), self.binary)
-            weights = zip(dataset.metainfo["classes"], self.class_weight.tolist(), strict=True)
-            listed = ", ".join(f"{name} {weight:.4g}" for name, weight in weights)
-            MMLogger.get_current_instance().info(f"weights of the classes: {listed}")
+            counts = class_counts(dataset)
+            self.class_weight = balanced_weights(counts, len(dataset), self.binary)
+            if missing := [name for name, count in zip(names, counts, strict=True) if count == 0]:
+                MMLogger.get_current_instance().warning(
+                    f"the training data have no image of {len(missing)} classes, whose weight is 0: {listed(missing)}"
+                )
+        if self.class_weight is not None and names is not None:
+            pairs = zip(names, self.class_weight.tolist(), strict=True)
+            weights = ", ".join(f"{name} {weight:.4g}" for name, weight in pairs)
+            MMLogger.get_current_instance().info(f"weights of the classes: {weights}")
         if self.teacher_config is not None:
             self.teacher = Teacher(*self.teacher_config)
         self.started = True
