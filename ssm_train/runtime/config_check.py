@@ -76,7 +76,7 @@ _TOP: dict[str, Any] = {
     "compile": bool | dict | None,
     "sync_bn": Literal["torch"] | None,
     "process_timeout": float,
-    "model_wrapper_cfg": dict | None,
+    **dict.fromkeys(("model_wrapper_cfg", "sharding"), dict | None),
 }
 # The beginnings of types and modules that docs/upgrading.md renames.
 _FIRST_EDITION = ("ssm_core.", "tree_ssm.language.evaluation.")

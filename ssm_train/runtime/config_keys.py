@@ -1,14 +1,14 @@
 """Keys of configs that are not the arguments of a class. Importing this is fast: it needs no other package."""
 
 from collections.abc import Collection
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from ssm_core.errors import ConfigError, nearest
 
 # Keys that the Runner reads from the whole config, besides the arguments of mmengine's Runner.
 RUNNER_EXTRAS = {
     "activation_checkpointing", "compile", "custom_imports", "efficient_conv_bn_eval", "find_unused_parameters",
-    "model_wrapper_cfg", "process_timeout", "runner_type", "sync_bn",
+    "model_wrapper_cfg", "process_timeout", "runner_type", "sharding", "sync_bn",
 }  # fmt: skip
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Keys of loaders, besides the arguments of torch's DataLoader.
@@ -25,9 +25,27 @@ class MultiProcessing(TypedDict, total=False):
     opencv_num_threads: int
 
 
+class Sharding(TypedDict, total=False):
+    """The config's ``sharding`` (:mod:`.sharding`).
+
+    Attributes:
+        param_dtype: the precision in which weights are gathered for a block, and in which its inputs come. With
+            ``float32``, the default, ``optim_wrapper.dtype`` alone decides what is computed in bfloat16, as without
+            sharding. ``bfloat16`` halves the bytes, and rounds what autocast would leave in float32. The shards stay
+            in float32.
+        reduce_dtype: the precision in which gradients are summed; ``float32`` by default.
+        reshard_after_forward: whether the gathered weights of a block are freed until its backward pass, as by default.
+    """
+
+    param_dtype: Literal["float32", "bfloat16"]
+    reduce_dtype: Literal["float32", "bfloat16"]
+    reshard_after_forward: bool
+
+
 # The keys of dictionaries that no class takes, with what they are.
 PLAIN: dict[str, dict[str, Any]] = {
     "auto_scale_lr": {"base_batch_size": int, "enable": bool},
+    "sharding": get_type_hints(Sharding),
     "randomness": {"seed": int | None, "diff_rank_seed": bool, "deterministic": bool},
     "env_cfg": {"cudnn_benchmark": bool, "mp_cfg": MultiProcessing, "dist_cfg": dict, "resource_limit": int},
 }

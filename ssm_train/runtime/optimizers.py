@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ssm_core.errors import ConfigError, NonFiniteError
 from ssm_train.registry import OPTIM_WRAPPERS
+from ssm_train.runtime.gradient_norms import group_of, norms_of, summed
 
 
 class ClipGrad(TypedDict, total=False):
@@ -154,8 +155,10 @@ class GuardedOptimWrapper(OptimWrapper):
             self.before_update()
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm, norms = _norms([p.grad for p in parameters], (self.clip_grad_kwargs or {}).get("norm_type", 2.0))
-        loss, self._loss = self._loss, 0.0
+        gradients = [p.grad for p in parameters]
+        norm, norms = norms_of(gradients, (self.clip_grad_kwargs or {}).get("norm_type", 2.0))
+        # Processes that share the gradients stop together, also where the loss of one alone is not finite.
+        loss, self._loss = summed(self._loss, group_of(gradients)), 0.0
         values = torch.stack([loss, norm.float()])
         # A fused optimizer can skip the update by a flag on the device, and need not wait for the values on the host.
         at_once = self.is_fused and (self.late or not self.scaler.is_enabled())
@@ -242,13 +245,3 @@ class GuardedOptimWrapper(OptimWrapper):
 
 def _is_finite(value: float) -> bool:
     return value - value == 0
-
-
-def _norms(gradients: list[Tensor], norm_type: float) -> tuple[Tensor, Tensor]:
-    """The norm of all gradients, as torch computes it, and the norm of each [P]."""
-    kinds = {(type(gradient), gradient.dtype, gradient.device) for gradient in gradients}
-    if len(kinds) == 1 and type(gradients[0]) is Tensor:
-        norms = torch.stack(torch._foreach_norm(gradients, norm_type))
-        return torch.linalg.vector_norm(norms, norm_type), norms
-    norm = torch.nn.utils.get_total_norm(gradients, norm_type)
-    return norm, torch.stack([g.norm(norm_type).to(norm) for g in gradients]) if gradients else norm[None][:0]

@@ -54,11 +54,12 @@ class RescueHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Save a state that came from another folder, and begin to watch the other processes."""
         self._completed, self._updating = runner.iter, False
-        if runner.starts_elsewhere and runner.rank == 0:
+        if runner.starts_elsewhere:
             try:
                 runner.write_state(runner.iter)
             except WriteError as error:
-                runner.states.failed(error, runner.iter)
+                if runner.rank == 0:
+                    runner.states.failed(error, runner.iter)
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             self.watch = RankWatch(self.seconds, lambda: self._end(runner))
             self._buffers = list(runner.bare_model.buffers())
@@ -137,16 +138,20 @@ class RescueHook(Hook):
             self._given_up = True
             whole = self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
             newest = runner.last_iteration_saved
-            if whole and not self._updating and not self._validating and newest < self._completed:
+            # Where each process has a part of the state, one that is lost has taken its part along.
+            if whole and not (self._updating or self._validating or runner.joint_states) and newest < self._completed:
                 for buffer, kept in zip(self._buffers, self._kept, strict=True):
                     buffer.copy_(kept)
                 runner.states.wait()
                 try:
-                    runner.write_state(self._completed)
+                    # Here, and not in the first process, which may be the one that is lost.
+                    runner.states.write(runner.checkpoint_state({"epoch": runner.epoch, "iter": self._completed}))
                     newest = self._completed
                 except (OSError, WriteError, RuntimeError, ValueError) as error:
                     runner.logger.error(f"the state of iteration {self._completed} could not be saved: {error}")
-        if newest >= 0:
+        if runner.joint_states and runner.rank != 0:
+            words = f"--resume goes on from the newest state in {runner.work_dir}"
+        elif newest >= 0:
             words = f"the state of iteration {newest} is in {runner.work_dir}, and --resume goes on from there"
         elif runner.resumed_from is not None:
             words = "nothing new is saved: the same --resume goes on from {1}, which has iteration {0}".format(
@@ -163,6 +168,8 @@ class RescueHook(Hook):
         if self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
             return
         try:
+            if runner.joint_states:  # the other processes do not know that it is time to try
+                raise runner.states.failure
             runner.write_state(self._completed)
         except WriteError as error:
             raise WriteError(

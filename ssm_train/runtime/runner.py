@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
-from mmengine.dist import broadcast_object_list, master_only
+from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import LogProcessor
 from mmengine.runner.base_loop import BaseLoop
-from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -27,7 +28,7 @@ from ssm_train.data.guarded import guarded
 from ssm_train.data.samplers import check_sampler
 from ssm_train.data.workers import StoppableLoader, check_batches
 from ssm_train.runtime import checkpoints as ckpt
-from ssm_train.runtime import loading_processes, resumed, resuming
+from ssm_train.runtime import loading_processes, resumed, resuming, sharding
 from ssm_train.runtime.building import building_from_config, compile_parts, runs_as_graphs
 from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
@@ -39,7 +40,7 @@ from ssm_train.runtime.launching import join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten, threads_may_fail_to_write
 from ssm_train.runtime.reproducibility import make_reproducible, reseed
 from ssm_train.runtime.rescue import RescueHook
-from ssm_train.runtime.run_state import read_checked, state_of
+from ssm_train.runtime.run_state import agreed, load_weights, read_checked, state_of
 from ssm_train.runtime.schedules import scale_to_update
 from ssm_train.runtime.states import StateFiles, check_finite
 from ssm_train.runtime.stop_hook import StopHook
@@ -73,6 +74,10 @@ class Runner(mmengine_runner.Runner):
     folder: WorkFolder | None = None
     # Whether the run goes on from a file outside its folder, where a later --resume would not find it.
     starts_elsewhere: bool = False
+    # Whether the weights are sharded between the processes (the config's ``sharding``).
+    sharded = False
+    # Whether all processes take part in making a state, because each has a part of it.
+    joint_states = False
     # Modules that the config's custom_keys freeze.
     frozen: Sequence[nn.Module] = ()
     # What the checkpoint that was read last says about itself; None for weights alone.
@@ -104,7 +109,7 @@ class Runner(mmengine_runner.Runner):
         mmengine does this for a single process. It does not for several, because it would drop the activation of batch
         norms that have one (see :func:`synchronise_norms`). By default the wrapper keeps no copies of the gradients.
         A wrapper on the CPU gets no GPU numbers. What ``custom_keys`` freeze is frozen here, because a wrapper waits
-        for the gradients of all parameters that are trained.
+        for the gradients of all parameters that are trained. A model to be sharded gets no wrapper.
 
         Raises:
             ConfigError: ``sync_bn`` is neither ``"torch"`` nor left out, or the settings of the wrapper are wrong, or
@@ -117,6 +122,8 @@ class Runner(mmengine_runner.Runner):
             self.frozen = freeze(model, keys_in(self.cfg.get("optim_wrapper")))
         if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
+        if self.cfg.get("sharding") is not None:
+            return model.to(get_device())
         settings = model_wrapper_cfg or {
             "broadcast_buffers": False,
             "find_unused_parameters": self.cfg.get("find_unused_parameters", False),
@@ -177,6 +184,30 @@ class Runner(mmengine_runner.Runner):
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the loop of a test, whose evaluator learns which data they are."""
         return told_data(super().build_test_loop(loop))
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """Build the optimizer, and before it shard the weights if the config says so.
+
+        Raises:
+            ConfigError: something in the config does not go together with sharding.
+        """
+        if self.cfg.get("sharding") is not None and not isinstance(optim_wrapper, OptimWrapper):
+            self._shard()
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def _shard(self) -> None:
+        if not self.distributed:
+            self.logger.warning("sharding has no effect: one process has all of the weights")
+            return
+        sharding.check(self)
+        self._init_model_weights()
+        sharding.shard(self.model, self.cfg.sharding)
+        self.sharded = self.joint_states = True
+
+    def _init_model_weights(self) -> None:
+        """Initialise the weights, unless that was done before they were sharded."""
+        if not self.sharded:
+            super()._init_model_weights()
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: Mapping[str, Any] | None = None) -> None:
         """Scale the learning rate to the batch of an update, which can take several iterations. mmengine omits these.
@@ -373,10 +404,10 @@ class Runner(mmengine_runner.Runner):
                 resumed.check_schedules(checkpoint["param_schedulers"], self.param_schedulers)
         # In this call, averaging hooks swap their weights with those of the model.
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        if exact:
-            load_state_dict(self.bare_model, checkpoint["state_dict"], strict=True, logger=self.logger)
-        else:
-            self.bare_model.load_state_dict(weights.fitting(expected, checkpoint["state_dict"]), strict=False)
+        state = checkpoint["state_dict"] if exact else weights.fitting(expected, checkpoint["state_dict"])
+        load_weights(self, state, exact)
+        if self._resume and self.sharded:
+            checkpoint["optimizer"] = sharding.sharded_optimizer(checkpoint["optimizer"], self.optim_wrapper.optimizer)
         self._has_loaded = True
         self.loaded_from, self.loaded_meta = str(filename), checkpoint["meta"]
         self.logger.info(f"loaded {filename}")
@@ -386,6 +417,8 @@ class Runner(mmengine_runner.Runner):
         self, meta: dict, optimizer: bool = True, schedulers: bool = True, detached: bool = False
     ) -> dict:
         """All that a run needs to continue, as plain data on the CPU. It shares memory with a model on the CPU.
+
+        With :attr:`joint_states` all processes have to call this, and the state of the first one is whole.
 
         Args:
             meta: numbers of completed epochs, ``epoch``, and of completed iterations, ``iter``.
@@ -397,11 +430,18 @@ class Runner(mmengine_runner.Runner):
         self.reports.settle()
         return state_of(self, meta, optimizer, schedulers, detached)
 
+    @property
+    def makes_states(self) -> bool:
+        """Whether this process takes part in making a state: the first one does, or all of them do."""
+        return self.rank == 0 or self.joint_states
+
     def write_state(self, iteration: int) -> None:
         """Write the state after a completed iteration of the current epoch, see :meth:`.StateFiles.write`."""
-        self.states.write(self.checkpoint_state({"epoch": self.epoch, "iter": iteration}))
+        if not self.makes_states:
+            return
+        state = self.checkpoint_state({"epoch": self.epoch, "iter": iteration})
+        agreed(self, lambda: self.states.write(state))
 
-    @master_only
     def save_checkpoint(
         self,
         out_dir: str,
@@ -413,7 +453,7 @@ class Runner(mmengine_runner.Runner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """Write a checkpoint atomically. The signature is mmengine's.
+        """Write a checkpoint atomically, in the first process. The signature is mmengine's.
 
         Raises:
             NonFiniteError: a weight is NaN or infinite. The file is not written.
@@ -424,13 +464,19 @@ class Runner(mmengine_runner.Runner):
             raise ConfigError(
                 "checkpoints are saved to local folders only: leave out file_client_args and backend_args"
             )
+        if not self.makes_states:
+            return
         if meta is None:
             ended = (1, 0) if by_epoch else (0, 1)
             meta = {"epoch": self.epoch + ended[0], "iter": self.iter + ended[1]}
         state = self.checkpoint_state(meta, save_optimizer, save_param_scheduler)
-        check_finite(state)
-        self.states.wait()  # the pointer to the last checkpoint must not go back to an earlier one
         path = Path(out_dir) / filename
-        self.states.save(state, path)
+
+        def write() -> None:
+            check_finite(state)
+            self.states.wait()  # the pointer to the last checkpoint must not go back to an earlier one
+            self.states.save(state, path)
+
+        agreed(self, write)
         if save_optimizer:
             self.last_saved = (meta["iter"], path)

@@ -78,7 +78,10 @@ class StopHook(Hook):
         try:
             runner.call_hook("before_stop")
             runner.states.wait()
-            if is_main_process() and runner.last_iteration_saved < stop.iteration:
+            newest = runner.last_iteration_saved if is_main_process() else stop.iteration
+            if runner.joint_states:
+                newest = self.vote.smallest(newest)
+            if runner.makes_states and newest < stop.iteration:
                 self._save(runner, stop)
             runner.visualizer.close()
             runner.stop_workers()

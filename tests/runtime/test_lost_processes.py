@@ -122,7 +122,9 @@ def test_the_process_that_is_left_goes_on_alone(reference, tmp_path):
 def test_a_resumed_run_that_has_saved_nothing_names_its_checkpoint(tmp_path):
     rescue = RescueHook(60)
     rescue._updating = True
-    runner = SimpleNamespace(optim_wrapper=None, last_iteration_saved=-1, resumed_from=None, work_dir=tmp_path)
+    runner = SimpleNamespace(
+        optim_wrapper=None, last_iteration_saved=-1, joint_states=False, resumed_from=None, work_dir=tmp_path
+    )
     assert rescue.save(runner) == "no state of this run is saved"
     runner.resumed_from = (6, tmp_path / "state_6.pth")
     words = f"nothing new is saved: the same --resume goes on from {tmp_path / 'state_6.pth'}, which has iteration 6"

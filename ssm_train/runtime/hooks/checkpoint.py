@@ -128,7 +128,8 @@ class AtomicCheckpointHook(CheckpointHook):
             if self.max_keep_ckpts > 0:
                 self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
                 runner.message_hub.update_info("keep_ckpt_ids", kept)
-            runner.states.failed(error, meta["iter"])
+            if is_main_process():
+                runner.states.failed(error, meta["iter"])
             return
         if is_main_process():
             point_to(path)

@@ -13,6 +13,8 @@ from ssm_core.writing import WriteError
 from ssm_train.data.collate import names_in
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
+from ssm_train.runtime.gradient_norms import shard_of
+from ssm_train.runtime.run_state import agreed
 from ssm_train.runtime.runner import Runner
 from ssm_train.runtime.states import check_finite
 
@@ -64,22 +66,21 @@ class NonFiniteHook(Hook):
         raise DivergedError(f"{place}, learning rate {rate:.3g}: {cause}; {saved}") from error
 
     def _keep(self, runner: Runner, epoch: int, iteration: int) -> None:
+        if not runner.makes_states:
+            return
+        state = runner.checkpoint_state({"epoch": epoch, "iter": iteration})
+        agreed(runner, lambda: check_finite(state))
         if is_main_process():
-            state = runner.checkpoint_state({"epoch": epoch, "iter": iteration})
-            check_finite(state)
             self._good = ckpt.on_cpu(state, copy=True)
 
     def _save(self, runner: Runner) -> str:
-        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter})
-        try:
-            check_finite(state)
-        except NonFiniteError:
-            state = self._good
+        state = self._good if runner.joint_states else self._current_or_good(runner)
         if state is None:
             return "there was no good state to save"
-        if runner.last_saved is not None and runner.last_saved[0] >= state["meta"]["iter"]:
-            return f"the last good state is in {runner.last_saved[1]}"
         runner.states.wait()
+        newest = max(filter(None, (runner.last_saved, runner.states.newest)), default=None)
+        if newest is not None and newest[0] >= state["meta"]["iter"]:
+            return f"the last good state is in {newest[1]}"
         path = Path(runner.work_dir) / f"iter_{state['meta']['iter']}.pth"
         try:
             runner.states.save(state, path)
@@ -88,13 +89,22 @@ class NonFiniteHook(Hook):
         ckpt.point_to(path)
         return f"the last good state is in {path}"
 
+    def _current_or_good(self, runner: Runner) -> dict | None:
+        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter})
+        try:
+            check_finite(state)
+        except NonFiniteError:
+            return self._good
+        return state
+
     def _blame(self, runner: Runner) -> str:
         parameters = dict(runner.bare_model.named_parameters())
-        if (bad := first_non_finite(parameters)) is not None:
+        shards = {name: shard_of(p) for name, p in parameters.items()}
+        if (bad := first_non_finite(shards)) is not None:
             return f"the first bad parameter is {bad}"
         blamed = getattr(runner.optim_wrapper, "blamed", None)
         if blamed is None:
-            bad = first_non_finite({name: p.grad for name, p in parameters.items() if p.grad is not None})
+            bad = first_non_finite({name: shard_of(p.grad) for name, p in parameters.items() if p.grad is not None})
         else:
             bad = next((name for name, p in parameters.items() if any(p is other for other in blamed)), None)
         words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")

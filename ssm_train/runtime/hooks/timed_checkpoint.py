@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from ssm_core.errors import ConfigError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.runner import Runner
+from ssm_train.runtime.stopping import Vote
 
 
 @HOOKS.register_module()
@@ -42,30 +43,43 @@ class TimedCheckpointHook(Hook):
         self.keep = keep
         self.patience = 60 * patience
         self._last = 0.0
+        self._asked = self._due = False
+        self._vote: Vote | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Begin to count the time."""
         runner.states.keep, runner.states.patience = self.keep, self.patience
         self._last = time.monotonic()
+        self._vote = Vote() if runner.joint_states else None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save if it is time, unless the state before is still being written or gradients are half accumulated."""
-        if not is_main_process() or time.monotonic() - self._last < self.seconds or runner.states.busy:
-            return
         completed = runner.iter + 1
-        if completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
+        if not self._is_time(runner) or completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
             return
-        self._last = time.monotonic()
-        if runner.last_iteration_saved == completed:
+        self._last, self._asked, self._due = time.monotonic(), False, False
+        if self._vote is None and runner.last_iteration_saved == completed:
             return
         state = runner.checkpoint_state({"epoch": runner.epoch, "iter": completed}, detached=True)
         event = torch.cuda.Event() if torch.cuda.is_available() else None
         if event is not None:
             event.record()
-        runner.states.start_writing(state, event)
+        if is_main_process():
+            runner.states.start_writing(state, event)
+
+    def _is_time(self, runner: Runner) -> bool:
+        """Whether the first process says that it is time. If all make the state, they learn it an iteration later."""
+        asks = is_main_process() and time.monotonic() - self._last >= self.seconds and not runner.states.busy
+        if self._vote is None:
+            return asks
+        before, self._asked = self._asked, self._asked or asks
+        self._due = bool(self._vote.ask(int(asks and not before))) or self._due
+        return self._due
 
     def after_train(self, runner: Runner) -> None:
         """Remove the files if a later checkpoint is there."""
+        if self._vote is not None:
+            self._vote.result()
         runner.states.wait()
         if is_main_process() and runner.last_saved is not None and runner.last_saved[0] >= runner.iter:
             runner.states.remove(runner.iter)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from mmengine.model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssm_train.registry import MODELS
 
@@ -30,6 +30,12 @@ class LanguageModel(BaseModel):
 
     def init_weights(self) -> None:
         """Do nothing. The network is loaded with its weights, and mmengine would initialise them again."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers of the network, which run one after the other and are sharded one by one."""
+        from transformers.modeling_layers import GradientCheckpointingLayer  # other tasks do not need transformers
+
+        return [module for module in self.backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def forward(
         self,

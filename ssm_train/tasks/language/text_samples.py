@@ -30,6 +30,11 @@ class TextSamplesHook(Hook):
         self.new_tokens = new_tokens
         self.opening = opening
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        """Whether one process runs the network alone, which cannot be where its weights are sharded."""
+        return self.count > 0
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Make the table, if this validation shows it."""
         if not (self.count and is_main_process() and is_shown(runner)):
