@@ -360,6 +360,8 @@ class Runner(mmengine_runner.Runner):
         Raises:
             CheckpointError: the file is missing, damaged or of another model, or its state of the run is incomplete.
         """
+        if self.sharded:  # a device need not have room for the whole state
+            options.setdefault("map_location", "cpu")
         try:
             super().resume(filename, *args, **options)
             self.states.resumed(self.iter, Path(filename))

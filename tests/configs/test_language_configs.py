@@ -11,6 +11,7 @@ from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM, add_lora
 
 FOLDER = CONFIGS / "mambatree_l"
 LEAVES = sorted(p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*.py"))
+SHARDED = "mambatree-l-1.4b_2xb4_alpaca.py"
 SETTINGS = {
     "130m": ("mamba-130m_alpaca.py", "mamba-130m-lora_alpaca.py", "mambatree-l-130m_alpaca.py"),
     "4m": ("wiki/mamba-4m_alpaca-demo.py", "wiki/mamba-4m-lora_alpaca-demo.py", "wiki/mambatree-l-4m_alpaca-demo.py"),
@@ -18,7 +19,8 @@ SETTINGS = {
 
 
 def test_all_are_looked_at():
-    assert {name for names in SETTINGS.values() for name in names} | {"wiki/mamba-4m_wiki.py"} == set(LEAVES)
+    others = {"wiki/mamba-4m_wiki.py", SHARDED}
+    assert {name for names in SETTINGS.values() for name in names} | others == set(LEAVES)
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -54,7 +56,19 @@ def test_three_settings_under_one(size):
 
 # Vocabulary, width and number of layers. They are those of the checkpoint that a config names, or those that its
 # tokenizer and its arguments give.
-SIZES = {"130m": (50_280, 768, 24), "4m": (4096, 256, 8)}
+SIZES = {"130m": (50_280, 768, 24), "1.4b": (50_280, 2048, 48), "4m": (4096, 256, 8)}
+
+
+def test_the_large_model_has_the_recipe_of_the_small_one():
+    small, large = (load_config(FOLDER / name) for name in (SETTINGS["130m"][2], SHARDED))
+    keys = {key for key in (*small, *large) if small.get(key) != large.get(key)}
+    assert keys == {"model", "sharding", "optim_wrapper", "param_scheduler", "default_hooks"}
+    rows = [cfg.train_dataloader.batch_size * cfg.optim_wrapper.accumulative_counts for cfg in (small, large)]
+    assert rows[0] == 2 * rows[1] == 16
+    warmups = [cfg.param_scheduler[0].end // cfg.optim_wrapper.accumulative_counts for cfg in (small, large)]
+    assert warmups == [20, 20]
+    assert small.param_scheduler[0].start_factor == large.param_scheduler[0].start_factor
+    assert large.optim_wrapper.optimizer == {**small.optim_wrapper.optimizer, "fused": True}
 
 
 @pytest.mark.parametrize("name", LEAVES)

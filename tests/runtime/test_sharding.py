@@ -158,6 +158,19 @@ def test_files_are_those_of_every_run(trained, tmp_path):
             torch.testing.assert_close(state["state_dict"][key], expected, **TOLERANCE, msg=key)
 
 
+def test_a_run_starts_from_a_file(trained, tmp_path):
+    """Weights to start from may lack a tensor, of which the network then keeps its own."""
+    folder, options = trained
+    content = {"state_dict": read_file(folder / "whole" / "epoch_1.pth")["state_dict"]}
+    content["state_dict"].pop("backbone.backbone.norm_f.weight")
+    torch.save(content, tmp_path / "weights.pth")
+    plain = [option for option in options if not option.startswith("sharding")]
+    for name, given in (("plain", plain), ("sharded", options)):
+        train_two(tmp_path / name, [*given, "train_cfg.max_epochs=1", f"load_from={tmp_path}/weights.pth"])
+    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    assert losses(tmp_path / "plain") != pytest.approx(losses(folder / "whole")[:3], rel=1e-2)
+
+
 def test_a_file_is_tested_without_shards(trained, tmp_path):
     folder, options = trained
     cfg = load_config(CONFIG, options)
@@ -193,6 +206,7 @@ def test_bfloat16_and_adapters(trained, lm_folder, tmp_path):
     """Adapters alone are trained. Weights that are gathered in bfloat16 give nearly the same losses."""
     _, options = trained
     lora = [option for option in options if option != "model.backbone.lora=None"] + ["optim_wrapper.dtype=bfloat16"]
+    lora += ["optim_wrapper.accumulative_counts=3"]
     plain = [option for option in lora if not option.startswith("sharding")]
     half = [*lora, "sharding.param_dtype=bfloat16", "sharding.reduce_dtype=bfloat16"]
     for name, given in (("plain", plain), ("lora", lora), ("half", half)):

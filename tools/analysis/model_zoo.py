@@ -88,7 +88,11 @@ DATA = {
     "ImageNet-1k": Data("paper", "300 epochs."),
     "COCO 2017": Data("paper", "1x is 12 epochs; 3x is 36 epochs with images of several sizes."),
     "ADE20K": Data("paper", "160,000 iterations."),
-    "Alpaca": Data("paper", "Mamba as pretrained, with LoRA alone, and with LoRA and the tree."),
+    "Alpaca": Data(
+        "paper",
+        "Mamba as pretrained, with LoRA alone, and with LoRA and the tree. The papers do not have the model of 1.4 B: all "
+        "of its weights are trained, and are sharded between the processes.",
+    ),
     "COCO 2017, boxes": Data(
         "other data",
         "Faster R-CNN, RetinaNet, FCOS and DINO, for files without masks: the 1x recipe of Mask R-CNN, or for DINO its "
