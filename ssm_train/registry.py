@@ -45,6 +45,7 @@ HOOKS = _child(
     root.HOOKS,
     "runtime.hooks",
     "runtime.gradient_exchange",
+    "runtime.low_rank_gradients",
     "tasks.class_count",
     "tasks.label_check",
     "tasks.pictures",

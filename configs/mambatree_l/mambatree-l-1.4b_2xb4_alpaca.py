@@ -1,5 +1,5 @@
-# All weights of Mamba-1.4B are trained, with the tree and without adapters. The weights, their gradients and AdamW's two
-# moments are 22 GB in float32, which FSDP2 shards between the processes. The rows of an update stay 16 with two
+# All weights of Mamba-1.4B are trained, with the tree and without adapters. The weights, their gradients and the two
+# moments of AdamW are 22 GB in float32, which FSDP2 shards between the processes. An update has 16 rows with two
 # processes: each has 2 iterations of 4 rows. Schedules count iterations, so that 20 updates of warm-up are 40 of them.
 #   tree-ssm dist-train mambatree_l/mambatree-l-1.4b_2xb4_alpaca 2
 _base_ = "./mambatree-l-130m_alpaca.py"

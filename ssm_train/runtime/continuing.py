@@ -12,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.nn import SyncBatchNorm
 
 from ssm_core.errors import CheckpointError
+from ssm_train.runtime import low_rank_gradients as low_rank
 from ssm_train.runtime.checkpoints import plain
 from ssm_train.runtime.grouping import KEY as GROUPING
 from ssm_train.runtime.grouping import changed_settings
@@ -49,6 +50,11 @@ def settle(runner: Runner, checkpoint: dict, keep_updates: bool, new_schedule: b
         CheckpointError: the run cannot go on as asked.
     """
     before = checkpoint.get("message_hub", {}).get("runtime_info", {})
+    if low_rank.KEY in checkpoint and not any(isinstance(h, low_rank.LowRankGradientsHook) for h in runner.hooks):
+        raise CheckpointError(
+            "the run to resume had LowRankGradientsHook: add it to custom_hooks, or start a new run from its weights "
+            "with load_from"
+        )
     relaid = _settle_layout(runner, Layout.read(before.get(_KEY)), keep_updates)
     _check_end(runner, checkpoint["meta"], before)
     _check_averaging(runner, checkpoint)

@@ -90,8 +90,8 @@ DATA = {
     "ADE20K": Data("paper", "160,000 iterations."),
     "Alpaca": Data(
         "paper",
-        "Mamba as pretrained, with LoRA alone, and with LoRA and the tree. The papers do not have the model of 1.4 B: all "
-        "of its weights are trained, and are sharded between the processes.",
+        "Mamba as pretrained, with LoRA alone, and with LoRA and the tree. The papers do not have the model of 1.4 B: "
+        "all of its weights are trained, and are sharded between the processes.",
     ),
     "COCO 2017, boxes": Data(
         "other data",
