@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import language_runs
 import pytest
 import runs
 from command_line import ROOT
@@ -41,18 +42,23 @@ def under_torchrun(tmp_path_factory):
 
 
 def submit(cluster, folder, per_node, *options, pause=None):
+    """Submit a training of images in two processes, see :func:`submit_config`."""
+    config = runs.CONFIGS / "resnet" / "resnet18_digits.py"
+    return submit_config(cluster, folder, per_node, config, (*HALVES, *OPTIONS, *options), pause)
+
+
+def submit_config(cluster, folder, per_node, base, options, pause=None):
     """Submit a training in two processes, which waits in an iteration if asked. Return the number of the job.
 
     It is run by ``sys.executable``.
     """
     folder.mkdir()
     hooks = f'dict(type="slurm_cluster.PauseHook", folder="{folder}", iteration={pause})' if pause else ""
-    base = runs.CONFIGS / "resnet" / "resnet18_digits.py"
     (folder / "config.py").write_text(f'_base_ = "{base}"\ncustom_hooks = [{hooks}]\n')
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     said = cluster.run(
         ROOT / "tools" / "slurm_train.sh", "debug", folder / "config.py", "--work-dir", folder / "run",
-        "--cfg-options", *HALVES, *OPTIONS, *options,
+        "--cfg-options", *options,
         PYTHON=sys.executable, PYTHONPATH=path, GPUS="2", GPUS_PER_NODE=str(per_node), GRES="", CPUS_PER_TASK="1",
         SBATCH_OUTPUT=str(folder / "log"), SRUN_ARGS="--overcommit",
     )  # fmt: skip
@@ -96,6 +102,15 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
     wait_for_end(cluster, job, folder)
     assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
     assert_same(folder, under_torchrun)
+
+
+def test_sharded_weights_on_two_nodes(cluster, lm_folder, quick_python, tmp_path):
+    options = [*language_runs.options_for(lm_folder), "sharding.param_dtype=float32"]
+    job = submit_config(cluster, tmp_path / "job", 1, language_runs.CONFIG, options)
+    language_runs.train_two(tmp_path / "two", options)
+    wait_for_end(cluster, job, tmp_path / "job")
+    assert "NodeList=n[1-2]" in cluster.run("scontrol", "show", "job", job)
+    assert_same(tmp_path / "job", runs.last_state(tmp_path / "two"))
 
 
 def test_a_grid_runs_on_a_partition(cluster, quick_python, tmp_path):
