@@ -30,16 +30,21 @@ def options_for(folder):
     return [*SMALL, *loaders, *(f"rows.{line}" for line in TEMPLATE), *network]
 
 
+def set_rank(rank, port):
+    """Let this process be one of two."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
 def train(work_dir, options, rank, port, hooks=(), **settings):
-    """Train as one of two processes, as tools/train.py does, and exit with the same status."""
+    """Train as one of two processes, or alone, as tools/train.py does, and exit with the same status."""
     from ssm_train.apis import cli
     from ssm_train.apis import train as run
     from ssm_train.runtime.config import load_config
 
     if rank is not None:
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
+        set_rank(rank, port)
 
     def go():
         cfg = load_config(CONFIG, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import runs
 import torch
-from language_runs import CONFIG, ITERATIONS, options_for, train, train_two
+from language_runs import CONFIG, ITERATIONS, options_for, set_rank, train, train_two
 from mmengine.hooks import Hook
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -171,13 +171,42 @@ def test_a_run_starts_from_a_file(trained, tmp_path):
     assert losses(tmp_path / "plain") != pytest.approx(losses(folder / "whole")[:3], rel=1e-2)
 
 
+def test_another_number_of_processes_goes_on(trained, tmp_path):
+    """One process has the rows of both, and computes them one batch after the other."""
+    folder, options = trained
+    settings = dict(resume=folder / "sharded" / "epoch_1.pth", keep_updates=True)
+    options = [*options, "train_dataloader.num_batch_per_epoch=6"]
+    runs.call(train, tmp_path / "log", tmp_path / "one", options, None, None, **settings)
+    assert "sharding has no effect: one process has all of the weights" in (tmp_path / "log").read_text()
+    states = [runs.last_state(place) for place in (tmp_path / "one", folder / "sharded")]
+    assert states[0]["meta"]["iter"] == states[1]["meta"]["iter"] == ITERATIONS
+    for name, expected in states[1]["state_dict"].items():
+        torch.testing.assert_close(states[0]["state_dict"][name], expected, **TOLERANCE, msg=name)
+
+
+def measure(work_dir, options, checkpoint, rank, port):
+    """Test a checkpoint as one of two processes, or alone. Write the perplexity into the work folder."""
+    cfg = load_config(CONFIG, options)
+    cfg.work_dir = str(work_dir)
+    if rank is not None:
+        set_rank(rank, port)
+        cfg.launcher = "pytorch"
+    measured = run_test(cfg, checkpoint)["perplexity"]
+    (work_dir / f"perplexity_{rank}").write_text(str(measured))
+
+
 def test_a_file_is_tested_without_shards(trained, tmp_path):
     folder, options = trained
-    cfg = load_config(CONFIG, options)
-    cfg.work_dir = str(tmp_path)
-    measured = run_test(cfg, folder / "sharded" / "epoch_2.pth")["perplexity"]
+    port, checkpoint = runs.free_port(), folder / "sharded" / "epoch_2.pth"
+    ranks = [
+        runs.start(measure, tmp_path / f"log{rank}", tmp_path, options, checkpoint, rank, port) for rank in (0, 1, None)
+    ]
+    for rank, process in zip((0, 1, None), ranks, strict=True):
+        runs.finish(process, tmp_path / f"log{rank}")
     curves = json.loads((folder / "sharded" / "curves.json").read_text())
-    assert measured == pytest.approx(curves["val"][-1]["perplexity"], rel=1e-4)
+    for rank in (0, 1, None):
+        measured = float((tmp_path / f"perplexity_{rank}").read_text())
+        assert measured == pytest.approx(curves["val"][-1]["perplexity"], rel=1e-4)
 
 
 class LateHook(Hook):
