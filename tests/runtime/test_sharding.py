@@ -316,3 +316,20 @@ def test_a_model_without_blocks_is_refused(tmp_path):
 def test_a_typo_is_refused(trained):
     with pytest.raises(ConfigError, match=r"sharding\.param_dtype has to be 'float32' or 'bfloat16', not 'half'"):
         load_config(CONFIG, [*trained[1], "sharding.param_dtype=half"])
+
+
+class InTheWayHook(Hook):
+    """Makes a folder where the first checkpoint would be."""
+
+    def before_train(self, runner):
+        (Path(runner.work_dir) / "epoch_1.pth" / "folder").mkdir(parents=True, exist_ok=True)
+
+
+def test_a_state_that_cannot_be_written_is_known_to_all(trained, tmp_path):
+    """The first process cannot write, and both go on to the next state."""
+    folder, options = trained
+    said = train_two(tmp_path / "run", options, hooks=[dict(type=f"{__name__}.InTheWayHook")])
+    assert "the state of iteration 3 is not saved: cannot write" in said[0]
+    places = (tmp_path / "run", folder / "sharded")
+    states = [{part: runs.last_state(place)[part] for part in PARTS} for place in places]
+    assert runs.differing(*states) == []
