@@ -9,6 +9,8 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
+from ssm_core.errors import DataError
+
 PROGRAMS = ("slurmctld", "slurmd", "munged", "munge", "srun", "sbatch", "scontrol")
 CONFIG = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -140,7 +142,10 @@ def wait_until(condition, otherwise, seconds=60):
 
 
 class PauseHook(Hook):
-    """Waits within an iteration until a file ``go`` exists. A file ``waits_RANK`` then has the process's number."""
+    """Waits within an iteration until a file ``go`` exists. A file ``waits_RANK`` then has the process's number.
+
+    The process whose rank is in ``go`` fails.
+    """
 
     def __init__(self, folder, iteration):
         self.folder, self.iteration = Path(folder), iteration
@@ -149,3 +154,5 @@ class PauseHook(Hook):
         if runner.iter + 1 == self.iteration:
             (self.folder / f"waits_{runner.rank}").write_text(str(os.getpid()))
             wait_until((self.folder / "go").exists, "there is no go", 120)
+            if (self.folder / "go").read_text() == str(runner.rank):
+                raise DataError("this process fails")

@@ -12,8 +12,10 @@ shift
 # A cancelled job is not queued again. Slurm signals this script and the training.
 cancelled=
 trap 'cancelled=1' TERM INT
+# When one process ends, the others notice, save and end by themselves, with what tells an error from a loss. Slurm would
+# kill them at once, and the status would be that of the kill.
 # shellcheck disable=SC2086
-srun --kill-on-bad-exit=1 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" ${SRUN_ARGS:-} \
+srun --kill-on-bad-exit=0 --wait=600 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" ${SRUN_ARGS:-} \
     "${PYTHON:-python}" -u -m ssm_train.commands train "$config" --launcher slurm --resume "$@" &
 step=$!
 wait $step

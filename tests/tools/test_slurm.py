@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 
 import language_runs
@@ -98,6 +99,7 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
     assert 3 <= runs.last_state(folder / "run")["meta"]["iter"] <= 5
     # Slurm would wait two minutes, in which everything of the first start ends.
     wait_until(lambda: not cluster.has_processes(job), "processes of the first start do not end")
+    time.sleep(2)  # a node refuses a start in the second in which it has ended the job
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     wait_for_end(cluster, job, folder)
     assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
@@ -124,6 +126,18 @@ def test_a_grid_runs_on_a_partition(cluster, quick_python, tmp_path):
     for seed in (0, 1):
         assert f"seed={seed} done, top1" in said
         assert "Submitted batch job" in (tmp_path / "grid" / f"seed={seed}" / "ablation.log").read_text()
+
+
+def test_a_job_whose_process_fails_is_not_queued_again(cluster, tmp_path):
+    folder = tmp_path / "job"
+    job = submit(cluster, folder, 1, pause=3)
+    wait_for_pause(folder)
+    (folder / "go.new").write_text("1")
+    (folder / "go.new").rename(folder / "go")
+    wait_for_end(cluster, job, folder, "FAILED")
+    assert "Restarts=0" in cluster.run("scontrol", "show", "job", job)
+    assert "this process fails" in (folder / "log").read_text()
+    assert runs.last_state(folder / "run")["meta"]["iter"] == 2
 
 
 def test_a_node_that_dies(cluster, tmp_path):
