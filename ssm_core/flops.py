@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssm_core.layers import SelectiveSSM
 from ssm_core.ops.registry import Shape, Work, work_of_operators
 
 _FEW = 64  # a tensor of so many whole numbers keeps its values without_values: the sizes of some maps are fewer
@@ -48,14 +49,15 @@ def count_pass(
     """Count convolutions, matrix products, attention, layer norms, scans and spanning trees of a forward pass.
 
     The conventions are those of fvcore. A multiply-add counts once. A layer norm counts five operations per element. An
-    operator of this project declares its own count, which its README explains. Other elementwise work is not counted.
+    operator of this project declares its own count, which its README explains. Other elementwise work is not counted,
+    nor are the zeros that scans append to the weights of their projections.
 
     Args:
         model: a model on any device. The pass runs in its present mode, training or evaluation.
         inputs: the input of the model; a tensor without contents (:func:`without_values`) is enough.
     """
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _layer_norm})
-    with counter, torch.no_grad():
+    with _weights_as_they_are(model), counter, torch.no_grad():
         model(inputs)
     counts = counter.get_flop_counts()["Global"]
     work = work_of_operators()
@@ -64,6 +66,19 @@ def count_pass(
         return sum(n for op, n in counts.items() if work.get(op) is kind) // 2
 
     return FlopCount(sum(counts.values()) // 2, spent_on(Work.SCAN), spent_on(Work.TREE))
+
+
+@contextmanager
+def _weights_as_they_are(model: nn.Module) -> Iterator[None]:
+    """Let the scans of a network append no zeros to weights."""
+    scans = [(module, module.multiple) for module in model.modules() if isinstance(module, SelectiveSSM)]
+    for scan, _ in scans:
+        scan.multiple = 1
+    try:
+        yield
+    finally:
+        for scan, multiple in scans:
+            scan.multiple = multiple
 
 
 def count_flops(model: nn.Module, image_size: tuple[int, int] = (224, 224), in_chans: int = 3) -> FlopCount:

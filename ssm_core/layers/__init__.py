@@ -5,7 +5,7 @@ from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer
 from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
-from .ssm import SelectiveInputs, SelectiveSSM, pad_projections
+from .ssm import SelectiveInputs, SelectiveSSM
 from .stage import Stage
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Stage",
     "Stem",
     "fuse_norms",
-    "pad_projections",
     "record_scans",
     "to_channels_first",
     "to_channels_last",

@@ -7,6 +7,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ssm_core.ops.checks import accumulate_dtype
 
@@ -42,10 +43,11 @@ class SelectiveSSM(nn.Module):
         ValueError: there is no channel or no state.
 
     Attributes:
-        multiple: what the rank of a product is padded to; 1 for no padding. See :func:`pad_projections`.
+        multiple: zeros are appended to the weights until this number divides the rank of the steps and the width of the
+            product with the tokens. Tensor cores read numbers by eight; libraries have slow kernels for other sizes.
     """
 
-    multiple = 1
+    multiple = 8
 
     # Parameters without weight decay. Decay would pull the dynamics of the state to zero. This list is needed because
     # the general rule exempts only parameters of one dimension, and these have more.
@@ -93,66 +95,38 @@ class SelectiveSSM(nn.Module):
         x: Tensor,  # [B, L, D]
     ) -> SelectiveInputs:
         """Compute the step sizes and the input and output weights of all K models from the tokens."""
-        batch, length, _ = x.shape
+        batch, directions = x.shape[0], self.directions
         sizes = (self.dt_rank, self.d_state, self.d_state)
-        dt_weight: Tensor = self.dt_weight
-        if self.multiple == 1:
-            step, B, C = (
-                self.x_proj(x).unflatten(-1, (self.directions, sum(sizes))).split(sizes, dim=-1)
-            )  # [B, L, K, ·]
-        else:
-            step, B, C, dt_weight = self._padded(x)
-        # Each direction is one product over the merged batch and token axes, so that neither factor has to be copied.
-        delta = torch.bmm(step.permute(2, 0, 1, 3).flatten(1, 2), dt_weight.mT)  # [K, B·L, D]
-        delta = delta.unflatten(1, (batch, length)).transpose(0, 1)
-        return SelectiveInputs(delta, B.transpose(1, 2), C.transpose(1, 2))
-
-    def _padded(
-        self,
-        x: Tensor,  # [B, L, D]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Compute what the steps are projected from [B, L, K, R'], B and C [B, L, K, N], and the weight [K, D, R'].
-
-        Rows of zeros make R' and the width of the whole product multiples, so that every slice begins at one. The steps
-        come first, then what is not projected further.
-        """
-        directions, states = self.directions, self.d_state
-        missing = -self.dt_rank % self.multiple
-        of_step, of_rest = self.x_proj.weight.unflatten(0, (directions, self.dt_rank + 2 * states)).split(
-            (self.dt_rank, 2 * states), dim=1
-        )
-        weight = torch.cat([F.pad(of_step, (0, 0, 0, missing)).flatten(0, 1), of_rest.flatten(0, 1)])
-        widths = directions * (self.dt_rank + missing), 2 * directions * states
-        rest_missing = -sum(widths) % self.multiple
-        product = F.linear(x, F.pad(weight, (0, 0, 0, rest_missing)))
-        step, rest, _ = product.split((*widths, rest_missing), dim=-1)
-        B, C = rest.unflatten(-1, (directions, 2 * states)).split(states, dim=-1)
-        return step.unflatten(-1, (directions, -1)), B, C, F.pad(self.dt_weight, (0, missing))
+        width = directions * sum(sizes)
+        missing, missing_rank = -width % self.multiple, -self.dt_rank % self.multiple
+        product = F.linear(x, F.pad(self.x_proj.weight, (0, 0, 0, missing)))[..., :width] if missing else self.x_proj(x)
+        step, B, C = product.unflatten(-1, (directions, sum(sizes))).transpose(1, 2).split(sizes, dim=-1)
+        weight: Tensor = self.dt_weight
+        if missing_rank:
+            step, weight = (F.pad(factor, (0, missing_rank)) for factor in (step, weight))
+        # One product for each sample and direction. Its result has the order of axes that the scan reads and that the
+        # gradient from the scan has, so neither is copied. The gradient of the weight is one product a sample, too, and
+        # those fill a GPU: a product of few rows by few columns over all tokens of a batch occupies a few
+        # multiprocessors, and libraries cut no batch of products along the tokens.
+        weight = weight.to(step.dtype).expand(batch, -1, -1, -1).flatten(0, 1)  # [B·K, D, R]
+        delta = torch.bmm(step.flatten(0, 1), weight.mT)  # [B·K, L, D]
+        return SelectiveInputs(_split_first_axis(delta, (batch, directions)), B, C)
 
     def extra_repr(self) -> str:
         """Return the sizes, which ``print(model)`` shows."""
         return f"D={self.inner_dim}, N={self.d_state}, R={self.dt_rank}, K={self.directions}"
 
 
-def pad_projections(model: nn.Module, multiple: int = 8) -> nn.Module:
-    """Let the scans of a network pad the weights of their low-rank products when they are called.
+def _split_first_axis(
+    x: Tensor,  # [B·K, L, D]
+    sizes: tuple[int, int],  # B, K
+) -> Tensor:  # [B, K, L, D]
+    """View the first axis as two.
 
-    Tensor cores read numbers by eight. A rank that is no multiple of eight makes a library take slow kernels for every
-    product of which it is a side. The parameters and, but for rounding, the results stay as they are.
-
-    Args:
-        model: any network with scans. It is changed in place.
-        multiple: what ranks are padded to. 1 undoes it.
-
-    Returns:
-        The model.
-
-    Raises:
-        ValueError: ``multiple`` is not positive.
+    A compiled training step keeps the steps for the backward pass. TorchInductor takes every kept tensor of four axes
+    for a map of channels. In a network with convolutions it copies such a tensor to the format ``channels_last``, and
+    copies it back in either pass. This function makes it keep the tensor of three axes and view that again.
     """
-    if multiple < 1:
-        raise ValueError(f"pad_projections: multiple must be 1 at least, got {multiple}")
-    for module in model.modules():
-        if isinstance(module, SelectiveSSM):
-            module.multiple = multiple
-    return model
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled():
+        return checkpoint(torch.unflatten, x, 0, sizes, use_reentrant=False, preserve_rng_state=False)
+    return x.unflatten(0, sizes)

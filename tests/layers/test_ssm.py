@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quadtree_ssm import QuadMamba
-from ssm_core.layers import SelectiveSSM, pad_projections
+from ssm_core.layers import SelectiveSSM
 from ssm_core.testing import assert_close
 
 
@@ -40,46 +39,56 @@ def test_projections_equal_a_matrix_product_a_direction(ssm):
         assert projected.delta.stride(-1) == 1
 
 
-@pytest.mark.parametrize("multiple", [2, 8, 16])
-@pytest.mark.parametrize(("states", "rank", "directions"), [(1, 6, 2), (3, 4, 2), (1, 5, 1), (1, 8, 4), (2, 3, 2)])
-def test_padded_projections_are_the_same_with_every_gradient(states, rank, directions, multiple):
+def _project_by_the_formulas(ssm, x):
+    """Steps, B and C of every direction, by a matrix product each."""
+    sizes = (ssm.dt_rank, ssm.d_state, ssm.d_state)
+    weights = ssm.x_proj.weight.unflatten(0, (ssm.directions, sum(sizes)))
+    factors = [(x @ weight.T).split(sizes, dim=-1) for weight in weights]
+    steps = [step @ weight.T for (step, _, _), weight in zip(factors, ssm.dt_weight, strict=True)]
+    return [torch.stack(parts, dim=1) for parts in (steps, *zip(*(rest for _, *rest in factors), strict=True))]
+
+
+@pytest.mark.parametrize(("states", "rank", "directions"), [(1, 6, 2), (3, 4, 2), (1, 5, 1), (1, 8, 4), (4, 8, 1)])
+def test_projections_have_every_gradient(states, rank, directions):
+    """Ranks and widths that are multiples of eight, and others, whose weights are padded."""
     ssm = SelectiveSSM(24, states, rank, directions).double()
     x = torch.randn(2, 5, 24, dtype=torch.float64, requires_grad=True)
     leaves = (x, ssm.x_proj.weight, ssm.dt_weight)
-    expected = ssm.project(x)
+    expected = _project_by_the_formulas(ssm, x)
     upstream = [torch.randn_like(y) for y in expected]
     gradients = torch.autograd.grad(expected, leaves, upstream)
-    found = pad_projections(ssm, multiple).project(x)
-    for name in expected._fields:
-        assert_close(getattr(found, name), getattr(expected, name), name)
-        assert getattr(found, name).shape == getattr(expected, name).shape
-    assert found.delta.stride(-1) == 1
+    found = ssm.project(x)
+    for name, actual, wanted in zip(found._fields, found, expected, strict=True):
+        assert_close(actual, wanted, name)
+        assert actual.shape == wanted.shape
     for actual, gradient in zip(torch.autograd.grad(found, leaves, upstream), gradients, strict=True):
         assert_close(actual, gradient)
 
 
-def test_padded_products_have_aligned_slices(monkeypatch):
-    """Every slice of the product, and both sides of the steps' product, are multiples."""
-    products = []
+@pytest.mark.parametrize(("rank", "directions"), [(6, 2), (5, 1), (8, 4)])
+def test_projections_have_second_derivatives_tangents_and_a_vmap_rule(rank, directions):
+    ssm = SelectiveSSM(24, 1, rank, directions).double()
+    x = torch.randn(3, 2, 5, 24, dtype=torch.float64, requires_grad=True)
+    ours, formulas = (lambda z: tuple(ssm.project(z))), (lambda z: tuple(_project_by_the_formulas(ssm, z)))
+    torch.autograd.gradgradcheck(lambda z: ssm.project(z).delta, (x[0, :, :2],))
+    for actual, wanted in zip(torch.func.vmap(ours)(x), torch.func.vmap(formulas)(x), strict=True):
+        assert_close(actual, wanted)
+    _, tangents = torch.func.jvp(ours, (x[0],), (x[1],))
+    _, expected = torch.func.jvp(formulas, (x[0],), (x[1],))
+    for actual, wanted in zip(tangents, expected, strict=True):
+        assert_close(actual, wanted)
+
+
+def test_products_have_aligned_sides(monkeypatch):
+    """Tensor cores read numbers by eight."""
+    linear, products = F.linear, []
     monkeypatch.setattr(torch, "bmm", lambda a, b: products.append((a, b)) or a @ b)
-    pad_projections(SelectiveSSM(24, 1, 6, 2)).project(torch.randn(2, 5, 24))
-    ((step, weight),) = products
-    assert step.shape == (2, 10, 8)
-    assert weight.shape == (2, 8, 24)
-    assert step.stride(1) == 24  # two directions of 8, four numbers of B and C, and four of zeros
-    assert step.stride(0) == 8
-
-
-def test_whole_models_compute_the_same_with_padded_projections():
-    model = QuadMamba((1, 1, 1), (16, 24, 40), num_classes=3).double().eval()
-    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    with torch.no_grad():
-        expected = model(images)
-        state = list(model.state_dict())
-        assert_close(pad_projections(model)(images), expected, tolerance=1e-9)
-    assert list(model.state_dict()) == state
-    with pytest.raises(ValueError, match="multiple must be 1 at least, got 0"):
-        pad_projections(model, 0)
+    monkeypatch.setattr(F, "linear", lambda x, weight: products.append((weight,)) or linear(x, weight))
+    SelectiveSSM(24, 1, 12, 2).project(torch.randn(3, 5, 24))
+    (x_weight,), (step, weight) = products
+    assert x_weight.shape == (32, 24)
+    assert step.shape == (3 * 2, 5, 16)
+    assert weight.shape == (3 * 2, 16, 24)
 
 
 @pytest.mark.parametrize(

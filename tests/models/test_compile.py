@@ -1,7 +1,11 @@
 """torch.compile traces the forward and backward passes of both families without a graph break."""
 
+import operator
+
 import pytest
 import torch
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
 
 from quadtree_ssm import QuadMamba
 from ssm_core.testing import assert_close
@@ -45,3 +49,34 @@ def test_compiled_training_step_with_checkpointing(family):
     y.square().sum().backward()
     assert y.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_compiled_training_step_copies_no_step_sizes():
+    """The backward pass of a scan gets a view of what the product gave, and returns a gradient that products read.
+
+    What is kept for the backward pass must not have four axes: TorchInductor would copy it to another memory format.
+    """
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph.graph)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
+    model = torch.compile(QuadMamba((1, 1, 1), (16, 24, 32), num_classes=3), fullgraph=True, backend=backend)
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    _, backward = graphs
+    scans = [n for n in backward.nodes if n.target is torch.ops.ssm_core.selective_scan_backward.default]
+    assert len(scans) == 3
+    for scan in scans:
+        delta = scan.args[3]
+        kept = delta.args[0]
+        assert delta.target is torch.ops.aten.view.default
+        assert kept.op == "placeholder"
+        assert kept.meta["val"].dim() == 3
+        (gradient,) = (user for user in scan.users if user.target is operator.getitem and user.args[1] == 1)
+        (view,) = gradient.users
+        assert view.target is torch.ops.aten.view.default
+        assert {user.target for user in view.users} == {torch.ops.aten.bmm.default}

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import quadtree_ssm
 import tree_ssm
 from ssm_core.flops import FlopCount, activation_bytes, count_flops, count_pass
+from ssm_core.layers import SelectiveSSM
 from tree_ssm.ops import grid_distances, minimum_spanning_tree
 
 PARAMETERS = {  # in millions; no paper has QuadMamba's nano, or MambaTree's nano and lite
@@ -44,6 +45,22 @@ def test_quadmamba_flops(arch):
     assert count.total / 1e9 == pytest.approx(QUADMAMBA_GFLOPS[arch], rel=5e-3)
     assert 0 < count.scans < 0.02 * count.total
     assert count.published == count.total
+
+
+def test_zeros_beside_the_weights_of_projections_are_no_work():
+    """By hand: 3 · 7 tokens have 24 channels and two directions, with rank 5 and one state."""
+
+    class Project(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scan = SelectiveSSM(24, 1, 5, 2)
+
+        def forward(self, x):
+            return self.scan.project(x)
+
+    model = Project()
+    assert count_pass(model, torch.rand(3, 7, 24)) == FlopCount(21 * 24 * 2 * (5 + 1 + 1) + 2 * 21 * 5 * 24, 0, 0)
+    assert model.scan.multiple == SelectiveSSM.multiple
 
 
 def test_a_transformer_as_fvcore_counts():
