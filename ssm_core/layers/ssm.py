@@ -125,8 +125,10 @@ def _split_first_axis(
 
     A compiled training step keeps the steps for the backward pass. TorchInductor takes every kept tensor of four axes
     for a map of channels. In a network with convolutions it copies such a tensor to the format ``channels_last``, and
-    copies it back in either pass. This function makes it keep the tensor of three axes and view that again.
+    copies it back in either pass. This function makes it keep the tensor of three axes and view that again. Gradients
+    of torch.func cannot pass through a checkpoint, and exported graphs need none.
     """
-    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled():
+    in_training = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
+    if in_training and not torch._C._are_functorch_transforms_active():
         return checkpoint(torch.unflatten, x, 0, sizes, use_reentrant=False, preserve_rng_state=False)
     return x.unflatten(0, sizes)

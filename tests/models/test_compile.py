@@ -80,3 +80,18 @@ def test_a_compiled_training_step_copies_no_step_sizes():
         (view,) = gradient.users
         assert view.target is torch.ops.aten.view.default
         assert {user.target for user in view.users} == {torch.ops.aten.bmm.default}
+
+
+def test_compiled_gradients_of_torch_func():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    model = QuadMamba((1, 1, 1), (16, 16, 16), num_classes=3).eval()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    x = torch.randn(2, 3, 32, 32)
+
+    def gradients(parameters, x):
+        return torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).square().sum())(parameters)
+
+    traced = torch.compile(gradients, fullgraph=True, backend="aot_eager")(parameters, x)
+    for name, gradient in gradients(parameters, x).items():
+        assert_close(traced[name], gradient, name, tolerance=1e-5)
