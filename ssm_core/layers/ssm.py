@@ -129,6 +129,6 @@ def _split_first_axis(
     of torch.func cannot pass through a checkpoint, and exported graphs need none.
     """
     in_training = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
-    if in_training and not torch._C._are_functorch_transforms_active():
+    if in_training and torch._C._functorch.get_dynamic_layer_stack_depth() == 0:
         return checkpoint(torch.unflatten, x, 0, sizes, use_reentrant=False, preserve_rng_state=False)
     return x.unflatten(0, sizes)
