@@ -147,6 +147,7 @@ import torch
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import directional_scan, layer_norm, residual_layer_norm, residual_rms_norm, rms_norm, selective_scan
+from ssm_core.ops import gated_layer_norm, gated_rms_norm
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, subtree_scan
 from tree_ssm.ops import Tree, token_distances, tree_scan
 
@@ -168,6 +169,8 @@ calls = {
     state_readout: (x, x, B[..., 0], bias, bias, bias),
     layer_norm: (x, bias, bias),
     rms_norm: (x, bias),
+    gated_layer_norm: (x, x, bias, bias),
+    gated_rms_norm: (x, x, bias),
     residual_layer_norm: (x, x, bias, bias),
     residual_rms_norm: (x, x, bias),
 }

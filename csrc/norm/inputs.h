@@ -11,15 +11,24 @@ namespace ssm {
 
 using OptionalTensor = std::optional<Tensor>;
 
+inline bool is_half(ScalarType type) {
+  return type == kHalf || type == kBFloat16;
+}
+
+// One more map beside `like`.
+inline const void* check_map(const Tensor& map, const Tensor& like, ScalarType dtype, const char* name) {
+  check_device(map, like.device().type(), like, name);
+  check_shape(map, like.sizes(), name);
+  check_dtype(map, dtype, name);
+  check_contiguous(map, name);
+  return map.const_data_ptr();
+}
+
 // What a kernel for one call is, besides its parameters.
 struct NormCall {
   NormParams params{};
   ScalarType narrow = kFloat;  // scalar_t of the kernel
 };
-
-inline bool is_half(ScalarType type) {
-  return type == kHalf || type == kBFloat16;
-}
 
 // The type that a kernel is compiled for: the half type among the three, or else the type that all of them have.
 inline ScalarType narrow_type(ScalarType x, ScalarType stream, ScalarType y) {
@@ -70,15 +79,6 @@ inline NormCall norm_call(DeviceType device, const Tensor& x, ScalarType x_type,
   return call;
 }
 
-// One more map beside `like`.
-inline const void* check_map(const Tensor& map, const Tensor& like, ScalarType dtype, const char* name) {
-  check_device(map, like.device().type(), like, name);
-  check_shape(map, like.sizes(), name);
-  check_dtype(map, dtype, name);
-  check_contiguous(map, name);
-  return map.const_data_ptr();
-}
-
 // A forward pass: its call and its results. The stream is set if there is a residual.
 struct NormForward {
   NormCall call;
@@ -109,10 +109,10 @@ struct NormBackward {
 
   // `grad_stream_given` is what arrives at the stream besides the gradient through the norm.
   NormBackward(DeviceType device, const Tensor& grad_y_given, const OptionalTensor& grad_stream_given,
-      const Tensor& stream, const OptionalTensor& scale, const Tensor& weight, double eps, bool centred,
-      ScalarType x_type)
-      : call(norm_call(device, stream, x_type, stream.scalar_type(), grad_y_given.scalar_type(), scale, weight,
-            std::nullopt, eps, centred)),
+      const Tensor& stream, const OptionalTensor& scale, const Tensor& weight, const OptionalTensor& bias, double eps,
+      bool centred, ScalarType x_type)
+      : call(norm_call(device, stream, x_type, stream.scalar_type(), grad_y_given.scalar_type(), scale, weight, bias,
+            eps, centred)),
         grad_y(contiguous(grad_y_given)),
         grad_stream(empty(stream.sizes(), stream)),
         grad_weight(empty(weight.sizes(), weight)),

@@ -7,17 +7,19 @@
 
 namespace ssm {
 
-// stream = residual + scale · x, or x alone; y = norm(stream), row by row: a row is the channels of one token.
-// A kernel is compiled for one type scalar_t, and acc is acc_t<scalar_t>. x, the stream and y each have one of the two.
+// stream = residual + scale · x, or x alone; y = norm(stream), times silu(gate) if there is a gate, row by row: a row
+// is the channels of one token. A kernel is compiled for one type scalar_t, and acc is acc_t<scalar_t>. x, the stream
+// and y each have one of the two. With a gate there is no residual, and all maps have scalar_t.
 struct NormParams {
   const void* x;              // contiguous [rows, channels]
   const void* residual;       // contiguous [rows, channels], in the stream's type; null: the stream is x
+  const void* gate;           // contiguous [rows, channels]; null: y is the norm alone
   const void* scale;          // acc, contiguous [rows / sample_rows]; null: 1
   const void *weight, *bias;  // acc, contiguous [channels]; a null bias is 0
   // What the backward pass reads, contiguous [rows, channels]; a null grad_stream is 0.
   const void *grad_y, *grad_stream, *kept_stream;
   // The results, contiguous [rows, channels]; null: not wanted.
-  void *y, *stream, *grad_residual, *grad_x;
+  void *y, *stream, *grad_residual, *grad_x, *grad_gate;
   void *grad_weight, *grad_bias;  // acc, contiguous [channels]
 
   int64_t rows, sample_rows;

@@ -8,6 +8,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(ssm_core, m) {
   m.def(
       "norm_backward(Tensor grad_y, Tensor? grad_more, Tensor x, Tensor weight, float eps, bool centred) -> "
       "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  // x, gate [B, L, C], of one type; weight, bias [C] -> y = norm(x) · silu(gate) in that type
+  m.def("gated_norm(Tensor x, Tensor gate, Tensor weight, Tensor? bias, float eps, bool centred) -> Tensor y");
+  m.def(
+      "gated_norm_backward(Tensor grad_y, Tensor x, Tensor gate, Tensor weight, Tensor? bias, float eps, bool centred) "
+      "-> (Tensor grad_x, Tensor grad_gate, Tensor grad_weight, Tensor grad_bias)");
   // x, residual [B, L, C]; scale [B] -> stream = residual + scale · x, and y = norm(stream) in `dtype`
   m.def(
       "residual_norm(Tensor x, Tensor residual, Tensor? scale, Tensor weight, Tensor? bias, float eps, bool centred, "

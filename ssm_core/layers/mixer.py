@@ -43,10 +43,12 @@ class ScanMixer(nn.Module):
         """Mix the tokens. Return the result ``[B, H, W, C]`` and what the scan chose."""
         features = F.silu(to_channels_last(self.conv(to_channels_first(self.in_proj(x)))))
         y, chosen = self.scan(features, previous)
-        y = self.out_norm(y)
-        if self.gate_proj is not None:
-            y = y * F.silu(self.gate_proj(x))
-        return self.out_proj(y), chosen
+        if self.gate_proj is None:
+            return self.out_proj(self.out_norm(y)), chosen
+        gate = self.gate_proj(x)
+        if isinstance(self.out_norm, FusedLayerNorm):
+            return self.out_proj(self.out_norm.gated(y, gate)), chosen
+        return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
 
 
 class Block(nn.Module):

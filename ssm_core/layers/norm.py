@@ -7,7 +7,7 @@ import torch.fx
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
 
-from ssm_core.ops.norm import NormedStream, layer_norm, residual_layer_norm
+from ssm_core.ops.norm import NormedStream, gated_layer_norm, layer_norm, residual_layer_norm
 
 
 class Pending(NamedTuple):
@@ -54,6 +54,15 @@ class FusedLayerNorm(LayerNorm):
     ) -> Tensor:  # [..., C]
         """Norm every token."""
         return layer_norm(x, self.weight, self.bias, self.eps, autocast_dtype(x, self.before_product))
+
+    def gated(
+        self,
+        x: Tensor,  # [..., C]
+        gate: Tensor,  # [..., C]
+    ) -> Tensor:  # [..., C]
+        """Norm every token, and multiply it by the SiLU of its gate."""
+        dtype = autocast_dtype(x, self.before_product)
+        return gated_layer_norm(x, gate, self.weight, self.bias, self.eps, dtype)
 
     def add(
         self,
@@ -127,5 +136,5 @@ def sum_of(x: Pending) -> Tensor:  # [B, ..., C]
 
 
 # These look at dtypes. Graphs of torch.fx call them as they are and do not look into them.
-for _function in ("layer_norm", "residual_layer_norm"):
+for _function in ("gated_layer_norm", "layer_norm", "residual_layer_norm"):
     torch.fx.wrap(_function)

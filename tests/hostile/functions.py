@@ -59,6 +59,12 @@ def _norm(draw: Draw, with_residual: bool = False, with_bias: bool = True) -> li
     return [draw.normal("BLD"), *residual, draw.normal("D"), *bias, 1e-5, *scale]
 
 
+def _gated_norm(draw: Draw, with_bias: bool = True) -> list:
+    bias = [draw.maybe(draw.normal("D"))] if with_bias else []
+    gate = draw.normal("BLD", draw.random.choice((draw.dtype, draw.wide)))
+    return [draw.normal("BLD"), gate, draw.normal("D"), *bias, 1e-5]
+
+
 def _minimum_spanning_tree(draw: Draw) -> list:
     weight, edges, height, width, root = _raw("tree_ssm::spanning_tree", draw)
     if edges is None:
@@ -123,6 +129,8 @@ FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.directional_scan": _directional_scan,
     "ssm_core.ops.layer_norm": _norm,
     "ssm_core.ops.rms_norm": lambda draw: _norm(draw, with_bias=False),
+    "ssm_core.ops.gated_layer_norm": _gated_norm,
+    "ssm_core.ops.gated_rms_norm": lambda draw: _gated_norm(draw, with_bias=False),
     "ssm_core.ops.residual_layer_norm": lambda draw: _norm(draw, with_residual=True),
     "ssm_core.ops.residual_rms_norm": lambda draw: _norm(draw, with_residual=True, with_bias=False),
     "tree_ssm.ops.grid_distances": _grid_distances,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
-from ssm_core.ops.norm import norm_reference, residual_norm_reference
+from ssm_core.ops.norm import gated_norm_reference, norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
 from tree_ssm.ops.grid_distance.reference import grid_distances_reference
@@ -303,6 +303,24 @@ def _norm_backward(draw: Draw) -> Call:
     return Call([draw.normal("BLD", dtype), draw.maybe(draw.normal("BLD")), x, weight, eps, centred], expected)
 
 
+def _gated_norm(draw: Draw) -> Call:
+    def expected(x, gate, weight, bias, eps, centred):
+        return [gated_norm_reference(x, gate, weight, bias, eps, centred, x.dtype)]
+
+    weight, bias = draw.normal("D", draw.wide), draw.maybe(draw.normal("D", draw.wide))
+    return Call([draw.normal("BLD"), draw.normal("BLD"), weight, bias, 1e-5, draw.chance(0.5)], expected)
+
+
+def _gated_norm_backward(draw: Draw) -> Call:
+    def expected(grad_y, x, gate, weight, bias, eps, centred):
+        def forward(x, gate, weight, bias):
+            return [gated_norm_reference(x, gate, weight, bias, eps, centred, x.dtype)]
+
+        return gradients_of(forward, (x, gate, weight, torch.zeros_like(weight) if bias is None else bias), (grad_y,))
+
+    return Call([draw.normal("BLD"), *_gated_norm(draw).arguments], expected)
+
+
 def _residual_norm(draw: Draw) -> Call:
     def expected(x, residual, scale, weight, bias, eps, centred, dtype):
         return residual_norm_reference(x, residual, scale, weight, bias, eps, centred, _type_of(dtype, x))
@@ -346,6 +364,8 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::linear_recurrence": _linear_recurrence,
     "ssm_core::norm": _norm,
     "ssm_core::norm_backward": _norm_backward,
+    "ssm_core::gated_norm": _gated_norm,
+    "ssm_core::gated_norm_backward": _gated_norm_backward,
     "ssm_core::residual_norm": _residual_norm,
     "ssm_core::residual_norm_backward": _residual_norm_backward,
     "quadtree_ssm::quadtree_order": _quadtree_order,

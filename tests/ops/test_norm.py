@@ -4,10 +4,17 @@ import pytest
 import timm.layers
 import torch
 import torch.nn.functional as F
-from oracles.norms import NORMS, RESIDUAL, inputs, norm_and_gradients, norm_of
+from oracles.norms import GATED, NORMS, RESIDUAL, inputs, norm_and_gradients, norm_of
 from torch.library import opcheck
 
-from ssm_core.ops import layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
+from ssm_core.ops import (
+    gated_layer_norm,
+    gated_rms_norm,
+    layer_norm,
+    residual_layer_norm,
+    residual_rms_norm,
+    rms_norm,
+)
 from ssm_core.testing import assert_as_good_as, assert_close
 
 SHAPES = [(2, 3, 3), (1, 1, 8), (3, 7, 16), (2, 13, 37), (2, 2, 5, 96), (5, 160), (1, 3, 4097)]
@@ -27,7 +34,9 @@ def test_is_the_formula(name, backend):
             deviation = (sum((v - mean) ** 2 for v in row) / 4 + 0.1).sqrt()
             for c in range(4):
                 shift = bias[c] if "layer" in name else 0
-                assert abs(y[b, t, c] - ((row[c] - mean) / deviation * weight[c] + shift)) < 1e-12
+                z = residual[b, t, c]
+                factor = z / (1 + (-z).exp()) if name in GATED else 1
+                assert abs(y[b, t, c] - ((row[c] - mean) / deviation * weight[c] + shift) * factor) < 1e-12
                 if name in RESIDUAL:
                     assert abs(results[1][b, t, c] - row[c]) < 1e-12
 
@@ -57,6 +66,38 @@ def test_equals_the_norms_of_pytorch_and_timm():
     assert_close(stream, x + residual)
     assert_close(normed, F.layer_norm(x + residual, (48,), weight, bias, 1e-5))
     assert_close(residual_rms_norm(x, residual, weight).normed, F.rms_norm(x + residual, (48,), weight, 1e-6))
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_a_gate_has_the_results_and_gradients_of_a_product_with_silu(name):
+    """PyTorch's operations in float64, also for gates far from zero."""
+    x, gate, _, weight, bias = leaves = [v.requires_grad_() for v in inputs((3, 5, 21))]
+    with torch.no_grad():
+        gate.mul_(30)
+    normed = F.layer_norm(x, (21,), weight, bias, 1e-5) if "layer" in name else F.rms_norm(x, (21,), weight, 1e-5)
+    upstream, wanted = torch.randn_like(x), leaves[:2] + leaves[3 : 5 if "layer" in name else 4]
+    expected = normed * F.silu(gate)
+    y = norm_of(name)(*leaves)
+    assert_close(y, expected)
+    gradients = (torch.autograd.grad(value, wanted, upstream) for value in (y, expected))
+    for found, of in zip(*gradients, strict=True):
+        assert_close(found, of)
+
+
+def test_an_rms_norm_with_a_gate_is_that_of_mamba2_with_the_norm_first():
+    x, z, _, weight, _ = inputs((2, 7, 24), torch.float32)
+    expected = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight * F.silu(z)
+    assert_close(gated_rms_norm(x, z, weight, eps=1e-5), expected)
+
+
+def test_infinite_and_missing_gates():
+    x, _, _, weight, bias = inputs((1, 4), torch.float32)
+    gate = torch.tensor([[float("inf"), -1e4, float("nan"), 0.0]])
+    y = gated_layer_norm(x, gate, weight, bias)
+    assert y[0, 0].isinf()
+    assert y[0, 1].abs() < 1e-30
+    assert y[0, 2].isnan()
+    assert y[0, 3] == 0
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
@@ -105,7 +146,10 @@ def test_opcheck():
     opcheck(norm, (x, weight, bias, 1e-5, True, torch.bfloat16))
     opcheck(norm, (x, weight, None, 1e-5, False, torch.float32))
     opcheck(residual_norm, (x, residual, scale, weight, bias, 1e-5, True, torch.float32))
+    gated_norm = torch.ops.ssm_core.gated_norm.default
+    opcheck(gated_norm, (x, residual, weight, bias, 1e-5, True))
     half = x.detach().bfloat16().requires_grad_()
+    opcheck(gated_norm, (half, residual.detach().bfloat16().requires_grad_(), weight, None, 1e-5, False))
     opcheck(residual_norm, (half, residual, None, weight, None, 1e-5, False, torch.bfloat16))
 
 
@@ -154,6 +198,29 @@ def test_bad_input_is_named(change, message):
     arguments = dict(zip(names, inputs((2, 3, 4), torch.float32), strict=True)) | change
     with pytest.raises(ValueError, match=message):
         residual_layer_norm(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gate": torch.zeros(2, 3, 5)}, r"gate must have x's shape \(2, 3, 4\), got \(2, 3, 5\)"),
+        ({"gate": torch.zeros(2, 3, 4, dtype=torch.float64)}, "one half type, got x torch.float32, gate torch.float64"),
+        ({"gate": torch.zeros(2, 3, 4, device="meta")}, "gate is on meta but x is on cpu"),
+        ({"bias": torch.zeros(5)}, r"bias must be \[C\] with C = 4"),
+    ],
+)
+def test_a_bad_gate_is_named(change, message):
+    x, gate, _, weight, bias = inputs((2, 3, 4), torch.float32)
+    with pytest.raises(ValueError, match=message):
+        gated_layer_norm(**{"x": x, "gate": gate, "weight": weight, "bias": bias} | change)
+
+
+def test_the_operators_name_a_gate_that_does_not_fit():
+    x, gate, _, weight, bias = inputs((2, 3, 4), torch.float32)
+    with pytest.raises(RuntimeError, match="gate must"):
+        torch.ops.ssm_core.gated_norm(x, gate.bfloat16(), weight, bias, 1e-5, True)
+    with pytest.raises(RuntimeError, match="grad_y must"):
+        torch.ops.ssm_core.gated_norm_backward(x.bfloat16(), x, gate, weight, bias, 1e-5, True)
 
 
 def test_a_scale_needs_samples():

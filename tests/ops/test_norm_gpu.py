@@ -5,7 +5,7 @@ import torch
 from oracles.norms import NORMS, inputs, norm_and_gradients, norm_of
 from torch.library import opcheck
 
-from ssm_core.ops import layer_norm
+from ssm_core.ops import gated_layer_norm, layer_norm
 from ssm_core.testing import assert_as_good_as, assert_close
 
 pytestmark = pytest.mark.gpu
@@ -52,11 +52,25 @@ def test_unaligned_rows_are_read_one_by_one():
     assert_close(layer_norm(shifted, weight, bias), layer_norm(x, weight, bias))
 
 
+def test_gates_far_from_zero_and_a_gate_that_is_not_aligned():
+    x, gate, _, weight, bias = inputs((64, 160), torch.float32)
+    gate = gate * 40
+    expected = gated_layer_norm(x.double(), gate.double(), weight.double(), bias.double())
+    on_gpu = [v.cuda() for v in (x, gate, weight, bias)]
+    assert_close(gated_layer_norm(*on_gpu), expected)
+    shifted = torch.cat([on_gpu[1].flatten()[:1], on_gpu[1].flatten()])[1:].view_as(x)
+    assert shifted.data_ptr() % 16
+    assert_close(gated_layer_norm(on_gpu[0], shifted, *on_gpu[2:]), expected)
+
+
 def test_opcheck():
     x, residual, scale, weight, bias = [v.cuda().requires_grad_() for v in inputs((2, 9, 8), torch.float32)]
     opcheck(torch.ops.ssm_core.norm.default, (x, weight, bias, 1e-5, True, torch.bfloat16))
     arguments = (x.detach().bfloat16(), residual, scale, weight, bias, 1e-5, True, torch.bfloat16)
     opcheck(torch.ops.ssm_core.residual_norm.default, arguments)
+    opcheck(torch.ops.ssm_core.gated_norm.default, (x, residual, weight, bias, 1e-5, True))
+    halves = [v.detach().bfloat16().requires_grad_() for v in (x, residual)]
+    opcheck(torch.ops.ssm_core.gated_norm.default, (*halves, weight, None, 1e-5, False))
 
 
 @pytest.mark.parametrize("name", NORMS)

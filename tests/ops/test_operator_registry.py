@@ -22,6 +22,7 @@ def test_what_flops_are_spent_on():
         scans.selective_scan: Work.SCAN,
         scans.selective_scan_backward: Work.SCAN,
         scans.norm: Work.OTHER,
+        scans.gated_norm: Work.OTHER,
         scans.residual_norm: Work.OTHER,
         trees.tree_scan: Work.SCAN,
         trees.tree_scan_backward: Work.SCAN,
@@ -42,6 +43,7 @@ def test_forms_in_onnx():
     assert names == {
         "aten.roll.default",
         "ssm_core.norm.default",
+        "ssm_core.gated_norm.default",
         "ssm_core.residual_norm.default",
         "ssm_core.selective_scan.default",
         "quadtree_ssm.quadtree_order.default",

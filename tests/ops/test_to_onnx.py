@@ -10,7 +10,14 @@ from torch import nn
 from torch.export import Dim
 
 from quadtree_ssm.ops import quadtree_order
-from ssm_core.ops import layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
+from ssm_core.ops import (
+    gated_layer_norm,
+    gated_rms_norm,
+    layer_norm,
+    residual_layer_norm,
+    residual_rms_norm,
+    rms_norm,
+)
 from ssm_core.ops.registry import onnx_translations
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
 
@@ -145,12 +152,14 @@ def test_selective_scan(directions, states):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_norms(dtype):
-    """The four norms, with the stream in float32 and the branch in another type."""
+    """The six norms, with the stream in float32 and the branch in another type."""
 
     def norms(x, residual, scale, weight, bias):
         return (
             layer_norm(x, weight, bias, dtype=torch.float32),
             rms_norm(x, weight, eps=0.5),
+            gated_layer_norm(x, residual.to(x.dtype), weight, bias),
+            gated_rms_norm(x, residual, weight, eps=0.5),
             *residual_layer_norm(x, residual, weight, bias, scale=scale),
             *residual_rms_norm(x, residual, weight, eps=0.5),
         )

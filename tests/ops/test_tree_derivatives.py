@@ -14,12 +14,12 @@ from tree_ssm.ops import Tree, grid_distances, grid_edges, minimum_spanning_tree
 
 BACKENDS = ["reference", "cpu"]
 CASES = cases()
-# One of the norms stands for all four, and the mask at the scan's output for that at its input, which is its gradient.
+# Two of the norms stand for all six, and the mask at the scan's output for that at its input, which is its gradient.
 COMPILED = [
     name
     for name in CASES
     if ("," not in name or name.endswith("random"))
-    and (name == "residual_layer_norm" or not name.endswith("_norm"))
+    and (name in ("residual_layer_norm", "gated_layer_norm") or not name.endswith("_norm"))
     and name != "straight_through_input"
 ]
 

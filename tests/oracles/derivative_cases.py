@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from oracles.norms import NORMS, RESIDUAL, norm_of
+from oracles.norms import GATED, NORMS, RESIDUAL, norm_of
 from oracles.norms import inputs as norm_inputs
 from oracles.quadtree import literal_input, literal_output
 from oracles.readout import inputs as readout_inputs
@@ -113,10 +113,12 @@ def _norm(name):
         root = (sum((v - mean) ** 2 for v in row) / len(row) + 0.1).sqrt()
         normed = torch.stack([(v - mean) / root for v in row], dim=-1) * weight
         y = normed + bias if "layer" in name else normed
+        if name in GATED:
+            y = y * residual / (1 + (-residual).exp())
         return (y, stream) if name in RESIDUAL else y
 
     # What a norm does not take is not differentiated.
-    takes = [True, name in RESIDUAL, name in RESIDUAL, True, "layer" in name]
+    takes = [True, name in RESIDUAL + GATED, name in RESIDUAL, True, "layer" in name]
     every = norm_inputs((2, 3, 4))
 
     def of_taken(function, *given):

@@ -3,14 +3,22 @@
 import torch
 from oracles.gradients import with_gradients
 
-from ssm_core.ops import layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
+from ssm_core.ops import (
+    gated_layer_norm,
+    gated_rms_norm,
+    layer_norm,
+    residual_layer_norm,
+    residual_rms_norm,
+    rms_norm,
+)
 
-NORMS = ("layer_norm", "rms_norm", "residual_layer_norm", "residual_rms_norm")
+GATED = ("gated_layer_norm", "gated_rms_norm")
 RESIDUAL = ("residual_layer_norm", "residual_rms_norm")
+NORMS = ("layer_norm", "rms_norm", *GATED, *RESIDUAL)
 
 
 def inputs(shape, dtype=torch.float64):
-    """Return x, residual, scale, weight and bias."""
+    """Return x, the residual or the gate, scale, weight and bias."""
     x, residual = torch.randn(2, *shape, dtype=dtype)
     return [x, residual * 2 + 1, torch.rand(shape[0], dtype=dtype) * 2, *torch.randn(2, shape[-1], dtype=dtype)]
 
@@ -23,6 +31,10 @@ def norm_of(name, eps=1e-5, dtype=None, backend="auto"):
             return layer_norm(x, weight, bias, eps, dtype, backend)
         if name == "rms_norm":
             return rms_norm(x, weight, eps, dtype, backend)
+        if name == "gated_layer_norm":
+            return gated_layer_norm(x, residual, weight, bias, eps, dtype, backend)
+        if name == "gated_rms_norm":
+            return gated_rms_norm(x, residual, weight, eps, dtype, backend)
         if name == "residual_layer_norm":
             return tuple(residual_layer_norm(x, residual, weight, bias, eps, scale, dtype, backend))
         return tuple(residual_rms_norm(x, residual, weight, eps, scale, dtype, backend))

@@ -12,6 +12,12 @@ __device__ __forceinline__ Pack<scalar_t, kVector> load_packed(const void* base,
   return *reinterpret_cast<const Pack<scalar_t, kVector>*>(static_cast<const scalar_t*>(base) + at);
 }
 
+// Brings an element's line into the cache, if the device does so, without waiting for it.
+template <typename scalar_t>
+__device__ __forceinline__ void prefetch(const void* base, int64_t at) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(static_cast<const scalar_t*>(base) + at));
+}
+
 template <typename acc, typename scalar_t, int kVector>
 __device__ __forceinline__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
   const auto packed = load_packed<scalar_t, kVector>(base, at);

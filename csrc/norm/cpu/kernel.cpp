@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/cpu/lanes.h"
+#include "common/cpu/vector_math.h"
 #include "norm/register.h"
 
 namespace ssm {
@@ -70,7 +71,24 @@ struct Moments {
   }
 };
 
-// `work` has two rows.
+// silu of a row, and its derivative if `slope` is not null.
+template <typename acc>
+SSM_INLINE void silu_row(const acc* __restrict__ z, acc* __restrict__ silu, acc* __restrict__ slope, int64_t channels) {
+  constexpr int64_t kStep = kLanesOf<acc>;
+  for (int64_t c = 0; c < channels; c += kStep) {
+    const int64_t count = std::min(kStep, channels - c);
+    acc in[kStep] = {}, out[kStep];
+    std::copy(z + c, z + c + count, in);
+    const Vec<acc> x = load(in), open = sigmoid<acc>(x, decaying_part(x)), value = x * open;
+    store(out, value);
+    std::copy(out, out + count, silu + c);
+    if (slope == nullptr) continue;
+    store(out, open + value * (acc(1) - open));
+    std::copy(out, out + count, slope + c);
+  }
+}
+
+// `work` has four rows.
 template <typename scalar_t, typename acc>
 SSM_MULTIVERSION void norm_row(const NormParams& p, int64_t row, acc* work) {
   const int64_t channels = p.channels, at = row * channels;
@@ -93,7 +111,37 @@ SSM_MULTIVERSION void norm_row(const NormParams& p, int64_t row, acc* work) {
   } else {
     for (int64_t c = 0; c < channels; ++c) y[c] = (in[c] - of.mean) * of.scale * weight[c];
   }
+  if (p.gate != nullptr) {
+    acc* __restrict__ silu = work + 2 * channels;
+    silu_row(read<scalar_t>(p.gate, p.x_wide, at, work + 3 * channels, channels), silu, static_cast<acc*>(nullptr),
+        channels);
+    for (int64_t c = 0; c < channels; ++c) y[c] *= silu[c];
+  }
   write<scalar_t>(p.y, p.y_wide, at, y, channels);
+}
+
+// Returns the gradient of the norm, given that of its product with silu(gate), and writes the gradient of the gate.
+// `work` has five rows.
+template <typename scalar_t, typename acc>
+SSM_INLINE const acc* through_gate(
+    const NormParams& p, int64_t at, Moments<acc> of, const acc* stream, const acc* grad_y, acc* work) {
+  const int64_t channels = p.channels;
+  acc* __restrict__ g = work, * __restrict__ slope = work + channels;
+  silu_row(read<scalar_t>(p.gate, p.x_wide, at, work + 2 * channels, channels), g, slope, channels);
+  acc* __restrict__ grad_gate = place<scalar_t>(p.grad_gate, p.x_wide, at, work + 3 * channels);
+  const acc* __restrict__ weight = static_cast<const acc*>(p.weight);
+  acc* __restrict__ y = work + 4 * channels;
+  for (int64_t c = 0; c < channels; ++c) y[c] = (stream[c] - of.mean) * of.scale * weight[c];
+  if (p.bias != nullptr) {
+    const acc* __restrict__ bias = static_cast<const acc*>(p.bias);
+    for (int64_t c = 0; c < channels; ++c) y[c] += bias[c];
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    grad_gate[c] = grad_y[c] * y[c] * slope[c];
+    g[c] *= grad_y[c];
+  }
+  write<scalar_t>(p.grad_gate, p.x_wide, at, grad_gate, channels);
+  return g;
 }
 
 // Computes w g of some channels of a row. Adds what they give to ∂weight and ∂bias, and to the lanes of Σ w g and
@@ -112,14 +160,15 @@ SSM_INLINE void add_gradients(const acc* __restrict__ stream, const acc* __restr
   }
 }
 
-// Adds what the row gives to ∂weight and ∂bias to `sums`, which has two rows. `work` has six rows.
+// Adds what the row gives to ∂weight and ∂bias to `sums`, which has two rows. `work` has eleven rows.
 template <typename scalar_t, typename acc>
 SSM_MULTIVERSION void norm_backward_row(const NormParams& p, int64_t row, acc* sums, acc* work) {
   const int64_t channels = p.channels, at = row * channels;
   const acc* __restrict__ stream = read<scalar_t>(p.kept_stream, p.stream_wide, at, work, channels);
-  const acc* __restrict__ g = read<scalar_t>(p.grad_y, p.y_wide, at, work + channels, channels);
+  const acc* g = read<scalar_t>(p.grad_y, p.y_wide, at, work + channels, channels);
   const acc* __restrict__ weight = static_cast<const acc*>(p.weight);
   const Moments<acc> of(p, stream);
+  if (p.gate != nullptr) g = through_gate<scalar_t>(p, at, of, stream, g, work + 6 * channels);
   // Rounded once: differences of w g and its mean must vanish where all are equal.
   acc* __restrict__ weighted = work + 2 * channels;
   acc along_one[kLanes] = {}, along_n[kLanes] = {};
@@ -158,7 +207,7 @@ struct CpuPasses {
     SSM_DISPATCH(call.narrow, "norm", [&] {
       using acc = acc_t<scalar_t>;
       torch::stable::parallel_for(0, p.rows, kRowsOfThread, [&](int64_t begin, int64_t end) {
-        std::vector<acc> work(int64_t{2} * p.channels);
+        std::vector<acc> work(int64_t{4} * p.channels);
         for (int64_t row = begin; row < end; ++row) norm_row<scalar_t>(p, row, work.data());
       });
     });
@@ -173,7 +222,7 @@ struct CpuPasses {
       using acc = acc_t<scalar_t>;
       acc* const sums = parts.mutable_data_ptr<acc>();
       torch::stable::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-        std::vector<acc> work(int64_t{6} * p.channels);
+        std::vector<acc> work(int64_t{11} * p.channels);
         for (int64_t piece = begin; piece < end; ++piece) {
           for (int64_t row = p.rows * piece / pieces; row < p.rows * (piece + 1) / pieces; ++row) {
             norm_backward_row<scalar_t>(p, row, sums + piece * width, work.data());

@@ -16,6 +16,7 @@ void share_rows(NormLaunch& p, int64_t narrow_bytes, int64_t wide_bytes, int64_t
     fours = fours && in_vectors(data, kNormFiveFours.width, wide ? wide_bytes : narrow_bytes);
   };
   look(p.x, p.x_wide);
+  look(p.gate, p.x_wide);
   look(p.grad_y, p.y_wide);
   for (const void* data : {p.residual, p.grad_stream, p.kept_stream}) look(data, p.stream_wide);
   const int five = kNormFiveFours.team(p.channels), three = kNormThreeFours.team(p.channels);

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "common/cuda/launch.h"
+#include "common/cuda/math.cuh"
 #include "common/cuda/reduce.cuh"
 #include "common/cuda/rows.cuh"
 #include "common/scalar.h"
@@ -48,11 +49,12 @@ __device__ __forceinline__ void read_as(
 }
 
 // Reads the thread's channels of its row. There is one branch for all of them, so that they are on their way together.
-template <typename scalar_t, int kVector, int kItems, typename acc>
+// With `kNarrow` there is none: the map has scalar_t.
+template <typename scalar_t, bool kNarrow = false, int kVector, int kItems, typename acc>
 __device__ __forceinline__ void read(
     const NormLaunch& p, const void* base, bool wide, const NormPlace& at, acc (&out)[kItems][kVector]) {
   if constexpr (!std::is_same_v<scalar_t, acc>) {
-    if (!wide) return read_as<scalar_t>(p, base, at, out);
+    if (kNarrow || !wide) return read_as<scalar_t>(p, base, at, out);
   }
   read_as<acc>(p, base, at, out);
 }
@@ -67,11 +69,11 @@ __device__ __forceinline__ void write_as(
   }
 }
 
-template <typename scalar_t, int kVector, int kItems, typename acc>
+template <typename scalar_t, bool kNarrow = false, int kVector, int kItems, typename acc>
 __device__ __forceinline__ void write(
     const NormLaunch& p, void* base, bool wide, const NormPlace& at, const acc (&in)[kItems][kVector]) {
   if constexpr (!std::is_same_v<scalar_t, acc>) {
-    if (!wide) return write_as<scalar_t>(p, base, at, in);
+    if (kNarrow || !wide) return write_as<scalar_t>(p, base, at, in);
   }
   write_as<acc>(p, base, at, in);
 }
@@ -119,7 +121,7 @@ __device__ acc normalize(const NormLaunch& p, int lane, acc (&n)[kItems][kVector
   return scale;
 }
 
-template <typename scalar_t, int kVector, int kItems>
+template <typename scalar_t, int kVector, int kItems, bool kGated>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
@@ -135,8 +137,10 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
     const int64_t row = first + threadIdx.x / p.team;
     const NormPlace at{row, row < p.rows, lane};
     acc n[kItems][kVector];
-    read<scalar_t>(p, p.x, p.x_wide, at, n);
-    if (p.residual != nullptr) {
+    read<scalar_t, kGated>(p, p.x, p.x_wide, at, n);
+    acc z[kItems][kVector];
+    if constexpr (kGated) read<scalar_t, kGated>(p, p.gate, p.x_wide, at, z);  // arrives while the row is normalised
+    if (!kGated && p.residual != nullptr) {
       acc residual[kItems][kVector];
       read<scalar_t>(p, p.residual, p.stream_wide, at, residual);
       const acc factor = at.live ? p.scale_of<acc>(row) : acc(0);
@@ -160,20 +164,59 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
       load<acc, acc>(weights, channel, weight);
       load<acc, acc>(biases, channel, bias);
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) n[i][v] = n[i][v] * weight[v] + bias[v];
+      for (int v = 0; v < kVector; ++v) {
+        n[i][v] = n[i][v] * weight[v] + bias[v];
+        if constexpr (kGated) n[i][v] *= z[i][v] * sigmoid<scalar_t>(z[i][v]);
+      }
     }
-    write<scalar_t>(p, p.y, p.y_wide, at, n);
+    write<scalar_t, kGated>(p, p.y, p.y_wide, at, n);
+  }
+}
+
+// Asks for a row that is read later, and keeps no register for it.
+template <typename scalar_t, int kVector, int kItems>
+__device__ __forceinline__ void announce(const NormLaunch& p, const void* base, const NormPlace& at) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int channel = channel_of<kVector>(p, at.lane, i);
+    if (live_at(p, at, channel)) prefetch<scalar_t>(base, at.row * p.channels + channel);
+  }
+}
+
+// Turns the gradient g of the product with silu(z) into that of the norm, and writes the gradient of the gate z:
+// silu'(z) = σ(z) (1 + z (1 - σ(z))). n is the row, brought to mean square 1.
+template <typename scalar_t, int kVector, int kItems, typename acc>
+__device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlace& at, const acc (&n)[kItems][kVector],
+    const acc* parameters, acc (&g)[kItems][kVector]) {
+#pragma unroll
+  for (int i = 0; i < kItems; ++i) {
+    const int channel = channel_of<kVector>(p, at.lane, i);
+    if (!live_at(p, at, channel)) continue;
+    const int64_t place = at.row * p.channels + channel;
+    acc weight[kVector], bias[kVector], z[kVector];
+    load<acc, acc>(parameters, channel, weight);
+    load<acc, acc>(parameters + p.channels, channel, bias);
+    load<acc, scalar_t>(p.gate, place, z);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      const acc open = sigmoid<scalar_t>(z[v]), silu = z[v] * open;
+      z[v] = g[i][v] * (n[i][v] * weight[v] + bias[v]) * (open + silu * (1 - open));
+      g[i][v] *= silu;
+    }
+    store<acc, scalar_t>(p.grad_gate, place, z);
   }
 }
 
 // With n the normed row and w the weight, the gradient through the norm is that of the row times n and 1 taken off:
-// (w g - mean(w g) - n · mean(w g n)) / σ. Over the rows, ∂w = Σ g n and ∂b = Σ g.
-template <typename scalar_t, int kVector, int kItems>
+// (w g - mean(w g) - n · mean(w g n)) / σ. Over the rows, ∂w = Σ g n and ∂b = Σ g. With a gate z, g is the gradient of
+// y times silu(z).
+template <typename scalar_t, int kVector, int kItems, bool kGated>
 __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_backward_kernel(NormLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const NormMemory<acc> shared(p.channels, kNormGradientSums, memory);
   share_parameter(p, p.weight, shared.parameters);
+  if constexpr (kGated) share_parameter(p, p.bias, shared.parameters + p.channels);
   __syncthreads();
   const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
   acc sums[kNormParameters][kItems][kVector] = {};
@@ -181,12 +224,18 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
       first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
     const NormPlace at{row, row < p.rows, lane};
+    // `more` is what the stream's gradient has besides; a gate's norm has no stream.
     acc n[kItems][kVector], g[kItems][kVector], more[kItems][kVector] = {};
-    read<scalar_t>(p, p.kept_stream, p.stream_wide, at, n);
+    read<scalar_t, kGated>(p, p.kept_stream, p.stream_wide, at, n);
     // Read here, so that they arrive while the row is normalised.
-    read<scalar_t>(p, p.grad_y, p.y_wide, at, g);
-    if (p.grad_stream != nullptr) read<scalar_t>(p, p.grad_stream, p.stream_wide, at, more);
+    read<scalar_t, kGated>(p, p.grad_y, p.y_wide, at, g);
+    if constexpr (kGated) {
+      announce<scalar_t, kVector, kItems>(p, p.gate, at);
+    } else if (p.grad_stream != nullptr) {
+      read<scalar_t>(p, p.grad_stream, p.stream_wide, at, more);
+    }
     const acc scale = normalize(p, lane, n, shared.scratch);
+    if constexpr (kGated) through_gate<scalar_t>(p, at, n, shared.parameters, g);
     acc of_row[kNormGradientSums] = {0, 0};  // Σ w g, Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -210,8 +259,8 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
 #pragma unroll
       for (int v = 0; v < kVector; ++v) g[i][v] = scale * (g[i][v] - mean - n[i][v] * slope) + more[i][v];
     }
-    write<scalar_t>(p, p.grad_residual, p.stream_wide, at, g);
-    if (p.grad_x == nullptr) continue;
+    write<scalar_t, kGated>(p, p.grad_residual, p.stream_wide, at, g);
+    if (kGated || p.grad_x == nullptr) continue;
     const acc factor = at.live ? p.scale_of<acc>(row) : acc(0);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -246,19 +295,21 @@ __global__ void __launch_bounds__(kNormSumColumns* kNormSumThreads) norm_sum_ker
   static_cast<acc*>(of_weight ? p.grad_weight : p.grad_bias)[of_weight ? column : column - p.channels] = sum;
 }
 
-// Calls `run` with the two numbers of the shape as types.
+// Calls `run` with the two numbers of the shape, and whether there is a gate, as types.
 template <typename Run>
-void with_shape(NormShape shape, const Run& run) {
-  const auto with = [&](auto width, auto items) { run(width, items); };
-  switch (shape) {
+void with_shape(const NormLaunch& p, const Run& run) {
+  const auto with_gate = [&](auto width, auto items) {
+    return p.gate != nullptr ? run(width, items, std::true_type{}) : run(width, items, std::false_type{});
+  };
+  switch (p.shape) {
     case NormShape::kThreeFours:
-      return with(
+      return with_gate(
           std::integral_constant<int, kNormThreeFours.width>{}, std::integral_constant<int, kNormThreeFours.items>{});
     case NormShape::kFiveFours:
-      return with(
+      return with_gate(
           std::integral_constant<int, kNormFiveFours.width>{}, std::integral_constant<int, kNormFiveFours.items>{});
     case NormShape::kOnes:
-      return with(std::integral_constant<int, kNormOnes.width>{}, std::integral_constant<int, kNormOnes.items>{});
+      return with_gate(std::integral_constant<int, kNormOnes.width>{}, std::integral_constant<int, kNormOnes.items>{});
   }
 }
 
@@ -273,15 +324,15 @@ void launch_rows(Kernel* kernel, const NormLaunch& p, int sums) {
 
 template <typename scalar_t>
 void launch_norm(const NormLaunch& p) {
-  with_shape(p.shape, [&](auto width, auto items) {
-    launch_rows<scalar_t>(norm_kernel<scalar_t, width.value, items.value>, p, kNormForwardSums);
+  with_shape(p, [&](auto width, auto items, auto gated) {
+    launch_rows<scalar_t>(norm_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormForwardSums);
   });
 }
 
 template <typename scalar_t>
 void launch_norm_backward(const NormLaunch& p) {
-  with_shape(p.shape, [&](auto width, auto items) {
-    launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value>, p, kNormGradientSums);
+  with_shape(p, [&](auto width, auto items, auto gated) {
+    launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormGradientSums);
   });
   const int64_t columns = static_cast<int64_t>(kNormParameters) * p.channels;
   const unsigned blocks = grid_blocks((columns + kNormSumColumns - 1) / kNormSumColumns, "norm");

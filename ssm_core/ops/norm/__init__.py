@@ -1,4 +1,4 @@
-"""Norms over channels: of a map, or of its sum with the residual stream, computed in the same pass."""
+"""Norms over channels: of a map, or with its gate or the sum of the residual stream in the same pass."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
-from .reference import norm_reference, residual_norm_reference
+from .reference import gated_norm_reference, norm_reference, residual_norm_reference
 
 # Channels that fit in the GPU kernels' registers, read one by one; see csrc/norm/cuda/tuning.h.
 MOST_CHANNELS = 4096
@@ -67,6 +67,59 @@ def rms_norm(
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
     """
     return _norm("rms_norm", x, weight, None, eps, False, dtype, backend)
+
+
+def gated_layer_norm(
+    x: Tensor,  # [..., C]
+    gate: Tensor,  # [..., C]
+    weight: Tensor,  # [C]
+    bias: Tensor | None = None,  # [C]
+    eps: float = 1e-5,
+    dtype: torch.dtype | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Norm the channels of every token, and multiply them by a gate: y = LN(x) ⊙ silu(gate).
+
+    The norm, the activation and the product are one pass over memory, and so are all gradients. The normed map and the
+    activated gate are not kept for the backward pass, which computes them again.
+
+    Args:
+        x: a map; its last dimension are the channels.
+        gate: another map of the same shape; the norm is multiplied by its SiLU, gate · σ(gate).
+        weight: scale of every channel.
+        bias: shift of every channel; None for none.
+        eps: added to the variance.
+        dtype: of the result; None for that of ``x``. ``x``, the gate and the result are each float32 or one half type,
+            or all float64. If they are of two types, the half type is first converted to float32, which takes a pass
+            of its own.
+        backend: as for :func:`layer_norm`.
+
+    Returns:
+        y ``[..., C]``. Everything in between is float32, or float64 for float64.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    return _gated_norm("gated_layer_norm", x, gate, weight, bias, eps, True, dtype, backend)
+
+
+def gated_rms_norm(
+    x: Tensor,  # [..., C]
+    gate: Tensor,  # [..., C]
+    weight: Tensor,  # [C]
+    eps: float = 1e-6,
+    dtype: torch.dtype | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Norm the channels of every token by their root mean square, and multiply them by a gate.
+
+    The norm comes before the gate, as in Mamba2's gated norm with ``norm_before_gate=True`` and one group. The
+    arguments and the result are those of :func:`gated_layer_norm`.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    return _gated_norm("gated_rms_norm", x, gate, weight, None, eps, False, dtype, backend)
 
 
 def residual_layer_norm(
@@ -143,6 +196,31 @@ def _norm(
     return torch.ops.ssm_core.norm(_tokens(x), *parameters, eps, centred, dtype).reshape(x.shape)
 
 
+def _gated_norm(
+    op: str,
+    x: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype | None,
+    backend: Backend,
+) -> Tensor:
+    dtype = x.dtype if dtype is None else dtype
+    _check(op, x, weight, bias, {"x": x.dtype, "gate": gate.dtype, "dtype": dtype})
+    if gate.shape != x.shape:
+        raise ValueError(f"{op}: gate must have x's shape {shape_of(x)}, got {shape_of(gate)}")
+    require_same_device(op, x=x, gate=gate, weight=weight, bias=bias)
+    if _choose(op, x, backend) == "reference":
+        return gated_norm_reference(x, gate, weight, bias, eps, centred, dtype)
+    # The kernels take one type, so that they hold a half type's rows in half as many registers.
+    kind = x.dtype if x.dtype == gate.dtype == dtype else torch.float32
+    maps = (_tokens(x.to(kind)), _tokens(gate.to(kind)))
+    y = torch.ops.ssm_core.gated_norm(*maps, *_parameters(kind, weight, bias), eps, centred)
+    return y.reshape(x.shape).to(dtype)
+
+
 def _residual_norm(
     op: str,
     x: Tensor,
@@ -207,6 +285,9 @@ def _parameters(dtype: torch.dtype, weight: Tensor, bias: Tensor | None) -> tupl
 
 __all__ = [
     "NormedStream",
+    "gated_layer_norm",
+    "gated_norm_reference",
+    "gated_rms_norm",
     "layer_norm",
     "norm_reference",
     "residual_layer_norm",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
 
-from .reference import norm_reference, residual_norm_reference, scaled
+from .reference import gated_norm_reference, norm_reference, residual_norm_reference, scaled
 
 
 def norm_composite(
@@ -21,6 +21,19 @@ def norm_composite(
 ) -> tuple[Tensor]:
     """Compute ``ssm_core::norm``."""
     return (norm_reference(x, weight, bias, eps, centred, dtype),)
+
+
+def gated_norm_composite(
+    wanted: Sequence[bool],
+    x: Tensor,  # [B, L, C]
+    gate: Tensor,  # [B, L, C]
+    weight: Tensor,  # [C]
+    bias: Tensor | None,  # [C]
+    eps: float,
+    centred: bool,
+) -> tuple[Tensor]:
+    """Compute ``ssm_core::gated_norm``."""
+    return (gated_norm_reference(x, gate, weight, bias, eps, centred, x.dtype),)
 
 
 def residual_norm_composite(
@@ -73,6 +86,27 @@ def norm_backward_composite(
     """Compute ``ssm_core::norm_backward``."""
     grad_x, grad_weight, grad_bias = _gradients(grad_y, grad_more, x, weight, eps, centred)
     return grad_x.to(x.dtype), grad_weight, grad_bias
+
+
+def gated_norm_backward_composite(
+    wanted: Sequence[bool],
+    grad_y: Tensor,  # [B, L, C]
+    x: Tensor,  # [B, L, C]
+    gate: Tensor,  # [B, L, C]
+    weight: Tensor,  # [C]
+    bias: Tensor | None,  # [C]
+    eps: float,
+    centred: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute ``ssm_core::gated_norm_backward``."""
+    wide = accumulate_dtype(x.dtype)
+    g, z = grad_y.to(wide), gate.to(wide)
+    opened = z.sigmoid()
+    silu = z * opened
+    normed = norm_reference(x, weight, bias, eps, centred, wide)
+    grad_gate = g * normed * (opened + silu * (1 - opened))
+    grad_x, grad_weight, grad_bias = _gradients(g * silu, None, x, weight, eps, centred)
+    return grad_x.to(x.dtype), grad_gate.to(gate.dtype), grad_weight, grad_bias
 
 
 def residual_norm_backward_composite(

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssm_core.ops.backend import Backend
 from ssm_core.ops.example import Example, Results, normal, uniform
 
-from . import layer_norm, residual_layer_norm, residual_rms_norm
+from . import gated_layer_norm, gated_rms_norm, layer_norm, residual_layer_norm, residual_rms_norm
 
 
 def _inputs(batch: int, length: int, channels: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -20,6 +20,16 @@ def _inputs(batch: int, length: int, channels: int, generator: torch.Generator) 
 def _layer_norm(backend: Backend, inputs: tuple[Tensor, ...]) -> Tensor:
     x, _, _, weight, bias = inputs
     return layer_norm(x, weight, bias, backend=backend)
+
+
+def _gated(backend: Backend, inputs: tuple[Tensor, ...]) -> Tensor:
+    x, gate, _, weight, bias = inputs
+    return gated_layer_norm(x, gate, weight, bias, backend=backend)
+
+
+def _gated_root_mean_square(backend: Backend, inputs: tuple[Tensor, ...]) -> Tensor:
+    x, gate, _, weight, _ = inputs
+    return gated_rms_norm(x, gate, weight, backend=backend)
 
 
 def _residual(backend: Backend, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -35,6 +45,8 @@ def _root_mean_square(backend: Backend, inputs: tuple[Tensor, ...]) -> tuple[Ten
 def _example(batch: int, length: int, channels: int) -> list[Example]:
     calls: dict[str, Callable[[Backend, tuple[Tensor, ...]], Results]] = {
         "layer norm": _layer_norm,
+        "with a gate": _gated,
+        "RMS norm with a gate": _gated_root_mean_square,
         "with a residual": _residual,
         "RMS norm with a residual": _root_mean_square,
     }

@@ -1,6 +1,7 @@
 """The norms over channels in plain PyTorch: the definitions that kernels are tested against."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssm_core.ops.checks import accumulate_dtype
@@ -25,6 +26,20 @@ def norm_reference(
         rows = rows - rows.mean(-1, keepdim=True)
     y = rows * (rows.square().mean(-1, keepdim=True) + eps).rsqrt() * weight.to(wide)
     return (y if bias is None else y + bias.to(wide)).to(dtype)
+
+
+def gated_norm_reference(
+    x: Tensor,  # [B, ..., C]
+    gate: Tensor,  # [B, ..., C]
+    weight: Tensor,  # [C]
+    bias: Tensor | None,  # [C]
+    eps: float,
+    centred: bool,
+    dtype: torch.dtype,
+) -> Tensor:  # [B, ..., C]
+    """Compute norm(x) · silu(gate) in float32 or float64, and round once to ``dtype``."""
+    wide = accumulate_dtype(x.dtype)
+    return (norm_reference(x, weight, bias, eps, centred, wide) * F.silu(gate.to(wide))).to(dtype)
 
 
 def residual_norm_reference(

@@ -1,4 +1,4 @@
-"""Declares ``ssm_core::norm`` and ``ssm_core::residual_norm`` and registers their fake, autograd and autocast rules.
+"""Declares ``ssm_core::norm``, ``gated_norm`` and ``residual_norm``; registers their fake, autograd and autocast rules.
 
 The schemas are in ``csrc/norm/schema.cpp``.
 """
@@ -17,6 +17,8 @@ from ssm_core.ops.registry import Operator, Shape, Table, register
 from ssm_core.ops.vmap import fold, loop_rule, register_composite_vmap, register_rule, unfold
 
 from .derivatives import (
+    gated_norm_backward_composite,
+    gated_norm_composite,
     norm_backward_composite,
     norm_composite,
     residual_norm_backward_composite,
@@ -41,6 +43,25 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     require_shapes("norm", x=(x, "BLC"), grad_y=(grad_y, "BLC"), grad_more=(grad_more, "BLC"), weight=(weight, "C"))
     return _map(x, x.dtype), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+def _fake_gated(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
+    require_shapes("gated_norm", x=(x, "BLC"), gate=(gate, "BLC"), weight=(weight, "C"), bias=(bias, "C"))
+    return _map(x, x.dtype)
+
+
+def _fake_gated_backward(
+    grad_y: Tensor, x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+) -> tuple[Tensor, ...]:
+    require_shapes(
+        "gated_norm",
+        x=(x, "BLC"),
+        gate=(gate, "BLC"),
+        grad_y=(grad_y, "BLC"),
+        weight=(weight, "C"),
+        bias=(bias, "C"),
+    )
+    return _map(x, x.dtype), _map(x, gate.dtype), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
 def _fake_residual(
@@ -102,6 +123,21 @@ def _backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
     return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None, None
 
 
+def _setup_gated(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, gate, weight, bias, ctx.eps, ctx.centred = inputs
+    ctx.save_for_backward(x, gate, weight, bias)
+
+
+def _backward_gated(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 6
+    x, gate, weight, bias = ctx.saved_tensors
+    grad_x, grad_gate, grad_weight, grad_bias = torch.ops.ssm_core.gated_norm_backward(
+        grad_y, x, gate, weight, bias, ctx.eps, ctx.centred
+    )
+    return grad_x, grad_gate, grad_weight, None if bias is None else grad_bias, None, None
+
+
 def _setup_residual(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, _, scale, weight, bias, ctx.eps, ctx.centred, _ = inputs
     ctx.has_bias, ctx.dtype = bias is not None, x.dtype
@@ -142,6 +178,13 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
     return unfold(torch.ops.ssm_core.norm(x, *args[1:]), info.batch_size, 0)
 
 
+def _vmap_gated(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    if any(dim is not None for dim in in_dims[2:4]):
+        return loop_rule(torch.ops.ssm_core.gated_norm)(info, in_dims, *args)
+    maps = [fold(x, dim, info.batch_size, 0).contiguous() for x, dim in zip(args[:2], in_dims, strict=False)]
+    return unfold(torch.ops.ssm_core.gated_norm(*maps, *args[2:]), info.batch_size, 0)
+
+
 def _vmap_residual(
     info: Any, in_dims: tuple[int | None, ...], *args: Any
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -155,7 +198,7 @@ def _vmap_residual(
 
 
 def _flops(x_shape: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """A norm as ``ssm_core.flops`` counts PyTorch's: five operations an element, doubled."""
+    """A norm as ``ssm_core.flops`` counts PyTorch's: five operations an element, doubled. Gates are not counted."""
     return 2 * 5 * math.prod(x_shape)
 
 
@@ -171,12 +214,12 @@ def _examples() -> Sequence[Example]:
     return EXAMPLES
 
 
-_NAME, _RESIDUAL = "ssm_core::norm", "ssm_core::residual_norm"
+_NAME, _GATED, _RESIDUAL = "ssm_core::norm", "ssm_core::gated_norm", "ssm_core::residual_norm"
 
 _OPERATOR = Operator(
     _NAME,
-    needs=(f"{_NAME}_backward", _RESIDUAL, f"{_RESIDUAL}_backward"),
-    flops={_NAME: _flops, _RESIDUAL: _flops},
+    needs=(f"{_NAME}_backward", _GATED, f"{_GATED}_backward", _RESIDUAL, f"{_RESIDUAL}_backward"),
+    flops={_NAME: _flops, _GATED: _flops, _RESIDUAL: _flops},
     onnx=_onnx,
     examples=_examples,
 )
@@ -184,6 +227,8 @@ _OPERATOR = Operator(
 if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(f"{_NAME}_backward", _fake_backward)
+    torch.library.register_fake(_GATED, _fake_gated)
+    torch.library.register_fake(f"{_GATED}_backward", _fake_gated_backward)
     torch.library.register_fake(_RESIDUAL, _fake_residual)
     torch.library.register_fake(f"{_RESIDUAL}_backward", _fake_residual_backward)
     register_derivatives(
@@ -195,18 +240,28 @@ if register(_OPERATOR):
     )
     register_derivatives(
         _library,
+        _GATED,
+        setup_context=_setup_gated,
+        backward=_backward_gated,
+        jvp=composite_jvp(gated_norm_composite, outputs=1),
+    )
+    register_derivatives(
+        _library,
         _RESIDUAL,
         setup_context=_setup_residual,
         backward=_backward_residual,
         jvp=composite_jvp(residual_norm_composite, outputs=2),
     )
     register_composite_derivatives(_library, f"{_NAME}_backward", norm_backward_composite)
+    register_composite_derivatives(_library, f"{_GATED}_backward", gated_norm_backward_composite)
     register_composite_derivatives(_library, f"{_RESIDUAL}_backward", residual_norm_backward_composite)
     register_rule(_NAME, _vmap)
+    register_rule(_GATED, _vmap_gated)
     register_rule(_RESIDUAL, _vmap_residual)
     register_composite_vmap(_library, f"{_NAME}_backward", norm_backward_composite, outputs=3)
+    register_composite_vmap(_library, f"{_GATED}_backward", gated_norm_backward_composite, outputs=4)
     register_composite_vmap(_library, f"{_RESIDUAL}_backward", residual_norm_backward_composite, outputs=4)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernels read and write the types that they are given and compute in float32.
-        for name in ("norm", "residual_norm"):
+        for name in ("norm", "gated_norm", "residual_norm"):
             _library.impl(name, torch.library.fallthrough_kernel, key)

@@ -29,6 +29,13 @@ def norm(x: Any, weight: Any, bias: Any, eps: float, centred: bool, dtype: Any) 
     return _cast(_norm(_cast(x, ir.DataType.FLOAT), weight, bias, eps, centred), dtype)
 
 
+def gated_norm(x: Any, gate: Any, weight: Any, bias: Any, eps: float, centred: bool) -> Any:
+    """``ssm_core::gated_norm``."""
+    z = _cast(gate, ir.DataType.FLOAT)
+    normed = _norm(_cast(x, ir.DataType.FLOAT), weight, bias, eps, centred)
+    return op.CastLike(op.Mul(normed, op.Mul(z, op.Sigmoid(z))), x)
+
+
 def residual_norm(
     x: Any, residual: Any, scale: Any, weight: Any, bias: Any, eps: float, centred: bool, dtype: Any
 ) -> Any:
@@ -42,5 +49,6 @@ def residual_norm(
 
 TRANSLATIONS: Table = {
     torch.ops.ssm_core.norm.default: norm,
+    torch.ops.ssm_core.gated_norm.default: gated_norm,
     torch.ops.ssm_core.residual_norm.default: residual_norm,
 }
