@@ -78,6 +78,9 @@ class Stem(nn.Module):
     """
 
     NORMS_BEFORE_PRODUCTS = ("norm1",)
+    # An activation reads the first. The second begins the residual stream, which under autocast has twice the bytes of
+    # what the convolution gives.
+    RECOMPUTED_NORMS = ("norm1", "norm2")
 
     def __init__(
         self, in_chans: int, dim: int, norm_eps: float, grey_from_colours: bool = False, taker: str = "the network"
@@ -116,6 +119,8 @@ class Downsample(nn.Module):
         bias: whether the convolution has a bias.
         norm_eps: epsilon of the norm.
     """
+
+    RECOMPUTED_NORMS = ("norm",)  # as the second one of the stem
 
     def __init__(self, dim: int, out_dim: int, bias: bool, norm_eps: float) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ import torch
 import torch.fx
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
+from torch._C._functorch import maybe_current_level  # torch.func has no public function for this
+from torch.utils.checkpoint import checkpoint
 
 from ssm_core.ops.norm import NormedStream, gated_layer_norm, layer_norm, residual_layer_norm
 
@@ -29,22 +31,28 @@ class FusedLayerNorm(LayerNorm):
         eps: added to the variance.
         before_product: whether the result has the dtype of autocast, since products alone read it. Without it, the
             result is float32 under autocast, as that of ``nn.LayerNorm`` is on a GPU.
+        recomputed: whether the backward pass computes the result again where ``torch.compile`` would keep it. This
+            takes a forward pass of the norm, and is worth it where the result is larger than the input or is read by
+            pointwise operations, which ``torch.compile`` would compute again with a norm of PyTorch's.
     """
 
-    def __init__(self, num_channels: int, eps: float = 1e-6, before_product: bool = False) -> None:
+    def __init__(
+        self, num_channels: int, eps: float = 1e-6, before_product: bool = False, recomputed: bool = False
+    ) -> None:
         super().__init__(num_channels, eps=eps)
-        self.before_product = before_product
+        self.before_product, self.recomputed = before_product, recomputed
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm, before_product: bool = False) -> "FusedLayerNorm":
+    def of(cls, norm: nn.LayerNorm, before_product: bool = False, recomputed: bool = False) -> "FusedLayerNorm":
         """Return a fused norm that has the parameters of another norm, which are shared.
 
         Args:
             norm: a norm over one dimension, with a weight and a bias.
             before_product: see the class.
+            recomputed: see the class.
         """
         with torch.device("meta"):
-            fused = cls(norm.normalized_shape[0], norm.eps, before_product)
+            fused = cls(norm.normalized_shape[0], norm.eps, before_product, recomputed)
         fused.weight, fused.bias = norm.weight, norm.bias
         return fused.train(norm.training)
 
@@ -53,7 +61,12 @@ class FusedLayerNorm(LayerNorm):
         x: Tensor,  # [..., C]
     ) -> Tensor:  # [..., C]
         """Norm every token."""
-        return layer_norm(x, self.weight, self.bias, self.eps, autocast_dtype(x, self.before_product))
+        dtype = autocast_dtype(x, self.before_product)
+        if self.recomputed and torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled() and _can_recompute():
+            arguments = (x, self.weight, self.bias, self.eps, dtype)
+            # The graph of torch.compile gets a mark and no second call. Nothing random has to be restored.
+            return checkpoint(layer_norm, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype)
 
     def gated(
         self,
@@ -79,7 +92,8 @@ def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,))
     The blocks of this project's networks then add their branches in the pass of the next norm, too. Norms of other
     kinds, norms over several dimensions and norms without parameters stay.
 
-    A class whose products alone read some of its norms lists their names as ``NORMS_BEFORE_PRODUCTS``.
+    A class whose products alone read some of its norms lists their names as ``NORMS_BEFORE_PRODUCTS``, and those that
+    the backward pass computes again as ``RECOMPUTED_NORMS``; see :class:`FusedLayerNorm`.
 
     Args:
         model: any network. It is changed in place.
@@ -90,13 +104,25 @@ def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,))
     """
     for parent in [module for module in model.modules() if isinstance(module, of)]:
         before_products = getattr(parent, "NORMS_BEFORE_PRODUCTS", ())
+        recomputed = getattr(parent, "RECOMPUTED_NORMS", ())
         for name, child in parent.named_children():
             # Classes derived from these compute something else.
             if not isinstance(child, nn.LayerNorm) or type(child) not in (nn.LayerNorm, LayerNorm):
                 continue
             if len(child.normalized_shape) == 1 and child.weight is not None and child.bias is not None:
-                setattr(parent, name, FusedLayerNorm.of(child, name in before_products))
+                setattr(parent, name, FusedLayerNorm.of(child, name in before_products, name in recomputed))
     return model
+
+
+@torch.compiler.assume_constant_result  # a graph is traced again for other transforms
+def _can_recompute() -> bool:
+    """Whether the graph that is being traced may hold a checkpoint.
+
+    Exported graphs are for forward passes, torch.func refuses checkpoints, and some versions of torch that serve us
+    refuse them in graphs that are cut for DistributedDataParallel.
+    """
+    parallel = torch.distributed.is_available() and nn.parallel.DistributedDataParallel._active_ddp_module is not None
+    return not torch.compiler.is_exporting() and maybe_current_level() is None and not parallel
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at dtypes

@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 from torch import fx, nn
+from torch.utils.checkpoint import checkpoint
 
 from quadtree_ssm import QuadMamba
-from ssm_core.layers import Block, FusedLayerNorm, Pending, fuse_norms, record_scans
+from ssm_core.layers import Block, Downsample, FusedLayerNorm, Pending, fuse_norms, record_scans
 from ssm_core.testing import assert_close, relative_error
 from tree_ssm import MambaTreeV
 
@@ -92,6 +93,52 @@ def test_stages_compile():
     x = torch.randn(2, 8, 8, 16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert_close(compiled(x), stage(x))
+
+
+def saved_maps(network, x):
+    """The shapes and types of what a compiled forward pass keeps for the backward pass, and all gradients."""
+    torch.compiler.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager_decomp_partition")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = compiled(x)
+    saved = [(tuple(v.shape), v.dtype) for v in y.grad_fn.saved_tensors]
+    y.float().square().sum().backward()
+    return saved, [p.grad for p in network.parameters()]
+
+
+def test_compiled_networks_compute_the_norms_before_the_stream_again():
+    torch.manual_seed(0)
+    network = nn.Sequential(Downsample(8, 16, True, 1e-6), Block(16, nn.Identity(), 2, 0, None, 1e-6).norm1)
+    network.append(nn.Linear(16, 8))
+    fused = fuse_norms(copy.deepcopy(network))
+    fused[1].before_product = True
+    x = torch.randn(2, 12, 12, 8)
+    stream = (2, 36, 16), torch.float32
+    found, gradients = saved_maps(fused, x)
+    assert stream not in found
+    assert ((2, 6, 6, 16), torch.float32) not in found
+    fused[0].norm.recomputed = False
+    fused.zero_grad()
+    kept, expected = saved_maps(fused, x)
+    assert stream in kept
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_recomputed_norms_under_torch_func_and_checkpoints():
+    torch.manual_seed(0)
+    norm = FusedLayerNorm(8, recomputed=True)
+    x = torch.randn(2, 3, 8)
+
+    def gradient(x):
+        return torch.func.grad(lambda x: norm(x).sin().sum())(x)
+
+    expected = gradient(x)
+    torch.compiler.reset()
+    assert_close(torch.compile(gradient, fullgraph=True, backend="aot_eager")(x), expected)
+    torch.compiler.reset()
+    x.requires_grad_()
+    within = torch.compile(lambda x: checkpoint(norm, x, use_reentrant=False), fullgraph=True, backend="aot_eager")
+    assert_close(torch.autograd.grad(within(x).sin().sum(), x)[0], expected)
 
 
 def test_scans_are_recorded():
