@@ -46,7 +46,7 @@ def test_norms(tmp_path):
         ("residual", "1x4x4x8", "both"),
         ("residual", "1x2x4x5", "forward"),
     ]
-    assert len(rows) == 8
+    assert len(rows) == 12
     assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
     assert all(row.eager > 0 and row.ours > 0 and row.floor > 0 and row.compiled is None for row in rows)
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_core.ops import layer_norm, residual_layer_norm
+from ssm_core.ops import gated_layer_norm, layer_norm, residual_layer_norm
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -35,7 +35,7 @@ DEFAULT_SHAPES = (
 )  # fmt: skip
 STREAM = torch.float32
 
-Inputs = tuple[Tensor, ...]  # x, residual, weight, bias
+Inputs = tuple[Tensor, ...]  # x, residual or gate, weight, bias
 
 
 def of_pytorch(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,21 @@ def alone_of_ours(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> 
     return (layer_norm(x, weight, bias),)
 
 
-WAYS = {"residual": (of_pytorch, of_ours), "alone": (alone_of_pytorch, alone_of_ours)}
+def gated_of_pytorch(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """A norm and the product with the SiLU of a gate, as in MambaTree's mixer."""
+    return (F.layer_norm(x.float(), weight.shape, weight, bias, 1e-5).to(x.dtype) * F.silu(gate),)
+
+
+def gated_of_ours(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """The same by the operator."""
+    return (gated_layer_norm(x, gate, weight, bias),)
+
+
+WAYS = {
+    "residual": (of_pytorch, of_ours),
+    "alone": (alone_of_pytorch, alone_of_ours),
+    "gated": (gated_of_pytorch, gated_of_ours),
+}
 
 
 @dataclass
@@ -78,19 +92,22 @@ class Row:
 
 def floors(norm: str, elements: int, item: int, rate: float) -> dict[str, float]:
     """The floors of both steps. Backward reads the stream in place of the branch and the residual."""
-    stream = STREAM.itemsize if norm == "residual" else 0
-    forward = 2 * item + 2 * stream
-    backward = item + (3 * stream + item if norm == "residual" else 2 * item)
+    forward, backward = {
+        "residual": (2 * item + 2 * STREAM.itemsize, 2 * item + 3 * STREAM.itemsize),
+        "alone": (2 * item, 3 * item),
+        "gated": (3 * item, 5 * item),
+    }[norm]
     return {step: 1e3 * elements * size / rate for step, size in (("forward", forward), ("both", forward + backward))}
 
 
 def measure(norm: str, shape: tuple[int, ...], options: argparse.Namespace, rate: float) -> list[Row]:
     """Time one shape."""
     x = torch.randn(shape, device=options.device, dtype=options.dtype).requires_grad_()
-    residual = torch.randn(shape, device=options.device, dtype=STREAM).requires_grad_()
+    of_second = STREAM if norm == "residual" else options.dtype
+    residual = torch.randn(shape, device=options.device, dtype=of_second).requires_grad_()
     weight, bias = (torch.randn(shape[-1], device=options.device).requires_grad_() for _ in range(2))
     inputs = (x, residual, weight, bias)
-    leaves = inputs if norm == "residual" else (x, weight, bias)
+    leaves = (x, weight, bias) if norm == "alone" else inputs
     pytorch, ours = WAYS[norm]
     times: dict[str, list[float]] = {"forward": [], "both": []}
     torch.compiler.reset()

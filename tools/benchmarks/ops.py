@@ -23,7 +23,7 @@ from torch import Tensor
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import directional_scan, layer_norm, residual_layer_norm
+from ssm_core.ops import directional_scan, gated_layer_norm, layer_norm, residual_layer_norm
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_core.writing import explained
@@ -226,12 +226,23 @@ def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
 
 
+def norm_leaves(maps: int, shape: Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+    """Some maps, the weight and the bias."""
+    given = torch.randn(maps, shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
+    parameters = torch.randn(2, shape.channels, dtype=accumulate_dtype(dtype), device=device)
+    return tuple(t.detach().requires_grad_() for t in (*given, *parameters))
+
+
 def norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     """A layer norm over the channels."""
-    x = torch.randn(shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
-    weight, bias = torch.randn(2, shape.channels, dtype=accumulate_dtype(dtype), device=device)
-    leaves = tuple(t.detach().requires_grad_() for t in (x, weight, bias))
+    leaves = norm_leaves(1, shape, dtype, device)
     return Case(lambda backend: layer_norm(*leaves, backend=backend), leaves, leaves)
+
+
+def gated_norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """A layer norm over the channels, times the SiLU of a gate."""
+    leaves = norm_leaves(2, shape, dtype, device)
+    return Case(lambda backend: gated_layer_norm(*leaves, backend=backend), leaves, leaves)
 
 
 def residual_norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
@@ -239,10 +250,7 @@ def residual_norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
 
     The stream is not returned, since a case has one upstream gradient. It is written, too.
     """
-    size = (shape.batch, shape.height, shape.width, shape.channels)
-    x, residual = torch.randn(2, *size, dtype=dtype, device=device)
-    weight, bias = torch.randn(2, shape.channels, dtype=accumulate_dtype(dtype), device=device)
-    leaves = tuple(t.detach().requires_grad_() for t in (x, residual, weight, bias))
+    leaves = norm_leaves(2, shape, dtype, device)
     return Case(lambda backend: residual_layer_norm(*leaves, backend=backend).normed, leaves, leaves)
 
 
@@ -257,6 +265,7 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
     "layer_norm": norm_case,
+    "gated_norm": gated_norm_case,
     "residual_norm": residual_norm_case,
     "token_distances": token_distance_case,
     "sequence_tree": sequence_tree_case,

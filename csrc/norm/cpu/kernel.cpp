@@ -71,21 +71,26 @@ struct Moments {
   }
 };
 
-// silu of a row, and its derivative if `slope` is not null.
+// silu of as many elements as a vector has, and its derivative if `slope` is not null.
 template <typename acc>
-SSM_INLINE void silu_row(const acc* __restrict__ z, acc* __restrict__ silu, acc* __restrict__ slope, int64_t channels) {
+SSM_INLINE void silu_vector(const acc* z, acc* silu, acc* slope) {
+  const Vec<acc> x = load(z), open = sigmoid<acc>(x, decaying_part(x)), value = x * open;
+  store(silu, value);
+  if (slope != nullptr) store(slope, open + value * (acc(1) - open));
+}
+
+// The same of a row.
+template <typename acc>
+SSM_INLINE void silu_row(const acc* z, acc* silu, acc* slope, int64_t channels) {
   constexpr int64_t kStep = kLanesOf<acc>;
-  for (int64_t c = 0; c < channels; c += kStep) {
-    const int64_t count = std::min(kStep, channels - c);
-    acc in[kStep] = {}, out[kStep];
-    std::copy(z + c, z + c + count, in);
-    const Vec<acc> x = load(in), open = sigmoid<acc>(x, decaying_part(x)), value = x * open;
-    store(out, value);
-    std::copy(out, out + count, silu + c);
-    if (slope == nullptr) continue;
-    store(out, open + value * (acc(1) - open));
-    std::copy(out, out + count, slope + c);
-  }
+  int64_t c = 0;
+  for (; c + kStep <= channels; c += kStep) silu_vector(z + c, silu + c, slope == nullptr ? nullptr : slope + c);
+  if (c == channels) return;
+  acc in[kStep] = {}, out[kStep], out_slope[kStep];
+  std::copy(z + c, z + channels, in);
+  silu_vector(in, out, out_slope);
+  std::copy(out, out + (channels - c), silu + c);
+  if (slope != nullptr) std::copy(out_slope, out_slope + (channels - c), slope + c);
 }
 
 // `work` has four rows.
