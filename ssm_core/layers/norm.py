@@ -6,10 +6,10 @@ import torch
 import torch.fx
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level  # torch.func has no public function for this
-from torch.utils.checkpoint import checkpoint
 
 from ssm_core.ops.norm import NormedStream, gated_layer_norm, layer_norm, residual_layer_norm
+
+from .recompute import recomputed
 
 
 class Pending(NamedTuple):
@@ -62,11 +62,8 @@ class FusedLayerNorm(LayerNorm):
     ) -> Tensor:  # [..., C]
         """Norm every token."""
         dtype = autocast_dtype(x, self.before_product)
-        if self.recomputed and torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled() and _can_recompute():
-            arguments = (x, self.weight, self.bias, self.eps, dtype)
-            # The graph of torch.compile gets a mark and no second call. Nothing random has to be restored.
-            return checkpoint(layer_norm, *arguments, use_reentrant=False, preserve_rng_state=False)
-        return layer_norm(x, self.weight, self.bias, self.eps, dtype)
+        arguments = (x, self.weight, self.bias, self.eps, dtype)
+        return recomputed(layer_norm, *arguments) if self.recomputed else layer_norm(*arguments)
 
     def gated(
         self,
@@ -104,25 +101,14 @@ def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,))
     """
     for parent in [module for module in model.modules() if isinstance(module, of)]:
         before_products = getattr(parent, "NORMS_BEFORE_PRODUCTS", ())
-        recomputed = getattr(parent, "RECOMPUTED_NORMS", ())
+        computed_again = getattr(parent, "RECOMPUTED_NORMS", ())
         for name, child in parent.named_children():
             # Classes derived from these compute something else.
             if not isinstance(child, nn.LayerNorm) or type(child) not in (nn.LayerNorm, LayerNorm):
                 continue
             if len(child.normalized_shape) == 1 and child.weight is not None and child.bias is not None:
-                setattr(parent, name, FusedLayerNorm.of(child, name in before_products, name in recomputed))
+                setattr(parent, name, FusedLayerNorm.of(child, name in before_products, name in computed_again))
     return model
-
-
-@torch.compiler.assume_constant_result  # a graph is traced again for other transforms
-def _can_recompute() -> bool:
-    """Whether the graph that is being traced may hold a checkpoint.
-
-    Exported graphs are for forward passes, torch.func refuses checkpoints, and some versions of torch that serve us
-    refuse them in graphs that are cut for DistributedDataParallel.
-    """
-    parallel = torch.distributed.is_available() and nn.parallel.DistributedDataParallel._active_ddp_module is not None
-    return not torch.compiler.is_exporting() and maybe_current_level() is None and not parallel
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at dtypes

@@ -7,9 +7,10 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ssm_core.ops.checks import accumulate_dtype
+
+from .recompute import recomputed
 
 # The range of the initial step sizes softplus(dt_bias), as in Mamba.
 STEP_MIN, STEP_MAX = 1e-3, 0.1
@@ -125,10 +126,6 @@ def _split_first_axis(
 
     A compiled training step keeps the steps for the backward pass. TorchInductor takes every kept tensor of four axes
     for a map of channels. In a network with convolutions it copies such a tensor to the format ``channels_last``, and
-    copies it back in either pass. This function makes it keep the tensor of three axes and view that again. Gradients
-    of torch.func cannot pass through a checkpoint, and exported graphs need none.
+    copies it back in either pass. This function makes it keep the tensor of three axes and view that again.
     """
-    in_training = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
-    if in_training and torch._C._functorch.get_dynamic_layer_stack_depth() == 0:
-        return checkpoint(torch.unflatten, x, 0, sizes, use_reentrant=False, preserve_rng_state=False)
-    return x.unflatten(0, sizes)
+    return recomputed(torch.unflatten, x, 0, sizes)
