@@ -146,8 +146,8 @@ import torch
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import directional_scan, layer_norm, residual_layer_norm, residual_rms_norm, rms_norm, selective_scan
-from ssm_core.ops import gated_layer_norm, gated_rms_norm
+from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, gated_rms_norm, layer_norm
+from ssm_core.ops import residual_layer_norm, residual_rms_norm, rms_norm, selective_scan
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, subtree_scan
 from tree_ssm.ops import Tree, token_distances, tree_scan
 
@@ -173,6 +173,7 @@ calls = {
     gated_rms_norm: (x, x, bias),
     residual_layer_norm: (x, x, bias, bias),
     residual_rms_norm: (x, x, bias),
+    depthwise_conv: (x.view(1, 2, 3, 4), torch.rand(4, 1, 3, 3), bias),
 }
 results, warned = {}, {}
 for function, arguments in calls.items():

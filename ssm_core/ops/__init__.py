@@ -1,9 +1,11 @@
 """Operators both families use."""
 
+from .depthwise_conv import depthwise_conv
 from .norm import gated_layer_norm, gated_rms_norm, layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
 from .selective_scan import directional_scan, selective_scan
 
 __all__ = [
+    "depthwise_conv",
     "directional_scan",
     "gated_layer_norm",
     "gated_rms_norm",

@@ -127,6 +127,7 @@ def _token_distances(draw: Draw) -> list:
 FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.selective_scan": _selective_scan,
     "ssm_core.ops.directional_scan": _directional_scan,
+    "ssm_core.ops.depthwise_conv": lambda draw: _raw("ssm_core::depthwise_conv", draw),
     "ssm_core.ops.layer_norm": _norm,
     "ssm_core.ops.rms_norm": lambda draw: _norm(draw, with_bias=False),
     "ssm_core.ops.gated_layer_norm": _gated_norm,

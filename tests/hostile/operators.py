@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
+from ssm_core.ops.depthwise_conv import depthwise_conv_reference
 from ssm_core.ops.norm import gated_norm_reference, norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
@@ -345,6 +346,21 @@ def _residual_norm_backward(draw: Draw) -> Call:
     return Call([*upstream, stream, scale, weight, eps, centred, x.dtype], expected)
 
 
+def _depthwise_conv(draw: Draw) -> Call:
+    draw.size["I"] = draw.size["J"] = 3
+    bias = draw.maybe(draw.normal("D", draw.wide))
+    arguments = [draw.normal("BHWD"), draw.normal("DIJ", draw.wide), bias]
+    return Call(arguments, lambda *inputs: [depthwise_conv_reference(*inputs)])
+
+
+def _depthwise_conv_backward(draw: Draw) -> Call:
+    def expected(grad_y, x, weight, bias):
+        given = torch.zeros_like(weight[:, 0, 0]) if bias is None else bias
+        return gradients_of(lambda *leaves: [depthwise_conv_reference(*leaves)], (x, weight, given), (grad_y,))
+
+    return Call([draw.normal("BHWD"), *_depthwise_conv(draw).arguments], expected)
+
+
 def _grid_cosine_distance(draw: Draw) -> Call:
     return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
 
@@ -362,6 +378,8 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::selective_scan": _selective_scan,
     "ssm_core::selective_scan_backward": _selective_scan_backward,
     "ssm_core::linear_recurrence": _linear_recurrence,
+    "ssm_core::depthwise_conv": _depthwise_conv,
+    "ssm_core::depthwise_conv_backward": _depthwise_conv_backward,
     "ssm_core::norm": _norm,
     "ssm_core::norm_backward": _norm_backward,
     "ssm_core::gated_norm": _gated_norm,

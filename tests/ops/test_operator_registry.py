@@ -21,6 +21,8 @@ def test_what_flops_are_spent_on():
     assert work_of_operators() == {
         scans.selective_scan: Work.SCAN,
         scans.selective_scan_backward: Work.SCAN,
+        scans.depthwise_conv: Work.OTHER,
+        scans.depthwise_conv_backward: Work.OTHER,
         scans.norm: Work.OTHER,
         scans.gated_norm: Work.OTHER,
         scans.residual_norm: Work.OTHER,
@@ -42,6 +44,7 @@ def test_forms_in_onnx():
     names = {str(op) for op in onnx_translations()}
     assert names == {
         "aten.roll.default",
+        "ssm_core.depthwise_conv.default",
         "ssm_core.norm.default",
         "ssm_core.gated_norm.default",
         "ssm_core.residual_norm.default",

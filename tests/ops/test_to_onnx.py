@@ -11,6 +11,7 @@ from torch.export import Dim
 
 from quadtree_ssm.ops import quadtree_order
 from ssm_core.ops import (
+    depthwise_conv,
     gated_layer_norm,
     gated_rms_norm,
     layer_norm,
@@ -175,6 +176,25 @@ def test_norms(dtype):
         for expected, found in zip(norms(*inputs), run(*inputs), strict=True):
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+def test_depthwise_conv(with_bias, dtype):
+    """The kernel is float32 beside a map of a half type."""
+
+    def example(batch, height, width):
+        return (torch.randn(batch, height, width, 6, generator=generator).to(dtype), *parameters)
+
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.randn(6, 3, 3, generator=generator), torch.randn(6, generator=generator)
+    parameters = parameters[: 1 + with_bias]
+    run = convert(depthwise_conv, example(2, 5, 4), [(0, 1, 2), *((),) * len(parameters)])
+    for size in ((2, 5, 4), (1, 2, 2), (3, 8, 9)):
+        inputs = example(*size)
+        (found,) = run(*inputs)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, depthwise_conv(*inputs))
 
 
 def test_lists_of_edges_have_no_form():

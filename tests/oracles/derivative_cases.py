@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from quadtree_ssm.ops import straight_through_input, straight_through_output
 from quadtree_ssm.ops.quadtree_order import mask_gradient
+from ssm_core.ops import depthwise_conv
 from tree_ssm.ops import Tree, selective_tree_scan, state_readout, subtree_scan, tree_scan
 
 # A path, a star, one vertex, and samples that differ.
@@ -138,6 +139,19 @@ def _norm(name):
     )
 
 
+def _depthwise_conv():
+    def definition(x, weight, bias):
+        p = F.conv2d(x.permute(0, 3, 1, 2), weight.unsqueeze(1), bias, padding=1, groups=x.shape[-1])
+        return (p / (1 + torch.exp(-p))).permute(0, 2, 3, 1)
+
+    return Case(
+        lambda device, backend: partial(depthwise_conv, backend=backend),
+        definition,
+        [torch.randn(size, dtype=torch.float64) for size in ((2, 3, 2, 2), (2, 3, 3), (2,))],
+        [(0, 1, 0), (4, None, None), (None, 3, None), (1, None, 1)],
+    )
+
+
 def _straight_through(function, definition):
     """The mask is the hard one-hot vector of the choice, and its derivatives are those of a soft one."""
     choice, geometry = torch.tensor([0, 3]), (5, 7, (1, 0))
@@ -178,6 +192,7 @@ def cases():
     """Return all cases by name, with the same arguments in every call."""
     torch.manual_seed(0)
     found = {"state_readout": _state_readout(), "mask_gradient": _mask_gradient()}
+    found["depthwise_conv"] = _depthwise_conv()
     found.update({name: _norm(name) for name in NORMS})
     found["straight_through_input"] = _straight_through(straight_through_input, literal_input)
     found["straight_through_output"] = _straight_through(straight_through_output, literal_output)

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
 #include "common/cuda/math.cuh"
 #include "common/cuda/reduce.cuh"
@@ -275,26 +276,6 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
   for (int64_t c = threadIdx.x; c < count; c += kNormThreads) out[c] = shared.parameters[c];
 }
 
-// Adds up the blocks' parts, each thread every kNormSumThreads-th of them, in an order that depends on the shape alone.
-template <typename acc>
-__global__ void __launch_bounds__(kNormSumColumns* kNormSumThreads) norm_sum_kernel(NormLaunch p) {
-  __shared__ acc sums[kNormSumThreads][kNormSumColumns];
-  const int64_t count = static_cast<int64_t>(kNormParameters) * p.channels;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kNormSumColumns + threadIdx.x;
-  acc sum = 0;
-  if (column < count) {
-    for (int64_t block = threadIdx.y; block < p.blocks; block += kNormSumThreads) {
-      sum += static_cast<const acc*>(p.partial)[block * count + column];
-    }
-  }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || column >= count) return;
-  for (int other = 1; other < kNormSumThreads; ++other) sum += sums[other][threadIdx.x];
-  const bool of_weight = column < p.channels;
-  static_cast<acc*>(of_weight ? p.grad_weight : p.grad_bias)[of_weight ? column : column - p.channels] = sum;
-}
-
 // Calls `run` with the two numbers of the shape, and whether there is a gate, as types.
 template <typename Run>
 void with_shape(const NormLaunch& p, const Run& run) {
@@ -334,10 +315,9 @@ void launch_norm_backward(const NormLaunch& p) {
   with_shape(p, [&](auto width, auto items, auto gated) {
     launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormGradientSums);
   });
-  const int64_t columns = static_cast<int64_t>(kNormParameters) * p.channels;
-  const unsigned blocks = grid_blocks((columns + kNormSumColumns - 1) / kNormSumColumns, "norm");
-  launch_kernel("norm", norm_sum_kernel<acc_t<scalar_t>>,
-      {dim3(blocks), dim3(kNormSumColumns, kNormSumThreads), 0, 1, current_stream()}, p);
+  const int64_t channels = p.channels;
+  launch_column_sums<acc_t<scalar_t>>(
+      "norm", {p.partial, p.blocks, kNormParameters * channels, channels, p.grad_weight, p.grad_bias});
 }
 
 }  // namespace ssm

@@ -28,9 +28,6 @@ constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 8};  // 96, 192, 384, 768
 constexpr RowShape kNormFiveFours{kNormThreads, 4, 5, 8};   // 160, 320, 640, 1,280 channels
 constexpr RowShape kNormOnes{kNormThreads, 1, 16, 32};      // numbers that four does not divide
 
-// The kernel that adds up the blocks' parts: channels of a block, and threads that share the parts of a channel.
-constexpr int kNormSumColumns = 32, kNormSumThreads = 32;
-
 // Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
 template <typename acc>
 struct NormMemory {

@@ -1,0 +1,45 @@
+// Adds up the parts of gradients that the blocks of a kernel have written.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cuda/launch.h"
+
+namespace ssm {
+namespace {
+
+constexpr int kSumColumns = 32, kSumThreads = 32;  // columns of a block, and threads that share the parts of a column
+
+struct ColumnSums {
+  const void* partial;  // acc, contiguous [parts, columns]
+  int64_t parts, columns, first_columns;
+  void *first, *rest;  // acc: where the sums of the first columns go, and those of the others
+};
+
+// Each thread adds up every kSumThreads-th part, in an order that depends on the shape alone.
+template <typename acc>
+__global__ void __launch_bounds__(kSumColumns* kSumThreads) column_sums_kernel(ColumnSums p) {
+  __shared__ acc sums[kSumThreads][kSumColumns];
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
+  acc sum = 0;
+  if (column < p.columns) {
+    for (int64_t part = threadIdx.y; part < p.parts; part += kSumThreads) {
+      sum += static_cast<const acc*>(p.partial)[part * p.columns + column];
+    }
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= p.columns) return;
+  for (int other = 1; other < kSumThreads; ++other) sum += sums[other][threadIdx.x];
+  const bool first = column < p.first_columns;
+  static_cast<acc*>(first ? p.first : p.rest)[first ? column : column - p.first_columns] = sum;
+}
+
+template <typename acc>
+void launch_column_sums(const char* op, const ColumnSums& p) {
+  const dim3 grid(grid_blocks((p.columns + kSumColumns - 1) / kSumColumns, op));
+  launch_kernel(op, column_sums_kernel<acc>, {grid, dim3(kSumColumns, kSumThreads), 0, 1, current_stream()}, p);
+}
+
+}  // namespace
+}  // namespace ssm

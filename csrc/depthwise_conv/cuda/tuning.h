@@ -1,0 +1,82 @@
+// Tile sizes of the depthwise convolution on the GPU and what follows from them. csrc/README.md says how to try others.
+#pragma once
+
+#include <torch/headeronly/macros/Macros.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/memory.h"
+#include "common/scalar.h"
+#include "depthwise_conv/params.h"
+
+namespace ssm {
+
+// Threads side by side have neighbouring channels of the same columns. A thread has a few neighbouring columns: more
+// would need more registers, fewer would read more columns beside its own. 7 divides the widths of the models' maps.
+constexpr int kConvLanes = 16;
+constexpr int kConvColumns = 7;
+constexpr int kConvPlaces = 8;  // groups of columns of a block at most
+constexpr int kConvThreads = kConvLanes * kConvPlaces;
+constexpr int kConvWidth = kConvColumns * kConvPlaces;  // columns of a block at most
+
+// Blocks that a multiprocessor must have registers for, and blocks of a launch at most: what an H200 has room for at
+// once, since every block has the same work. The numbers depend on the shape alone, so that the sums' order does too.
+constexpr int kConvMinBlocks = 5, kConvBackwardMinBlocks = 3;
+constexpr int64_t kConvBlocks = 132 * kConvMinBlocks, kConvBackwardBlocks = 132 * kConvBackwardMinBlocks;
+
+// Rows of a walk at least, so that the rows that two walks share are few.
+constexpr int64_t kConvLeastRows = 4;
+
+// Neighbouring channels of a thread, and the channels of a block: 64 or 128 bytes of a token.
+template <typename scalar_t>
+constexpr int kConvVector = sizeof(scalar_t) == 8 ? 1 : 2;
+template <typename scalar_t>
+constexpr int kConvChannels = kConvLanes * kConvVector<scalar_t>;
+
+// Rows that the shared memory holds: the present one, and those on their way.
+template <typename scalar_t>
+constexpr int kConvStages = sizeof(scalar_t) == 2 ? 4 : 2;
+
+// Bytes from one token to the next in shared memory. The two halves of a warp are seven tokens apart, so that they read
+// from different banks.
+template <typename scalar_t>
+constexpr int kConvTokenBytes = kConvChannels<scalar_t> * sizeof(scalar_t);
+
+// Sums over the tokens that a thread keeps for each of its channels: those of the weights, then that of the bias.
+constexpr int kConvSums = kConvTaps + 1;
+
+// Shared memory of a block whose `walks` each have `places` groups of columns.
+template <typename scalar_t>
+struct ConvMemory {
+  using acc = acc_t<scalar_t>;
+
+  char* x;       // [stages][walks][columns and one more at each side][token]
+  char* grad_y;  // [stages][walks][columns][token]
+  acc* edges;    // [2 turns][2 sides][kConvPlaces][lanes][vector]: gradients in the outermost columns of a thread
+  acc* sums;     // [sums][kConvPlaces][channels]; lies where the rows were
+  int x_stage, grad_stage;  // bytes of a stage
+  size_t bytes;
+
+  C10_HOST_DEVICE ConvMemory(int walks, int places, bool backward, char* memory)
+      : sums(reinterpret_cast<acc*>(memory)) {
+    Carver carver(memory);
+    x_stage = walks * x_columns(places) * kConvTokenBytes<scalar_t>;
+    grad_stage = walks * columns(places) * kConvTokenBytes<scalar_t>;
+    x = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * x_stage);
+    grad_y = nullptr;
+    edges = nullptr;
+    if (backward) {
+      grad_y = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * grad_stage);
+      edges = carver.take<acc>(4 * kConvPlaces * kConvChannels<scalar_t>);
+    }
+    bytes = carver.bytes();
+    const size_t of_sums = sizeof(acc) * kConvSums * kConvPlaces * kConvChannels<scalar_t>;
+    if (backward && bytes < of_sums) bytes = of_sums;
+  }
+
+  C10_HOST_DEVICE static int columns(int places) { return places * kConvColumns; }
+  C10_HOST_DEVICE static int x_columns(int places) { return columns(places) + 2; }
+};
+
+}  // namespace ssm
