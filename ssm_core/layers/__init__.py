@@ -2,7 +2,7 @@
 
 from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_channels_last
 from .head import ClassifierHead, GlobalPool
-from .mixer import Block, ScanMixer
+from .mixer import Block, ScanMixer, fuse_convolutions
 from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
 from .ssm import SelectiveInputs, SelectiveSSM
@@ -21,6 +21,7 @@ __all__ = [
     "SelectiveSSM",
     "Stage",
     "Stem",
+    "fuse_convolutions",
     "fuse_norms",
     "record_scans",
     "to_channels_first",

@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
 from torch import Tensor, nn
 
+from ssm_core.ops.depthwise_conv import depthwise_conv
+
 from .convolution import to_channels_first, to_channels_last
 from .norm import FusedLayerNorm, Pending, drop_factors
 from .ssm import SelectiveSSM
+
+torch.fx.wrap("depthwise_conv")  # a leaf of graphs, because it looks at shapes
 
 
 class ScanMixer(nn.Module):
@@ -19,9 +24,13 @@ class ScanMixer(nn.Module):
         scan: the scan; its ``inner_dim`` is D.
         gated: whether the mixer multiplies the result by a gate, which is a second projection of the input.
         conv_bias: whether the depthwise convolution has a bias.
+
+    Attributes:
+        fused_conv: whether the convolution and its SiLU are one operator; see :func:`fuse_convolutions`.
     """
 
     NORMS_BEFORE_PRODUCTS = ("out_norm",)
+    fused_conv = False
 
     def __init__(self, dim: int, scan: SelectiveSSM, gated: bool, conv_bias: bool) -> None:
         super().__init__()
@@ -41,7 +50,11 @@ class ScanMixer(nn.Module):
         previous: Any = None,
     ) -> tuple[Tensor, Any]:
         """Mix the tokens. Return the result ``[B, H, W, C]`` and what the scan chose."""
-        features = F.silu(to_channels_last(self.conv(to_channels_first(self.in_proj(x)))))
+        y = self.in_proj(x)
+        if self.fused_conv:
+            features = depthwise_conv(y, self.conv.weight, self.conv.bias)
+        else:
+            features = F.silu(to_channels_last(self.conv(to_channels_first(y))))
         y, chosen = self.scan(features, previous)
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
@@ -108,3 +121,22 @@ class Block(nn.Module):
         normed, x = norm2.add(Pending(x, y, drop_factors(y, self.drop_path)))
         y = self.scale2(self.mlp(normed))
         return Pending(x, y, drop_factors(y, self.drop_path)), chosen
+
+
+def fuse_convolutions(model: nn.Module, fused: bool = True) -> nn.Module:
+    """Let the mixers of a network compute their depthwise convolution and its SiLU as one operator.
+
+    The operator reads and writes each map once, forward and backward, and keeps nothing but its input
+    (:func:`~ssm_core.ops.depthwise_conv`). The parameters and, but for rounding, the results stay as they are.
+
+    Args:
+        model: any network with mixers. It is changed in place.
+        fused: False undoes it.
+
+    Returns:
+        The model.
+    """
+    for module in model.modules():
+        if isinstance(module, ScanMixer):
+            module.fused_conv = fused
+    return model

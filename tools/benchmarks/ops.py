@@ -23,7 +23,7 @@ from torch import Tensor
 
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import directional_scan, gated_layer_norm, layer_norm, residual_layer_norm
+from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, layer_norm, residual_layer_norm
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_core.writing import explained
@@ -254,6 +254,16 @@ def residual_norm_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(lambda backend: residual_layer_norm(*leaves, backend=backend).normed, leaves, leaves)
 
 
+def convolution_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """A depthwise convolution 3×3 with a bias, and SiLU."""
+    x = torch.randn(shape.batch, shape.height, shape.width, shape.channels, dtype=dtype, device=device)
+    wide = accumulate_dtype(dtype)
+    weight = torch.randn(shape.channels, 3, 3, dtype=wide, device=device)
+    bias = torch.randn(shape.channels, dtype=wide, device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (x, weight, bias))
+    return Case(lambda backend: depthwise_conv(*leaves, backend=backend), leaves, leaves)
+
+
 OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "scan_2_directions": lambda *a: scan_case(*a, directions=2),
     "scan_4_directions": lambda *a: scan_case(*a, directions=4),
@@ -264,6 +274,7 @@ OPERATORS: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "tree_scan": tree_scan_case,
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
+    "depthwise_conv": convolution_case,
     "layer_norm": norm_case,
     "gated_norm": gated_norm_case,
     "residual_norm": residual_norm_case,

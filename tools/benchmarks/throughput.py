@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
 from ssm_core.kernel_times import kernel_times, table
-from ssm_core.layers import Block, Stage, fuse_norms
+from ssm_core.layers import Block, Stage, fuse_convolutions, fuse_norms
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -40,6 +40,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fused-norms": fuse_norms,
     # Inductor keeps the norms that have a GELU or a gate behind them.
     "fused-residuals": lambda model: fuse_norms(model, of=(Block, Stage)),
+    "fused-convolutions": fuse_convolutions,
 }
 WARM_UP_STEPS = 5
 CLASSES = 1000

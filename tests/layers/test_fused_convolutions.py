@@ -1,0 +1,124 @@
+"""Networks whose convolution and SiLU are one operator compute what they compute without it, in both families."""
+
+import copy
+
+import pytest
+import torch
+from torch import fx
+
+from quadtree_ssm import QuadMamba
+from ssm_core.layers import ScanMixer, fuse_convolutions, record_scans
+from ssm_core.testing import assert_close, relative_error
+from tree_ssm import MambaTreeV
+
+SIZES = {"depths": (2, 1), "dims": (16, 24), "num_classes": 3}
+MODELS = {"quadmamba": QuadMamba, "mambatree": MambaTreeV}
+
+
+def pair(name):
+    """A network with random parameters, and the same with fused convolutions."""
+    torch.manual_seed(0)
+    plain = MODELS[name](**SIZES)
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return plain, fuse_convolutions(copy.deepcopy(plain))
+
+
+def run(model, images, dtype=None):
+    """The outputs, and the gradient of every parameter."""
+    torch.manual_seed(1)
+    model.zero_grad()
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        outputs = model(images)
+    outputs.double().sin().sum().backward()
+    return outputs.detach().double(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fused_convolutions_change_no_result(name):
+    plain, fused = (model.double() for model in pair(name))
+    assert not any(m.fused_conv for m in plain.modules() if isinstance(m, ScanMixer))
+    assert all(m.fused_conv for m in fused.modules() if isinstance(m, ScanMixer))
+    images = torch.randn(4, 3, 32, 40, dtype=torch.float64)
+    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
+    assert_close(actual, expected, tolerance=1e-9)
+    assert set(found) == set(gradients)
+    for of, gradient in gradients.items():
+        # That of a shift before a batch norm is zero.
+        torch.testing.assert_close(found[of], gradient, rtol=1e-7, atol=1e-10, msg=of)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_the_same(name):
+    plain, fused = pair(name)
+    assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in fused.state_dict().items()}
+    plain.load_state_dict(fused.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = plain.eval()(images)
+        fuse_convolutions(fused, fused=False)
+        assert torch.equal(fused.eval()(images), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_low_precision_is_as_good(name):
+    """Both are compared with float64 on the same trees and orders, which low precision could change."""
+    plain, fused = (model.eval() for model in pair(name))
+    images = torch.randn(8, 3, 32, 32)
+    exact, _ = run(copy.deepcopy(plain).double(), images.double())
+    of_plain, of_fused = (relative_error(run(m, images, torch.bfloat16)[0], exact) for m in (plain, fused))
+    assert of_fused <= 2 * of_plain + torch.finfo(torch.bfloat16).eps
+
+
+def test_checkpointing():
+    plain, fused = (model.train() for model in pair("quadmamba"))
+    for model in (plain, fused):
+        model.set_grad_checkpointing()
+    images = torch.randn(2, 3, 32, 32)
+    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
+    assert_close(actual, expected, tolerance=1e-5)
+    for of, gradient in gradients.items():
+        assert_close(found[of], gradient, of, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_stages_compile(name):
+    torch.compiler.reset()
+    _, fused = pair(name)
+    stage = fused.stages[0].eval()
+    compiled = torch.compile(stage, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 8, 8, 16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert_close(compiled(x), stage(x))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_graphs_of_torch_fx_hold_them(name):
+    _, fused = pair(name)
+    graph = fx.symbolic_trace(fused.eval())
+    images = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(graph(images), fused(images))
+
+
+def test_scans_are_recorded():
+    _, fused = pair("quadmamba")
+    with torch.no_grad(), record_scans(fused) as record:
+        fused(torch.randn(2, 3, 32, 32))
+    assert len(record) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_on_a_gpu(name):
+    """The same results in float32, and a compiled step of training under autocast."""
+    plain, fused = (model.cuda().eval() for model in pair(name))
+    images = torch.randn(4, 3, 64, 64, device="cuda")
+    with torch.no_grad():
+        assert_close(fused(images), plain(images), tolerance=1e-4)
+    step = torch.compile(fused.train(), fullgraph=True)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = step(images).float().square().sum()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in fused.parameters())
