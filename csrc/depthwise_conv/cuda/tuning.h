@@ -46,37 +46,29 @@ constexpr int kConvTokenBytes = kConvChannels<scalar_t> * sizeof(scalar_t);
 // Sums over the tokens that a thread keeps for each of its channels: those of the weights, then that of the bias.
 constexpr int kConvSums = kConvTaps + 1;
 
-// Shared memory of a block whose `walks` each have `places` groups of columns.
+// Shared memory of a block whose `walks` each have `places` groups of columns. Forward reads one map, backward two.
 template <typename scalar_t>
 struct ConvMemory {
   using acc = acc_t<scalar_t>;
 
-  char* x;       // [stages][walks][columns and one more at each side][token]
-  char* grad_y;  // [stages][walks][columns][token]
-  acc* edges;    // [2 turns][2 sides][kConvPlaces][lanes][vector]: gradients in the outermost columns of a thread
-  acc* sums;     // [sums][kConvPlaces][channels]; lies where the rows were
-  int x_stage, grad_stage;  // bytes of a stage
+  int columns;     // of a walk's row: its own, and one more at each side
+  char* rows;      // [stages][maps][walks][columns][token]
+  int map, stage;  // bytes of all walks' rows of a map, and of all maps'
+  acc* edges;      // [2 turns][2 sides][kConvPlaces][lanes][vector]: gradients in the outermost columns of a thread
+  acc* sums;       // [sums][kConvPlaces][channels]; lies where the rows were
   size_t bytes;
 
-  C10_HOST_DEVICE ConvMemory(int walks, int places, bool backward, char* memory)
-      : sums(reinterpret_cast<acc*>(memory)) {
+  C10_HOST_DEVICE ConvMemory(int maps, int walks, int places, char* memory) {
     Carver carver(memory);
-    x_stage = walks * x_columns(places) * kConvTokenBytes<scalar_t>;
-    grad_stage = walks * columns(places) * kConvTokenBytes<scalar_t>;
-    x = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * x_stage);
-    grad_y = nullptr;
-    edges = nullptr;
-    if (backward) {
-      grad_y = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * grad_stage);
-      edges = carver.take<acc>(4 * kConvPlaces * kConvChannels<scalar_t>);
-    }
-    bytes = carver.bytes();
+    columns = places * kConvColumns + 2;
+    map = walks * columns * kConvTokenBytes<scalar_t>;
+    stage = maps * map;
+    rows = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * stage);
+    edges = carver.take<acc>(maps == 2 ? 4 * kConvPlaces * kConvChannels<scalar_t> : 0);
+    sums = reinterpret_cast<acc*>(memory);
     const size_t of_sums = sizeof(acc) * kConvSums * kConvPlaces * kConvChannels<scalar_t>;
-    if (backward && bytes < of_sums) bytes = of_sums;
+    bytes = maps == 2 && carver.bytes() < of_sums ? of_sums : carver.bytes();
   }
-
-  C10_HOST_DEVICE static int columns(int places) { return places * kConvColumns; }
-  C10_HOST_DEVICE static int x_columns(int places) { return columns(places) + 2; }
 };
 
 }  // namespace ssm

@@ -76,6 +76,11 @@ struct ConvPlace {
     channel = first_channel + lane * kConvVector<scalar_t>;
     start = (static_cast<int64_t>(blockIdx.y) * p.walks + walk) * p.length;
   }
+
+  // Where the thread's channels of the column before its own are, in bytes from the beginning of the walk's shared row.
+  __device__ __forceinline__ int in_row() const {
+    return place * kConvColumns * kConvTokenBytes<scalar_t> + lane * kConvVector<scalar_t> * int{sizeof(scalar_t)};
+  }
 };
 
 // Copies rows to shared memory, 16 bytes at once. The threads of a walk share the work.
@@ -95,23 +100,26 @@ struct ConvCopies {
     to = column * kTokenBytes + number % kCopies * 16;
   }
 
-  // Starts to copy the walk's columns of a row. What lies outside of the map becomes zero. `kBeside` copies one more
-  // column at each side.
-  template <bool kBeside>
-  __device__ __forceinline__ void start(
-      const DepthwiseConvLaunch& p, const ConvRow<scalar_t>& row, bool exists, const void* map, char* shared) const {
-    constexpr int kLeft = kBeside ? 1 : 0;
-    const int columns = p.places * kConvColumns + 2 * kLeft, step = p.places * (kConvLanes / kCopies);
+  // Starts to copy the walk's columns of a row of each map, from the one before its first on, to `shared`. What lies
+  // outside of the maps becomes zero.
+  template <int kMaps>
+  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t>& memory,
+      const ConvRow<scalar_t>& row, bool exists, const void* const (&maps)[kMaps], char* shared) const {
+    const int step = p.places * (kConvLanes / kCopies);
     const int64_t token_bytes = static_cast<int64_t>(p.channels) * sizeof(scalar_t);
-    const char* from = static_cast<const char*>(map) - kLeft * token_bytes + row.at;
     exists = exists && channel < p.channels;
     shared += to;
-    int token = row.token - kLeft;
+    int64_t at = row.at - token_bytes;
+    int token = row.token - 1;
 #pragma unroll 1
-    for (int c = column; c < columns; c += step) {
-      copy_async_or_zero<16>(shared, from, exists && static_cast<unsigned>(token) < static_cast<unsigned>(p.width));
+    for (int c = column; c < memory.columns; c += step) {
+      const bool inside = exists && static_cast<unsigned>(token) < static_cast<unsigned>(p.width);
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
+        copy_async_or_zero<16>(shared + m * memory.map, static_cast<const char*>(maps[m]) + at, inside);
+      }
       shared += step * kTokenBytes;
-      from += step * token_bytes;
+      at += step * token_bytes;
       token += step;
     }
   }
@@ -127,19 +135,22 @@ struct ConvCopies<scalar_t, false> {
       : number(of.place * kConvLanes + of.lane),
         channel(of.first_channel) {}
 
-  template <bool kBeside>
-  __device__ __forceinline__ void start(
-      const DepthwiseConvLaunch& p, const ConvRow<scalar_t>& row, bool exists, const void* map, char* shared) const {
-    constexpr int kChannels = kConvChannels<scalar_t>, kLeft = kBeside ? 1 : 0;
-    const int copies = (p.places * kConvColumns + 2 * kLeft) * kChannels;
-    const auto* const source = reinterpret_cast<const scalar_t*>(static_cast<const char*>(map) + row.at);
+  template <int kMaps>
+  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t>& memory,
+      const ConvRow<scalar_t>& row, bool exists, const void* const (&maps)[kMaps], char* shared) const {
+    constexpr int kChannels = kConvChannels<scalar_t>;
 #pragma unroll 1
-    for (int i = number; i < copies; i += p.places * kConvLanes) {
-      const int c = i / kChannels, k = i % kChannels, token = row.token + c - kLeft;
+    for (int i = number; i < memory.columns * kChannels; i += p.places * kConvLanes) {
+      const int c = i / kChannels, k = i % kChannels, token = row.token + c - 1;
       const bool inside =
           exists && static_cast<unsigned>(token) < static_cast<unsigned>(p.width) && channel + k < p.channels;
-      reinterpret_cast<scalar_t*>(shared + c * kConvTokenBytes<scalar_t>)[k] =
-          inside ? source[static_cast<int64_t>(c - kLeft) * p.channels + k] : scalar_t(0);
+      const int64_t at = row.at + (static_cast<int64_t>(c - 1) * p.channels + k) * sizeof(scalar_t);
+      char* const target = shared + c * kConvTokenBytes<scalar_t> + k * sizeof(scalar_t);
+#pragma unroll
+      for (int m = 0; m < kMaps; ++m) {
+        *reinterpret_cast<scalar_t*>(target + m * memory.map) =
+            inside ? *reinterpret_cast<const scalar_t*>(static_cast<const char*>(maps[m]) + at) : scalar_t(0);
+      }
     }
   }
 };
@@ -162,30 +173,32 @@ __device__ __forceinline__ void unpack(const ConvPack<scalar_t>& packed, acc_t<s
   }
 }
 
-// Reads the thread's channels of neighbouring columns from a shared row.
+// Reads one thread's channels of neighbouring columns, which lie from `from` on in a shared row.
 template <typename scalar_t, int kCount>
-__device__ __forceinline__ void read_columns(
-    const ConvPlace<scalar_t>& of, const char* from, ConvPack<scalar_t> (&out)[kCount]) {
-  constexpr int kTokenBytes = kConvTokenBytes<scalar_t>;
-  from += of.place * (kConvColumns * kTokenBytes) + of.lane * static_cast<int>(sizeof(ConvPack<scalar_t>));
+__device__ __forceinline__ void read_columns(const char* from, ConvPack<scalar_t> (&out)[kCount]) {
 #pragma unroll
-  for (int c = 0; c < kCount; ++c) out[c] = *reinterpret_cast<const ConvPack<scalar_t>*>(from + c * kTokenBytes);
+  for (int c = 0; c < kCount; ++c) {
+    out[c] = *reinterpret_cast<const ConvPack<scalar_t>*>(from + c * kConvTokenBytes<scalar_t>);
+  }
 }
 
-// Writes the thread's channels of its columns of a row, but for those outside of the map and those of other tiles.
-template <bool kAligned, typename scalar_t, int kVector>
-__device__ __forceinline__ void write_columns(const DepthwiseConvLaunch& p, const ConvPlace<scalar_t>& of,
-    const ConvRow<scalar_t>& row, void* map, const acc_t<scalar_t> (&in)[kConvColumns][kVector]) {
-  // The columns from `begin` to `end` of the thread's.
+// The thread's columns that are its own to write, a bit each: not those outside of the map, nor those of other tiles.
+template <typename scalar_t>
+__device__ unsigned own_columns(
+    const DepthwiseConvLaunch& p, const ConvPlace<scalar_t>& of, const ConvRow<scalar_t>& row) {
   int begin = 0, end = p.width - row.token;
   if (p.tiles > 1) {
-    begin = of.place == 0 ? 1 : 0;
+    if (of.place == 0) begin = 1;
     if (of.place == p.places - 1) end = min(end, kConvColumns - 1);
   }
-  unsigned wanted = (1u << kConvColumns) - 1;
-  if (end < kConvColumns) wanted = (1u << max(end, 0)) - 1;
-  wanted &= ~0u << begin;
-  if (of.channel >= p.channels) wanted = 0;
+  if (of.channel >= p.channels || end <= begin) return 0;
+  return ((1u << min(end, kConvColumns)) - 1) & (~0u << begin);
+}
+
+// Writes the thread's channels of the columns that are its own.
+template <bool kAligned, typename scalar_t, int kVector>
+__device__ __forceinline__ void write_columns(const DepthwiseConvLaunch& p, const ConvPlace<scalar_t>& of,
+    const ConvRow<scalar_t>& row, unsigned own, void* map, const acc_t<scalar_t> (&in)[kConvColumns][kVector]) {
   char* to = static_cast<char*>(map) + row.at;
 #pragma unroll
   for (int c = 0; c < kConvColumns; ++c) {
@@ -193,11 +206,11 @@ __device__ __forceinline__ void write_columns(const DepthwiseConvLaunch& p, cons
       ConvPack<scalar_t> packed;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[c][v]);
-      if (wanted >> c & 1) *reinterpret_cast<ConvPack<scalar_t>*>(to) = packed;
+      if (own >> c & 1) *reinterpret_cast<ConvPack<scalar_t>*>(to) = packed;
     } else {
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        if ((wanted >> c & 1) && of.channel + v < p.channels) {
+        if ((own >> c & 1) && of.channel + v < p.channels) {
           reinterpret_cast<scalar_t*>(to)[v] = static_cast<scalar_t>(in[c][v]);
         }
       }
