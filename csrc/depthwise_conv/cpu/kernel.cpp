@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "common/cpu/vector_math.h"
@@ -32,17 +33,19 @@ struct RowSizes {
   Row<acc> row() const { return Row<acc>((width + 2) * padded); }
 };
 
-// The parameters, channels last and padded: [kConvTaps][padded] and [padded].
+// The parameters, channels last and padded: [kConvTaps][padded], the same the other way around, and [padded].
 template <typename acc>
 struct Parameters {
-  Row<acc> weight, bias;
+  Row<acc> weight, mirrored, bias;
 
   Parameters(const DepthwiseConvParams& p, const RowSizes<acc>& sizes)
       : weight(kConvTaps * sizes.padded),
+        mirrored(weight.size()),
         bias(sizes.padded) {
     for (int64_t c = 0; c < sizes.channels; ++c) {
       for (int k = 0; k < kConvTaps; ++k) {
-        weight[k * sizes.padded + c] = static_cast<const acc*>(p.weight)[c * kConvTaps + k];
+        const acc tap = static_cast<const acc*>(p.weight)[c * kConvTaps + k];
+        weight[k * sizes.padded + c] = mirrored[(kConvTaps - 1 - k) * sizes.padded + c] = tap;
       }
       if (p.bias != nullptr) bias[c] = static_cast<const acc*>(p.bias)[c];
     }
@@ -82,96 +85,109 @@ SSM_INLINE DoubleVec sigmoid_of(DoubleVec x) {
   return 1.0 / (exponential(-x) + 1.0);
 }
 
-// The channels of one vector, of three neighbouring tokens of three rows.
-template <typename acc>
-struct Window {
-  Vec<acc> value[kConvSide][kConvSide];
+// Neighbouring tokens that are computed together, so that a weight is loaded once for all of them.
+constexpr int kTokens = 4;
 
-  // Moves on by one token, whose channels are at `next` of each row.
-  SSM_INLINE void move(const acc* const (&rows)[kConvSide], int64_t next) {
-    for (int i = 0; i < kConvSide; ++i) {
-      value[i][0] = value[i][1];
-      value[i][1] = value[i][2];
-      value[i][2] = load(rows[i] + next);
-    }
-  }
+// Three rows, from the token before the first that is computed on.
+template <typename acc>
+struct Rows {
+  const acc* row[kConvSide];
+
+  SSM_INLINE Rows from(int64_t offset) const { return {row[0] + offset, row[1] + offset, row[2] + offset}; }
 };
 
-template <typename acc>
-SSM_INLINE void load_weights(const Parameters<acc>& parameters, int64_t padded, int64_t c, Vec<acc> (&out)[kConvTaps]) {
-  for (int k = 0; k < kConvTaps; ++k) out[k] = load(parameters.weight.data() + k * padded + c);
+// Calls run(tokens, offset) for all tokens of a row, for some at once and then one by one.
+template <typename acc, typename Run>
+SSM_INLINE void for_tokens(const RowSizes<acc>& sizes, const Run& run) {
+  int64_t w = 0;
+  for (; w + kTokens <= sizes.width; w += kTokens) run(std::integral_constant<int, kTokens>{}, w * sizes.padded);
+  for (; w < sizes.width; ++w) run(std::integral_constant<int, 1>{}, w * sizes.padded);
 }
 
-// The convolution before SiLU at the middle of the window.
-template <typename acc>
-SSM_INLINE Vec<acc> convolved(const Window<acc>& x, const Vec<acc> (&weight)[kConvTaps], Vec<acc> sum) {
-  for (int k = 0; k < kConvTaps; ++k) sum += weight[k] * x.value[k / kConvSide][k % kConvSide];
-  return sum;
+// The convolution before SiLU of neighbouring tokens, for one vector of channels. `out` holds where the sums start.
+template <typename acc, int kCount>
+SSM_INLINE void convolve(const Rows<acc>& x, const acc* weight, int64_t padded, Vec<acc> (&out)[kCount]) {
+  for (int i = 0; i < kConvSide; ++i) {
+    Vec<acc> taps[kConvSide];
+    for (int j = 0; j < kConvSide; ++j) taps[j] = load(weight + (i * kConvSide + j) * padded);
+    for (int t = 0; t < kCount + kConvSide - 1; ++t) {
+      const Vec<acc> token = load(x.row[i] + t * padded);
+      for (int j = 0; j < kConvSide; ++j) {
+        if (t - j >= 0 && t - j < kCount) out[t - j] += taps[j] * token;
+      }
+    }
+  }
 }
 
 template <typename acc>
 SSM_MULTIVERSION void forward_row(
-    const RowSizes<acc>& sizes, const Parameters<acc>& parameters, const acc* const (&rows)[kConvSide], Row<acc>& y) {
-  for (int64_t c = 0; c < sizes.padded; c += kLanesOf<acc>) {
-    Vec<acc> weight[kConvTaps];
-    load_weights(parameters, sizes.padded, c, weight);
-    const Vec<acc> bias = load(parameters.bias.data() + c);
-    Window<acc> x{};
-    x.move(rows, c);
-    x.move(rows, sizes.padded + c);
-    for (int64_t w = 1; w <= sizes.width; ++w) {
-      x.move(rows, (w + 1) * sizes.padded + c);
-      const Vec<acc> p = convolved(x, weight, bias);
-      store(y.data() + w * sizes.padded + c, p * sigmoid_of(p));
+    const RowSizes<acc>& sizes, const Parameters<acc>& parameters, const Rows<acc>& x, Row<acc>& y) {
+  const int64_t padded = sizes.padded;
+  for_tokens(sizes, [&](auto count, int64_t offset) __attribute__((always_inline)) {
+    acc* const to = y.data() + offset + padded;
+    for (int64_t c = 0; c < padded; c += kLanesOf<acc>) {
+      Vec<acc> p[count.value];
+      for (auto& sum : p) sum = load(parameters.bias.data() + c);
+      convolve(x.from(offset + c), parameters.weight.data() + c, padded, p);
+      for (int t = 0; t < count.value; ++t) store(to + t * padded + c, p[t] * sigmoid_of(p[t]));
     }
+  });
+}
+
+// Adds g times x to the sums of the weights, and g to that of the bias, for one vector of channels.
+template <typename acc, int kCount>
+SSM_INLINE void add_to_sums(const Rows<acc>& x, const Vec<acc> (&g)[kCount], int64_t padded, acc* sums) {
+  for (int i = 0; i < kConvSide; ++i) {
+    Vec<acc> sum[kConvSide];
+    for (int j = 0; j < kConvSide; ++j) sum[j] = load(sums + (i * kConvSide + j) * padded);
+    for (int t = 0; t < kCount + kConvSide - 1; ++t) {
+      const Vec<acc> token = load(x.row[i] + t * padded);
+      for (int j = 0; j < kConvSide; ++j) {
+        if (t - j >= 0 && t - j < kCount) sum[j] += g[t - j] * token;
+      }
+    }
+    for (int j = 0; j < kConvSide; ++j) store(sums + (i * kConvSide + j) * padded, sum[j]);
   }
+  Vec<acc> of_bias = load(sums + kConvTaps * padded);
+  for (const auto& gradient : g) of_bias += gradient;
+  store(sums + kConvTaps * padded, of_bias);
 }
 
 // g = ∂y · SiLU'(p) for a row, in the place of ∂y. Adds what the row gives to the sums [kConvTaps + 1][padded] of the
-// weights and the bias, if it is one of the piece's own.
+// weights and the bias, if there are any.
 template <typename acc>
-SSM_MULTIVERSION void gradient_row(const RowSizes<acc>& sizes, const Parameters<acc>& parameters,
-    const acc* const (&rows)[kConvSide], Row<acc>& g, acc* sums) {
-  for (int64_t c = 0; c < sizes.padded; c += kLanesOf<acc>) {
-    Vec<acc> weight[kConvTaps], sum[kConvTaps + 1] = {};
-    load_weights(parameters, sizes.padded, c, weight);
-    const Vec<acc> bias = load(parameters.bias.data() + c);
-    Window<acc> x{};
-    x.move(rows, c);
-    x.move(rows, sizes.padded + c);
-    for (int64_t w = 1; w <= sizes.width; ++w) {
-      x.move(rows, (w + 1) * sizes.padded + c);
-      const Vec<acc> p = convolved(x, weight, bias), s = sigmoid_of(p);
-      acc* const at = g.data() + w * sizes.padded + c;
-      const Vec<acc> gradient = load(at) * (s * (acc(1) + p * (acc(1) - s)));
-      store(at, gradient);
-      for (int k = 0; k < kConvTaps; ++k) sum[k] += gradient * x.value[k / kConvSide][k % kConvSide];
-      sum[kConvTaps] += gradient;
+SSM_MULTIVERSION void gradient_row(
+    const RowSizes<acc>& sizes, const Parameters<acc>& parameters, const Rows<acc>& x, Row<acc>& g, acc* sums) {
+  const int64_t padded = sizes.padded;
+  for_tokens(sizes, [&](auto count, int64_t offset) __attribute__((always_inline)) {
+    acc* const at = g.data() + offset + padded;
+    for (int64_t c = 0; c < padded; c += kLanesOf<acc>) {
+      Vec<acc> p[count.value], gradient[count.value];
+      for (auto& sum : p) sum = load(parameters.bias.data() + c);
+      convolve(x.from(offset + c), parameters.weight.data() + c, padded, p);
+      for (int t = 0; t < count.value; ++t) {
+        const Vec<acc> s = sigmoid_of(p[t]);
+        gradient[t] = load(at + t * padded + c) * (s * (acc(1) + p[t] * (acc(1) - s)));
+        store(at + t * padded + c, gradient[t]);
+      }
+      if (sums != nullptr) add_to_sums(x.from(offset + c), gradient, padded, sums + c);
     }
-    if (sums == nullptr) continue;
-    for (int k = 0; k <= kConvTaps; ++k) {
-      acc* const at = sums + k * sizes.padded + c;
-      store(at, load(at) + sum[k]);
-    }
-  }
+  });
 }
 
 // ∂x of a row, from three rows of g.
 template <typename acc>
-SSM_MULTIVERSION void input_gradient_row(const RowSizes<acc>& sizes, const Parameters<acc>& parameters,
-    const acc* const (&rows)[kConvSide], Row<acc>& grad_x) {
-  for (int64_t c = 0; c < sizes.padded; c += kLanesOf<acc>) {
-    Vec<acc> weight[kConvTaps], mirrored[kConvTaps];
-    load_weights(parameters, sizes.padded, c, weight);
-    for (int k = 0; k < kConvTaps; ++k) mirrored[k] = weight[kConvTaps - 1 - k];
-    Window<acc> g{};
-    g.move(rows, c);
-    g.move(rows, sizes.padded + c);
-    for (int64_t w = 1; w <= sizes.width; ++w) {
-      g.move(rows, (w + 1) * sizes.padded + c);
-      store(grad_x.data() + w * sizes.padded + c, convolved(g, mirrored, Vec<acc>{}));
+SSM_MULTIVERSION void input_gradient_row(
+    const RowSizes<acc>& sizes, const Parameters<acc>& parameters, const Rows<acc>& g, Row<acc>& grad_x) {
+  const int64_t padded = sizes.padded;
+  for_tokens(sizes, [&](auto count, int64_t offset) __attribute__((always_inline)) {
+    acc* const to = grad_x.data() + offset + padded;
+    for (int64_t c = 0; c < padded; c += kLanesOf<acc>) {
+      Vec<acc> sum[count.value] = {};
+      convolve(g.from(offset + c), parameters.mirrored.data() + c, padded, sum);
+      for (int t = 0; t < count.value; ++t) store(to + t * padded + c, sum[t]);
     }
-  }
+  });
 }
 
 // The last three rows that were read, by their number modulo three.
@@ -183,10 +199,7 @@ struct RowRing {
   Row<acc>& operator[](int64_t row) { return rows[(row + kConvSide) % kConvSide]; }
 
   // The rows above, at and below one.
-  struct Around {
-    const acc* row[kConvSide];
-  };
-  Around around(int64_t row) { return {{(*this)[row - 1].data(), (*this)[row].data(), (*this)[row + 1].data()}}; }
+  Rows<acc> around(int64_t row) { return {(*this)[row - 1].data(), (*this)[row].data(), (*this)[row + 1].data()}; }
 };
 
 // Calls run(map, begin, end) for the rows of each map that lie in a piece.
@@ -214,7 +227,7 @@ void forward_piece(const DepthwiseConvParams& p, int64_t begin, int64_t end) {
     read(from);
     for (int64_t row = from; row < to; ++row) {
       read(row + 1);
-      forward_row(sizes, parameters, x.around(row).row, y);
+      forward_row(sizes, parameters, x.around(row), y);
       write_row<scalar_t>(sizes, y, first + row, p.y);
     }
   });
@@ -236,7 +249,7 @@ void backward_piece(const DepthwiseConvParams& p, int64_t begin, int64_t end, ac
       const bool exists = row >= 0 && row < p.height, own = row >= from && row < to;
       read(row + 1);
       read_row<scalar_t>(sizes, p.grad_y, first + row, exists, g[row]);
-      if (exists) gradient_row(sizes, parameters, x.around(row).row, g[row], own ? sums : nullptr);
+      if (exists) gradient_row(sizes, parameters, x.around(row), g[row], own ? sums : nullptr);
     };
     read(from - 2);
     read(from - 1);
@@ -244,7 +257,7 @@ void backward_piece(const DepthwiseConvParams& p, int64_t begin, int64_t end, ac
     read_gradient(from);
     for (int64_t row = from; row < to; ++row) {
       read_gradient(row + 1);
-      input_gradient_row(sizes, parameters, g.around(row).row, grad_x);
+      input_gradient_row(sizes, parameters, g.around(row), grad_x);
       write_row<scalar_t>(sizes, grad_x, first + row, p.grad_x);
     }
   });
