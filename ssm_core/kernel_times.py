@@ -13,7 +13,8 @@ from ssm_core.timing import timed
 # operations that they fuse, cuDNN's and cuBLAS's after what they compute, and ours after the operator. On a CPU the
 # names are those of PyTorch's operators.
 PARTS = (
-    ("norms of this project", r"ssm::.*norm"),
+    ("norms of this project", r"ssm::.*[nN]orm"),
+    ("depthwise convolutions", r"[dD]epthwise|_c1_k1_"),
     ("state readout", r"ssm::.*readout|tree_ssm::state_readout"),
     (
         "trees and quadtrees",
@@ -25,7 +26,6 @@ PARTS = (
     ("GELU, compiled", r"^triton_.*gelu|aten::gelu"),
     ("SiLU, compiled", r"^triton_.*(silu|sigmoid)|aten::(silu|sigmoid)"),
     ("other, compiled", r"^triton_"),
-    ("depthwise convolutions", r"_c1_k1_|depthwise"),
     ("convolutions", r"dgrad|wgrad|fprop|implicit_gemm|ImplicitGemm|[cC]onv|cudnn|nhwcAddPadding|nchwToNhwc"),
     ("products", r"nvjet|gemm|splitK|cutlass|cublas|aten::(mm|addmm|bmm|baddbmm)$"),
     ("optimizer", r"multi_tensor_apply|_fused_adam"),

@@ -16,8 +16,9 @@ struct ColumnSums {
   void *first, *rest;  // acc: where the sums of the first columns go, and those of the others
 };
 
-// Each thread adds up every kSumThreads-th part, in an order that depends on the shape alone.
-template <typename acc>
+// Each thread adds up every kSumThreads-th part, in an order that depends on the shape alone. `Of` is the parameters of
+// the operator whose sums these are: profiles show it.
+template <typename acc, typename Of>
 __global__ void __launch_bounds__(kSumColumns* kSumThreads) column_sums_kernel(ColumnSums p) {
   __shared__ acc sums[kSumThreads][kSumColumns];
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x;
@@ -35,10 +36,10 @@ __global__ void __launch_bounds__(kSumColumns* kSumThreads) column_sums_kernel(C
   static_cast<acc*>(first ? p.first : p.rest)[first ? column : column - p.first_columns] = sum;
 }
 
-template <typename acc>
+template <typename acc, typename Of>
 void launch_column_sums(const char* op, const ColumnSums& p) {
   const dim3 grid(grid_blocks((p.columns + kSumColumns - 1) / kSumColumns, op));
-  launch_kernel(op, column_sums_kernel<acc>, {grid, dim3(kSumColumns, kSumThreads), 0, 1, current_stream()}, p);
+  launch_kernel(op, column_sums_kernel<acc, Of>, {grid, dim3(kSumColumns, kSumThreads), 0, 1, current_stream()}, p);
 }
 
 }  // namespace

@@ -310,7 +310,7 @@ void launch_depthwise_conv_backward(const DepthwiseConvLaunch& p) {
       p.aligned ? depthwise_conv_backward_kernel<scalar_t, true> : depthwise_conv_backward_kernel<scalar_t, false>, p,
       2);
   const int64_t channels = p.channels;
-  launch_column_sums<acc_t<scalar_t>>(
+  launch_column_sums<acc_t<scalar_t>, DepthwiseConvParams>(
       "depthwise_conv", {p.partial, p.parts, kConvSums * channels, kConvTaps * channels, p.grad_weight, p.grad_bias});
 }
 
