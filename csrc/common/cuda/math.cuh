@@ -26,6 +26,9 @@ __device__ __forceinline__ float reciprocal(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
 }
+__device__ __forceinline__ double reciprocal(double x) {
+  return 1 / x;
+}
 
 // Makes the compiler compute again what it has computed from x, instead of keeping it in registers.
 __device__ __forceinline__ void forget(float& x) {
@@ -97,7 +100,7 @@ __device__ __forceinline__ acc_t<scalar_t> softplus(acc_t<scalar_t> x) {
 
 // The logistic function. For half types it has a relative error of 1e-6 at |x| = 10.
 template <typename scalar_t>
-__device__ __forceinline__ acc_t<scalar_t> sigmoid(acc_t<scalar_t> x) {
+__device__ __forceinline__ acc_t<scalar_t> logistic(acc_t<scalar_t> x) {
   if constexpr (sizeof(scalar_t) == 2) {
     return reciprocal(1.f + power_of_two(x * -static_cast<float>(kLog2E)));
   } else {

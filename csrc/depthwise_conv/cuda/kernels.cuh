@@ -3,7 +3,7 @@
 
 #include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
-#include "common/cuda/silu.cuh"
+#include "common/cuda/math.cuh"
 #include "depthwise_conv/cuda/walk.cuh"
 
 namespace ssm {
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvMinBlocks) depthwise_conv_k
 #pragma unroll
       for (int c = 0; c < kConvColumns; ++c) {
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) y[c][v] *= sigmoid(y[c][v]);
+        for (int v = 0; v < kVector; ++v) y[c][v] *= logistic<scalar_t>(y[c][v]);
       }
       write_columns<kAligned>(p, of, done, own, p.y, y);
     }
@@ -134,7 +134,7 @@ __device__ __forceinline__ void gradient_before_silu(const acc (&weight)[kConvTa
       acc before = bias[v];
 #pragma unroll
       for (int i = 0; i < kConvSide; ++i) before = row_of_window<false>(weight, i, x[i], c, v, before);
-      const acc s = sigmoid(before);
+      const acc s = logistic<scalar_t>(before);
       g[c][v] = upstream[v] * (s * (1 + before * (1 - s)));
     }
   }

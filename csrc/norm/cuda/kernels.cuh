@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         n[i][v] = n[i][v] * weight[v] + bias[v];
-        if constexpr (kGated) n[i][v] *= z[i][v] * sigmoid<scalar_t>(z[i][v]);
+        if constexpr (kGated) n[i][v] *= z[i][v] * logistic<scalar_t>(z[i][v]);
       }
     }
     write<scalar_t, kGated>(p, p.y, p.y_wide, at, n);
@@ -200,7 +200,7 @@ __device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlac
     load<acc, scalar_t>(p.gate, place, z);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      const acc open = sigmoid<scalar_t>(z[v]), silu = z[v] * open;
+      const acc open = logistic<scalar_t>(z[v]), silu = z[v] * open;
       z[v] = g[i][v] * (n[i][v] * weight[v] + bias[v]) * (open + silu * (1 - open));
       g[i][v] *= silu;
     }

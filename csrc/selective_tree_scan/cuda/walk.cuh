@@ -17,15 +17,6 @@ struct SelectiveKind {
   static constexpr bool kAligned = kIsAligned, kBackward = kIsBackward;
 };
 
-__device__ __forceinline__ float reciprocal(float x) {
-  float result;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-__device__ __forceinline__ double reciprocal(double x) {
-  return 1 / x;
-}
-
 // The derivative of softplus. x is in units of Δ.
 template <typename scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> sigmoid(acc_t<scalar_t> x) {
