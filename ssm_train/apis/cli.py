@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, StoppedError, UserError
 from ssm_core.writing import REASONS, is_of_the_disk, write_error
@@ -32,17 +33,42 @@ def run(main: Callable[[], None]) -> int:
         state saved, 130 after Ctrl-C in any other place. It is 1, too, if the output cannot be written.
     """
     let_threads_sleep()
-    status = _run(main)
+    status = _written(_run(main))
+    complain("")  # what others could not print either
+    return status
+
+
+def _written(status: int) -> int:
+    """Write what was printed. Return the exit status, which is 1 after success if that was not possible."""
+    if sys.stdout is None:  # it was closed before Python began
+        return status
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
-        _discard_output()
+        _discard(sys.stdout)
     except OSError as error:
-        _discard_output()
+        _discard(sys.stdout)
         if not status:
-            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+            complain(f"error: cannot write the output: {error.strerror}\n")
         return status or 1
     return status
+
+
+def complain(text: str) -> None:
+    """Write a text to stderr, unless nobody reads that any more, such as after a terminal was closed.
+
+    The exit status is the caller's in any case.
+
+    Args:
+        text: with the end of its line.
+    """
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
 
 
 def _run(main: Callable[[], None]) -> int:
@@ -60,13 +86,13 @@ def _run(main: Callable[[], None]) -> int:
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if str(error):
-            print(sentence(error), file=sys.stderr)
+            complain(f"{sentence(error)}\n")
         return STOPPED
     except (UserError, NonFiniteError) as error:
         if os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
             raise
         rank = os.environ.get("RANK")
-        print(f"error{f' (process {rank})' if rank else ''}: {sentence(error)}", file=sys.stderr)
+        complain(f"error{f' (process {rank})' if rank else ''}: {sentence(error)}\n")
         return 1
     except BrokenPipeError as error:
         if error.filename or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
@@ -86,18 +112,18 @@ def _run(main: Callable[[], None]) -> int:
         else:
             why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             words = f"cannot write the output or a temporary file: {why}"
-        print(f"error: {words}", file=sys.stderr)
+        complain(f"error: {words}\n")
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted\n")
         return 130
     return 0
 
 
-def _discard_output() -> None:
-    """Let Python's own flush at the end succeed. It would print a traceback."""
+def _discard(stream: TextIO) -> None:
+    """Let Python's own flush at the end succeed. It would print a traceback, or change the exit status to 120."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

@@ -187,8 +187,9 @@ class RescueHook(Hook):
     def _end(self, runner: Runner) -> None:
         """End this process from the watching thread, because its main thread waits for another process for ever."""
         error = self._others(runner, self.watch.cause)
-        os.write(2, f"error (process {runner.rank}): {error}\n".encode())
-        sys.stdout.flush()
+        with suppress(OSError, ValueError, AttributeError):  # they may be closed
+            os.write(2, f"error (process {runner.rank}): {error}\n".encode())
+            sys.stdout.flush()
         time.sleep(1)  # the others read from this process where the state is
         os._exit(STOPPED if isinstance(error, StoppedError) else 1)
 

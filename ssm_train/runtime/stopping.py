@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -76,7 +77,8 @@ class StopSignals:
     @staticmethod
     def _say(text: str) -> None:
         if os.environ.get("RANK", "0") == "0":
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+            with suppress(OSError):  # SIGHUP comes when a terminal is closed, and then nothing can be written to it
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
 
 
 class Vote:

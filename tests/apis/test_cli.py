@@ -67,6 +67,17 @@ def test_output_that_cannot_be_written_is_no_traceback(reader, words, lines):
     assert done.returncode == bool(words)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "2> /dev/full"])
+def test_the_exit_status_is_the_same_where_nothing_can_be_said(closed):
+    code = (
+        "import sys; from ssm_core.errors import StoppedError; from ssm_train.apis import cli\n"
+        "def main(): print('x'); raise StoppedError('stopped')\n"
+        "sys.exit(cli.run(main))"
+    )
+    done = subprocess.run(f'"{sys.executable}" -c "{code}" {closed}', shell=True, cwd=ROOT, env=os.environ)
+    assert done.returncode == cli.STOPPED
+
+
 @pytest.mark.parametrize("argument", ["--root", "--from"])
 def test_a_name_that_is_too_long_is_one_sentence(argument, capsys, tmp_path):
     name = tmp_path / ("a" * 300)

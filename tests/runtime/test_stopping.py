@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pty
 import signal
 import subprocess
 import time
@@ -121,6 +122,22 @@ def ignore_and_train(*arguments, **options):
 def test_nohup_is_respected(tmp_path):
     runs.call(ignore_and_train, tmp_path / "log", OPTIONS[0], tmp_path / "run", *OPTIONS[1:],
               "train_cfg.max_epochs=1", hooks=[hook("SIGHUP", iteration=2)])  # fmt: skip
+
+
+def train_unheard(kind, *arguments, **options):
+    """Train where nothing can be written to stdout and stderr, as after a terminal was closed or its reader ended."""
+    kept, lost = pty.openpty() if kind == "terminal" else os.pipe()
+    os.close(kept)
+    for descriptor in (1, 2):
+        os.dup2(lost, descriptor)
+    heed_and_train(*arguments, **options)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("terminal", "SIGHUP"), ("pipe", "SIGTERM")])
+def test_nobody_has_to_hear_what_is_said(tmp_path, kind, name):
+    runs.call(train_unheard, tmp_path / "log", kind, OPTIONS[0], tmp_path / "run", *OPTIONS[1:],
+              hooks=[hook(name, iteration=4)], expected=STOPPED)  # fmt: skip
+    assert runs.last_state(tmp_path / "run")["meta"]["iter"] == 4
 
 
 def test_accumulated_gradients_are_not_cut(tmp_path):
