@@ -71,7 +71,9 @@ def attempt(path: Path, unlocked: str) -> int | None:
     _forget_when_forked()
     while True:
         with explained(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if path.is_symlink():  # a file elsewhere, which would be written to
+                path.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import broadcast_object_list, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -33,6 +33,7 @@ from ssm_train.runtime.building import building_from_config, compile_parts, runs
 from ssm_train.runtime.continuing import settle
 from ssm_train.runtime.custom_keys import FrozenHook, freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
+from ssm_train.runtime.files import write_text_atomically
 from ssm_train.runtime.iteration_info import our_log_processor, with_our_hooks
 from ssm_train.runtime.iteration_times import IterationTimesHook
 from ssm_train.runtime.late_reports import LateReports
@@ -102,6 +103,17 @@ class Runner(mmengine_runner.Runner):
         make_patient(logger.handlers)
         shorten(logger.handlers, logging.getLevelName(log_level) if isinstance(log_level, str) else log_level)
         return logger
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config of the run into the work folder, unless that would replace the file that the user wrote.
+
+        The folder of the log has a copy in any case.
+        """
+        source = Path(self.cfg.filename or f"{self.timestamp}.py")
+        path = Path(self.work_dir) / source.name
+        if not (path.exists() and source.exists() and path.samefile(source)):
+            write_text_atomically(path, self.cfg.dump())
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Move the model to its device and, in a run of several processes, wrap it for data parallelism.

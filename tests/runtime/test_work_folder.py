@@ -108,6 +108,16 @@ def test_a_deleted_lock_file_locks_nothing(tmp_path):
     folder_lock.release(lock)
 
 
+def test_a_link_is_not_followed_out_of_the_folder(tmp_path):
+    (tmp_path / "diary").write_text("mine")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / folder_lock.FILE).symlink_to(tmp_path / "diary")
+    with claimed(run, Start()), pytest.raises(folder_lock.LockedError):
+        claim(run)
+    assert (tmp_path / "diary").read_text() == "mine"
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="file is a file and no folder"):
@@ -248,6 +258,22 @@ def trained(tmp_path_factory):
 
 def copied(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def test_a_config_in_the_work_folder_stays_as_its_user_wrote_it(trained, tmp_path):
+    work, text = tmp_path / "run", f"# mine\n_base_ = {str(runs.CONFIGS / NAME)!r}\n"
+    work.mkdir()
+    (work / "mine.py").write_text(text)
+    runs.train(work / "mine.py", work, *OPTIONS, "train_cfg.max_epochs=1")
+    assert (work / "mine.py").read_text() == text
+    # One of another folder is written into the work folder, and never through a link out of it.
+    copy, original = copied(trained, tmp_path), trained / Path(NAME).name
+    name, sound = original.name, original.read_text()
+    (copy / name).unlink()
+    (copy / name).symlink_to(original)
+    train(copy, "train_cfg.max_epochs=2", resume=True)
+    assert original.read_text() == sound
+    assert "max_epochs=2" in (copy / name).read_text()
 
 
 def test_pointers_are_names(trained):
