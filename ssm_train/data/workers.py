@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mmengine.runner.runner import _SlicedDataset  # what num_batch_per_epoch makes
 from torch.utils.data import DataLoader
 
 from ssm_core.errors import ConfigError
@@ -86,7 +87,17 @@ def _wait_for_parent(parent: int) -> None:
 
 
 def check_batches(loader: DataLoader) -> None:
-    """Raise a :class:`ConfigError` if ``drop_last`` leaves not a single batch, which mmengine would only assert."""
+    """Check the number of samples, which mmengine would only assert or notice in mid epoch.
+
+    Raises:
+        ConfigError: ``drop_last`` leaves not a single batch, or ``num_batch_per_epoch`` asks for more than there is.
+    """
+    cut = loader.dataset
+    if isinstance(cut, _SlicedDataset) and len(cut) > len(cut._dataset):
+        raise ConfigError(
+            f"num_batch_per_epoch of a data loader asks for {len(cut)} samples, and its data have "
+            f"{len(cut._dataset)}: set it to fewer batches, or to None for all"
+        )
     if not getattr(loader.batch_sampler, "drop_last", False) or hasattr(loader.sampler, "skip"):  # an endless sampler
         return
     samples, size = len(loader.sampler), loader.batch_size

@@ -44,6 +44,13 @@ def test_fewer_images_than_a_batch(fails):
     assert "set train_dataloader.batch_size=1438 or less" in line
 
 
+@pytest.mark.parametrize(("split", "samples"), [("train", 1438), ("val", 359)])
+def test_more_batches_than_there_are(fails, split, samples):
+    batches = (f"{split}_dataloader.num_batch_per_epoch=1000", f"{split}_dataloader.batch_size=8")
+    line = fails(CONFIGS / "resnet" / "resnet18_digits.py", *batches)
+    assert f"num_batch_per_epoch of a data loader asks for 8000 samples, and its data have {samples}" in line
+
+
 def test_as_a_process():
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "train.py", CONFIGS / "resnet" / "resnet18_digit.py"],
