@@ -282,3 +282,9 @@ selective_scan(x, x, x[0], x, x)
     assert done.returncode == 0, done.stderr
     assert "runs its slow PyTorch reference" in done.stderr
     assert "`tree-ssm doctor`" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["", " ", "no-such-compiler -O2"])
+def test_any_name_of_a_compiler_is_a_line(name, monkeypatch):
+    monkeypatch.setenv("CXX", name)
+    assert [line for line in machine.versions() if line.startswith("C++ compiler: ")]

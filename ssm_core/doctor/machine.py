@@ -26,7 +26,7 @@ def versions() -> list[str]:
         f"ssm_core {ssm_core.__version__} in {Path(ssm_core.__file__).parent}",
         f"Python {platform.python_version()} ({sys.executable}), {platform.platform()}",
         f"torch {torch.__version__}, {cuda}",
-        f"C++ compiler: {_first_line([os.environ.get('CXX', 'c++').split()[0], '--version'])}",
+        f"C++ compiler: {_first_line([(os.environ.get('CXX', '').split() or ['c++'])[0], '--version'])}",
         f"CUDA compiler: {_nvcc()}",
     ]
 
