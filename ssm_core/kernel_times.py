@@ -15,7 +15,7 @@ from ssm_core.timing import timed
 PARTS = (
     ("norms of this project", r"ssm::.*[nN]orm"),
     ("depthwise convolutions", r"[dD]epthwise|_c1_k1_"),
-    ("state readout", r"ssm::.*readout|tree_ssm::state_readout"),
+    ("state readout", r"ssm::.*readout"),
     (
         "trees and quadtrees",
         r"ssm::.*(whole_|root_|components|sort_keys|places_|distance|schedule_kernel|order_kernel|mask_gradient"

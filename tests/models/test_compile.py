@@ -51,6 +51,7 @@ def test_compiled_training_step_with_checkpointing(family):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="older versions of torch keep a view that a checkpoint gives")
 def test_a_compiled_training_step_copies_no_step_sizes():
     """The backward pass of a scan gets a view of what the product gave, and returns a gradient that products read.
 
