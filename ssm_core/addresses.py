@@ -94,7 +94,8 @@ def download(address: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "ssm_checkpoints"
     path = folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name}"
     with explained(folder), _locked(path.with_name(f"{path.name}.lock")):
-        if not path.is_file():
+        # A copy that was changed since is not what the hash says, and is fetched again.
+        if not path.is_file() or (digits and not _sha256(path).startswith(digits)):
             part = path.with_name(f"{path.name}.part")
             try:
                 found = _copy(address.partition("#")[0], part, limit())
@@ -104,6 +105,14 @@ def download(address: str) -> Path:
             finally:
                 part.unlink(missing_ok=True)
     return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def limit() -> float:

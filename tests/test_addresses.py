@@ -102,6 +102,14 @@ def test_a_file_is_downloaded_once(server, tmp_path):
     assert len(left(tmp_path)) == 1
 
 
+def test_a_copy_that_is_not_what_its_hash_says_is_fetched_again(server, tmp_path):
+    folder, root, asked = server
+    address = f"{root}/x.pth#sha256={hashlib.sha256((folder / 'x.pth').read_bytes()).hexdigest()}"
+    torch.save({"w": torch.zeros(1)}, addresses.download(address))
+    assert torch.equal(weights.read_file(address)["w"], STATE["w"])
+    assert asked == ["/x.pth"] * 2
+
+
 def test_hashes(server, tmp_path):
     folder, root, _asked = server
     digits = hashlib.sha256((folder / "x.pth").read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ def shape_of(x: Tensor) -> tuple[int, ...]:
 
 
 def require_same_device(op: str, **tensors: Tensor | None) -> None:
-    """Raise ``ValueError`` for the first argument that is not on the first one's device.
+    """Raise ``ValueError`` for the first argument that is complex or not on the first one's device.
 
     Args:
         op: the public function's name, for the message.
@@ -21,7 +21,9 @@ def require_same_device(op: str, **tensors: Tensor | None) -> None:
     """
     given = [(name, x) for name, x in tensors.items() if x is not None]
     first_name, first = given[0]
-    for name, x in given[1:]:
+    for name, x in given:
+        if x.is_complex():
+            raise ValueError(f"{op}: {name} must be real, got {x.dtype}")
         if x.device != first.device:
             raise ValueError(f"{op}: {name} is on {x.device} but {first_name} is on {first.device}; move it there")
 

@@ -16,8 +16,26 @@ import quadtree_ssm.ops
 import ssm_core.ops
 import tree_ssm.ops
 from quadtree_ssm.ops import quadtree_order
-from ssm_core.ops import directional_scan, selective_scan
-from tree_ssm.ops import Tree, grid_distances, grid_edges, minimum_spanning_tree, subtree_scan, token_edges, tree_scan
+from ssm_core.ops import (
+    depthwise_conv,
+    directional_scan,
+    gated_layer_norm,
+    layer_norm,
+    residual_layer_norm,
+    rms_norm,
+    selective_scan,
+)
+from tree_ssm.ops import (
+    Tree,
+    grid_distances,
+    grid_edges,
+    minimum_spanning_tree,
+    selective_tree_scan,
+    state_readout,
+    subtree_scan,
+    token_edges,
+    tree_scan,
+)
 
 BACKENDS = ["cpu", "reference"]
 NAMESPACES = [package.__name__.partition(".")[0] for package in (ssm_core.ops, tree_ssm.ops, quadtree_ssm.ops)]
@@ -183,10 +201,37 @@ def test_a_scan_of_no_channels_is_empty_or_refused():
         selective_scan(x, x, torch.rand(0, 3), torch.rand(0, 3), torch.rand(0, 3))
 
 
-def test_a_complex_gate_is_refused():
-    x, states = torch.rand(2, 4, 5), torch.rand(2, 3, 5)
-    with pytest.raises(ValueError, match=r"z must be real, got torch\.complex64"):
-        selective_scan(x, x, torch.rand(4, 3), states, states, z=x.to(torch.complex64))
+X, CHANNELS, STATES, MAP = torch.rand(2, 5, 4), torch.rand(4), torch.rand(2, 2, 5, 3), torch.rand(1, 2, 3, 4)
+TREE = Tree(torch.zeros(2, 5, dtype=torch.int64), torch.arange(5).expand(2, 5))
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (selective_scan, dict(u=X, delta=X, A=torch.rand(5, 3), B=torch.rand(2, 3, 4), C=torch.rand(2, 3, 4),
+                              D=torch.rand(5), delta_bias=torch.rand(5), z=X)),
+        (directional_scan, dict(x=X, delta=torch.rand(2, 2, 5, 4), A=-torch.rand(2, 4, 3), B=STATES, C=STATES,
+                                D=torch.rand(2, 4), delta_bias=torch.rand(2, 4))),
+        (layer_norm, dict(x=X, weight=CHANNELS, bias=CHANNELS)),
+        (rms_norm, dict(x=X, weight=CHANNELS)),
+        (gated_layer_norm, dict(x=X, gate=X, weight=CHANNELS, bias=CHANNELS)),
+        (residual_layer_norm, dict(x=X, residual=X, weight=CHANNELS, bias=CHANNELS)),
+        (depthwise_conv, dict(x=MAP, weight=torch.rand(4, 3, 3), bias=CHANNELS)),
+        (state_readout, dict(h=X, x=X, C=X[..., 0], D=CHANNELS, weight=CHANNELS, bias=CHANNELS)),
+        (tree_scan, dict(u=X, weight=X, tree=TREE)),
+        (selective_tree_scan, dict(x=X, delta=X, A=-CHANNELS, B=X[..., 0], tree=TREE, delta_bias=CHANNELS)),
+        (grid_distances, dict(x=MAP)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)  # fmt: skip
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_complex_arguments_are_refused(function, arguments, backend):
+    """PyTorch drops the imaginary part of a number that becomes real, and warns once."""
+    function(**arguments, backend=backend)
+    for name, value in arguments.items():
+        if isinstance(value, torch.Tensor):
+            with pytest.raises(ValueError, match=f"{name}.*real|complex64"):
+                function(**{**arguments, name: value.to(torch.complex64)}, backend=backend)
 
 
 def test_an_order_that_is_no_permutation_is_refused():
