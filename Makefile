@@ -19,8 +19,11 @@ EXTRAS ?= all
 SET = $(if $(wildcard $(VENV)/.installed-all),all,$(EXTRAS))
 WITHOUT_CUDA = $(if $(FORCE_CUDA)$(wildcard /dev/nvidia[0-9]* /dev/dxg),,NO_CUDA=1)
 
-# Threads that wait for each other sleep, or tests and training crawl beside other work (docs/troubleshooting.md).
-export OMP_WAIT_POLICY ?= passive
+# Threads that wait for each other soon sleep, or training crawls beside other work (docs/troubleshooting.md).
+ifndef OMP_WAIT_POLICY
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT ?= 1000
+endif
 
 .PHONY: setup quickstart test docs docs-serve lint format wheel clean
 

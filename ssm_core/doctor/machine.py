@@ -46,7 +46,7 @@ def threads() -> tuple[list[str], list[Finding]]:
         Finding(
             f"Other programs keep the {cores} cores busy (load {load:.1f}), and threads spin while they wait. "
             "This can make a training many times slower.",
-            "Set OMP_WAIT_POLICY=passive, or OMP_NUM_THREADS=1, before Python starts.",
+            "Set OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=1000, or OMP_NUM_THREADS=1, before Python starts.",
             f"{PAGE}#while-training",
             is_problem=False,
         )

@@ -128,14 +128,17 @@ def _discard(stream: TextIO) -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let the threads of OpenMP sleep while they wait for each other, unless the user's environment says otherwise.
+    """Let the threads of OpenMP soon sleep while they wait, unless the user's environment says otherwise.
 
     By default they spin for some milliseconds. If other programs share the cores, threads that spin keep those that
-    they wait for from running, and a training takes many times as long (dev/log, 2026-11-29). OpenMP reads the
-    environment once, when torch is imported. So this has to be called before that; afterwards it is for the processes
-    that are started.
+    they wait for from running, and a training takes many times as long. Threads that sleep at once cost a small network
+    a third of its speed on a quiet machine. GNU's OpenMP can spin for some microseconds before (dev/log, 2026-11-29).
+    OpenMP reads the environment once, when torch is imported. So this has to be called before that; afterwards it is
+    for the processes that are started.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def say(text: str) -> None:

@@ -34,13 +34,14 @@ SMALLEST = ("-c", "import sys; from ssm_train.apis import cli; sys.exit(cli.run(
 @pytest.mark.parametrize(
     ("tool", "chosen", "expected"),
     [
-        (PRINT_CONFIG, {}, ("PASSIVE", 0)),
+        (PRINT_CONFIG, {}, ("PASSIVE", 1000)),
         (SMALLEST, {"OMP_WAIT_POLICY": "active"}, ("ACTIVE", 30_000_000_000)),
-        (SMALLEST, {"GOMP_SPINCOUNT": "1000"}, ("PASSIVE", 1000)),
+        (SMALLEST, {"OMP_WAIT_POLICY": "passive"}, ("PASSIVE", 0)),
+        (SMALLEST, {"GOMP_SPINCOUNT": "77"}, ("PASSIVE", 77)),
     ],
-    ids=["nothing chosen", "policy", "spins"],
+    ids=["nothing chosen", "policy", "sleep", "spins"],
 )
-def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(tool, chosen, expected):
+def test_threads_soon_sleep_while_they_wait_unless_the_user_chose_otherwise(tool, chosen, expected):
     """OpenMP itself prints its settings when a tool loads it. It reads them only once."""
     command = [sys.executable, *tool]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
