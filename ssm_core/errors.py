@@ -24,8 +24,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, is damaged or belongs to another model."""
 
 
-# The extra of this project that installs a package. Packages that are not listed belong to the extra "train".
+# The extra of this project that installs a package. Others that are missing are a matter of the extra "train".
 EXTRAS = {
+    "mmengine": "train", "tifffile": "train", "matplotlib": "train", "sklearn": "train", "tensorboard": "train",
+    "torchmetrics": "train", "wandb": "train",
     "mmdet": "det", "pycocotools": "det", "mmcv": "det", "mmseg": "seg", "transformers": "lm", "peft": "lm",
     "tokenizers": "lm", "lm_eval": "lm", "datasets": "huggingface", "huggingface_hub": "lm", "gradio": "explore",
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export",

@@ -152,6 +152,18 @@ class SignalHook(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class LateHook(Hook):
+    """Reads values late on the CPU, as on a device that computes beside the host."""
+
+    runs_late = True
+
+    def before_train(self, runner):
+        runner.reports.beside = True
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        assert runner.reports.late
+
+
 def train_on_disk(name, disk, size, *options, hooks=(), resume=False):
     """Train in the folder ``run`` of a new disk, as tools/train.py does."""
     bad_places.disk(disk, size)

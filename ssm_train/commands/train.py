@@ -36,10 +36,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile: faster steps after a slow first one")
     parser.add_argument(
         "--time-iterations", type=kinds.whole_number(), nargs="?", const=100, default=0, metavar="N",
-        help="print where the time of an iteration goes, and what bounds the training, after N iterations (default: "
+        help="print where the time of N iterations goes, and what bounds the training, after the first 20 (default: "
         "100)",
     )  # fmt: skip
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default="none", help="see dist_train.sh")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="set by dist-train and slurm-train; give it yourself under torchrun alone",
+    )
     return parser.parse_args(arguments)
 
 

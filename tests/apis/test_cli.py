@@ -79,6 +79,19 @@ def test_the_exit_status_is_the_same_where_nothing_can_be_said(closed):
     assert done.returncode == cli.STOPPED
 
 
+@pytest.mark.parametrize("package", ["mmengine", "torchmetrics", "mmdet"])
+def test_a_missing_package_is_one_sentence(package):
+    """What is None among the modules cannot be imported, as if it were not installed."""
+    code = f"import sys; sys.modules['{package}'] = None; from ssm_train.apis import cli\n"
+    code += f"def main(): import {package}\nsys.exit(cli.run(main))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    extra = "det" if package == "mmdet" else "train"
+    assert done.stderr == (
+        f"error: this tool needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`\n"
+    )
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("argument", ["--root", "--from"])
 def test_a_name_that_is_too_long_is_one_sentence(argument, capsys, tmp_path):
     name = tmp_path / ("a" * 300)

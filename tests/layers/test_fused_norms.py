@@ -5,12 +5,18 @@ import copy
 import pytest
 import timm
 import torch
+from oracles.fused_networks import (
+    assert_low_precision_is_as_good,
+    assert_same,
+    assert_same_with_checkpointing,
+    assert_stage_compiles,
+)
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from quadtree_ssm import QuadMamba
 from ssm_core.layers import Block, Downsample, FusedLayerNorm, Pending, fuse_norms, record_scans
-from ssm_core.testing import assert_close, relative_error
+from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 
 SIZES = {"depths": (2, 1), "dims": (16, 24), "num_classes": 3}
@@ -33,18 +39,6 @@ def pair(name):
     return plain, fused
 
 
-def run(model, images, dtype=None):
-    """The outputs beside each other, and the gradient of every parameter."""
-    torch.manual_seed(1)
-    model.zero_grad()
-    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-        outputs = model(images)
-    outputs = outputs if isinstance(outputs, list) else [outputs]
-    flat = torch.cat([y.double().flatten() for y in outputs])
-    flat.sin().sum().backward()
-    return flat.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("name", MODELS)
 def test_fused_norms_change_no_result(name, training):
@@ -52,47 +46,24 @@ def test_fused_norms_change_no_result(name, training):
     assert list(plain.state_dict()) == list(fused.state_dict())
     assert any(isinstance(m, FusedLayerNorm) for m in fused.modules())
     assert not any(isinstance(m, FusedLayerNorm) for m in plain.modules())
-    images = torch.randn(4, 3, 32, 40, dtype=torch.float64)
-    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
-    assert_close(actual, expected, tolerance=1e-9)
-    assert set(found) == set(gradients)
-    for of, gradient in gradients.items():
-        # That of a shift before a batch norm is zero.
-        torch.testing.assert_close(found[of], gradient, rtol=1e-7, atol=1e-10, msg=of)
+    assert_same(plain, fused, torch.randn(4, 3, 32, 40, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", ["quadmamba", "mambatree"])
 def test_low_precision_is_as_good(name):
-    """Both are compared with float64 on the same trees and orders, which low precision could change."""
-    plain, fused = (model.eval() for model in pair(name))
-    images = torch.randn(8, 3, 32, 32)
-    exact, _ = run(copy.deepcopy(plain).double(), images.double())
-    of_plain, of_fused = (relative_error(run(m, images, torch.bfloat16)[0], exact) for m in (plain, fused))
-    assert of_fused <= 2 * of_plain + torch.finfo(torch.bfloat16).eps
+    assert_low_precision_is_as_good(*pair(name))
 
 
 def test_checkpointing_and_frozen_stages():
-    plain, fused = (model.train() for model in pair("quadmamba"))
-    for model in (plain, fused):
-        model.set_grad_checkpointing()
-    images = torch.randn(2, 3, 32, 32)
-    (expected, gradients), (actual, found) = run(plain, images), run(fused, images)
-    assert_close(actual, expected, tolerance=1e-5)
-    for of, gradient in gradients.items():
-        assert_close(found[of], gradient, of, tolerance=1e-3)
+    assert_same_with_checkpointing(*pair("quadmamba"))
     frozen = MODELS["quadmamba"](fused_norms=True, frozen_stages=1)
     assert not any(p.requires_grad for p in frozen.stages[0].parameters())
     assert not frozen.train().stages[0].training
 
 
 def test_stages_compile():
-    torch.compiler.reset()
     torch.manual_seed(0)
-    stage = MambaTreeV((2,), (16,), num_classes=3, fused_norms=True).stages[0].eval()
-    compiled = torch.compile(stage, fullgraph=True, backend="aot_eager")
-    x = torch.randn(2, 8, 8, 16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert_close(compiled(x), stage(x))
+    assert_stage_compiles(MambaTreeV((2,), (16,), num_classes=3, fused_norms=True).stages[0])
 
 
 def saved_maps(network, x, half=True):

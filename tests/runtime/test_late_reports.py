@@ -28,18 +28,6 @@ OPTIONS = (
 PARTS = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
 
 
-class LateHook(Hook):
-    """Reads values late on the CPU, as on a device that computes beside the host."""
-
-    runs_late = True
-
-    def before_train(self, runner):
-        runner.reports.beside = True
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        assert runner.reports.late
-
-
 class PoisonInputHook(runs.PoisonInputHook):
     runs_late = True
 
@@ -48,7 +36,7 @@ class StopHook(runs.SignalHook):
     runs_late = True
 
 
-LATE = dict(type=f"{__name__}.LateHook")
+LATE = dict(type="runs.LateHook")
 
 
 def train(tmp_path, name, model, *options, hooks=(), tool=runs.train, **settings):

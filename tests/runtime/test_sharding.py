@@ -209,22 +209,10 @@ def test_a_file_is_tested_without_shards(trained, tmp_path):
         assert measured == pytest.approx(curves["val"][-1]["perplexity"], rel=1e-4)
 
 
-class LateHook(Hook):
-    """Lets the hooks run late, as where a GPU computes beside the host."""
-
-    runs_late = True
-
-    def before_train(self, runner):
-        runner.reports.beside = True
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        assert runner.reports.late
-
-
 def test_late_reports_change_nothing(trained, tmp_path):
     folder, options = trained
     timed = [*options, "default_hooks.timed_checkpoint.minutes=1e-6"]
-    train_two(tmp_path / "late", timed, hooks=[dict(type=f"{__name__}.LateHook")])
+    train_two(tmp_path / "late", timed, hooks=[dict(type="runs.LateHook")])
     states = [
         {part: runs.last_state(place)[part] for part in PARTS} for place in (tmp_path / "late", folder / "sharded")
     ]
