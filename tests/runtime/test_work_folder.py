@@ -276,6 +276,17 @@ def test_a_config_in_the_work_folder_stays_as_its_user_wrote_it(trained, tmp_pat
     assert "max_epochs=2" in (copy / name).read_text()
 
 
+def test_figures_of_classes_are_written_through_no_link(trained, tmp_path):
+    copy, outside = copied(trained, tmp_path), tmp_path / "outside"
+    shutil.rmtree(copy / "evaluation", ignore_errors=True)
+    outside.mkdir()
+    (outside / "val_classes.csv").write_text("mine")
+    (copy / "evaluation").symlink_to(outside)
+    train(copy, "train_cfg.max_epochs=2", resume=True)
+    assert [path.read_text() for path in outside.iterdir()] == ["mine"]
+    assert (copy / "evaluation" / "val_classes.csv").is_file()
+
+
 def test_pointers_are_names(trained):
     state = runs.last_state(trained)
     assert (trained / "last_checkpoint").read_text() == "iter_6.pth"

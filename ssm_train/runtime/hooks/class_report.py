@@ -78,7 +78,10 @@ class ClassReportHook(Hook):
                 runner.visualizer.add_image(f"{name}_confusion", picture, runner.iter)
 
     def _folder(self, runner: Runner) -> Path:
-        return Path(runner.work_dir) / FOLDER
+        folder = Path(runner.work_dir) / FOLDER
+        if folder.is_symlink():  # to a folder elsewhere, as in a copy that is made of links
+            folder.unlink(missing_ok=True)
+        return folder
 
 
 def _reports(split: str, evaluator: Evaluator) -> list[tuple[str, ClassReport]]:
