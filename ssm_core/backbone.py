@@ -19,6 +19,7 @@ from ssm_core.layers import (
     SelectiveSSM,
     Stage,
     Stem,
+    fuse_convolutions,
     fuse_norms,
 )
 from ssm_core.shipped import ShippedWeights
@@ -119,8 +120,10 @@ class Backbone(TimmInterface, HubModel):
         img_size: the usual height and width of the images, or one number for both. The network takes all sizes; see
             :meth:`~ssm_core.timm_interface.TimmInterface.set_input_size`.
         grey_from_colours: whether a network of one channel also takes images of three channels, and makes them grey.
-        fused_norms: whether layer norms are computed by this project's kernels, together with the sums of the residual
-            stream and with the rounding to autocast's dtype; see :func:`~ssm_core.layers.fuse_norms`.
+        fused: whether layer norms and depthwise convolutions are computed by this project's kernels where that saves
+            time: norms together with the sums of the residual stream and the rounding to autocast's dtype, and on a GPU
+            convolutions together with SiLU. False takes PyTorch's layers. The weights are the same. See
+            :func:`~ssm_core.layers.fuse_norms` and :func:`~ssm_core.layers.fuse_convolutions`.
 
     Raises:
         ValueError: ``depths`` and ``dims`` differ in length or are empty, or a number is out of range.
@@ -145,7 +148,7 @@ class Backbone(TimmInterface, HubModel):
         frozen_stages: int = -1,
         img_size: Sides | None = None,
         grey_from_colours: bool = False,
-        fused_norms: bool = False,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         if len(depths) != len(dims) or not depths:
@@ -190,8 +193,10 @@ class Backbone(TimmInterface, HubModel):
         self.head: nn.Module = make_head() if self.out_indices is None else nn.Identity()
         self.head_hidden_size = getattr(self.head, "num_features", self.num_features)
         self.apply(self._init_weights)
-        if fused_norms:
-            fuse_norms(self)
+        if fused:
+            fuse_norms(self, always=False)
+        else:
+            fuse_convolutions(self, fused=False)
         if not -1 <= frozen_stages <= count:
             raise ValueError(f"frozen_stages is a number from -1 to {count}, the stages of this model: {frozen_stages}")
         self.frozen_stages = frozen_stages

@@ -69,8 +69,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         img_size: the usual height and width of the images, or one number for both. The network takes all sizes.
         grey_from_colours: whether a network of one channel also takes images of three channels, and makes them grey.
             Folders for the Hub turn it on, because transformers and programs of timm read all images in colours.
-        fused_norms: whether layer norms are computed by this project's kernels, together with the residual sums. The
-            weights are the same (see :func:`~ssm_core.layers.fuse_norms`).
+        fused: whether this project's kernels compute layer norms, residual sums and depthwise convolutions where that
+            saves time. The weights are the same (see :class:`~ssm_core.backbone.Backbone`).
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -102,7 +102,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         frozen_stages: int = -1,
         img_size: Sides | None = None,
         grey_from_colours: bool = False,
-        fused_norms: bool = False,
+        fused: bool = True,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
         depths = base.depths if depths is None else depths
@@ -143,7 +143,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             frozen_stages=frozen_stages,
             img_size=img_size,
             grey_from_colours=grey_from_colours,
-            fused_norms=fused_norms,
+            fused=fused,
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> NamedTuple:

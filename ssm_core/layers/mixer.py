@@ -8,12 +8,11 @@ from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
 from torch import Tensor, nn
 
 from ssm_core.ops.depthwise_conv import depthwise_conv
+from ssm_core.ops.registry import has_kernel
 
 from .convolution import to_channels_first, to_channels_last
-from .norm import FusedLayerNorm, Pending, drop_factors
+from .norm import FusedLayerNorm, Pending, drop_factors, is_hooked, sum_of
 from .ssm import SelectiveSSM
-
-torch.fx.wrap("depthwise_conv")  # a leaf of graphs, because it looks at shapes
 
 
 class ScanMixer(nn.Module):
@@ -26,11 +25,12 @@ class ScanMixer(nn.Module):
         conv_bias: whether the depthwise convolution has a bias.
 
     Attributes:
-        fused_conv: whether the convolution and its SiLU are one operator; see :func:`fuse_convolutions`.
+        fused_conv: whether the convolution and its SiLU are one operator; None for on a GPU alone. See
+            :func:`fuse_convolutions`.
     """
 
     NORMS_BEFORE_PRODUCTS = ("out_norm",)
-    fused_conv = False
+    fused_conv: bool | None = None
 
     def __init__(self, dim: int, scan: SelectiveSSM, gated: bool, conv_bias: bool) -> None:
         super().__init__()
@@ -50,11 +50,7 @@ class ScanMixer(nn.Module):
         previous: Any = None,
     ) -> tuple[Tensor, Any]:
         """Mix the tokens. Return the result ``[B, H, W, C]`` and what the scan chose."""
-        y = self.in_proj(x)
-        if self.fused_conv:
-            features = depthwise_conv(y, self.conv.weight, self.conv.bias)
-        else:
-            features = F.silu(to_channels_last(self.conv(to_channels_first(y))))
+        features = _convolve(self.in_proj(x), self.conv, self.fused_conv)
         y, chosen = self.scan(features, previous)
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
@@ -103,10 +99,13 @@ class Block(nn.Module):
     ) -> tuple[Tensor | Pending, Any]:
         """Run the block. Return the map and what the scan chose, which the stage passes to the next block.
 
-        With fused norms (:func:`~ssm_core.layers.fuse_norms`), the last branch is left to the next norm to add.
+        With fused norms (:func:`~ssm_core.layers.fuse_norms`), the last branch is left to the next norm to add. A block
+        with hooks returns a map.
         """
         if isinstance(self.norm1, FusedLayerNorm) and isinstance(self.norm2, FusedLayerNorm):
             return self._with_fused_norms(self.norm1, self.norm2, x, previous)
+        if isinstance(x, Pending):
+            x = sum_of(x)
         y, chosen = self.mixer(self.norm1(x), previous)
         x = x + self.drop_path(self.scale1(y))
         x = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
@@ -114,24 +113,41 @@ class Block(nn.Module):
 
     def _with_fused_norms(
         self, norm1: FusedLayerNorm, norm2: FusedLayerNorm, x: Tensor | Pending, previous: Any
-    ) -> tuple[Pending, Any]:
+    ) -> tuple[Tensor | Pending, Any]:
         normed, x = norm1.add(x) if isinstance(x, Pending) else (norm1(x), x)
         y, chosen = self.mixer(normed, previous)
         y = self.scale1(y)
         normed, x = norm2.add(Pending(x, y, drop_factors(y, self.drop_path)))
         y = self.scale2(self.mlp(normed))
-        return Pending(x, y, drop_factors(y, self.drop_path)), chosen
+        result = Pending(x, y, drop_factors(y, self.drop_path))
+        return sum_of(result) if is_hooked(self) else result, chosen
 
 
-def fuse_convolutions(model: nn.Module, fused: bool = True) -> nn.Module:
-    """Let the mixers of a network compute their depthwise convolution and its SiLU as one operator.
+@torch.fx.wrap  # a leaf of graphs, because it looks at the device
+def _convolve(
+    x: Tensor,  # [B, H, W, D]
+    conv: nn.Conv2d,
+    fused: bool | None,
+) -> Tensor:  # [B, H, W, D]
+    """Run the depthwise convolution and SiLU, as one operator if ``fused``. None fuses them on a GPU."""
+    if fused is None:
+        fused = x.is_cuda and has_kernel("ssm_core::depthwise_conv", "cuda")
+    # What stands in the place of the convolution, such as a wrapper of PEFT's, computes more than a convolution.
+    if fused and type(conv) is nn.Conv2d and not is_hooked(conv):
+        return depthwise_conv(x, conv.weight, conv.bias)
+    return F.silu(to_channels_last(conv(to_channels_first(x))))
+
+
+def fuse_convolutions(model: nn.Module, fused: bool | None = True) -> nn.Module:
+    """Choose whether the mixers of a network compute their depthwise convolution and its SiLU as one operator.
 
     The operator reads and writes each map once, forward and backward, and keeps nothing but its input
     (:func:`~ssm_core.ops.depthwise_conv`). The parameters and, but for rounding, the results stay as they are.
 
     Args:
         model: any network with mixers. It is changed in place.
-        fused: False undoes it.
+        fused: True for the operator, False for PyTorch's convolution and SiLU. None takes the operator on a GPU and
+            PyTorch's on a CPU; so do new networks.
 
     Returns:
         The model.

@@ -4,12 +4,19 @@ from typing import NamedTuple
 
 import torch
 import torch.fx
+import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
 
 from ssm_core.ops.norm import NormedStream, gated_layer_norm, layer_norm, residual_layer_norm
+from ssm_core.ops.registry import has_kernel
 
 from .recompute import recomputed
+
+# Elements of the smallest map that a kernel of ours norms outside of a graph, by default. A call of it takes the host
+# 30 µs more than one of PyTorch's, and 0.2 ms more with its backward pass. A smaller map does not win them back.
+SMALLEST_ON_CPU = 2**20
+SMALLEST_ON_GPU = 2**23
 
 
 class Pending(NamedTuple):
@@ -34,25 +41,34 @@ class FusedLayerNorm(LayerNorm):
         recomputed: whether the backward pass computes the result again where ``torch.compile`` would keep it. This
             takes a forward pass of the norm, and is worth it where the result is larger than the input or is read by
             pointwise operations, which ``torch.compile`` would compute again with a norm of PyTorch's.
+        always: False takes PyTorch's norm where it is as fast: for small maps, and in graphs for the CPU.
     """
 
     def __init__(
-        self, num_channels: int, eps: float = 1e-6, before_product: bool = False, recomputed: bool = False
+        self,
+        num_channels: int,
+        eps: float = 1e-6,
+        before_product: bool = False,
+        recomputed: bool = False,
+        always: bool = True,
     ) -> None:
         super().__init__(num_channels, eps=eps)
-        self.before_product, self.recomputed = before_product, recomputed
+        self.before_product, self.recomputed, self.always = before_product, recomputed, always
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm, before_product: bool = False, recomputed: bool = False) -> "FusedLayerNorm":
+    def of(
+        cls, norm: nn.LayerNorm, before_product: bool = False, recomputed: bool = False, always: bool = True
+    ) -> "FusedLayerNorm":
         """Return a fused norm that has the parameters of another norm, which are shared.
 
         Args:
             norm: a norm over one dimension, with a weight and a bias.
             before_product: see the class.
             recomputed: see the class.
+            always: see the class.
         """
         with torch.device("meta"):
-            fused = cls(norm.normalized_shape[0], norm.eps, before_product, recomputed)
+            fused = cls(norm.normalized_shape[0], norm.eps, before_product, recomputed, always)
         fused.weight, fused.bias = norm.weight, norm.bias
         return fused.train(norm.training)
 
@@ -62,8 +78,8 @@ class FusedLayerNorm(LayerNorm):
     ) -> Tensor:  # [..., C]
         """Norm every token."""
         dtype = autocast_dtype(x, self.before_product)
-        arguments = (x, self.weight, self.bias, self.eps, dtype)
-        return recomputed(layer_norm, *arguments) if self.recomputed else layer_norm(*arguments)
+        arguments = (x, self.weight, self.bias, self.eps, dtype, self.always)
+        return recomputed(_norm, *arguments) if self.recomputed else _norm(*arguments)
 
     def gated(
         self,
@@ -71,19 +87,25 @@ class FusedLayerNorm(LayerNorm):
         gate: Tensor,  # [..., C]
     ) -> Tensor:  # [..., C]
         """Norm every token, and multiply it by the SiLU of its gate."""
+        if is_hooked(self):
+            product: Tensor = self(x) * F.silu(gate)
+            return product
         dtype = autocast_dtype(x, self.before_product)
-        return gated_layer_norm(x, gate, self.weight, self.bias, self.eps, dtype)
+        return _gated_norm(x, gate, self.weight, self.bias, self.eps, dtype, self.always)
 
     def add(
         self,
         x: Pending,
     ) -> NormedStream:
         """Add the branch to the stream, and norm the sum. Return the normed map and the sum."""
+        if is_hooked(self):
+            stream = sum_of(x)
+            return NormedStream(self(stream), stream)
         dtype = autocast_dtype(x.stream, self.before_product)
-        return residual_layer_norm(x.branch, x.stream, self.weight, self.bias, self.eps, x.scale, dtype)
+        return _residual_norm(x, self.weight, self.bias, self.eps, dtype, self.always)
 
 
-def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,)) -> nn.Module:
+def fuse_norms(model: nn.Module, always: bool = True) -> nn.Module:
     """Replace the layer norms of a network by fused ones, which have the same parameters under the same names.
 
     The blocks of this project's networks then add their branches in the pass of the next norm, too. Norms of other
@@ -94,21 +116,31 @@ def fuse_norms(model: nn.Module, of: tuple[type[nn.Module], ...] = (nn.Module,))
 
     Args:
         model: any network. It is changed in place.
-        of: the classes of the modules whose own norms are replaced; by default of all.
+        always: False takes PyTorch's norms where they are as fast; see :class:`FusedLayerNorm`. The networks of this
+            project have such norms from the beginning.
 
     Returns:
         The model.
     """
-    for parent in [module for module in model.modules() if isinstance(module, of)]:
+    for parent in list(model.modules()):
         before_products = getattr(parent, "NORMS_BEFORE_PRODUCTS", ())
         computed_again = getattr(parent, "RECOMPUTED_NORMS", ())
         for name, child in parent.named_children():
-            # Classes derived from these compute something else.
+            if isinstance(child, FusedLayerNorm):
+                child.always = always
+            # Other classes derived from these compute something else.
             if not isinstance(child, nn.LayerNorm) or type(child) not in (nn.LayerNorm, LayerNorm):
                 continue
             if len(child.normalized_shape) == 1 and child.weight is not None and child.bias is not None:
-                setattr(parent, name, FusedLayerNorm.of(child, name in before_products, name in computed_again))
+                fused = FusedLayerNorm.of(child, name in before_products, name in computed_again, always)
+                setattr(parent, name, fused)
     return model
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks, which only a call of the module itself runs."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at dtypes
@@ -147,6 +179,39 @@ def sum_of(x: Pending) -> Tensor:  # [B, ..., C]
     return x.stream + branch
 
 
-# These look at dtypes. Graphs of torch.fx call them as they are and do not look into them.
-for _function in ("gated_layer_norm", "layer_norm", "residual_layer_norm"):
+def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, always: bool) -> Tensor:
+    if always or _saves_time(x):
+        return layer_norm(x, weight, bias, eps, dtype)
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def _gated_norm(
+    x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, always: bool
+) -> Tensor:
+    if always or _saves_time(x):
+        return gated_layer_norm(x, gate, weight, bias, eps, dtype)
+    return F.layer_norm(x, weight.shape, weight, bias, eps) * F.silu(gate)
+
+
+def _residual_norm(
+    x: Pending, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, always: bool
+) -> NormedStream:
+    if always or _saves_time(x.stream):
+        return residual_layer_norm(x.branch, x.stream, weight, bias, eps, x.scale, dtype)
+    stream = sum_of(x)
+    return NormedStream(F.layer_norm(stream, weight.shape, weight, bias, eps), stream)
+
+
+def _saves_time(x: Tensor) -> bool:
+    """Whether a kernel of ours norms this map in less time than PyTorch, with what a call takes the host."""
+    if x.is_cuda:
+        fast = torch.compiler.is_compiling() or x.numel() >= SMALLEST_ON_GPU
+    else:
+        # A graph for the CPU fuses PyTorch's norm itself, and other runtimes know it.
+        fast = not torch.compiler.is_compiling() and x.numel() >= SMALLEST_ON_CPU
+    return fast and has_kernel("ssm_core::norm", x.device.type)
+
+
+# These look at dtypes and sizes. Graphs of torch.fx call them as they are and do not look into them.
+for _function in ("_gated_norm", "_norm", "_residual_norm"):
     torch.fx.wrap(_function)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mixer import Block
-from .norm import FusedLayerNorm, Pending, sum_of
+from .norm import FusedLayerNorm, Pending, is_hooked, sum_of
 
 
 class Stage(nn.Module):
@@ -37,6 +37,8 @@ class Stage(nn.Module):
         x = self.downsample(x)
         chosen: Any = None
         for block in self.blocks:
+            if isinstance(x, Pending) and is_hooked(block):
+                x = sum_of(x)
             if self.grad_checkpointing and torch.is_grad_enabled():
                 # checkpoint restores the random state, so that the second forward pass makes the same random choices.
                 x, chosen = checkpoint(block, x, chosen, use_reentrant=False)

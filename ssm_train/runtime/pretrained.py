@@ -8,7 +8,7 @@ from torch import nn
 
 # Arguments of a backbone that do not change the meaning of its weights.
 _FREE = {"arch", "num_classes", "in_chans", "out_indices", "drop_rate", "drop_path_rate", "global_pool",
-         "frozen_stages", "img_size", "grey_from_colours", "fused_norms"}  # fmt: skip
+         "frozen_stages", "img_size", "grey_from_colours", "fused"}  # fmt: skip
 
 
 def other_arguments(trained: Mapping[str, Any], model: Mapping[str, Any], network: nn.Module) -> list[str]:

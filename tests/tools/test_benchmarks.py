@@ -55,12 +55,12 @@ def test_norms(tmp_path):
 def test_throughput(tmp_path, mode):
     report, profile = tmp_path / "throughput.json", tmp_path / "profile.txt"
     models = ["quadmamba_lite", "test_resnet"]
-    variants = ["--variants", "fused-norms"] if mode == "infer" else []
+    plain = ["--plain"] if mode == "infer" else []
     rows = load_tool("benchmarks/throughput").main(
         ["--models", *models, "--mode", mode, "--dtype", "float32", "--batch", "2", "--size", "32", "--device", "cpu",
-         "--rounds", "2", *variants, "--json", str(report), "--profile", str(profile)]
+         "--rounds", "2", *plain, "--json", str(report), "--profile", str(profile)]
     )  # fmt: skip
-    assert [row.model for row in rows] == ["quadmamba_lite, fused-norms"] * bool(variants) + models
+    assert [row.model for row in rows] == ["quadmamba_lite, plain"] * bool(plain) + models
     assert all(row.parameters_millions == pytest.approx(5.470, abs=1e-3) for row in rows[:-1])
     assert rows[-1].to_last == 1
     assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)

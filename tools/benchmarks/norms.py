@@ -7,7 +7,7 @@ The branch and the normed result are of `--dtype`, and the residual stream is fl
 Each way is timed forward, and forward and backward together. The floor is the time that moving every tensor once takes
 at the copy rate measured in the same run. Times are medians in milliseconds. Whole models:
 
-    python tools/benchmarks/throughput.py --compile --mode train --variants fused-norms
+    python tools/benchmarks/throughput.py --compile --mode train --plain
 """
 
 import argparse

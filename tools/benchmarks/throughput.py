@@ -4,10 +4,10 @@
     python tools/benchmarks/throughput.py --models quadmamba_small swin_tiny_patch4_window7_224 --mode train --batch 64
 
 A model is any name that timm knows, ours among them. Half types run under autocast with float32 weights, as in
-training; `--cast` casts the weights, too (in inference only). `--variants` measures our models once more with each of
-the named changes. A training step is forward, cross entropy, backward and a fused AdamW update. The models take turns,
-round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the spread
-(±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the versions;
+training; `--cast` casts the weights, too (in inference only). `--plain` measures our models once more with PyTorch's
+norms and convolutions. A training step is forward, cross entropy, backward and a fused AdamW update. The models take
+turns, round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the
+spread (±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the versions;
 `--profile FILE` writes where the time of each model goes, by part of the network and by kernel.
 """
 
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
 from ssm_core.kernel_times import kernel_times, table
-from ssm_core.layers import Block, Stage, fuse_convolutions, fuse_norms
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -35,13 +34,6 @@ from ssm_train.runtime.files import check_file, write_text_atomically
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 OURS = ("quadmamba", "mambatree")
-# Changes of our models that change no result but for rounding.
-VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "fused-norms": fuse_norms,
-    # Inductor keeps the norms that have a GELU or a gate behind them.
-    "fused-residuals": lambda model: fuse_norms(model, of=(Block, Stage)),
-    "fused-convolutions": fuse_convolutions,
-}
 WARM_UP_STEPS = 5
 CLASSES = 1000
 
@@ -110,13 +102,11 @@ def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[],
     return step
 
 
-def build(
-    name: str, options: argparse.Namespace, change: Callable[[nn.Module], nn.Module] = lambda model: model
-) -> tuple[Callable[[], None], float, float | None]:
+def build(model: nn.Module, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
     """A model's step after some steps for warming up, its parameters in millions, and its peak memory in GiB."""
     cuda = options.device == "cuda"
     before = torch.cuda.memory_allocated() if cuda else 0
-    model = change(timm.create_model(name, num_classes=CLASSES)).to(options.device)
+    model.to(options.device)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
     step = (training_step if options.mode == "train" else inference_step)(model, options)
@@ -131,10 +121,11 @@ def build(
 
 def measure(options: argparse.Namespace) -> list[Row]:
     """Build all models, then time them in turns."""
-    built = {name: build(name, options) for name in options.models}
-    for variant in options.variants:
-        for name in filter(lambda name: name.startswith(OURS), options.models):
-            built = {f"{name}, {variant}": build(name, options, VARIANTS[variant])} | built
+    built = {}
+    for name in options.models:
+        if options.plain and name.startswith(OURS):
+            built[f"{name}, plain"] = build(timm.create_model(name, num_classes=CLASSES, fused=False), options)
+        built[name] = build(timm.create_model(name, num_classes=CLASSES), options)
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(options.rounds):
         for name, (step, _, _) in built.items():
@@ -166,9 +157,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
-    add(
-        "--variants", nargs="+", choices=VARIANTS, default=[], help="changes with which to measure our models once more"
-    )
+    add("--plain", action="store_true", help="measure our models once more with PyTorch's norms and convolutions")
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
     add("--batch", type=kinds.whole_number(), default=128 if cuda else 8, help="images a step")
     add("--size", type=kinds.whole_number(), default=224, help="height and width of the images")
