@@ -60,7 +60,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map that is not pooled (see
             :class:`~ssm_core.layers.ClassifierHead`).
         guide_distance: the distance between the features of two tokens. It is the weight of the edge between them.
-        tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree; see :class:`~tree_ssm.modules.TreeScan`.
+        tree_kind: ``"minimum"``, ``"maximum"`` or ``"random"`` spanning tree, or the ``"raster"`` path; see
+            :class:`~tree_ssm.modules.TreeScan`.
         tree_root: the root of the tree: the first, the central or the last token.
         tree_sharing: ``"block"`` grows a tree in every block. ``"stage"`` uses the tree of the first block of a stage
             in all blocks of this stage.

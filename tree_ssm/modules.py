@@ -20,7 +20,7 @@ from tree_ssm.ops import (
     tree_scan,
 )
 
-TreeKind = Literal["minimum", "maximum", "random"]
+TreeKind = Literal["minimum", "maximum", "random", "raster"]
 TreeRoot = Literal["first", "center", "last"]
 TreeSharing = Literal["block", "stage"]
 HEAD_RATIO = 1.5
@@ -61,13 +61,22 @@ def scattered_weights(count: int, device: torch.device) -> Tensor:  # [count]
     return (x ^ (x >> 16)).double().div(2**32).float()
 
 
+@torch.fx.wrap
+def raster_path(batch: int, length: int, root: int, device: torch.device) -> Tree:
+    """Return the tree that is the path through the tokens 0 … ``length`` - 1, hung up at the token ``root``."""
+    token = torch.arange(length, device=device)
+    order = (token - root).abs().argsort(stable=True)
+    parent = token - (token - root).sign()
+    return Tree(*(x.expand(batch, -1).contiguous() for x in (parent, order)))
+
+
 class TreeScan(SelectiveSSM):
     """The tree scan (MambaTree, section 3.2), in which every token receives the states of all tokens along a tree.
 
-    The scan grows a spanning tree of the 4-connected grid from the input features. No gradient passes through the tree.
-    The weight of the edge between a token and its parent is Ā = exp(Δ·A) of the token. The state of token i is
-    h_i = Σ_j (∏ Ā over the path from i to j) Δ_j B_j x_j, and the output is y = C ⊙ LN(h) + D ⊙ x. With N > 1 states,
-    the scan and the LN are applied to each state, and C contracts the states.
+    By default the scan grows a spanning tree of the 4-connected grid from the input features. No gradient passes
+    through the tree. The weight of the edge between a token and its parent is Ā = exp(Δ·A) of the token. The state of
+    token i is h_i = Σ_j (∏ Ā over the path from i to j) Δ_j B_j x_j, and the output is y = C ⊙ LN(h) + D ⊙ x. With
+    N > 1 states, the scan and the LN are applied to each state, and C contracts the states.
 
     Args:
         inner_dim: number D of channels.
@@ -76,6 +85,7 @@ class TreeScan(SelectiveSSM):
         guide_distance: the distance between features that is the weight of an edge of the grid.
         tree_kind: ``"minimum"`` joins similar tokens, and ``"maximum"`` joins dissimilar tokens. ``"random"`` ignores
             the features: training draws new weights in every forward pass, and evaluation always uses the same weights.
+            ``"raster"`` is a path through all tokens, row by row, as models of sequences scan an image, both ways.
         tree_root: the root of the tree: the first, the central or the last token. The root decides which end of an edge
             is the parent, and the other end gives the edge its Ā.
         tree_sharing: ``"block"`` grows a tree in every block. ``"stage"`` grows a tree in the first block of a stage,
@@ -98,7 +108,7 @@ class TreeScan(SelectiveSSM):
         super().__init__(inner_dim, d_state, dt_rank, directions=1)
         for name, value, known in (
             ("guide_distance", guide_distance, ("cosine", "euclidean", "manhattan")),
-            ("tree_kind", tree_kind, ("minimum", "maximum", "random")),
+            ("tree_kind", tree_kind, ("minimum", "maximum", "random", "raster")),
             ("tree_root", tree_root, ("first", "center", "last")),
             ("tree_sharing", tree_sharing, ("block", "stage")),
         ):
@@ -115,8 +125,12 @@ class TreeScan(SelectiveSSM):
         self,
         x: Tensor,  # [B, H, W, D]
     ) -> Tree:
-        """Grow the spanning tree of every map in the batch. No gradient passes through it."""
+        """Grow the tree of every map in the batch. No gradient passes through it."""
         batch, height, width, _ = x.shape
+        last = height * width - 1
+        root = {"first": 0, "center": height // 2 * width + width // 2, "last": last}[self.tree_root]
+        if self.tree_kind == "raster":
+            return raster_path(batch, height * width, root, x.device)
         if self.tree_kind == "random":
             edges = (height - 1) * width + height * (width - 1)
             if self.training:
@@ -127,8 +141,6 @@ class TreeScan(SelectiveSSM):
             weight = grid_distances(x, self.guide_distance)
             if self.tree_kind == "maximum":
                 weight = -weight
-        last = height * width - 1
-        root = {"first": 0, "center": height // 2 * width + width // 2, "last": last}[self.tree_root]
         return minimum_spanning_tree(weight, height, width, root=root)
 
     def forward(

@@ -2,6 +2,7 @@
 
 import importlib
 
+import networkx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,7 @@ def picture():
         {"guide_distance": "manhattan"},
         {"tree_kind": "maximum"},
         {"tree_kind": "random"},
+        {"tree_kind": "raster", "tree_root": "last"},
         {"tree_root": "center"},
         {"tree_root": "last"},
         {"tree_sharing": "stage"},
@@ -187,6 +189,35 @@ def test_layer_scale():
     assert names <= scaled.no_weight_decay()
     torch.manual_seed(0)
     assert MambaTreeV(layer_scale=1e-5, **SIZES).stages[0].blocks[0].scale1.gamma.unique() == torch.tensor(1e-5)
+
+
+@pytest.mark.parametrize("root", ["first", "center", "last"])
+def test_the_raster_path_joins_neighbours_in_reading_order(root):
+    scan = TreeScan(6, 1, 1, tree_kind="raster", tree_root=root)
+    grown = scan(torch.randn(2, 3, 5, 6))[1]
+    start = {"first": 0, "center": 7, "last": 14}[root]
+    for parent, order in zip(grown.tree.parent.tolist(), grown.tree.order.tolist(), strict=True):
+        path = networkx.path_graph(15)
+        above = dict(networkx.bfs_predecessors(path, start))
+        assert parent == [above.get(token, token) for token in range(15)]
+        assert order == [start, *(token for _, token in networkx.bfs_edges(path, start))]
+
+
+def test_along_the_raster_path_a_scan_is_that_of_the_sequence_both_ways():
+    torch.manual_seed(0)
+    scan = TreeScan(4, 1, 2, tree_kind="raster").double()
+    x = torch.randn(1, 3, 4, 4, dtype=torch.float64)
+    tokens = x.flatten(1, 2)
+    delta, B, C = (part[0, 0] for part in scan.project(tokens))
+    step = F.softplus(delta + scan.dt_bias[0])
+    decay, source = scan.edge_weights(tokens)[0, :, 0], step * tokens[0] * B
+    ahead, back = source.clone(), source.clone()
+    for i in range(1, 12):
+        ahead[i] += decay[i] * ahead[i - 1]  # the later end of an edge gives it its weight
+        back[11 - i] += decay[12 - i] * back[12 - i]
+    state = ahead + back - source
+    normed = F.layer_norm(state, (4,), scan.h_norm.weight, scan.h_norm.bias, scan.h_norm.eps)
+    assert_close(scan(x)[0].flatten(1, 2)[0], C * normed + scan.D[0] * tokens[0])
 
 
 @pytest.mark.parametrize("d_state", [1, 2])

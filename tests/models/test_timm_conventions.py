@@ -41,6 +41,7 @@ SCANS = {
     "tree": lambda: MambaTreeV(**SIZES),
     "shared tree of several states": lambda: MambaTreeV(**SIZES, tree_sharing="stage", d_state=2),
     "random tree": lambda: MambaTreeV(**SIZES, tree_kind="random", tree_root="center"),
+    "raster": lambda: MambaTreeV(**SIZES, tree_kind="raster", tree_root="center"),
     "maximum tree": lambda: MambaTreeV(**SIZES, tree_kind="maximum", guide_distance="manhattan", tree_root="last"),
     "maps": lambda: QuadMamba(**SIZES, out_indices=(0, 2)),
 }
