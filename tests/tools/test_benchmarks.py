@@ -132,7 +132,7 @@ def test_stopping_loses_no_iteration(quick_python, capsys):
     load_tool("benchmarks/stopping").main([NOISE, "--seconds", "0.5", "--every", "0.2", "--cfg-options", *SMALL])
     said = capsys.readouterr().out
     stopped, logged, state = map(
-        int, re.search(r"after iteration (\d+) \((\d+) when .*, state of iteration (\d+)", said).groups()
+        int, re.search(r"after iteration (\d+) \((\d+) when .*, saved state_(\d+)", said).groups()
     )
     assert state == stopped >= logged >= 10
     assert re.search(r"no state: \d+ iterations.*\na state every 0.2 s: \d+ iterations", said)

@@ -3,7 +3,7 @@
     python tools/benchmarks/stopping.py configs/quadmamba/quadmamba-small_synthetic.py --processes 2 --amp
 
 A training is started, stopped by SIGTERM after some seconds, and resumed. The table has the iteration at which it
-stopped, that of the state, the seconds from the signal to the saved file and to the end of all processes, and the size
+stopped, the name of the state, the seconds from the signal to the saved file and to the end of all processes, and the size
 of the state. Then two trainings compare the seconds per iteration without and with a state saved every few seconds.
 """
 
@@ -99,8 +99,7 @@ def measure_stop(args: argparse.Namespace, folder: Path) -> None:
     ended, said = stop(process)
     stopped = int(re.search(r"after iteration (\d+)", said)[1])
     state = folder / (folder / "last_checkpoint").read_text()
-    saved = int(re.search(r"\d+", state.stem)[0])
-    print(f"stopped after iteration {stopped} ({logged} when the signal came), state of iteration {saved}")
+    print(f"stopped after iteration {stopped} ({logged} when the signal came), saved {state.name}")
     print(f"seconds from the signal to the saved state {state.stat().st_mtime - sent:.2f}, to the end {ended:.2f}")
     print(f"size of the state {state.stat().st_size / 1e6:.0f} MB")
     begin = time.time()
@@ -127,9 +126,9 @@ def main(argv: list[str] | None = None) -> None:
     from ssm_train.runtime.config import load_config
 
     config = load_config(args.config, args.cfg_options)  # its errors are known before any process starts
-    # A training must not come to its end by itself.
+    # A training must not come to its end by itself, and the signal must not come in a validation.
     length = "max_epochs" if "max_epochs" in config.train_cfg else "max_iters"
-    args.cfg_options = [*args.cfg_options, f"train_cfg.{length}=1000000"]
+    args.cfg_options = [*args.cfg_options, f"train_cfg.{length}=1000000", "train_cfg.val_interval=1000000"]
     with tempfile.TemporaryDirectory() as folder:
         measure_stop(args, Path(folder) / "stopped")
         measure_saving(args, Path(folder))
