@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quadtree_ssm.ops import quadtree_order, straight_through_input, straight_through_output
 from quadtree_ssm.partition import quadrant_means, quadrant_of_tokens, window_raster_slots
-from ssm_core.layers import SelectiveSSM
+from ssm_core.layers import SelectiveSSM, gelu
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
 
@@ -77,10 +77,10 @@ class ScorePredictor(nn.Module):
         x: Tensor,  # [B, H, W, D]
     ) -> Tensor:  # [B, H, W]
         """Compute the log-probability that a token is informative, in float32 or a wider dtype."""
-        x = F.gelu(self.fc1(self.norm(x)))
+        x = gelu(self.fc1(self.norm(x)))
         if self.context == "global":
             x = self._with_global_half(x)
-        x = F.gelu(self.fc3(F.gelu(self.fc2(x))))
+        x = gelu(self.fc3(gelu(self.fc2(x))))
         # The first channel of a log-softmax over two. It depends on the difference of the two logits alone, which one
         # product with a vector gives.
         weight, bias = (p.to(accumulate_dtype(p.dtype)) for p in (self.fc4.weight, self.fc4.bias))

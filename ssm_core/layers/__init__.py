@@ -1,6 +1,7 @@
 """The building blocks of the backbones: stem, downsampling, mixer, block, head, norms and the base of the scans."""
 
 from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_channels_last
+from .gelu import GELU, gelu
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer, fuse_convolutions
 from .norm import FusedLayerNorm, Pending, fuse_norms
@@ -9,6 +10,7 @@ from .ssm import SelectiveInputs, SelectiveSSM
 from .stage import Stage
 
 __all__ = [
+    "GELU",
     "MIN_SIDE",
     "Block",
     "ClassifierHead",
@@ -23,6 +25,7 @@ __all__ = [
     "Stem",
     "fuse_convolutions",
     "fuse_norms",
+    "gelu",
     "record_scans",
     "to_channels_first",
     "to_channels_last",

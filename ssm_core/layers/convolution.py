@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from ssm_core.errors import InputError
 from ssm_core.ops.calling import NO_TORCHSCRIPT
 
+from .gelu import GELU
+
 # The smallest side of an image, in pixels. It gives a map of 4 × 4 in the second stage and of 1 × 1 in the fourth.
 MIN_SIDE = 32
 _COLOURS = 3
@@ -89,7 +91,7 @@ class Stem(nn.Module):
         self.in_chans, self.grey_from_colours, self.taker = in_chans, grey_from_colours, taker
         self.conv1 = _half(in_chans, dim // 2, bias=True)
         self.norm1 = LayerNorm(dim // 2, eps=norm_eps)
-        self.act = nn.GELU()
+        self.act = GELU()
         self.conv2 = _half(dim // 2, dim, bias=True)
         self.norm2 = LayerNorm(dim, eps=norm_eps)
 
