@@ -4,7 +4,8 @@
 
 A training is started, stopped by SIGTERM after some seconds, and resumed. The table has the iteration at which it
 stopped, the name of the state, the seconds from the signal to the saved file and to the end of all processes, and the
-size of the state. Then two trainings compare the seconds per iteration without and with a state saved every few seconds.
+size of the state. Then two trainings compare the seconds per iteration without and with a state saved every few
+seconds.
 """
 
 import argparse
