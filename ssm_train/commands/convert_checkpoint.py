@@ -13,12 +13,8 @@ from pathlib import Path
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    description, *_, details = __doc__.split("\n\n")
     parser = argparse.ArgumentParser(
-        prog="tree-ssm convert",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="tree-ssm convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", metavar="SRC", help="the released file, or its address")
     parser.add_argument("destination", metavar="DST", type=Path, help="the file to write")

@@ -1,6 +1,7 @@
 """Tests the start of every command and tool. It parses its arguments, and imports little before that."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +35,13 @@ try:
 except SystemExit as ended:
     print(ended.code, sorted({"torch", "mmengine", "numpy"} & set(sys.modules)), file=sys.stderr)
 """
+WITHOUT_DOCSTRINGS = """
+from contextlib import suppress
+from ssm_train.commands import program
+for name in program.COMMANDS:
+    with suppress(SystemExit):
+        program.main([*name.split(), "--help"])
+"""
 
 
 def imported(nodes):
@@ -61,6 +69,16 @@ def test_help_of_a_command(name, capsys):
         program.main([*name.split(), "--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: tree-ssm {name} ")
+
+
+def test_help_without_docstrings():
+    """``python -OO`` drops the docstrings, from which commands take their descriptions."""
+    done = subprocess.run(
+        [sys.executable, "-OO", "-c", WITHOUT_DOCSTRINGS], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^usage: tree-ssm (.*?) (?:\[|[A-Z])", done.stdout, re.M) == NAMES
 
 
 @pytest.mark.parametrize("tool", OWN)
