@@ -294,7 +294,7 @@ class Runner(mmengine_runner.Runner):
             raise explained from error
         finally:
             self.rescue.stop()
-            stop_hook.signals.restore()
+            stop_hook.signals.finish()
             self.states.wait()
 
     @cached_property

@@ -89,7 +89,7 @@ class StopHook(Hook):
             with suppress(RuntimeError):  # another process has already ended
                 self.vote.result()
                 self.vote.wait_for_all()
-            self.signals.finished = True
+            self.signals.finish()
         if not is_main_process():
             return ""
         return (

@@ -14,8 +14,8 @@ from torch import distributed
 
 from ssm_train.data.workers import STOP_SIGNALS
 
-# Ctrl-C under torchrun reaches a process twice, from the terminal and from torchrun. Signals that follow the first one
-# within these seconds are the same request.
+# Ctrl-C under torchrun reaches a process twice, from the terminal and from torchrun. Signals that follow the first one,
+# or the end of the run that it stopped, within these seconds are the same request.
 _SAME_REQUEST = 2.0
 
 
@@ -40,12 +40,11 @@ class StopSignals:
 
     Attributes:
         received: number of the signal; 0 before there was one.
-        finished: set once the state is saved. Signals are ignored from then on.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self.finished = False
+        self._over = False
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
@@ -53,25 +52,39 @@ class StopSignals:
         """Handle the signals from now on. Only the main thread can; elsewhere nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             return
+        # Otherwise one of them could end the process when another one is remembered already.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def restore(self) -> None:
-        """Handle the signals as before :meth:`install`."""
+    def finish(self) -> None:
+        """End the handling with the run.
+
+        If a signal was received, others still come that belong to the same request. They are ignored, because they
+        would change the exit status. The next one after a while is handled as before :meth:`install`.
+        """
+        self._over, self._since = True, time.monotonic()
+        if not self.received:
+            self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.finished:
-            return
-        if not self.received:
-            self.received, self._since = number, time.monotonic()
+        if not self.received and not self._over:
+            self._since = time.monotonic()  # first, since a signal can come between the two
+            self.received = number
             # print() could be interrupted within itself, and then raises an error when it is called anew.
             self._say(f"{signal.Signals(number).name}: saving after this iteration; the same again ends at once\n")
-        elif time.monotonic() - self._since > _SAME_REQUEST:
+        elif not self._over and time.monotonic() - self._since > _SAME_REQUEST:
             signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self._over and (not self.received or time.monotonic() - self._since > _SAME_REQUEST):
+            self._restore()
             os.kill(os.getpid(), number)
 
     @staticmethod

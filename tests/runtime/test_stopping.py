@@ -1,5 +1,7 @@
 """A signal makes a training save and end with status 75. Resumed, it ends with the weights of an uninterrupted one."""
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import pty
@@ -14,6 +16,7 @@ from command_line import ROOT
 from mmengine.hooks import Hook
 
 from ssm_train.apis.cli import STOPPED
+from ssm_train.runtime import stopping
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP")
 PARTS = ("state_dict", "ema_state_dict", "optimizer", "param_schedulers")
@@ -74,6 +77,14 @@ def finish_and_compare(tmp_path, run, expected):
     assert not list(run.glob("state_*")), "the last checkpoint has taken the place of the rotating files"
 
 
+def wait_for(path, is_alive, seconds=90):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert is_alive(), "the run has ended"
+        assert time.monotonic() < end, f"there is no {path}"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
@@ -112,6 +123,40 @@ def test_the_same_signal_again_ends_at_once(tmp_path):
         tmp_path / "2", run, hooks=[hook("SIGINT", iteration=4, again_after=2.1)], resume=True, expected=-signal.SIGINT
     )
     assert runs.last_state(run)["meta"]["iter"] == 2
+
+
+def test_signals_until_the_end_are_one_request(tmp_path):
+    """They come every 0.2 ms, and so one comes at every moment from the first to the end of the process."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = runs.start(heed_and_train, log, OPTIONS[0], run, *OPTIONS[1:], "train_cfg.max_epochs=500")
+    wait_for(run / "epoch_1.pth", process.is_alive)
+    end, names = time.monotonic() + 1.5, itertools.cycle(SIGNALS)  # after two seconds it would be another request
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.kill(process.pid, getattr(signal, next(names)))
+            time.sleep(0.0002)
+    runs.finish(process, log, STOPPED)
+    assert list(run.glob("state_*.pth")) or runs.last_state(run)["meta"]["iter"] % 6 == 0
+
+
+def test_signals_are_handled_as_before_once_a_run_was_stopped(monkeypatch):
+    """Python code goes on after a run, and Ctrl-C has to end it."""
+    monkeypatch.setattr(stopping, "_SAME_REQUEST", 0.2)
+    before, signals, heard = signal.getsignal(signal.SIGINT), stopping.StopSignals(), []
+    own = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    try:
+        signals.install()
+        signal.raise_signal(signal.SIGINT)
+        signals.finish()
+        signal.raise_signal(signal.SIGUSR1)
+        assert heard == []
+        time.sleep(0.3)
+        signal.raise_signal(signal.SIGUSR1)
+        assert heard == [signal.SIGUSR1]
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGUSR1, own)
+        signal.signal(signal.SIGINT, before)
 
 
 def ignore_and_train(*arguments, **options):
@@ -179,14 +224,6 @@ def test_both_processes_stop_at_one_iteration(tmp_path):
     assert runs.last_state(run)["meta"]["iter"] == 4
 
 
-def wait_for(path, process, seconds=90):
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, "the run has ended"
-        assert time.monotonic() < end, f"there is no {path}"
-        time.sleep(0.1)
-
-
 def test_under_torchrun(tmp_path, quick_python):
     run = tmp_path / "run"
     options = [o for o in (*OPTIONS[1:], *runs.SMALL) if not o.startswith("train_cfg")]
@@ -195,7 +232,7 @@ def test_under_torchrun(tmp_path, quick_python):
     environment = {**os.environ, "PYTHON": quick_python, "MASTER_PORT": str(runs.free_port())}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for(run / "epoch_1.pth", process)
+    wait_for(run / "epoch_1.pth", lambda: process.poll() is None)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == STOPPED, said
