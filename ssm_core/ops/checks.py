@@ -3,8 +3,14 @@
 An operator raises ``ValueError`` by a plain ``if``, so that the message is put together only when there is an error.
 """
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
+
+# What the kernels and the references take. PyTorch's own operators know little of narrower floats (float8).
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_INTEGERS = (int, torch.SymInt, Integral)  # the last has those of NumPy
 
 
 def shape_of(x: Tensor) -> tuple[int, ...]:
@@ -13,19 +19,33 @@ def shape_of(x: Tensor) -> tuple[int, ...]:
 
 
 def require_same_device(op: str, **tensors: Tensor | None) -> None:
-    """Raise ``ValueError`` for the first argument that is complex or not on the first one's device.
+    """Raise ``ValueError`` for the first argument that is complex, is float8 or is not on the first one's device.
 
     Args:
         op: the public function's name, for the message.
-        tensors: the arguments by name; None for one that was left out.
+        tensors: the arguments by name; None for one that was left out. Integers are allowed.
     """
     given = [(name, x) for name, x in tensors.items() if x is not None]
     first_name, first = given[0]
     for name, x in given:
         if x.is_complex():
             raise ValueError(f"{op}: {name} must be real, got {x.dtype}")
+        if x.dtype.is_floating_point and x.dtype not in FLOATS:
+            raise ValueError(f"{op}: {name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
         if x.device != first.device:
             raise ValueError(f"{op}: {name} is on {x.device} but {first_name} is on {first.device}; move it there")
+
+
+def require_integers(op: str, **numbers: object) -> None:
+    """Raise ``ValueError`` for the first argument that is no integer. ``3.0`` is none.
+
+    Args:
+        op: the public function's name, for the message.
+        numbers: the arguments by name.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, _INTEGERS):
+            raise ValueError(f"{op}: {name} must be an integer, got {number!r}")
 
 
 def require_shapes(op: str, **tensors: tuple[Tensor | None, str]) -> None:

@@ -33,6 +33,7 @@ from tree_ssm.ops import (
     selective_tree_scan,
     state_readout,
     subtree_scan,
+    token_distances,
     token_edges,
     tree_scan,
 )
@@ -225,13 +226,40 @@ TREE = Tree(torch.zeros(2, 5, dtype=torch.int64), torch.arange(5).expand(2, 5))
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_complex_arguments_are_refused(function, arguments, backend):
-    """PyTorch drops the imaginary part of a number that becomes real, and warns once."""
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_complex_and_float8_arguments_are_refused(function, arguments, dtype, backend):
+    """PyTorch drops the imaginary part of a number that becomes real. It has no operators for float8."""
     function(**arguments, backend=backend)
     for name, value in arguments.items():
         if isinstance(value, torch.Tensor):
-            with pytest.raises(ValueError, match=f"{name}.*real|complex64"):
-                function(**{**arguments, name: value.to(torch.complex64)}, backend=backend)
+            with pytest.raises(ValueError, match=rf"\b{name}\b.*{dtype}"):
+                function(**{**arguments, name: value.to(dtype)}, backend=backend)
+
+
+LIST = dict(edges=torch.tensor([[0, 1], [1, 2], [0, 2]]), num_vertices=3)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "names"),
+    [
+        (minimum_spanning_tree, dict(edge_weight=torch.rand(2, 17), height=3, width=4, root=0), "height width root"),
+        (minimum_spanning_tree, dict(edge_weight=torch.rand(2, 3), **LIST), "num_vertices"),
+        (grid_edges, dict(height=3, width=4), "height width"),
+        (token_edges, dict(length=5, reach=3), "length reach"),
+        (quadtree_order, dict(choice=CHOICE, height=4, width=4, levels=2, shift=(0, 0)), "height width levels shift"),
+        (token_distances, dict(x=X, delta=X, delta_bias=CHANNELS, B=X, start=CHOICE.repeat(2),
+                               end=CHOICE.repeat(2) + 5, reach=2), "reach"),
+    ],
+    ids=["grid", "list", "grid_edges", "token_edges", "quadtree_order", "token_distances"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [float, str])
+def test_sizes_that_are_no_integers_are_refused(function, arguments, names, kind):
+    function(**arguments)
+    for name in names.split():
+        value = arguments[name]
+        wrong = tuple(map(kind, value)) if isinstance(value, tuple) else kind(value)
+        with pytest.raises(ValueError, match=rf"{name} must be"):
+            function(**{**arguments, name: wrong})
 
 
 def test_an_order_that_is_no_permutation_is_refused():

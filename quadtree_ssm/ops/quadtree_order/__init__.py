@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.calling import call
+from ssm_core.ops.checks import require_integers
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .geometry import Shift, check_geometry
@@ -45,7 +46,8 @@ def quadtree_order(
         ValueError: an argument does not fit; the message says which.
     """
     op = "quadtree_order"
-    check_geometry(op, choice, height, width)
+    check_geometry(op, choice, height, width, shift)
+    require_integers(op, levels=levels)
     if levels not in (0, 1, 2):
         raise ValueError(f"{op}: levels must be 0, 1 or 2, got {levels!r}")
     if choose_backend(op, f"quadtree_ssm::{op}", backend, choice.device) == "reference":

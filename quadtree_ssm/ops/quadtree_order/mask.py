@@ -46,7 +46,7 @@ def mask_gradient(
         ValueError: an argument does not fit; the message says which.
     """
     op = "mask_gradient"
-    check_geometry(op, choice, height, width)
+    check_geometry(op, choice, height, width, shift)
     expected = (choice.shape[0], height * width)
     if a.dim() != 3 or a.shape[:2] != expected:
         raise ValueError(f"{op}: a must be [B, L, D], B, L = {expected}, got {shape_of(a)}")
@@ -83,7 +83,7 @@ def straight_through_input(
     Raises:
         ValueError: an argument does not fit; the message says which.
     """
-    _check_mask("straight_through_input", x, mask, choice, height, width)
+    _check_mask("straight_through_input", x, mask, choice, height, width, shift)
     return _apply(x, mask, choice, height, width, shift, at_input=True)
 
 
@@ -99,7 +99,7 @@ def straight_through_output(
 
     Arguments and errors are those of :func:`straight_through_input`, with ``y`` the output of the scan.
     """
-    _check_mask("straight_through_output", y, mask, choice, height, width)
+    _check_mask("straight_through_output", y, mask, choice, height, width, shift)
     return _apply(y, mask, choice, height, width, shift, at_input=False)
 
 
@@ -163,8 +163,8 @@ def straight_through_composite(
     return result.to(tokens.dtype)
 
 
-def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, width: int) -> None:
-    check_geometry(op, choice, height, width)
+def _check_mask(op: str, x: Tensor, mask: Tensor, choice: Tensor, height: int, width: int, shift: Shift) -> None:
+    check_geometry(op, choice, height, width, shift)
     batch = choice.shape[0]
     if x.dim() != 3 or x.shape[:2] != (batch, height * width):
         raise ValueError(f"{op}: the tokens must be [B, L, D] with B, L = {batch, height * width}, got {shape_of(x)}")

@@ -4,12 +4,11 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .reference import depthwise_conv_reference
 
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAP, _WEIGHT = 4, 3  # dimensions
 
 
@@ -38,7 +37,7 @@ def depthwise_conv(
     """
     if x.dim() != _MAP:
         raise ValueError(f"depthwise_conv: x must be [B, H, W, C], got {shape_of(x)}")
-    if x.dtype not in _FLOATS:
+    if x.dtype not in FLOATS:
         raise ValueError(f"depthwise_conv: x must be float64, float32, bfloat16 or float16, got {x.dtype}")
     channels = x.shape[-1]
     if shape_of(weight) not in ((channels, 3, 3), (channels, 1, 3, 3)):

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, accumulate_dtype, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .reference import gated_norm_reference, norm_reference, residual_norm_reference
 
 # Channels that fit in the GPU kernels' registers, read one by one; see csrc/norm/cuda/tuning.h.
 MOST_CHANNELS = 4096
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class NormedStream(NamedTuple):
@@ -256,7 +255,7 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, dtypes: dict
             raise ValueError(f"{op}: {name} must be [C] with C = {x.shape[-1]}, got {shape_of(value)}")
     found = set(dtypes.values())
     halves = found - {torch.float32}
-    if not found <= set(_FLOATS) or len(halves) > 1 or (torch.float64 in found and len(found) > 1):
+    if not found <= set(FLOATS) or len(halves) > 1 or (torch.float64 in found and len(found) > 1):
         words = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         raise ValueError(f"{op}: all must be float64, or each float32 or one half type, got {words}")
 

@@ -81,6 +81,7 @@ def selective_scan(
             raise ValueError(f"selective_scan: {name} must be [D] with D = {channels}, got {shape_of(x)}")
     if z is not None and not z.dtype.is_floating_point:
         raise ValueError(f"selective_scan: z must be real, got {z.dtype}")
+    require_same_device("selective_scan", u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, order=order)
     groups = _groups(B, C, channels)
     B4 = _grouped(B, "B", batch, groups, channels, A.shape[1], length)
     C4 = _grouped(C, "C", batch, groups, channels, A.shape[1], length)
@@ -167,6 +168,7 @@ def directional_scan(
     for name, parameter in (("D", D), ("delta_bias", delta_bias)):
         if parameter is not None and parameter.shape != (directions, channels):
             raise ValueError(f"{op}: {name} must be [K, D] = {directions, channels}, got {shape_of(parameter)}")
+    require_same_device(op, x=x, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, order=order)
     flags = [False] * directions if reverse is None else list(reverse)
     y, _ = _scan(x.unsqueeze(1), delta, A, B, C, D, delta_bias, order, flags, True, backend, op)
     return y.squeeze(1)
@@ -225,7 +227,6 @@ def _scan(
     op: str,
 ) -> tuple[Tensor, Tensor]:
     """Bring dtypes and strides to the form that the kernels take, and call the chosen implementation."""
-    require_same_device(op, u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, order=order)
     batch, directions, length = delta.shape[:3]
     if length == 0:
         raise ValueError(f"{op}: the sequence is empty")

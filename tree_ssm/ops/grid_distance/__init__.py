@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import shape_of
+from ssm_core.ops.checks import require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import GuideDistance, grid_distances_reference
@@ -34,6 +34,7 @@ def grid_distances(
     op = "grid_distances"
     if x.dim() != 4 or not x.dtype.is_floating_point:
         raise ValueError(f"{op}: x must be real [B, H, W, D], got {x.dtype} {shape_of(x)}")
+    require_same_device(op, x=x)
     if x.shape[1] < 1 or x.shape[2] < 1:
         raise ValueError(f"{op}: the grid must be at least 1×1, got {x.shape[1]}×{x.shape[2]}")
     if distance not in ("cosine", "euclidean", "manhattan"):

@@ -4,14 +4,12 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 from tree_ssm.ops.tree_scan import tree_scan
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import source_and_weight
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def selective_tree_scan(
@@ -57,7 +55,7 @@ def selective_tree_scan(
 def _check(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor, tree: Tree) -> None:
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"selective_tree_scan: x must be [B, L, D] with L at least 1, got {shape_of(x)}")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in FLOATS:
         raise ValueError(f"selective_tree_scan: x must be a real floating-point tensor, got {x.dtype}")
     wide = accumulate_dtype(x.dtype)
     for name, value, shape, dtype in (

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.calling import call
-from ssm_core.ops.checks import require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, require_integers, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operators' rules
 from .reference import grid_edges, minimum_spanning_tree_reference
 
 _OP = "minimum_spanning_tree"
-_WEIGHT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Tree(NamedTuple):
@@ -75,7 +74,7 @@ def minimum_spanning_tree(
         num_edges, height, width = _check_edges(edges, edge_weight, height, width, num_vertices)
     if edge_weight.dim() != 2 or edge_weight.shape[1] != num_edges:
         raise ValueError(f"{_OP}: edge_weight must be [B, E] with E = {num_edges}, got {shape_of(edge_weight)}")
-    if edge_weight.dtype not in _WEIGHT_DTYPES:
+    if edge_weight.dtype not in FLOATS:
         raise ValueError(f"{_OP}: edge_weight must be floating point, got {edge_weight.dtype}")
     edge_weight = edge_weight.detach()
     roots = _roots(root, edge_weight, height * width)
@@ -89,6 +88,7 @@ def _check_grid(height: int | None, width: int | None, num_vertices: int | None)
     """The number of the grid's edges, its height and its width."""
     if height is None or width is None or num_vertices is not None:
         raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
+    require_integers(_OP, height=height, width=width)
     if height < 1 or width < 1:
         raise ValueError(f"{_OP}: the grid must be at least 1×1, got {height}×{width}")
     return (height - 1) * width + height * (width - 1), height, width
@@ -100,6 +100,7 @@ def _check_edges(
     """The number of listed edges, and the vertices as a column: their number and 1."""
     if height is not None or width is not None or num_vertices is None:
         raise ValueError(f"{_OP}: give either height and width, or edges and num_vertices")
+    require_integers(_OP, num_vertices=num_vertices)
     if num_vertices < 1:
         raise ValueError(f"{_OP}: num_vertices must be at least 1, got {num_vertices}")
     batch = edge_weight.shape[:1]
@@ -121,6 +122,7 @@ def _roots(root: int | Tensor, edge_weight: Tensor, num_vertices: int) -> Tensor
     """The root of every sample, ``[B]``."""
     batch = edge_weight.shape[0]
     if not isinstance(root, Tensor):
+        require_integers(_OP, root=root)
         if not 0 <= root < num_vertices:
             raise ValueError(f"{_OP}: root must be a vertex, 0 … {num_vertices - 1}, got {root}")
         return torch.full((batch,), root, dtype=torch.int64, device=edge_weight.device)

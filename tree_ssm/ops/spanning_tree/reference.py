@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ssm_core.ops.checks import require_integers
 from ssm_core.ops.vmap import refuse_mapped
 
 from .faults import Fault, raise_fault
@@ -21,8 +22,9 @@ def grid_edges(height: int, width: int, device: torch.device | str | None = None
         first.
 
     Raises:
-        ValueError: the grid has no vertex, or 2^31 or more.
+        ValueError: the grid has no vertex, or 2^31 or more, or a size is no integer.
     """
+    require_integers("grid_edges", height=height, width=width)
     if height < 1 or width < 1 or height * width >= 2**31:
         raise ValueError(f"grid_edges: the grid must have 1 to 2^31 - 1 vertices, got {height}×{width}")
     vertex = torch.arange(height * width, device=device).view(height, width)

@@ -5,13 +5,12 @@ from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.calling import call
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import subtree_scan_reference
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _STATES_AT_ONCE = 16  # kMostStates in csrc/subtree_scan/cuda/tuning.h
 
 
@@ -72,7 +71,7 @@ def _check(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, delta_bias
     op = "subtree_scan"
     if x.dim() != 3 or x.shape[1] < 1:
         raise ValueError(f"{op}: x must be [B, L, D] with L at least 1, got {shape_of(x)}")
-    if x.dtype not in _DTYPES:
+    if x.dtype not in FLOATS:
         raise ValueError(f"{op}: x must be a real floating-point tensor, got {x.dtype}")
     batch, length, channels = x.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:

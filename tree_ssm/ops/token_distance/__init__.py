@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import accumulate_dtype, require_integers, require_same_device, shape_of
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import token_distances_reference, token_edges
@@ -48,6 +48,7 @@ def token_distances(
     op = "token_distances"
     if x.dim() != 3 or x.shape[1] < 1 or not x.dtype.is_floating_point:
         raise ValueError(f"{op}: x must be real [B, L, D] with L at least 1, got {x.dtype} {shape_of(x)}")
+    require_integers(op, reach=reach)
     if B.dim() != 3 or reach < 1:
         raise ValueError(f"{op}: B must be [B, L, N] and reach at least 1, got {shape_of(B)} and {reach}")
     rows, wide = x.shape[:1], accumulate_dtype(x.dtype)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.checks import accumulate_dtype, require_integers
 
 # More than any exp(-cosine), which is at most e. Edges between neighbours join all tokens, so no tree needs another.
 _NEVER = 4.0
@@ -26,8 +26,9 @@ def token_edges(
         ``[E, 2]``, int64; the earlier token comes first.
 
     Raises:
-        ValueError: the length is negative, or there are 2^31 tokens or pairs, or more.
+        ValueError: the length is negative, or there are 2^31 tokens or pairs, or more, or a size is no integer.
     """
+    require_integers("token_edges", length=length, reach=reach)
     if not 0 <= length < 2**31:
         raise ValueError(f"token_edges: length must be 0 to 2^31 - 1, got {length}")
     if length * min(reach, length) >= 2**31:

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.calling import call
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import FLOATS, accumulate_dtype, require_same_device, shape_of
 from tree_ssm.ops.spanning_tree import Tree
 
 from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import tree_scan_reference
 
 Direction = Literal["both", "up"]
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def tree_scan(
@@ -63,7 +62,7 @@ def tree_scan(
 def _check(u: Tensor, weight: Tensor, tree: Tree, direction: str) -> None:
     if u.dim() != 3 or u.shape[1] < 1:
         raise ValueError(f"tree_scan: u must be [B, L, D] with L at least 1, got {shape_of(u)}")
-    if u.dtype not in _DTYPES:
+    if u.dtype not in FLOATS:
         raise ValueError(f"tree_scan: u must be a real floating-point tensor, got {u.dtype}")
     if weight.shape != u.shape:
         raise ValueError(f"tree_scan: weight must have u's shape {shape_of(u)}, got {shape_of(weight)}")
