@@ -12,6 +12,7 @@ from typing import TextIO
 
 from ssm_core.errors import EXTRAS, MissingPackageError, NonFiniteError, StoppedError, UserError
 from ssm_core.writing import REASONS, is_of_the_disk, write_error
+from ssm_train.runtime.launcher_variables import check_local_rank
 
 TRACEBACK_SWITCH = "SSM_TRACEBACK"
 # EX_TEMPFAIL of sysexits.h: the same command, given again with --resume, goes on. The same as in
@@ -74,6 +75,7 @@ def complain(text: str) -> None:
 def _run(main: Callable[[], None]) -> int:
     try:
         try:
+            check_local_rank()
             main()
         except ModuleNotFoundError as error:
             if str(error.name).split(".")[0] not in EXTRAS:

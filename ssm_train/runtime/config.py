@@ -23,7 +23,7 @@ from ssm_train.runtime.config_check import annotation_at, check_config, possible
 from ssm_train.runtime.config_files import check_base, find_config
 from ssm_train.runtime.config_keys import option_key, unknown_option
 from ssm_train.runtime.config_values import check_change
-from ssm_train.runtime.launching import Launcher
+from ssm_train.runtime.launcher_variables import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
 base_configs.accept_packages()

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -18,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssm_core.errors import ConfigError
 from ssm_train.runtime.building import building_from_config
-
-Launcher = Literal["none", "pytorch", "slurm"]
+from ssm_train.runtime.launcher_variables import ADVICE, Launcher, check_variables, number
 
 
 def join_processes(launcher: Launcher, env_cfg: Mapping[str, Any]) -> None:
@@ -30,7 +29,7 @@ def join_processes(launcher: Launcher, env_cfg: Mapping[str, Any]) -> None:
         env_cfg: the config's settings of the environment.
 
     Raises:
-        ConfigError: the process was not started by the launcher.
+        ConfigError: the process was not started by the launcher, or a variable of the launcher is missing or wrong.
     """
     if launcher == "slurm":
         read_slurm()
@@ -38,6 +37,8 @@ def join_processes(launcher: Launcher, env_cfg: Mapping[str, Any]) -> None:
         raise ConfigError("--launcher pytorch is for torchrun: start with `tree-ssm dist-train CONFIG PROCESSES`")
     if torch.distributed.is_initialized():
         return
+    if launcher != "none":
+        check_variables(launcher)
     if torch.cuda.is_available():
         # mmengine's order: the group would otherwise choose another way to start processes.
         set_multi_processing(**env_cfg.get("mp_cfg", {}), distributed=True)
@@ -53,17 +54,23 @@ def read_slurm() -> None:
     follows from the number of the job. ``MASTER_ADDR`` and ``MASTER_PORT`` are kept where they are set.
 
     Raises:
-        ConfigError: the process is no task of Slurm.
+        ConfigError: the process is no task of Slurm, or a variable of Slurm is no number.
     """
     known = os.environ
-    if "SLURM_PROCID" not in known or "SLURM_NTASKS" not in known:
+    if "SLURM_PROCID" not in known and "SLURM_NTASKS" not in known:
         raise ConfigError("--launcher slurm is for tasks of Slurm: start with `tree-ssm slurm-train PARTITION CONFIG`")
-    known.setdefault("RANK", known["SLURM_PROCID"])
-    known.setdefault("WORLD_SIZE", known["SLURM_NTASKS"])
-    known.setdefault("LOCAL_RANK", known.get("SLURM_LOCALID", "0"))
-    known.setdefault("MASTER_PORT", str(20000 + int(known.get("SLURM_JOB_ID", "0")) % 10000))
+    advice = ADVICE["slurm"]
+    rank, size = number("SLURM_PROCID", advice), number("SLURM_NTASKS", advice, least=1)
+    local = number("SLURM_LOCALID", advice) if "SLURM_LOCALID" in known else 0
+    job = number("SLURM_JOB_ID", advice) if "SLURM_JOB_ID" in known else 0
+    known.setdefault("RANK", str(rank))
+    known.setdefault("WORLD_SIZE", str(size))
+    known.setdefault("LOCAL_RANK", str(local))
+    known.setdefault("MASTER_PORT", str(20000 + job % 10000))
     if "MASTER_ADDR" not in known:
         nodes = known.get("SLURM_STEP_NODELIST") or known.get("SLURM_NODELIST", "")
+        if not nodes:
+            raise ConfigError(f"the environment variable SLURM_NODELIST is not set: {advice}")
         known["MASTER_ADDR"] = _address_of_first(nodes)
 
 

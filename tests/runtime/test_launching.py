@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from ssm_core.errors import ConfigError
-from ssm_train.runtime.launching import synchronise_norms, wrapper_settings
+from ssm_train.apis import cli
+from ssm_train.runtime.launching import join_processes, synchronise_norms, wrapper_settings
 from ssm_train.runtime.runner import Runner
 from tree_ssm.modules import ConvHead
 
@@ -49,6 +51,44 @@ def test_synchronised_norms_keep_their_activation():
     # In evaluation SyncBatchNorm acts as an ordinary batch norm, on a CPU too.
     torch.testing.assert_close(converted(x), head(x), rtol=0, atol=0)
     assert list(converted.state_dict()) == list(head.state_dict())
+
+
+TORCHRUN = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+SLURM = dict(SLURM_PROCID="0", SLURM_NTASKS="1", SLURM_LOCALID="0", SLURM_JOB_ID="7", MASTER_ADDR="127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "known", "name", "text"),
+    [
+        *(("pytorch", TORCHRUN, name, text) for name in TORCHRUN for text in (None, "x") if name != "MASTER_ADDR"),
+        ("pytorch", TORCHRUN, "MASTER_ADDR", None),
+        ("pytorch", TORCHRUN, "WORLD_SIZE", "0"),
+        ("pytorch", TORCHRUN, "RANK", "1"),
+        ("pytorch", TORCHRUN, "RANK", "-1"),
+        ("pytorch", TORCHRUN, "MASTER_PORT", "65536"),
+        *(("slurm", SLURM, name, "x") for name in SLURM if name != "MASTER_ADDR"),
+        *(("slurm", SLURM, name, None) for name in ("SLURM_PROCID", "SLURM_NTASKS")),
+        ("slurm", SLURM, "SLURM_PROCID", "1"),
+    ],
+)
+def test_a_broken_variable_of_the_launcher_is_named(monkeypatch, launcher, known, name, text):
+    for other in {*TORCHRUN, *SLURM, "SLURM_STEP_NODELIST", "SLURM_NODELIST"}:
+        monkeypatch.setenv(other, "")  # so that what the function sets is forgotten, too
+        monkeypatch.delenv(other)
+    for other, value in known.items():
+        monkeypatch.setenv(other, value)
+    monkeypatch.setenv(name, text) if text is not None else monkeypatch.delenv(name)
+    shown = {("RANK", None): "is for torchrun", ("SLURM_PROCID", "1"): "RANK=1"}.get((name, text), rf"\b{name}\b")
+    with pytest.raises(ConfigError, match=shown):
+        join_processes(launcher, {})
+
+
+def test_a_broken_local_rank_without_a_launcher_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    assert cli.run(lambda: MMLogger.get_instance("of a broken local rank")) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "LOCAL_RANK must be a whole number" in said
 
 
 def test_settings_of_the_wrapper(monkeypatch):
