@@ -71,6 +71,13 @@ def wait_for_end(cluster, job, folder, expected="COMPLETED"):
     assert cluster.state(job)[0] == expected, (folder / "log").read_text()[-3000:] + cluster.report(job)
 
 
+def start_now(cluster, job):
+    """Start a job that went back into the queue. Slurm would wait two minutes, in which its last start ends."""
+    wait_until(lambda: not cluster.has_processes(job), "processes of the last start do not end")
+    time.sleep(2)  # a node refuses a start in the second in which it has ended the job
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
 def wait_for_pause(folder):
     wait_until(lambda: (folder / "waits_0").exists() and (folder / "waits_1").exists(), "no pause", 120)
 
@@ -97,10 +104,7 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
     wait_until(lambda: cluster.state(job)[0] == "PENDING", "it does not go back into the queue")
     assert "stopped by SIGUSR1 after iteration" in (folder / "log").read_text()
     assert 3 <= runs.last_state(folder / "run")["meta"]["iter"] <= 5
-    # Slurm would wait two minutes, in which everything of the first start ends.
-    wait_until(lambda: not cluster.has_processes(job), "processes of the first start do not end")
-    time.sleep(2)  # a node refuses a start in the second in which it has ended the job
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    start_now(cluster, job)
     wait_for_end(cluster, job, folder)
     assert "Restarts=1" in cluster.run("scontrol", "show", "job", job)
     assert_same(folder, under_torchrun)
@@ -138,6 +142,38 @@ def test_a_job_whose_process_fails_is_not_queued_again(cluster, tmp_path):
     assert "Restarts=0" in cluster.run("scontrol", "show", "job", job)
     assert "this process fails" in (folder / "log").read_text()
     assert runs.last_state(folder / "run")["meta"]["iter"] == 2
+
+
+# Takes the place of the training. Its first and third start end as after a signal, when the state is saved. The others
+# are killed.
+STOPPED_OR_KILLED = """#!/bin/bash
+case ${SLURM_RESTART_COUNT:-0} in 0 | 2) exit 75 ;; *) kill -KILL $$ ;; esac
+"""
+
+
+def waits_again(cluster, job, restarts):
+    return cluster.state(job)[0] == "PENDING" and f"Restarts={restarts} " in cluster.run("scontrol", "show", "job", job)
+
+
+def test_only_kills_count_as_restarts(cluster, tmp_path):
+    """With one restart allowed: stopped, killed, stopped, and killed again, which ends the job."""
+    program = tmp_path / "python"
+    program.write_text(STOPPED_OR_KILLED)
+    program.chmod(0o755)
+    said = cluster.run(
+        sys.executable, "-m", "ssm_train.commands", "slurm-train", "debug", "resnet/resnet18_digits",
+        PYTHON=str(program), PYTHONPATH=str(ROOT), GPUS="1", GRES="", CPUS_PER_TASK="1", MAX_RESTARTS="1",
+        SBATCH_OUTPUT=str(tmp_path / "log"),
+        SBATCH_ARGS="--comment 'of mine'",
+    )  # fmt: skip
+    job = int(re.fullmatch(r"Submitted batch job (\d+)", said)[1])
+    for restarts in range(1, 4):
+        wait_until(lambda n=restarts: waits_again(cluster, job, n), "it does not go back into the queue")
+        start_now(cluster, job)
+    wait_for_end(cluster, job, tmp_path, "FAILED")
+    assert "Comment=of mine; killed 1 times" in cluster.run("scontrol", "show", "job", job)
+    ends = re.findall(r"^the step ended with (\d+)", (tmp_path / "log").read_text(), re.M)
+    assert ends == ["75", "137", "75", "137"]
 
 
 def test_a_node_that_dies(cluster, tmp_path):
