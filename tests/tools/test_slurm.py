@@ -94,7 +94,7 @@ def test_two_processes_of_one_node(cluster, under_torchrun, quick_python, tmp_pa
     assert_same(folder, under_torchrun)
 
 
-def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchrun, tmp_path):
+def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchrun, quick_python, tmp_path):
     """The processes are on two nodes. Slurm sends the same signal before a job's time ends."""
     folder = tmp_path / "job"
     job = submit(cluster, folder, 1, pause=3)
@@ -132,7 +132,7 @@ def test_a_grid_runs_on_a_partition(cluster, quick_python, tmp_path):
         assert "Submitted batch job" in (tmp_path / "grid" / f"seed={seed}" / "ablation.log").read_text()
 
 
-def test_a_job_whose_process_fails_is_not_queued_again(cluster, tmp_path):
+def test_a_job_whose_process_fails_is_not_queued_again(cluster, quick_python, tmp_path):
     folder = tmp_path / "job"
     job = submit(cluster, folder, 1, pause=3)
     wait_for_pause(folder)
