@@ -25,6 +25,7 @@ SHIFT_SIGNS = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 for _function in (
     "accumulate_dtype",
     "directional_scan",
+    "gelu",
     "quadrant_means",
     "quadrant_of_tokens",
     "quadtree_order",
