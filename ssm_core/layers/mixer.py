@@ -15,6 +15,10 @@ from .gelu import GELU
 from .norm import FusedLayerNorm, Pending, drop_factors, is_hooked, sum_of
 from .ssm import SelectiveSSM
 
+# These look at sizes, or their arguments may be missing. Graphs of torch.fx call them as they are.
+for _function in ("drop_factors", "sum_of"):
+    torch.fx.wrap(_function)
+
 
 class ScanMixer(nn.Module):
     """The token mixer: Linear → depthwise conv 3×3 → SiLU → scan → LN (→ × SiLU of a gate) → Linear.

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mixer import Block
 from .norm import FusedLayerNorm, Pending, is_hooked, sum_of
+
+torch.fx.wrap("sum_of")  # a leaf of graphs, because the scale may be missing
 
 
 class Stage(nn.Module):
