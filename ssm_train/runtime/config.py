@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from ssm_core.errors import ConfigError, MissingPackageError
 from ssm_core.writing import is_of_the_disk, write_error
-from ssm_train.compat import base_configs, manager_lock
+from ssm_train.compat import base_configs, manager_lock, quiet
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.data.wrapper import bare_datasets
 from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
@@ -28,6 +28,7 @@ from ssm_train.runtime.launcher_variables import Launcher
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
 base_configs.accept_packages()
 manager_lock.give_back_after_errors()
+quiet.leave_out()
 # Every program that reads a config imports this module before it reads a checkpoint.
 read_checkpoints_safely()
 

@@ -15,7 +15,8 @@ class BackendsBySwitch:
 
     Args:
         name: name by which mmengine finds the visualizer.
-        save_dir: folder for the files of the run; the Runner sets it.
+        save_dir: folder for the files of the run; the Runner sets it. Without one, nothing is recorded, and pictures
+            are drawn for whoever asks for them.
         tensorboard: whether to write TensorBoard event files.
         wandb: whether to log to Weights & Biases; ``WANDB_MODE=offline`` keeps everything on this machine.
         wandb_project: name of the project at Weights & Biases.
@@ -39,7 +40,7 @@ class BackendsBySwitch:
     ):
         self.bands = bands
         writes = backends(name, tensorboard, wandb, wandb_project, wandb_id)
-        super().__init__(name, vis_backends=writes, save_dir=save_dir)
+        super().__init__(name, vis_backends=[] if save_dir is None else writes, save_dir=save_dir)
         self._vis_backends = {name: PatientBackend(backend) for name, backend in self._vis_backends.items()}
 
 

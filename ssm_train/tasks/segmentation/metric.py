@@ -28,6 +28,7 @@ class SegmentationMetric(IoUMetric):
         options: further arguments of mmseg's metric.
     """
 
+    default_prefix = ""
     report: ClassReport | None = None
     _ece: float | None = None
 
