@@ -18,6 +18,8 @@ _SAY_NOTHING = (
     ("faster_coco_eval is not installed", r"mmdet\.evaluation\.metrics\.faster_coco_metric"),
     # The configs average over all pixels, as those of mmseg do.
     ("Default ``avg_non_ignore`` is False", r"mmseg\.models\.losses\.cross_entropy_loss"),
+    # It asks for a single output where the config has two. Both are right, and documented.
+    ("For binary segmentation, we suggest using", r"mmseg\.models\.decode_heads\.decode_head"),
     # A box that ends at the edge of the image counts as outside. The picture is right.
     ("Warning: The (bbox|polygon) is out of bounds", r"mmengine\.visualization\.visualizer"),
     # mmdet's grids of points are made without the argument, in the order that torch still takes by default.

@@ -18,9 +18,10 @@ import mmdet.datasets, mmdet.evaluation, mmseg.datasets
 from mmdet.models.task_modules import MlvlPointGenerator
 from mmseg.models.losses import CrossEntropyLoss
 from ssm_train.tasks.detection import DetectionVisualizer
-from ssm_train.tasks.segmentation import SegmentationMetric
+from ssm_train.tasks.segmentation import FastFCNHead, SegmentationMetric
 CrossEntropyLoss()
 SegmentationMetric()
+FastFCNHead(in_channels=4, channels=4, num_classes=2)
 MlvlPointGenerator([8]).grid_priors([(2, 2)], device="cpu")
 pictures = DetectionVisualizer()
 pictures.set_image(np.zeros((8, 8, 3), np.uint8))
