@@ -36,20 +36,22 @@ def test_a_run_says_nothing_of_this_kind():
 
 
 @pytest.mark.parametrize(
-    ("text", "module", "is_shown"),
+    ("text", "module", "is_shown", "kind"),
     [
-        ("faster_coco_eval is not installed, metrics will not …", "mmdet.evaluation.metrics.faster_coco_metric", False),
-        ("faster_coco_eval is not installed, metrics will not …", "somebody.metrics", True),
-        ("another word", "mmdet.evaluation.metrics.faster_coco_metric", True),
-        ("Warning: The bbox is out of bounds, …", "mmengine.visualization.visualizer", False),
-        ("Warning: The text is out of bounds, …", "mmengine.visualization.visualizer", True),
+        ("faster_coco_eval is not installed, …", "mmdet.evaluation.metrics.faster_coco_metric", False, UserWarning),
+        ("faster_coco_eval is not installed, …", "somebody.metrics", True, UserWarning),
+        ("another word", "mmdet.evaluation.metrics.faster_coco_metric", True, UserWarning),
+        ("Warning: The bbox is out of bounds, …", "mmengine.visualization.visualizer", False, UserWarning),
+        ("Warning: The text is out of bounds, …", "mmengine.visualization.visualizer", True, UserWarning),
+        ("Mean of empty slice", "mmseg.evaluation.metrics.iou_metric", False, RuntimeWarning),
+        ("Mean of empty slice", "somebody.metrics", True, RuntimeWarning),
     ],
 )
-def test_a_warning_is_left_out_by_its_text_and_its_module(text, module, is_shown):
+def test_a_warning_is_left_out_by_its_text_and_its_module(text, module, is_shown, kind):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         quiet.leave_out()
-        warnings.warn_explicit(text, UserWarning, "file.py", 1, module=module, registry={})
+        warnings.warn_explicit(text, kind, "file.py", 1, module=module, registry={})
     assert [str(one.message) for one in shown] == [text] * is_shown
 
 
