@@ -88,7 +88,7 @@ def decode_channels(
         return decode(source, "L" if channels == 1 else "RGB", max_megapixels, value_range)
     found = open_image(source, value_range, max_megapixels, channels)
     if isinstance(found, Image.Image):
-        found = np.asarray(found.convert("RGBA") if channels == 4 else found)
+        found = np.array(found.convert("RGBA") if channels == 4 else found)  # a copy, which may be written to
         found = found.reshape(*found.shape[:2], -1)
     if found.shape[2] != channels:
         raise ValueError(f"it has {found.shape[2]} channels, and {channels} are asked for")

@@ -150,6 +150,13 @@ def test_another_number_of_channels_is_named(tmp_path):
     assert (decode_channels(colours, 4)[..., 3] == 255).all(), "what has no opacity is opaque"
 
 
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("RGB", 4), ("LA", 2)])
+def test_channels_can_be_written_to(tmp_path, mode, channels):
+    """Steps of a pipeline may do so, and torch warns of arrays that cannot be written to."""
+    Image.new(mode, (5, 4)).save(tmp_path / "x.png")
+    assert decode_channels(tmp_path / "x.png", channels).flags.writeable
+
+
 @pytest.mark.parametrize("mode", ["P", "CMYK", "1", "LA"])
 def test_all_of_pillows_modes_become_colours_and_grey(tmp_path, mode):
     image = Image.fromarray(random_values(9, 7, 3)).convert(mode)
