@@ -125,7 +125,9 @@ class Block(nn.Module):
         normed, x = norm2.add(Pending(x, y, drop_factors(y, self.drop_path)))
         y = self.scale2(self.mlp(normed))
         result = Pending(x, y, drop_factors(y, self.drop_path))
-        return sum_of(result) if is_hooked(self) else result, chosen
+        # Hooks, and those who take features by name from graphs of torch.fx, expect a map.
+        wants_map = is_hooked(self) or isinstance(y, torch.fx.Proxy)
+        return sum_of(result) if wants_map else result, chosen
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at the device
