@@ -44,7 +44,8 @@ def require_integers(op: str, **numbers: object) -> None:
         numbers: the arguments by name.
     """
     for name, number in numbers.items():
-        if not isinstance(number, _INTEGERS):
+        # While torch.jit.trace records a call, sizes are tensors.
+        if not isinstance(number, _INTEGERS) and not torch.jit.is_tracing():
             raise ValueError(f"{op}: {name} must be an integer, got {number!r}")
 
 
