@@ -24,6 +24,7 @@ SELECTIVE = "ssm::SelectiveTreeScan<ssm::SelectiveKind<c10::BFloat16, 1, true, t
         ("void ssm::backward_kernel<true, c10::BFloat16>(ssm::ScanLaunch, ssm::SelectiveScanGradients)", "scans"),
         ("triton_per_fused__to_copy_gelu_gelu_backward_native_layer_norm_permute_38", "norms, compiled"),
         ("triton_poi_fused_gelu_gelu_backward_view_15", "GELU, compiled"),
+        ("triton_poi_fused__to_copy_abs_add_exp2_gt_mul_pow_reciprocal_rsub_view_where_12", "GELU, compiled"),
         ("triton_poi_fused_add_convolution_backward_permute_silu_silu_backward_view_18", "SiLU, compiled"),
         ("triton_poi_fused_clone_transpose_90", "other, compiled"),
         ("dgrad2d_c1_k1_nhwc_specialized", "depthwise convolutions"),

@@ -148,7 +148,7 @@ def autocast_dtype(x: Tensor, before_product: bool) -> torch.dtype:
     """Return the dtype that a norm of a tensor has under the present autocast; see :class:`FusedLayerNorm`."""
     kind = x.device.type
     # The meta device has no autocast.
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(kind):
         return x.dtype
     lower = torch.get_autocast_dtype(kind)
     return lower if before_product and x.dtype in (torch.float32, lower) else torch.float32
