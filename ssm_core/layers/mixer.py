@@ -12,12 +12,8 @@ from ssm_core.ops.registry import has_kernel
 
 from .convolution import to_channels_first, to_channels_last
 from .gelu import GELU
-from .norm import FusedLayerNorm, Pending, drop_factors, is_hooked, sum_of
+from .norm import FusedLayerNorm, Pending, is_hooked, pending, sum_of
 from .ssm import SelectiveSSM
-
-# These look at sizes, or their arguments may be missing. Graphs of torch.fx call them as they are.
-for _function in ("drop_factors", "sum_of"):
-    torch.fx.wrap(_function)
 
 
 class ScanMixer(nn.Module):
@@ -60,7 +56,7 @@ class ScanMixer(nn.Module):
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
         gate = self.gate_proj(x)
-        if isinstance(self.out_norm, FusedLayerNorm):
+        if isinstance(self.out_norm, FusedLayerNorm) and not isinstance(y, torch.fx.Proxy):  # see Block.forward
             return self.out_proj(self.out_norm.gated(y, gate)), chosen
         return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
 
@@ -101,14 +97,17 @@ class Block(nn.Module):
         self,
         x: Tensor | Pending,  # [B, H, W, C]
         previous: Any = None,
+        leave_sum: bool = False,
     ) -> tuple[Tensor | Pending, Any]:
         """Run the block. Return the map and what the scan chose, which the stage passes to the next block.
 
-        With fused norms (:func:`~ssm_core.layers.fuse_norms`), the last branch is left to the next norm to add. A block
-        with hooks returns a map.
+        With ``leave_sum`` and fused norms (:func:`~ssm_core.layers.fuse_norms`), the last branch is left to the next
+        norm to add.
         """
-        if isinstance(self.norm1, FusedLayerNorm) and isinstance(self.norm2, FusedLayerNorm):
-            return self._with_fused_norms(self.norm1, self.norm2, x, previous)
+        # Those who take features by name from graphs of torch.fx expect the norms in them under their names.
+        traced = isinstance(x, torch.fx.Proxy)
+        if isinstance(self.norm1, FusedLayerNorm) and isinstance(self.norm2, FusedLayerNorm) and not traced:
+            return self._with_fused_norms(self.norm1, self.norm2, x, previous, leave_sum)
         if isinstance(x, Pending):
             x = sum_of(x)
         y, chosen = self.mixer(self.norm1(x), previous)
@@ -117,17 +116,17 @@ class Block(nn.Module):
         return x, chosen
 
     def _with_fused_norms(
-        self, norm1: FusedLayerNorm, norm2: FusedLayerNorm, x: Tensor | Pending, previous: Any
+        self, norm1: FusedLayerNorm, norm2: FusedLayerNorm, x: Tensor | Pending, previous: Any, leave_sum: bool
     ) -> tuple[Tensor | Pending, Any]:
         normed, x = norm1.add(x) if isinstance(x, Pending) else (norm1(x), x)
         y, chosen = self.mixer(normed, previous)
-        y = self.scale1(y)
-        normed, x = norm2.add(Pending(x, y, drop_factors(y, self.drop_path)))
-        y = self.scale2(self.mlp(normed))
-        result = Pending(x, y, drop_factors(y, self.drop_path))
-        # Hooks, and those who take features by name from graphs of torch.fx, expect a map.
-        wants_map = is_hooked(self) or isinstance(y, torch.fx.Proxy)
-        return sum_of(result) if wants_map else result, chosen
+        normed, x = norm2.add(pending(x, self.scale1(y), self.drop_path))
+        result = pending(x, self.scale2(self.mlp(normed)), self.drop_path)
+        return result if leave_sum else sum_of(result), chosen
+
+    def leaves_sums(self) -> bool:
+        """Whether a stage can ask this block to leave its last sum, because nobody else looks at the block's maps."""
+        return type(self).forward is Block.forward and not is_hooked(self)
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at the device
@@ -139,10 +138,21 @@ def _convolve(
     """Run the depthwise convolution and SiLU, as one operator if ``fused``. None fuses them on a GPU."""
     if fused is None:
         fused = x.is_cuda and has_kernel("ssm_core::depthwise_conv", "cuda")
-    # What stands in the place of the convolution, such as a wrapper of PEFT's, computes more than a convolution.
-    if fused and type(conv) is nn.Conv2d and not is_hooked(conv):
+    if fused and _is_plain(conv):
         return depthwise_conv(x, conv.weight, conv.bias)
     return F.silu(to_channels_last(conv(to_channels_first(x))))
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Whether a layer is the depthwise convolution that the operator computes.
+
+    What users put in its place, such as a wrapper of PEFT's or a larger window, is something else.
+    """
+    if type(conv) is not nn.Conv2d or is_hooked(conv):
+        return False
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    windows = conv.kernel_size == (3, 3) and conv.stride == conv.padding == conv.dilation == (1, 1)
+    return depthwise and windows and conv.padding_mode == "zeros"
 
 
 def fuse_convolutions(model: nn.Module, fused: bool | None = True) -> nn.Module:

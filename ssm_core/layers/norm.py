@@ -7,6 +7,7 @@ import torch.fx
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ssm_core.ops.norm import NormedStream, gated_layer_norm, layer_norm, residual_layer_norm
 from ssm_core.ops.registry import has_kernel
@@ -81,13 +82,17 @@ class FusedLayerNorm(LayerNorm):
         arguments = (x, self.weight, self.bias, self.eps, dtype, self.always)
         return recomputed(_norm, *arguments) if self.recomputed else _norm(*arguments)
 
+    def _is_changed(self) -> bool:
+        """Whether a call of this norm may compute something else: it is hooked, or of a class with its own forward."""
+        return is_hooked(self) or type(self).forward is not FusedLayerNorm.forward
+
     def gated(
         self,
         x: Tensor,  # [..., C]
         gate: Tensor,  # [..., C]
     ) -> Tensor:  # [..., C]
         """Norm every token, and multiply it by the SiLU of its gate."""
-        if is_hooked(self):
+        if self._is_changed():
             product: Tensor = self(x) * F.silu(gate)
             return product
         dtype = autocast_dtype(x, self.before_product)
@@ -98,7 +103,7 @@ class FusedLayerNorm(LayerNorm):
         x: Pending,
     ) -> NormedStream:
         """Add the branch to the stream, and norm the sum. Return the normed map and the sum."""
-        if is_hooked(self):
+        if self._is_changed():
             stream = sum_of(x)
             return NormedStream(self(stream), stream)
         dtype = autocast_dtype(x.stream, self.before_product)
@@ -138,9 +143,12 @@ def fuse_norms(model: nn.Module, always: bool = True) -> nn.Module:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks, which only a call of the module itself runs."""
+    """Whether only a call of a module itself runs all that users added to it.
+
+    These are its hooks, the hooks of all modules, and a ``forward`` that was set on this object, as Accelerate does.
+    """
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
+    return any(hooks) or "forward" in module.__dict__ or bool(_has_any_global_hook())
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at dtypes
@@ -152,6 +160,17 @@ def autocast_dtype(x: Tensor, before_product: bool) -> torch.dtype:
         return x.dtype
     lower = torch.get_autocast_dtype(kind)
     return lower if before_product and x.dtype in (torch.float32, lower) else torch.float32
+
+
+def pending(
+    stream: Tensor,  # [B, ..., C]
+    branch: Tensor,  # [B, ..., C]
+    drop_path: nn.Module,
+) -> Pending:
+    """Leave a branch to the next norm to add. What stands in the place of timm's ``DropPath`` is called here."""
+    if type(drop_path) in (DropPath, nn.Identity) and not is_hooked(drop_path):
+        return Pending(stream, branch, drop_factors(branch, drop_path))
+    return Pending(stream, drop_path(branch), None)
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at a size

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mixer import Block
-from .norm import FusedLayerNorm, Pending, is_hooked, sum_of
-
-torch.fx.wrap("sum_of")  # a leaf of graphs, because the scale may be missing
+from .norm import FusedLayerNorm, Pending, sum_of
 
 
 class Stage(nn.Module):
@@ -40,13 +37,16 @@ class Stage(nn.Module):
         x = self.downsample(x)
         chosen: Any = None
         for block in self.blocks:
-            if isinstance(x, Pending) and is_hooked(block):
+            # Blocks of other classes, such as a user's wrapper, take and give maps.
+            ours = isinstance(block, Block) and block.leaves_sums()
+            if isinstance(x, Pending) and not ours:
                 x = sum_of(x)
+            arguments = (x, chosen, True) if ours else (x, chosen)
             if self.grad_checkpointing and torch.is_grad_enabled():
                 # checkpoint restores the random state, so that the second forward pass makes the same random choices.
-                x, chosen = checkpoint(block, x, chosen, use_reentrant=False)
+                x, chosen = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x, chosen = block(x, chosen)
+                x, chosen = block(*arguments)
         if not isinstance(x, Pending):
             return self.norm(x)
         return self.norm.add(x).normed if isinstance(self.norm, FusedLayerNorm) else self.norm(sum_of(x))

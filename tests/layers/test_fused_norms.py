@@ -142,7 +142,7 @@ def test_graphs_of_torch_fx_hold_them(name):
     graph = fx.symbolic_trace(fused.eval())
     images = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        assert torch.equal(graph(images), fused(images))
+        assert_close(graph(images), fused(images), tolerance=1e-5)  # norms and sums are apart in graphs
 
 
 def test_any_network_can_have_them():
