@@ -45,7 +45,7 @@ def require_integers(op: str, **numbers: object) -> None:
     """
     for name, number in numbers.items():
         # While torch.jit.trace records a call, sizes are tensors.
-        if not isinstance(number, _INTEGERS) and not torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if not isinstance(number, _INTEGERS) and not torch.jit.is_tracing():  # type: ignore[attr-defined]  # not in its stubs
             raise ValueError(f"{op}: {name} must be an integer, got {number!r}")
 
 
