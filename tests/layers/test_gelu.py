@@ -69,6 +69,16 @@ def test_in_graphs_and_under_transforms():
     assert torch.equal(each, expected)
 
 
+def test_forward_mode_in_graphs():
+    torch.manual_seed(0)
+    x, tangent = torch.randn(2, 3, 5, dtype=torch.bfloat16)
+    tangent_of_graph = torch.compile(
+        lambda x, t: torch.func.jvp(HalfGELU.apply, (x,), (t,))[1], fullgraph=True, backend="aot_eager"
+    )(x, tangent)
+    expected = exact(x)[1] * tangent.double()
+    assert_close(tangent_of_graph.double(), expected, tolerance=torch.finfo(torch.bfloat16).eps)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 def test_compiled_for_a_gpu(dtype):
