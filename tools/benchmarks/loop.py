@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def _run(command: list[str]) -> None:
         raise UserError(f"{' '.join(command[:5])} … ended with {done.returncode}")
 
 
+def measurements(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """What is measured, and the seconds that it takes for an iteration, one after the other."""
+    _, recipe, noise = FAMILIES[options.model]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        yield "bare step", bare(options, folder)
+        size = [f"{part}_dataloader.dataset.size={options.size}" for part in ("train", "val")]
+        yield "training on noise", training(options, noise, folder / "noise", size)
+        if options.data is not None:
+            roots = [f"{part}_dataloader.dataset.root={options.data.resolve()}" for part in ("train", "val")]
+            yield "training on files", training(options, recipe, folder / "files", roots)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -100,23 +114,17 @@ def main(argv: list[str] | None = None) -> list[Row]:
 
     if options.json:
         check_file(options.json)
-    _, recipe, noise = FAMILIES[options.model]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        found = {"bare step": bare(options, folder)}
-        size = [f"{part}_dataloader.dataset.size={options.size}" for part in ("train", "val")]
-        found["training on noise"] = training(options, noise, folder / "noise", size)
-        if options.data is not None:
-            roots = [f"{part}_dataloader.dataset.root={options.data.resolve()}" for part in ("train", "val")]
-            found["training on files"] = training(options, recipe, folder / "files", roots)
-    least = found["bare step"]
-    rows = [Row(what, options.batch / seconds, 1e3 * seconds, least / seconds) for what, seconds in found.items()]
+    rows: list[Row] = []
     print(f"{'':18s}{'img/s':>10}{'ms':>10}{'to bare':>9}")
-    for row in rows:
-        print(f"{row.what:18s}{row.images_per_second:10.1f}{row.milliseconds:10.2f}{row.to_bare:9.3f}")
-    if options.json:
-        report = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
+    for what, seconds in measurements(options):
+        rows.append(Row(what, options.batch / seconds, 1e3 * seconds, 1.0))
+        rows[-1].to_bare = rows[-1].images_per_second / rows[0].images_per_second
+        row = rows[-1]
+        # Each figure is kept as soon as it is known: the whole takes minutes.
+        print(f"{what:18s}{row.images_per_second:10.1f}{row.milliseconds:10.2f}{row.to_bare:9.3f}", flush=True)
+        if options.json:
+            report = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
+            write_text_atomically(options.json, json.dumps(report, indent=2))
     return rows
 
 
