@@ -48,7 +48,10 @@ class EncodedImages(ImageDataset):
         fold: Fold | None = None,
     ):
         if mode not in _CHANNELS:
-            raise ConfigError(f"a dataset's mode is {' or '.join(map(repr, _CHANNELS))}, not {mode!r}")
+            raise ConfigError(
+                f"a dataset's mode is {' or '.join(map(repr, _CHANNELS))}, not {mode!r}: "
+                "channels is for images of other numbers, such as channels=4 for RGBA"
+            )
         self.mode = mode
         self.channels = _CHANNELS[mode] if channels is None else channels
         if type(self.channels) is not int or self.channels < 1:
