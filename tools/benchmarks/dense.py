@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -180,26 +181,31 @@ def main(argv: list[str] | None = None) -> list[Row]:
             own = train_theirs if options.models[0] == REFERENCE else train_ours
             own(options, data, Path(folder))
             return []
-        rows = []
-        for model in options.models:
+        rows: list[Row] = []
+        print(f"{options.task:14s}{'s/iteration':>12}{'waiting':>9}{'GPU busy':>10}{'GiB':>7}{'rate to Swin-T':>16}")
+        for model in sorted(options.models, key=lambda name: name != REFERENCE):
             out = Path(folder) / f"{model}.json"
             again = [*(sys.argv[1:] if argv is None else argv), "--models", model, "--only", str(out)]
             done = subprocess.run([sys.executable, __file__, *again], stdout=subprocess.DEVNULL)
             if done.returncode or not out.is_file():
                 raise UserError(f"the training of {model} ended with {done.returncode}")
-            rows.append(Row(model, **json.loads(out.read_text())))
-    reference = next((row.seconds for row in rows if row.model == REFERENCE), None)
-    print(f"{options.task:14s}{'s/iteration':>12}{'waiting':>9}{'GPU busy':>10}{'GiB':>7}{'rate to Swin-T':>16}")
-    for row in rows:
-        row.to_reference = reference and reference / row.seconds
-        columns = [f"{row.model:14s}{row.seconds:12.4f}{row.waiting:9.0%}", _or_dash(row.busy, "10.0%")]
-        print(*columns, _or_dash(row.gibibytes, "7.1f"), _or_dash(row.to_reference, "16.2f"), sep="")
+            row = Row(model, **json.loads(out.read_text()))
+            rows.append(row)
+            row.to_reference = rows[0].seconds / row.seconds if rows[0].model == REFERENCE else None
+            report(rows, options)
+    return rows
+
+
+def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    """Print the last row, and write all of them. Each is kept as soon as it is known: the whole takes minutes."""
+    row = rows[-1]
+    columns = [f"{row.model:14s}{row.seconds:12.4f}{row.waiting:9.0%}", _or_dash(row.busy, "10.0%")]
+    print(*columns, _or_dash(row.gibibytes, "7.1f"), _or_dash(row.to_reference, "16.2f"), sep="", flush=True)
     if options.json:
         from ssm_core.timing import machine
 
-        report = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(report, indent=2))
-    return rows
+        known = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(known, indent=2))
 
 
 def _or_dash(value: float | None, form: str) -> str:
