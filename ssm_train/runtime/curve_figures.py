@@ -1,18 +1,21 @@
 """Drawing the learning curves of one or several runs from the files of :class:`ssm_train.runtime.hooks.CurvesHook`."""
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ssm_core.visualization import style
 from ssm_core.visualization.figures import as_written
 
 Curves = Mapping[str, Sequence[Mapping[str, float]]]  # the points of "train" and of "val"
 Line = tuple[Sequence[float], Sequence[float]]  # x and y
 Counter = Literal["iter", "epoch"]
-_COLOURS = 10  # number of colours in matplotlib's cycle
+_STYLES = "-", "--", ":", "-."  # of lines, each for as many as there are colours
+_SHAPE = 0.75  # height of a panel divided by its width
 _INSIDE = 6  # a legend with at most this many names fits into a panel without hiding the lines
 _COUNTERS = {"iter": "iteration", "epoch": "epoch"}
 _LABELS = {"loss": "training loss", "lr": "learning rate", "top1": "held-out top-1, %"}
@@ -23,27 +26,35 @@ def draw_curves(
     runs: Mapping[str, Line],
     x_label: str,
     y_label: str,
+    raw: Mapping[str, Line] | None = None,
 ) -> None:
     """Draw one line for each run.
 
-    From the eleventh run on, where colours repeat, lines are dashed. The legend of many runs stands beside the panel.
+    Where colours repeat, lines are dashed. The legend of many runs stands beside the panel.
 
     Args:
         axes: panel to draw in.
         runs: x and y values of each run, by its name.
         x_label: label of the x axis, with its unit.
         y_label: label of the y axis, with its unit.
+        raw: values that were smoothed, by the name of the run. They are drawn in a pale colour behind the lines.
     """
     for i, (name, (x, y)) in enumerate(runs.items()):
-        style = "-" if i < _COLOURS else "--"
-        axes.plot(x, y, style, label=as_written(name), linewidth=1.5, marker="o" if len(x) == 1 else None)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(as_written(y_label))
-    axes.grid(alpha=0.3)
-    if len(runs) > _INSIDE:
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    else:
-        axes.legend(frameon=False)
+        rounds, number = divmod(i, len(style.CYCLE))
+        look = {"color": style.CYCLE[number], "linestyle": _STYLES[rounds % len(_STYLES)]}
+        if raw and name in raw:
+            axes.plot(*raw[name], **look, label=f"_{name}", linewidth=0.5, alpha=0.3, zorder=1)
+        marker = "o" if len(x) == 1 else None
+        axes.plot(x, y, **look, label=as_written(name), linewidth=1.1, marker=marker, markersize=3)
+    axes.set_xlabel(x_label, fontsize=style.TITLE_SIZE)
+    axes.set_ylabel(as_written(y_label), fontsize=style.TITLE_SIZE)
+    axes.tick_params(labelsize=style.SMALL_SIZE, length=2, width=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_linewidth(0.5)
+    axes.grid(alpha=0.25, linewidth=0.4)
+    axes.set_axisbelow(True)
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(runs) > _INSIDE else {}
+    axes.legend(frameon=False, fontsize=style.SMALL_SIZE, handlelength=1.6, **beside)
 
 
 def metrics_of(runs: Mapping[str, Curves]) -> list[str]:
@@ -72,16 +83,32 @@ def line(curves: Curves, metric: str, counter: Counter = "iter") -> Line:
 
 
 def smooth(values: Sequence[float], points: int) -> list[float]:
-    """Moving average: the mean of ``points`` values around each value.
+    """Exponential smoothing in both directions.
 
-    Near the ends it takes those that are there: the first and the last mean are of half of the window.
+    The weight of a value at a distance of d places is a^d, where a = (points − 1) / (points + 1). This is the decay of
+    pandas' ``ewm(span=points)``. The weights are divided by their sum, so that the ends have no bias. Even the first
+    and the last result have no more noise than a mean of ``points`` values.
 
     Args:
-        values: any numbers.
-        points: width of the window, rounded down to an odd number; 1 leaves the values as they are.
+        values: any numbers. Those that are not finite are left out of the means, and stay what they are.
+        points: the span; 1 leaves the values as they are.
     """
-    half = max(points - 1, 0) // 2
-    return [fmean(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))]
+    decay = (points - 1) / (points + 1)
+    there = [math.isfinite(value) for value in values]
+    numbers = [value if known else 0.0 for value, known in zip(values, there, strict=True)]
+    sums, weights = (_both_ways(row, decay) for row in (numbers, list(map(float, there))))
+    rows = zip(values, there, sums, weights, strict=True)
+    return [total / weight if known else value for value, known, total, weight in rows]
+
+
+def _both_ways(values: Sequence[float], decay: float) -> list[float]:
+    """At every place i the sum of decay^|i − j| · values[j] over all places j."""
+
+    def ahead(row: Iterable[float]) -> list[float]:
+        return list(accumulate(row, lambda total, value: decay * total + value))
+
+    back = ahead(reversed(values))[::-1]
+    return [a + b - value for a, b, value in zip(ahead(values), back, values, strict=True)]
 
 
 def draw_runs(
@@ -90,6 +117,8 @@ def draw_runs(
     counter: Counter = "iter",
     smoothing: int = 1,
     start: float = 0,
+    width: float = style.PAGE,
+    title: str = "",
 ) -> Figure:
     """Draw a figure with a panel for every metric, and in it a line for every run that has the metric.
 
@@ -97,8 +126,11 @@ def draw_runs(
         runs: curves of each run, by its name.
         metrics: the metrics to draw; all but the learning rate if left out.
         counter: what x counts.
-        smoothing: number of points that the training loss is averaged over, see :func:`smooth`.
+        smoothing: number of points that the training loss is averaged over, see :func:`smooth`. Above 1, the points
+            themselves are drawn behind the line.
         start: value of ``counter`` to start from. Earlier points are left out, so that the axes fit the later ones.
+        width: of the figure in inches.
+        title: a line above the panels.
 
     Raises:
         ValueError: no run has one of the metrics, or no run has any points.
@@ -115,24 +147,29 @@ def draw_runs(
         raise ValueError(f"no run has {missing[0] if missing else 'a curve'}: {have}")
     columns = min(len(chosen), 3)
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(5 * columns, 4 * rows), layout="constrained")
+    figure = _figure(width, rows, columns)
+    if title:
+        figure.suptitle(as_written(title), fontsize=style.TITLE_SIZE)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for metric, axes in zip(chosen, grid, strict=False):
         lines = {name: line(curves, metric, counter) for name, curves in runs.items()}
-        if metric == "loss":
-            lines = {name: (x, smooth(y, smoothing)) for name, (x, y) in lines.items()}
-        draw_curves(
-            axes, {name: xy for name, xy in lines.items() if xy[0]}, _COUNTERS[counter], _LABELS.get(metric, metric)
-        )
+        raw, lines = {}, {name: xy for name, xy in lines.items() if xy[0]}
+        if metric == "loss" and smoothing > 1:
+            raw, lines = lines, {name: (x, smooth(y, smoothing)) for name, (x, y) in lines.items()}
+        draw_curves(axes, lines, _COUNTERS[counter], _LABELS.get(metric, metric), raw)
     for axes in grid[len(chosen) :]:
         axes.set_axis_off()
     return figure
 
 
+def _figure(width: float, rows: int, columns: int) -> Figure:
+    return Figure(figsize=(width, rows * _SHAPE * width / columns), layout="constrained")
+
+
 def draw_run(curves: Curves) -> Figure:
     """Draw a figure for one run: a panel with the training loss, and a panel with all validation metrics."""
     held_out = {"val": curves["val"]}
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _figure(style.PAGE, 1, 2)
     left, right = figure.subplots(1, 2)
     draw_curves(left, {"training": line(curves, "loss")}, "iteration", "loss")
     draw_curves(right, {name: line(held_out, name) for name in metrics_of({"": held_out})}, "iteration", "validation")

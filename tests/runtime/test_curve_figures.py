@@ -1,5 +1,9 @@
 """Tests of the figures of learning curves: the drawn lines go through the logged points."""
 
+import math
+import random
+from statistics import pstdev
+
 import pytest
 
 from ssm_train.runtime.curve_figures import draw_run, draw_runs, smooth
@@ -43,7 +47,16 @@ def test_epochs_chosen_metrics_and_smoothing():
     top1, rate, loss = draw_runs(RUNS, ["top1", "lr", "loss"], "epoch", smoothing=3).axes
     assert lines(top1) == {"one": [[1, 50], [2, 70]]}
     assert lines(rate)["two"] == [[1, 0.1]]
-    assert [y for _, y in lines(loss)["one"]] == pytest.approx([0.675, 0.55, 0.325, 0.235, 0.2025])
+    # With a span of 3 each step away halves the weight.
+    values = [0.9, 0.45, 0.3, 0.225, 0.18]
+    weights = [[0.5 ** abs(i - j) for j in range(5)] for i in range(5)]
+    means = [sum(w * v for w, v in zip(row, values, strict=True)) / sum(row) for row in weights]
+    assert [y for _, y in lines(loss)["one"]] == pytest.approx(means)
+    assert [y for _, y in lines(loss)["_one"]] == values, "the points themselves are drawn, too"
+    pale, line = loss.lines[:2]
+    assert pale.get_color() == line.get_color()
+    assert pale.get_alpha() < 0.5
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["one", "two"]
 
 
 def test_the_beginning_left_out():
@@ -56,16 +69,43 @@ def test_the_beginning_left_out():
 
 
 @pytest.mark.needs("pandas")
-def test_smoothing_is_a_centred_mean():
+@pytest.mark.parametrize("points", [1, 2, 3, 5, 99])
+def test_smoothing_is_pandas_ewm_in_both_directions(points):
     import pandas
 
-    values = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0]
-    for points in (1, 2, 3, 5, 99):
-        window = points - 1 + points % 2
-        expected = pandas.Series(values).rolling(window, center=True, min_periods=1).mean()
-        assert smooth(values, points) == pytest.approx(expected.to_list())
-    assert smooth(values, 5)[-1] == pytest.approx(16 / 3), "no end is a single value"
-    assert smooth([], 3) == []
+    values = pandas.Series([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0])
+    decay = 1 - 2 / (points + 1)
+
+    def ahead(series):
+        """The weighted sum of the values before and at every place: pandas' mean times the sum of its weights."""
+        weights = pandas.Series([sum(decay**k for k in range(i + 1)) for i in range(len(series))])
+        return series.reset_index(drop=True).ewm(span=points).mean() * weights, weights
+
+    (before, their), (after, others) = ahead(values), ahead(values[::-1])
+    expected = (before + after[::-1].to_numpy() - values) / (their + others[::-1].to_numpy() - 1)
+    assert smooth(values.to_list(), points) == pytest.approx(expected.to_list())
+    assert smooth([], points) == []
+
+
+def test_no_end_of_a_smoothed_curve_is_a_single_value():
+    """The noise at the ends is that of a mean of as many points. A moving average that shrinks there has all of it."""
+    draw = random.Random(0)
+    for points in (5, 15):
+        curves = [smooth([draw.gauss(0, 1) for _ in range(200)], points) for _ in range(2000)]
+        for end in (0, -1):
+            assert pstdev(curve[end] for curve in curves) == pytest.approx(points**-0.5, rel=0.06)
+        assert pstdev(curve[100] for curve in curves) < points**-0.5
+    assert smooth([7.0] * 9, 5) == pytest.approx([7.0] * 9), "no end is biased"
+
+
+def test_losses_that_are_not_finite_are_left_out_of_the_means():
+    nan, inf = math.nan, math.inf
+    found = smooth([1.0, nan, 3.0, inf, 5.0], 3)
+    assert math.isnan(found[1])
+    assert found[3] == inf
+    weights = [[0.5 ** abs(i - j) for j in (0, 2, 4)] for i in (0, 2, 4)]
+    means = [sum(w * v for w, v in zip(row, (1, 3, 5), strict=True)) / sum(row) for row in weights]
+    assert [found[i] for i in (0, 2, 4)] == pytest.approx(means)
 
 
 def test_what_is_not_there():

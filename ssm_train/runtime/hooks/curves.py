@@ -99,7 +99,7 @@ class CurvesHook(Hook):
 
             figure = draw_run(self.curves)
             path = Path(runner.work_dir) / CURVES_PICTURE
-            _try(runner, path, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=100)))
+            _try(runner, path, lambda: write_atomically(path, lambda file: save(figure, file, "png", dpi=150)))
 
     def _add(self, loss: float) -> None:
         """Begin to average a loss over the processes."""
