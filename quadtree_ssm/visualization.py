@@ -6,17 +6,34 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
 from quadtree_ssm.modules import ChosenQuadrant, QuadtreeScan, ReleasedQuadtreeScan
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.partition import quadrant_of_tokens, window_raster_slots
-from ssm_core.visualization import caption, draw_choice, draw_heat, panels, show_image, token_places
+from ssm_core.visualization import (
+    PAGE,
+    Sheet,
+    caption,
+    caption_panel,
+    draw_choice,
+    draw_heat,
+    show_image,
+    show_pale,
+    style,
+    token_pitch,
+    token_places,
+)
 
-QUADRANT_COLOUR = "#d62728"
+SHADE = "shade"  # name of what is drawn behind lines
+_OPACITY = 0.55  # of scores over the image
 
 Bounds = tuple[int, int, int, int]  # top, left, height, width
 
@@ -138,23 +155,31 @@ def draw_quadrants(
         token: the number of a token whose window is filled with a colour.
     """
     if chosen.score is None:
-        show_image(axes, image, title)
+        show_pale(axes, image, title)
     else:
-        draw_heat(axes, image, chosen.score[sample].float().cpu().numpy(), title=title, alpha=0.45)
+        scores = chosen.score[sample].float().cpu().numpy()
+        draw_heat(axes, image, scores, _usual(scores), title, _OPACITY, style.SCORES)
     rows, columns = image.shape[:2]
     choice = int(chosen.choice[sample])
     marked = None if token is None else window_of(token, chosen, sample)
+    thickness = min(max(token_pitch(axes, 1) / 110, 0.5), 1.6)  # points
+    everywhere = []
     for window in windows(chosen.height, chosen.width, choice, chosen.levels):
         parts = unrolled(window.bounds, chosen.height, chosen.width, chosen.shift)
         y, x = rows / chosen.height, columns / chosen.width
         patches = [Rectangle((left * x - 0.5, top * y - 0.5), w * x, h * y) for top, left, h, w in parts]
-        colour = QUADRANT_COLOUR if window.chosen else "white"
+        everywhere += patches
+        colour = style.CHOSEN if window.chosen else style.QUADRANT
         front = 3 if window.chosen else 2
         axes.add_collection(
-            PatchCollection(patches, facecolors="none", edgecolors=colour, linewidths=1.5, zorder=front)
+            PatchCollection(patches, facecolors="none", edgecolors=colour, linewidths=thickness, zorder=front)
         )
         if window == marked:
-            axes.add_collection(PatchCollection(patches, facecolors="yellow", alpha=0.45, zorder=1.5))
+            axes.add_collection(PatchCollection(patches, facecolors=style.WINDOW, alpha=0.45, zorder=1.5))
+    # Dark edges of all lines, so that white ones are seen on bright images.
+    shade = PatchCollection(everywhere, facecolors="none", edgecolors="black", linewidths=2.2 * thickness, zorder=1.8)
+    shade.set(alpha=0.5, gid=SHADE)
+    axes.add_collection(shade)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
 
@@ -171,8 +196,8 @@ def draw_order(
     height: int,
     width: int,
     title: str = "",
-) -> None:
-    """Draw the order of the tokens as a line. The line starts at a dot and changes from dark to bright.
+) -> LineCollection:
+    """Draw the order of the tokens as a line over the pale image. It starts at a dot and changes from dark to bright.
 
     Steps to a neighbouring token are thick and opaque. Jumps are thin and faint.
 
@@ -183,19 +208,48 @@ def draw_order(
         height: number of rows of the token map.
         width: number of columns of the token map.
         title: a caption.
+
+    Returns:
+        The steps, whose values are their numbers from 0.
     """
-    show_image(axes, (1 + image) / 2, title)  # a paler image, so that the line stands out
+    show_pale(axes, image, title)
     places = token_places(height, width, image.shape)[order]
     segments = np.stack([places[:-1], places[1:]], axis=1)
     row, column = np.divmod(order, width)
     near = np.maximum(abs(np.diff(row)), abs(np.diff(column))) <= 1
-    thickness = float(np.clip(16 / width, 0.5, 1.4))
+    thickness = min(max(0.3 * token_pitch(axes, width), 0.2), 1.4)
     way = LineCollection(
-        list(segments), cmap="plasma", linewidths=np.where(near, thickness, 0.25), alpha=np.where(near, 1.0, 0.5)
+        list(segments), cmap=style.WAY, linewidths=np.where(near, thickness, 0.2), alpha=np.where(near, 1.0, 0.5)
     )
     way.set_array(np.arange(len(segments)))
-    axes.add_collection(way)
-    axes.plot(*places[0], "o", color="white", markeredgecolor="black", markersize=3)
+    axes.add_collection(way, autolim=False)
+    axes.plot(*places[0], "o", color="white", markeredgecolor="black", markersize=4, clip_on=False)
+    return way
+
+
+def _usual(
+    scores: np.ndarray,  # [H, W]
+) -> tuple[float, float]:
+    """The ends of a colour scale that a few extreme scores do not stretch: 1 % are below it, and 1 % above."""
+    low, high = np.percentile(scores, (1, 99))
+    return float(low), float(high)
+
+
+def _explain(quadrants: Axes, way: Axes) -> None:
+    """Draw the keys of the rows with quadrants and with orders."""
+    edge = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
+    frames = [
+        Line2D([], [], color=colour, linewidth=1.5, label=label, path_effects=edge)
+        for colour, label in ((style.QUADRANT, "quadrant"), (style.CHOSEN, "chosen quadrant,\nsplit again"))
+    ]
+    start = Line2D(
+        [], [], color="white", marker="o", markeredgecolor="black", markersize=4, linestyle="", label="start"
+    )
+    steps = Line2D([], [], color=style.WAY(0.3), linewidth=1.4, label="to a neighbour")
+    jumps = Line2D([], [], color=style.WAY(0.3), linewidth=0.4, alpha=0.7, label="jump")
+    for axes, handles in ((quadrants, frames), (way, [start, steps, jumps])):
+        caption_panel(axes, "")
+        axes.legend(handles=handles, loc="center", frameon=False, fontsize=style.TITLE_SIZE)
 
 
 def quadtree_figure(
@@ -203,6 +257,7 @@ def quadtree_figure(
     model: nn.Module,
     chosen: Mapping[str, ChosenQuadrant],
     title: str = "",
+    width: float = PAGE,
 ) -> Figure:
     """Draw one column per block: the scores, the quadrants over the image, and the order of the tokens.
 
@@ -210,23 +265,31 @@ def quadtree_figure(
         image: the first image of the recorded batch.
         model: the model that contains the modules named in ``chosen``.
         chosen: the result of :func:`ssm_core.layers.record_scans`, or some entries of it.
-        title: a title above the picture.
+        title: a line above the picture.
+        width: of the picture in inches.
 
     Raises:
         ValueError: ``chosen`` names a module that is not a quadtree scan.
     """
-    figure, grid = panels(3, 1 + len(chosen), image.shape, title=title)
-    show_image(grid[0, 0], image, "image")
-    for column, (name, block) in zip(grid.T[1:], chosen.items(), strict=True):
-        shift = f", shift {block.shift}" if block.shift != (0, 0) else ""
+    shifted = any(block.shift != (0, 0) for block in chosen.values())
+    sheet = Sheet(3, 1 + len(chosen), image.shape, width, title, [1, int(shifted), 1], bar=True)
+    show_image(sheet.panel(0, 0), image, "image")
+    _explain(sheet.panel(1, 0), sheet.panel(2, 0))
+    for column, (name, block) in enumerate(chosen.items(), start=1):
+        scores, quadrants, way = (sheet.panel(row, column) for row in range(3))
         if block.score is None:
-            show_image(column[0], image, f"{caption(name)}\nno scores")
+            show_pale(scores, image, f"{caption(name)}, no scores")
         else:
-            draw_heat(column[0], image, block.score[0].float().cpu().numpy(), title=f"{caption(name)}\nscores")
-        draw_quadrants(column[1], image, block, title=f"quadrants{shift}")
+            values = block.score[0].float().cpu().numpy()
+            draw_heat(scores, image, values, _usual(values), caption(name), colours=style.SCORES)
+        shift = f"shifted by {block.shift[0]}, {block.shift[1]} tokens" if block.shift != (0, 0) else ""
+        draw_quadrants(quadrants, image, block, title=shift)
         scan = model.get_submodule(name)
         if not isinstance(scan, QuadtreeScan):
             raise ValueError(f"{name} is a {type(scan).__name__}, not a quadtree scan")
         order = token_order(scan, block)[0].cpu().numpy()
-        draw_order(column[2], image, order, block.height, block.width, f"order of {order.size} tokens")
-    return figure
+        draw_order(way, image, order, block.height, block.width, f"{block.height} × {block.width} tokens")
+    ranks, steps = (ScalarMappable(Normalize(0, 1), colours) for colours in (style.SCORES, style.WAY))
+    sheet.add_colour_bar(ranks, "score, from lowest to highest", {}, row=0, rows=2)
+    sheet.add_colour_bar(steps, "scan, from first to last", {}, row=2, rows=1)
+    return sheet.figure

@@ -14,23 +14,32 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor, nn
 
 from ssm_core.visualization import (
+    PAGE,
+    Sheet,
     caption,
+    caption_panel,
     draw_choice,
     draw_heat,
     draw_mark,
     in_rows,
-    panels,
     show_image,
+    show_pale,
+    style,
     token_at,
+    token_pitch,
     token_places,
+    write_inside,
 )
 from tree_ssm.modules import GrownTree, TreeScan
 from tree_ssm.ops import Tree, tree_scan
 
-TREE_COLOUR = "#ff7f0e"
+_WAYS = "through the tree", "row by row"
+_WIDEST = 3.6  # points: edges of maps whose tokens are farther from each other are not thicker
+_OPACITY = 0.75  # of affinities over the image: shapes of the image are seen, and the colours hardly change
 
 
 class WeighedTree(NamedTuple):
@@ -127,8 +136,11 @@ def draw_tree(
     height: int,
     width: int,
     title: str = "",
-) -> None:
-    """Draw a spanning tree of the token map over its image. A dot marks the root.
+) -> LineCollection:
+    """Draw a spanning tree of the token map over its pale image.
+
+    An edge joins the places of two tokens. It is the thicker, the more tokens it connects with the root. Its colour
+    says how far from the root it is. A dot marks the root.
 
     Args:
         axes: the axes to draw on.
@@ -137,14 +149,48 @@ def draw_tree(
         height: number of rows of the token map.
         width: number of columns of the token map.
         title: a caption.
+
+    Returns:
+        The edges, whose values are their distances from the root as shares of the longest one.
     """
-    show_image(axes, image, title)
+    show_pale(axes, image, title)
     places, vertex = token_places(height, width, image.shape), np.arange(height * width)
+    depth = depths(parent)
+    size = subtree_sizes(parent, depth)
     child = vertex[parent != vertex]
+    child = child[np.argsort(size[child], kind="stable")]  # thick edges are drawn last, over thin ones
     segments = np.stack([places[child], places[parent[child]]], axis=1)
-    thickness = float(np.clip(16 / width, 0.4, 1.2))
-    axes.add_collection(LineCollection(list(segments), colors=TREE_COLOUR, linewidths=thickness))
-    axes.plot(*places[parent == vertex].T, "o", color=TREE_COLOUR, markersize=3)
+    share = np.log(size[child]) / np.log(max(len(parent), 2))
+    thickness = min(token_pitch(axes, width), _WIDEST) * (0.16 + 0.44 * share)
+    edges = LineCollection(list(segments), linewidths=thickness, cmap=style.WAY, capstyle="round")
+    edges.set_array(depth[child] / max(int(depth.max()), 1))
+    edges.set_clim(0, 1)
+    axes.add_collection(edges, autolim=False)
+    axes.plot(*places[parent == vertex].T, "o", color="white", markeredgecolor="black", markersize=4, clip_on=False)
+    return edges
+
+
+def depths(
+    parent: np.ndarray,  # [L], a root is its own parent
+) -> np.ndarray:  # [L], int64
+    """Return the number of edges between every vertex and its root."""
+    ancestor, depth = parent, (parent != np.arange(len(parent))).astype(np.int64)
+    # The distance to the ancestor doubles in each round.
+    while (ancestor != ancestor[ancestor]).any():
+        depth, ancestor = depth + depth[ancestor], ancestor[ancestor]
+    return depth
+
+
+def subtree_sizes(
+    parent: np.ndarray,  # [L], a root is its own parent
+    depth: np.ndarray,  # [L], see :func:`depths`
+) -> np.ndarray:  # [L], int64
+    """Return the number of vertices whose way to the root goes through each vertex, itself included."""
+    size = np.ones(len(parent), dtype=np.int64)
+    deepest_first = np.argsort(-depth, kind="stable")
+    for level in np.split(deepest_first, np.flatnonzero(np.diff(depth[deepest_first])) + 1)[:-1]:  # without the roots
+        np.add.at(size, parent[level], size[level])
+    return size
 
 
 @draw_choice.register
@@ -156,19 +202,28 @@ def tree_figure(
     image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
     trees: Mapping[str, WeighedTree],
     title: str = "",
+    width: float = PAGE,
+    columns: int | None = None,
 ) -> Figure:
     """Draw the image, and then the spanning tree of every block over it.
 
     Args:
         image: the first image of the recorded batch.
         trees: the result of :func:`record_trees`, or some entries of it.
-        title: a title above the picture.
+        title: a line above the picture.
+        width: of the picture in inches.
+        columns: how many panels stand in a row. Fewer are larger. At most four if left out.
     """
-    figure, grid = panels(*in_rows(1 + len(trees)), image.shape, title=title)
-    show_image(grid.flat[0], image, "image")
-    for axes, (name, block) in zip(grid.flat[1:], trees.items(), strict=False):
-        draw_tree(axes, image, block.tree.parent[0].cpu().numpy(), block.height, block.width, caption(name))
-    return figure
+    rows, columns = in_rows(1 + len(trees), columns or 4)
+    sheet = Sheet(rows, columns, image.shape, width, title, [2] * rows, bar=True)
+    show_image(sheet.panel(0, 0), image, "image")
+    for i, (name, block) in enumerate(trees.items(), start=1):
+        words = f"{caption(name)}\n{block.height} × {block.width} tokens"
+        parent = block.tree.parent[0].cpu().numpy()
+        edges = draw_tree(sheet.panel(*divmod(i, columns)), image, parent, block.height, block.width, words)
+    if trees:
+        sheet.add_colour_bar(edges, "distance from the root, share of the longest")
+    return sheet.figure
 
 
 def affinity_maps(
@@ -198,8 +253,10 @@ def affinity_figure(
     trees: Mapping[str, WeighedTree],
     pixels: Sequence[tuple[float, float]],
     title: str = "",
+    width: float = PAGE,
+    contrast: float = 1.0,
 ) -> Figure:
-    """Draw one row per pixel: the image with a cross at the pixel, then both affinity maps of every block.
+    """Draw two rows for each pixel: the image with a cross at the pixel, then both affinity maps of every block.
 
     All affinity maps have the same colour scale.
 
@@ -207,18 +264,31 @@ def affinity_figure(
         image: the first image of the recorded batch.
         trees: the result of :func:`record_trees`, or some entries of it.
         pixels: the row and the column of each pixel in the image.
-        title: a title above the picture.
+        title: a line above the picture.
+        width: of the picture in inches.
+        contrast: exponent of the colour scale. Below 1, weak affinities are told apart better.
 
     Raises:
         ValueError: a pixel is outside the image.
     """
-    figure, grid = panels(len(pixels), 1 + 2 * len(trees), image.shape, title=title)
-    for row, pixel in zip(grid, pixels, strict=True):
-        show_image(row[0], image, "image")
-        draw_mark(row[0], pixel)
-        for i, (name, block) in enumerate(trees.items()):
-            draw_affinities((row[1 + 2 * i], row[2 + 2 * i]), image, block, pixel, caption(name))
-    return figure
+    rows, columns = 2 * len(pixels), 2 + len(trees)  # the image covers two rows and two columns
+    sheet = Sheet(rows, columns, image.shape, width, title, [2], bar=True)
+    for row, pixel in zip(range(0, rows, 2), pixels, strict=True):
+        photo = sheet.panel(row, 0, 2, 2)
+        show_image(photo, image, "" if row else "image")
+        photo.set_anchor("N")
+        draw_mark(photo, pixel)
+        for column, (name, block) in enumerate(trees.items(), start=2):
+            pair = sheet.panel(row, column), sheet.panel(row + 1, column)
+            drawn = draw_affinities(pair, image, block, pixel, contrast=contrast)
+            caption_panel(pair[0], "" if row else caption(name).replace(", ", "\n"))
+            caption_panel(pair[1], "")
+            if column == 2:
+                for axes, way in zip(pair, _WAYS, strict=True):
+                    write_inside(axes, way)
+    if trees:
+        sheet.add_colour_bar(drawn, "affinity to the token under the cross")
+    return sheet.figure
 
 
 def draw_affinities(
@@ -227,22 +297,29 @@ def draw_affinities(
     block: WeighedTree,
     pixel: tuple[float, float],
     title: str = "",
-) -> None:
-    """Draw the two affinity maps of a pixel: through the tree, and row by row.
+    contrast: float = 1.0,
+) -> AxesImage:
+    """Draw the two affinity maps of a pixel over the image in grey: through the tree, and row by row.
 
     Both have the same colour scale from 0 to 1, which is the affinity of the token to itself.
 
     Args:
         pair: the axes of the two maps.
-        image: the image, which gives the panels their shape.
+        image: the image underneath.
         block: the tree of one block from :func:`record_trees`.
         pixel: row and column in the image.
         title: a caption.
+        contrast: exponent of the colour scale. Below 1, weak affinities are told apart better.
+
+    Returns:
+        What a colour bar is made for, see :func:`ssm_core.visualization.add_colour_bar`.
 
     Raises:
         ValueError: the pixel is outside the image.
     """
     maps = affinity_maps(block, pixel, image.shape)
-    for axes, values, way in zip(pair, maps, ("through the tree", "row by row"), strict=True):
-        draw_heat(axes, image, values, limits=(0, 1), title=f"{title}\n{way}")
+    for axes, values, way in zip(pair, maps, _WAYS, strict=True):
+        words = f"{title}\n{way}".lstrip()
+        drawn = draw_heat(axes, image, values, (0, 1), words, alpha=_OPACITY, contrast=contrast)
         draw_mark(axes, pixel)
+    return drawn

@@ -5,35 +5,62 @@ function with :func:`draw_choice`.
 """
 
 from .figures import (
+    KINDS,
+    Kind,
+    Sheet,
     caption,
+    caption_panel,
     draw_heat,
     draw_mark,
+    in_grey,
     in_rows,
     panels,
     save,
     scaled_pixel,
     show_image,
+    show_pale,
     token_at,
+    token_pitch,
     token_places,
+    write_inside,
 )
-from .receptive_field import area_shares, draw_receptive_field, effective_receptive_field, map_extractor
+from .receptive_field import (
+    area_shares,
+    draw_receptive_field,
+    effective_receptive_field,
+    map_extractor,
+    receptive_field_figure,
+)
 from .scans import draw_choice, is_drawable
+from .style import COLUMN, PAGE, PRINT_DPI
 
 __all__ = [
+    "COLUMN",
+    "KINDS",
+    "PAGE",
+    "PRINT_DPI",
+    "Kind",
+    "Sheet",
     "area_shares",
     "caption",
+    "caption_panel",
     "draw_choice",
     "draw_heat",
     "draw_mark",
     "draw_receptive_field",
     "effective_receptive_field",
+    "in_grey",
     "in_rows",
     "is_drawable",
     "map_extractor",
     "panels",
+    "receptive_field_figure",
     "save",
     "scaled_pixel",
     "show_image",
+    "show_pale",
     "token_at",
+    "token_pitch",
     "token_places",
+    "write_inside",
 ]

@@ -1,19 +1,33 @@
 """The elements of all pictures: images without axes, token maps over an image, and sheets of panels.
 
 A map of H×W tokens covers the whole image, and each token (i, j) covers one rectangle of it. The image can have any
-size.
+size. :mod:`.style` has the colours and sizes.
 """
 
 import re
-from typing import BinaryIO, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
+
+from . import style
 
 PANEL_WIDTH = 1.9  # inches
-_TITLE = 0.4  # inches for the caption above every row
+_PAD, _GAP = 0.03, 0.05  # inches at the edges of a sheet, and between panels
+_BAR, _LONGEST_BAR = 0.55, 2.8  # inches that a colour bar with its labels is wide, and that it is high
+_GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue (ITU-R BT.601)
+_PALE = 0.6  # how far a pale image is moved from its own greys to white
+
+Kind = Literal["pdf", "png", "svg", "webp"]
+KINDS: tuple[Kind, ...] = ("pdf", "png", "svg", "webp")
 
 
 def as_written(text: str) -> str:
@@ -30,13 +44,40 @@ def show_image(
     title: str = "",
 ) -> None:
     """Draw the image without axes."""
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    _caption(axes, title)
+    # This way of scaling averages pixels where a large image gets small, and shows them as squares where it gets large.
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+    caption_panel(axes, title)
 
 
-def _caption(axes: Axes, title: str) -> None:
-    axes.set_axis_off()
-    axes.set_title(as_written(title), fontsize=8)
+def show_pale(
+    axes: Axes,
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+    title: str = "",
+) -> None:
+    """Draw the image in pale greys, over which coloured lines stand out."""
+    show_image(axes, _PALE + (1 - _PALE) * in_grey(image), title)
+
+
+def in_grey(
+    image: np.ndarray,  # [H', W', 3] or [H', W'], 0 … 1
+) -> np.ndarray:  # [H', W']
+    """Return the brightness of every pixel."""
+    return image if image.ndim == 2 else image @ _GREY
+
+
+def caption_panel(axes: Axes, title: str) -> None:
+    """Take ticks and frame from a panel, and write a caption above it."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_axis_on()  # labels of rows are written beside the panel
+    axes.patch.set_visible(False)
+    axes.set_title(as_written(title), fontsize=style.TITLE_SIZE, pad=3)
+
+
+def write_inside(axes: Axes, text: str) -> None:
+    """Write a few words into the lower left corner of a panel, white with a black edge."""
+    words = axes.text(0.02, 0.03, as_written(text), transform=axes.transAxes, fontsize=style.SMALL_SIZE, color="white")
+    words.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
 def draw_heat(
@@ -46,33 +87,44 @@ def draw_heat(
     limits: tuple[float, float] | None = None,
     title: str = "",
     alpha: float = 1.0,
-) -> None:
+    colours: str | Colormap = style.HEAT,
+    contrast: float = 1.0,
+) -> AxesImage:
     """Draw one number per token as a colour over the image.
 
     Args:
         axes: the axes to draw on.
-        image: the image underneath.
+        image: the image underneath, which is drawn in grey.
         values: the numbers.
         limits: the values at the two ends of the colour scale. By default the smallest and the largest number.
         title: a caption.
         alpha: the opacity of the colours; 1 hides the image.
+        colours: one of Matplotlib's colour scales.
+        contrast: exponent of the colour scale. Below 1, small numbers are told apart better, and large ones less.
+
+    Returns:
+        What a colour bar is made for, see :func:`add_colour_bar`.
     """
     rows, columns = image.shape[:2]
-    low, high = limits or (None, None)
+    low, high = limits or (float(values.min()), float(values.max()))
     if alpha < 1:
-        show_image(axes, image)
+        show_image(axes, in_grey(image))
+    scale = PowerNorm(contrast, low, high) if contrast != 1 else matplotlib.colors.Normalize(low, high)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    axes.imshow(values, cmap="viridis", vmin=low, vmax=high, alpha=alpha, extent=extent, interpolation="nearest")
-    _caption(axes, title)
+    drawn = axes.imshow(values, cmap=colours, norm=scale, alpha=alpha, extent=extent, interpolation="nearest")
+    caption_panel(axes, title)
+    return drawn
 
 
 def draw_mark(
     axes: Axes,
     place: tuple[float, float],
 ) -> None:
-    """Mark the pixel (row, column) with a red cross."""
+    """Mark the pixel (row, column) with a black cross that has a white edge."""
     row, column = place
-    axes.plot([column], [row], "x", color="red", markersize=6, markeredgewidth=1.6, zorder=5)
+    size = min(max(0.08 * token_pitch(axes, 1), 3.5), 9)  # points
+    (cross,) = axes.plot([column], [row], "+", color=style.MARK, markersize=size, markeredgewidth=size / 6, zorder=5)
+    cross.set_path_effects([withStroke(linewidth=size / 2.4, foreground="white")])
 
 
 def token_places(
@@ -123,10 +175,98 @@ def scaled_pixel(
     return row, column
 
 
+def token_pitch(axes: Axes, width: int) -> float:
+    """Return the distance of neighbouring tokens in points, in a panel whose map has ``width`` tokens in a row."""
+    return axes.bbox.width / axes.figure.dpi * 72 / width
+
+
 def caption(block: str) -> str:
     """Return ``stage 2, block 1`` for ``backbone.stages.1.blocks.0.mixer.scan``. Other names are returned unchanged."""
     found = re.search(r"(?:^|\.)stages\.(\d+)\.blocks\.(\d+)(?:\.|$)", block)
     return f"stage {int(found[1]) + 1}, block {int(found[2]) + 1}" if found else block
+
+
+class Sheet:
+    """A figure with panels of one shape at fixed places. The width of the figure is what it will be on paper.
+
+    Args:
+        rows: number of rows of panels.
+        columns: number of columns of panels.
+        image_shape: H', W' of the images that will be drawn.
+        width: width of the figure in inches.
+        title: a line above the panels, for example the origin of the weights.
+        lines: for each row, how many lines the captions above its panels have.
+        beside: inches at the left for labels of rows.
+        bar: whether there is room at the right for a colour bar.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        image_shape: tuple[int, ...],
+        width: float = style.PAGE,
+        title: str = "",
+        lines: Sequence[int] = (),
+        beside: float = 0.0,
+        bar: bool = False,
+    ):
+        above = [style.LINE * n + _PAD for n in (*lines, *(0 for _ in range(rows - len(lines))))]
+        top = style.LINE + _PAD if title else _PAD
+        self._left = _PAD + beside
+        self._right = width - (_BAR if bar else _PAD)
+        self._step = (self._right - self._left + _GAP) / columns
+        self._cell = self._step - _GAP, (self._step - _GAP) * image_shape[0] / image_shape[1]
+        # The upper edges of the rows, from the upper edge of the figure.
+        self._tops = [top + sum(above[: i + 1]) + i * (self._cell[1] + _GAP) for i in range(rows)]
+        height = self._tops[-1] + self._cell[1] + _PAD
+        self.figure = Figure(figsize=(width, height))
+        if title:
+            place = {"x": _PAD / width, "y": 1 - _PAD / height, "ha": "left", "va": "top"}
+            self.figure.suptitle(as_written(title), fontsize=style.SMALL_SIZE, color="0.35", **place)
+
+    def panel(self, row: int, column: int, rows: int = 1, columns: int = 1) -> Axes:
+        """Add a panel.
+
+        Args:
+            row: its row, from 0.
+            column: its column, from 0.
+            rows: how many rows it covers.
+            columns: how many columns it covers.
+        """
+        bottom = self._tops[row + rows - 1] + self._cell[1]
+        left = self._left + column * self._step
+        return self._axes(left, bottom, columns * self._step - _GAP, bottom - self._tops[row])
+
+    def add_colour_bar(
+        self, drawn: ScalarMappable, label: str, ticks: Mapping[float, str] | None = None, row: int = 0, rows: int = 0
+    ) -> Colorbar:
+        """Draw a colour scale at the right. It is opaque, even if the colours over the image are not.
+
+        Args:
+            drawn: what :func:`draw_heat` returns, or anything else with a colour scale.
+            label: what the numbers are, with their unit.
+            ticks: values that are labelled, with their labels. By default Matplotlib chooses.
+            row: the first row that it stands beside.
+            rows: how many rows it stands beside; 0 for all from there on.
+        """
+        top = self._tops[row]
+        bottom = self._tops[row + rows - 1 if rows else -1] + self._cell[1]
+        spare = max(bottom - top - _LONGEST_BAR, 0) / 2
+        axes = self._axes(self._right + 0.07, bottom - spare, 0.08, bottom - top - 2 * spare)
+        bar = self.figure.colorbar(ScalarMappable(drawn.norm, drawn.get_cmap()), cax=axes)
+        bar.set_label(as_written(label), fontsize=style.TITLE_SIZE, labelpad=3)
+        axes.tick_params(labelsize=style.SMALL_SIZE, length=2, width=0.5, pad=1.5)
+        axes.spines[:].set_linewidth(0.5)
+        if ticks is not None:
+            bar.set_ticks(list(ticks), labels=[as_written(text) for text in ticks.values()])
+            bar.minorticks_off()
+        return bar
+
+    def _axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
+        """Add axes whose edges are given in inches from the left and the upper edge of the figure."""
+        across, down = self.figure.get_size_inches()
+        return self.figure.add_axes((left / across, 1 - bottom / down, width / across, height / down))
 
 
 def panels(
@@ -136,26 +276,23 @@ def panels(
     width: float = PANEL_WIDTH,
     title: str = "",
 ) -> tuple[Figure, np.ndarray]:
-    """Create an empty sheet of panels that have the shape of an image.
+    """Create an empty sheet of panels that have the shape of an image, with captions of at most two lines.
 
     Args:
         rows: number of rows of panels.
         columns: number of columns of panels.
         image_shape: H', W' of the images that will be drawn.
         width: width of a panel in inches.
-        title: a title above the sheet, for example the origin of the weights.
+        title: a line above the sheet, for example the origin of the weights.
 
     Returns:
         The figure and its axes ``[rows, columns]``. The axes are hidden until something is drawn on them.
     """
-    height = width * image_shape[0] / image_shape[1] + _TITLE
-    figure = Figure(figsize=(columns * width, rows * height + (_TITLE if title else 0)), layout="constrained")
-    if title:
-        figure.suptitle(as_written(title), fontsize=9)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    sheet = Sheet(rows, columns, image_shape, columns * width, title, [2] * rows)
+    grid = np.array([[sheet.panel(row, column) for column in range(columns)] for row in range(rows)], dtype=object)
     for axes in grid.flat:
         axes.set_axis_off()
-    return figure, grid
+    return sheet.figure, grid
 
 
 def in_rows(count: int, longest: int = 6) -> tuple[int, int]:
@@ -164,15 +301,18 @@ def in_rows(count: int, longest: int = 6) -> tuple[int, int]:
     return rows, -(-count // max(rows, 1))
 
 
-def save(figure: Figure, file: BinaryIO, kind: Literal["png", "svg"], dpi: int = 110) -> None:
+def save(figure: Figure, file: BinaryIO, kind: Kind, dpi: int = 110) -> None:
     """Write a figure to a file. The same figure always gives the same bytes.
 
     Args:
         figure: the figure.
         file: a file that is open for writing.
-        kind: the file format.
-        dpi: dots per inch of a PNG, and of the images within an SVG.
+        kind: the file format. PDF and SVG keep lines and letters as such; letters of a PDF are TrueType. WebP is for
+            pages of the web: with photographs it is a tenth of the size of a PNG.
+        dpi: dots per inch of a PNG or a WebP, and of the images within a PDF or an SVG.
     """
-    # By default Matplotlib writes random ids and the date into an SVG.
-    with matplotlib.rc_context({"svg.hashsalt": "tree-ssm-train"}):
-        figure.savefig(file, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    quality: dict[str, Any] = {"pil_kwargs": {"quality": 85, "method": 6}} if kind == "webp" else {}
+    # Conferences refuse letters of Type 3, the default in PDFs; 42 is TrueType. Without a salt an SVG has random names.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "tree-ssm-train"}):
+        figure.savefig(file, format=kind, dpi=dpi, metadata=undated, **quality)

@@ -14,12 +14,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
-from .figures import as_written
+from . import style
+from .figures import Sheet, caption_panel, in_rows
 
+Bounds = tuple[int, int, int, int]  # top, left, height, width
 # The shares of the field for which tables in the literature list the area.
 SHARES = (0.2, 0.3, 0.5, 0.99)
+_DECADES = 4  # that a colour scale has
 
 
 def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tensor]:
@@ -108,36 +115,99 @@ def area_shares(
     Raises:
         ValueError: the field is zero everywhere.
     """
+    size = field.numel()
+    return {share: height * width / size for share, (_, _, height, width) in _holding(field, shares).items()}
+
+
+def _holding(field: Tensor, shares: Sequence[float]) -> Mapping[float, Bounds]:
+    """The smallest rectangle around the centre that holds each share of a field, see :func:`area_shares`."""
     total = field.sum().item()
     if total <= 0:
         raise ValueError("the receptive field is zero everywhere")
     rows, columns = field.shape
     steps = max(rows, columns)
-    areas, held = [], []
+    found, held = [], []
     for step in range(1, steps + 1):
         # The rectangle lies around the pixel at the centre of the map.
         height, width = (max(1, round(side * step / steps)) for side in (rows, columns))
         top, left = (side // 2 - part // 2 for side, part in ((rows, height), (columns, width)))
-        areas.append(height * width / (rows * columns))
+        found.append((top, left, height, width))
         held.append(field[top : top + height, left : left + width].sum().item() / total)
-    # The last rectangle is the whole image. The default 1.0 covers a sum that rounding made slightly too small.
-    return {share: next((a for a, h in zip(areas, held, strict=True) if h >= share), 1.0) for share in shares}
+    # Rounding may make the sum over the whole image slightly too small for a share of 1.
+    return {share: next((r for r, h in zip(found, held, strict=True) if h >= share), found[-1]) for share in shares}
 
 
 def draw_receptive_field(
     axes: Axes,
     field: Tensor,  # [H, W]
     title: str = "",
-) -> None:
-    """Draw a receptive field on a logarithmic scale of four decades below its maximum.
+    limits: tuple[float, float] | None = None,
+) -> AxesImage:
+    """Draw a receptive field on a logarithmic scale, with a dashed rectangle that holds half of it.
+
+    The numbers are contributions of pixels divided by the mean contribution, which lets models be compared. A field
+    that is spread evenly is 1 everywhere.
 
     Args:
         axes: the axes to draw on.
         field: a result of :func:`effective_receptive_field`.
         title: a caption.
+        limits: the numbers at the two ends of the colour scale. By default the largest one and four decades below it.
+
+    Returns:
+        What a colour bar is made for, see :class:`.figures.Sheet`.
+
+    Raises:
+        ValueError: the field is zero everywhere.
     """
-    values = field.cpu().numpy()
-    decades = np.log10(np.maximum(values / max(values.max(), np.finfo(values.dtype).tiny), 1e-4))
-    axes.imshow(decades, cmap="magma", vmin=-4, vmax=0, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(as_written(title), fontsize=8)
+    top, left, height, width = _holding(field, (0.5,))[0.5]
+    values = relative_to_mean(field)
+    low, high = limits or _limits([values])
+    drawn = axes.imshow(values, cmap=style.FIELD, norm=LogNorm(low, high, clip=True), interpolation="nearest")
+    half = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, linestyle=(0, (3, 2)))
+    half.set(edgecolor="white", linewidth=0.8)
+    axes.add_patch(half)
+    caption_panel(axes, title)
+    return drawn
+
+
+def receptive_field_figure(
+    fields: Mapping[str, Tensor],  # each [H, W]
+    title: str = "",
+    width: float = style.PAGE,
+) -> Figure:
+    """Draw the receptive fields of several models side by side, all on the same scale.
+
+    Args:
+        fields: name of each model to a result of :func:`effective_receptive_field`.
+        title: a line above the picture.
+        width: of the picture in inches.
+
+    Raises:
+        ValueError: there are no fields, or one is zero everywhere.
+    """
+    if not fields:
+        raise ValueError("there are no receptive fields to draw")
+    limits = _limits([relative_to_mean(field) for field in fields.values()])
+    lines = max(name.count("\n") + 1 for name in fields)
+    rows, columns = in_rows(len(fields), 4)
+    shape = tuple(next(iter(fields.values())).shape)
+    sheet = Sheet(rows, columns, shape, width, title, [lines] * rows, bar=True)
+    for i, (name, field) in enumerate(fields.items()):
+        drawn = draw_receptive_field(sheet.panel(*divmod(i, columns)), field, name, limits)
+    sheet.add_colour_bar(drawn, "contribution of a pixel ÷ mean")
+    return sheet.figure
+
+
+def relative_to_mean(
+    field: Tensor,  # [H, W]
+) -> np.ndarray:  # [H, W]
+    """Return the contributions of pixels divided by their mean, in which the scale of a model's outputs cancels."""
+    values = field.double().cpu().numpy()
+    return values / max(values.mean(), np.finfo(values.dtype).tiny)
+
+
+def _limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Ends of a scale that reaches from the largest of all numbers over four decades."""
+    high = max(float(numbers.max()) for numbers in values)
+    return high / 10**_DECADES, high

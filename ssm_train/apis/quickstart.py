@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS
 import quadtree_ssm.visualization  # noqa: F401
 import tree_ssm.visualization  # noqa: F401
 from ssm_core.layers import record_scans
-from ssm_core.visualization import caption, draw_choice, show_image
+from ssm_core.visualization import Sheet, caption, draw_choice, show_image
 from ssm_train.apis import cli
 from ssm_train.apis.train import TrainingResult, train
 from ssm_train.apis.visualize import write_figure
@@ -27,8 +27,6 @@ from ssm_train.runtime.resuming import newest_good
 from ssm_train.tasks import task_of
 
 _LEAST_ROWS = 3  # of tokens: a block with fewer chooses nothing that is worth a picture
-_COLUMN, _ROW = 1.7, 1.9  # inches of a panel
-_CURVES_DPI, _SCANS_DPI = 120, 130
 
 
 class Trained(NamedTuple):
@@ -91,8 +89,8 @@ def quick_start(
         result = train(changed(cfg, {"work_dir": str(work_dir / name.lower())}), overwrite=True)
         runs.append(Trained(name, cfg, result, time.perf_counter() - start))
     curves = draw_runs({run.name: run.result.curves for run in runs}, ("loss", "top1"))
-    write_figure(curves, work_dir / "curves.png", _CURVES_DPI)
-    write_figure(draw_scans([scans_of(run, classes) for run in runs]), work_dir / "scans.png", _SCANS_DPI)
+    write_figure(curves, work_dir / "curves.png")
+    write_figure(draw_scans([scans_of(run, classes) for run in runs]), work_dir / "scans.png")
     return runs
 
 
@@ -123,13 +121,12 @@ def draw_scans(models: Sequence[Scans]) -> Figure:
     """A row for every image: the image, and what every block of every model chose on it."""
     count = len(models[0].pictures)
     columns = 1 + sum(len(scans.chosen) for scans in models)
-    figure = Figure(figsize=(_COLUMN * columns, _ROW * count), layout="constrained")
-    grid = figure.subplots(count, columns, squeeze=False)
-    for row, axes in enumerate(grid[:, 0]):
-        show_image(axes, models[0].pictures[row], "image" if row == 0 else "")
+    pictures = models[0].pictures
+    sheet = Sheet(count, columns, pictures[0].shape, lines=[2])
     blocks = [(scans, block, choice) for scans in models for block, choice in scans.chosen.items()]
-    for column, (scans, block, choice) in enumerate(blocks, start=1):
-        for row, axes in enumerate(grid[:, column]):
+    for row in range(count):
+        show_image(sheet.panel(row, 0), pictures[row], "image" if row == 0 else "")
+        for column, (scans, block, choice) in enumerate(blocks, start=1):
             title = f"{scans.name}\n{caption(block)}" if row == 0 else ""
-            draw_choice(choice, axes, scans.pictures[row], row, title)
-    return figure
+            draw_choice(choice, sheet.panel(row, column), scans.pictures[row], row, title)
+    return sheet.figure

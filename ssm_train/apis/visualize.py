@@ -24,11 +24,13 @@ from quadtree_ssm.visualization import quadtree_figure
 from ssm_core.errors import ConfigError
 from ssm_core.layers import record_scans
 from ssm_core.visualization import (
+    KINDS,
+    PAGE,
+    PRINT_DPI,
     area_shares,
-    draw_receptive_field,
     effective_receptive_field,
     map_extractor,
-    panels,
+    receptive_field_figure,
     save,
     scaled_pixel,
 )
@@ -45,7 +47,6 @@ from tree_ssm.visualization import affinity_figure, record_trees, tree_figure
 Block = tuple[int, int]  # stage and number, both from 1
 Recorded = TypeVar("Recorded")  # what is recorded of one block
 _TREES, _QUADTREES = "MambaTree", "QuadMamba's quadtree"  # the scans of a block, in errors
-_FIELD_WIDTH = 2.6  # inches of a panel with a receptive field
 
 
 class View(NamedTuple):
@@ -62,13 +63,40 @@ class View(NamedTuple):
     side: int | None = None
 
 
-def draw_trees(view: View, blocks: Sequence[Block] | None = None, say: Callable[[str], None] = cli.say) -> Figure:
+class Look(NamedTuple):
+    """How a picture is laid out.
+
+    Attributes:
+        width: of the picture in inches.
+        title: a line above it; what it shows and whose weights it is of if left out.
+    """
+
+    width: float = PAGE
+    title: str | None = None
+
+    def titled(self, words: str) -> str:
+        """The title, or other words if none was chosen."""
+        return words if self.title is None else self.title
+
+
+_DEFAULT = Look()
+
+
+def draw_trees(
+    view: View,
+    blocks: Sequence[Block] | None = None,
+    say: Callable[[str], None] = cli.say,
+    look: Look = _DEFAULT,
+    columns: int | None = None,
+) -> Figure:
     """The spanning trees of MambaTree's blocks over a photo.
 
     Args:
         view: the model and the photo.
         blocks: which are drawn, in this order; all if left out.
         say: gets a line with the model's title and the size of the image.
+        look: how the picture is laid out.
+        columns: how many panels stand in a row; at most four if left out.
 
     Raises:
         ConfigError: the model has no such block, or cannot be opened.
@@ -76,7 +104,8 @@ def draw_trees(view: View, blocks: Sequence[Block] | None = None, say: Callable[
         DataError: the photo cannot be read.
     """
     opened, image, trees = _recorded(view, record_trees, say)
-    return tree_figure(image, _chosen(trees, blocks, view.model, _TREES), opened.title)
+    chosen = _chosen(trees, blocks, view.model, _TREES)
+    return tree_figure(image, chosen, look.titled(opened.title), look.width, columns)
 
 
 def draw_affinities(
@@ -84,6 +113,8 @@ def draw_affinities(
     pixels: Sequence[tuple[int, int]],
     blocks: Sequence[Block] | None = None,
     say: Callable[[str], None] = cli.say,
+    look: Look = _DEFAULT,
+    contrast: float = 1.0,
 ) -> Figure:
     """What pixels of a photo hear through MambaTree's trees, and what they would hear from scans row by row.
 
@@ -92,6 +123,8 @@ def draw_affinities(
         pixels: row and column of each in the photo as it is upright, from 0.
         blocks: which are drawn, in this order; the last of each stage if left out.
         say: gets a line with the model's title and the size of the image.
+        look: how the picture is laid out.
+        contrast: exponent of the colour scale. Below 1, weak affinities are told apart better.
 
     Raises:
         ConfigError: a pixel is outside the photo, the model has no such block, or it cannot be opened.
@@ -106,16 +139,23 @@ def draw_affinities(
         if not (0 <= row < height and 0 <= column < width):
             raise ConfigError(f"--pixel {row} {column} is outside the image of {height} rows and {width} columns")
         places.append(scaled_pixel((row, column), (height, width), image.shape))
-    return affinity_figure(image, _chosen(trees, blocks, view.model, _TREES), places, opened.title)
+    chosen = _chosen(trees, blocks, view.model, _TREES)
+    return affinity_figure(image, chosen, places, look.titled(opened.title), look.width, contrast)
 
 
-def draw_quadtrees(view: View, blocks: Sequence[Block] | None = None, say: Callable[[str], None] = cli.say) -> Figure:
+def draw_quadtrees(
+    view: View,
+    blocks: Sequence[Block] | None = None,
+    say: Callable[[str], None] = cli.say,
+    look: Look = _DEFAULT,
+) -> Figure:
     """Scores, chosen quadrants and orders of the tokens of QuadMamba's blocks on a photo.
 
     Args:
         view: the model and the photo.
         blocks: which are drawn, in this order; all if left out.
         say: gets a line with the model's title and the size of the image.
+        look: how the picture is laid out.
 
     Raises:
         ConfigError: the model has no such block, or cannot be opened.
@@ -124,7 +164,8 @@ def draw_quadtrees(view: View, blocks: Sequence[Block] | None = None, say: Calla
     """
     opened, image, scans = _recorded(view, record_scans, say)
     scans = {name: chosen for name, chosen in scans.items() if isinstance(chosen, ChosenQuadrant)}
-    return quadtree_figure(image, opened.network, _chosen(scans, blocks, view.model, _QUADTREES), opened.title)
+    chosen = _chosen(scans, blocks, view.model, _QUADTREES)
+    return quadtree_figure(image, opened.network, chosen, look.titled(opened.title), look.width)
 
 
 def _recorded(
@@ -178,8 +219,11 @@ def draw_receptive_fields(
     pretrained: bool = False,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = cli.say,
+    look: Look = _DEFAULT,
 ) -> Figure:
     """Effective receptive fields of several models side by side, each averaged over the same images.
+
+    All have the same colour scale.
 
     Args:
         models: see :func:`~ssm_train.apis.open_model.open_model`.
@@ -190,6 +234,7 @@ def draw_receptive_fields(
         pretrained: let timm fetch its weights for models that are named by timm's names.
         device: where to compute.
         say: gets a line for every model with the share of its field that lies within a share of the area.
+        look: how the picture is laid out.
 
     Raises:
         ConfigError: a model cannot be opened, or gives no map of that stage for such images.
@@ -213,11 +258,11 @@ def draw_receptive_fields(
         said = ", ".join(f"{share:.0%} within {area:.1%} of the area" for share, area in areas.items())
         say(f"{opened.title}: {said}")
     whose = "last stage" if stage == -1 else f"stage {stage}"
-    title = f"effective receptive field, {whose}, {len(paths)} images"
-    figure, grid = panels(1, len(fields), (side, side), width=_FIELD_WIDTH, title=title)
-    for axes, (name, field) in zip(grid[0], fields.items(), strict=True):
-        draw_receptive_field(axes, field, name.replace(", ", "\n", 1))
-    return figure
+    counted = f"{len(paths)} image" + "s" * (len(paths) != 1)
+    words = f"effective receptive field, {whose}, {counted}; a dashed rectangle holds half of it"
+    return receptive_field_figure(
+        {name.replace(", ", "\n", 1): field for name, field in fields.items()}, look.titled(words), look.width
+    )
 
 
 def draw_curves(
@@ -226,6 +271,7 @@ def draw_curves(
     counter: Counter = "iter",
     smoothing: int = 1,
     start: float = 0,
+    look: Look = _DEFAULT,
 ) -> Figure:
     """Learning curves of runs, a panel for every metric.
 
@@ -233,8 +279,9 @@ def draw_curves(
         runs: work folders of tree-ssm train. They are called by their names, or by their paths if names repeat.
         metrics: such as ``loss``, ``lr`` and ``top1``; all but ``lr`` if left out.
         counter: whether x counts iterations or epochs.
-        smoothing: points that the training loss is averaged over.
+        smoothing: points that the training loss is averaged over, see :func:`.curve_figures.smooth`.
         start: what was before this iteration or epoch is left out.
+        look: how the picture is laid out. Curves have no title of their own.
 
     Raises:
         ConfigError: no run has one of the metrics.
@@ -243,24 +290,24 @@ def draw_curves(
     names = [path.name if len({p.name for p in runs}) == len(runs) else str(path) for path in runs]
     curves = {name: read_curves(path) for name, path in zip(names, runs, strict=True)}
     try:
-        return draw_runs(curves, metrics, counter, smoothing, start)
+        return draw_runs(curves, metrics, counter, smoothing, start, look.width, look.titled(""))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def write_figure(figure: Figure, path: Path, dpi: int = 110) -> None:
+def write_figure(figure: Figure, path: Path, dpi: int = PRINT_DPI) -> None:
     """Write a picture, all of it or nothing.
 
     Args:
         figure: what to write.
-        path: ends in ``.png`` or ``.svg``, which says the format.
-        dpi: dots an inch, of a PNG and of the images within an SVG.
+        path: ends in ``.pdf``, ``.png``, ``.svg`` or ``.webp``, which says the format.
+        dpi: dots an inch, of a PNG or a WebP and of the images within a PDF or an SVG.
 
     Raises:
         ConfigError: the path ends otherwise.
         WriteError: the file cannot be written.
     """
     kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "svg"):
-        raise ConfigError(f"{path} ends neither in .png nor in .svg")
+    if kind not in KINDS:
+        raise ConfigError(f"{path} ends in none of .{', .'.join(KINDS)}")
     write_atomically(path, lambda file: save(figure, file, kind, dpi))

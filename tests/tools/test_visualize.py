@@ -66,17 +66,45 @@ def arguments(files, what):
     }[what]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["tree", "affinity", "quadtree", "receptive-field", "curves"])
-def test_png_and_svg(files, tmp_path, capsys, what):
+def draw(files, what, capsys, *outs):
     blocks = ("--blocks", "1.1", "2.2") if what in ("tree", "quadtree") else ()
-    for name in ("a.png", "a.svg", "b.svg"):
-        assert run("analysis/visualize", *arguments(files, what), *blocks, "--out", tmp_path / name, "--dpi", 50) == 0
-        assert f"drawn: {tmp_path / name}" in capsys.readouterr().out
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.format == "PNG"
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
-    assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    for out, *more in outs:
+        assert run("analysis/visualize", *arguments(files, what), *blocks, "--out", out, *more) == 0
+        assert f"drawn: {out}" in capsys.readouterr().out
+
+
+ALL = pytest.mark.parametrize("what", ["tree", "affinity", "quadtree", "receptive-field", "curves"])
+
+
+@ALL
+def test_pictures_of_points(files, tmp_path, capsys, what):
+    """A PNG has the pixels and says the dots an inch, so that a text program gives it the width on paper."""
+    column, page, web = (tmp_path / name for name in ("column.png", "page.png", "web.webp"))
+    draw(files, what, capsys, (column, "--width", "column"), (page, "--dpi", 50), (web, "--dpi", 50))
+    for path, inches, dpi in ((column, 3.25, 300), (page, 6.875, 50), (web, 6.875, 50)):
+        with Image.open(path) as picture:
+            assert picture.format == path.suffix[1:].upper()
+            assert picture.width == pytest.approx(inches * dpi, abs=1)
+            assert "dpi" not in picture.info or picture.info["dpi"] == pytest.approx((dpi, dpi), abs=0.1)
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+
+
+@ALL
+def test_pictures_of_lines(files, tmp_path, capsys, what):
+    """The same picture is the same file. Letters of a PDF are TrueType in it, and its page has the width."""
+    outs = [tmp_path / name for name in ("a.svg", "b.svg", "a.pdf", "b.pdf")]
+    draw(files, what, capsys, *((out, "--dpi", 50, "--width", 5.5) for out in outs))
+    contents = [out.read_bytes() for out in outs]
+    assert contents[0] == contents[1]
+    assert contents[2] == contents[3]
+    root = ElementTree.fromstring(contents[0])
+    assert root.tag.endswith("svg")
+    assert root.get("width") == f"{5.5 * 72:g}pt"
+    kinds = set(re.findall(rb"/Subtype /(Type3|TrueType|CIDFontType2|Type1)", contents[2]))
+    assert kinds <= {b"TrueType", b"CIDFontType2"}
+    assert b"/FontFile2" in contents[2], "the fonts are in the file"
+    (box,) = set(re.findall(rb"/MediaBox \[ ?([\d. ]+)\]", contents[2]))
+    assert float(box.split()[2]) == pytest.approx(5.5 * 72, abs=0.1)
 
 
 def figure_of(files, what, *more):
@@ -88,7 +116,8 @@ def figure_of(files, what, *more):
 def test_affinity_of_the_asked_for_blocks_and_pixels(files):
     figure = figure_of(files, "affinity")
     titles = [axes.get_title().partition("\n")[0] for axes in figure.axes[:5]]
-    assert titles == ["image", *["stage 2, block 2"] * 2, *["stage 1, block 1"] * 2]
+    assert titles == ["image", "stage 2", "", "stage 1", ""]
+    assert [figure.axes[i].get_title() for i in (1, 3)] == ["stage 2\nblock 2", "stage 1\nblock 1"]
     assert figure.get_suptitle() == "MambaTreeV, tree.pth"
     # The photo of 300 × 451 pixels is drawn with 39 × 59. In both, a pixel's centre is half a pixel from its edge.
     marks = [axes.lines[0].get_xydata()[0].tolist() for axes in (figure.axes[0], figure.axes[5])]
@@ -98,14 +127,30 @@ def test_affinity_of_the_asked_for_blocks_and_pixels(files):
     ]
 
 
+@pytest.mark.parametrize("what", ["tree", "affinity", "quadtree", "receptive-field", "curves"])
+def test_the_title_can_be_chosen(files, what):
+    assert figure_of(files, what, "--title", "Figure 1").get_suptitle() == "Figure 1"
+    assert figure_of(files, what, "--title", "").get_suptitle() == ""
+
+
+def test_contrast_and_columns(files):
+    """An exponent of 0.5 shows 0.25 in the middle of the colours. A tree alone in its row is as wide as the sheet."""
+    norm = figure_of(files, "affinity", "--contrast", 0.5).axes[1].images[-1].norm
+    assert float(norm(0.25)) == 0.5
+    first = figure_of(files, "tree", "--columns", 1, "--width", 4).axes[0]
+    assert first.get_position().width > 0.8
+
+
 def test_all_blocks_by_default(files):
     titles = [axes.get_title() for axes in figure_of(files, "quadtree").axes]
-    assert titles[1:4] == [f"stage {s}, block {b}\nscores" for s, b in ((1, 1), (2, 1), (2, 2))]
-    assert len(figure_of(files, "tree").axes) == 6
+    assert titles[3::3][:3] == [f"stage {s}, block {b}" for s, b in ((1, 1), (2, 1), (2, 2))]
+    assert len(figure_of(files, "tree").axes) == 1 + 5 + 1, "the image, five blocks and the colour bar"
 
 
 def test_receptive_fields_are_averaged_over_the_folder(files, capsys):
-    both = figure_of(files, "receptive-field").axes
+    *both, bar = figure_of(files, "receptive-field").axes
+    assert bar.get_ylabel()
+    assert both[0].images[0].get_clim() == both[1].images[0].get_clim(), "the models have one scale"
     assert [axes.get_title() for axes in both] == ["QuadMamba\nquad.pth", "resnet10t\nrandom weights, seed 0"]
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in printed] == ["QuadMamba, quad.pth", "resnet10t, random weights, seed 0"]
@@ -141,7 +186,7 @@ def test_a_model_of_the_other_family(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--out", "a.jpg"), "ends neither in .png nor in .svg"),
+        (("--out", "a.jpg"), "ends in none of .pdf, .png, .svg, .webp"),
         (("--side", "20"), "no whole number from 32 to 8192"),
         (("--blocks", "0.1"), "no STAGE.BLOCK"),
         (("--dpi", "-3"), "no whole number from 10 to 2400"),

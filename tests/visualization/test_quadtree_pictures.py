@@ -12,6 +12,7 @@ from quadtree_ssm import QuadMamba
 from quadtree_ssm.modules import ChosenQuadrant, QuadtreeScan, ReleasedQuadtreeScan
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.visualization import (
+    SHADE,
     draw_order,
     draw_quadrants,
     quadtree_figure,
@@ -109,6 +110,11 @@ def test_the_drawn_way_is_the_order(recorded):
     assert token_at((y, x), chosen.height, chosen.width, image.shape) == order[0]
 
 
+def drawn_windows(axes):
+    """Return the frames and the filled windows of a panel, without the dark shade behind the lines."""
+    return [c for c in axes.collections if isinstance(c, PatchCollection) and c.get_gid() != SHADE]
+
+
 def test_drawn_quadrants_and_scores(recorded):
     image, _, scans = recorded
     for chosen in scans.values():
@@ -117,7 +123,7 @@ def test_drawn_quadrants_and_scores(recorded):
         draw_quadrants(axes, image, chosen, token=token)
         np.testing.assert_array_equal(axes.images[-1].get_array(), chosen.score[0].numpy())
         framed, filled = [], []
-        for patches in (c for c in axes.collections if isinstance(c, PatchCollection)):
+        for patches in drawn_windows(axes):
             inside = set()
             for path in patches.get_paths():
                 (left, top), (right, bottom) = path.vertices.min(0) + 0.5, path.vertices.max(0) + 0.5
@@ -142,12 +148,23 @@ def test_drawn_quadrants_and_scores(recorded):
 def test_the_figure_has_a_column_for_every_block(recorded):
     image, model, scans = recorded
     figure = quadtree_figure(image, model, scans, "whose weights")
-    axes = np.reshape(figure.axes, (3, 5))
-    assert axes[0, 1].get_title() == "stage 1, block 1\nscores"
-    assert axes[1, 2].get_title() == "quadrants, shift (2, 2)"
-    assert axes[2, 4].get_title() == "order of 96 tokens"
-    for column, chosen in zip(axes.T[1:], scans.values(), strict=True):
-        np.testing.assert_array_equal(column[0].images[-1].get_array(), chosen.score[0].numpy())
+    image_panel, *panels = figure.axes[:1] + figure.axes[3:-2]  # without the keys and the colour bars
+    np.testing.assert_array_equal(image_panel.images[0].get_array(), image)
+    axes = np.reshape(panels, (4, 3))
+    assert figure.get_suptitle() == "whose weights"
+    assert [column[0].get_title() for column in axes] == [
+        f"stage {s}, block {b}" for s, b in ((1, 1), (1, 2), (2, 1), (2, 2))
+    ]
+    assert [column[1].get_title() for column in axes] == ["", "shifted by 2, 2 tokens", "", "shifted by -1, -1 tokens"]
+    assert axes[3][2].get_title() == "8 × 12 tokens"
+    for column, chosen in zip(axes, scans.values(), strict=True):
+        score = chosen.score[0].numpy()
+        np.testing.assert_array_equal(column[0].images[-1].get_array(), score)
+        assert column[0].images[-1].get_clim() == pytest.approx(np.percentile(score, (1, 99)))
+    assert [bar.get_ylabel() for bar in figure.axes[-2:]] == [
+        "score, from lowest to highest",
+        "scan, from first to last",
+    ]
 
 
 def test_fixed_choices_and_fewer_levels():
@@ -159,5 +176,5 @@ def test_fixed_choices_and_fewer_levels():
         axes = Figure().subplots()
         draw_choice(next(iter(scans.values())), axes, np.zeros((32, 32)))
         assert len(axes.images) == 1
-        assert len(axes.collections) == count
+        assert len(drawn_windows(axes)) == count
         quadtree_figure(np.zeros((32, 32)), model, scans)

@@ -1,5 +1,6 @@
 """Compares effective receptive fields with fields computed by hand, and tests the maps of timm's models and ours."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -7,7 +8,13 @@ from torch import nn
 
 import tree_ssm  # noqa: F401
 from quadtree_ssm import QuadMamba
-from ssm_core.visualization import area_shares, draw_receptive_field, effective_receptive_field, map_extractor
+from ssm_core.visualization import (
+    area_shares,
+    draw_receptive_field,
+    effective_receptive_field,
+    map_extractor,
+    receptive_field_figure,
+)
 
 
 def convolution(weight, padding=1, stride=1):
@@ -114,5 +121,29 @@ def test_the_drawing_is_logarithmic():
 
     axes = Figure().subplots()
     field = torch.tensor([[0.0, 1e-9], [0.02, 2.0]], dtype=torch.float64)
-    draw_receptive_field(axes, field)
-    assert axes.images[0].get_array().tolist() == [[-4, -4], [pytest.approx(-2), 0]]
+    drawn = draw_receptive_field(axes, field)
+    mean = (2.02 + 1e-9) / 4
+    np.testing.assert_allclose(axes.images[0].get_array(), field / mean)
+    assert drawn.get_clim() == pytest.approx((2e-4 / mean, 2 / mean))
+    # Colours are evenly spread over four decades: 0.02 is in the middle, and what is below is black.
+    assert drawn.norm(field / mean).tolist() == [[0, 0], [pytest.approx(0.5), 1]]
+
+
+def test_models_are_compared_on_one_scale():
+    """One field has a tenth of the size of the other at outputs a thousand times as large."""
+    wide, narrow = torch.ones(40, 40, dtype=torch.float64), torch.zeros(40, 40, dtype=torch.float64)
+    narrow[18:22, 18:22] = 1000
+    figure = receptive_field_figure({"wide": wide, "narrow": narrow}, "two models")
+    first, second, bar = figure.axes
+    assert (first.get_title(), second.get_title(), figure.get_suptitle()) == ("wide", "narrow", "two models")
+    assert (first.images[0].get_array() == 1).all()
+    assert second.images[0].get_array().max() == 100
+    assert first.images[0].get_clim() == second.images[0].get_clim()
+    assert bar.get_ylim() == pytest.approx(first.images[0].get_clim())
+    assert bar.get_ylim() == pytest.approx((0.01, 100))
+    assert bar.get_ylabel() == "contribution of a pixel ÷ mean"
+    # The dashed rectangles hold half of the fields: half of the area of the even one, eight of 16 pixels of the other.
+    areas = [axes.patches[0].get_width() * axes.patches[0].get_height() for axes in (first, second)]
+    assert areas == [29 * 29, 3 * 3]
+    with pytest.raises(ValueError, match="no receptive fields"):
+        receptive_field_figure({})

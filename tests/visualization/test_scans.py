@@ -38,7 +38,7 @@ def test_families_register_what_their_scans_chose():
     unknown = "no drawing is registered for a {} of {}.modules: import the module that registers one"
     assert done.stdout.splitlines() == [
         unknown.format("ChosenQuadrant", "quadtree_ssm"),
-        "7 a block",
+        "8 a block",  # a frame for each of seven windows, and the shade behind all of them
         unknown.format("GrownTree", "tree_ssm"),
         "1 a block",
     ]

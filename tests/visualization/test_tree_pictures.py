@@ -11,16 +11,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from ssm_core.layers import record_scans
-from ssm_core.visualization import draw_choice, scaled_pixel, token_at
+from ssm_core.visualization import COLUMN, PAGE, draw_choice, scaled_pixel, token_at
 from tree_ssm import MambaTreeV
 from tree_ssm.modules import TreeScan
 from tree_ssm.ops import minimum_spanning_tree
 from tree_ssm.visualization import (
     affinity_figure,
     affinity_maps,
+    depths,
     draw_tree,
     raster_affinity,
     record_trees,
+    subtree_sizes,
     tree_affinity,
     tree_figure,
 )
@@ -130,6 +132,34 @@ def test_the_drawn_tree_is_the_grown_one(recorded):
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.5, 1.5]]]
 
 
+def test_edges_show_the_way_to_the_root_and_what_hangs_on_them(recorded):
+    """The colour of an edge is its child's distance from the root; it is as thick as its subtree is large."""
+    image, trees = recorded
+    block = next(iter(trees.values()))
+    parent = block.tree.parent[0].numpy()
+    tree = nx.DiGraph([(int(p), c) for c, p in enumerate(parent) if c != p])
+    ways = nx.single_source_shortest_path_length(tree, 0)
+    sizes = {v: 1 + len(nx.descendants(tree, v)) for v in tree}
+    assert depths(parent).tolist() == [ways[v] for v in range(240)]
+    assert subtree_sizes(parent, depths(parent)).tolist() == [sizes[v] for v in range(240)]
+    edges = draw_tree(Figure().subplots(), image, parent, block.height, block.width)
+    children = [token_at((y, x), 12, 20, image.shape) for (x, y), _ in edges.get_segments()]
+    longest = max(ways.values())
+    assert edges.get_array().tolist() == pytest.approx([ways[v] / longest for v in children])
+    drawn = [sizes[v] for v in children]
+    assert drawn == sorted(drawn), "thick edges are over thin ones"
+    thickness = edges.get_linewidths()
+    assert (np.diff(thickness) >= 0).all()
+    assert thickness[-1] > 2 * thickness[0]
+
+
+def test_fewer_columns_make_larger_panels(recorded):
+    image, trees = recorded
+    wide = [tree_figure(image, trees, columns=n).axes[0].bbox.width for n in (1, 2, 3)]
+    assert wide[0] > 1.9 * wide[1] > 2.8 * wide[2]
+    assert tree_figure(image, trees, width=COLUMN).get_figwidth() == COLUMN
+
+
 def test_tokens_cover_the_image():
     shape = (7, 11)
     covered = [[token_at((row, column), 3, 4, shape) for column in range(11)] for row in range(7)]
@@ -164,9 +194,13 @@ def test_the_affinity_figure_shows_the_maps(recorded):
     pixels = [(3, 5), (40, 70)]
     figure = affinity_figure(image, trees, pixels, "whose weights")
     assert figure.get_suptitle() == "whose weights"
-    axes = np.reshape(figure.axes, (2, 11))
-    for row, pixel in zip(axes, pixels, strict=True):
+    assert [round(x, 3) for x in figure.get_size_inches()] == [PAGE, pytest.approx(2.77, abs=0.05)]
+    *panels, bar = figure.axes
+    assert bar.get_ylabel() == "affinity to the token under the cross"
+    assert bar.get_ylim() == (0, 1)
+    for row, pixel in zip(np.reshape(panels, (2, 11)), pixels, strict=True):
         assert all(panel.lines[0].get_xydata().tolist() == [[pixel[1], pixel[0]]] for panel in row)
+        assert [text.get_text() for panel in row for text in panel.texts] == ["through the tree", "row by row"]
         for i, block in enumerate(trees.values()):
             for panel, expected in zip(row[1 + 2 * i :], affinity_maps(block, pixel, image.shape), strict=False):
                 shown = panel.images[-1]
@@ -178,8 +212,9 @@ def test_the_tree_figure_has_every_block(recorded):
     image, trees = recorded
     figure = tree_figure(image, trees)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:4] == ["image", "stage 1, block 1", "stage 2, block 1", "stage 2, block 2"]
-    assert [len(axes.collections) for axes in figure.axes] == [0, 1, 1, 1, 1, 1]
+    assert titles[:3] == ["image", "stage 1, block 1\n12 × 20 tokens", "stage 2, block 1\n6 × 10 tokens"]
+    assert [len(axes.collections) for axes in figure.axes[:-1]] == [0, 1, 1, 1, 1, 1]
+    assert figure.axes[-1].get_ylabel() == "distance from the root, share of the longest"
 
 
 def test_draw_choice_knows_trees():
