@@ -28,8 +28,8 @@ from ssm_train.tasks.augmented import augmented_pipeline, flips_of, name_of, wit
 from ssm_train.tasks.base import ImageTask, Labels, Size
 
 LARGEST_PICTURE = 2048  # longest side of a drawn prediction in pixels
-# Pictures of smaller images are enlarged by a whole number until their shorter side has these pixels. Names and lines
-# have a fixed size, and would cover a small picture.
+# Pictures of smaller images are enlarged by a whole number until their shorter side has these pixels. Names that can be
+# read would cover a smaller picture.
 LEGIBLE = 512
 
 

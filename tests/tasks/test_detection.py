@@ -160,7 +160,7 @@ def test_mmdets_inferencer_draws(overfitted, tmp_path):
     assert max(found["scores"]) > 0.3
     drawn = next((tmp_path / "out").rglob("*.png"))
     before, after = (np.array(Image.open(path).convert("RGB"), dtype=int) for path in (image, drawn))
-    assert abs(before - after).max() > 50
+    assert abs(before - after[: len(before)]).max() > 50  # below it may be a legend
 
 
 def test_cascade_in_bfloat16(tmp_path):

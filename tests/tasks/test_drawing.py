@@ -1,0 +1,223 @@
+"""What pictures of detections and label maps contain: colours, edges, names that hide nothing, legends."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from PIL import Image
+from skimage import data as photos
+from skimage.color import deltaE_ciede2000, rgb2lab
+from small_tasks import TASKS
+
+from ssm_train.runtime.config import load_config
+from ssm_train.tasks import image_task_of
+from ssm_train.tasks.base import Labels
+from ssm_train.tasks.drawing import DrawnObject, class_colours, draw_label_map, draw_objects, place_labels
+from ssm_train.tasks.drawing.colours import readable_on
+from ssm_train.tasks.drawing.text import label_size, letter_size
+
+BLUE, ORANGE = class_colours(2)
+# How people without one kind of cones see linear red, green and blue: Machado, Oliveira and Fernandes, *A
+# physiologically-based model for simulation of color vision deficiency* (2009), severity 1.0.
+BLINDNESS = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def seen(colours, kind):
+    """Return the colours (sRGB, 0 … 1) as somebody with a kind of colour blindness sees them."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    linear = (linear @ np.array(BLINDNESS[kind]).T).clip(0, 1)
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def closest(colours):
+    lab = rgb2lab(colours)
+    distances = deltaE_ciede2000(lab[:, None], lab[None])
+    return distances[np.triu_indices(len(colours), 1)].min()
+
+
+@pytest.mark.parametrize("kind", [None, *BLINDNESS])
+def test_the_first_ten_classes_are_told_apart(kind):
+    """A difference of 1 is just noticeable. Two of the ten colours of tab10 have 1.3 for people with protanopia."""
+    colours = np.array(class_colours(10)) / 255
+    assert closest(colours if kind is None else seen(colours, kind)) > 10
+    assert len(set(class_colours(30))) == 30
+
+
+def test_a_palette_comes_first():
+    assert class_colours(3, [(1, 2, 3), [4, 5, 6]]) == [(1, 2, 3), (4, 5, 6), class_colours(3)[2]]
+    assert class_colours(1, [(1, 2, 3), (4, 5, 6)]) == [(1, 2, 3)]
+    assert readable_on((255, 255, 0)) == (0, 0, 0)
+    assert readable_on((0, 0, 120)) == (255, 255, 255)
+
+
+def shared(some, others):
+    """The area that each of some rectangles shares with each of others, counted pixel by pixel."""
+
+    def pixels(box):
+        mask = np.zeros((130, 200), bool)
+        left, top, right, bottom = box
+        mask[top:bottom, left:right] = True
+        return mask
+
+    return np.array([[(pixels(a) & pixels(b)).sum() for b in others] for a in some])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_hide_neither_each_other_nor_objects(seed):
+    draw = np.random.default_rng(seed)
+    start, side = draw.integers(0, (180, 110), (40, 2)), draw.integers(3, 60, (40, 2))
+    boxes = np.concatenate([start, np.minimum(start + side, (200, 130))], axis=1)
+    sizes = [(int(draw.integers(15, 60)), 11) for _ in boxes]
+    places = place_labels(boxes, sizes, (130, 200))
+    found = [(place, size) for place, size in zip(places, sizes, strict=True) if place is not None]
+    assert len(found) > 5
+    labels = [place for place, _ in found]
+    assert all((r - left, b - t) == size for (left, t, r, b), size in found)
+    assert all(left >= 0 and t >= 0 and r <= 200 and b <= 130 for left, t, r, b in labels)
+    overlaps = shared(labels, labels)
+    np.fill_diagonal(overlaps, 0)
+    assert not overlaps.any()
+    areas = shared(boxes, boxes).diagonal()
+    assert (shared(labels, boxes) <= 0.3 * areas).all()
+    if places[0] is None:
+        return
+    # The label of the first object is at its box.
+    left, top, right, bottom = (int(v) for v in boxes[0])
+    assert shared([places[0]], [(max(left - 1, 0), max(top - 1, 0), right + 1, bottom + 1)])[0, 0] > 0
+
+
+def test_every_label_has_a_place_where_there_is_room():
+    boxes = [(20 + 60 * i, 30 + 50 * j, 40 + 60 * i, 45 + 50 * j) for i in range(3) for j in range(2)]
+    places = place_labels(boxes, [(30, 11)] * 6, (130, 200))
+    assert [(left, bottom) for left, _, _, bottom in places] == [(box[0], box[1]) for box in boxes], "above the objects"
+    assert place_labels(boxes[:1], [(300, 11)], (130, 200)) == [None], "wider than the picture"
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 120, np.uint8)
+
+
+def test_masks_are_transparent_with_an_edge_in_the_colour_of_the_class():
+    mask = np.zeros((512, 512), bool)
+    mask[200:300, 150:400] = True
+    drawn = np.array(draw_objects(grey(512, 512), [DrawnObject("a", BLUE, (150, 200, 400, 300), 0.9, mask)]))
+    mixed = np.round(0.65 * 120 + 0.35 * np.array(BLUE))
+    assert (drawn[210:290, 160:390] == mixed).all()
+    for edge in (drawn[200:202, 250:400], drawn[298:300, 150:400], drawn[200:300, 150:152], drawn[200:300, 398:400]):
+        assert (edge == BLUE).all()
+    width, height = label_size("a 0.90", letter_size(512, 512))
+    label = drawn[200 - height : 200, 150 : 150 + width]
+    assert (label == BLUE).all(-1).mean() > 0.5
+    drawn[200 - height : 300, 150:400] = 120
+    assert (drawn == 120).all(), "nothing is drawn elsewhere"
+
+
+def test_a_small_object_is_over_a_large_one():
+    whole, part = np.ones((300, 300), bool), np.zeros((300, 300), bool)
+    part[100:120, 100:130] = True
+    small = DrawnObject("b", ORANGE, (100, 100, 130, 120), 0.4, part)
+    large = DrawnObject("a", BLUE, (0, 0, 300, 300), 0.9, whole)
+    for order in ([small, large], [large, small]):
+        drawn = np.array(draw_objects(grey(300, 300), order))
+        assert (drawn[119, 101:129] == ORANGE).all()
+
+
+def test_lines_and_letters_grow_with_the_picture():
+    boxes = {}
+    for factor in (1, 3):
+        found = DrawnObject("a", ORANGE, tuple(factor * v for v in (100, 200, 400, 300)))
+        drawn = np.array(draw_objects(grey(512 * factor, 512 * factor), [found]))
+        boxes[factor] = (drawn[:, 300 * factor] == ORANGE).all(-1).sum()  # both lines of the box, right of the name
+    assert boxes == {1: 2 * 2, 3: 2 * 6}
+    assert [letter_size(side, 2 * side) for side in (100, 512, 1024, 5000)] == [11, 14, 28, 30]
+
+
+def test_a_crowd_is_not_buried():
+    """Three hundred objects on a small picture: most are seen, and the legend says what they are."""
+    draw = np.random.default_rng(0)
+    start = draw.integers(0, 490, (300, 2))
+    objects = [
+        DrawnObject(name, colour, (x, y, x + 14, y + 14), float(draw.random()))
+        for (x, y), (name, colour) in zip(start, [("cell", BLUE), ("dust", ORANGE)] * 150, strict=True)
+    ]
+    picture = draw_objects(grey(512, 512), objects)
+    drawn = np.array(picture)
+    for found in objects:
+        left, top, right, bottom = (round(v) for v in found.box)
+        assert (drawn[top:bottom, left:right] == found.colour).all(-1).any(), "each object is seen"
+    assert picture.height > 512
+    legend = drawn[512:]
+    assert [(legend == colour).all(-1).sum() for colour in (BLUE, ORANGE)] == [12 * 12] * 2, "a square each"
+    assert draw_objects(grey(512, 512), objects[:1]).height == 512, "an object that has its name needs no legend"
+
+
+def test_label_maps_are_transparent_with_lines_and_a_legend():
+    image = photos.coffee()
+    height, width = image.shape[:2]
+    labels = np.zeros((height, width), np.int64)
+    labels[100:200, 150:450] = 1
+    labels[:50] = 255
+    picture = np.array(draw_label_map(image, labels, ["ground", "cup", "spoon"], [(0, 0, 0), BLUE, ORANGE], 0.4))
+    assert picture.shape[1] == width
+    np.testing.assert_array_equal(picture[:50], image[:50], "pixels without a class are left as they are")
+    inside = np.round(image[105:195, 155:445] * 0.6 + np.array(BLUE) * 0.4)
+    assert abs(picture[105:195, 155:445] - inside).max() <= 1
+    assert abs(picture[60:95] - np.round(image[60:95] * 0.6)).max() <= 1
+    for line in (picture[100, 150:450], picture[200, 150:450], picture[100:200, 150], picture[100:200, 450]):
+        assert (line == 255).all()
+    legend = picture[height:]
+    assert (legend == BLUE).all(-1).any()
+    assert not (legend == ORANGE).all(-1).any(), "the legend has the classes of the picture alone"
+    np.testing.assert_array_equal(draw_label_map(image, labels, ["a", "b"], [BLUE, ORANGE], 0), image)
+
+
+@pytest.fixture
+def task(tmp_path):
+    small = TASKS["detection"](tmp_path / "data")
+    return image_task_of(load_config(small.config, small.options))
+
+
+def found_in(path, count=3):
+    masks = torch.zeros(count, 60, 60, dtype=torch.bool)
+    for i in range(count):
+        masks[i, 10 * i : 10 * i + 20, 15 * i : 15 * i + 20] = True
+    boxes = torch.tensor([[15.0 * i, 10.0 * i, 15.0 * i + 20, 10.0 * i + 20] for i in range(count)])
+    objects = InstanceData(bboxes=boxes, labels=torch.arange(count) % 2, scores=torch.linspace(0.9, 0.4, count))
+    objects.masks = masks
+    return DetDataSample(metainfo={"ori_shape": (60, 60), "img_path": str(path)}, pred_instances=objects)
+
+
+def test_colours_do_not_change_from_run_to_run(tmp_path, task):
+    """mmdet moves the colours of masks by NumPy's random numbers, which begin elsewhere in each process."""
+    Image.fromarray(grey(60, 60)).save(tmp_path / "grey.png")
+    for seed in range(2):
+        np.random.seed(seed)
+        task.draw(
+            tmp_path / "grey.png", found_in(tmp_path / "grey.png"), Labels(["disc", "box"], None), tmp_path / f"{seed}"
+        )
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+    drawn = np.array(Image.open(tmp_path / "0.png"))
+    assert all((drawn == colour).all(-1).any() for colour in (BLUE, ORANGE))
+
+
+def test_annotations_stand_beside_predictions(tmp_path, task):
+    """Both parts have a caption, and objects of a low score are left out."""
+    sample = found_in(tmp_path)
+    sample.gt_instances = sample.pred_instances[:1]
+    sample.gt_instances.pop("scores")
+    task.visualizer.dataset_meta = {"classes": ["disc", "box"], "palette": None}
+    task.visualizer.add_datasample("a", grey(60, 60), sample, out_file=str(tmp_path / "a.png"), pred_score_thr=0.8)
+    drawn = np.array(Image.open(tmp_path / "a.png"))
+    assert drawn.shape == (60 + 18, 2 * 60 + 5, 3)
+    left, right = drawn[18:, :60], drawn[18:, 65:]
+    for part in (left, right):
+        assert (part[5:15, 5:15] == np.round(0.65 * 120 + 0.35 * np.array(BLUE))).any()
+        assert not (part == ORANGE).all(-1).any()
+    assert (drawn[:18, :60] < 100).any()
+    assert (drawn[:18, 65:] < 100).any()
+    assert (drawn[:, 60:65] == 255).all()
