@@ -290,6 +290,6 @@ def quadtree_figure(
         order = token_order(scan, block)[0].cpu().numpy()
         draw_order(way, image, order, block.height, block.width, f"{block.height} × {block.width} tokens")
     ranks, steps = (ScalarMappable(Normalize(0, 1), colours) for colours in (style.SCORES, style.WAY))
-    sheet.add_colour_bar(ranks, "score, from lowest to highest", {}, row=0, rows=2)
-    sheet.add_colour_bar(steps, "scan, from first to last", {}, row=2, rows=1)
+    sheet.add_colour_bar(ranks, ends=("lowest\nscore", "highest\nscore"), row=0, rows=2)
+    sheet.add_colour_bar(steps, ends=("first\ntoken", "last\ntoken"), row=2, rows=1)
     return sheet.figure

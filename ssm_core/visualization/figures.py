@@ -5,7 +5,8 @@ size. :mod:`.style` has the colours and sizes.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import Any, BinaryIO, Literal
 
 import matplotlib
@@ -22,7 +23,7 @@ from . import style
 
 PANEL_WIDTH = 1.9  # inches
 _PAD, _GAP = 0.03, 0.05  # inches at the edges of a sheet, and between panels
-_BAR, _LONGEST_BAR = 0.55, 2.8  # inches that a colour bar with its labels is wide, and that it is high
+_BAR, _LONGEST_BAR = 0.58, 2.8  # inches that a colour bar with its labels is wide, and that it is high
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue (ITU-R BT.601)
 _PALE = 0.6  # how far a pale image is moved from its own greys to white
 
@@ -63,6 +64,17 @@ def in_grey(
 ) -> np.ndarray:  # [H', W']
     """Return the brightness of every pixel."""
     return image if image.ndim == 2 else image @ _GREY
+
+
+def wrapped(text: str, width: float) -> str:
+    """Break the lines of a caption so that it fits a panel.
+
+    Args:
+        text: the caption.
+        width: of the panel in inches.
+    """
+    letters = max(int(width * 72 / (0.6 * style.TITLE_SIZE)), 8)  # most letters are as wide as 0.6 of their size
+    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters) or [""])
 
 
 def caption_panel(axes: Axes, title: str) -> None:
@@ -239,14 +251,19 @@ class Sheet:
         return self._axes(left, bottom, columns * self._step - _GAP, bottom - self._tops[row])
 
     def add_colour_bar(
-        self, drawn: ScalarMappable, label: str, ticks: Mapping[float, str] | None = None, row: int = 0, rows: int = 0
+        self,
+        drawn: ScalarMappable,
+        label: str = "",
+        ends: tuple[str, str] | None = None,
+        row: int = 0,
+        rows: int = 0,
     ) -> Colorbar:
         """Draw a colour scale at the right. It is opaque, even if the colours over the image are not.
 
         Args:
             drawn: what :func:`draw_heat` returns, or anything else with a colour scale.
             label: what the numbers are, with their unit.
-            ticks: values that are labelled, with their labels. By default Matplotlib chooses.
+            ends: words at the lower and the upper end, in place of numbers.
             row: the first row that it stands beside.
             rows: how many rows it stands beside; 0 for all from there on.
         """
@@ -258,9 +275,12 @@ class Sheet:
         bar.set_label(as_written(label), fontsize=style.TITLE_SIZE, labelpad=3)
         axes.tick_params(labelsize=style.SMALL_SIZE, length=2, width=0.5, pad=1.5)
         axes.spines[:].set_linewidth(0.5)
-        if ticks is not None:
-            bar.set_ticks(list(ticks), labels=[as_written(text) for text in ticks.values()])
+        if ends is not None:
+            bar.set_ticks(list(axes.get_ylim()), labels=[as_written(text) for text in ends])
             bar.minorticks_off()
+            lower, upper = axes.get_yticklabels()
+            lower.set_verticalalignment("bottom")
+            upper.set_verticalalignment("top")
         return bar
 
     def _axes(self, left: float, bottom: float, width: float, height: float) -> Axes:

@@ -17,16 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from . import style
-from .figures import Sheet, caption_panel, in_rows
+from .figures import Sheet, caption_panel, in_rows, wrapped
 
-Bounds = tuple[int, int, int, int]  # top, left, height, width
 # The shares of the field for which tables in the literature list the area.
 SHARES = (0.2, 0.3, 0.5, 0.99)
-_DECADES = 4  # that a colour scale has
+_LEAST = 0.01  # lower end of a colour scale
 
 
 def map_extractor(model: nn.Module, stage: int = -1) -> Callable[[Tensor], Tensor]:
@@ -115,26 +113,20 @@ def area_shares(
     Raises:
         ValueError: the field is zero everywhere.
     """
-    size = field.numel()
-    return {share: height * width / size for share, (_, _, height, width) in _holding(field, shares).items()}
-
-
-def _holding(field: Tensor, shares: Sequence[float]) -> Mapping[float, Bounds]:
-    """The smallest rectangle around the centre that holds each share of a field, see :func:`area_shares`."""
     total = field.sum().item()
     if total <= 0:
         raise ValueError("the receptive field is zero everywhere")
     rows, columns = field.shape
     steps = max(rows, columns)
-    found, held = [], []
+    areas, held = [], []
     for step in range(1, steps + 1):
         # The rectangle lies around the pixel at the centre of the map.
         height, width = (max(1, round(side * step / steps)) for side in (rows, columns))
         top, left = (side // 2 - part // 2 for side, part in ((rows, height), (columns, width)))
-        found.append((top, left, height, width))
+        areas.append(height * width / (rows * columns))
         held.append(field[top : top + height, left : left + width].sum().item() / total)
-    # Rounding may make the sum over the whole image slightly too small for a share of 1.
-    return {share: next((r for r, h in zip(found, held, strict=True) if h >= share), found[-1]) for share in shares}
+    # The last rectangle is the whole image. The default 1.0 covers a sum that rounding made slightly too small.
+    return {share: next((a for a, h in zip(areas, held, strict=True) if h >= share), 1.0) for share in shares}
 
 
 def draw_receptive_field(
@@ -143,7 +135,7 @@ def draw_receptive_field(
     title: str = "",
     limits: tuple[float, float] | None = None,
 ) -> AxesImage:
-    """Draw a receptive field on a logarithmic scale, with a dashed rectangle that holds half of it.
+    """Draw a receptive field on a logarithmic scale.
 
     The numbers are contributions of pixels divided by the mean contribution, which lets models be compared. A field
     that is spread evenly is 1 everywhere.
@@ -152,21 +144,14 @@ def draw_receptive_field(
         axes: the axes to draw on.
         field: a result of :func:`effective_receptive_field`.
         title: a caption.
-        limits: the numbers at the two ends of the colour scale. By default the largest one and four decades below it.
+        limits: the numbers at the two ends of the colour scale. By default a hundredth and the largest number.
 
     Returns:
         What a colour bar is made for, see :class:`.figures.Sheet`.
-
-    Raises:
-        ValueError: the field is zero everywhere.
     """
-    top, left, height, width = _holding(field, (0.5,))[0.5]
     values = relative_to_mean(field)
     low, high = limits or _limits([values])
     drawn = axes.imshow(values, cmap=style.FIELD, norm=LogNorm(low, high, clip=True), interpolation="nearest")
-    half = Rectangle((left - 0.5, top - 0.5), width, height, fill=False, linestyle=(0, (3, 2)))
-    half.set(edgecolor="white", linewidth=0.8)
-    axes.add_patch(half)
     caption_panel(axes, title)
     return drawn
 
@@ -184,16 +169,17 @@ def receptive_field_figure(
         width: of the picture in inches.
 
     Raises:
-        ValueError: there are no fields, or one is zero everywhere.
+        ValueError: there are no fields.
     """
     if not fields:
         raise ValueError("there are no receptive fields to draw")
     limits = _limits([relative_to_mean(field) for field in fields.values()])
-    lines = max(name.count("\n") + 1 for name in fields)
     rows, columns = in_rows(len(fields), 4)
+    names = [wrapped(name, width / columns) for name in fields]
+    lines = max(name.count("\n") + 1 for name in names)
     shape = tuple(next(iter(fields.values())).shape)
     sheet = Sheet(rows, columns, shape, width, title, [lines] * rows, bar=True)
-    for i, (name, field) in enumerate(fields.items()):
+    for i, (name, field) in enumerate(zip(names, fields.values(), strict=True)):
         drawn = draw_receptive_field(sheet.panel(*divmod(i, columns)), field, name, limits)
     sheet.add_colour_bar(drawn, "contribution of a pixel ÷ mean")
     return sheet.figure
@@ -208,6 +194,5 @@ def relative_to_mean(
 
 
 def _limits(values: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Ends of a scale that reaches from the largest of all numbers over four decades."""
-    high = max(float(numbers.max()) for numbers in values)
-    return high / 10**_DECADES, high
+    """Ends of a scale for all numbers. Contributions below a hundredth of the mean do not count."""
+    return _LEAST, max(*(float(numbers.max()) for numbers in values), 1.0)

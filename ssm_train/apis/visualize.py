@@ -254,15 +254,14 @@ def draw_receptive_fields(
             areas = area_shares(field)
         except ValueError as error:
             raise ConfigError(f"{source}: {error}") from error
-        fields[opened.title] = field
+        half = f"half within {areas[0.5]:.1%} of the area"
+        fields[f"{opened.title.replace(', ', chr(10), 1)}\n{half}"] = field
         said = ", ".join(f"{share:.0%} within {area:.1%} of the area" for share, area in areas.items())
         say(f"{opened.title}: {said}")
     whose = "last stage" if stage == -1 else f"stage {stage}"
     counted = f"{len(paths)} image" + "s" * (len(paths) != 1)
-    words = f"effective receptive field, {whose}, {counted}; a dashed rectangle holds half of it"
-    return receptive_field_figure(
-        {name.replace(", ", "\n", 1): field for name, field in fields.items()}, look.titled(words), look.width
-    )
+    words = f"effective receptive field, {whose}, {counted}"
+    return receptive_field_figure(fields, look.titled(words), look.width)
 
 
 def draw_curves(

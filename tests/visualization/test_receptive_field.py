@@ -124,9 +124,10 @@ def test_the_drawing_is_logarithmic():
     drawn = draw_receptive_field(axes, field)
     mean = (2.02 + 1e-9) / 4
     np.testing.assert_allclose(axes.images[0].get_array(), field / mean)
-    assert drawn.get_clim() == pytest.approx((2e-4 / mean, 2 / mean))
-    # Colours are evenly spread over four decades: 0.02 is in the middle, and what is below is black.
-    assert drawn.norm(field / mean).tolist() == [[0, 0], [pytest.approx(0.5), 1]]
+    assert drawn.get_clim() == pytest.approx((0.01, 2 / mean))
+    # Colours are evenly spread over the logarithms, and what is below a hundredth of the mean is black.
+    share = (np.log10(0.02 / mean) + 2) / (np.log10(2 / mean) + 2)
+    assert drawn.norm(field / mean).tolist() == [[0, 0], [pytest.approx(share), pytest.approx(1)]]
 
 
 def test_models_are_compared_on_one_scale():
@@ -142,8 +143,7 @@ def test_models_are_compared_on_one_scale():
     assert bar.get_ylim() == pytest.approx(first.images[0].get_clim())
     assert bar.get_ylim() == pytest.approx((0.01, 100))
     assert bar.get_ylabel() == "contribution of a pixel ÷ mean"
-    # The dashed rectangles hold half of the fields: half of the area of the even one, eight of 16 pixels of the other.
-    areas = [axes.patches[0].get_width() * axes.patches[0].get_height() for axes in (first, second)]
-    assert areas == [29 * 29, 3 * 3]
+    long = receptive_field_figure({"a_name_without_spaces_that_is_longer_than_its_panel, and more": wide, "b": wide})
+    assert len(long.axes[0].get_title().split("\n")) == 2
     with pytest.raises(ValueError, match="no receptive fields"):
         receptive_field_figure({})
