@@ -30,9 +30,11 @@ from ssm_core.visualization import (
     style,
     token_pitch,
     token_places,
+    wrapped,
 )
 
 SHADE = "shade"  # name of what is drawn behind lines
+_READABLE = 1.0  # inches: keys have room in panels that are wider
 _OPACITY = 0.55  # of scores over the image
 
 Bounds = tuple[int, int, int, int]  # top, left, height, width
@@ -235,6 +237,14 @@ def _usual(
     return float(low), float(high)
 
 
+def _captions(name: str, block: ChosenQuadrant, width: float) -> tuple[str, str, str]:
+    """The captions of a block's scores, quadrants and order, for panels of a width in inches."""
+    scores = caption(name) if block.score is not None else f"{caption(name)}, no scores"
+    shift = f"shift {block.shift}" if block.shift != (0, 0) else ""
+    order = f"{block.height} × {block.width} tokens"
+    return wrapped(scores, width), wrapped(shift, width), wrapped(order, width)
+
+
 def _explain(quadrants: Axes, way: Axes) -> None:
     """Draw the keys of the rows with quadrants and with orders."""
     edge = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
@@ -271,25 +281,27 @@ def quadtree_figure(
     Raises:
         ValueError: ``chosen`` names a module that is not a quadtree scan.
     """
-    shifted = any(block.shift != (0, 0) for block in chosen.values())
-    sheet = Sheet(3, 1 + len(chosen), image.shape, width, title, [1, int(shifted), 1], bar=True)
+    columns = 1 + len(chosen)
+    captions = [_captions(name, block, width / columns) for name, block in chosen.items()]
+    lines = [max((texts[row].count("\n") + bool(texts[row]) for texts in captions), default=1) for row in range(3)]
+    sheet = Sheet(3, columns, image.shape, width, title, lines, bar=True)
     show_image(sheet.panel(0, 0), image, "image")
-    _explain(sheet.panel(1, 0), sheet.panel(2, 0))
-    for column, (name, block) in enumerate(chosen.items(), start=1):
+    if width / columns > _READABLE:
+        _explain(sheet.panel(1, 0), sheet.panel(2, 0))
+    for column, ((name, block), texts) in enumerate(zip(chosen.items(), captions, strict=True), start=1):
         scores, quadrants, way = (sheet.panel(row, column) for row in range(3))
         if block.score is None:
-            show_pale(scores, image, f"{caption(name)}, no scores")
+            show_pale(scores, image, texts[0])
         else:
             values = block.score[0].float().cpu().numpy()
-            draw_heat(scores, image, values, _usual(values), caption(name), colours=style.SCORES)
-        shift = f"shifted by {block.shift[0]}, {block.shift[1]} tokens" if block.shift != (0, 0) else ""
-        draw_quadrants(quadrants, image, block, title=shift)
+            draw_heat(scores, image, values, _usual(values), texts[0], colours=style.SCORES)
+        draw_quadrants(quadrants, image, block, title=texts[1])
         scan = model.get_submodule(name)
         if not isinstance(scan, QuadtreeScan):
             raise ValueError(f"{name} is a {type(scan).__name__}, not a quadtree scan")
         order = token_order(scan, block)[0].cpu().numpy()
-        draw_order(way, image, order, block.height, block.width, f"{block.height} × {block.width} tokens")
+        draw_order(way, image, order, block.height, block.width, texts[2])
     ranks, steps = (ScalarMappable(Normalize(0, 1), colours) for colours in (style.SCORES, style.WAY))
     sheet.add_colour_bar(ranks, ends=("lowest\nscore", "highest\nscore"), row=0, rows=2)
-    sheet.add_colour_bar(steps, ends=("first\ntoken", "last\ntoken"), row=2, rows=1)
+    sheet.add_colour_bar(steps, ends=("start", "end"), row=2, rows=1)
     return sheet.figure

@@ -222,7 +222,7 @@ def tree_figure(
         parent = block.tree.parent[0].cpu().numpy()
         edges = draw_tree(sheet.panel(*divmod(i, columns)), image, parent, block.height, block.width, words)
     if trees:
-        sheet.add_colour_bar(edges, "distance from the root, share of the longest")
+        sheet.add_colour_bar(edges, "distance from the root (relative)")
     return sheet.figure
 
 
@@ -287,7 +287,7 @@ def affinity_figure(
                 for axes, way in zip(pair, _WAYS, strict=True):
                     write_inside(axes, way)
     if trees:
-        sheet.add_colour_bar(drawn, "affinity to the token under the cross")
+        sheet.add_colour_bar(drawn, "affinity")
     return sheet.figure
 
 

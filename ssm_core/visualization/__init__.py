@@ -22,6 +22,7 @@ from .figures import (
     token_at,
     token_pitch,
     token_places,
+    wrapped,
     write_inside,
 )
 from .receptive_field import (
@@ -62,5 +63,6 @@ __all__ = [
     "token_at",
     "token_pitch",
     "token_places",
+    "wrapped",
     "write_inside",
 ]

@@ -66,14 +66,15 @@ def in_grey(
     return image if image.ndim == 2 else image @ _GREY
 
 
-def wrapped(text: str, width: float) -> str:
-    """Break the lines of a caption so that it fits a panel.
+def wrapped(text: str, width: float, size: float = style.TITLE_SIZE) -> str:
+    """Break the lines of a text so that it fits a place.
 
     Args:
-        text: the caption.
-        width: of the panel in inches.
+        text: the text.
+        width: of the place in inches.
+        size: of the letters in points.
     """
-    letters = max(int(width * 72 / (0.6 * style.TITLE_SIZE)), 8)  # most letters are as wide as 0.6 of their size
+    letters = max(int(width * 72 / (0.6 * size)), 8)  # most letters are as wide as 0.6 of their size
     return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters) or [""])
 
 
@@ -88,7 +89,10 @@ def caption_panel(axes: Axes, title: str) -> None:
 
 def write_inside(axes: Axes, text: str) -> None:
     """Write a few words into the lower left corner of a panel, white with a black edge."""
-    words = axes.text(0.02, 0.03, as_written(text), transform=axes.transAxes, fontsize=style.SMALL_SIZE, color="white")
+    lines = as_written(wrapped(text, token_pitch(axes, 1) / 72, style.SMALL_SIZE))
+    words = axes.text(
+        0.02, 0.03, lines, linespacing=1.0, transform=axes.transAxes, fontsize=style.SMALL_SIZE, color="white"
+    )
     words.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 
@@ -224,18 +228,19 @@ class Sheet:
         bar: bool = False,
     ):
         above = [style.LINE * n + _PAD for n in (*lines, *(0 for _ in range(rows - len(lines))))]
-        top = style.LINE + _PAD if title else _PAD
+        words = wrapped(title, width, style.SMALL_SIZE) if title else ""
+        top = style.LINE * (words.count("\n") + 1) + _PAD if words else _PAD
         self._left = _PAD + beside
         self._right = width - (_BAR if bar else _PAD)
         self._step = (self._right - self._left + _GAP) / columns
         self._cell = self._step - _GAP, (self._step - _GAP) * image_shape[0] / image_shape[1]
         # The upper edges of the rows, from the upper edge of the figure.
         self._tops = [top + sum(above[: i + 1]) + i * (self._cell[1] + _GAP) for i in range(rows)]
-        height = self._tops[-1] + self._cell[1] + _PAD
+        height = self._tops[-1] + self._cell[1] + (2 if bar else 1) * _PAD  # half of the lowest number is below its bar
         self.figure = Figure(figsize=(width, height))
-        if title:
+        if words:
             place = {"x": _PAD / width, "y": 1 - _PAD / height, "ha": "left", "va": "top"}
-            self.figure.suptitle(as_written(title), fontsize=style.SMALL_SIZE, color="0.35", **place)
+            self.figure.suptitle(as_written(words), fontsize=style.SMALL_SIZE, color="0.35", **place)
 
     def panel(self, row: int, column: int, rows: int = 1, columns: int = 1) -> Axes:
         """Add a panel.
@@ -272,7 +277,7 @@ class Sheet:
         spare = max(bottom - top - _LONGEST_BAR, 0) / 2
         axes = self._axes(self._right + 0.07, bottom - spare, 0.08, bottom - top - 2 * spare)
         bar = self.figure.colorbar(ScalarMappable(drawn.norm, drawn.get_cmap()), cax=axes)
-        bar.set_label(as_written(label), fontsize=style.TITLE_SIZE, labelpad=3)
+        bar.set_label(as_written(wrapped(label, bottom - top - 2 * spare)), fontsize=style.TITLE_SIZE, labelpad=3)
         axes.tick_params(labelsize=style.SMALL_SIZE, length=2, width=0.5, pad=1.5)
         axes.spines[:].set_linewidth(0.5)
         if ends is not None:

@@ -30,16 +30,19 @@ def draw_curves(
 ) -> None:
     """Draw one line for each run.
 
-    Where colours repeat, lines are dashed. The legend of many runs stands beside the panel.
+    A run has its colour by its place in the mapping, also if those before it have no values. Where colours repeat,
+    lines are dashed. The legend of many runs stands beside the panel.
 
     Args:
         axes: panel to draw in.
-        runs: x and y values of each run, by its name.
+        runs: x and y values of each run, by its name. Those without values are left out.
         x_label: label of the x axis, with its unit.
         y_label: label of the y axis, with its unit.
         raw: values that were smoothed, by the name of the run. They are drawn in a pale colour behind the lines.
     """
     for i, (name, (x, y)) in enumerate(runs.items()):
+        if not len(x):
+            continue
         rounds, number = divmod(i, len(style.CYCLE))
         look = {"color": style.CYCLE[number], "linestyle": _STYLES[rounds % len(_STYLES)]}
         if raw and name in raw:
@@ -153,7 +156,7 @@ def draw_runs(
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for metric, axes in zip(chosen, grid, strict=False):
         lines = {name: line(curves, metric, counter) for name, curves in runs.items()}
-        raw, lines = {}, {name: xy for name, xy in lines.items() if xy[0]}
+        raw: Mapping[str, Line] = {}
         if metric == "loss" and smoothing > 1:
             raw, lines = lines, {name: (x, smooth(y, smoothing)) for name, (x, y) in lines.items()}
         draw_curves(axes, lines, _COUNTERS[counter], _LABELS.get(metric, metric), raw)

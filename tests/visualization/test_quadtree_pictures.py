@@ -155,14 +155,14 @@ def test_the_figure_has_a_column_for_every_block(recorded):
     assert [column[0].get_title() for column in axes] == [
         f"stage {s}, block {b}" for s, b in ((1, 1), (1, 2), (2, 1), (2, 2))
     ]
-    assert [column[1].get_title() for column in axes] == ["", "shifted by 2, 2 tokens", "", "shifted by -1, -1 tokens"]
+    assert [column[1].get_title() for column in axes] == ["", "shift (2, 2)", "", "shift (-1, -1)"]
     assert axes[3][2].get_title() == "8 × 12 tokens"
     for column, chosen in zip(axes, scans.values(), strict=True):
         score = chosen.score[0].numpy()
         np.testing.assert_array_equal(column[0].images[-1].get_array(), score)
         assert column[0].images[-1].get_clim() == pytest.approx(np.percentile(score, (1, 99)))
     ends = [[text.get_text() for text in bar.get_yticklabels()] for bar in figure.axes[-2:]]
-    assert ends == [["lowest\nscore", "highest\nscore"], ["first\ntoken", "last\ntoken"]]
+    assert ends == [["lowest\nscore", "highest\nscore"], ["start", "end"]]
 
 
 def test_fixed_choices_and_fewer_levels():

@@ -196,7 +196,7 @@ def test_the_affinity_figure_shows_the_maps(recorded):
     assert figure.get_suptitle() == "whose weights"
     assert [round(x, 3) for x in figure.get_size_inches()] == [PAGE, pytest.approx(2.77, abs=0.05)]
     *panels, bar = figure.axes
-    assert bar.get_ylabel() == "affinity to the token under the cross"
+    assert bar.get_ylabel() == "affinity"
     assert bar.get_ylim() == (0, 1)
     for row, pixel in zip(np.reshape(panels, (2, 11)), pixels, strict=True):
         assert all(panel.lines[0].get_xydata().tolist() == [[pixel[1], pixel[0]]] for panel in row)
@@ -214,7 +214,7 @@ def test_the_tree_figure_has_every_block(recorded):
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["image", "stage 1, block 1\n12 × 20 tokens", "stage 2, block 1\n6 × 10 tokens"]
     assert [len(axes.collections) for axes in figure.axes[:-1]] == [0, 1, 1, 1, 1, 1]
-    assert figure.axes[-1].get_ylabel() == "distance from the root, share of the longest"
+    assert figure.axes[-1].get_ylabel() == "distance from the root (relative)"
 
 
 def test_draw_choice_knows_trees():
