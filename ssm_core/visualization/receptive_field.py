@@ -9,6 +9,7 @@ Luo et al. defined the measure in *Understanding the effective receptive field i
 Autograd computes the gradient. A discrete choice therefore passes on its straight-through gradient.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -111,9 +112,11 @@ def area_shares(
         A mapping from each share of the field to the share of the image's area that the rectangle covers.
 
     Raises:
-        ValueError: the field is zero everywhere.
+        ValueError: the field is zero everywhere, or not finite.
     """
     total = field.sum().item()
+    if not math.isfinite(total):
+        raise ValueError("the receptive field has numbers that are not finite")
     if total <= 0:
         raise ValueError("the receptive field is zero everywhere")
     rows, columns = field.shape

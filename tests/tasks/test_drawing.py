@@ -221,3 +221,22 @@ def test_annotations_stand_beside_predictions(tmp_path, task):
     assert (drawn[:18, :60] < 100).any()
     assert (drawn[:18, 65:] < 100).any()
     assert (drawn[:, 60:65] == 255).all()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "not utf-8: \udcff", "long " * 50, "", "靴"])
+def test_any_name_is_drawn(name):
+    drawn = np.array(draw_objects(grey(512, 512), [DrawnObject(name, BLUE, (150, 200, 400, 300), 0.9)]))
+    assert drawn.shape == (512, 512, 3)
+    labels = np.zeros((60, 60), np.int64)
+    assert np.array(draw_label_map(grey(60, 60), labels, [name], [BLUE], 0.5)).shape[1] == 60
+
+
+def test_boxes_outside_the_image_and_without_numbers(tmp_path, task):
+    boxes = torch.tensor([[-50.0, -20, 30, 40], [20, 20, 900, torch.inf], [torch.nan, torch.nan, torch.nan, torch.nan]])
+    found = InstanceData(bboxes=boxes, labels=torch.zeros(3).long(), scores=torch.ones(3))
+    task.visualizer.dataset_meta = {"classes": ["disc"], "palette": "random"}
+    sample = DetDataSample(pred_instances=found)
+    task.visualizer.add_datasample("a", grey(60, 60), sample, draw_gt=False, out_file=str(tmp_path / "a.png"))
+    drawn = np.array(Image.open(tmp_path / "a.png"))
+    assert (drawn[2:18, 29] == BLUE).all(), "the right edge of the first box"
+    assert (drawn[59, 21:59] == BLUE).all(), "the second box ends with the image"

@@ -86,6 +86,8 @@ def test_area_shares():
     assert set(area_shares(corner).values()) == {1.0}
     with pytest.raises(ValueError, match="zero everywhere"):
         area_shares(torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="not finite"):
+        area_shares(torch.full((4, 4), torch.nan))
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_vit", "test_convnext", "test_efficientnet", "mambatree_tiny"])

@@ -24,9 +24,9 @@ class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
         if objects is None:
             # Beside a prediction, an image without annotation shows that there is none.
             return None if predicted or "pred_instances" not in sample else Image.fromarray(image)
-        return draw_objects(image, self._drawn(objects))
+        return draw_objects(image, self._drawn(objects, image.shape[1], image.shape[0]))
 
-    def _drawn(self, objects: InstanceData) -> list[DrawnObject]:
+    def _drawn(self, objects: InstanceData, width: int, height: int) -> list[DrawnObject]:
         if "labels" not in objects:
             return []
         numbers = torch.as_tensor(objects.labels).tolist()
@@ -35,6 +35,8 @@ class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
         masks = _pixels(objects.get("masks"))
         boxes = objects.get("bboxes")
         boxes = torch.as_tensor(getattr(boxes, "tensor", boxes)) if boxes is not None else _around(masks)
+        edges = torch.tensor([width, height] * 2, dtype=torch.float32)
+        boxes = boxes.float().nan_to_num().clamp(min=torch.zeros(4), max=edges)
         scores = objects.get("scores")
         return [
             DrawnObject(

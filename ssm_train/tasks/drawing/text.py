@@ -12,6 +12,7 @@ from ssm_train.tasks.drawing.colours import Colour, readable_on
 
 Entry = tuple[Colour, str]  # of a legend
 _SMALLEST, _LARGEST = 11, 30  # pixels: the size of letters
+_LONGEST = 40  # letters of a name
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 
@@ -31,9 +32,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
+def plain(text: str) -> str:
+    """A text that can be drawn in one line: without line breaks and letters that are no UTF-8, and not too long."""
+    words = " ".join(text.encode(errors="replace").decode().split())
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+
+
 def label_size(text: str, size: int) -> tuple[int, int]:
     """Return the width and the height in pixels of a label, see :func:`write_label`."""
-    return round(_font(size).getlength(text)) + 2 * _margin(size), round(1.3 * size)
+    return round(_font(size).getlength(plain(text))) + 2 * _margin(size), round(1.3 * size)
 
 
 def write_label(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int], text: str, colour: Colour) -> None:
@@ -49,7 +56,7 @@ def write_label(draw: ImageDraw.ImageDraw, place: tuple[int, int, int, int], tex
     size = round((bottom - top) / 1.3)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
     middle = (left + _margin(size), (top + bottom) / 2)
-    draw.text(middle, text, fill=readable_on(colour), font=_font(size), anchor="lm")
+    draw.text(middle, plain(text), fill=readable_on(colour), font=_font(size), anchor="lm")
 
 
 def captioned(picture: Image.Image, caption: str) -> Image.Image:
@@ -73,6 +80,7 @@ def with_legend(picture: Image.Image, entries: Sequence[Entry]) -> Image.Image:
         return picture
     size = letter_size(picture.height, picture.width)
     line, gap = round(1.6 * size), size
+    entries = [(colour, plain(name)) for colour, name in entries]
     places, left, row = [], gap // 2, 0
     for _, name in entries:
         width = round(_font(size).getlength(name)) + round(1.4 * size)
