@@ -11,9 +11,9 @@ from timm.models import register_model
 from quadtree_ssm.checkpoint import checkpoint_filter_fn
 from quadtree_ssm.modules import (
     SHIFT_SIGNS,
+    Choice,
     CrossScan,
     PredictorContext,
-    Quadrant,
     QuadtreeLevels,
     QuadtreeScan,
     ReleasedQuadtreeScan,
@@ -71,8 +71,9 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         global_pool: ``"avg"``, ``"max"``, ``"avgmax"``, ``"catavgmax"``, or ``""`` for a map that is not pooled (see
             :class:`~ssm_core.layers.ClassifierHead`).
         quadtree_levels: 2 splits the chosen quadrant once more; 1 stops at four quadrants; 0 scans row by row.
-        choice: ``"learned"``, or the quadrant 0 … 3 (in raster order) that is always split. A fixed quadrant needs no
-            score predictor.
+        choice: ``"learned"``, or the quadrant 0 … 3 (in raster order) that is always split. ``"random"`` draws a
+            quadrant for every map in every forward pass of training, and evaluation splits quadrant 0. Only a learned
+            choice has a score predictor.
         window_shift: whether every second block of a quadtree stage shifts the partition by an eighth of the height.
         predictor_context: ``"local"``, or ``"global"`` to give the score predictor the means of the quadrants as well,
             as in the first release of the code.
@@ -108,7 +109,7 @@ class QuadMamba(Backbone, paper_url="https://arxiv.org/abs/2410.06806", pipeline
         drop_rate: float = 0.0,
         global_pool: GlobalPool = "avg",
         quadtree_levels: QuadtreeLevels = 2,
-        choice: Literal["learned"] | Quadrant = "learned",
+        choice: Choice = "learned",
         window_shift: bool = True,
         predictor_context: PredictorContext = "local",
         frozen_stages: int = -1,

@@ -16,6 +16,7 @@ from ssm_core.ops.checks import accumulate_dtype
 
 QuadtreeLevels = Literal[0, 1, 2]
 Quadrant = Literal[0, 1, 2, 3]
+Choice = Literal["learned", "random"] | Quadrant
 PredictorContext = Literal["local", "global"]
 # Signs of the window shift along rows and columns. Two consecutive blocks of the network share one pair of signs, and
 # the next two blocks use the next pair.
@@ -36,12 +37,18 @@ for _function in (
     torch.fx.wrap(_function)
 
 
+@torch.fx.wrap
+def random_quadrants(batch: int, device: torch.device) -> Tensor:  # [batch], 0 … 3
+    """Draw quadrants from torch's default generator."""
+    return torch.randint(4, (batch,), device=device)
+
+
 class ChosenQuadrant(NamedTuple):
     """What a quadtree scan chose. :func:`ssm_core.layers.record_scans` records it."""
 
     choice: Tensor  # [B], number (in raster order) of the quadrant of the shifted map that was split again
-    logits: Tensor | None  # [B, 4], mean score of each quadrant; None if the choice is fixed
-    score: Tensor | None  # [B, H, W], score of every token of the unshifted map; None if the choice is fixed
+    logits: Tensor | None  # [B, 4], mean score of each quadrant; None if the choice is not learned
+    score: Tensor | None  # [B, H, W], score of every token of the unshifted map; None if the choice is not learned
     height: int
     width: int
     shift: tuple[int, int]  # the partition divides torch.roll(map, shift)
@@ -116,7 +123,9 @@ class QuadtreeScan(SelectiveSSM):
         dt_rank: rank R of the projection that gives the step sizes.
         levels: 2 splits the chosen quadrant; 1 stops at the four quadrants; 0 visits the map row by row. Levels 0 and 1
             need no choice and have no predictor.
-        choice: ``"learned"``, or the number of the quadrant that is always chosen. A fixed choice has no predictor.
+        choice: ``"learned"``, or the number of the quadrant that is always chosen. ``"random"`` ignores the features:
+            training draws a quadrant for every map in every forward pass, and evaluation always splits quadrant 0. Only
+            a learned choice has a predictor.
         context: what the predictor reads; see :class:`ScorePredictor`.
         shift_signs: signs of the window shift along rows and columns; None for no shift. The shift is an eighth of the
             map's height, rounded down.
@@ -131,20 +140,21 @@ class QuadtreeScan(SelectiveSSM):
         d_state: int,
         dt_rank: int,
         levels: QuadtreeLevels = 2,
-        choice: Literal["learned"] | Quadrant = "learned",
+        choice: Choice = "learned",
         context: PredictorContext = "local",
         shift_signs: tuple[int, int] | None = None,
     ) -> None:
         super().__init__(inner_dim, d_state, dt_rank, directions=2)
         if levels not in (0, 1, 2):
             raise ValueError(f"a quadtree has 0, 1 or 2 levels here, got {levels!r}")
-        if choice != "learned" and choice not in (0, 1, 2, 3):
-            raise ValueError(f"choice must be 'learned' or a quadrant 0, 1, 2, 3, got {choice!r}")
+        if choice not in ("learned", "random", 0, 1, 2, 3):
+            raise ValueError(f"choice must be 'learned', 'random' or a quadrant 0, 1, 2, 3, got {choice!r}")
         self.levels = levels
         self.shift_signs = shift_signs
         learned = choice == "learned" and levels == 2
         self.predictor = ScorePredictor(inner_dim, context) if learned else None
-        self.fixed_choice = 0 if choice == "learned" else choice
+        self.random_choice = choice == "random" and levels == 2
+        self.fixed_choice = choice if isinstance(choice, int) else 0
 
     def shift(self, height: int) -> tuple[int, int]:
         """Return the numbers of rows and columns by which the map is rolled before it is divided."""
@@ -169,7 +179,9 @@ class QuadtreeScan(SelectiveSSM):
         batch, height, width, _ = x.shape
         shift = self.shift(height)
         score = logits = mask = None
-        if self.predictor is None:
+        if self.random_choice and self.training:
+            choice = random_quadrants(batch, x.device)
+        elif self.predictor is None:
             choice = x.new_full((batch,), self.fixed_choice, dtype=torch.int64)
         else:
             score = self.predictor(x)
@@ -193,9 +205,9 @@ class QuadtreeScan(SelectiveSSM):
         Two straight-through operators compute the gradient of the mask.
         """
         if mask is None:
-            # All samples have the same order.
-            order = quadtree_order(choice[:1], height, width, levels=self.levels, shift=shift)
-            return self.scan_along(x, order)
+            # With a fixed choice all samples have the same order.
+            chosen = choice if self.random_choice and self.training else choice[:1]
+            return self.scan_along(x, quadtree_order(chosen, height, width, levels=self.levels, shift=shift))
         order = quadtree_order(choice, height, width, levels=self.levels, shift=shift)
         x = straight_through_input(x, mask, choice, height, width, shift=shift)
         y = self.scan_along(x, order)

@@ -4,12 +4,13 @@ import contextlib
 import csv
 import io
 import itertools
+import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mmengine.config import Config
 
@@ -40,6 +41,8 @@ class Outcome:
         best_after: the epochs or iterations after which the best value was reached.
         seconds: time spent, in all attempts together.
         error: why the run failed; empty if it did not.
+        milliseconds: of an iteration, the median over the lines of the log; None if there were none.
+        memory: the largest memory of tensors on a GPU in training, in MiB; None without a GPU.
     """
 
     settings: Settings
@@ -51,6 +54,22 @@ class Outcome:
     best_after: int | None = None
     seconds: float = 0.0
     error: str = ""
+    milliseconds: float | None = None
+    memory: int | None = None
+
+
+class Run(NamedTuple):
+    """A run that is to be made.
+
+    Attributes:
+        config: the config file.
+        settings: what is changed in it, and distinguishes the run from others of this config.
+        folder: of the run, within that of all runs.
+    """
+
+    config: str
+    settings: Settings
+    folder: str
 
 
 def parse_grid(entries: Sequence[str]) -> dict[str, list[str]]:
@@ -114,14 +133,17 @@ def folder_names(runs: Sequence[Settings]) -> list[str]:
     Raises:
         ConfigError: two runs would have the same name.
     """
-    names = short_names(list(runs[0]))
-    folders = [
-        ",".join(f"{names[key]}={re.sub(r'[^A-Za-z0-9.+_-]+', '-', value).strip('-')}" for key, value in run.items())
-        for run in runs
-    ]
+    folders = [folder_name(run) for run in runs]
     if len(set(folders)) < len(folders):
         raise ConfigError(f"values of the grid differ in punctuation only, and {folders[0]!r} cannot name two runs")
     return folders
+
+
+def folder_name(settings: Settings) -> str:
+    """The name of a folder for a run with these settings, such as ``d_state=1,seed=0``."""
+    names = short_names(list(settings))
+    values = {key: re.sub(r"[^A-Za-z0-9.+_-]+", "-", value).strip("-") for key, value in settings.items()}
+    return ",".join(f"{names[key]}={value}" for key, value in values.items())
 
 
 def metric_of(cfg: Config) -> tuple[str, bool]:
@@ -140,9 +162,9 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
 
 
 def count_parameters(cfg: Config) -> int:
-    """Number of the parameters of a config's model. It is built without memory, unless it comes with weights."""
+    """Number of the parameters of a config's model. It is built without memory, where a model allows for that."""
     task = task_of(cfg)
-    with contextlib.nullcontext() if task.comes_with_weights else without_values():
+    with contextlib.nullcontext() if task.comes_with_weights or task.needs_values else without_values():
         return sum(parameter.numel() for parameter in task.build().parameters())
 
 
@@ -166,6 +188,24 @@ def read_curves(outcome: Outcome, folder: Path, cfg: Config) -> None:
     outcome.best, outcome.best_after = best or (None, None)
 
 
+def read_costs(outcome: Outcome, folder: Path) -> None:
+    """Fill in the time of an iteration and the memory of a run from the scalars that it logged, if there are any.
+
+    Args:
+        outcome: of the run; its costs are set.
+        folder: the run's folder.
+    """
+    lines: list[dict] = []
+    for path in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # the last line of a run that was killed may not be whole
+                lines.append(json.loads(line))
+    times = [line["train/time"] for line in lines if "train/time" in line]
+    memories = [line["memory"] for line in lines if "memory" in line]
+    outcome.milliseconds = 1e3 * statistics.median(times) if times else None
+    outcome.memory = max(memories, default=None)
+
+
 def as_json(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
     """All runs as JSON, with the name of the config and the metric that they share."""
     return strict_json({"config": config, "metric": metric, "runs": [asdict(o) for o in outcomes]}, indent=1)
@@ -175,10 +215,12 @@ def as_csv(outcomes: Sequence[Outcome]) -> str:
     """A line for every run: its settings, then everything that is known of it."""
     text = io.StringIO()
     figures = [name for name in asdict(outcomes[0]) if name != "settings"]
+    keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.settings))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*outcomes[0].settings, *figures])
+    writer.writerow([*keys, *figures])
     for outcome in outcomes:
-        writer.writerow([*outcome.settings.values(), *(getattr(outcome, name) for name in figures)])
+        settings = (outcome.settings.get(key, "") for key in keys)
+        writer.writerow([*settings, *(getattr(outcome, name) for name in figures)])
     return text.getvalue()
 
 
@@ -200,20 +242,20 @@ def as_markdown(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
     seeded = SEED in outcomes[0].settings
     titles = [*(names[key] for key in keys), *["seeds"] * seeded, f"{metric}, last", f"{metric}, best"]
     titles += ["parameters", "time"]
-    lines = [f"# {config}", "", _row(titles), _row(["---"] * len(titles))]
+    lines = [f"# {config}", "", row(titles), row(["---"] * len(titles))]
     for values, members in groups.items():
         done = [o for o in members if o.status == "done"]
         count = f"{len(done)} of {len(members)}" if len(done) < len(members) else str(len(done))
-        figures = [_spread([o.last for o in done]), _spread([o.best for o in done])]
+        figures = [spread([o.last for o in done]), spread([o.best for o in done])]
         status = next((o.status for o in members if o.status != "done"), "") if not done else ""
         lines.append(
-            _row(
+            row(
                 [
                     *values,
                     *[count] * seeded,
                     *([status, ""] if status else figures),
                     f"{members[0].parameters / 1e6:.3f} M" if members[0].parameters else "",
-                    _duration(statistics.mean(o.seconds for o in done)) if done else "",
+                    duration(statistics.mean(o.seconds for o in done)) if done else "",
                 ]
             )
         )
@@ -223,19 +265,22 @@ def as_markdown(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and sample standard deviation of the values that are known."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    spread = f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.4g}{spread}"
+    deviation = f" ± {statistics.stdev(known):.2g}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.4g}{deviation}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

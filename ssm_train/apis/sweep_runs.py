@@ -1,4 +1,4 @@
-"""The runs of a sweep: started one after the other or all at once, kept when they are done, tried again when not."""
+"""The runs of a sweep: started one after the other or several at once, kept when done, and tried again when not."""
 
 import json
 import math
@@ -7,16 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
+import torch
 from mmengine.config import Config
 
 from ssm_core.errors import ConfigError, DataError, UserError
+from ssm_train.apis.run_processes import Made, RunProcess, Training, environments
 from ssm_train.apis.sweep import (
+    SEED,
     Outcome,
+    Run,
     Settings,
     as_csv,
     as_json,
@@ -26,12 +31,14 @@ from ssm_train.apis.sweep import (
     folder_names,
     metric_of,
     parse_grid,
+    read_costs,
     read_curves,
 )
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_folder, make_folder, write_text_atomically
 
 RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
+TABLE = "table.md"
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,14 @@ class Launch:
 
     Attributes:
         processes: of each run, on this machine.
-        partition: of Slurm, to which all runs are submitted at once; None to run them here, one after the other.
+        partition: of Slurm, to which all runs are submitted at once; None to run them here.
+        at_once: runs at a time on this machine, each in one of as many processes that are kept from run to run and
+            share its GPUs; None for one after the other, each in processes of its own.
     """
 
     processes: int = 1
     partition: str | None = None
+    at_once: int | None = None
 
     def command(self, config: str, arguments: list[str]) -> list[str]:
         """The command that starts a run, or goes on with it.
@@ -96,6 +106,15 @@ class SweepSettings:
         """Everything that one run changes in the config."""
         return [*self.options, *(f"{key}={value}" for key, value in run.items())]
 
+    def runs(self) -> list[Run]:
+        """All runs.
+
+        Raises:
+            ConfigError: the grid is wrong.
+        """
+        settings = combinations(parse_grid(self.grid))
+        return [Run(self.config, *both) for both in zip(settings, folder_names(settings), strict=True)]
+
     def arguments_of(self, run: Settings, folder: Path) -> list[str]:
         """The arguments of ``tree-ssm train`` for one run.
 
@@ -106,13 +125,31 @@ class SweepSettings:
         switches = ["--amp"] * self.amp + ["--compile"] * self.compiled
         return ["--work-dir", str(folder), *switches, "--cfg-options", *self.options_of(run)]
 
-    def identity_of(self, run: Settings) -> dict:
-        """What makes a run what it is, so that a kept run is not taken for another."""
-        return {"config": f"{self.name}.py", "options": self.options_of(run), "amp": self.amp}
+    def identity_of(self, run: Settings, config: str | None = None) -> dict:
+        """What makes a run what it is, so that a kept run is not taken for another.
+
+        Args:
+            run: what distinguishes the run.
+            config: its config; None for that of all runs.
+        """
+        return {"config": f"{Path(config or self.config).stem}.py", "options": self.options_of(run), "amp": self.amp}
+
+    def tables(self, outcomes: Sequence[Outcome], metric: str) -> dict[str, str]:
+        """The contents of the files that tell what came of all runs, by their names. ``table.md`` is for readers.
+
+        Args:
+            outcomes: of the runs, in the order of :meth:`runs`.
+            metric: the metric that is compared.
+        """
+        return {
+            TABLE: as_markdown(outcomes, self.name, metric),
+            "table.csv": as_csv(outcomes),
+            "table.json": as_json(outcomes, self.name, metric),
+        }
 
 
 class Sweep:
-    """The runs of a grid and their folders.
+    """The runs of a grid, or of a study, and their folders.
 
     All configs are loaded before any run starts: a misspelt key must not show after hours.
 
@@ -130,30 +167,42 @@ class Sweep:
         self.folder = settings.folder
         check_folder(self.folder)
         self._writing = threading.Lock()
-        runs = combinations(parse_grid(settings.grid))
-        self.configs: list[Config] = [load_config(settings.config, settings.options_of(run)) for run in runs]
+        self._processes: SimpleQueue[RunProcess] = SimpleQueue()
+        self.runs = settings.runs()
+        self.configs, self.outcomes = self._loaded()
         self.metric, _ = metric_of(self.configs[0])
-        self.outcomes = [
-            Outcome(run, folder, parameters=count_parameters(cfg))
-            for run, folder, cfg in zip(runs, folder_names(runs), self.configs, strict=True)
-        ]
-        for number in range(len(runs)):
+        for number in range(len(self.runs)):
             self._recall(number)
 
     def run(self) -> Iterator[Outcome]:
         """Train every combination that is not done, and write the tables anew after each.
 
-        Runs are started one after the other, but all at once under Slurm, which has a queue of its own.
+        Runs are started in their order, as many at a time as the launch says, but all at once under Slurm, which has a
+        queue of its own.
 
         Yields:
-            What came of each run, in the order of the grid. A run that fails does not stop the others.
+            What came of each run, as soon as it is known. A run that fails does not stop the others.
         """
-        with ThreadPoolExecutor(len(self.outcomes) if self.launch.partition else 1) as pool:
-            yield from pool.map(self._run_one, range(len(self.outcomes)))
+        processes = []
+        if self.launch.at_once:
+            processes = [RunProcess(own) for own in environments(self.launch.at_once, _gpus())]
+        for process in processes:
+            self._processes.put(process)
+        pool = ThreadPoolExecutor(len(processes) or (len(self.runs) if self.launch.partition else 1))
+        try:
+            yield from (outcome for outcome in self.outcomes if outcome.status == "done")
+            waiting = [number for number, outcome in enumerate(self.outcomes) if outcome.status != "done"]
+            for future in as_completed([pool.submit(self._run_one, number) for number in waiting]):
+                yield future.result()
+            self._write()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for process in processes:
+                process.end()
 
     def table(self) -> str:
         """The table in Markdown, see :func:`~ssm_train.apis.sweep.as_markdown`."""
-        return as_markdown(self.outcomes, self.settings.name, self.metric)
+        return self.settings.tables(self.outcomes, self.metric)[TABLE]
 
     def describe(self, outcome: Outcome) -> str:
         """What came of a run in a line."""
@@ -174,6 +223,20 @@ class Sweep:
                 f"there is nothing to compare: no validation of the {len(self.outcomes)} runs measured {self.metric}"
             )
 
+    def _loaded(self) -> tuple[list[Config], list[Outcome]]:
+        """The config of every run, and what is known of it before. Runs that differ in their seed alone share both."""
+        known: dict[tuple, tuple[Config, int]] = {}
+        configs, outcomes = [], []
+        for run in self.runs:
+            key = run.config, *((name, value) for name, value in run.settings.items() if name != SEED)
+            if key not in known:
+                cfg = load_config(run.config, self.settings.options_of(run.settings))
+                known[key] = cfg, count_parameters(cfg)
+            cfg, parameters = known[key]
+            configs.append(cfg)
+            outcomes.append(Outcome(run.settings, run.folder, parameters=parameters))
+        return configs, outcomes
+
     def _recall(self, number: int) -> None:
         """Take up what an earlier call noted of a run."""
         outcome = self.outcomes[number]
@@ -181,46 +244,75 @@ class Sweep:
         if not (folder / RECORD).is_file():
             return
         known = _record(folder / RECORD)
-        if known["given"] != self.settings.identity_of(outcome.settings):
+        if known["given"] != self._identity_of(number):
             raise ConfigError(f"{folder} holds a run with other settings: give another --work-dir, or remove it")
         outcome.status, outcome.seconds, outcome.error = known["status"], known["seconds"], known["error"]
+        self._read_figures(number)
+
+    def _identity_of(self, number: int) -> dict:
+        run = self.runs[number]
+        return self.settings.identity_of(run.settings, run.config)
+
+    def _read_figures(self, number: int) -> None:
+        outcome = self.outcomes[number]
+        folder = self.folder / outcome.folder
         read_curves(outcome, folder, self.configs[number])
+        read_costs(outcome, folder)
 
     def _run_one(self, number: int) -> Outcome:
-        outcome = self.outcomes[number]
-        if outcome.status != "done":
-            self._train(number)
+        self._train(number)
         with self._writing:
             self._write()
-        return outcome
+        return self.outcomes[number]
 
     def _train(self, number: int) -> None:
         """Train one combination, and note what came of it."""
         outcome = self.outcomes[number]
         folder = self.folder / outcome.folder
         make_folder(folder)
-        command = self.launch.command(self.settings.config, self.settings.arguments_of(outcome.settings, folder))
-        start = time.perf_counter()
-        path = folder / LOG
-        write_text_atomically(path, "")
-        with path.open("ab") as log:  # a job of Slurm appends to it, too
-            environment = dict(os.environ)
-            if self.launch.partition:
-                environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(path.resolve()).replace("%", "%%")}
-            status = subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
-        outcome.seconds += time.perf_counter() - start
-        outcome.status = "failed" if status else "done"
-        outcome.error = reason(status, path) if status else ""
-        record = {"given": self.settings.identity_of(outcome.settings), "status": outcome.status}
+        log = folder / LOG
+        write_text_atomically(log, "")
+        made = self._in_kept_process(number, log) if self.launch.at_once else self._in_own_process(number, log)
+        outcome.seconds += made.seconds
+        outcome.status = "failed" if made.status else "done"
+        outcome.error = reason(made.status, log) if made.status else ""
+        record = {"given": self._identity_of(number), "status": outcome.status}
         record |= {"seconds": outcome.seconds, "error": outcome.error}
         write_text_atomically(folder / RECORD, json.dumps(record, indent=1))
-        read_curves(outcome, folder, self.configs[number])
+        self._read_figures(number)
+
+    def _in_kept_process(self, number: int, log: Path) -> Made:
+        run, settings = self.runs[number], self.settings
+        options = tuple(settings.options_of(run.settings))
+        training = Training(run.config, options, str(self.folder / run.folder), settings.amp, settings.compiled)
+        process = self._processes.get()
+        try:
+            return process.train(training, log)
+        finally:
+            self._processes.put(process)
+
+    def _in_own_process(self, number: int, log: Path) -> Made:
+        run = self.runs[number]
+        arguments = self.settings.arguments_of(run.settings, self.folder / run.folder)
+        start = time.perf_counter()
+        with log.open("ab") as file:  # a job of Slurm appends to it, too
+            environment = dict(os.environ)
+            if self.launch.partition:
+                environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(log.resolve()).replace("%", "%%")}
+            command = self.launch.command(run.config, arguments)
+            status = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+        return Made(status, time.perf_counter() - start)
 
     def _write(self) -> None:
         """Write the tables."""
-        write_text_atomically(self.folder / "table.md", self.table())
-        write_text_atomically(self.folder / "table.csv", as_csv(self.outcomes))
-        write_text_atomically(self.folder / "table.json", as_json(self.outcomes, self.settings.name, self.metric))
+        for name, text in self.settings.tables(self.outcomes, self.metric).items():
+            write_text_atomically(self.folder / name, text)
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this machine that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(n) for n in range(torch.cuda.device_count())] if given is None else [n for n in given.split(",") if n]
 
 
 def _record(path: Path) -> dict:

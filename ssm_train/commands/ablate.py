@@ -1,7 +1,10 @@
-"""Trains every combination of a grid of settings and compares them: tree-ssm ablate CONFIG --grid KEY=A,B,C.
+"""Trains every combination of a grid of settings, or a study, and compares: tree-ssm ablate CONFIG --grid KEY=A,B,C.
 
     tree-ssm ablate quadmamba/quadmamba-nano_digits \\
         --grid model.backbone.quadtree_levels=0,1,2 --grid seed=0,1,2
+
+In place of a config it takes the file of a study, which lists what is compared instead of all combinations
+(docs/study.md): tree-ssm ablate studies/fashion-mnist.yaml --at-once 14.
 
 Each combination is a run of tree-ssm train in a folder of its own. Given again, the command keeps the runs that are
 done and goes on with those that were stopped. A run that fails is named in the table, and the others go on. The work
@@ -22,12 +25,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("config", help="the config that all runs share")
+    parser.add_argument("config", help="the config that all runs share, or the file of a study (.yaml)")
     parser.add_argument(
-        "--grid", action="append", required=True, metavar="KEY=A,B,C",
+        "--grid", action="append", default=[], metavar="KEY=A,B,C",
         help="values of a config's key, combined with those of every other --grid; seed stands for randomness.seed",
     )  # fmt: skip
-    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG)")
+    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG or study_FILE)")
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config of all runs"
     )
@@ -36,23 +39,37 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--processes", type=kinds.whole_number(), default=1, metavar="N",
                        help="start each run by tree-ssm dist-train in N processes")  # fmt: skip
+    where.add_argument("--at-once", type=kinds.whole_number(), metavar="N",
+                       help="N runs at a time, in N processes that go from run to run and share the GPUs here")  # fmt: skip
     where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tree-ssm slurm-train")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if is_study(args.config) == bool(args.grid):
+        parser.error("a config needs a --grid, and the file of a study takes none")
+    return args
+
+
+def is_study(name: str) -> bool:
+    """Whether a command line names the file of a study rather than a config."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the grid and print the table."""
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast, and the first before the others so that a typo is found fast.
-    from ssm_train.runtime.early_check import check_early
+    if is_study(args.config):
+        from ssm_train.apis.study import StudySettings as Settings
+    else:
+        from ssm_train.runtime.early_check import check_early
 
-    check_early(args.config, args.cfg_options)
-    from ssm_train.apis.sweep_runs import LOG, Launch, Sweep, SweepSettings
+        check_early(args.config, args.cfg_options)
+        from ssm_train.apis.sweep_runs import SweepSettings as Settings
+    from ssm_train.apis.sweep_runs import LOG, Launch, Sweep
 
-    settings = SweepSettings(
+    settings = Settings(
         args.config, tuple(args.grid), tuple(args.cfg_options), args.work_dir, args.amp, args.compile
     )
-    sweep = Sweep(settings, Launch(args.processes, args.partition))
+    sweep = Sweep(settings, Launch(args.processes, args.partition, args.at_once))
     count = len(sweep.outcomes)
     print(f"{count} runs in {sweep.folder}; each one's output is in its {LOG}", flush=True)
     for number, outcome in enumerate(sweep.run(), start=1):

@@ -21,13 +21,14 @@ DRAWN_KEY = "drawn"  # where a sample has the numbers of the rest of its augment
 
 
 @FUNCTIONS.register_module()
-def collate_images(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def collate_images(samples: Sequence[Mapping[str, Any]] | dict[str, Any]) -> dict[str, Any]:
     """Stack samples; of their ``unreadable`` texts, keep those that are not empty, by the sample's place in the batch.
 
     A list with one text for every image would take longer to pin and to move to the device than the images.
 
     Args:
-        samples: samples of an :class:`.ImageDataset`.
+        samples: samples of an :class:`.ImageDataset`, or a batch that :meth:`.ImageArrays.load_batch` has made, which
+            stays as it is.
 
     Returns:
         ``inputs`` [B, C, H, W], and ``data_samples`` with tensors [B] and the dictionary ``unreadable``. If the images
@@ -36,6 +37,8 @@ def collate_images(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
         ConfigError: some images are unfinished and others are not.
     """
+    if isinstance(samples, dict):
+        return samples
     drawn = [sample[DRAWN_KEY] for sample in samples if DRAWN_KEY in sample]
     if 0 < len(drawn) < len(samples):
         raise ConfigError("the datasets of one loader have transforms with on_device=True and others without it")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ssm_core.errors import ConfigError
-from ssm_train.data.augmentation import Drawing, Unfinished, drawing_of
+from ssm_train.data.augmentation import VIEW_KEY, Drawing, Unfinished, draw_views, drawing_of
 from ssm_train.data.pixels import LEVELS
 from ssm_train.registry import TRANSFORMS
 
@@ -163,6 +163,60 @@ class TestTransform:
             ConfigError: the image has another number of channels than ``mean``.
         """
         return self.transform(_checked(image, self.channels))
+
+
+@TRANSFORMS.register_module()
+class BatchTransform:
+    """Random square crops and horizontal flips, drawn for a whole batch at once, and computed on the device.
+
+    It is for small images in memory (:class:`.ImageArrays`), of which a loader would otherwise be slower than a small
+    network. The model's :class:`.ImagePreprocessor` computes the pixels. Crops are resized by cubic interpolation
+    without antialiasing, so that images should not be much larger than ``size``.
+
+    Args:
+        size: side of the square output in pixels.
+        scale: smallest and largest share of the image's area that a crop has.
+        hflip: probability of a horizontal flip.
+        mean: mean of every channel, which is subtracted. Images have as many channels.
+        std: standard deviation of every channel, which the result is divided by.
+
+    Raises:
+        ConfigError: ``mean`` and ``std`` differ in length, or ``scale`` is no range within 0 and 1.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.7, 1.0),
+        hflip: float = 0.5,
+        mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
+        std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
+    ):
+        self.channels = _check_channels(mean, std)
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ConfigError(f"BatchTransform's scale is two shares of an area, such as (0.7, 1.0), not {scale}")
+        self.size, self.scale, self.hflip = size, (scale[0], scale[1]), hflip
+        self.mean, self.std = (np.asarray(values, np.float32) for values in (mean, std))
+
+    def draw(self, count: int) -> dict[str, np.ndarray]:
+        """Draw the numbers of a batch from NumPy's global generator, see :func:`.boxes.finish_views`.
+
+        Args:
+            count: number of images.
+        """
+        same = {"size": np.int64(self.size), "mean": self.mean, "std": self.std}
+        repeated = {key: np.repeat(np.asarray(value)[None], count, axis=0) for key, value in same.items()}
+        return {VIEW_KEY: draw_views(count, self.scale, self.hflip), **repeated}
+
+    def __call__(self, image: Image.Image | np.ndarray) -> Unfinished:
+        """Draw the numbers of one image, which is left :class:`.Unfinished`.
+
+        Raises:
+            ConfigError: the image has another number of channels than ``mean``.
+        """
+        pixels = np.array(_checked(image, self.channels))
+        drawn = {key: value[0] for key, value in self.draw(1).items()}
+        return Unfinished(torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1), drawn)
 
 
 @TRANSFORMS.register_module()

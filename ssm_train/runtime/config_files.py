@@ -37,6 +37,16 @@ def find_config(name: str | Path) -> Path:
     return path
 
 
+def find_study(name: str | Path) -> Path:
+    """The file of a study that a command line names, as :func:`find_config` finds configs.
+
+    Args:
+        name: a path, or the name of one that comes with the package, such as ``studies/fashion-mnist.yaml``.
+    """
+    shipped = SHIPPED / name
+    return shipped if not os.path.isfile(name) and os.path.isfile(shipped) else Path(name)
+
+
 def check_base(path: Path, base: str) -> None:
     """Raise if a config inherits from a file that is not there.
 

@@ -6,7 +6,7 @@ There are therefore no random states to save. A run that is killed and resumed a
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,11 @@ class SampleIndex(int):
 
 
 class SeededDataset(DatasetWrapper):
-    """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it."""
+    """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it.
+
+    A dataset with a method ``load_batch``, such as :class:`.ImageArrays`, loads a batch at once. The generators are
+    then seeded once for the batch, by its first sample.
+    """
 
     def __init__(self, dataset: Dataset, seed: int):
         super().__init__(dataset)
@@ -66,6 +70,14 @@ class SeededDataset(DatasetWrapper):
     def __getitem__(self, index: int) -> Any:
         seed_sample(self.seed, getattr(index, "epoch", 0), int(index))
         return self.dataset[int(index)]
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """The samples of a batch, which torch's loader passes to its ``collate_fn``."""
+        load_batch = getattr(self.dataset, "load_batch", None)
+        if load_batch is None:
+            return [self[index] for index in indices]
+        seed_sample(self.seed, getattr(indices[0], "epoch", 0), int(indices[0]))
+        return load_batch([int(index) for index in indices])
 
 
 class ResumableBatchSampler:

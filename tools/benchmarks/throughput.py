@@ -3,7 +3,11 @@
     python tools/benchmarks/throughput.py --mode infer --dtype bfloat16 --compile
     python tools/benchmarks/throughput.py --models quadmamba_small swin_tiny_patch4_window7_224 --mode train --batch 64
 
-A model is any name that timm knows, ours among them. Half types run under autocast with float32 weights, as in
+A model is any name that timm knows, ours among them, or a cell of a study (docs/study.md):
+
+    python tools/benchmarks/throughput.py --study configs/studies/fashion-mnist.yaml --table "models of one size" --size 64
+
+Half types run under autocast with float32 weights, as in
 training; `--cast` casts the weights, too (in inference only). `--plain` measures our models once more with PyTorch's
 norms and convolutions. A training step is forward, cross entropy, backward and a fused AdamW update. The models take
 turns, round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the
@@ -15,9 +19,10 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
@@ -26,16 +31,21 @@ from torch import Tensor, nn
 
 import quadtree_ssm  # noqa: F401  registers the models with timm
 import tree_ssm  # noqa: F401
+from ssm_core.errors import ConfigError
 from ssm_core.kernel_times import kernel_times, table
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
+from ssm_train.apis.study import read_study
+from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_file, write_text_atomically
+from ssm_train.tasks import task_of
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
 OURS = ("quadmamba", "mambatree")
 WARM_UP_STEPS = 5
-CLASSES = 1000
+CLASSES = 1000  # of timm's models
+CHANNELS = 3
 
 
 @dataclass
@@ -51,9 +61,17 @@ class Row:
     to_last: float  # its rate divided by that of the run's last model
 
 
-def images_of(options: argparse.Namespace) -> Tensor:
+class Subject(NamedTuple):
+    """A model that is measured."""
+
+    network: nn.Module
+    channels: int = CHANNELS
+    classes: int = CLASSES
+
+
+def images_of(subject: Subject, options: argparse.Namespace) -> Tensor:
     """The random batch that every step takes."""
-    images = torch.randn(options.batch, 3, options.size, options.size, device=options.device)
+    images = torch.randn(options.batch, subject.channels, options.size, options.size, device=options.device)
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     return images.to(dtype=options.dtype if options.cast else torch.float32, memory_format=layout)
 
@@ -65,12 +83,12 @@ def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager:
     return torch.autocast(options.device, options.dtype)
 
 
-def inference_step(model: nn.Module, options: argparse.Namespace) -> Callable[[], None]:
+def inference_step(subject: Subject, options: argparse.Namespace) -> Callable[[], None]:
     """A call that runs the model on one batch."""
-    model.eval()
+    model = subject.network.eval()
     if options.cast:
         model.to(options.dtype)
-    images = images_of(options)
+    images = images_of(subject, options)
     forward = torch.compile(model, fullgraph=True) if options.compile else model
 
     @torch.inference_mode()
@@ -81,11 +99,11 @@ def inference_step(model: nn.Module, options: argparse.Namespace) -> Callable[[]
     return step
 
 
-def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[], None]:
+def training_step(subject: Subject, options: argparse.Namespace) -> Callable[[], None]:
     """A call that makes one step of training."""
-    model.train()
-    images = images_of(options)
-    labels = torch.randint(CLASSES, (options.batch,), device=options.device)
+    model = subject.network.train()
+    images = images_of(subject, options)
+    labels = torch.randint(subject.classes, (options.batch,), device=options.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=options.device == "cuda")
     # float16 needs a scaled loss, as in training. With other types the scaler does nothing.
     scaler = torch.amp.GradScaler(options.device, enabled=options.dtype == torch.float16)
@@ -102,14 +120,14 @@ def training_step(model: nn.Module, options: argparse.Namespace) -> Callable[[],
     return step
 
 
-def build(model: nn.Module, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
+def build(subject: Subject, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
     """A model's step after some steps for warming up, its parameters in millions, and its peak memory in GiB."""
     cuda = options.device == "cuda"
     before = torch.cuda.memory_allocated() if cuda else 0
-    model.to(options.device)
+    model = subject.network.to(options.device)
     if options.channels_last:
         model.to(memory_format=torch.channels_last)
-    step = (training_step if options.mode == "train" else inference_step)(model, options)
+    step = (training_step if options.mode == "train" else inference_step)(subject, options)
     step()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -119,13 +137,38 @@ def build(model: nn.Module, options: argparse.Namespace) -> tuple[Callable[[], N
     return step, sum(p.numel() for p in model.parameters()) / 1e6, peak
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """Build all models, then time them in turns."""
-    built = {}
+def timm_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
+    """The models that are named on the command line."""
     for name in options.models:
         if options.plain and name.startswith(OURS):
-            built[f"{name}, plain"] = build(timm.create_model(name, num_classes=CLASSES, fused=False), options)
-        built[name] = build(timm.create_model(name, num_classes=CLASSES), options)
+            yield f"{name}, plain", Subject(timm.create_model(name, num_classes=CLASSES, fused=False))
+        yield name, Subject(timm.create_model(name, num_classes=CLASSES))
+
+
+def study_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
+    """The cells of a study, or of one of its tables.
+
+    Raises:
+        ConfigError: the study has no such table, or a cell is no classifier.
+    """
+    cells = read_study(options.study).cells
+    tables = list(dict.fromkeys(cell.table for cell in cells))
+    if options.table not in (None, *tables):
+        raise ConfigError(f"{options.study} has no table {options.table!r}: it has {', '.join(map(repr, tables))}")
+    for cell in cells:
+        if options.table in (None, cell.table):
+            cfg = load_config(cell.config, [f"{key}={value}" for key, value in cell.settings.items()])
+            if cfg.model.type != "ImageClassifier":
+                raise ConfigError(f"{cell.config} is no classifier: only classifiers are measured here")
+            name = cell.name if options.table else f"{cell.table}: {cell.name}"
+            network = task_of(cfg).build().backbone
+            yield name, Subject(network, cfg.model.backbone.get("in_chans", CHANNELS), network.num_classes)
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Build all models, then time them in turns."""
+    subjects = study_subjects(options) if options.study else timm_subjects(options)
+    built = {name: build(subject, options) for name, subject in subjects}
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(options.rounds):
         for name, (step, _, _) in built.items():
@@ -136,7 +179,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
 
             times[name].append(timed(several, options.device) / options.steps)
     rows = []
-    last = summarize(times[options.models[-1]]).median
+    last = summarize(list(times.values())[-1]).median
     for name, (_, parameters, peak) in built.items():
         median, spread = summarize(times[name])
         rate = 1e3 * options.batch / median
@@ -153,6 +196,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     cuda = torch.cuda.is_available()
     add = parser.add_argument
     add("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="NAME", help="names that timm knows")
+    add("--study", type=Path, metavar="FILE", help="measure the cells of a study instead")
+    add("--table", metavar="NAME", help="only those of this table of the study")
     add("--mode", choices=["infer", "train"], default="infer")
     add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
@@ -170,6 +215,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     unknown = [name for name in options.models if not timm.is_model(name)]
     if unknown:
         parser.error(f"timm knows no model {unknown[0]!r}; see timm.list_models('*{unknown[0][:4]}*')")
+    if options.table and not options.study:
+        parser.error("--table names a table of a --study")
     if options.cast and options.mode == "train":
         parser.error("--cast is for inference; training keeps float32 weights and runs under autocast")
     if options.rounds < 2:

@@ -54,15 +54,15 @@ class Drawn(TypedDict):
 
 
 class Unfinished(NamedTuple):
-    """An image that is cropped and flipped, and what is still to be done to it.
+    """An image, and what is still to be done to it.
 
     Attributes:
-        pixels: [C, size, size] uint8.
+        pixels: [C, H, W] uint8.
         drawn: the numbers of the rest.
     """
 
     pixels: Tensor
-    drawn: Drawn
+    drawn: Drawn | dict[str, np.ndarray]
 
 
 def drawing_of(transform: Compose, channels: int) -> "Drawing | None":

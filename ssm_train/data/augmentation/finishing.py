@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssm_train.data.augmentation import colours, erasing, warps
+from ssm_train.data.augmentation.boxes import VIEW_KEY, finish_views
 from ssm_train.data.augmentation.kinds import Kind
 from ssm_train.data.augmentation.transfer import send
 from ssm_train.data.pixels import LEVELS
@@ -43,10 +44,12 @@ def finish(
 
     Args:
         pixels: the images, on any device.
-        drawn: the numbers of the batch, see :class:`.Drawn`.
+        drawn: the numbers of the batch, see :class:`.Drawn`, or :func:`.finish_views`.
         backend: that of ``torch.compile`` for warps, noise and scaling, which take the most time. Without it the levels
             are exactly Pillow's. Compiled warps may round the other way in few places.
     """
+    if VIEW_KEY in drawn:
+        return finish_views(pixels, drawn)
     steps = plan(drawn)
     scaling = [drawn["mean"], drawn["std"]]
     erased = np.flatnonzero(drawn["erased"][:, 2] > 0)

@@ -11,6 +11,7 @@ from ssm_train.data.datasets.base import ImageDataset
 from ssm_train.data.datasets.digits import Digits
 from ssm_train.data.datasets.fashion_mnist import FashionMNIST
 from ssm_train.data.datasets.huggingface_images import HuggingFaceImages
+from ssm_train.data.datasets.image_arrays import ImageArrays
 from ssm_train.data.datasets.image_folder import ImageFolder, ImageNet
 from ssm_train.data.datasets.image_list import ImageList
 from ssm_train.data.datasets.synthetic import SyntheticImages
@@ -20,6 +21,7 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "HuggingFaceImages",
+    "ImageArrays",
     "ImageDataset",
     "ImageFolder",
     "ImageList",

@@ -1,0 +1,303 @@
+"""A study: some models, of each of which one thing at a time is changed, all under the same seeds, and compared.
+
+A file says what is trained (docs/study.md). Every cell of a table has a run for every seed. Runs of one seed see the
+same data in the same order, so that cells are compared seed by seed.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from ssm_core.errors import ConfigError
+from ssm_train.apis.sweep import SEED, Outcome, Run, Settings, as_csv, duration, folder_name, row, spread
+from ssm_train.apis.sweep_runs import TABLE, SweepSettings
+from ssm_train.runtime.config_files import find_study
+from ssm_train.runtime.strict_json import strict_json
+
+CONFIDENCE = 0.95
+_KEYS = {"seeds", "tables"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A setting that is compared.
+
+    Attributes:
+        table: name of its table.
+        name: its own.
+        config: the config file.
+        settings: what is changed in it.
+    """
+
+    table: str
+    name: str
+    config: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a file of a study says.
+
+    Attributes:
+        seeds: of every cell.
+        cells: in the order of the file. The first one of a table is what the others of the table are compared with.
+    """
+
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass
+class Comparison:
+    """A cell beside the first one of its table, seed by seed.
+
+    Attributes:
+        pairs: number of seeds under which both were trained.
+        difference: the mean of the differences.
+        low: lower end of the confidence interval of that mean, by Student's t.
+        high: upper end.
+        p: of the paired t-test: how likely a mean at least as far from 0 is if the cells do not differ.
+        adjusted_p: the same after Benjamini and Hochberg (1995), over all comparisons of the table.
+    """
+
+    pairs: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float = math.nan
+
+
+@dataclass(frozen=True)
+class StudySettings(SweepSettings):
+    """What the runs of a study are; ``config`` is the file of the study, and there is no grid."""
+
+    grid: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs go."""
+        return self.work_dir or Path("work_dirs") / f"study_{self.name}"
+
+    @cached_property
+    def study(self) -> Study:
+        """What the file says.
+
+        Raises:
+            ConfigError: see :func:`read_study`.
+        """
+        return read_study(find_study(self.config))
+
+    def runs(self) -> list[Run]:
+        """All runs: those of the first seed, then those of the second, and so on.
+
+        A study that is stopped early then has some seeds of all cells. Cells of several tables with the same config and
+        settings share their runs.
+        """
+        found = (self.run_of(cell, seed) for seed in self.study.seeds for cell in self.study.cells)
+        return list({run.folder: run for run in found}.values())
+
+    def run_of(self, cell: Cell, seed: int) -> Run:
+        """The run of a cell under a seed."""
+        settings = {**cell.settings, SEED: str(seed)}
+        return Run(cell.config, settings, f"{Path(cell.config).stem},{folder_name(settings)}")
+
+    def tables(self, outcomes: Sequence[Outcome], metric: str) -> dict[str, str]:
+        """The contents of the files that tell what came of all runs, see :meth:`.SweepSettings.tables`."""
+        by_folder = {outcome.folder: outcome for outcome in outcomes}
+        found = [[by_folder[self.run_of(cell, s).folder] for s in self.study.seeds] for cell in self.study.cells]
+        compared = compare(self.study.cells, found)
+        return {
+            TABLE: as_markdown(self.name, self.study.cells, found, compared, metric),
+            "table.csv": as_csv(outcomes),
+            "table.json": as_json(self.study, found, compared, metric),
+        }
+
+
+def read_study(path: Path) -> Study:
+    """Read the file of a study.
+
+    Args:
+        path: a file in YAML, with ``seeds`` and ``tables``. A table has a ``config`` and ``cells``: by its name, each
+            cell has what it changes in the config, and perhaps a ``config`` of its own.
+
+    Raises:
+        ConfigError: there is no such file, or it has another form; the message says where.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the study {path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or set(content) != _KEYS:
+        raise ConfigError(f"the study {path} has to have two parts, seeds and tables")
+    seeds, tables = content["seeds"], content["tables"]
+    if not _is_list_of_seeds(seeds):
+        raise ConfigError(f"{path}: seeds is a list of different whole numbers from 0 on, not {seeds!r}")
+    if not isinstance(tables, dict) or not tables:
+        raise ConfigError(f"{path}: tables has every table by its name, not {tables!r}")
+    cells = [cell for name, table in tables.items() for cell in _cells_of(path, str(name), table)]
+    return Study(tuple(seeds), tuple(cells))
+
+
+def _is_list_of_seeds(seeds: Any) -> bool:
+    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    return bool(whole) and len(set(seeds)) == len(seeds)
+
+
+def _cells_of(path: Path, name: str, table: Any) -> list[Cell]:
+    if not isinstance(table, dict) or not isinstance(table.get("cells"), dict) or set(table) - {"config", "cells"}:
+        raise ConfigError(f"{path}: the table {name!r} has cells, by their names, and a config where they share one")
+    found = []
+    for cell, changes in table["cells"].items():
+        settings = {} if changes is None else changes
+        if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+            raise ConfigError(f"{path}: the cell {cell!r} has KEY: VALUE for what it changes, not {changes!r}")
+        config = settings.get("config", table.get("config"))
+        if not isinstance(config, str):
+            raise ConfigError(f"{path}: neither the cell {cell!r} nor its table {name!r} names a config")
+        if SEED in settings or "seed" in settings:
+            raise ConfigError(f"{path}: the cell {cell!r} sets a seed, and all cells have the seeds of the study")
+        texts = {key: value if isinstance(value, str) else repr(value) for key, value in settings.items()}
+        texts.pop("config", None)
+        found.append(Cell(name, str(cell), config, texts))
+    return found
+
+
+def compare(cells: Sequence[Cell], outcomes: Sequence[Sequence[Outcome]]) -> list[Comparison | None]:
+    """Compare every cell with the first one of its table, by the metric at the last validation.
+
+    The test is Student's t-test of paired samples. Wilcoxon's signed-rank test makes no assumption about the
+    distribution of the differences, but of five pairs its p is never below 0.06, whatever they are.
+
+    Args:
+        cells: all cells.
+        outcomes: of each cell its runs, in the order of the seeds.
+
+    Returns:
+        A comparison for every cell; None for the first ones, and where fewer than two seeds were trained in both.
+    """
+    first: dict[str, Sequence[Outcome]] = {}
+    compared: list[Comparison | None] = []
+    for cell, own in zip(cells, outcomes, strict=True):
+        base = first.setdefault(cell.table, own)
+        compared.append(None if base is own else paired(_values(base), _values(own)))
+    for table in first:
+        found = [c for cell, c in zip(cells, compared, strict=True) if cell.table == table and c is not None]
+        known = [c for c in found if not math.isnan(c.p)]
+        for comparison, p in zip(known, stats.false_discovery_control([c.p for c in known]), strict=True):
+            comparison.adjusted_p = float(p)
+    return compared
+
+
+def paired(base: Sequence[float | None], other: Sequence[float | None]) -> Comparison | None:
+    """Compare two cells by their values under the same seeds.
+
+    Args:
+        base: the values of one, in the order of the seeds; None where there is none.
+        other: the values of the other.
+
+    Returns:
+        The differences ``other - base``; None if fewer than two seeds have both values.
+    """
+    pairs = [(a, b) for a, b in zip(base, other, strict=True) if a is not None and b is not None]
+    if len(pairs) < 2:
+        return None
+    before, after = np.array(pairs).T
+    differences = after - before
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:  # no spread: the test would divide by it
+        return Comparison(len(pairs), mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    result = stats.ttest_rel(after, before)
+    interval = result.confidence_interval(CONFIDENCE)
+    return Comparison(len(pairs), mean, float(interval.low), float(interval.high), float(result.pvalue))
+
+
+def _values(outcomes: Sequence[Outcome]) -> list[float | None]:
+    return [outcome.last if outcome.status == "done" else None for outcome in outcomes]
+
+
+def as_markdown(
+    name: str,
+    cells: Sequence[Cell],
+    outcomes: Sequence[Sequence[Outcome]],
+    compared: Sequence[Comparison | None],
+    metric: str,
+) -> str:
+    """The tables of a study in Markdown. Failed runs are listed below them.
+
+    Args:
+        name: of the study, for the heading.
+        cells: all cells.
+        outcomes: of each cell its runs.
+        compared: see :func:`compare`.
+        metric: name of the metric that is compared.
+    """
+    titles = ["cell", "seeds", metric, "difference", "95 % interval", "p", "adjusted p"]
+    titles += ["parameters", "ms an iteration", "time of a run", "memory, MiB"]
+    lines, table = [f"# {name}"], None
+    for cell, own, comparison in zip(cells, outcomes, compared, strict=True):
+        if cell.table != table:
+            table = cell.table
+            lines += ["", f"## {table}", "", row(titles), row(["---"] * len(titles))]
+        lines.append(row([cell.name, *_figures(own), *_words(comparison), *_costs(own)]))
+    lines += [
+        "",
+        f"{metric} at the last validation: mean ± sample standard deviation over the seeds. The difference is to the "
+        "first cell of the table, seed by seed, with Student's interval and the p of the paired t-test; adjusted by "
+        "Benjamini and Hochberg over the table. Times are those of runs beside each other.",
+    ]
+    failed = {outcome.folder: outcome for own in outcomes for outcome in own if outcome.status == "failed"}
+    lines += ["", *(f"- **{folder}** failed: {outcome.error}" for folder, outcome in failed.items())]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _figures(outcomes: Sequence[Outcome]) -> list[str]:
+    done = sum(outcome.status == "done" for outcome in outcomes)
+    count = str(done) if done == len(outcomes) else f"{done} of {len(outcomes)}"
+    return [count, spread(_values(outcomes))]
+
+
+def _words(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return [""] * 4
+    ends = f"{comparison.low:+.3g} … {comparison.high:+.3g}"
+    return [f"{comparison.difference:+.3g}", ends, f"{comparison.p:.2g}", f"{comparison.adjusted_p:.2g}"]
+
+
+def _costs(outcomes: Sequence[Outcome]) -> list[str]:
+    done = [outcome for outcome in outcomes if outcome.status == "done"]
+    times = [outcome.milliseconds for outcome in done if outcome.milliseconds is not None]
+    memory = [outcome.memory for outcome in done if outcome.memory is not None]
+    parameters = outcomes[0].parameters
+    return [
+        f"{parameters / 1e6:.3f} M" if parameters else "",
+        f"{statistics.mean(times):.1f}" if times else "",
+        duration(statistics.mean(outcome.seconds for outcome in done)) if done else "",
+        str(max(memory)) if memory else "–",
+    ]
+
+
+def as_json(
+    study: Study, outcomes: Sequence[Sequence[Outcome]], compared: Sequence[Comparison | None], metric: str
+) -> str:
+    """All figures of a study, by cell and seed."""
+    cells: list[Mapping[str, Any]] = [
+        {
+            **asdict(cell),
+            "runs": [{"seed": seed, **asdict(o)} for seed, o in zip(study.seeds, own, strict=True)],
+            "comparison": None if comparison is None else asdict(comparison),
+        }
+        for cell, own, comparison in zip(study.cells, outcomes, compared, strict=True)
+    ]
+    return strict_json({"metric": metric, "seeds": list(study.seeds), "cells": cells}, indent=1)
