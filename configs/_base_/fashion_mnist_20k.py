@@ -1,6 +1,6 @@
-# The first 20,000 training images of Fashion-MNIST, eight epochs, for studies of many short runs. All 10,000 test images
-# are for testing. Images stay in memory. Whole batches are enlarged from 28x28 to 64x64, cropped and flipped on the
-# device, so that a loader needs no process of its own. A leaf config adds the backbone.
+# The first 20,000 training images of Fashion-MNIST and eight epochs, for studies of many short runs. All 10,000 test
+# images are for testing. Images stay in memory. Whole batches are enlarged from 28x28 to 64x64, cropped and flipped on
+# the device, so that a loader needs no process of its own. A leaf config adds the backbone.
 _base_ = "./classification_runtime.py"
 
 max_epochs, warmup = 8, 1

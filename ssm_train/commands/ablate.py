@@ -30,7 +30,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--grid", action="append", default=[], metavar="KEY=A,B,C",
         help="values of a config's key, combined with those of every other --grid; seed stands for randomness.seed",
     )  # fmt: skip
-    parser.add_argument("--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG or study_FILE)")
+    parser.add_argument(
+        "--work-dir", type=Path, help="where the runs go (default: work_dirs/ablate_CONFIG or work_dirs/study_FILE)"
+    )
     parser.add_argument(
         "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the config of all runs"
     )
@@ -40,7 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--processes", type=kinds.whole_number(), default=1, metavar="N",
                        help="start each run by tree-ssm dist-train in N processes")  # fmt: skip
     where.add_argument("--at-once", type=kinds.whole_number(), metavar="N",
-                       help="N runs at a time, in N processes that go from run to run and share the GPUs here")  # fmt: skip
+                       help="N runs at a time, in N processes, each of which goes from run to run")  # fmt: skip
     where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tree-ssm slurm-train")
     args = parser.parse_args(arguments)
     if is_study(args.config) == bool(args.grid):
@@ -66,9 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         from ssm_train.apis.sweep_runs import SweepSettings as Settings
     from ssm_train.apis.sweep_runs import LOG, Launch, Sweep
 
-    settings = Settings(
-        args.config, tuple(args.grid), tuple(args.cfg_options), args.work_dir, args.amp, args.compile
-    )
+    settings = Settings(args.config, tuple(args.grid), tuple(args.cfg_options), args.work_dir, args.amp, args.compile)
     sweep = Sweep(settings, Launch(args.processes, args.partition, args.at_once))
     count = len(sweep.outcomes)
     print(f"{count} runs in {sweep.folder}; each one's output is in its {LOG}", flush=True)

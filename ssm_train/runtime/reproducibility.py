@@ -57,11 +57,7 @@ class SampleIndex(int):
 
 
 class SeededDataset(DatasetWrapper):
-    """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it.
-
-    A dataset with a method ``load_batch``, such as :class:`.ImageArrays`, loads a batch at once. The generators are
-    then seeded once for the batch, by its first sample.
-    """
+    """A map-style dataset that seeds the generators before every sample, and else behaves like the dataset in it."""
 
     def __init__(self, dataset: Dataset, seed: int):
         super().__init__(dataset)
@@ -71,13 +67,14 @@ class SeededDataset(DatasetWrapper):
         seed_sample(self.seed, getattr(index, "epoch", 0), int(index))
         return self.dataset[int(index)]
 
+
+class SeededBatches(SeededDataset):
+    """A dataset that loads a batch at once, such as :class:`.ImageArrays`, seeded by the first sample of the batch."""
+
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """The samples of a batch, which torch's loader passes to its ``collate_fn``."""
-        load_batch = getattr(self.dataset, "load_batch", None)
-        if load_batch is None:
-            return [self[index] for index in indices]
+        """The batch, which torch's loader passes to its ``collate_fn``."""
         seed_sample(self.seed, getattr(indices[0], "epoch", 0), int(indices[0]))
-        return load_batch([int(index) for index in indices])
+        return self.dataset.load_batch([int(index) for index in indices])
 
 
 class ResumableBatchSampler:
@@ -134,8 +131,10 @@ def make_reproducible(loader: DataLoader, seed: int, dataset: Dataset | None = N
     """
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
+    dataset = loader.dataset if dataset is None else dataset
+    seeded = SeededBatches if hasattr(dataset, "load_batch") else SeededDataset
     return StoppableLoader(
-        SeededDataset(loader.dataset if dataset is None else dataset, seed),
+        seeded(dataset, seed),
         batch_sampler=ResumableBatchSampler(loader.batch_sampler),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

@@ -189,6 +189,7 @@ def look(model, x):
         {"quadtree_levels": 1},
         {"choice": 0},
         {"choice": 3},
+        {"choice": "random"},
         {"window_shift": False},
         {"predictor_context": "global"},
         {"token_order": "released"},
@@ -270,8 +271,8 @@ def test_shift_directions_follow_the_block_number():
     ("arguments", "message"),
     [
         ({"quadtree_levels": 3}, "a quadtree has 0, 1 or 2 levels here, got 3"),
-        ({"choice": 4}, "choice must be 'learned' or a quadrant 0, 1, 2, 3, got 4"),
-        ({"choice": "fixed"}, "choice must be 'learned' or a quadrant"),
+        ({"choice": 4}, "choice must be 'learned', 'random' or a quadrant 0, 1, 2, 3, got 4"),
+        ({"choice": "fixed"}, "choice must be 'learned', 'random' or a quadrant"),
         ({"token_order": "release"}, "unknown token_order 'release': .* did you mean 'released'"),
     ],
     ids=str,
@@ -279,6 +280,22 @@ def test_shift_directions_follow_the_block_number():
 def test_unfit_switches_say_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         QuadMamba(**SIZES, **arguments)
+
+
+def test_a_random_choice_is_drawn_for_every_map_of_a_training():
+    scan = make_scan(QuadtreeScan, choice="random", shift_signs=(1, 1))
+    assert scan.predictor is None
+    x = torch.randn(64, 8, 8, 8, dtype=torch.float64)
+    y, drawn = scan.train()(x)
+    assert (torch.bincount(drawn.choice, minlength=4) > 4).all()  # of 64; 5 or fewer happen once in 1,000 seeds
+    assert not torch.equal(drawn.choice, scan(x)[1].choice)
+    # Every map is scanned along the quadtree of its own quadrant.
+    for quadrant in range(4):
+        fixed = make_scan(QuadtreeScan, choice=quadrant, shift_signs=(1, 1))
+        fixed.load_state_dict(scan.state_dict())
+        assert_close(y[drawn.choice == quadrant], fixed(x)[0][drawn.choice == quadrant], tolerance=1e-10)
+    assert (scan.eval()(x)[1].choice == 0).all()
+    assert make_scan(QuadtreeScan, choice="random", levels=1).train()(x)[1].choice.eq(0).all()
 
 
 def test_noise_is_for_training_alone():

@@ -5,14 +5,14 @@
 
 A model is any name that timm knows, ours among them, or a cell of a study (docs/study.md):
 
-    python tools/benchmarks/throughput.py --study configs/studies/fashion-mnist.yaml --table "models of one size" --size 64
+    python tools/benchmarks/throughput.py --study configs/studies/fashion-mnist.yaml --size 64
 
-Half types run under autocast with float32 weights, as in
-training; `--cast` casts the weights, too (in inference only). `--plain` measures our models once more with PyTorch's
-norms and convolutions. A training step is forward, cross entropy, backward and a fused AdamW update. The models take
-turns, round by round, so that a slow minute of the machine hits all of them. The rate is that of the median round; the
-spread (±) is the distance between the quartiles. `--json FILE` writes every figure with the machine and the versions;
-`--profile FILE` writes where the time of each model goes, by part of the network and by kernel.
+Half types run under autocast with float32 weights, as in training; `--cast` casts the weights, too (in inference only).
+`--plain` measures our models once more with PyTorch's norms and convolutions. A training step is forward, cross
+entropy, backward and a fused AdamW update. The models take turns, round by round, so that a slow minute of the machine
+hits all of them. The rate is that of the median round; the spread (±) is the distance between the quartiles.
+`--json FILE` writes every figure with the machine and the versions; `--profile FILE` writes where the time of each model
+goes, by part of the network and by kernel.
 """
 
 import argparse
