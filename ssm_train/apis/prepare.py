@@ -14,6 +14,7 @@ from ssm_train.data.prepare.coco import prepare_coco
 from ssm_train.data.prepare.composite import prepare_composite
 from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
 from ssm_train.data.prepare.imagenet import prepare_imagenet
+from ssm_train.data.prepare.largest_item import prepare_largest_item
 from ssm_train.data.prepare.nuclei import prepare_nuclei
 from ssm_train.data.prepare.packed import pack_shards, pack_table, write_digits
 
@@ -41,6 +42,7 @@ def prepare_digits(root: Path, source: Path | None, images: bool) -> str:
 # Those without options of their own.
 ARRANGED: dict[str, Callable[[Path, Path | None], str]] = {
     "fashion-mnist": prepare_fashion_mnist,
+    "largest-item": prepare_largest_item,
     "imagenet": prepare_imagenet,
     "coco": prepare_coco,
     "ade20k": prepare_ade20k,

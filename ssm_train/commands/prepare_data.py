@@ -12,6 +12,7 @@ DATASETS = {
     "imagenet": "classification: arrange a downloaded ILSVRC2012 and count it",
     "nuclei": "all dense tasks: tiles of one microscopy image, from the package stardist",
     "composite": "all dense tasks: Fashion-MNIST items composited onto photographs",
+    "largest-item": "classification: the composited scenes by the class of their largest item",
     "coco": "detection: arrange a downloaded COCO 2017 and verify it",
     "ade20k": "segmentation: arrange a downloaded ADE20K and verify it",
     "cityscapes": "segmentation: arrange a downloaded Cityscapes, make its label maps",
@@ -60,6 +61,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 "--seed", type=kinds.whole_number(0, kinds.LARGEST_SEED), default=0, help="of the scenes (default: 0)"
             )
             command.add_argument(
+                "--items", type=kinds.whole_number(), metavar="N",
+                help="take items from the first N training images of Fashion-MNIST alone (default: from all)",
+            )  # fmt: skip
+            command.add_argument(
                 "--processes", type=kinds.whole_number(), metavar="N", help="that make them (default: one a core)"
             )
     return parser.parse_args(arguments)
@@ -79,8 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
         said = prepare.prepare_nuclei(args.root, args.source, args.tile)
     elif args.name == "composite":
         said = prepare.prepare_composite(
-            args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes
-        )
+            args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes,
+            args.items,
+        )  # fmt: skip
     else:
         said = prepare.ARRANGED[args.name](args.root, args.source)
     print(said)

@@ -11,8 +11,8 @@ Half types run under autocast with float32 weights, as in training; `--cast` cas
 `--plain` measures our models once more with PyTorch's norms and convolutions. A training step is forward, cross
 entropy, backward and a fused AdamW update. The models take turns, round by round, so that a slow minute of the machine
 hits all of them. The rate is that of the median round; the spread (±) is the distance between the quartiles.
-`--json FILE` writes every figure with the machine and the versions; `--profile FILE` writes where the time of each model
-goes, by part of the network and by kernel.
+`--json FILE` writes every figure with the machine and the versions; `--profile FILE` writes where the time of each
+model goes, by part of the network and by kernel.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.fashion_mnist import CLASSES, FILES
 from ssm_train.data.datasets.idx import read_idx
 from ssm_train.data.prepare.coco_json import CocoFile, outline
@@ -159,6 +159,7 @@ def prepare_composite(
     val_count: int = 500,
     seed: int = 0,
     processes: int | None = None,
+    items: int | None = None,
 ) -> str:
     """Write ``root/composite/{train,val}.json``, ``{train,val}/*.jpg`` and ``{train,val}_labels/*.png``.
 
@@ -170,13 +171,15 @@ def prepare_composite(
         val_count: number of validation images.
         seed: seed of all random numbers; each gives other scenes.
         processes: number of processes that make the images; None for one a core. The result does not depend on it.
+        items: number of Fashion-MNIST's training images whose items are used, from the first on; None for all. The
+            files of Fashion-MNIST then stay where they are, and need not have more images.
 
     Returns:
         A line on each split.
 
     Raises:
         ConfigError: ``size`` is too small for the items, a count is below 1, or the seed is negative.
-        DataError: Fashion-MNIST is missing or damaged.
+        DataError: Fashion-MNIST is missing or damaged, or has fewer training images than ``items``.
         MissingPackageError: scikit-image, scikit-learn or pycocotools is not installed.
     """
     processes = usable_cores() if processes is None else processes
@@ -185,14 +188,21 @@ def prepare_composite(
             f"the composited set takes --size from {MIN_SIZE} on, counts and --processes from 1 on and a --seed from 0 "
             f"on, not {size}, {train_count} and {val_count}, {processes}, {seed}"
         )
-    prepare_fashion_mnist(root, source)
-    folder = root / "composite"
+    folder, place = root / "composite", root / "fashion-mnist"
+    if items is None:
+        prepare_fashion_mnist(root, source)
+    else:
+        place = source or place
     lines = []
     for stream, (split, count) in enumerate((("train", train_count), ("val", val_count))):
         images, labels = (
-            read_idx(root / "fashion-mnist" / name, dimensions)
+            read_idx(place / name, dimensions)
             for name, dimensions in zip(FILES[ITEM_SPLITS[split]], (3, 1), strict=True)
         )
+        if items is not None and split == "train":
+            if len(images) < items:
+                raise DataError(f"{place} has {len(images)} training images, and --items asks for {items}")
+            images, labels = images[:items], labels[:items]
         photos = [load_photo(name) for name in PHOTOS[split]]
         composer = Composer(images, labels, photos, size, seed, stream)
         lines.append(_write_split(composer, folder, split, count, processes))

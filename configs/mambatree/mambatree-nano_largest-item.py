@@ -1,0 +1,3 @@
+# The network of mambatree-nano_fmnist-20k.py, for images in colours.
+_base_ = "../_base_/largest_item_128.py"
+model = dict(backbone=dict(type="tree_ssm.MambaTreeV", arch="nano", depths=(2, 2, 2, 1)))
