@@ -1,7 +1,6 @@
-# 20,000 composited scenes of 128x128 for training and 4,000 for validation, by the class of their largest item, and five
-# epochs. tree-ssm prepare-data composite --root data/128px --from data/fashion-mnist --size 128 --items 20000
-# --train-count 20000 --val-count 4000, then tree-ssm prepare-data largest-item --root data/128px. Sizes, rotations and
-# colours already vary in the scenes, so training only mirrors them. A leaf config adds the backbone.
+# Composited scenes of 128x128 by the class of their largest item, 20,000 for training and 4,000 for validation, and
+# five epochs. docs/study.md has the commands that make them. Sizes, rotations and colours already vary in the scenes,
+# so training only mirrors them. A leaf config adds the backbone.
 _base_ = "./study_classification.py"
 
 max_epochs, warmup = 5, 1

@@ -1,4 +1,4 @@
-# Two blocks in each of the first three stages, where nano has one or two: what differs between the blocks of a stage can
-# be studied then.
+# Two blocks in each of the first three stages, where nano has one or two. What differs between the blocks of a stage
+# can then be studied.
 _base_ = "../_base_/fashion_mnist_20k.py"
 model = dict(backbone=dict(type="tree_ssm.MambaTreeV", arch="nano", depths=(2, 2, 2, 1)))

@@ -12,9 +12,11 @@ from pycocotools import mask as codec
 from pycocotools.coco import COCO
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data.datasets.fashion_mnist import FILES
 from ssm_train.data.prepare import composite, nuclei
 from ssm_train.data.prepare.cityscapes import training_labels
 from ssm_train.data.prepare.coco_json import CocoFile
+from ssm_train.data.prepare.largest_item import prepare_largest_item
 from ssm_train.data.prepare.photos import PHOTOS, load_photo
 from ssm_train.data.prepare.processes import for_each
 
@@ -151,6 +153,45 @@ def test_composite_files(tmp_path):
             name = image["file_name"].replace(".jpg", ".png")
             assert np.array_equal(labels, pixels(folder / f"{split}_labels" / name))
             assert pixels(folder / split / image["file_name"]).shape == (96, 96, 3)
+
+
+def test_the_largest_item_is_the_class_of_a_scene(tmp_path):
+    source = stand_ins.fashion_mnist(tmp_path / "download")
+    composite.prepare_composite(tmp_path, source, size=96, train_count=6, val_count=3, processes=1)
+    assert "6 train images" in prepare_largest_item(tmp_path, None)
+    for split, count in (("train", 6), ("val", 3)):
+        images, labels = (np.load(tmp_path / "largest-item" / f"{split}_{part}.npy") for part in ("images", "labels"))
+        coco = open_coco(tmp_path / "composite" / f"{split}.json")
+        assert (images.shape, labels.shape) == ((count, 96, 96, 3), (count,))
+        for found, label, image in zip(images, labels, coco.imgs.values(), strict=True):
+            assert np.array_equal(found, pixels(tmp_path / "composite" / split / image["file_name"]))
+            items = coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))
+            seen = [int(coco.annToMask(item).sum()) for item in items]
+            assert label == items[int(np.argmax(seen))]["category_id"] - 1
+    (tmp_path / "composite" / "val.json").write_text("{}")
+    with pytest.raises(DataError, match=r"val\.json is no COCO file of instances"):
+        prepare_largest_item(tmp_path, None)
+    with pytest.raises(DataError, match="make it with `tree-ssm prepare-data composite`"):
+        prepare_largest_item(tmp_path / "none", None)
+
+
+def test_scenes_of_the_first_items(tmp_path):
+    """Scenes of the first 30 items are those of files that have no others."""
+    images, labels = stand_ins.items(50, 0)
+    counts = {"size": 64, "train_count": 3, "val_count": 1, "processes": 1}
+    for name, count in (("all", 50), ("few", 30)):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            stand_ins.write_idx(tmp_path / name / FILES[split][0], images[:count])
+            stand_ins.write_idx(tmp_path / name / FILES[split][1], labels[:count])
+        composite.prepare_composite(tmp_path / f"{name} scenes", tmp_path / name, items=30, **counts)
+    files = sorted((tmp_path / "few scenes").rglob("train/*.jpg"))
+    assert len(files) == 3
+    for path in files:
+        other = tmp_path / "all scenes" / path.relative_to(tmp_path / "few scenes")
+        assert path.read_bytes() == other.read_bytes()
+    with pytest.raises(DataError, match="has 30 training images, and --items asks for 31"):
+        composite.prepare_composite(tmp_path / "more", tmp_path / "few", items=31, **counts)
 
 
 @pytest.mark.parametrize(("count", "processes"), [(1, 4), (5, 1), (40, 2), (7, 3)])

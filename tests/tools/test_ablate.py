@@ -3,12 +3,18 @@
 import csv
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from command_line import CONFIGS, error_of, run
 
 from ssm_core.errors import ConfigError
+from ssm_train.apis.run_processes import RunProcess, Training, environments
 from ssm_train.apis.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
+from ssm_train.apis.sweep_runs import reason
 
 DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
 SHORT = ["model.backbone.name=test_efficientnet_gn", "train_cfg.max_epochs=1", "train_dataloader.num_batch_per_epoch=2"]
@@ -138,3 +144,86 @@ def test_submits_to_slurm_and_survives_a_failed_run(tmp_path, slurm, capsys):
     assert line == "error: there is nothing to compare: no validation of the 3 runs measured top1"
     assert len(slurm()) == 4, "the failed run alone was tried again"
     assert "failed" not in (tmp_path / "runs" / "table.md").read_text()
+
+
+STUDY = """
+seeds: [0, 1]
+tables:
+  sizes:
+    config: {config}
+    cells:
+      "four": {{train_dataloader.batch_size: 4}}
+      "eight": {{train_dataloader.batch_size: 8}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "sizes.yaml"
+    path.write_text(STUDY.format(config=DIGITS))
+    return path
+
+
+def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
+    """Two runs at a time. The runs that are done stay, no process outlives the kill, and the rest is made."""
+    work = tmp_path / "runs"
+    line = [sys.executable, "-m", "ssm_train.commands", "ablate", study, "--work-dir", work, "--at-once", "2"]
+    line += ["--cfg-options", *SHORT]
+    killed = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (done := list(work.glob("*/ablation.json"))):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    threads = Path(f"/proc/{killed.pid}/task").iterdir()
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
+    assert len(children) >= 2
+    killed.kill()
+    killed.wait()
+    ends = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < ends, "a process of the study outlives it"
+        time.sleep(0.05)
+    times = {path: path.stat().st_mtime_ns for path in done}
+
+    again = subprocess.run(line, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "[4/4]" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in done} == times
+    known = json.loads((work / "table.json").read_text())["cells"]
+    assert [(cell["name"], [run["seed"] for run in cell["runs"]]) for cell in known] == [
+        ("four", [0, 1]),
+        ("eight", [0, 1]),
+    ]
+    for cell in known:
+        for run_of in cell["runs"]:
+            curve = json.loads((work / run_of["folder"] / "curves.json").read_text())["val"]
+            assert (run_of["status"], run_of["last"]) == ("done", curve[-1]["top1"])
+    assert known[1]["comparison"]["pairs"] == 2
+
+
+def test_a_run_whose_process_dies_takes_no_other_with_it(tmp_path):
+    process = RunProcess({"TREE_SSM_TEST": "here"})
+    log = tmp_path / "log"
+    log.touch()
+    config = tmp_path / "dies.py"
+    config.write_text("import os\nif os.environ['TREE_SSM_TEST'] == 'here':\n    os.kill(os.getpid(), 9)\n")
+    died = process.train(Training(str(config), (), str(tmp_path / "run"), False, False), log)
+    assert died.status == 1
+    assert reason(died.status, log) == "the process of this run died"
+    other = process.train(Training(str(DIGITS), ("model.backbone.nam=1",), str(tmp_path), False, False), log)
+    process.end()
+    assert "did you mean 'name'" in reason(other.status, log), "a new process says what is wrong"
+
+
+def test_processes_share_the_gpus_and_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = environments(5, ["0", "3"])
+    assert [own["CUDA_VISIBLE_DEVICES"] for own in found] == ["0", "3", "0", "3", "0"]
+    assert {own["OMP_NUM_THREADS"] for own in found} == {str(max(1, len(os.sched_getaffinity(0)) // 5))}
+    assert "CUDA_VISIBLE_DEVICES" not in environments(2, [])[0]
+
+
+@pytest.mark.parametrize("line", [[DIGITS], ["study.yaml", "--grid", "seed=0,1"]])
+def test_a_config_has_a_grid_and_a_study_has_none(line, capsys):
+    with pytest.raises(SystemExit):
+        run("ablate", *line)
+    assert "a config needs a --grid, and the file of a study takes none" in capsys.readouterr().err

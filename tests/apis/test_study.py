@@ -1,0 +1,121 @@
+"""Tests of studies: their file, the comparison of cells seed by seed, and the tables."""
+
+import json
+
+import pytest
+
+from ssm_core.errors import ConfigError
+from ssm_train.apis.study import Cell, StudySettings, as_markdown, compare, paired, read_study
+from ssm_train.apis.sweep import Outcome, read_costs
+
+STUDY = """
+seeds: [3, 1]
+tables:
+  levels:
+    config: a/quad.py
+    cells:
+      base: {}
+      one: {model.backbone.quadtree_levels: 1}
+      narrow: {model.backbone.dims: [8, 16], model.backbone.window_shift: false}
+  families:
+    cells:
+      tree: {config: b/tree.py}
+      quad: {config: a/quad.py}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_a_study_has_the_runs_of_all_cells_seed_after_seed_and_each_once(study):
+    settings = StudySettings(str(study))
+    assert str(settings.folder) == "work_dirs/study_small"
+    assert [(run.config, run.folder) for run in settings.runs()] == [
+        (config, f"{stem},{changes}seed={seed}")
+        for seed in (3, 1)
+        for config, stem, changes in (
+            ("a/quad.py", "quad", ""),
+            ("a/quad.py", "quad", "quadtree_levels=1,"),
+            ("a/quad.py", "quad", "dims=8-16,window_shift=False,"),
+            ("b/tree.py", "tree", ""),
+        )
+    ]
+    narrow = settings.runs()[2]
+    assert settings.options_of(narrow.settings) == [
+        "model.backbone.dims=[8, 16]", "model.backbone.window_shift=False", "randomness.seed=3"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: [3, 1]", "seeds: [3, 3]", "seeds is a list of different whole numbers"),
+        ("seeds: [3, 1]", "", "has to have two parts, seeds and tables"),
+        ("    config: a/quad.py\n", "", "neither the cell 'base' nor its table 'levels' names a config"),
+        ("    config: a/quad.py\n", "    confg: a/quad.py\n", "the table 'levels' has cells"),
+        ("      base: {}", "      base: 3", "the cell 'base' has KEY: VALUE"),
+        ("      base: {}", "      base: {seed: 3}", "the cell 'base' sets a seed"),
+        ("seeds: [3, 1]", "seeds: [3, 1", "is no YAML"),
+    ],
+)
+def test_a_faulty_study_says_where(study, old, new, words):
+    assert old in STUDY
+    study.write_text(STUDY.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=words):
+        read_study(study)
+
+
+def test_a_paired_comparison_gives_the_figures_of_the_literature():
+    """Student's own data on sleep (1908). The figures are those in the manual of R's ``t.test(..., paired = TRUE)``."""
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    found = paired([*first, None, 1.0], [*second, 2.0, None])
+    assert found.pairs == 10
+    assert (found.difference, found.low, found.high) == pytest.approx((1.58, 0.7001142, 2.4598858), abs=1e-7)
+    assert found.p == pytest.approx(0.002833, abs=1e-6)
+    assert paired([1.0, None], [None, 2.0]) is None
+    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
+
+
+def outcome(folder, value, seconds=60.0, status="done", error=""):
+    return Outcome({}, folder, status, 1_500_000, value, value, 8, seconds, error, 40.0, 512)
+
+
+def test_the_tables_of_a_study():
+    cells = [Cell("levels", "base", "quad.py", {}), Cell("levels", "one", "quad.py", {"levels": "1"})]
+    cells += [Cell("other", "alone", "quad.py", {})]
+    base = [outcome("a", 90.0), outcome("b", 91.0), outcome("c", 92.5)]
+    one = [outcome("d", 89.0, 30.0), outcome("e", 90.2), outcome("f", None, 0.0, "failed", "no GPU is left")]
+    compared = compare(cells, [base, one, base])
+    assert [comparison is None for comparison in compared] == [True, False, True]
+    assert (compared[1].pairs, compared[1].difference) == (2, pytest.approx(-0.9))
+    assert compared[1].adjusted_p == compared[1].p, "it is the only comparison of its table"
+    table = as_markdown("small", cells, [base, one, base], compared, "top1")
+    assert "| base | 3 | 91.17 ± 1.3 |  |  |  |  | 1.500 M | 40.0 | 1 min 00 s | 512 |" in table
+    assert "| one | 2 of 3 | 89.6 ± 0.85 | -0.9 | -2.17 … +0.371 | 0.07 | 0.07 |" in table
+    assert table.count("no GPU is left") == 1
+    assert table.index("## levels") < table.index("## other")
+
+
+def test_many_comparisons_make_each_weaker():
+    """By Benjamini and Hochberg the smallest of two p is doubled, unless the other one is less than that."""
+    cells = [Cell("t", name, "c.py", {}) for name in ("base", "far", "near")]
+    values = ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0], [1.5, 1.9, 3.2])
+    found = compare(cells, [[outcome(str(v), v) for v in own] for own in values])
+    assert found[1].adjusted_p == pytest.approx(2 * found[1].p)
+    assert found[2].adjusted_p == pytest.approx(found[2].p)
+
+
+def test_time_and_memory_are_those_of_the_log(tmp_path):
+    for number, lines in enumerate(([(0.5, 700), (0.1, 55)], [(0.2, 60), (0.3, 58)])):
+        folder = tmp_path / str(number) / "vis_data"
+        folder.mkdir(parents=True)
+        text = "".join(f"{json.dumps({'train/time': time, 'memory': memory})}\n" for time, memory in lines)
+        (folder / "scalars.json").write_text(text + '{"val/top1": 3.0}\n{"train/ti')
+    found = Outcome({}, "")
+    read_costs(found, tmp_path)
+    assert (found.milliseconds, found.memory) == (pytest.approx(250), 700)
