@@ -34,6 +34,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="fine-tunings at a time; a GPU has room for several of these",
     )
+    add(
+        "--pretraining-only",
+        action="store_true",
+        help="stop when the small Mamba is pretrained, for studies of its own",
+    )
     add("--vocab-size", type=kinds.whole_number(), default=4096)
     add("--pretraining-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the pretraining's config")
     add("--tuning-options", nargs="+", default=[], metavar="KEY=VALUE", help="change the fine-tunings' configs")
@@ -51,7 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         args.text.resolve(), args.rows.resolve(), args.work_dir.resolve(), tuple(args.seeds), args.parallel,
         args.vocab_size, tuple(args.pretraining_options), tuple(args.tuning_options),
     )  # fmt: skip
-    results = Study(settings, recipes).run()
+    study = Study(settings, recipes)
+    if args.pretraining_only:
+        print(study.pretrain())
+        return
+    results = study.run()
     print(f"\n{'held-out perplexity':20} {'mean':>8} {'sd':>7}")
     for name, values in results.items():
         spread = f"{statistics.stdev(values):7.3f}" if len(values) > 1 else ""

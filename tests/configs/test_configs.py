@@ -13,9 +13,10 @@ from mmengine.registry import DefaultScope
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssm_train.apis.analyse import count_cost
+from ssm_train.apis.study import read_study
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import TOP_LEVEL_KEYS
-from ssm_train.tasks import image_task_of
+from ssm_train.tasks import image_task_of, task_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 model_zoo = load_tool("analysis/model_zoo")
@@ -89,6 +90,39 @@ def test_loads_and_builds(name, entries):
     assert own <= (OWN_KEYS if cfg.default_scope == "ssm_train" else OWN_KEYS | INHERITED_KEYS)
     assert cfg.val_dataloader == cfg.test_dataloader
     assert entries[name]["Metadata"]["Parameters"] == parameters(model)
+
+
+STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
+
+
+def options_of(cell):
+    return [f"{key}={value}" for key, value in cell.settings.items()]
+
+
+def scans_of(model):
+    """Return the kind and the plain attributes of every scan and its predictor. What a switch changes is among them."""
+    scans = [block.mixer.scan for stage in model.backbone.stages for block in stage.blocks]
+    parts = [part for scan in scans for part in (scan, getattr(scan, "predictor", None))]
+    return [(type(part), {k: v for k, v in vars(part).items() if isinstance(v, str | int | tuple)})
+            for part in parts if part is not None]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if path.stem != "tree-scale"], ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
+def test_the_cells_of_a_study_differ_in_their_scans(path):
+    """A switch that this network does not have, such as a shift where a stage has one block, would change nothing."""
+    cells = [cell for cell in read_study(path).cells if cell.table != "models of one size"]
+    assert len(cells) == 17
+    found = [(cell.table, scans_of(build(load_config(cell.config, options_of(cell))))) for cell in cells]
+    assert not [cell.name for cell, scans in zip(cells, found, strict=True) if found.count(scans) > 1]
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "largest-item"])
+def test_the_models_of_one_size_are_of_one_size(name):
+    cells = [cell for cell in read_study(CONFIGS / "studies" / f"{name}.yaml").cells if "one size" in cell.table]
+    sizes = [parameters(task_of(load_config(cell.config, options_of(cell))).build()) for cell in cells]
+    assert len(sizes) == 5
+    assert 1.4e6 < min(sizes) <= max(sizes) < 1.8e6
 
 
 def widths_asked_for(model_cfg):

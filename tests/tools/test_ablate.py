@@ -227,3 +227,12 @@ def test_a_config_has_a_grid_and_a_study_has_none(line, capsys):
     with pytest.raises(SystemExit):
         run("ablate", *line)
     assert "a config needs a --grid, and the file of a study takes none" in capsys.readouterr().err
+
+
+def test_a_study_goes_to_slurm_as_well(tmp_path, slurm, study, capsys):
+    error_of(capsys, "ablate", study, "--work-dir", tmp_path / "runs", "--partition", "gpu", "--cfg-options", *SHORT)
+    submitted = slurm()
+    assert len(submitted) == 4
+    assert all(f"slurm_job.sh {DIGITS} --work-dir {tmp_path}/runs/" in line for line in submitted)
+    ends = [f"train_dataloader.batch_size={size} randomness.seed={seed}" for size in (4, 8) for seed in (0, 1)]
+    assert [line[-len(ends[0]) :] for line in submitted] == ends

@@ -9,7 +9,7 @@ from command_line import CONFIGS, load_tool
 from PIL import Image
 
 from ssm_core import timing as benchmark
-from ssm_core.errors import ConfigError
+from ssm_core.errors import ConfigError, DataError
 
 NOISE = str(CONFIGS / "quadmamba/quadmamba-small_synthetic.py")
 SMALL = [
@@ -68,6 +68,48 @@ def test_throughput(tmp_path, mode):
     assert "selective_scan" in profile.read_text()
 
 
+STUDY = """
+seeds: [0, 1]
+tables:
+  both:
+    config: resnet/resnet18_fmnist-20k
+    cells:
+      "small ResNet": {model.backbone.options: {channels: [8, 8, 8, 8]}}
+      "tree": {config: mambatree/mambatree-nano_fmnist-20k}
+  other:
+    cells: {"quad": {config: quadmamba/quadmamba-nano_fmnist-20k}}
+"""
+
+
+def test_throughput_and_accuracy_of_a_study_in_one_picture(tmp_path):
+    study, rates, picture = tmp_path / "study.yaml", tmp_path / "rates.json", tmp_path / "both.svg"
+    study.write_text(STUDY)
+    options = ["--mode", "train", "--batch", "2", "--size", "32", "--rounds", "2", "--device", "cpu"]
+    rows = load_tool("benchmarks/throughput").main(
+        ["--study", str(study), "--table", "both", *options, "--dtype", "float32", "--json", str(rates)]
+    )
+    assert [row.model for row in rows] == ["small ResNet", "tree"]
+    assert rows[1].parameters_millions == pytest.approx(1.723, abs=1e-3)
+    with pytest.raises(ConfigError, match="has no table 'neither': it has 'both', 'other'"):
+        load_tool("benchmarks/throughput").main(["--study", str(study), "--table", "neither", *options])
+
+    def cell(table, name, *values):
+        return {"table": table, "name": name, "runs": [{"status": "done", "last": value} for value in values]}
+
+    cells = [cell("both", "small ResNet", 90.0, 92.0), cell("both", "tree", 93.0), cell("other", "quad", 94.0)]
+    (tmp_path / "table.json").write_text(json.dumps({"metric": "top1", "cells": cells}))
+    draw = load_tool("benchmarks/accuracy").main
+    arguments = [str(tmp_path / "table.json"), str(rates), "--out", str(picture)]
+    points = draw([*arguments, "--table", "both"])
+    assert [(p.name, p.rate, p.value, p.value_spread) for p in points] == [
+        ("small ResNet", rows[0].images_per_second, 91.0, pytest.approx(2**0.5)),
+        ("tree", rows[1].images_per_second, 93.0, 0.0),
+    ]
+    assert picture.stat().st_size > 1000
+    with pytest.raises(DataError, match="no cell of the table 'models of one size' was both trained and timed"):
+        draw(arguments)
+
+
 def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
     write = load_tool("benchmarks/imagenet_files").main
     counts = ["--train-count", "9", "--val-count", "4", "--classes", "4"]
@@ -103,6 +145,8 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
     [
         ("throughput", ["--models", "swin_tinny"], "timm knows no model 'swin_tinny'"),
         ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
+        ("throughput", ["--table", "both"], "--table names a table of a --study"),
+        ("accuracy", ["a.json", "b.json", "--out", "c.pdf"], "--out is a file .svg or .png"),
         ("throughput", ["--rounds", "1"], "--rounds must be 2 at least"),
         ("norms", ["--shapes", "4x56x160"], "a shape is written BxHxWxC"),
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),

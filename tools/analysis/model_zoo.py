@@ -58,6 +58,10 @@ USES = {
         "ResNet-18 under the same recipe beat both families on Fashion-MNIST and in detection. In segmentation the "
         "three are within 0.6 points of each other, which one run each cannot tell apart.",
     ),
+    "study": Use(
+        "Studies",
+        "Many short runs of small networks, which share a GPU. The page on studies has what came of them.",
+    ),
     "paper": Use("The papers' recipes"),
     "other data": Use("Other data and other detectors"),
     "ablation": Use("Ablations", "Each changes one argument of the recipe it inherits."),
@@ -85,6 +89,9 @@ DATA = {
         "responses, lower is better, the last two are means of three seeds. The tree makes no difference here. "
         "`tree-ssm language-study` runs all of it.",
     ),
+    "Fashion-MNIST, 20,000 images": Data("study", "The base of a study, or of its models of one size."),
+    "Largest items": Data("study", "Composited scenes of 128×128 by the class of their largest item."),
+    "Composited scenes, 128×128": Data("study", "UPerNet on the same scenes."),
     "ImageNet-1k": Data("paper", "300 epochs."),
     "COCO 2017": Data("paper", "1x is 12 epochs; 3x is 36 epochs with images of several sizes."),
     "ADE20K": Data("paper", "160,000 iterations."),
@@ -139,6 +146,11 @@ def training_data(cfg: Mapping[str, Any]) -> str:
                "WebDatasetImages": "Digits", "HuggingFaceImages": "Digits"}  # fmt: skip
     by_folder = {"nuclei": "Nuclei", "composite": "Composited scenes", "coco": "COCO 2017", "cityscapes": "Cityscapes",
                  "ADEChallengeData2016": "ADE20K"}  # fmt: skip
+    if dataset["type"] == "ImageArrays":
+        names = {"fashion-mnist": "Fashion-MNIST, 20,000 images", "largest-item": "Largest items"}
+        return names[Path(dataset["images"]).parent.name]
+    if Path(dataset.get("data_root") or "").parent.name == "128px":
+        return "Composited scenes, 128×128"
     by_file = {"alpaca_data.json": "Alpaca", "alpaca_en_demo.json": "Alpaca demo"}
     if dataset["type"] == "InstructionRows":
         return by_file[Path(dataset["path"]).name]
