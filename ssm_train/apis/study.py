@@ -224,7 +224,9 @@ def paired(base: Sequence[float | None], other: Sequence[float | None]) -> Compa
 
 
 def _values(outcomes: Sequence[Outcome]) -> list[float | None]:
-    return [outcome.last if outcome.status == "done" else None for outcome in outcomes]
+    """The metric of every run that is done and has a finite one, otherwise None."""
+    known = ((o.last if o.status == "done" else None) for o in outcomes)
+    return [None if value is None or not math.isfinite(value) else value for value in known]
 
 
 def as_markdown(

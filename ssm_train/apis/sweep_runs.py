@@ -170,7 +170,10 @@ class Sweep:
         self._processes: SimpleQueue[RunProcess] = SimpleQueue()
         self.runs = settings.runs()
         self.configs, self.outcomes = self._loaded()
-        self.metric, _ = metric_of(self.configs[0])
+        metrics = list(dict.fromkeys(metric_of(cfg)[0] for cfg in self.configs))
+        if len(metrics) > 1:
+            raise ConfigError(f"the runs cannot be compared: some are measured by {metrics[0]}, others by {metrics[1]}")
+        self.metric = metrics[0]
         for number in range(len(self.runs)):
             self._recall(number)
 
@@ -228,7 +231,8 @@ class Sweep:
         known: dict[tuple, tuple[Config, int]] = {}
         configs, outcomes = [], []
         for run in self.runs:
-            key = run.config, *((name, value) for name, value in run.settings.items() if name != SEED)
+            shared = (item for item in run.settings.items() if item[0] != SEED or not item[1].isdigit())
+            key = run.config, *shared
             if key not in known:
                 cfg = load_config(run.config, self.settings.options_of(run.settings))
                 known[key] = cfg, count_parameters(cfg)

@@ -113,6 +113,12 @@ def test_a_misspelt_key_stops_before_anything_runs(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_seed_that_is_none_stops_before_anything_runs(tmp_path, capsys):
+    line = error_of(capsys, *ablate(tmp_path / "none", "--grid", "seed=0,some"))
+    assert "randomness.seed" in line
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Install a queue that records what is submitted. The job of seed 1 fails until a file ``mended`` exists."""
@@ -236,3 +242,12 @@ def test_a_study_goes_to_slurm_as_well(tmp_path, slurm, study, capsys):
     assert all(f"slurm_job.sh {DIGITS} --work-dir {tmp_path}/runs/" in line for line in submitted)
     ends = [f"train_dataloader.batch_size={size} randomness.seed={seed}" for size in (4, 8) for seed in (0, 1)]
     assert [line[-len(ends[0]) :] for line in submitted] == ends
+
+
+def test_cells_of_two_metrics_are_not_compared(tmp_path, study, capsys):
+    study.write_text(
+        study.read_text().replace("{train_dataloader.batch_size: 8}", "{default_hooks.checkpoint.save_best: f1}")
+    )
+    line = error_of(capsys, "ablate", study, "--work-dir", tmp_path / "none", "--at-once", "2")
+    assert line == "error: the runs cannot be compared: some are measured by top1, others by f1"
+    assert not (tmp_path / "none").exists()
