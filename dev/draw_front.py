@@ -1,4 +1,4 @@
-"""Draws docs/images/front.webp, the picture at the top of README.md: a tree over a photograph, and what reaches a pixel.
+"""Draws docs/images/front.webp, the first picture of README.md: a tree over a photograph, and what reaches a pixel.
 
     python dev/draw_front.py
 
