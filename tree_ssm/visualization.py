@@ -222,7 +222,7 @@ def tree_figure(
         parent = block.tree.parent[0].cpu().numpy()
         edges = draw_tree(sheet.panel(*divmod(i, columns)), image, parent, block.height, block.width, words)
     if trees:
-        sheet.add_colour_bar(edges, "distance from the root (relative)")
+        sheet.add_colour_bar(edges, ends=("root", "farthest\nfrom it"))
     return sheet.figure
 
 
