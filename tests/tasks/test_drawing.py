@@ -137,22 +137,34 @@ def test_lines_and_letters_grow_with_the_picture():
     assert [letter_size(side, 2 * side) for side in (100, 512, 1024, 5000)] == [11, 14, 28, 30]
 
 
-def test_a_crowd_is_not_buried():
-    """Three hundred objects on a small picture: most are seen, and the legend says what they are."""
-    draw = np.random.default_rng(0)
-    start = draw.integers(0, 490, (300, 2))
-    objects = [
+def crowd(count, seed=0):
+    """Objects of two classes in squares of 14 pixels, anywhere in a picture of 512×512."""
+    draw = np.random.default_rng(seed)
+    start = draw.integers(0, 490, (count, 2))
+    classes = [("cell", BLUE), ("dust", ORANGE)] * count
+    return [
         DrawnObject(name, colour, (x, y, x + 14, y + 14), float(draw.random()))
-        for (x, y), (name, colour) in zip(start, [("cell", BLUE), ("dust", ORANGE)] * 150, strict=True)
+        for (x, y), (name, colour) in zip(start, classes, strict=False)
     ]
+
+
+@pytest.mark.parametrize("count", [45, 300])
+def test_a_crowd_is_not_buried(count):
+    """All objects are seen, and the legend says what they are. There are scores as long as they have room."""
+    objects = crowd(count)
     picture = draw_objects(grey(512, 512), objects)
     drawn = np.array(picture)
+    frames = np.zeros((512, 512), bool)
     for found in objects:
         left, top, right, bottom = (round(v) for v in found.box)
         assert (drawn[top:bottom, left:right] == found.colour).all(-1).any(), "each object is seen"
+        frames[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = True
     assert picture.height > 512
     legend = drawn[512:]
     assert [(legend == colour).all(-1).sum() for colour in (BLUE, ORANGE)] == [12 * 12] * 2, "a square each"
+    covered = (drawn[:512] != 120).any(-1) & ~frames
+    assert covered.mean() < 0.15
+    assert covered.any() == (count == 45)
     assert draw_objects(grey(512, 512), objects[:1]).height == 512, "an object that has its name needs no legend"
 
 
@@ -206,15 +218,15 @@ def test_colours_do_not_change_from_run_to_run(tmp_path, task):
 
 
 def test_annotations_stand_beside_predictions(tmp_path, task):
-    """Both parts have a caption, and objects of a low score are left out."""
+    """Both parts have a caption above and a legend below, and objects of a low score are left out."""
     sample = found_in(tmp_path)
     sample.gt_instances = sample.pred_instances[:1]
     sample.gt_instances.pop("scores")
     task.visualizer.dataset_meta = {"classes": ["disc", "box"], "palette": None}
     task.visualizer.add_datasample("a", grey(60, 60), sample, out_file=str(tmp_path / "a.png"), pred_score_thr=0.8)
     drawn = np.array(Image.open(tmp_path / "a.png"))
-    assert drawn.shape == (60 + 18, 2 * 60 + 5, 3)
-    left, right = drawn[18:, :60], drawn[18:, 65:]
+    assert drawn.shape == (18 + 60 + 18, 2 * 60 + 5, 3)
+    left, right = drawn[18:78, :60], drawn[18:78, 65:]
     for part in (left, right):
         assert (part[5:15, 5:15] == np.round(0.65 * 120 + 0.35 * np.array(BLUE))).any()
         assert not (part == ORANGE).all(-1).any()

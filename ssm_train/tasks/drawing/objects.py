@@ -13,6 +13,7 @@ from ssm_train.tasks.drawing.placing import place_labels
 from ssm_train.tasks.drawing.text import label_size, letter_size, line_width, with_legend, write_label
 
 _OPACITY = 0.35  # of masks: the image is seen through them, and their edges are drawn as lines
+_COVERED = 0.15  # the largest share of a picture that texts may cover
 _EDGE = (0, 0, 0)
 
 
@@ -34,9 +35,14 @@ class DrawnObject(NamedTuple):
     mask: np.ndarray | None = None
 
     @property
+    def score_text(self) -> str:
+        """Its score in two digits, empty if there is none."""
+        return "" if self.score is None else f"{self.score:.2f}"
+
+    @property
     def text(self) -> str:
         """Its name, and its score if there is one."""
-        return self.name if self.score is None else f"{self.name} {self.score:.2f}"
+        return f"{self.name} {self.score_text}".rstrip()
 
     @property
     def area(self) -> float:
@@ -49,8 +55,10 @@ def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> Image.Ima
     """Draw objects over an image.
 
     Small objects are drawn over large ones. A name stands at its object where it hides no other name and little of any
-    object, see :func:`.placing.place_labels`; the surest objects have their choice first. If a name finds no place, a
-    legend below the picture has all classes with their numbers of objects, and the others keep their names.
+    object, see :func:`.placing.place_labels`; the surest objects have their choice first. If a name finds no place, the
+    names go into a legend below the picture, with the number of objects of each class, and scores alone, which are
+    shorter, stand at the objects where they find a place. In a crowd, where texts would cover much of the picture,
+    there are none.
 
     Args:
         image: the image.
@@ -68,16 +76,41 @@ def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> Image.Ima
     for found in largest_first:
         _frame(draw, found, stroke)
     surest_first = sorted(objects, key=lambda found: -(found.score or 0))
-    size = letter_size(height, width)
-    sizes = [label_size(found.text, size) for found in surest_first]
-    places = place_labels([found.box for found in surest_first], sizes, (height, width))
-    for found, place in zip(surest_first, places, strict=True):
-        if place is not None:
-            write_label(draw, place, found.text, found.colour)
-    if all(place is not None for place in places):
+    if _write(draw, surest_first, [found.text for found in surest_first], (height, width), all_or_none=True):
         return picture
+    scored = [found for found in surest_first if found.score is not None]
+    _write(draw, scored, [found.score_text for found in scored], (height, width))
     counts = Counter((found.colour, found.name) for found in objects)
     return with_legend(picture, [(colour, f"{name} × {n}") for (colour, name), n in counts.most_common()])
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    objects: Sequence[DrawnObject],
+    texts: Sequence[str],
+    picture: tuple[int, int],
+    all_or_none: bool = False,
+) -> bool:
+    """Write a text at each object where it finds a place. Return whether all of them did.
+
+    Args:
+        draw: the picture.
+        objects: those that come first have their choice first.
+        texts: one for each object.
+        picture: height and width of the picture.
+        all_or_none: write nothing if one text has no place. If they would cover too much of the picture together,
+            nothing is written in any case.
+    """
+    sizes = [label_size(text, letter_size(*picture)) for text in texts]
+    if sum(width * height for width, height in sizes) > _COVERED * picture[0] * picture[1]:
+        return False
+    places = place_labels([found.box for found in objects], sizes, picture)
+    complete = all(place is not None for place in places)
+    if complete or not all_or_none:
+        for found, text, place in zip(objects, texts, places, strict=True):
+            if place is not None:
+                write_label(draw, place, text, found.colour)
+    return complete
 
 
 def _frame(draw: ImageDraw.ImageDraw, found: DrawnObject, stroke: int) -> None:
