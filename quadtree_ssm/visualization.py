@@ -271,6 +271,8 @@ def quadtree_figure(
 ) -> Figure:
     """Draw one column per block: the scores, the quadrants over the image, and the order of the tokens.
 
+    The three panels of a single block are larger, in two rows.
+
     Args:
         image: the first image of the recorded batch.
         model: the model that contains the modules named in ``chosen``.
@@ -281,6 +283,8 @@ def quadtree_figure(
     Raises:
         ValueError: ``chosen`` names a module that is not a quadtree scan.
     """
+    if len(chosen) == 1:
+        return _block_figure(image, model, *next(iter(chosen.items())), title, width)
     columns = 1 + len(chosen)
     captions = [_captions(name, block, width / columns) for name, block in chosen.items()]
     lines = [max((texts[row].count("\n") + bool(texts[row]) for texts in captions), default=1) for row in range(3)]
@@ -290,18 +294,53 @@ def quadtree_figure(
         _explain(sheet.panel(1, 0), sheet.panel(2, 0))
     for column, ((name, block), texts) in enumerate(zip(chosen.items(), captions, strict=True), start=1):
         scores, quadrants, way = (sheet.panel(row, column) for row in range(3))
-        if block.score is None:
-            show_pale(scores, image, texts[0])
-        else:
-            values = block.score[0].float().cpu().numpy()
-            draw_heat(scores, image, values, _usual(values), texts[0], colours=style.SCORES)
-        draw_quadrants(quadrants, image, block, title=texts[1])
-        scan = model.get_submodule(name)
-        if not isinstance(scan, QuadtreeScan):
-            raise ValueError(f"{name} is a {type(scan).__name__}, not a quadtree scan")
-        order = token_order(scan, block)[0].cpu().numpy()
-        draw_order(way, image, order, block.height, block.width, texts[2])
-    ranks, steps = (ScalarMappable(Normalize(0, 1), colours) for colours in (style.SCORES, style.WAY))
-    sheet.add_colour_bar(ranks, ends=("lowest\nscore", "highest\nscore"), row=0, rows=2)
-    sheet.add_colour_bar(steps, ends=("start", "end"), row=2, rows=1)
+        _draw_block((scores, quadrants, way), image, block, _order(model, name, block), texts)
+    _add_bars(sheet, 2)
     return sheet.figure
+
+
+def _block_figure(
+    image: np.ndarray, model: nn.Module, name: str, block: ChosenQuadrant, title: str, width: float
+) -> Figure:
+    """:func:`quadtree_figure` of one block: two rows of two large panels."""
+    texts = _captions(name, block, width / 2)
+    sheet = Sheet(2, 2, image.shape, width, title, [1, 1], bar=True)
+    show_image(sheet.panel(0, 0), image, "image")
+    places = (0, 1), (1, 0), (1, 1)
+    scores, quadrants, way = (sheet.panel(row, column) for row, column in places)
+    _draw_block((scores, quadrants, way), image, block, _order(model, name, block), texts)
+    _add_bars(sheet, 1)
+    return sheet.figure
+
+
+def _draw_block(
+    panels: tuple[Axes, Axes, Axes],
+    image: np.ndarray,
+    block: ChosenQuadrant,
+    order: np.ndarray,
+    captions: tuple[str, str, str],
+) -> None:
+    """Draw the scores, the quadrants and the order of a block's tokens."""
+    scores, quadrants, way = panels
+    if block.score is None:
+        show_pale(scores, image, captions[0])
+    else:
+        values = block.score[0].float().cpu().numpy()
+        draw_heat(scores, image, values, _usual(values), captions[0], colours=style.SCORES)
+    draw_quadrants(quadrants, image, block, title=captions[1])
+    draw_order(way, image, order, block.height, block.width, captions[2])
+
+
+def _order(model: nn.Module, name: str, block: ChosenQuadrant) -> np.ndarray:  # [H·W]
+    """The token at each step of the named scan, for the first image."""
+    scan = model.get_submodule(name)
+    if not isinstance(scan, QuadtreeScan):
+        raise ValueError(f"{name} is a {type(scan).__name__}, not a quadtree scan")
+    return token_order(scan, block)[0].cpu().numpy()
+
+
+def _add_bars(sheet: Sheet, rows: int) -> None:
+    """Draw the colour scales of the scores beside the first rows, and of the order beside the next one."""
+    ranks, steps = (ScalarMappable(Normalize(0, 1), colours) for colours in (style.SCORES, style.WAY))
+    sheet.add_colour_bar(ranks, ends=("lowest\nscore", "highest\nscore"), row=0, rows=rows)
+    sheet.add_colour_bar(steps, ends=("start", "end"), row=rows, rows=1)

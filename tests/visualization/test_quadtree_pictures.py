@@ -165,6 +165,23 @@ def test_the_figure_has_a_column_for_every_block(recorded):
     assert ends == [["lowest\nscore", "highest\nscore"], ["start", "end"]]
 
 
+def test_one_block_has_large_panels(recorded):
+    image, model, scans = recorded
+    name = list(scans)[1]
+    figure = quadtree_figure(image, model, {name: scans[name]}, "whose weights")
+    shown, scores, quadrants, way, *bars = figure.axes
+    assert [axes.get_title() for axes in figure.axes[:4]] == [
+        "image", "stage 1, block 2", "shift (2, 2)", "16 × 24 tokens"
+    ]  # fmt: skip
+    assert len(bars) == 2
+    np.testing.assert_array_equal(shown.images[0].get_array(), image)
+    np.testing.assert_array_equal(scores.images[-1].get_array(), scans[name].score[0].numpy())
+    assert len(drawn_windows(quadrants)) == 7
+    assert len(way.collections[0].get_segments()) == 16 * 24 - 1
+    all_blocks = quadtree_figure(image, model, scans).axes[0]
+    assert shown.bbox.width > 2 * all_blocks.bbox.width
+
+
 def test_fixed_choices_and_fewer_levels():
     """In these cases there are no scores, but the partition is drawn."""
     for arguments, count in (({"choice": 2}, 7), ({"quadtree_levels": 1}, 4), ({"quadtree_levels": 0}, 1)):
