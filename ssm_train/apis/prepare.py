@@ -17,8 +17,9 @@ from ssm_train.data.prepare.imagenet import prepare_imagenet
 from ssm_train.data.prepare.largest_item import prepare_largest_item
 from ssm_train.data.prepare.nuclei import prepare_nuclei
 from ssm_train.data.prepare.packed import pack_shards, pack_table, write_digits
+from ssm_train.data.prepare.photo_crops import prepare_photos
 
-__all__ = ["ARRANGED", "pack_shards", "prepare_composite", "prepare_digits", "prepare_nuclei"]
+__all__ = ["ARRANGED", "pack_shards", "prepare_composite", "prepare_digits", "prepare_nuclei", "prepare_photos"]
 
 
 def prepare_digits(root: Path, source: Path | None, images: bool) -> str:

@@ -9,6 +9,7 @@ from ssm_train.apis import arguments as kinds
 DATASETS = {
     "digits": "classification: handwritten digits of scikit-learn",
     "fashion-mnist": "classification: copy and verify",
+    "photos": "classification: crops of the photos that come with scikit-image and scikit-learn",
     "imagenet": "classification: arrange a downloaded ILSVRC2012 and count it",
     "nuclei": "all dense tasks: tiles of one microscopy image, from the package stardist",
     "composite": "all dense tasks: Fashion-MNIST items composited onto photographs",
@@ -19,6 +20,8 @@ DATASETS = {
     "shards": "classification: pack an image folder into WebDataset's shards",
     "huggingface": "classification: pack an image folder into a dataset of Hugging Face",
 }
+# Numbers of training and of validation images of the datasets that are made.
+MADE = {"composite": (48000, 500), "photos": (9000, 600)}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,29 +47,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                 default=128,
                 help="side of a tile in pixels (default: 128)",
             )
-        if name == "composite":
+        if name in MADE:
             command.add_argument(
                 "--size",
                 type=kinds.whole_number(1, kinds.LARGEST_SIDE),
                 default=256,
                 help="side of an image in pixels (default: 256)",
             )
+            for split, words, count in zip(("train", "val"), ("training", "validation"), MADE[name], strict=True):
+                command.add_argument(
+                    f"--{split}-count",
+                    type=kinds.whole_number(),
+                    default=count,
+                    help=f"{words} images (default: {count})",
+                )
             command.add_argument(
-                "--train-count", type=kinds.whole_number(), default=48000, help="training images (default: 48000)"
+                "--seed", type=kinds.whole_number(0, kinds.LARGEST_SEED), default=0, help="of the images (default: 0)"
             )
             command.add_argument(
-                "--val-count", type=kinds.whole_number(), default=500, help="validation images (default: 500)"
+                "--processes", type=kinds.whole_number(), metavar="N", help="that make them (default: one a core)"
             )
-            command.add_argument(
-                "--seed", type=kinds.whole_number(0, kinds.LARGEST_SEED), default=0, help="of the scenes (default: 0)"
-            )
+        if name == "composite":
             command.add_argument(
                 "--items", type=kinds.whole_number(), metavar="N",
                 help="take items from the first N training images of Fashion-MNIST alone (default: from all)",
             )  # fmt: skip
-            command.add_argument(
-                "--processes", type=kinds.whole_number(), metavar="N", help="that make them (default: one a core)"
-            )
     return parser.parse_args(arguments)
 
 
@@ -82,11 +87,12 @@ def main(arguments: list[str] | None = None) -> None:
         said = prepare.pack_shards(args.root, args.source, args.per_shard)
     elif args.name == "nuclei":
         said = prepare.prepare_nuclei(args.root, args.source, args.tile)
-    elif args.name == "composite":
-        said = prepare.prepare_composite(
-            args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes,
-            args.items,
-        )  # fmt: skip
+    elif args.name in MADE:
+        made = (args.root, args.source, args.size, args.train_count, args.val_count, args.seed, args.processes)
+        if args.name == "composite":
+            said = prepare.prepare_composite(*made, args.items)
+        else:
+            said = prepare.prepare_photos(*made)
     else:
         said = prepare.ARRANGED[args.name](args.root, args.source)
     print(said)

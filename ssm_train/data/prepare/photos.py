@@ -1,6 +1,7 @@
-"""Photographs for backgrounds, which come with scikit-image and scikit-learn."""
+"""Photographs that come with scikit-image and scikit-learn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def load_photo(name: str) -> np.ndarray:  # [H, W, 3] uint8
     Raises:
         MissingPackageError: the package that has the photo is not installed.
     """
-    try:
+    with _explained():
         if name.endswith(".jpg"):
             from sklearn.datasets import load_sample_image
 
@@ -31,7 +32,25 @@ def load_photo(name: str) -> np.ndarray:  # [H, W, 3] uint8
             from skimage import data
 
             image = getattr(data, name)()
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+
+
+def load_unseen_photo() -> np.ndarray:  # [H, W, 3] uint8
+    """Read a photo of a motorcycle, the left one of a stereo pair of scikit-image. No data of this project has it.
+
+    Raises:
+        MissingPackageError: scikit-image is not installed.
+    """
+    with _explained():
+        from skimage import data
+
+        return data.stereo_motorcycle()[0]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except ImportError as error:
         package = {"sklearn": "scikit-learn", "skimage": "scikit-image"}.get(str(error.name).split(".")[0], "Pillow")
-        raise MissingPackageError(package, "the composited set", "seg") from None
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+        raise MissingPackageError(package, "data made of photographs", "seg") from None
