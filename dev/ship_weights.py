@@ -71,7 +71,7 @@ def ship(config: str, checkpoint: Path, options: Sequence[str] = (), root: Path 
         name, timm_cfg, package = stem, None, "ssm_train"
         if classifies:
             known = network.hub_config()
-            name = f"{known['architecture']}.{stem.rpartition('_')[2]}"
+            name = f"{known['architecture']}.{SIZE.sub('', stem).rpartition('_')[2]}"
             timm_cfg = {**known["pretrained_cfg"], "label_names": known.get("label_names")}
             package = type(network).__module__.partition(".")[0]
         folder = root / package / FOLDER

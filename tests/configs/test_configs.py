@@ -34,7 +34,10 @@ INHERITED_KEYS = {
     "backbone_norm_cfg", "backend_args", "crop_size", "data_preprocessor", "dataset_type", "img_ratios", "img_scales",
     "norm_cfg", "scales", "test_pipeline", "train_pipeline", "tta_model", "tta_pipeline",
 }  # fmt: skip
-CLASSES = {"imagenet": 1000, "coco": 80, "nuclei": 3, "composite": 11, "ADEChallengeData2016": 150, "cityscapes": 19}
+CLASSES = {
+    "photos": 15, "imagenet": 1000, "coco": 80, "nuclei": 3, "composite": 11, "ADEChallengeData2016": 150,
+    "cityscapes": 19,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
