@@ -1,10 +1,14 @@
 """A page to look into models with: tree-ssm explore [CHECKPOINT …], then open the address that it prints.
 
-Drop a photo on the page and click a pixel. The page shows what the pixel hears in every block through MambaTree's tree,
-and beside it what a scan row by row would let it hear; the window of QuadMamba's quadtree in which the pixel lies in
-every block; and the five likeliest classes if a checkpoint has a trained head. A config without a checkpoint gets the
-weights that come with the package for it. A family of which nothing is named is shown with random weights, and the page
-says so. The page is served to this machine alone, unless --host says otherwise.
+The page opens with example photos and with the weights of both families that come with the package and were trained on
+photos. Choose a photo or drop one of your own, and click a pixel of any picture. For one block of MambaTree the page
+draws the tree over the photo and the affinity of the pixel along the tree, beside a scan row by row. For one block of
+QuadMamba it draws the windows of the quadtree at every depth, the scores and the scan. Below are all blocks. The page
+says what the weights were trained on, and shows no classes for a photo that they cannot be about.
+
+Named checkpoints take the place of the weights of their family. Two of one family can be compared, and each with random
+weights. A config without a checkpoint gets the weights that come with the package for it. The page is served to this
+machine alone, unless --host says otherwise.
 """
 
 import argparse
@@ -23,7 +27,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT",
-                        help="at most one of each family: a file of tree-ssm train or tree-ssm convert, "
+                        help="any number of each family: a file of tree-ssm train or tree-ssm convert, "
                         "CONFIG=CHECKPOINT, or a CONFIG that the package has weights for")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
@@ -53,12 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast.
     from ssm_train.apis.explore import Address, Explorer, open_models, served
-    from ssm_train.runtime.config_files import is_config
 
     models = open_models(args.checkpoints)
-    for source, opened in zip(args.checkpoints, models, strict=False):  # the others are stand-ins
-        if is_config(source):  # which does not say whose weights it gets
-            cli.say(opened.title)
+    for opened in models:  # a config does not say whose weights it gets
+        cli.say(opened.title)
     explorer = Explorer(models, args.max_megapixels, args.side)
     with served(explorer, Address(args.host, args.port), args.max_upload) as page:
         print(f"open {page.url} in a browser; Ctrl-C ends it", flush=True)

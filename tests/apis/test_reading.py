@@ -67,16 +67,16 @@ def test_pictures_of_scans_and_fields(files):
 
 
 def test_the_page_of_photos(files, inputs):
-    """A model of the other family, with random weights, takes the same images."""
+    """Models with random weights, of both families, take the same images."""
     explorer = Explorer(open_models([str(files / "QuadMamba.pth")]), max_megapixels=1, side=64)
     seen = []
     for opened in explorer.models:
         opened.network.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].clone()))
     looked = explorer.look(files / "bands.npy")
-    assert len(seen) == 2
+    assert len(seen) == 3
     for images in seen:
         torch.testing.assert_close(images, inputs, atol=1e-5, rtol=0)
-    assert {one.image.shape[2] for one in looked.seen} == {3}, "pictures show three channels"
+    assert {one.image.shape[2] for one in looked.seen.values()} == {3}, "pictures show three channels"
     assert looked.shown.shape[2] == 3
 
 
