@@ -25,6 +25,7 @@ from ssm_core.visualization import (
     caption_panel,
     draw_choice,
     draw_heat,
+    panel_width,
     show_image,
     show_pale,
     style,
@@ -286,7 +287,7 @@ def quadtree_figure(
     if len(chosen) == 1:
         return _block_figure(image, model, *next(iter(chosen.items())), title, width)
     columns = 1 + len(chosen)
-    captions = [_captions(name, block, width / columns) for name, block in chosen.items()]
+    captions = [_captions(name, block, panel_width(columns, width, bar=True)) for name, block in chosen.items()]
     lines = [max((texts[row].count("\n") + bool(texts[row]) for texts in captions), default=1) for row in range(3)]
     sheet = Sheet(3, columns, image.shape, width, title, lines, bar=True)
     show_image(sheet.panel(0, 0), image, "image")

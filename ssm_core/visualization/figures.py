@@ -18,6 +18,7 @@ from matplotlib.colors import Colormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 
 from . import style
 
@@ -25,6 +26,7 @@ PANEL_WIDTH = 1.9  # inches
 _PAD, _GAP = 0.03, 0.05  # inches at the edges of a sheet, and between panels
 _BAR, _LONGEST_BAR = 0.58, 2.8  # inches that a colour bar with its labels is wide, and that it is high
 _GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue (ITU-R BT.601)
+_FEWEST = 8  # letters of a line, however narrow its place is
 _PALE = 0.6  # how far a pale image is moved from its own greys to white
 
 Kind = Literal["pdf", "png", "svg", "webp"]
@@ -74,8 +76,18 @@ def wrapped(text: str, width: float, size: float = style.TITLE_SIZE) -> str:
         width: of the place in inches.
         size: of the letters in points.
     """
-    letters = max(int(width * 72 / (0.6 * size)), 8)  # most letters are as wide as 0.6 of their size
-    return "\n".join(part for line in text.split("\n") for part in textwrap.wrap(line, letters) or [""])
+    lines = []
+    for line in text.split("\n"):
+        letters = len(line)
+        while letters > _FEWEST and any(_length(part, size) > width for part in textwrap.wrap(line, letters)):
+            letters -= 1
+        lines += textwrap.wrap(line, max(letters, 1)) or [""]
+    return "\n".join(lines)
+
+
+def _length(text: str, size: float) -> float:
+    """The length in inches of a line of text whose letters have a size in points."""
+    return TextPath((0, 0), as_written(text), size=size).get_extents().width / 72
 
 
 def caption_panel(axes: Axes, title: str) -> None:
@@ -202,6 +214,12 @@ def caption(block: str) -> str:
     return f"stage {int(found[1]) + 1}, block {int(found[2]) + 1}" if found else block
 
 
+def panel_width(columns: int, width: float, beside: float = 0.0, bar: bool = False) -> float:
+    """Return the width in inches of a panel of a :class:`Sheet`, whose arguments these are."""
+    room = width - (_BAR if bar else _PAD) - _PAD - beside
+    return (room + _GAP) / columns - _GAP
+
+
 class Sheet:
     """A figure with panels of one shape at fixed places. The width of the figure is what it will be on paper.
 
@@ -232,8 +250,9 @@ class Sheet:
         top = style.LINE * (words.count("\n") + 1) + _PAD if words else _PAD
         self._left = _PAD + beside
         self._right = width - (_BAR if bar else _PAD)
-        self._step = (self._right - self._left + _GAP) / columns
-        self._cell = self._step - _GAP, (self._step - _GAP) * image_shape[0] / image_shape[1]
+        across = panel_width(columns, width, beside, bar)
+        self._step = across + _GAP
+        self._cell = across, across * image_shape[0] / image_shape[1]
         # The upper edges of the rows, from the upper edge of the figure.
         self._tops = [top + sum(above[: i + 1]) + i * (self._cell[1] + _GAP) for i in range(rows)]
         height = self._tops[-1] + self._cell[1] + (2 if bar else 1) * _PAD  # half of the lowest number is below its bar

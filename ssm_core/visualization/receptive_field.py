@@ -21,7 +21,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor, nn
 
 from . import style
-from .figures import Sheet, caption_panel, in_rows, wrapped
+from .figures import Sheet, caption_panel, in_rows, panel_width, wrapped
 
 # The shares of the field for which tables in the literature list the area.
 SHARES = (0.2, 0.3, 0.5, 0.99)
@@ -178,13 +178,13 @@ def receptive_field_figure(
         raise ValueError("there are no receptive fields to draw")
     limits = _limits([relative_to_mean(field) for field in fields.values()])
     rows, columns = in_rows(len(fields), 4)
-    names = [wrapped(name, width / columns) for name in fields]
+    names = [wrapped(name, panel_width(columns, width, bar=True)) for name in fields]
     lines = max(name.count("\n") + 1 for name in names)
     shape = tuple(next(iter(fields.values())).shape)
     sheet = Sheet(rows, columns, shape, width, title, [lines] * rows, bar=True)
     for i, (name, field) in enumerate(zip(names, fields.values(), strict=True)):
         drawn = draw_receptive_field(sheet.panel(*divmod(i, columns)), field, name, limits)
-    sheet.add_colour_bar(drawn, "contribution of a pixel ÷ mean")
+    sheet.add_colour_bar(drawn, "contribution ÷ its mean")
     return sheet.figure
 
 
