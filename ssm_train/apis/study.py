@@ -102,14 +102,31 @@ class StudySettings(SweepSettings):
 
         A study that is stopped early then has some seeds of all cells. Cells of several tables with the same config and
         settings share their runs.
+
+        Raises:
+            ConfigError: two cells differ, but their runs would have the same folder.
         """
-        found = (self.run_of(cell, seed) for seed in self.study.seeds for cell in self.study.cells)
-        return list({run.folder: run for run in found}.values())
+        found: dict[str, tuple[Run, Cell]] = {}
+        for seed in self.study.seeds:
+            for cell in self.study.cells:
+                run = self.run_of(cell, seed)
+                known, other = found.setdefault(run.folder, (run, cell))
+                if known != run:
+                    raise ConfigError(
+                        f"{self.config}: the cells {other.name!r} and {cell.name!r} cannot share the folder "
+                        f"{run.folder!r}: their configs have one name, or their values differ in punctuation only"
+                    )
+        return [run for run, _ in found.values()]
 
     def run_of(self, cell: Cell, seed: int) -> Run:
         """The run of a cell under a seed."""
         settings = {**cell.settings, SEED: str(seed)}
-        return Run(cell.config, settings, f"{Path(cell.config).stem},{folder_name(settings)}")
+        return Run(cell.config, settings, f"{Path(cell.config).stem},{folder_name(settings, self._keys)}")
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """Everything that a cell of the study changes, so that no two keys have one short name."""
+        return list(dict.fromkeys(key for cell in self.study.cells for key in (*cell.settings, SEED)))
 
     def tables(self, outcomes: Sequence[Outcome], metric: str) -> dict[str, str]:
         """The contents of the files that tell what came of all runs, see :meth:`.SweepSettings.tables`."""
@@ -134,11 +151,13 @@ def read_study(path: Path) -> Study:
         ConfigError: there is no such file, or it has another form; the message says where.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the study {path} is no YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"the study {path} is no YAML that can be read: it is nested too deeply") from error
     if not isinstance(content, dict) or set(content) != _KEYS:
         raise ConfigError(f"the study {path} has to have two parts, seeds and tables")
     seeds, tables = content["seeds"], content["tables"]
@@ -146,7 +165,8 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: seeds is a list of different whole numbers from 0 on, not {seeds!r}")
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path}: tables has every table by its name, not {tables!r}")
-    cells = [cell for name, table in tables.items() for cell in _cells_of(path, str(name), table)]
+    _check_names(path, tables, "tables")
+    cells = [cell for name, table in tables.items() for cell in _cells_of(path, _in_line(name), table)]
     return Study(tuple(seeds), tuple(cells))
 
 
@@ -155,9 +175,39 @@ def _is_list_of_seeds(seeds: Any) -> bool:
     return bool(whole) and len(set(seeds)) == len(seeds)
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader, except that a key that is there twice is an error. PyYAML keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        written = [child for child, _ in node.value if isinstance(child, yaml.ScalarNode)]
+        keys = [(key.tag, key.value) for key in written]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key[1]!r} is there twice", problem_mark=written[number].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _in_line(name: Any) -> str:
+    """A name as it is written: in one line, and in letters that a file can have."""
+    return " ".join(str(name).encode(errors="replace").decode().split())
+
+
+def _check_names(path: Path, named: Mapping[Any, Any], what: str) -> None:
+    """Raise if two names are written alike, such as 1 and "1"."""
+    names = [_in_line(name) for name in named]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: two {what} are called {name!r}, and nobody could tell them apart")
+
+
 def _cells_of(path: Path, name: str, table: Any) -> list[Cell]:
     if not isinstance(table, dict) or not isinstance(table.get("cells"), dict) or set(table) - {"config", "cells"}:
         raise ConfigError(f"{path}: the table {name!r} has cells, by their names, and a config where they share one")
+    if not table["cells"]:
+        raise ConfigError(f"{path}: the table {name!r} has no cells")
+    _check_names(path, table["cells"], f"cells of the table {name!r}")
     found = []
     for cell, changes in table["cells"].items():
         settings = {} if changes is None else changes
@@ -170,7 +220,7 @@ def _cells_of(path: Path, name: str, table: Any) -> list[Cell]:
             raise ConfigError(f"{path}: the cell {cell!r} sets a seed, and all cells have the seeds of the study")
         texts = {key: value if isinstance(value, str) else repr(value) for key, value in settings.items()}
         texts.pop("config", None)
-        found.append(Cell(name, str(cell), config, texts))
+        found.append(Cell(name, _in_line(cell), config, texts))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
 SHORTHAND = {"seed": SEED}
+_LONGEST = 190  # letters of a folder's name: Linux has 255, and a study puts the name of the config before it
 Settings = dict[str, str]  # key of the config to its value, both as a command line has them
 
 
@@ -139,11 +141,23 @@ def folder_names(runs: Sequence[Settings]) -> list[str]:
     return folders
 
 
-def folder_name(settings: Settings) -> str:
-    """The name of a folder for a run with these settings, such as ``d_state=1,seed=0``."""
-    names = short_names(list(settings))
+def folder_name(settings: Settings, keys: Sequence[str] = ()) -> str:
+    """The name of a folder for a run with these settings, such as ``d_state=1,seed=0``.
+
+    Args:
+        settings: of the run.
+        keys: all keys that runs beside it change, from which its own are told apart; by default its own alone.
+
+    Returns:
+        The name. Of one that is longer than files of Linux may have, a hash is the end.
+    """
+    names = short_names(list(keys or settings))
     values = {key: re.sub(r"[^A-Za-z0-9.+_-]+", "-", value).strip("-") for key, value in settings.items()}
-    return ",".join(f"{names[key]}={value}" for key, value in values.items())
+    name = ",".join(f"{names[key]}={value}" for key, value in values.items())
+    if len(name) <= _LONGEST:
+        return name
+    ending = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    return f"{name[: _LONGEST - len(ending) - 1]}-{ending}"
 
 
 def metric_of(cfg: Config) -> tuple[str, bool]:
@@ -267,7 +281,7 @@ def as_markdown(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
 
 def row(cells: Sequence[str]) -> str:
     """A row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def spread(values: Sequence[float | None]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.study import Cell, StudySettings, as_markdown, compare, paired, read_study
-from ssm_train.apis.sweep import Outcome, read_costs
+from ssm_train.apis.sweep import Outcome, folder_name, read_costs, row
 
 STUDY = """
 seeds: [3, 1]
@@ -60,6 +60,17 @@ def test_a_study_has_the_runs_of_all_cells_seed_after_seed_and_each_once(study):
         ("      base: {}", "      base: 3", "the cell 'base' has KEY: VALUE"),
         ("      base: {}", "      base: {seed: 3}", "the cell 'base' sets a seed"),
         ("seeds: [3, 1]", "seeds: [3, 1", "is no YAML"),
+        ("seeds: [3, 1]", "seeds: " + 3000 * "[", "it is nested too deeply"),
+        ("seeds: [3, 1]", "seeds: [3, 1]\nseeds: [4]", "'seeds' is there twice"),
+        ("      one: {", "      base: {", "'base' is there twice"),
+        ("levels: 1}", "levels: 1, model.backbone.quadtree_levels: 2}", "'model.backbone.quadtree_levels' is there"),
+        ("      base: {}", "      3: {}\n      '3': {}", "two cells of the table 'levels' are called '3'"),
+        ("  families:", "  ' levels': {config: a/quad, cells: {}}\n  families:", "two tables are called 'levels'"),
+        (
+            "    cells:\n      tree: {config: b/tree.py}\n      quad: {config: a/quad.py}",
+            "    cells: {}",
+            "has no cells",
+        ),
     ],
 )
 def test_a_faulty_study_says_where(study, old, new, words):
@@ -67,6 +78,32 @@ def test_a_faulty_study_says_where(study, old, new, words):
     study.write_text(STUDY.replace(old, new, 1))
     with pytest.raises(ConfigError, match=words):
         read_study(study)
+
+
+def test_keys_with_one_end_have_runs_of_their_own(study):
+    study.write_text(STUDY.replace("quadtree_levels: 1}", "depth: 1}\n      two: {model.head.depth: 1}"))
+    folders = [run.folder for run in StudySettings(str(study)).runs()]
+    assert {"quad,backbone.depth=1,seed=3", "quad,head.depth=1,seed=3"} <= set(folders)
+    assert len(folders) == 10
+
+
+@pytest.mark.parametrize(("old", "new"), [("b/tree.py", "b/quad.py"), ("levels: 1}", "dims: 8-16}")])
+def test_two_cells_never_share_a_folder_by_chance(study, old, new):
+    text = STUDY.replace(old, new).replace(", model.backbone.window_shift: false", "")
+    study.write_text(text.replace("quadtree_dims", "dims"))
+    with pytest.raises(ConfigError, match="cannot share the folder"):
+        StudySettings(str(study)).runs()
+
+
+def test_folders_have_names_that_files_can_have(tmp_path):
+    names = [folder_name({"options": str(list(range(100))), "seed": seed}) for seed in ("0", "1")]
+    assert names[0] != names[1]
+    for name in names:
+        (tmp_path / f"{'c' * 60},{name}").mkdir()
+
+
+def test_a_name_with_a_bar_is_one_cell_of_a_table():
+    assert row(["a|b", "c"]) == r"| a\|b | c |"
 
 
 def test_a_paired_comparison_gives_the_figures_of_the_literature():
