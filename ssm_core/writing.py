@@ -98,7 +98,7 @@ def explained(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else os.fspath(path)
-        if refusal(error) is not error or not _related(place, os.fspath(path)):
+        if refusal(error) is not error or not related(place, os.fspath(path)):
             raise
         raise write_error(error, place) from error
 
@@ -121,7 +121,7 @@ def existing(path: str | Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
-def _related(a: str, b: str) -> bool:
+def related(a: str | os.PathLike, b: str | os.PathLike) -> bool:
     """Whether one of two paths is the other, or above it."""
     a, b = os.path.realpath(a), os.path.realpath(b)
     return os.path.commonpath([a, b]) in (a, b)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ssm_core.writing import WriteError, existing, explained, refusal, write_error
+from ssm_core.writing import WriteError, existing, explained, refusal, related, write_error
 
 _PROBE = 1 << 20  # bytes
 _LEFTOVER = re.compile(r"\..*?\.?[0-9]+\.tmp", re.DOTALL)  # a temporary file or folder, with its process
@@ -145,6 +145,14 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def _names_another(error: OSError, *folders: Path) -> bool:
+    """Whether an error of the system names a file that is neither in these folders nor above them."""
+    if not isinstance(error.filename, str | bytes):
+        return False
+    place = os.fsdecode(error.filename)
+    return not any(related(place, folder) for folder in folders)
+
+
 @contextmanager
 def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[Path]:
     """Make the files of a folder in another one beside them, for libraries that write files themselves.
@@ -180,7 +188,10 @@ def assembling(folder: str | Path, named: str | Path | None = None) -> Iterator[
                 os.replace(file, place)
     except Exception as error:
         # Many libraries do not say what the system said.
-        cause = refusal(error) or _probe(temporary)
+        cause = refusal(error)
+        if cause is not None and _names_another(cause, temporary, folder):
+            raise  # something that is missing or refused elsewhere, such as what is read
+        cause = cause or _probe(temporary)
         needed = error.needed if isinstance(error, WriteError) else None
         explanation = cause and write_error(cause, named or folder, lambda: needed, _size_on_disk(temporary))
         shutil.rmtree(temporary, ignore_errors=True)

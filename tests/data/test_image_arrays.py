@@ -118,6 +118,9 @@ def test_faulty_files_and_arguments(arrays, tmp_path):
     np.save(tmp_path / "floats.npy", pixels / 255)
     np.save(tmp_path / "flat.npy", pixels[0, 0])
     np.save(tmp_path / "three.npy", np.arange(10) % 3)
+    np.save(tmp_path / "none_0.npy", np.zeros((0, 8, 8), np.uint8))
+    np.save(tmp_path / "labels_0.npy", np.zeros(0, np.int64))
+    np.save(tmp_path / "thin.npy", np.zeros((10, 0, 8), np.uint8))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "images.npy").read_bytes()[:-50])
     (tmp_path / "pickled.npy").write_bytes(b"\x80\x04K\x01.")
     for options, words in (
@@ -126,6 +129,8 @@ def test_faulty_files_and_arguments(arrays, tmp_path):
         ({"images": str(tmp_path / "pickled.npy")}, "pickled.npy is no array of NumPy"),
         ({"images": str(tmp_path / "flat.npy")}, r"an array of 3 or 4 dimensions is due"),
         ({"images": str(tmp_path / "floats.npy")}, "hold float64 and int64: images are uint8, labels integers"),
+        ({"images": str(tmp_path / "thin.npy")}, r"thin.npy has no pixels: the shape of its array is \(10, 0, 8\)"),
+        ({"images": str(tmp_path / "none_0.npy"), "labels": str(tmp_path / "labels_0.npy")}, "has no pixels"),
         ({"labels": str(tmp_path / "three.npy")}, "labels from 0 to 2 for 10 images of 2 classes"),
     ):
         with pytest.raises(DataError, match=words):

@@ -175,6 +175,36 @@ def test_the_largest_item_is_the_class_of_a_scene(tmp_path):
         prepare_largest_item(tmp_path / "none", None)
 
 
+def test_a_scene_that_is_missing_is_named(tmp_path):
+    """An error of reading is not taken for one of writing."""
+    folder = tmp_path / "composite"
+    folder.mkdir()
+    content = {"categories": [{"id": 1}], "annotations": [{"image_id": 1, "area": 3, "category_id": 1}]}
+    (folder / "train.json").write_text(json.dumps(content | {"images": [{"id": 1, "file_name": "a.png"}]}))
+    with pytest.raises(DataError, match=r"cannot read the image .*composite/train/a\.png: No such file"):
+        prepare_largest_item(tmp_path, None)
+    assert not (tmp_path / "largest-item").exists()
+    for faulty in (json.dumps(content | {"images": [{"id": 1, "file_name": 5}]}), 100_000 * "["):
+        (folder / "train.json").write_text(faulty)
+        with pytest.raises(DataError, match="is no COCO file of instances"):
+            prepare_largest_item(tmp_path, None)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_number_of_items_is_one_or_more(tmp_path, count):
+    with pytest.raises(ConfigError, match="--items from 1 on"):
+        composite.prepare_composite(tmp_path, tmp_path, items=count)
+
+
+@pytest.mark.parametrize(("images", "labels"), [(5, [0] * 4), (5, [0, 1, 2, 3, 10]), (0, [])])
+def test_items_have_a_label_each_of_the_known_classes(tmp_path, images, labels):
+    for split in ("train", "test"):
+        stand_ins.write_idx(tmp_path / FILES[split][0], np.full((images, 28, 28), 99, np.uint8))
+        stand_ins.write_idx(tmp_path / FILES[split][1], np.array(labels, np.uint8))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz does not belong to"):
+        composite.prepare_composite(tmp_path / "scenes", tmp_path, 64, 1, 1, processes=1, items=3)
+
+
 def test_scenes_of_the_first_items(tmp_path):
     """Scenes of the first 30 items are those of files that have no others."""
     images, labels = stand_ins.items(50, 0)

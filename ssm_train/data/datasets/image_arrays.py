@@ -32,7 +32,7 @@ class ImageArrays(ImageDataset):
 
     Raises:
         ConfigError: ``first`` is more than there are, or see :class:`ImageDataset`.
-        DataError: a file is missing or damaged, or the labels do not belong to the images.
+        DataError: a file is missing, damaged or empty, or the labels do not belong to the images.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class ImageArrays(ImageDataset):
                 f"{labels} does not belong to {self.file.name}: {len(numbers)} labels from {numbers.min(initial=0)} to "
                 f"{numbers.max(initial=0)} for {len(self.images)} images of {len(classes)} classes"
             )
+        if not self.images.size:
+            raise DataError(f"{images} has no pixels: the shape of its array is {self.images.shape}")
         if first is not None and not 0 < first <= len(numbers):
             raise ConfigError(f"ImageArrays has {len(numbers)} images in {images}, and first={first}")
         super().__init__(numbers[:first].tolist(), classes, transform, unreadable="raise")

@@ -19,7 +19,7 @@ from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.datasets.fashion_mnist import CLASSES, FILES
 from ssm_train.data.datasets.idx import read_idx
 from ssm_train.data.prepare.coco_json import CocoFile, outline
-from ssm_train.data.prepare.fashion_mnist import prepare_fashion_mnist
+from ssm_train.data.prepare.fashion_mnist import check_belonging, prepare_fashion_mnist
 from ssm_train.data.prepare.photos import PHOTOS, load_photo
 from ssm_train.data.prepare.pictures import begin_split, write_picture
 from ssm_train.data.prepare.processes import for_each, usable_cores
@@ -183,10 +183,11 @@ def prepare_composite(
         MissingPackageError: scikit-image, scikit-learn or pycocotools is not installed.
     """
     processes = usable_cores() if processes is None else processes
-    if size < MIN_SIZE or min(train_count, val_count, processes) < 1 or seed < 0:
+    numbers = [train_count, val_count, processes, *([] if items is None else [items])]
+    if size < MIN_SIZE or min(numbers) < 1 or seed < 0:
         raise ConfigError(
-            f"the composited set takes --size from {MIN_SIZE} on, counts and --processes from 1 on and a --seed from 0 "
-            f"on, not {size}, {train_count} and {val_count}, {processes}, {seed}"
+            f"the composited set takes --size from {MIN_SIZE} on, counts, --processes and --items from 1 on and a "
+            f"--seed from 0 on, not {size}, {train_count} and {val_count}, {processes}, {items}, {seed}"
         )
     folder, place = root / "composite", root / "fashion-mnist"
     if items is None:
@@ -199,6 +200,7 @@ def prepare_composite(
             read_idx(place / name, dimensions)
             for name, dimensions in zip(FILES[ITEM_SPLITS[split]], (3, 1), strict=True)
         )
+        check_belonging(place, ITEM_SPLITS[split], images, labels)
         if items is not None and split == "train":
             if len(images) < items:
                 raise DataError(f"{place} has {len(images)} training images, and --items asks for {items}")

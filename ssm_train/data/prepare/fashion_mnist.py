@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from ssm_core.errors import DataError
 from ssm_train.data.datasets.fashion_mnist import CLASSES, FILES
 from ssm_train.data.datasets.idx import read_idx
@@ -40,6 +42,26 @@ def prepare_fashion_mnist(root: Path, source: Path | None) -> str:
             content = (found / name).read_bytes()
             write_atomically(target / name, lambda file, content=content: file.write(content))
     return f"{target}: {' and '.join(f'{n} {split} images' for n, split in zip(counts, FILES, strict=True))}, verified"
+
+
+def check_belonging(folder: Path, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Raise unless there are images of Fashion-MNIST's size, and a label of one of its classes for each.
+
+    Args:
+        folder: of the files, for the message.
+        split: ``train`` or ``test``.
+        images: [N, H, W].
+        labels: [M].
+
+    Raises:
+        DataError: it is otherwise.
+    """
+    if not len(images) or len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max() >= len(CLASSES):
+        raise DataError(
+            f"{folder / FILES[split][1]} does not belong to {FILES[split][0]}: {len(labels)} labels up to "
+            f"{labels.max(initial=0)} for {len(images)} images of {images.shape[1:]}, and Fashion-MNIST has "
+            f"{len(CLASSES)} classes and images of (28, 28)"
+        )
 
 
 def _verify(folder: Path, split: str) -> int:

@@ -77,12 +77,14 @@ def largest_items(path: Path) -> tuple[list[str], list[int]]:
             if area > largest.get(image, (0, 0))[0]:
                 largest[image] = area, numbers[item["category_id"]]
         found = [(image["file_name"], largest[image["id"]][1]) for image in content["images"] if image["id"] in largest]
+        if not all(isinstance(name, str) for name, _ in found):
+            raise TypeError("a file_name is no text")
     except OSError as error:
         raise DataError(
             f"there is no composited set: {path} cannot be read ({error.strerror}); make it with "
             "`tree-ssm prepare-data composite`"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no COCO file of instances, or not all of it: {error}") from error
     if not found:
         raise DataError(f"{path} has no items")
