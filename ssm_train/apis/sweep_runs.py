@@ -34,6 +34,7 @@ from ssm_train.apis.sweep import (
     read_costs,
     read_curves,
 )
+from ssm_train.runtime import folder_lock
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_folder, make_folder, write_text_atomically
 
@@ -185,7 +186,18 @@ class Sweep:
 
         Yields:
             What came of each run, as soon as it is known. A run that fails does not stop the others.
+
+        Raises:
+            LockedError: another process makes runs in the folder. The two would count each other's runs as failed.
         """
+        make_folder(self.folder)
+        lock = folder_lock.acquire(self.folder)
+        try:
+            yield from self._run_all()
+        finally:
+            folder_lock.release(lock)
+
+    def _run_all(self) -> Iterator[Outcome]:
         processes = []
         if self.launch.at_once:
             processes = [RunProcess(own) for own in environments(self.launch.at_once, _gpus())]

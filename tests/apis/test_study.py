@@ -22,6 +22,7 @@ tables:
       tree: {config: b/tree.py}
       quad: {config: a/quad.py}
 """
+FAMILIES = STUDY.partition("  families:\n")[2].rstrip()
 
 
 @pytest.fixture

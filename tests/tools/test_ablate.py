@@ -206,6 +206,23 @@ def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
     assert known[1]["comparison"]["pairs"] == 2
 
 
+def test_a_folder_has_one_study_at_a_time(tmp_path, study, capsys):
+    """The lock is that of another process, as a second command has it."""
+    work = tmp_path / "runs"
+    work.mkdir()
+    code = "import sys; from pathlib import Path; from ssm_train.runtime.folder_lock import acquire\n"
+    code += "acquire(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code, work], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"locked\n"
+        line = error_of(capsys, "ablate", study, "--work-dir", work, "--at-once", "2", "--cfg-options", *SHORT)
+        assert line.startswith(f"error: another run is going on in {work} (host ")
+        assert f"pid {other.pid})" in line
+        assert [path.name for path in work.iterdir()] == [".lock"], "nothing was run"
+    finally:
+        other.communicate()
+
+
 def test_a_run_whose_process_dies_takes_no_other_with_it(tmp_path):
     process = RunProcess({"TREE_SSM_TEST": "here"})
     log = tmp_path / "log"
