@@ -65,7 +65,9 @@ class Comparison:
         difference: the mean of the differences.
         low: lower end of the confidence interval of that mean, by Student's t.
         high: upper end.
-        p: of the paired t-test: how likely a mean at least as far from 0 is if the cells do not differ.
+        p: of the paired t-test: how likely a mean at least as far from 0 is if the cells do not differ. If all
+            differences are the same and not 0, it is NaN, and so are the ends of the interval: how far they would
+            spread is then unknown.
         adjusted_p: the same after Benjamini and Hochberg (1995), over all comparisons of the table.
     """
 
@@ -266,8 +268,12 @@ def paired(base: Sequence[float | None], other: Sequence[float | None]) -> Compa
     before, after = np.array(pairs).T
     differences = after - before
     mean = float(differences.mean())
-    if np.ptp(differences) == 0:  # no spread: the test would divide by it
-        return Comparison(len(pairs), mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    if not differences.any():
+        return Comparison(len(pairs), 0.0, 0.0, 0.0, 1.0)
+    if np.ptp(differences) <= 1e-9 * np.abs([before, after]).max():
+        # No spread but that of rounding. The test would divide by it, and call the most certain what is mostly coarse:
+        # the accuracies of few images, under few seeds.
+        return Comparison(len(pairs), mean, math.nan, math.nan, math.nan)
     result = stats.ttest_rel(after, before)
     interval = result.confidence_interval(CONFIDENCE)
     return Comparison(len(pairs), mean, float(interval.low), float(interval.high), float(result.pvalue))
@@ -323,6 +329,8 @@ def _figures(outcomes: Sequence[Outcome]) -> list[str]:
 def _words(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return [""] * 4
+    if math.isnan(comparison.p):
+        return [f"{comparison.difference:+.3g}", *["–"] * 3]
     ends = f"{comparison.low:+.3g} … {comparison.high:+.3g}"
     return [f"{comparison.difference:+.3g}", ends, f"{comparison.p:.2g}", f"{comparison.adjusted_p:.2g}"]
 

@@ -5,6 +5,7 @@ number within it, both counted from 1. Functions that have a line to tell about 
 to the function ``say`` that they are given.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -46,6 +47,7 @@ from tree_ssm.visualization import affinity_figure, record_trees, tree_figure
 
 Block = tuple[int, int]  # stage and number, both from 1
 Recorded = TypeVar("Recorded")  # what is recorded of one block
+_MOST_DOTS = {"png": (1 << 16) - 1, "webp": (1 << 14) - 1}  # of a side: the limits of Matplotlib and of WebP
 _TREES, _QUADTREES = "MambaTree", "QuadMamba's quadtree"  # the scans of a block, in errors
 
 
@@ -303,10 +305,19 @@ def write_figure(figure: Figure, path: Path, dpi: int = PRINT_DPI) -> None:
         dpi: dots an inch, of a PNG or a WebP and of the images within a PDF or an SVG.
 
     Raises:
-        ConfigError: the path ends otherwise.
+        ConfigError: the path ends otherwise, or the picture has more dots than its format or the memory can hold.
         WriteError: the file cannot be written.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in KINDS:
         raise ConfigError(f"{path} ends in none of .{', .'.join(KINDS)}")
-    write_atomically(path, lambda file: save(figure, file, kind, dpi))
+    width, height = (round(inches * dpi) for inches in figure.get_size_inches())
+    too_large = ConfigError(
+        f"{path} would have {width}x{height} dots, which is too much: give a smaller --width or fewer --dpi"
+    )
+    if max(width, height) > _MOST_DOTS.get(kind, math.inf):
+        raise too_large
+    try:
+        write_atomically(path, lambda file: save(figure, file, kind, dpi))
+    except MemoryError as error:
+        raise too_large from error

@@ -1,8 +1,10 @@
 """Tests of studies: their file, the comparison of cells seed by seed, and the tables."""
 
 import json
+import math
 
 import pytest
+from scipy import stats
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.study import Cell, StudySettings, as_markdown, compare, paired, read_study
@@ -121,6 +123,19 @@ def test_a_paired_comparison_gives_the_figures_of_the_literature():
 
 def outcome(folder, value, seconds=60.0, status="done", error=""):
     return Outcome({}, folder, status, 1_500_000, value, value, 8, seconds, error, 40.0, 512)
+
+
+@pytest.mark.parametrize("other", [[91.0, 92.0, 93.0], [90.1, 91.1, 92.1]])
+def test_equal_differences_have_no_p(other):
+    """A t-test of values without spread says 0, which is no evidence. Such a comparison is left out of the others'."""
+    cells = [Cell("t", name, "c.py", {}) for name in ("base", "same", "far")]
+    base, far = [90.0, 91.0, 92.0], [92.0, 93.5, 94.0]
+    outcomes = [[outcome(str(v), v) for v in own] for own in (base, other, far)]
+    found = compare(cells, outcomes)
+    assert found[1].difference == pytest.approx(other[0] - 90)
+    assert all(math.isnan(value) for value in (found[1].low, found[1].high, found[1].p, found[1].adjusted_p))
+    assert found[2].adjusted_p == found[2].p == pytest.approx(stats.ttest_rel(far, base).pvalue)
+    assert f"| {other[0] - 90:+.3g} | – | – | – |" in as_markdown("t", cells, outcomes, found, "top1")
 
 
 def test_the_tables_of_a_study():

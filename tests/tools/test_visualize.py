@@ -8,9 +8,12 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 from command_line import ROOT, error_of, load_tool, run
+from matplotlib.figure import Figure
 from PIL import Image
 
 from quadtree_ssm import QuadMamba
+from ssm_core.errors import ConfigError
+from ssm_train.apis.visualize import write_figure
 from tree_ssm import MambaTreeV
 
 SIZES = {"depths": (1, 2, 1, 1), "dims": (8, 8, 8, 8), "num_classes": 3}
@@ -198,3 +201,13 @@ def test_arguments_that_make_no_sense(capsys, option, words):
     with pytest.raises(SystemExit):
         run("analysis/visualize", "tree", "model", "image", "--out", "a.png", *option)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "inches"), [("png", 657), ("webp", 165)])
+def test_a_picture_with_too_many_dots(tmp_path, kind, inches):
+    with pytest.raises(ConfigError, match=rf"would have {100 * inches}x10 dots, .*give a smaller --width"):
+        write_figure(Figure((inches, 0.1)), tmp_path / f"a.{kind}", 100)
+    assert not list(tmp_path.iterdir())
+    write_figure(Figure((163, 0.1)), tmp_path / f"a.{kind}", 100)
+    with Image.open(tmp_path / f"a.{kind}") as picture:
+        assert picture.size == (16300, 10)
