@@ -121,7 +121,7 @@ def existing(path: str | Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.lexists(place))
 
 
-def related(a: str | os.PathLike, b: str | os.PathLike) -> bool:
+def related(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> bool:
     """Whether one of two paths is the other, or above it."""
     a, b = os.path.realpath(a), os.path.realpath(b)
     return os.path.commonpath([a, b]) in (a, b)
