@@ -145,7 +145,7 @@ def test_models_are_compared_on_one_scale():
     assert bar.get_ylim() == pytest.approx(first.images[0].get_clim())
     assert bar.get_ylim() == pytest.approx((0.01, 100))
     assert bar.get_ylabel() == "contribution ÷ its mean"
-    long = receptive_field_figure({"a_name_without_spaces_that_is_longer_than_its_own_panel, and more": wide, "b": wide})
+    long = receptive_field_figure({"a_name_without_spaces_that_is_longer_than_its_panel_is, and more": wide, "b": wide})
     long.draw_without_rendering()
     panel = long.axes[0]
     assert "\n" in panel.get_title()
