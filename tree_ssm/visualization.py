@@ -26,6 +26,7 @@ from ssm_core.visualization import (
     draw_heat,
     draw_mark,
     in_rows,
+    panel_width,
     show_image,
     show_pale,
     style,
@@ -38,6 +39,8 @@ from tree_ssm.modules import GrownTree, TreeScan
 from tree_ssm.ops import Tree, tree_scan
 
 _WAYS = "through the tree", "row by row"
+_SHORT_WAYS = "tree", "rows"
+_ROOMY = 0.75  # inches: panels that are narrower have room for the short words alone
 _WIDEST = 3.6  # points: edges of maps whose tokens are farther from each other are not thicker
 _OPACITY = 0.75  # of affinities over the image: shapes of the image are seen, and the colours hardly change
 
@@ -222,7 +225,7 @@ def tree_figure(
         parent = block.tree.parent[0].cpu().numpy()
         edges = draw_tree(sheet.panel(*divmod(i, columns)), image, parent, block.height, block.width, words)
     if trees:
-        sheet.add_colour_bar(edges, ends=("root", "farthest\nfrom it"))
+        sheet.add_colour_bar(edges, ends=("root", "farthest\nfrom root"))
     return sheet.figure
 
 
@@ -273,6 +276,7 @@ def affinity_figure(
     """
     rows, columns = 2 * len(pixels), 2 + len(trees)  # the image covers two rows and two columns
     sheet = Sheet(rows, columns, image.shape, width, title, [2], bar=True)
+    ways = _WAYS if panel_width(columns, width, bar=True) > _ROOMY else _SHORT_WAYS
     for row, pixel in zip(range(0, rows, 2), pixels, strict=True):
         photo = sheet.panel(row, 0, 2, 2)
         show_image(photo, image, "" if row else "image")
@@ -284,8 +288,8 @@ def affinity_figure(
             caption_panel(pair[0], "" if row else caption(name).replace(", ", "\n"))
             caption_panel(pair[1], "")
             if column == 2:
-                for axes, way in zip(pair, _WAYS, strict=True):
-                    write_inside(axes, way)
+                for axes, way in zip(pair, ways, strict=True):
+                    write_inside(axes, way, top=2 * pixel[0] > image.shape[0])
     if trees:
         sheet.add_colour_bar(drawn, "affinity")
     return sheet.figure

@@ -99,12 +99,12 @@ def caption_panel(axes: Axes, title: str) -> None:
     axes.set_title(as_written(title), fontsize=style.TITLE_SIZE, pad=3)
 
 
-def write_inside(axes: Axes, text: str) -> None:
-    """Write a few words into the lower left corner of a panel, white with a black edge."""
+def write_inside(axes: Axes, text: str, top: bool = False) -> None:
+    """Write a few words into the lower or the upper left corner of a panel, white with a black edge."""
     lines = as_written(wrapped(text, token_pitch(axes, 1) / 72, style.SMALL_SIZE))
-    words = axes.text(
-        0.02, 0.03, lines, linespacing=1.0, transform=axes.transAxes, fontsize=style.SMALL_SIZE, color="white"
-    )
+    height, side = (0.97, "top") if top else (0.03, "bottom")
+    words = axes.text(0.02, height, lines, linespacing=1.0, transform=axes.transAxes, color="white")
+    words.set(fontsize=style.SMALL_SIZE, verticalalignment=side)
     words.set_path_effects([withStroke(linewidth=1.2, foreground="black")])
 
 

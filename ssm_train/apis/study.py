@@ -5,6 +5,7 @@ same data in the same order, so that cells are compared seed by seed.
 """
 
 import math
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -147,7 +148,8 @@ def read_study(path: Path) -> Study:
 
     Args:
         path: a file in YAML, with ``seeds`` and ``tables``. A table has a ``config`` and ``cells``: by its name, each
-            cell has what it changes in the config, and perhaps a ``config`` of its own.
+            cell has what it changes in the config, and perhaps a ``config`` of its own. Configs are named as on a
+            command line, or relative to the folder of this file.
 
     Raises:
         ConfigError: there is no such file, or it has another form; the message says where.
@@ -222,6 +224,8 @@ def _cells_of(path: Path, name: str, table: Any) -> list[Cell]:
             raise ConfigError(f"{path}: the cell {cell!r} sets a seed, and all cells have the seeds of the study")
         texts = {key: value if isinstance(value, str) else repr(value) for key, value in settings.items()}
         texts.pop("config", None)
+        beside = str(path.parent / config)  # a config of one's own, next to the file of the study
+        config = beside if os.path.isfile(beside) else config
         found.append(Cell(name, _in_line(cell), config, texts))
     return found
 
@@ -313,7 +317,8 @@ def as_markdown(
         "",
         f"{metric} at the last validation: mean ± sample standard deviation over the seeds. The difference is to the "
         "first cell of the table, seed by seed, with Student's interval and the p of the paired t-test; adjusted by "
-        "Benjamini and Hochberg over the table. Times are those of runs beside each other.",
+        "Benjamini and Hochberg over the table. A dash says that the difference is the same under all seeds. Where "
+        "several runs were made at a time, times are those beside the others.",
     ]
     failed = {outcome.folder: outcome for own in outcomes for outcome in own if outcome.status == "failed"}
     lines += ["", *(f"- **{folder}** failed: {outcome.error}" for folder, outcome in failed.items())]

@@ -57,6 +57,7 @@ GROUPS = {
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 USAGE = "usage: tree-ssm COMMAND [arguments]"
 EMPTY_VALUE = re.compile(r"--[\w-]+=")
+MAY_BE_EMPTY = "--title"  # no line above a picture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,6 +104,8 @@ def empty_argument(given: list[str]) -> str:
     Commands could take it for another one: ``--resume "$CHECKPOINT"`` would continue from any checkpoint.
     """
     for place, text in enumerate(given):
+        if text == f"{MAY_BE_EMPTY}=" or (not text and given[place - 1 : place] == [MAY_BE_EMPTY]):
+            continue
         if not text:
             return f"the argument after {given[place - 1]}" if place else "the command"
         if EMPTY_VALUE.fullmatch(text):

@@ -75,6 +75,12 @@ def test_no_argument_is_empty(capsys, line, named):
     assert capsys.readouterr().err == f"tree-ssm: error: {named} is empty; is a variable of the shell not set?\n"
 
 
+@pytest.mark.parametrize("title", [["--title", ""], ["--title="]])
+def test_a_picture_may_have_no_title(title):
+    assert program.empty_argument(["analyse", "visualize", "curves", "run", *title]) == ""
+    assert program.empty_argument(["analyse", "visualize", "curves", "run", *title, ""]) != ""
+
+
 def test_names_that_are_not_in_utf8(tmp_path):
     """A name in Latin-1, such as an old archive may have, reaches the program as its bytes."""
     command = [sys.executable, "-m", "ssm_train.commands", "test", "a.py", "a.pth", "--work-dir", b"caf\xe9"]

@@ -172,3 +172,11 @@ def test_time_and_memory_are_those_of_the_log(tmp_path):
     found = Outcome({}, "")
     read_costs(found, tmp_path)
     assert (found.milliseconds, found.memory) == (pytest.approx(250), 700)
+
+
+def test_a_config_beside_the_file_of_the_study_is_meant_first(study):
+    assert read_study(study).cells[0].config == "a/quad.py"
+    own = study.parent / "a" / "quad.py"
+    own.parent.mkdir()
+    own.write_text("")
+    assert {cell.config for cell in read_study(study).cells} == {str(own), "b/tree.py"}

@@ -214,7 +214,7 @@ def test_the_tree_figure_has_every_block(recorded):
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["image", "stage 1, block 1\n12 × 20 tokens", "stage 2, block 1\n6 × 10 tokens"]
     assert [len(axes.collections) for axes in figure.axes[:-1]] == [0, 1, 1, 1, 1, 1]
-    assert [text.get_text() for text in figure.axes[-1].get_yticklabels()] == ["root", "farthest\nfrom it"]
+    assert [text.get_text() for text in figure.axes[-1].get_yticklabels()] == ["root", "farthest\nfrom root"]
 
 
 def test_draw_choice_knows_trees():

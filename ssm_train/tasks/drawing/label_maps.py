@@ -1,4 +1,4 @@
-"""Label maps over an image: transparent colours of classes, lines between regions, and a legend."""
+"""Label maps over an image in grey: transparent colours of classes, lines between regions, and a legend."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,8 @@ from ssm_train.tasks.drawing.text import line_width, with_legend
 
 _MOST = 24  # classes in a legend
 _LINE = (255, 255, 255)
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma of red, green and blue (ITU-R BT.601)
+_UNPAINTED = (128, 128, 128)  # of a class without a colour, in the legend
 
 
 def draw_label_map(
@@ -20,26 +22,30 @@ def draw_label_map(
     colours: Sequence[Colour],
     opacity: float,
 ) -> Image.Image:
-    """Draw a label map over an image, with a legend of the classes that are in it.
+    """Draw a label map over an image in grey, with a legend of the classes that are in it.
+
+    The colours of the image would make others of those of the classes. Black is the colour of backgrounds in many
+    palettes and would darken most of the picture: a class whose colour is black is not painted.
 
     Args:
         image: the image.
-        labels: the class of every pixel. Numbers without a name, such as 255, are left as the image has them.
+        labels: the class of every pixel. Numbers without a name, such as 255, are not painted.
         names: of the classes.
         colours: of the classes.
         opacity: of the colours, 0 … 1. At 0 the picture is the image alone.
     """
+    if opacity == 0:
+        return Image.fromarray(image)
     known = (labels >= 0) & (labels < len(names))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
     table = np.array([*colours[: len(names)], (0, 0, 0)], dtype=np.float32)
     over = table[np.where(known, labels, len(names))]
-    share = (opacity * known)[..., None].astype(np.float32)
-    drawn = (image * (1 - share) + over * share).round().astype(np.uint8)
-    if opacity == 0:
-        return Image.fromarray(drawn)
+    share = opacity * over.any(-1, keepdims=True)
+    drawn = ((image @ _GREY)[..., None] * (1 - share) + over * share).round().astype(np.uint8)
     drawn[_between(labels, max(line_width(*labels.shape) // 2, 1))] = _LINE
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda number: -counts[number])
-    entries = [(colours[n], f"{names[n]} {_percent(counts[n] / labels.size)}") for n in present[:_MOST]]
+    shown = [colour if any(colour) else _UNPAINTED for colour in colours]
+    entries = [(shown[n], f"{names[n]} {_percent(counts[n] / labels.size)}") for n in present[:_MOST]]
     if len(present) > _MOST:
         entries.append(((255, 255, 255), f"and {len(present) - _MOST} more"))
     return with_legend(Image.fromarray(drawn), entries)
