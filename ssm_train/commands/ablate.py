@@ -4,7 +4,7 @@
         --grid model.backbone.quadtree_levels=0,1,2 --grid seed=0,1,2
 
 In place of a config it takes the file of a study, which lists what is compared instead of all combinations
-(docs/study.md): tree-ssm ablate studies/fashion-mnist.yaml --at-once 14.
+(docs/study.md): tree-ssm ablate studies/fashion-mnist.yaml --at-once 15.
 
 Each combination is a run of tree-ssm train in a folder of its own. Given again, the command keeps the runs that are
 done and goes on with those that were stopped. A run that fails is named in the table, and the others go on. The work

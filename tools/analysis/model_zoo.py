@@ -60,7 +60,7 @@ USES = {
     ),
     "study": Use(
         "Studies",
-        "Many short runs of small networks, which share a GPU. The page on studies has what came of them.",
+        "Many short runs of small networks, which share a GPU. Nobody has run the whole studies yet.",
     ),
     "pictures": Use("Weights for pictures of scans"),
     "paper": Use("The papers' recipes"),
