@@ -1,10 +1,12 @@
 """Starts short training runs in their own processes."""
 
+import contextlib
 import faulthandler
 import functools
 import gc
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -258,9 +260,16 @@ def call(function, log, *arguments, expected=0, **options):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on.
+
+    Connections of other tests get ports from 32768 on, so that none of them gets this one before it is used.
+    """
+    # Not the default generator: runs seed it, and two processes of tests would get the same ports.
+    for port in random.SystemRandom().sample(range(20000, 30000), 100):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port among a hundred")
 
 
 def last_state(work_dir):

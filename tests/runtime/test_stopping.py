@@ -232,7 +232,7 @@ def test_under_torchrun(tmp_path, quick_python):
     environment = {**os.environ, "PYTHON": quick_python, "MASTER_PORT": str(runs.free_port())}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for(run / "epoch_1.pth", lambda: process.poll() is None)
+    wait_for(run / "epoch_1.pth", lambda: process.poll() is None or pytest.fail(process.communicate()[1]))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == STOPPED, said

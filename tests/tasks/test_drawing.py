@@ -146,6 +146,7 @@ def test_a_crowd_is_not_buried(count):
     assert covered.mean() < 0.15
     assert covered.any() == (count == 45)
     assert draw_objects(grey(512, 512), objects[:1]).height == 512, "an object that has its name needs no legend"
+    assert draw_objects(grey(512, 512), objects, named=False).height == 512
 
 
 def test_label_maps_are_transparent_with_lines_and_a_legend():
@@ -167,6 +168,8 @@ def test_label_maps_are_transparent_with_lines_and_a_legend():
     assert (legend == BLUE).all(-1).any()
     assert not (legend == ORANGE).all(-1).any(), "the legend has the classes of the picture alone"
     np.testing.assert_array_equal(draw_label_map(image, labels, ["a", "b"], [BLUE, ORANGE], 0), image)
+    bare = draw_label_map(image, labels, ["ground", "cup", "spoon"], [(0, 0, 0), BLUE, ORANGE], 0.4, named=False)
+    np.testing.assert_array_equal(bare, picture[:height])
 
 
 @pytest.fixture

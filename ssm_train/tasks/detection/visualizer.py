@@ -18,13 +18,13 @@ class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
     It draws objects by :func:`ssm_train.tasks.drawing.draw_objects`.
     """
 
-    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool) -> Image.Image | None:
+    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool, named: bool) -> Image.Image | None:
         """Draw the predicted or the annotated objects, see :meth:`.SideBySide.draw_part`."""
         objects = sample.get("pred_instances" if predicted else "gt_instances")
         if objects is None:
             # Beside a prediction, an image without annotation shows that there is none.
             return None if predicted or "pred_instances" not in sample else Image.fromarray(image)
-        return draw_objects(image, self._drawn(objects, image.shape[1], image.shape[0]))
+        return draw_objects(image, self._drawn(objects, image.shape[1], image.shape[0]), named)
 
     def _drawn(self, objects: InstanceData, width: int, height: int) -> list[DrawnObject]:
         if "labels" not in objects:

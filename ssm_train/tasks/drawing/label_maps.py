@@ -21,6 +21,7 @@ def draw_label_map(
     names: Sequence[str],
     colours: Sequence[Colour],
     opacity: float,
+    named: bool = True,
 ) -> Image.Image:
     """Draw a label map over an image in grey, with a legend of the classes that are in it.
 
@@ -33,6 +34,7 @@ def draw_label_map(
         names: of the classes.
         colours: of the classes.
         opacity: of the colours, 0 … 1. At 0 the picture is the image alone.
+        named: whether there is a legend.
     """
     if opacity == 0:
         return Image.fromarray(image)
@@ -43,6 +45,8 @@ def draw_label_map(
     share = opacity * over.any(-1, keepdims=True)
     drawn = ((image @ _GREY)[..., None] * (1 - share) + over * share).round().astype(np.uint8)
     drawn[_between(labels, max(line_width(*labels.shape) // 2, 1))] = _LINE
+    if not named:
+        return Image.fromarray(drawn)
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda number: -counts[number])
     shown = [colour if any(colour) else _UNPAINTED for colour in colours]
     entries = [(shown[n], f"{names[n]} {_percent(counts[n] / labels.size)}") for n in present[:_MOST]]

@@ -51,7 +51,11 @@ class DrawnObject(NamedTuple):
         return (right - left) * (bottom - top)
 
 
-def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> Image.Image:  # of [H, W, 3] uint8
+def draw_objects(
+    image: np.ndarray,  # [H, W, 3] uint8
+    objects: Sequence[DrawnObject],
+    named: bool = True,
+) -> Image.Image:
     """Draw objects over an image.
 
     Small objects are drawn over large ones. A name stands at its object where it hides no other name and little of any
@@ -63,6 +67,7 @@ def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> Image.Ima
     Args:
         image: the image.
         objects: what is drawn.
+        named: whether names and scores are written.
     """
     height, width = image.shape[:2]
     stroke = line_width(height, width)
@@ -75,6 +80,8 @@ def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> Image.Ima
     draw = ImageDraw.Draw(picture)
     for found in largest_first:
         _frame(draw, found, stroke)
+    if not named:
+        return picture
     surest_first = sorted(objects, key=lambda found: -(found.score or 0))
     if _write(draw, surest_first, [found.text for found in surest_first], (height, width), all_or_none=True):
         return picture

@@ -28,13 +28,14 @@ class SideBySide:
         return None if isinstance(found, str) else found  # mmdet's inferencer writes the name of a palette here
 
     @abstractmethod
-    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool) -> Image.Image | None:
+    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool, named: bool) -> Image.Image | None:
         """Draw the annotation or the prediction of a sample.
 
         Args:
             image: ``[H, W, 3]`` uint8.
             sample: the sample.
             predicted: whether the prediction is drawn, rather than the annotation.
+            named: whether names of classes are written.
 
         Returns:
             The picture; None if the sample has no such part.
@@ -53,8 +54,11 @@ class SideBySide:
         out_file: str | None = None,
         pred_score_thr: float = 0.3,
         step: int = 0,
+        with_labels: bool = True,
     ) -> None:
-        """Draw a sample, and pass the picture to a file, a window or the backends. The arguments are mmdet's.
+        """Draw a sample, and pass the picture to a file, a window or the backends.
+
+        The arguments are those of mmdet and of mmseg.
 
         Args:
             name: name of the picture.
@@ -67,13 +71,14 @@ class SideBySide:
             out_file: the file to write, whose folder is made, in place of passing the picture to the backends.
             pred_score_thr: predicted objects with a lower score are left out.
             step: number of completed iterations.
+            with_labels: whether names of classes are written, in the picture or in a legend.
         """
         image = np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))
         parts = []
         for wanted, predicted, words in ((draw_gt, False, "annotated"), (draw_pred, True, "predicted")):
             if wanted and data_sample is not None:
                 chosen = _sure(data_sample.cpu(), pred_score_thr) if predicted else data_sample.cpu()
-                if (picture := self.draw_part(image, chosen, predicted)) is not None:
+                if (picture := self.draw_part(image, chosen, predicted, with_labels)) is not None:
                     parts.append((words, picture))
         if len(parts) > 1:
             drawn = beside([captioned(picture, words) for words, picture in parts])

@@ -43,7 +43,7 @@ class SegmentationVisualizer(BackendsBySwitch, SideBySide, SegLocalVisualizer):
         super().__init__(name, save_dir, tensorboard, wandb, wandb_project, wandb_id, bands)
         self.alpha = alpha
 
-    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool) -> Image.Image | None:
+    def draw_part(self, image: np.ndarray, sample: BaseDataElement, predicted: bool, named: bool) -> Image.Image | None:
         """Draw the predicted or the annotated label map, see :meth:`.SideBySide.draw_part`."""
         found = sample.get("pred_sem_seg" if predicted else "gt_sem_seg")
         if found is None:
@@ -52,4 +52,4 @@ class SegmentationVisualizer(BackendsBySwitch, SideBySide, SegLocalVisualizer):
         known = labels[labels != _IGNORED]
         names = self.dataset_meta.get("classes") or [f"class {n}" for n in range(int(known.max(initial=0)) + 1)]
         colours = class_colours(len(names), self.palette)
-        return draw_label_map(image, labels, names, colours, self.alpha)
+        return draw_label_map(image, labels, names, colours, self.alpha, named)
