@@ -5,8 +5,10 @@ import gc
 import importlib.util
 import logging
 import os
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 # small operators mostly wait for each other. Processes that tests start take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # By the time that they take, the longest first.
 LONGEST = (
     "test_slurm.py", "test_language_study.py", "test_export.py", "test_lines.py", "test_empty_success.py",
@@ -147,3 +150,18 @@ def lm_folder(tmp_path_factory):
     from small_language import write_folder
 
     return write_folder(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start the system's Chromium, or the one that Playwright downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
+        if found is None:
+            pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
+        # The sandbox needs rights that containers withhold. It is not needed because all pages are our own.
+        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

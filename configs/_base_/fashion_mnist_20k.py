@@ -7,20 +7,16 @@ model = dict(backbone=dict(in_chans=1, num_classes=10))
 train_dataloader = dict(
     batch_size=256,
     dataset=dict(
-        type="ImageArrays",
         images="data/fashion-mnist/train-images-idx3-ubyte.gz",
         labels="data/fashion-mnist/train-labels-idx1-ubyte.gz",
-        classes=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
         first=20000,
         transform=dict(type="BatchTransform", size=64, mean=(0.2860,), std=(0.3530,)),
     ),
 )
 val_dataloader = dict(
     dataset=dict(
-        type="ImageArrays",
         images="data/fashion-mnist/t10k-images-idx3-ubyte.gz",
         labels="data/fashion-mnist/t10k-labels-idx1-ubyte.gz",
-        classes=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
         transform=dict(type="TestTransform", size=64, crop_ratio=1.0, mean=(0.2860,), std=(0.3530,)),
     ),
 )

@@ -8,19 +8,15 @@ model = dict(backbone=dict(num_classes=10))
 train_dataloader = dict(
     batch_size=128,
     dataset=dict(
-        type="ImageArrays",
         images="data/128px/largest-item/train_images.npy",
         labels="data/128px/largest-item/train_labels.npy",
-        classes=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
         transform=dict(type="BatchTransform", size=128, scale=(1.0, 1.0)),
     ),
 )
 val_dataloader = dict(
     dataset=dict(
-        type="ImageArrays",
         images="data/128px/largest-item/val_images.npy",
         labels="data/128px/largest-item/val_labels.npy",
-        classes=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
         transform=dict(type="TestTransform", size=128, crop_ratio=1.0),
     ),
 )

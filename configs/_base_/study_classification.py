@@ -1,10 +1,14 @@
 # Settings for studies of many short runs of classifiers. Images stay in memory, and whole batches are augmented on the
-# device, so that a loader needs no process of its own. The files that inherit this one add datasets, batch sizes, and
-# the length of the training.
+# device, so that a loader needs no process of its own. The classes are those of Fashion-MNIST. The files that inherit
+# this one add the arrays, batch sizes, and the length of the training.
 _base_ = "./classification_runtime.py"
 
 model = dict(type="ImageClassifier", label_smoothing=0.1)
 train_dataloader = dict(
+    dataset=dict(
+        type="ImageArrays",
+        classes=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+    ),
     num_workers=0,
     pin_memory=True,
     drop_last=True,
@@ -12,6 +16,7 @@ train_dataloader = dict(
     collate_fn=dict(type="ssm_train.collate_images"),
 )
 val_dataloader = dict(
+    dataset=train_dataloader["dataset"],
     batch_size=500,
     num_workers=0,
     pin_memory=True,

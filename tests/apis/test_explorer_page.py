@@ -2,32 +2,19 @@
 
 import io
 import re
-import shutil
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_explorer import examples, explorer, served_page, write_checkpoints, write_photos
+from small_explorer import examples, explorer, served_page
 
 from ssm_core.layers import record_scans
 from ssm_core.visualization import style
 from ssm_train.data.images import read_image, to_area
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    return write_checkpoints(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +28,6 @@ def shown(tmp_path_factory):
 def address(checkpoints):
     with served_page(checkpoints) as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start the system's Chromium, or the one that Playwright downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
-        if found is None:
-            pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
-        # The sandbox needs rights that containers withhold. It is not needed because the page is our own.
-        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Visit:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_explorer import CLASSES, SIDE, examples, explorer, write_checkpoint, write_checkpoints, write_photos
+from small_explorer import CLASSES, SIDE, examples, explorer, write_checkpoint
 
 from quadtree_ssm import QuadMamba
 from ssm_core.errors import ConfigError, DataError
@@ -18,16 +18,6 @@ from ssm_train.data.prepare.photos import load_photo
 from tree_ssm import MambaTreeV
 
 VIEW = View(1.0, 0, None, "stage 1, block 1", 3, None, "stage 1, block 1")
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    return write_checkpoints(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

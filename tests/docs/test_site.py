@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -80,7 +79,6 @@ def test_pictures_enlarge(site):
     assert set(pictures) <= set(re.findall(r'<a class="glightbox"[^>]*href="([^"]+)"', page))
 
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Finds elements that reach beyond the window, or beyond a block that hides the rest, and cannot be scrolled to.
 CUT_OFF = """() => {
   const width = document.documentElement.clientWidth, found = [];
@@ -97,21 +95,6 @@ CUT_OFF = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Start the system's Chromium, or the one that Playwright downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        found = next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).exists() else None)
-        if found is None:
-            pytest.skip("there is no Chromium: install one, or run `playwright install chromium`")
-        # The sandbox needs rights that containers withhold. It is not needed because the pages are our own.
-        chromium = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])

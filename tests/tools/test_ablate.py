@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -235,6 +237,32 @@ def test_a_run_whose_process_dies_takes_no_other_with_it(tmp_path):
     other = process.train(Training(str(DIGITS), ("model.backbone.nam=1",), str(tmp_path), False, False), log)
     process.end()
     assert "did you mean 'name'" in reason(other.status, log), "a new process says what is wrong"
+
+
+def test_a_process_whose_run_was_stopped_can_be_stopped_again(tmp_path):
+    """The command line ignores signals once one has stopped a training. That is for processes that end."""
+    folder, log, pid, handlers = (tmp_path / name for name in ("run", "log", "pid", "handlers"))
+    log.touch()
+    stopped, other = tmp_path / "stopped.py", tmp_path / "other.py"
+    noted = f"import os\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ndel os\n"
+    stopped.write_text(f"_base_ = {str(DIGITS)!r}\n{noted}")
+    handler = "[signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]"
+    other.write_text(f"import signal\nopen({str(handlers)!r}, 'w').write(repr({handler}))\n")
+    process = RunProcess({})
+
+    def stop():
+        while not (folder / "epoch_1.pth").exists():
+            time.sleep(0.02)
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    options = (*(option for option in SHORT if "max_epochs" not in option), "train_cfg.max_epochs=500")
+    made = process.train(Training(str(stopped), options, str(folder), False, False), log)
+    assert "stopped by SIGTERM" in reason(made.status, log)
+    process.train(Training(str(other), (), str(tmp_path / "other"), False, False), log)
+    process.end()
+    assert handlers.read_text() == repr([signal.SIG_DFL, signal.SIG_DFL])
 
 
 def test_processes_share_the_gpus_and_cores(monkeypatch):

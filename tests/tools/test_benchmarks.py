@@ -146,7 +146,7 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("throughput", ["--models", "swin_tinny"], "timm knows no model 'swin_tinny'"),
         ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
         ("throughput", ["--table", "both"], "--table names a table of a --study"),
-        ("accuracy", ["a.json", "b.json", "--out", "c.pdf"], "--out is a file .svg or .png"),
+        ("accuracy", ["a.json", "b.json", "--out", "c.jpg"], "--out is a file .pdf, .png, .svg, .webp, not c.jpg"),
         ("throughput", ["--rounds", "1"], "--rounds must be 2 at least"),
         ("norms", ["--shapes", "4x56x160"], "a shape is written BxHxWxC"),
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),

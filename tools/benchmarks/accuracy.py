@@ -15,14 +15,15 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from ssm_core.errors import DataError
-from ssm_core.visualization import save
+from ssm_core.visualization import KINDS, style
 from ssm_train.apis import cli
-from ssm_train.runtime.files import check_file, write_atomically
+from ssm_train.apis.visualize import write_figure
+from ssm_train.runtime.files import check_file
 
 NAMES = {"top1": "top-1, %", "mIoU": "mIoU, %"}
 
@@ -65,6 +66,7 @@ def draw(points: list[Point], metric: str, conditions: str) -> Figure:
     """
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=style.CYCLE)
     for point in points:
         bars = axes.errorbar(point.rate, point.value, point.value_spread, point.rate_spread / 2, fmt="o", capsize=3)
         colour = bars.lines[0].get_color()
@@ -84,10 +86,10 @@ def main(argv: list[str] | None = None) -> list[Point]:
     parser.add_argument("study", type=Path, help="table.json of a study")
     parser.add_argument("throughput", type=Path, help="what throughput.py --json wrote")
     parser.add_argument("--table", default="models of one size", help="table of the study (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the picture, as .svg or .png")
+    parser.add_argument("--out", type=Path, required=True, help="the picture: a .pdf, .png, .svg or .webp file")
     options = parser.parse_args(argv)
-    if options.out.suffix not in (".svg", ".png"):
-        parser.error(f"--out is a file .svg or .png, not {options.out}")
+    if options.out.suffix.removeprefix(".") not in KINDS:
+        parser.error(f"--out is a file .{', .'.join(KINDS)}, not {options.out}")
     check_file(options.out)
     study, throughput = (read(path) for path in (options.study, options.throughput))
     try:
@@ -101,8 +103,7 @@ def main(argv: list[str] | None = None) -> list[Point]:
     if not points:
         raise DataError(f"no cell of the table {options.table!r} was both trained and timed")
     figure = draw(points, metric, conditions)
-    kind: Literal["svg", "png"] = "svg" if options.out.suffix == ".svg" else "png"
-    write_atomically(options.out, lambda file: save(figure, file, kind, dpi=300))
+    write_figure(figure, options.out)
     for point in points:
         print(
             f"{point.name:24} {point.rate:9.0f} ± {point.rate_spread:6.0f} img/s   {metric} {point.value:.2f} ± "

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ssm_core.visualization import in_grey
 from ssm_train.tasks.drawing.colours import Colour
 from ssm_train.tasks.drawing.text import line_width, with_legend
 
 _MOST = 24  # classes in a legend
 _LINE = (255, 255, 255)
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # luma of red, green and blue (ITU-R BT.601)
 _UNPAINTED = (128, 128, 128)  # of a class without a colour, in the legend
 
 
@@ -43,7 +43,7 @@ def draw_label_map(
     table = np.array([*colours[: len(names)], (0, 0, 0)], dtype=np.float32)
     over = table[np.where(known, labels, len(names))]
     share = opacity * over.any(-1, keepdims=True)
-    drawn = ((image @ _GREY)[..., None] * (1 - share) + over * share).round().astype(np.uint8)
+    drawn = (in_grey(image)[..., None] * (1 - share) + over * share).round().astype(np.uint8)
     drawn[_between(labels, max(line_width(*labels.shape) // 2, 1))] = _LINE
     if not named:
         return Image.fromarray(drawn)
