@@ -4,8 +4,8 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,26 @@ class StoppableLoader(DataLoader):
             if worker.exitcode is None and _is_stopped(worker.pid):
                 return f"worker {worker.pid} of the data loader is stopped"
         return ""
+
+
+@contextmanager
+def errors_held() -> Iterator[None]:
+    """Context that ends before torch says that a worker has died.
+
+    torch raises that error in the handler of SIGCHLD, so between any two lines of the main thread. In the middle of an
+    update the weights and the state of the optimizer belong to no iteration, and could not be saved.
+    """
+    if threading.current_thread() is not threading.main_thread():  # the handler never runs here
+        yield
+        return
+    ended: list[int] = []
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: ended.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+    if ended and callable(before):
+        before(ended[-1], None)
 
 
 def _is_stopped(process: int) -> bool:

@@ -29,6 +29,16 @@ OPTIONS = (
 WORKER = ("train_dataloader.num_workers=1", "train_dataloader.timeout=3")
 
 
+def kill_workers(number=signal.SIGKILL):
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, number)
+
+
+def kill_workers_and_wait(optimizer, args, kwargs):
+    kill_workers()
+    time.sleep(1)
+
+
 class HarmHook(Hook):
     """Does something to one of the processes in iteration 4, or to the workers of its loader in iteration 2."""
 
@@ -45,9 +55,10 @@ class HarmHook(Hook):
             data_batch["inputs"][-1, 0, 0, 0] = float("nan")
         elif self.harm == "raise":
             raise ValueError("no luck")
+        elif self.harm == "worker SIGKILL in the update":
+            runner.optim_wrapper.optimizer.register_step_pre_hook(kill_workers_and_wait)
         elif self.harm.startswith("worker "):
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, getattr(signal, self.harm.split()[1]))
+            kill_workers(getattr(signal, self.harm.split()[1]))
         else:
             os.kill(os.getpid(), getattr(signal, self.harm))
 
@@ -154,13 +165,15 @@ def test_a_loaders_worker(tmp_path, harm):
     assert runs.last_state(run)["meta"]["iter"] in range(1, 6)
 
 
-def test_a_loaders_worker_of_one_process(tmp_path):
+@pytest.mark.parametrize("harm", ["worker SIGKILL", "worker SIGKILL in the update"])
+def test_a_loaders_worker_of_one_process(tmp_path, harm):
     run, log = tmp_path / "run", tmp_path / "log"
     runs.call(runs.train_tool, log, OPTIONS[0], run, *OPTIONS[1:], *WORKER, expected=1,
-              hooks=[dict(type=f"{__name__}.HarmHook", harm="worker SIGKILL", rank=0)])  # fmt: skip
+              hooks=[dict(type=f"{__name__}.HarmHook", harm=harm, rank=0)])  # fmt: skip
     said = Path(f"{log}.err").read_text()
     assert "error: a worker of a data loader died or gave no batch in time" in said
-    assert runs.last_state(run)["meta"]["iter"] in range(1, 6)
+    # The worker dies in iteration 2. The loader has no more than two batches for afterwards.
+    assert runs.last_state(run)["meta"]["iter"] in range(2, 5)
 
 
 def test_nan_in_one_process(tmp_path):
