@@ -39,9 +39,19 @@ class MissingPackageError(UserError):
 
     def __init__(self, package: str, purpose: str, extra: str | None = None):
         extra = extra or EXTRAS.get(package.split(".")[0], "train")
-        super().__init__(
-            f"{purpose} needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`"
-        )
+        super().__init__(f"{purpose} needs {package}, which is not installed: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str = "") -> str:
+    """Where packages come from, in words that are right for a clone of the repository and for a wheel of it.
+
+    This project is on no package index, so pip takes the file of a wheel.
+
+    Args:
+        extra: of this project, which has the packages; empty for those that every installation has.
+    """
+    wheel = f"dist/FILE.whl[{extra}]" if extra else "dist/FILE.whl"
+    return f'`make setup` has it, or run `pip install "{wheel}"` (`make wheel` makes the file)'
 
 
 class NonFiniteError(ValueError):

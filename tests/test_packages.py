@@ -1,14 +1,20 @@
 """Tests of what make installs: the lists of exact packages, and what is left out of them for this machine."""
 
 import http.server
+import re
 import subprocess
 import sys
 import threading
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import packages
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from ssm_core.errors import EXTRAS, MissingPackageError, how_to_install
 
 ROOT = Path(__file__).parents[1]
 LISTS = {name: ROOT / "requirements" / f"{name}.txt" for name in ("lock", "train")}
@@ -107,3 +113,47 @@ def test_an_environment_with_everything_stays(tmp_path):
     for name in ("installed", "built"):
         (tmp_path / f".{name}-all").touch()
     assert "dev/" not in made(tmp_path, "quickstart").stdout
+
+
+def brought(distribution, extra=""):
+    """Every distribution that an installation of one with an extra brings along, by pip's own data."""
+    found, waiting = set(), [(distribution, extra)]
+    while waiting:
+        name, own = waiting.pop()
+        if (name, own) in found:
+            continue
+        found.add((name, own))
+        try:
+            wanted = map(Requirement, metadata.requires(name) or ())
+        except metadata.PackageNotFoundError:  # it is for another machine
+            continue
+        for each in wanted:
+            if each.marker is None or each.marker.evaluate({"extra": own}):
+                waiting += [(canonicalize_name(each.name), more) for more in ("", *each.extras)]
+    return {name for name, _ in found}
+
+
+@pytest.mark.parametrize("module", EXTRAS)
+def test_a_missing_package_is_in_the_extra_that_is_named(module):
+    """The wheel with this extra brings it, and so does make setup."""
+    words = str(MissingPackageError(module, "this tool"))
+    (extra,) = re.findall(r'`make setup` has it, or run `pip install "dist/FILE\.whl\[(\w+)\]"`', words)
+    (distribution,) = map(canonicalize_name, metadata.packages_distributions()[module])
+    assert distribution in brought("tree-ssm-train", extra)
+    assert distribution in map(canonicalize_name, names(LISTS["lock"].read_text().splitlines()))
+
+
+def test_packages_of_every_installation_have_no_extra():
+    assert 'pip install "dist/FILE.whl"`' in how_to_install()
+
+
+def test_no_message_names_an_index():
+    """pip finds no project of this name."""
+    sources = [
+        path
+        for package in ("ssm_core", "quadtree_ssm", "tree_ssm", "ssm_train")
+        for path in ROOT.glob(f"{package}/**/*.py")
+    ]
+    texts = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *sources, *ROOT.glob("tools/**/*.py")]
+    assert len(texts) > 300
+    assert [path for path in texts if re.search(r"pip install\W+tree[-_]ssm", path.read_text())] == []

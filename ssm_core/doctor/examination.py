@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from ssm_core.errors import how_to_install
 from ssm_core.ops.registry import declared
 
 from . import library, machine
@@ -62,7 +63,7 @@ def _examine_library() -> Iterator[Finding]:
     lines, findings = library.examine()
     yield from findings
     for module, error in import_packages().items():
-        yield Finding(f"{module} does not import: {error}.", "Install what it needs: `pip install tree-ssm-train`.")
+        yield Finding(f"{module} does not import: {error}.", f"Install what it needs: {how_to_install()}.")
     line, findings = library.lacks(declared())
     _print("Compiled library", *lines, line)
     yield from findings

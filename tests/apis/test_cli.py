@@ -87,7 +87,8 @@ def test_a_missing_package_is_one_sentence(package):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     extra = "det" if package == "mmdet" else "train"
     assert done.stderr == (
-        f"error: this tool needs {package}, which is not installed: run `pip install 'tree-ssm-train[{extra}]'`\n"
+        f"error: this tool needs {package}, which is not installed: `make setup` has it, or run "
+        f'`pip install "dist/FILE.whl[{extra}]"` (`make wheel` makes the file)\n'
     )
     assert done.returncode == 1
 

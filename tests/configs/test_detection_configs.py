@@ -168,5 +168,5 @@ def test_without_mmdet(monkeypatch):
         raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
 
     monkeypatch.setattr(Config, "fromfile", fail)
-    with pytest.raises(MissingPackageError, match=r"needs mmdet, which is not installed: .*tree-ssm-train\[det\]"):
+    with pytest.raises(MissingPackageError, match=r"needs mmdet, which is not installed: .*FILE.whl\[det\]"):
         load_config(CONFIGS / COCO[0])

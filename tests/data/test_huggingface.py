@@ -186,7 +186,7 @@ def test_no_dataset(images, tmp_path, monkeypatch):
         load_table("disk", revision="main")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(
-        MissingPackageError, match=r"needs datasets, .* run `pip install 'tree-ssm-train\[huggingface\]'`"
+        MissingPackageError, match=r'needs datasets, .* run `pip install "dist/FILE.whl\[huggingface\]"`'
     ):
         load_table("disk")
 

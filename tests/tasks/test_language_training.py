@@ -192,7 +192,8 @@ def test_a_missing_package_is_one_line(lm_folder, tmp_path, capsys, monkeypatch)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(tree_ssm, "language", None, raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    words = "which is not installed: run `pip install 'tree-ssm-train[lm]'`"
+    words = 'which is not installed: `make setup` has it, or run `pip install "dist/FILE.whl[lm]"` ('
+    words += "`make wheel` makes the file)"
     line = error_of(capsys, "train", TREE, "--work-dir", tmp_path)
     assert line.startswith("error: tree_ssm.language.load_")
     assert line.endswith(f" needs transformers, {words}")

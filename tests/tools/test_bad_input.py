@@ -167,7 +167,7 @@ def test_missing_wandb(fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     line = fails(DIGITS, "visualizer.wandb=True")
     assert "visualizer.wandb=True needs wandb" in line
-    assert "pip install 'tree-ssm-train[train]'" in line
+    assert 'pip install "dist/FILE.whl[train]"' in line
 
 
 def test_missing_scikit_learn(fails, monkeypatch):

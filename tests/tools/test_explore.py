@@ -31,7 +31,7 @@ def test_errors(checkpoints, tmp_path, capsys, monkeypatch):
         assert option[1] in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "gradio", None)
     before = os.environ.get(UPLOADS)
-    assert "run `pip install 'tree-ssm-train[explore]'`" in error_of(capsys, "explore", *checkpoints)
+    assert 'run `pip install "dist/FILE.whl[explore]"`' in error_of(capsys, "explore", *checkpoints)
     assert os.environ.get(UPLOADS) == before
 
 

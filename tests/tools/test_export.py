@@ -165,6 +165,6 @@ def test_errors(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     line = error(*fits)
     assert "--format onnx needs onnxscript" in line
-    assert "pip install 'tree-ssm-train[export]'" in line
+    assert 'pip install "dist/FILE.whl[export]"' in line
     monkeypatch.setattr(export._ext, "load", lambda: False)
     assert "exporting needs the compiled library" in error(*fits)
