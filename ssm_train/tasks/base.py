@@ -51,7 +51,7 @@ class Labels(NamedTuple):
 
     def name(self, number: int) -> str:
         """The name of a class, or its number if the name is unknown."""
-        return self.classes[number] if self.classes and number < len(self.classes) else str(number)
+        return self.classes[number] if self.classes and 0 <= number < len(self.classes) else str(number)
 
 
 class Task(ABC):

@@ -13,6 +13,7 @@ from small_tasks import TASKS
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import image_task_of
 from ssm_train.tasks.base import Labels
+from ssm_train.tasks.detection import visualizer
 from ssm_train.tasks.drawing import DrawnObject, class_colours, draw_label_map, draw_objects, place_labels
 from ssm_train.tasks.drawing.colours import readable_on
 from ssm_train.tasks.drawing.text import label_size, letter_size
@@ -236,3 +237,37 @@ def test_boxes_outside_the_image_and_without_numbers(tmp_path, task):
     drawn = np.array(Image.open(tmp_path / "a.png"))
     assert (drawn[2:18, 29] == BLUE).all(), "the right edge of the first box"
     assert (drawn[59, 21:59] == BLUE).all(), "the second box ends with the image"
+
+
+def seen_in(path, colour):
+    """Whether pixels of a picture, besides those of its legend, have a colour."""
+    return (np.array(Image.open(path))[:60] == colour).all(-1).any()
+
+
+@pytest.mark.parametrize("labels", [[-1], [-1, 0, 1], [2, 255, 10**15]], ids=str)
+@pytest.mark.parametrize("classes", [["disc", "box"], None], ids=str)
+def test_objects_without_a_known_class_are_drawn(tmp_path, task, monkeypatch, labels, classes):
+    """They are named by their number, as mmdet names classes without a name, and -1 is no class from the end."""
+    written = []
+    monkeypatch.setattr(visualizer, "draw_objects", lambda image, objects, named: keep(written, image, objects, named))
+    boxes = torch.tensor([[20.0 * i, 20.0 * i, 20.0 * i + 15, 20.0 * i + 15] for i in range(len(labels))])
+    objects = InstanceData(bboxes=boxes, labels=torch.tensor(labels), scores=torch.ones(len(labels)))
+    task.visualizer.dataset_meta = {"classes": classes, "palette": [BLUE, ORANGE]}
+    for predicted in (True, False):
+        sample = DetDataSample(**{"pred_instances" if predicted else "gt_instances": objects})
+        task.visualizer.add_datasample("a", grey(60, 60), sample, out_file=str(tmp_path / "a.png"))
+        names = {0: "disc", 1: "box"} if classes else {}
+        assert [found.name for found in written.pop()] == [names.get(n, f"class {n}") for n in labels]
+        assert seen_in(tmp_path / "a.png", (128, 128, 128)) == (-1 in labels)
+        assert seen_in(tmp_path / "a.png", BLUE) == (0 in labels)
+        assert seen_in(tmp_path / "a.png", class_colours(3)[2]) == (2 in labels)
+
+
+def keep(written, image, objects, named):
+    written.append(objects)
+    return draw_objects(image, objects, named)
+
+
+def test_the_name_of_a_number_that_is_no_class_is_the_number():
+    labels = Labels(["disc", "box"], None)
+    assert [labels.name(number) for number in (-1, 0, 1, 2)] == ["-1", "disc", "box", "2"]

@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 
 from ssm_train.runtime.trackers.visualizer import BackendsBySwitch
-from ssm_train.tasks.drawing import DrawnObject, SideBySide, class_colours, draw_objects
+from ssm_train.tasks.drawing import DrawnObject, SideBySide, class_colour, draw_objects
 
 
 class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
@@ -31,7 +31,6 @@ class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
             return []
         numbers = torch.as_tensor(objects.labels).tolist()
         names = self.dataset_meta.get("classes") or ()
-        colours = class_colours(max(numbers, default=-1) + 1, self.palette)
         masks = _pixels(objects.get("masks"))
         boxes = objects.get("bboxes")
         boxes = torch.as_tensor(getattr(boxes, "tensor", boxes)) if boxes is not None else _around(masks)
@@ -40,8 +39,9 @@ class DetectionVisualizer(BackendsBySwitch, SideBySide, DetLocalVisualizer):
         scores = objects.get("scores")
         return [
             DrawnObject(
-                str(names[n]) if n < len(names) else f"class {n}",
-                colours[n],
+                # mmdet writes the number where it knows no name. A label of -1 is an object without a class.
+                str(names[n]) if 0 <= n < len(names) else f"class {n}",
+                class_colour(n, self.palette),
                 tuple(boxes[i].tolist()),
                 None if scores is None else float(scores[i]),
                 None if masks is None else masks[i],

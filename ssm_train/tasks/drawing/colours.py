@@ -10,6 +10,7 @@ TEN: tuple[Colour, ...] = (
     (63, 144, 218), (255, 169, 14), (189, 31, 1), (148, 164, 162), (131, 45, 182),
     (169, 107, 89), (231, 99, 0), (185, 172, 112), (113, 117, 129), (146, 218, 221),
 )  # fmt: skip
+GREY: Colour = (128, 128, 128)  # of what has no class, or a class without a colour
 _SHADES = (0.0, -0.45, 0.5)  # how far each ten classes are moved to black or to white
 
 
@@ -21,11 +22,21 @@ def class_colours(count: int, palette: Sequence[Sequence[int]] | None = None) ->
         palette: colours that the data come with, such as those of Cityscapes. Classes beyond its end, or all classes if
             there is none, get the ten of :data:`TEN`, then darker and lighter ones. After thirty they repeat.
     """
-    own = [(int(r), int(g), int(b)) for r, g, b in palette or ()]
-    return own[:count] + [_colour(number) for number in range(len(own), count)]
+    return [class_colour(number, palette) for number in range(count)]
 
 
-def _colour(number: int) -> Colour:
+def class_colour(number: int, palette: Sequence[Sequence[int]] | None = None) -> Colour:
+    """Return the colour of a class.
+
+    Args:
+        number: of the class. What has no class, which mmdet's labels say by -1, is grey.
+        palette: see :func:`class_colours`.
+    """
+    if number < 0:
+        return GREY
+    if palette is not None and number < len(palette):
+        red, green, blue = map(int, palette[number])
+        return red, green, blue
     shade = _SHADES[number // len(TEN) % len(_SHADES)]
     end = 255 if shade > 0 else 0
     red, green, blue = (round(level + abs(shade) * (end - level)) for level in TEN[number % len(TEN)])

@@ -7,12 +7,11 @@ import numpy as np
 from PIL import Image
 
 from ssm_core.visualization import in_grey
-from ssm_train.tasks.drawing.colours import Colour
+from ssm_train.tasks.drawing.colours import GREY, Colour
 from ssm_train.tasks.drawing.text import line_width, with_legend
 
 _MOST = 24  # classes in a legend
 _LINE = (255, 255, 255)
-_UNPAINTED = (128, 128, 128)  # of a class without a colour, in the legend
 
 
 def draw_label_map(
@@ -48,7 +47,7 @@ def draw_label_map(
     if not named:
         return Image.fromarray(drawn)
     present = sorted(np.flatnonzero(counts).tolist(), key=lambda number: -counts[number])
-    shown = [colour if any(colour) else _UNPAINTED for colour in colours]
+    shown = [colour if any(colour) else GREY for colour in colours]
     entries = [(shown[n], f"{names[n]} {_percent(counts[n] / labels.size)}") for n in present[:_MOST]]
     if len(present) > _MOST:
         entries.append(((255, 255, 255), f"and {len(present) - _MOST} more"))
