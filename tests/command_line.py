@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 from ssm_train.apis import cli
@@ -15,7 +16,10 @@ def load_tool(tool):
     """Load the module of a command, or ``tools/<tool>.py`` if the tool is no command."""
     if (COMMANDS / f"{Path(tool).name}.py").exists():
         return importlib.import_module(f"ssm_train.commands.{Path(tool).name}")
-    spec = importlib.util.spec_from_file_location(f"tool_{Path(tool).name}", ROOT / "tools" / f"{tool}.py")
+    path = ROOT / "tools" / f"{tool}.py"
+    if str(path.parent) not in sys.path:  # Python finds what a script imports beside it
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"tool_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -31,7 +31,9 @@ def test_operators(tmp_path):
         ["--shapes", "1x4x4x8", "1x8x4x8", "--seconds", "0.001", "--device", "cpu",
          "--json", str(report), "--plot", str(plot)]
     )  # fmt: skip
-    assert {row.op for row in rows} == set(load_tool("benchmarks/ops").OPERATORS)
+    from measured.ops import CASES
+
+    assert {row.op for row in rows} == set(load_tool("benchmarks/ops").OPERATORS) == set(CASES)
     assert [row["kernel_ms"] for row in json.loads(report.read_text())["rows"]] == [row.kernel_ms for row in rows]
     assert all(row.kernel_ms > 0 and row.floor_ms > 0 and row.reference_ms > 0 for row in rows)
     assert "linear in the tokens" in plot.read_text()
@@ -66,6 +68,22 @@ def test_throughput(tmp_path, mode):
     assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)
     assert json.loads(report.read_text())["settings"]["mode"] == mode
     assert "selective_scan" in profile.read_text()
+
+
+def test_a_misspelt_model_is_named():
+    with pytest.raises(ConfigError, match="timm knows no model 'swin_tinny'"):
+        load_tool("benchmarks/throughput").main(["--models", "swin_tinny", "--device", "cpu"])
+
+
+def test_language(tmp_path):
+    report = tmp_path / "language.json"
+    sizes = ["--width", "16", "--layers", "1", "--lengths", "8", "--rounds", "2", "--device", "cpu"]
+    for mode in ("train", "prefill"):
+        rows = load_tool("benchmarks/language").main(["--mode", mode, *sizes, "--json", str(report)])
+        assert {"mambatree-l", "chain", "transformers"} <= {row.model for row in rows}
+        assert all(row.tokens_per_second == pytest.approx(8e3 / row.milliseconds_per_step) for row in rows)
+        assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
+        assert json.loads(report.read_text())["settings"]["dtype"] == "float32"
 
 
 STUDY = """
@@ -143,7 +161,6 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [
-        ("throughput", ["--models", "swin_tinny"], "timm knows no model 'swin_tinny'"),
         ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
         ("throughput", ["--table", "both"], "--table names a table of a --study"),
         ("accuracy", ["a.json", "b.json", "--out", "c.jpg"], "--out is a file .pdf, .png, .svg, .webp, not c.jpg"),

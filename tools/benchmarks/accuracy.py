@@ -15,15 +15,14 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, NamedTuple
 
 from ssm_core.errors import DataError
-from ssm_core.visualization import KINDS, style
 from ssm_train.apis import cli
-from ssm_train.apis.visualize import write_figure
-from ssm_train.runtime.files import check_file
+from ssm_train.commands.visualize import SUFFIXES
+
+if TYPE_CHECKING:  # imported when it is needed, so that --help stays fast
+    from matplotlib.figure import Figure
 
 NAMES = {"top1": "top-1, %", "mIoU": "mIoU, %"}
 
@@ -56,7 +55,7 @@ def points_of(study: dict, throughput: dict, table: str) -> Iterator[Point]:
             )
 
 
-def draw(points: list[Point], metric: str, conditions: str) -> Figure:
+def draw(points: list[Point], metric: str, conditions: str) -> "Figure":
     """Draw the points with their names and bars.
 
     Args:
@@ -64,6 +63,10 @@ def draw(points: list[Point], metric: str, conditions: str) -> Figure:
         metric: name of the metric.
         conditions: how the rates were measured, in a line.
     """
+    from matplotlib.figure import Figure
+
+    from ssm_core.visualization import style
+
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_prop_cycle(color=style.CYCLE)
@@ -88,8 +91,12 @@ def main(argv: list[str] | None = None) -> list[Point]:
     parser.add_argument("--table", default="models of one size", help="table of the study (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the picture: a .pdf, .png, .svg or .webp file")
     options = parser.parse_args(argv)
-    if options.out.suffix.removeprefix(".") not in KINDS:
-        parser.error(f"--out is a file .{', .'.join(KINDS)}, not {options.out}")
+    if options.out.suffix not in SUFFIXES:
+        parser.error(f"--out is a file {', '.join(SUFFIXES)}, not {options.out}")
+    # Imported after parsing so that --help stays fast.
+    from ssm_train.apis.visualize import write_figure
+    from ssm_train.runtime.files import check_file
+
     check_file(options.out)
     study, throughput = (read(path) for path in (options.study, options.throughput))
     try:

@@ -11,146 +11,39 @@ at the copy rate measured in the same run. Times are medians in milliseconds. Wh
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from ssm_core.ops import gated_layer_norm, layer_norm, residual_layer_norm
-from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
-from ssm_train.runtime.files import check_file, write_text_atomically
+
+if TYPE_CHECKING:  # imported when it is needed, so that --help stays fast
+    from measured.norms import Row
 
 # The maps of QuadMamba-S and MambaTree-T at 224 × 224.
 DEFAULT_SHAPES = (
     "128x56x56x96", "128x56x56x160", "128x56x56x192", "128x28x28x192", "128x28x28x320", "128x14x14x384",
     "128x14x14x640", "128x7x7x768", "128x7x7x1280",
 )  # fmt: skip
-STREAM = torch.float32
-
-Inputs = tuple[Tensor, ...]  # x, residual or gate, weight, bias
-
-
-def of_pytorch(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What our models compute without the operator."""
-    stream = residual + x
-    return F.layer_norm(stream, weight.shape, weight, bias, 1e-5).to(x.dtype), stream
-
-
-def of_ours(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The same by the operator."""
-    normed, stream = residual_layer_norm(x, residual, weight, bias)
-    return normed, stream
-
-
-def alone_of_pytorch(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """A norm without a residual, as that of a scan's result: computed in float32, as autocast does."""
-    return (F.layer_norm(x.float(), weight.shape, weight, bias, 1e-5).to(x.dtype),)
-
-
-def alone_of_ours(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """The same by the operator."""
-    return (layer_norm(x, weight, bias),)
-
-
-def gated_of_pytorch(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """A norm and the product with the SiLU of a gate, as in MambaTree's mixer."""
-    return (F.layer_norm(x.float(), weight.shape, weight, bias, 1e-5).to(x.dtype) * F.silu(gate),)
-
-
-def gated_of_ours(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """The same by the operator."""
-    return (gated_layer_norm(x, gate, weight, bias),)
-
-
-WAYS = {
-    "residual": (of_pytorch, of_ours),
-    "alone": (alone_of_pytorch, alone_of_ours),
-    "gated": (gated_of_pytorch, gated_of_ours),
-}
-
-
-@dataclass
-class Row:
-    """One shape, in milliseconds."""
-
-    norm: str
-    shape: str
-    step: str
-    eager: float
-    compiled: float | None  # by torch.compile
-    ours: float
-    floor: float
-
-
-def floors(norm: str, elements: int, item: int, rate: float) -> dict[str, float]:
-    """The floors of both steps. Backward reads the stream in place of the branch and the residual."""
-    forward, backward = {
-        "residual": (2 * item + 2 * STREAM.itemsize, 2 * item + 3 * STREAM.itemsize),
-        "alone": (2 * item, 3 * item),
-        "gated": (3 * item, 5 * item),
-    }[norm]
-    return {step: 1e3 * elements * size / rate for step, size in (("forward", forward), ("both", forward + backward))}
-
-
-def measure(norm: str, shape: tuple[int, ...], options: argparse.Namespace, rate: float) -> list[Row]:
-    """Time one shape."""
-    x = torch.randn(shape, device=options.device, dtype=options.dtype).requires_grad_()
-    of_second = STREAM if norm == "residual" else options.dtype
-    residual = torch.randn(shape, device=options.device, dtype=of_second).requires_grad_()
-    weight, bias = (torch.randn(shape[-1], device=options.device).requires_grad_() for _ in range(2))
-    inputs = (x, residual, weight, bias)
-    leaves = (x, weight, bias) if norm == "alone" else inputs
-    pytorch, ours = WAYS[norm]
-    times: dict[str, list[float]] = {"forward": [], "both": []}
-    torch.compiler.reset()
-    compiled = [] if options.no_compile else [torch.compile(pytorch, fullgraph=True, dynamic=False)]
-    for function in (pytorch, *compiled, ours):
-        upstream = [torch.randn_like(y) for y in function(*inputs)]
-
-        def forward(function: Callable[..., Inputs] = function) -> None:
-            with torch.no_grad():
-                function(*inputs)
-
-        def both(function: Callable[..., Inputs] = function, upstream: list[Tensor] = upstream) -> None:
-            torch.autograd.grad(function(*inputs), leaves, upstream)
-
-        times["forward"].append(milliseconds(forward, options.device, options.seconds).median)
-        times["both"].append(milliseconds(both, options.device, options.seconds).median)
-    floor = floors(norm, prod(shape), x.element_size(), rate)
-    size = "x".join(map(str, shape))
-    return [
-        Row(norm, size, step, eager, compiled[0] if compiled else None, of_us, floor[step])
-        for step, (eager, *compiled, of_us) in times.items()
-    ]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cuda = torch.cuda.is_available()
     parser.add_argument(
         "--shapes", nargs="+", type=shape, default=[shape(s) for s in DEFAULT_SHAPES], metavar="BxHxWxC"
     )
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32"
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: bfloat16 on a GPU, float32 on a CPU"
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
     parser.add_argument(
         "--seconds", type=kinds.number(0, above=True), default=0.3, help="how long each figure is measured"
     )
     parser.add_argument("--no-compile", action="store_true", help="do not measure PyTorch's norms compiled")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    options = parser.parse_args(argv)
-    options.dtype = getattr(torch, options.dtype)
-    return options
+    return parser.parse_args(argv)
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -164,28 +57,13 @@ def shape(text: str) -> tuple[int, ...]:
     return found
 
 
-def main(argv: list[str] | None = None) -> list[Row]:
+def main(argv: list[str] | None = None) -> "list[Row]":
     """Measure, print a table, and return the rows."""
     options = parse(argv)
-    if options.json:
-        check_file(options.json)
-    torch.manual_seed(0)
-    rate = copy_rate(options.device, options.seconds)
-    about = machine(options.device) | {"dtype": str(options.dtype)[6:], "copy TB/s": f"{rate / 1e12:.2f}"}
-    print(", ".join(f"{k} {v}" for k, v in about.items()), flush=True)
-    print(f"{'norm':9} {'shape':16} {'step':8} {'eager':>9} {'compiled':>9} {'ours':>9} {'floor':>9}")
-    rows = []
-    for norm in WAYS:
-        for size in options.shapes:
-            for row in measure(norm, size, options, rate):
-                rows.append(row)
-                columns = (row.eager, row.compiled, row.ours, row.floor)
-                times = " ".join(f"{'' if t is None else f'{t:.4f}':>9}" for t in columns)
-                print(f"{row.norm:9} {row.shape:16} {row.step:8} {times}", flush=True)
-    if options.json:
-        report = {"machine": about, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
-    return rows
+    # Imported after parsing so that --help stays fast.
+    from measured.norms import run
+
+    return run(options)
 
 
 if __name__ == "__main__":

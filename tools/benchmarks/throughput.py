@@ -16,245 +16,56 @@ model goes, by part of the network and by kernel.
 """
 
 import argparse
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import timm
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-import quadtree_ssm  # noqa: F401  registers the models with timm
-import tree_ssm  # noqa: F401
-from ssm_core.errors import ConfigError
-from ssm_core.kernel_times import kernel_times, table
-from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
-from ssm_train.apis.study import read_study
-from ssm_train.runtime.config import load_config
-from ssm_train.runtime.files import check_file, write_text_atomically
-from ssm_train.tasks import task_of
+
+if TYPE_CHECKING:  # imported when it is needed, so that --help stays fast
+    from measured.throughput import Row
 
 DEFAULT_MODELS = ("quadmamba_small", "mambatree_tiny", "swin_tiny_patch4_window7_224", "convnext_tiny")
-OURS = ("quadmamba", "mambatree")
-WARM_UP_STEPS = 5
-CLASSES = 1000  # of timm's models
-CHANNELS = 3
-
-
-@dataclass
-class Row:
-    """One model's measurement."""
-
-    model: str
-    parameters_millions: float
-    images_per_second: float
-    spread_images_per_second: float
-    milliseconds_per_step: float
-    peak_memory_gib: float | None  # weights, optimizer and activations of this model; None on the CPU
-    to_last: float  # its rate divided by that of the run's last model
-
-
-class Subject(NamedTuple):
-    """A model that is measured."""
-
-    network: nn.Module
-    channels: int = CHANNELS
-    classes: int = CLASSES
-
-
-def images_of(subject: Subject, options: argparse.Namespace) -> Tensor:
-    """The random batch that every step takes."""
-    images = torch.randn(options.batch, subject.channels, options.size, options.size, device=options.device)
-    layout = torch.channels_last if options.channels_last else torch.contiguous_format
-    return images.to(dtype=options.dtype if options.cast else torch.float32, memory_format=layout)
-
-
-def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager:
-    """Autocast, unless the arithmetic has the precision of the weights."""
-    if options.cast or options.dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(options.device, options.dtype)
-
-
-def inference_step(subject: Subject, options: argparse.Namespace) -> Callable[[], None]:
-    """A call that runs the model on one batch."""
-    model = subject.network.eval()
-    if options.cast:
-        model.to(options.dtype)
-    images = images_of(subject, options)
-    forward = torch.compile(model, fullgraph=True) if options.compile else model
-
-    @torch.inference_mode()
-    def step() -> None:
-        with autocast(options):
-            forward(images)
-
-    return step
-
-
-def training_step(subject: Subject, options: argparse.Namespace) -> Callable[[], None]:
-    """A call that makes one step of training."""
-    model = subject.network.train()
-    images = images_of(subject, options)
-    labels = torch.randint(subject.classes, (options.batch,), device=options.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=options.device == "cuda")
-    # float16 needs a scaled loss, as in training. With other types the scaler does nothing.
-    scaler = torch.amp.GradScaler(options.device, enabled=options.dtype == torch.float16)
-    forward = torch.compile(model, fullgraph=True) if options.compile else model
-
-    def step() -> None:
-        with autocast(options):
-            loss = F.cross_entropy(forward(images), labels)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def build(subject: Subject, options: argparse.Namespace) -> tuple[Callable[[], None], float, float | None]:
-    """A model's step after some steps for warming up, its parameters in millions, and its peak memory in GiB."""
-    cuda = options.device == "cuda"
-    before = torch.cuda.memory_allocated() if cuda else 0
-    model = subject.network.to(options.device)
-    if options.channels_last:
-        model.to(memory_format=torch.channels_last)
-    step = (training_step if options.mode == "train" else inference_step)(subject, options)
-    step()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    for _ in range(WARM_UP_STEPS):
-        step()
-    peak = (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else None
-    return step, sum(p.numel() for p in model.parameters()) / 1e6, peak
-
-
-def timm_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
-    """The models that are named on the command line."""
-    for name in options.models:
-        if options.plain and name.startswith(OURS):
-            yield f"{name}, plain", Subject(timm.create_model(name, num_classes=CLASSES, fused=False))
-        yield name, Subject(timm.create_model(name, num_classes=CLASSES))
-
-
-def study_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
-    """The cells of a study, or of one of its tables.
-
-    Raises:
-        ConfigError: the study has no such table, or a cell is no classifier.
-    """
-    cells = read_study(options.study).cells
-    tables = list(dict.fromkeys(cell.table for cell in cells))
-    if options.table not in (None, *tables):
-        raise ConfigError(f"{options.study} has no table {options.table!r}: it has {', '.join(map(repr, tables))}")
-    for cell in cells:
-        if options.table in (None, cell.table):
-            cfg = load_config(cell.config, [f"{key}={value}" for key, value in cell.settings.items()])
-            if cfg.model.type != "ImageClassifier":
-                raise ConfigError(f"{cell.config} is no classifier: only classifiers are measured here")
-            name = cell.name if options.table else f"{cell.table}: {cell.name}"
-            network = task_of(cfg).build().backbone
-            yield name, Subject(network, cfg.model.backbone.get("in_chans", CHANNELS), network.num_classes)
-
-
-def measure(options: argparse.Namespace) -> list[Row]:
-    """Build all models, then time them in turns."""
-    subjects = study_subjects(options) if options.study else timm_subjects(options)
-    built = {name: build(subject, options) for name, subject in subjects}
-    times: dict[str, list[float]] = {name: [] for name in built}
-    for _ in range(options.rounds):
-        for name, (step, _, _) in built.items():
-
-            def several(step: Callable[[], None] = step) -> None:
-                for _ in range(options.steps):
-                    step()
-
-            times[name].append(timed(several, options.device) / options.steps)
-    rows = []
-    last = summarize(list(times.values())[-1]).median
-    for name, (_, parameters, peak) in built.items():
-        median, spread = summarize(times[name])
-        rate = 1e3 * options.batch / median
-        rows.append(Row(name, parameters, rate, rate * spread / median, median, peak, last / median))
-    if options.profile:
-        tables = [f"{name}\n{table(kernel_times(step, options.device))}" for name, (step, _, _) in built.items()]
-        write_text_atomically(options.profile, "\n\n".join(tables))
-    return rows
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cuda = torch.cuda.is_available()
     add = parser.add_argument
     add("--models", nargs="+", default=list(DEFAULT_MODELS), metavar="NAME", help="names that timm knows")
     add("--study", type=Path, metavar="FILE", help="measure the cells of a study instead")
     add("--table", metavar="NAME", help="only those of this table of the study")
     add("--mode", choices=["infer", "train"], default="infer")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16" if cuda else "float32")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
     add("--plain", action="store_true", help="measure our models once more with PyTorch's norms and convolutions")
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
-    add("--batch", type=kinds.whole_number(), default=128 if cuda else 8, help="images a step")
+    add("--batch", type=kinds.whole_number(), help="images a step (default: 128 on a GPU, 8 on a CPU)")
     add("--size", type=kinds.whole_number(), default=224, help="height and width of the images")
-    add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
+    add("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
     add("--rounds", type=kinds.whole_number(), default=7, help="turns of each model, two at least")
-    add("--steps", type=kinds.whole_number(), default=10 if cuda else 1, help="steps in a turn")
+    add("--steps", type=kinds.whole_number(), help="steps in a turn (default: 10 on a GPU, 1 on a CPU)")
     add("--json", type=Path, help="write all figures to this file")
     add("--profile", type=Path, help="write each model's time, by part and by kernel, to this file")
     options = parser.parse_args(argv)
-    unknown = [name for name in options.models if not timm.is_model(name)]
-    if unknown:
-        parser.error(f"timm knows no model {unknown[0]!r}; see timm.list_models('*{unknown[0][:4]}*')")
     if options.table and not options.study:
         parser.error("--table names a table of a --study")
     if options.cast and options.mode == "train":
         parser.error("--cast is for inference; training keeps float32 weights and runs under autocast")
     if options.rounds < 2:
         parser.error("--rounds must be 2 at least, for the spread")
-    options.dtype = getattr(torch, options.dtype)
     return options
 
 
-def main(argv: list[str] | None = None) -> list[Row]:
+def main(argv: list[str] | None = None) -> "list[Row]":
     """Measure, print a table, and return the rows."""
     options = parse(argv)
-    for path in filter(None, (options.json, options.profile)):
-        check_file(path)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    torch.manual_seed(0)
-    settings = {
-        "mode": options.mode,
-        "dtype": str(options.dtype)[6:] + (" weights" if options.cast else ""),
-        "compile": options.compile,
-        "channels_last": options.channels_last,
-        "batch": options.batch,
-        "size": options.size,
-    }
-    about = machine(options.device) | {"timm": timm.__version__}
-    print(", ".join(f"{k} {v}" for k, v in (about | settings).items()), flush=True)
-    rows = measure(options)
-    print(f"{'model':40} {'M params':>9} {'img/s':>9} {'±':>7} {'ms/step':>9} {'GiB':>6} {'to last':>8}")
-    for row in rows:
-        memory = "" if row.peak_memory_gib is None else f"{row.peak_memory_gib:.1f}"
-        print(
-            f"{row.model:40} {row.parameters_millions:9.2f} {row.images_per_second:9.1f} "
-            f"{row.spread_images_per_second:7.1f} {row.milliseconds_per_step:9.2f} {memory:>6} {row.to_last:8.2f}"
-        )
-    if options.json:
-        report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
-    return rows
+    # Imported after parsing so that --help stays fast.
+    from measured.throughput import run
+
+    return run(options)
 
 
 if __name__ == "__main__":
