@@ -5,11 +5,14 @@ import re
 from dataclasses import asdict
 
 import pytest
+import timm
+import torch
 from command_line import CONFIGS, load_tool
 from PIL import Image
 
 from ssm_core import timing as benchmark
 from ssm_core.errors import ConfigError, DataError
+from ssm_core.layers.ssm import SelectiveSSM
 
 NOISE = str(CONFIGS / "quadmamba/quadmamba-small_synthetic.py")
 SMALL = [
@@ -68,6 +71,38 @@ def test_throughput(tmp_path, mode):
     assert all(row.images_per_second == pytest.approx(2000 / row.milliseconds_per_step) for row in rows)
     assert json.loads(report.read_text())["settings"]["mode"] == mode
     assert "selective_scan" in profile.read_text()
+
+
+def test_throughput_over_sizes(tmp_path):
+    """Every size has the batch of as many pixels, the peers run at it, and the picture has a line for each model."""
+    report, picture, profile = (tmp_path / name for name in ("rows.json", "sides.svg", "profile.txt"))
+    models = ["quadmamba_nano", "test_vit", "test_resnet"]
+    rows = load_tool("benchmarks/throughput").main(
+        ["--models", *models, "--cross", "--dtype", "float32", "--batch", "8", "--size", "32", "64", "--rounds", "2",
+         "--device", "cpu", "--json", str(report), "--profile", str(profile), "--plot", str(picture)]
+    )  # fmt: skip
+    names = ["quadmamba_nano, cross scans", *models]
+    assert [(row.model, row.size, row.batch) for row in rows] == [
+        *((name, 32, 8) for name in names),
+        *((name, 64, 2) for name in names),
+    ]
+    assert rows[3].to_last == rows[7].to_last == 1
+    assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
+    assert profile.read_text().count("quadmamba_nano, cross scans") == 2
+    texts = re.sub(r"<!--|-->", "", picture.read_text())
+    assert all(name in texts for name in names)
+
+
+def test_cross_scans_take_the_place_of_all_quadtrees():
+    load_tool("benchmarks/throughput")  # and its folder, from which it imports
+    from measured.throughput import with_cross_scans
+
+    network = with_cross_scans(timm.create_model("quadmamba_nano"))
+    scans = [type(module).__name__ for module in network.modules() if isinstance(module, SelectiveSSM)]
+    assert scans == ["CrossScan"] * 5
+    images = torch.randn(1, 3, 64, 64)
+    network(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_a_misspelt_model_is_named():
@@ -164,6 +199,8 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("throughput", ["--mode", "train", "--cast"], "--cast is for inference"),
         ("throughput", ["--table", "both"], "--table names a table of a --study"),
         ("accuracy", ["a.json", "b.json", "--out", "c.jpg"], "--out is a file .pdf, .png, .svg, .webp, not c.jpg"),
+        ("throughput", ["--plot", "sides.svg"], "--plot needs two sizes at least"),
+        ("throughput", ["--plot", "sides.jpg"], "--plot is a file .pdf, .png, .svg, .webp, not sides.jpg"),
         ("throughput", ["--rounds", "1"], "--rounds must be 2 at least"),
         ("norms", ["--shapes", "4x56x160"], "a shape is written BxHxWxC"),
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),

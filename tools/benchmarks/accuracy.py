@@ -45,7 +45,8 @@ def points_of(study: dict, throughput: dict, table: str) -> Iterator[Point]:
         throughput: content of the file that ``throughput.py --json`` writes.
         table: name of the table.
     """
-    rates = {row["model"]: row for row in throughput["rows"]}
+    first = throughput["rows"][0]["size"]
+    rates = {row["model"]: row for row in throughput["rows"] if row["size"] == first}
     for cell in study["cells"]:
         values = [run["last"] for run in cell["runs"] if run["status"] == "done" and run["last"] is not None]
         if cell["table"] == table and cell["name"] in rates and values:
@@ -102,8 +103,8 @@ def main(argv: list[str] | None = None) -> list[Point]:
     try:
         points = list(points_of(study, throughput, options.table))
         settings = throughput["settings"]
-        conditions = f"{settings['mode']}, batch {settings['batch']}, {settings['size']}×{settings['size']}, "
-        conditions += settings["dtype"]
+        batch, size = (throughput["rows"][0][name] for name in ("batch", "size"))
+        conditions = f"{settings['mode']}, batch {batch}, {size}×{size}, {settings['dtype']}"
         metric = study["metric"]
     except (KeyError, TypeError) as error:
         raise DataError(f"{options.study} or {options.throughput} has another form: {error}") from error

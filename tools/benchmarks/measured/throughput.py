@@ -10,15 +10,19 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-import quadtree_ssm  # noqa: F401  registers the models with timm
-import tree_ssm  # noqa: F401
+import tree_ssm  # noqa: F401  registers the models with timm
+from quadtree_ssm import QuadMamba
+from quadtree_ssm.modules import CrossScan, QuadtreeScan
 from ssm_core.errors import ConfigError
 from ssm_core.kernel_times import kernel_times, table
 from ssm_core.timing import machine, summarize, timed
+from ssm_core.visualization import style
 from ssm_train.apis.devices import usable_device
 from ssm_train.apis.study import read_study
+from ssm_train.apis.visualize import write_figure
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_file, write_text_atomically
 from ssm_train.tasks import task_of
@@ -34,12 +38,14 @@ class Row:
     """One model's measurement."""
 
     model: str
+    size: int  # height and width of the images
+    batch: int  # images a step
     parameters_millions: float
     images_per_second: float
     spread_images_per_second: float
     milliseconds_per_step: float
     peak_memory_gib: float | None  # weights, optimizer and activations of this model; None on the CPU
-    to_last: float  # its rate divided by that of the run's last model
+    to_last: float  # its rate divided by that of the last model at this size
 
 
 class Subject(NamedTuple):
@@ -123,7 +129,21 @@ def timm_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
     for name in options.models:
         if options.plain and name.startswith(OURS):
             yield f"{name}, plain", Subject(timm.create_model(name, num_classes=CLASSES, fused=False))
-        yield name, Subject(timm.create_model(name, num_classes=CLASSES))
+        network = timm.create_model(name, num_classes=CLASSES)
+        if options.cross and isinstance(network, QuadMamba):
+            yield f"{name}, cross scans", Subject(with_cross_scans(timm.create_model(name, num_classes=CLASSES)))
+        if not name.startswith(OURS) and hasattr(network, "set_input_size"):  # windows and positions of transformers
+            network.set_input_size((options.size, options.size))
+        yield name, Subject(network)
+
+
+def with_cross_scans(network: QuadMamba) -> QuadMamba:
+    """Put cross scans in the place of the quadtree scans, with new weights of as many channels and states."""
+    for module in list(network.modules()):
+        for name, scan in list(module.named_children()):
+            if isinstance(scan, QuadtreeScan):
+                module.add_module(name, CrossScan(scan.inner_dim, scan.d_state, scan.dt_rank))
+    return network
 
 
 def study_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
@@ -146,8 +166,12 @@ def study_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]
             yield name, Subject(network, cfg.model.backbone.get("in_chans", CHANNELS), network.num_classes)
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """Build all models, then time them in turns."""
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    """Build all models for images of one size, then time them in turns.
+
+    Args:
+        options: of the command line, with one size and the batch that goes with it.
+    """
     subjects = study_subjects(options) if options.study else timm_subjects(options)
     built = {name: build(subject, options) for name, subject in subjects}
     times: dict[str, list[float]] = {name: [] for name in built}
@@ -159,16 +183,42 @@ def measure(options: argparse.Namespace) -> list[Row]:
                     step()
 
             times[name].append(timed(several, options.device) / options.steps)
-    rows = []
     last = summarize(list(times.values())[-1]).median
     for name, (_, parameters, peak) in built.items():
         median, spread = summarize(times[name])
-        rate = 1e3 * options.batch / median
-        rows.append(Row(name, parameters, rate, rate * spread / median, median, peak, last / median))
+        rate, size = 1e3 * options.batch / median, (options.size, options.batch)
+        yield Row(name, *size, parameters, rate, rate * spread / median, median, peak, last / median)
     if options.profile:
-        tables = [f"{name}\n{table(kernel_times(step, options.device))}" for name, (step, _, _) in built.items()]
-        write_text_atomically(options.profile, "\n\n".join(tables))
-    return rows
+        with options.profile.open("a") as file:
+            for name, (step, _, _) in built.items():
+                title = f"{name}, {options.batch}×{options.size}×{options.size}"
+                file.write(f"{title}\n{table(kernel_times(step, options.device))}\n\n")
+
+
+def draw(rows: list[Row], conditions: str) -> Figure:
+    """Draw the time per million pixels over the height of the images: a line for every model.
+
+    A model whose time grows as the pixels do has a level line.
+
+    Args:
+        rows: of all sizes.
+        conditions: how they were measured, in a line.
+    """
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=style.CYCLE)
+    for name in dict.fromkeys(row.model for row in rows):
+        own = sorted((row for row in rows if row.model == name), key=lambda row: row.size)
+        times = [1e6 * row.milliseconds_per_step / (row.batch * row.size**2) for row in own]
+        axes.plot([row.size for row in own], times, "o-", label=name)
+    axes.set_xlabel("height = width of the images, pixels")
+    axes.set_ylabel("ms per million pixels")
+    axes.set_xticks(sorted({row.size for row in rows}))
+    axes.set_ylim(bottom=0)
+    axes.set_title(conditions)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -187,7 +237,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     options.batch = options.batch or (128 if on_gpu else 8)
     options.steps = options.steps or (10 if on_gpu else 1)
     options.dtype = getattr(torch, options.dtype or ("bfloat16" if on_gpu else "float32"))
-    for path in filter(None, (options.json, options.profile)):
+    for path in filter(None, (options.json, options.plot, options.profile)):
         check_file(path)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
@@ -202,15 +252,29 @@ def run(options: argparse.Namespace) -> list[Row]:
     }
     about = machine(options.device) | {"timm": timm.__version__}
     print(", ".join(f"{k} {v}" for k, v in (about | settings).items()), flush=True)
-    rows = measure(options)
-    print(f"{'model':40} {'M params':>9} {'img/s':>9} {'±':>7} {'ms/step':>9} {'GiB':>6} {'to last':>8}")
-    for row in rows:
-        memory = "" if row.peak_memory_gib is None else f"{row.peak_memory_gib:.1f}"
-        print(
-            f"{row.model:40} {row.parameters_millions:9.2f} {row.images_per_second:9.1f} "
-            f"{row.spread_images_per_second:7.1f} {row.milliseconds_per_step:9.2f} {memory:>6} {row.to_last:8.2f}"
-        )
-    if options.json:
-        report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
+    if options.profile:
+        write_text_atomically(options.profile, "")
+    print(
+        f"{'model':40} {'size':>5} {'batch':>5} {'M params':>9} {'img/s':>9} {'±':>7} {'ms/step':>9} {'GiB':>6} "
+        f"{'to last':>8}"
+    )
+    rows = []
+    for size in dict.fromkeys(options.size):
+        batch = max(1, round(options.batch * (options.size[0] / size) ** 2))
+        for row in measure(argparse.Namespace(**vars(options) | {"size": size, "batch": batch})):
+            rows.append(row)
+            memory = "" if row.peak_memory_gib is None else f"{row.peak_memory_gib:.1f}"
+            print(
+                f"{row.model:40} {row.size:5} {row.batch:5} {row.parameters_millions:9.2f} "
+                f"{row.images_per_second:9.1f} {row.spread_images_per_second:7.1f} {row.milliseconds_per_step:9.2f} "
+                f"{memory:>6} {row.to_last:8.2f}",
+                flush=True,
+            )
+            if options.json:
+                report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
+                write_text_atomically(options.json, json.dumps(report, indent=2))
+        torch.compiler.reset()  # what was compiled for one size would be compiled anew for all sizes
+    if options.plot:
+        conditions = f"{'training' if options.mode == 'train' else 'inference'}, {settings['dtype']}, {about['device']}"
+        write_figure(draw(rows, conditions), options.plot)
     return rows
