@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Measures anew what docs/results.md, docs/performance.md and docs/study.md say of a GPU: dev/measure_gpu.sh FOLDER PART...
+#   step          compiled steps of all networks beside timm's, with the time of every kernel
+#   sides         time over the size of the image, beside cross scans, and from the smallest network to the largest
+#   loop          trainings on JPEG files beside the bare step
+#   loading       images a second of a core, and of all
+#   start         seconds to the first iteration
+#   detection     Mask R-CNN beside mmdet's Swin-T
+#   segmentation  UPerNet beside mmseg's Swin-T
+#   study:NAME    configs/studies/NAME.yaml, whose data are in place; RUNS at a time (15 if it is not set)
+# Parts follow each other. A part first compiles its networks side by side into torch's cache, which is not measured. Each
+# writes its figures and a log into FOLDER as they come. PYTHON names the interpreter.
+set -uo pipefail
+if [ $# -lt 2 ]; then
+    sed -n '2,12s/^# //p' "$0" >&2
+    exit 2
+fi
+cd "$(dirname "$0")/.." || exit
+mkdir -p "$1"
+folder=$(cd "$1" && pwd) python=${PYTHON:-python} tools=tools/benchmarks
+shift
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$folder/cache}
+models=(quadmamba_small mambatree_tiny swin_tiny_patch4_window7_224 convnext_tiny)
+sizes=(quadmamba_{lite,tiny,small,base} mambatree_{lite,tiny,small,base} swin_{tiny,small,base}_patch4_window7_224)
+sides=(224 448 672 1024)
+
+# `time_models NAME OPTION...` measures inference and training. Every model is compiled by a process of its own before.
+time_models() {
+    local name=$1 mode model
+    shift
+    for mode in infer train; do
+        for model in "${timed[@]}"; do
+            "$python" $tools/throughput.py --compile --mode $mode --models "$model" "$@" --rounds 2 --steps 1 \
+                >"$folder/$name.$mode.$model.log" 2>&1 &
+        done
+        wait # for each mode, since all of them would not fit into the memory
+    done
+    for mode in infer train; do
+        "$python" $tools/throughput.py --compile --mode $mode --models "${timed[@]}" "$@" \
+            --json "$folder/$name.$mode.json" "${more[@]/MODE/$mode}" || return
+    done
+}
+
+files() {
+    [ -d "$folder/imagenet-like/train" ] || "$python" $tools/imagenet_files.py "$folder/imagenet-like" --train-count 51200
+}
+
+part_step() {
+    local timed=("${models[@]}") more=(--profile "$folder/step.MODE.txt")
+    time_models step
+}
+
+part_sides() {
+    local timed=("${models[@]}") more=(--plot "$folder/sides.MODE.svg")
+    time_models sides --cross --size "${sides[@]}" || return
+    timed=("${sizes[@]}") more=()
+    time_models sizes
+}
+
+part_loop() {
+    files || return
+    local family
+    for family in quadmamba mambatree; do
+        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 8 \
+            >"$folder/loop.$family.log" 2>&1 &
+    done
+    wait
+    for family in quadmamba mambatree; do
+        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 400 \
+            --json "$folder/loop.$family.json" || return
+    done
+}
+
+part_loading() {
+    files && "$python" $tools/loading.py "$folder/imagenet-like" --processes 12 --json "$folder/loading.json"
+}
+
+part_start() {
+    "$python" $tools/first_iteration.py configs/mambatree/mambatree-tiny_synthetic.py --amp
+}
+
+# `dense TASK` makes the files first, so that the processes that compile find them.
+dense() {
+    local model options=(--task "$1" --folder "$folder/dense")
+    "$python" $tools/dense.py "${options[@]}" --models swin --iterations 2 --warm-up 1 || return
+    for model in mambatree quadmamba; do
+        "$python" $tools/dense.py "${options[@]}" --models $model --iterations 2 --warm-up 25 \
+            >"$folder/$1.$model.log" 2>&1 &
+    done
+    wait
+    "$python" $tools/dense.py "${options[@]}" --json "$folder/$1.json"
+}
+
+part_detection() { dense detection; }
+part_segmentation() { dense segmentation; }
+
+# `study NAME` needs MPS. Without it, processes that share a GPU take turns.
+study() {
+    local file=configs/studies/$1.yaml work=$folder/study_$1 ended
+    export CUDA_MPS_PIPE_DIRECTORY=$folder/mps CUDA_MPS_LOG_DIRECTORY=$folder/mps
+    mkdir -p "$folder/mps"
+    nvidia-cuda-mps-control -d || unset CUDA_MPS_PIPE_DIRECTORY
+    "$python" -m ssm_train.commands ablate "$file" --work-dir "$work" --at-once "${RUNS:-15}"
+    ended=$?
+    [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
+    return $ended
+}
+
+failed=0
+for part in "$@"; do
+    case $part in
+    step | sides | loop | loading | start | detection | segmentation) run=("part_$part") ;;
+    study:*) run=(study "${part#study:}") ;;
+    *)
+        echo "there is no part $part" >&2
+        exit 2
+        ;;
+    esac
+    begin=$SECONDS
+    "${run[@]}" 2>&1 | tee "$folder/$part.log"
+    status=${PIPESTATUS[0]}
+    [ $status -eq 0 ] || failed=1
+    echo "$part ended with $status after $((SECONDS - begin)) s"
+done
+exit $failed
