@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -39,7 +40,7 @@ class MachinesHook(Hook):
             return
         with (self.notes / "done").open("a") as file:
             file.write(f"{runner.iter + 1} {runner.world_size}\n")
-        time.sleep(runner.world_size == 1)
+        time.sleep(2 * (runner.world_size == 1))
 
 
 def worker(run, notes, options):
@@ -52,25 +53,43 @@ def worker(run, notes, options):
     sys.exit(cli.run(lambda: runs.train(options[0], run, *options[1:], share, **settings)))
 
 
-def machine(port, *arguments):
-    """Run the agent that torchrun runs on a machine, with one process. Its processes need not import anything."""
+def machine(port, name, run, notes, options):
+    """Run the agent that torchrun runs on a machine, with one process. Its processes need not import anything.
+
+    A busy test machine imports for many seconds, and the agents wait for others for one. So they begin together.
+    """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    (notes / f"{name} is ready").touch()
+    if name == "first":  # it has the meeting point
+        wait_until((notes / "second is ready").exists)
+    else:
+        wait_until(lambda: answers(port))
+        wait_until(lambda: name != "third" or (notes / "third may join").exists())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a machine that joins later would wait for ever without
     quick = dict(last_call_timeout=1, keep_alive_interval=1, keep_alive_max_attempt=3)
     config = LaunchConfig(
         min_nodes=1, max_nodes=2, nproc_per_node=1, run_id="elastic", rdzv_backend="c10d", max_restarts=3,
         rdzv_endpoint=f"127.0.0.1:{port}", rdzv_configs=quick, monitor_interval=0.1, start_method="fork",
     )  # fmt: skip
-    elastic_launch(config, worker)(*arguments)
+    elastic_launch(config, worker)(run, notes, options)
 
 
-def wait_for(done, iteration, processes, machines):
-    end = time.monotonic() + 90
-    while f"{iteration} {processes}\n" not in (done.read_text() if done.exists() else ""):
-        assert time.monotonic() < end, f"iteration {iteration} is not made by {processes}"
-        assert machines[0].exitcode is None
+def wait_until(is_so):
+    end = time.monotonic() + 100
+    while not is_so():
+        assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def answers(port):
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def is_made(done, iteration, processes, machines):
+    assert machines[0].exitcode is None
+    return done.exists() and f"{iteration} {processes}\n" in done.read_text()
 
 
 def test_a_machine_is_lost_and_one_joins(tmp_path):
@@ -84,12 +103,13 @@ def test_a_machine_is_lost_and_one_joins(tmp_path):
         runs.finish(process, log)
 
     run, port, done = tmp_path / "run", runs.free_port(), tmp_path / "done"
-    arguments = port, run, tmp_path, OPTIONS
-    machines = [runs.start(machine, tmp_path / "first", *arguments)]
-    time.sleep(0.5)  # the first one has the meeting point
-    machines.append(runs.start(machine, tmp_path / "second", *arguments))
-    wait_for(done, JOINS, 1, machines)
-    machines.append(runs.start(machine, tmp_path / "third", *arguments))
+    machines = [
+        runs.start(machine, tmp_path / name, port, name, run, tmp_path, OPTIONS)
+        for name in ("first", "second", "third")
+    ]
+    wait_until(lambda: is_made(done, JOINS, 1, machines))
+    wait_until((tmp_path / "third is ready").exists)
+    (tmp_path / "third may join").touch()
     runs.finish(machines[0], tmp_path / "first")
     runs.finish(machines[2], tmp_path / "third")
     assert machines[1].exitcode == -signal.SIGKILL
