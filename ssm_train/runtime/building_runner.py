@@ -128,6 +128,9 @@ class BuildingRunner(mmengine_runner.Runner):
             MMLogger.get_current_instance().info(words)
         if isinstance(settings["dataset"], Mapping):
             settings["dataset"] = build_dataset(settings["dataset"])
+        dataset = settings["dataset"]
+        # mmengine copies what it is given. A function is not copied, and a dataset may be a list of a million samples.
+        settings["dataset"] = {"type": lambda: dataset}
         if isinstance(settings.get("sampler"), Mapping):
             check_sampler(settings["sampler"])
         loader = mmengine_runner.Runner.build_dataloader(settings, seed, diff_rank_seed)

@@ -118,6 +118,15 @@ def test_samplers_of_torch_are_refused_with_what_to_take(kind):
     assert len(Runner.build_dataloader(loader)) == 4
 
 
+def test_a_loader_has_the_dataset_that_was_built_and_no_copy():
+    """A copy of a million samples would take seconds, and their memory twice."""
+    dataset = Noisy(LABELS)
+    sampler, collate = dict(type="DefaultSampler", shuffle=False), dict(type="ssm_train.collate_images")
+    loader = Runner.build_dataloader(dict(dataset=dataset, batch_size=2, sampler=sampler, collate_fn=collate))
+    assert loader.dataset.dataset is dataset
+    assert loader.batch_sampler.sampler.dataset is dataset
+
+
 def test_mmdets_instances_and_others():
     class Instances:
         metainfo = {"classes": ("a", "b")}  # noqa: RUF012
