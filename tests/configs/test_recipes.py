@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from recipes import ARCHS, COCO_EPOCH, IMAGENET_EPOCH, RECIPES
 from timm.data.random_erasing import RandomErasing
@@ -72,17 +72,18 @@ def sampled(cfg: Config, epoch_length: int, epochs: tuple[float, ...]) -> dict[f
 @functools.cache
 def rates(schedule: str, peak: float, steps: int, epoch_length: int) -> list[float]:
     """Return the learning rate of every iteration, and the rate that would follow the last one."""
-    optimizer = OptimWrapper(torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=peak))
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=peak)
     given = {"optimizer": optimizer, "epoch_length": epoch_length}
     with DefaultScope.overwrite_default_scope("ssm_train"):
         parts = [PARAM_SCHEDULERS.build(part, default_args=given) for part in json.loads(schedule)]
-    curve = [optimizer.get_lr()["lr"][0]]
+    optimizer.step()  # schedulers ask once whether an update came before them
+    (group,) = optimizer.param_groups
+    curve = [group["lr"]]
     for iteration in range(1, steps + 1):
-        optimizer.step()
         for part in parts:
             if not part.by_epoch or iteration % epoch_length == 0:
                 part.step()
-        curve.append(optimizer.get_lr()["lr"][0])
+        curve.append(group["lr"])
     return curve
 
 
