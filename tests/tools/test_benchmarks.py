@@ -236,7 +236,7 @@ def test_stopping_loses_no_iteration(quick_python, capsys):
     assert re.search(r"no state: \d+ iterations.*\na state every 0.2 s: \d+ iterations", said)
 
 
-def test_dense_training_beside_mmdets(tmp_path, capfd):
+def test_dense_training_beside_mmdets(tmp_path, quick_python, capfd):
     options = [
         "--device",
         "cpu",
