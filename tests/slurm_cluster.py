@@ -1,5 +1,6 @@
 """A real Slurm of two nodes on this machine, for tests. It needs Debian's slurm-wlm and munge, and root."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,9 +13,11 @@ from mmengine.hooks import Hook
 from ssm_core.errors import DataError
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "munge", "srun", "sbatch", "scontrol")
+PORTS = 20  # of a cluster: three are its own, and job number N listens at port N
 CONFIG = """ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -46,7 +49,10 @@ def missing():
 
 
 class Cluster:
-    """Two nodes with two counted GPUs each, which have no device: CUDA sees none."""
+    """Two nodes with two counted GPUs each, which have no device: CUDA sees none.
+
+    No other cluster on this machine has jobs of the same numbers, from which a training takes its port.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -55,8 +61,8 @@ class Cluster:
     def start(self):
         host, port = socket.gethostname().split(".")[0], free_ports()
         (self.folder / "state").mkdir(parents=True)
-        text = CONFIG.format(host=host, port=port, first=port + 1, last=port + 2, folder=self.folder,
-                             cores=os.cpu_count())  # fmt: skip
+        text = CONFIG.format(host=host, port=port, first=port + 1, last=port + 2, first_job=port + 3,
+                             folder=self.folder, cores=os.cpu_count())  # fmt: skip
         (self.folder / "slurm.conf").write_text(text)
         (self.folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n")
         key = self.folder / "munge.key"
@@ -121,16 +127,25 @@ class Cluster:
         )
 
 
+@contextlib.contextmanager
+def running(folder):
+    """Start a cluster whose files are in the folder, and stop it in the end."""
+    cluster = Cluster(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
 def free_ports():
-    """The first of three ports that nobody listens at."""
-    for port in range(20000 + os.getpid() % 10000, 40000, 3):
-        try:
-            for number in range(port, port + 3):
+    """The first of a cluster's ports, at which nobody listens."""
+    for port in range(20000 + os.getpid() * PORTS % 9000, 30000 - PORTS, PORTS):
+        with contextlib.suppress(OSError):
+            for number in range(port, port + PORTS):
                 with socket.socket() as s:
                     s.bind(("127.0.0.1", number))
             return port
-        except OSError:
-            continue
     raise OSError("no free ports")
 
 

@@ -5,27 +5,44 @@ import re
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import language_runs
 import pytest
 import runs
 from command_line import ROOT
-from slurm_cluster import Cluster, missing, wait_until
+from slurm_cluster import missing, running, wait_until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 OPTIONS = ("model.backbone.name=test_efficientnet", *runs.EVERYTHING_RANDOM, "train_dataloader.batch_size=4")
+PYTHON = sys.executable  # in tests with quick_python, sys.executable is another one
 HALVES = [option for option in runs.SMALL if "batch_size" not in option]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
+    with running(tmp_path_factory.mktemp("slurm")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def beside(cluster):
+    """Return what calls a function beside the tests: what only waits for Slurm then takes none of their time."""
+    with ThreadPoolExecutor(2) as threads:
+        yield threads.submit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lost_node(beside, tmp_path_factory):
+    """Begin to lose a node, of a cluster of its own."""
+    return beside(lose_a_node, tmp_path_factory.mktemp("lost"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def killed_job(beside, cluster, tmp_path_factory):
+    """Begin to stop and kill a job in turns."""
+    return beside(stop_and_kill_in_turns, cluster, tmp_path_factory.mktemp("killed"))
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +59,16 @@ def under_torchrun(tmp_path_factory):
     return runs.last_state(folder / "run")
 
 
-def submit(cluster, folder, per_node, *options, pause=None):
+def submit(cluster, folder, per_node, python, *options, pause=None):
     """Submit a training of images in two processes, see :func:`submit_config`."""
     config = runs.CONFIGS / "resnet" / "resnet18_digits.py"
-    return submit_config(cluster, folder, per_node, config, (*HALVES, *OPTIONS, *options), pause)
+    return submit_config(cluster, folder, per_node, python, config, (*HALVES, *OPTIONS, *options), pause)
 
 
-def submit_config(cluster, folder, per_node, base, options, pause=None):
-    """Submit a training in two processes, which waits in an iteration if asked. Return the number of the job.
+def submit_config(cluster, folder, per_node, python, base, options, pause=None):
+    """Submit a training in two processes of an interpreter, which waits in an iteration if asked.
 
-    It is run by ``sys.executable``.
+    Returns the number of the job.
     """
     folder.mkdir()
     hooks = f'dict(type="slurm_cluster.PauseHook", folder="{folder}", iteration={pause})' if pause else ""
@@ -60,7 +77,7 @@ def submit_config(cluster, folder, per_node, base, options, pause=None):
     said = cluster.run(
         ROOT / "tools" / "slurm_train.sh", "debug", folder / "config.py", "--work-dir", folder / "run",
         "--cfg-options", *options,
-        PYTHON=sys.executable, PYTHONPATH=path, GPUS="2", GPUS_PER_NODE=str(per_node), GRES="", CPUS_PER_TASK="1",
+        PYTHON=str(python), PYTHONPATH=path, GPUS="2", GPUS_PER_NODE=str(per_node), GRES="", CPUS_PER_TASK="1",
         SBATCH_OUTPUT=str(folder / "log"), SRUN_ARGS="--overcommit",
     )  # fmt: skip
     return int(re.fullmatch(r"Submitted batch job (\d+)", said)[1])
@@ -90,14 +107,14 @@ def assert_same(folder, expected):
 
 def test_two_processes_of_one_node(cluster, under_torchrun, quick_python, tmp_path):
     folder = tmp_path / "job"
-    wait_for_end(cluster, submit(cluster, folder, 2), folder)
+    wait_for_end(cluster, submit(cluster, folder, 2, quick_python), folder)
     assert_same(folder, under_torchrun)
 
 
 def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchrun, quick_python, tmp_path):
     """The processes are on two nodes. Slurm sends the same signal before a job's time ends."""
     folder = tmp_path / "job"
-    job = submit(cluster, folder, 1, pause=3)
+    job = submit(cluster, folder, 1, quick_python, pause=3)
     wait_for_pause(folder)
     assert cluster.run("scancel", "--signal=USR1", job) == ""
     (folder / "go").touch()
@@ -112,7 +129,7 @@ def test_a_job_is_stopped_in_mid_epoch_and_resumes_itself(cluster, under_torchru
 
 def test_sharded_weights_on_two_nodes(cluster, lm_folder, quick_python, tmp_path):
     options = [*language_runs.options_for(lm_folder), "sharding.param_dtype=float32"]
-    job = submit_config(cluster, tmp_path / "job", 1, language_runs.CONFIG, options)
+    job = submit_config(cluster, tmp_path / "job", 1, quick_python, language_runs.CONFIG, options)
     language_runs.train_two(tmp_path / "two", options)
     wait_for_end(cluster, job, tmp_path / "job")
     assert "NodeList=n[1-2]" in cluster.run("scontrol", "show", "job", job)
@@ -134,7 +151,7 @@ def test_a_grid_runs_on_a_partition(cluster, quick_python, tmp_path):
 
 def test_a_job_whose_process_fails_is_not_queued_again(cluster, quick_python, tmp_path):
     folder = tmp_path / "job"
-    job = submit(cluster, folder, 1, pause=3)
+    job = submit(cluster, folder, 1, quick_python, pause=3)
     wait_for_pause(folder)
     (folder / "go.new").write_text("1")
     (folder / "go.new").rename(folder / "go")
@@ -155,40 +172,53 @@ def waits_again(cluster, job, restarts):
     return cluster.state(job)[0] == "PENDING" and f"Restarts={restarts} " in cluster.run("scontrol", "show", "job", job)
 
 
-def test_only_kills_count_as_restarts(cluster, tmp_path):
-    """With one restart allowed: stopped, killed, stopped, and killed again, which ends the job."""
-    program = tmp_path / "python"
+def stop_and_kill_in_turns(cluster, folder):
+    """Run a job with one restart allowed: stopped, killed, stopped, and killed again, which ends the job."""
+    program = folder / "python"
     program.write_text(STOPPED_OR_KILLED)
     program.chmod(0o755)
     said = cluster.run(
-        sys.executable, "-m", "ssm_train.commands", "slurm-train", "debug", "resnet/resnet18_digits",
+        PYTHON, "-m", "ssm_train.commands", "slurm-train", "debug", "resnet/resnet18_digits",
         PYTHON=str(program), PYTHONPATH=str(ROOT), GPUS="1", GRES="", CPUS_PER_TASK="1", MAX_RESTARTS="1",
-        SBATCH_OUTPUT=str(tmp_path / "log"),
+        SBATCH_OUTPUT=str(folder / "log"),
         SBATCH_ARGS="--comment 'of mine'",
     )  # fmt: skip
     job = int(re.fullmatch(r"Submitted batch job (\d+)", said)[1])
     for restarts in range(1, 4):
         wait_until(lambda n=restarts: waits_again(cluster, job, n), "it does not go back into the queue")
         start_now(cluster, job)
-    wait_for_end(cluster, job, tmp_path, "FAILED")
-    assert "Comment=of mine; killed 1 times" in cluster.run("scontrol", "show", "job", job)
-    ends = re.findall(r"^the step ended with (\d+)", (tmp_path / "log").read_text(), re.M)
-    assert ends == ["75", "137", "75", "137"]
+    wait_for_end(cluster, job, folder, "FAILED")
+    return cluster.run("scontrol", "show", "job", job), (folder / "log").read_text()
 
 
-def test_a_node_that_dies(cluster, tmp_path):
-    folder = tmp_path / "job"
-    job = submit(cluster, folder, 1, "process_timeout=10", pause=3)
-    wait_for_pause(folder)
-    victim = int((folder / "waits_1").read_text())
-    step = int(Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[1])
-    for process in (cluster.daemons["n2"].pid, step, victim):
-        os.kill(process, signal.SIGKILL)
-    (folder / "go").touch()
-    named = re.compile(
-        r"after iteration 2: process 1 \(host \S+, pid \d+\) has not answered .* state of iteration 2 is"
-    )
-    wait_until(lambda: named.search((folder / "log").read_text()), "the other process does not end", 60)
-    assert runs.last_state(folder / "run")["meta"]["iter"] == 2
-    wait_until(lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", job), "it is not queued again", 60)
-    cluster.run("scancel", job)
+def test_only_kills_count_as_restarts(killed_job):
+    shown, log = killed_job.result()
+    assert "Comment=of mine; killed 1 times" in shown
+    assert re.findall(r"^the step ended with (\d+)", log, re.M) == ["75", "137", "75", "137"]
+
+
+# What the training says whose other process has died.
+SAVED = re.compile(r"after iteration 2: process 1 \(host \S+, pid \d+\) has not answered .* state of iteration 2 is")
+
+
+def lose_a_node(folder):
+    """Kill all that runs on a node in an iteration. Wait until the job is queued again, and return its last state."""
+    with running(folder / "cluster") as cluster:
+        job = submit(cluster, folder / "job", 1, PYTHON, "process_timeout=10", pause=3)
+        wait_for_pause(folder / "job")
+        victim = int((folder / "job" / "waits_1").read_text())
+        step = int(Path(f"/proc/{victim}/stat").read_text().rpartition(")")[2].split()[1])
+        for process in (cluster.daemons["n2"].pid, step, victim):
+            os.kill(process, signal.SIGKILL)
+        (folder / "job" / "go").touch()
+        log = folder / "job" / "log"
+        wait_until(lambda: SAVED.search(log.read_text()), "the other process does not end", 60)
+        state = runs.last_state(folder / "job" / "run")
+        wait_until(lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", job), "it is not queued again", 60)
+        cluster.run("scancel", job)
+        return state
+
+
+def test_a_node_that_dies(lost_node):
+    """The other process ends and says why, with a state saved, and Slurm queues the job again."""
+    assert lost_node.result()["meta"]["iter"] == 2
