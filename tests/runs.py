@@ -245,7 +245,7 @@ def start(function, log, *arguments, **options):
 
 
 def finish(process, log, expected=0):
-    process.join(120)
+    process.join(300)
     if process.exitcode is None:  # or Python would wait for it when the tests have ended
         os.kill(process.pid, signal.SIGABRT)
         process.join(10)

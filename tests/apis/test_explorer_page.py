@@ -35,7 +35,7 @@ class Visit:
 
     def __init__(self, browser, address, width=1440):
         self.page = browser.new_page(viewport={"width": width, "height": 1000})
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.problems, self.strangers = [], []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url, address))

@@ -47,7 +47,7 @@ def test_served_to_this_machine_alone(address, checkpoints):
     line = f"cannot listen on 127.0.0.1:{port}: "
     with pytest.raises(ConfigError, match=line), served(explorer(checkpoints), Address(port=port)):
         pass
-    assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=20).read().decode()
+    assert "Tree-SSM explorer" in urllib.request.urlopen(address, timeout=60).read().decode()
 
 
 @pytest.mark.parametrize("path", ["", "config", "gradio_api/upload", "gradio_api/file=/etc/hostname"])
@@ -56,14 +56,14 @@ def test_a_page_under_another_name_gets_nothing(address, path):
     method = "POST" if path.endswith("upload") else "GET"
     request = urllib.request.Request(address + path, headers={"Host": "evil.example:7860"}, method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=20)
+        urllib.request.urlopen(request, timeout=60)
     assert (refused.value.code, refused.value.read()) == (400, b"this page has another name")
 
 
 @pytest.mark.parametrize("path", ["gradio_api/file=/etc/hostname", "gradio_api/file=../../../etc/hostname"])
 def test_files_of_the_machine_are_not_served(address, path):
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(address + path, timeout=20)
+        urllib.request.urlopen(address + path, timeout=60)
     assert refused.value.code in (403, 404)
 
 
@@ -95,7 +95,7 @@ def test_the_tool_serves_until_a_signal(number, status, checkpoints, tmp_path):
         assert titles == [opened.title for opened in explorer(checkpoints).models]
         words = last.split()
         assert [*words[:1], *words[2:]] == ["open", "in", "a", "browser;", "Ctrl-C", "ends", "it"]
-        assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=20).read().decode()
+        assert "Tree-SSM explorer" in urllib.request.urlopen(words[1], timeout=60).read().decode()
         assert list(tmp_path.glob("tree-ssm-explore-*"))
         os.kill(tool.pid, number)
         runs.finish(tool, log, status)

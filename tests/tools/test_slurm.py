@@ -84,7 +84,7 @@ def submit_config(cluster, folder, per_node, python, base, options, pause=None):
 
 
 def wait_for_end(cluster, job, folder, expected="COMPLETED"):
-    wait_until(lambda: cluster.state(job)[0] not in ("PENDING", "RUNNING", "COMPLETING"), "the job does not end", 120)
+    wait_until(lambda: cluster.state(job)[0] not in ("PENDING", "RUNNING", "COMPLETING"), "the job does not end")
     assert cluster.state(job)[0] == expected, (folder / "log").read_text()[-3000:] + cluster.report(job)
 
 
@@ -96,7 +96,7 @@ def start_now(cluster, job):
 
 
 def wait_for_pause(folder):
-    wait_until(lambda: (folder / "waits_0").exists() and (folder / "waits_1").exists(), "no pause", 120)
+    wait_until(lambda: (folder / "waits_0").exists() and (folder / "waits_1").exists(), "no pause")
 
 
 def assert_same(folder, expected):
@@ -212,9 +212,9 @@ def lose_a_node(folder):
             os.kill(process, signal.SIGKILL)
         (folder / "job" / "go").touch()
         log = folder / "job" / "log"
-        wait_until(lambda: SAVED.search(log.read_text()), "the other process does not end", 60)
+        wait_until(lambda: SAVED.search(log.read_text()), "the other process does not end")
         state = runs.last_state(folder / "job" / "run")
-        wait_until(lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", job), "it is not queued again", 60)
+        wait_until(lambda: "Restarts=1" in cluster.run("scontrol", "show", "job", job), "it is not queued again")
         cluster.run("scancel", job)
         return state
 
