@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ _orphaned = threading.Event()  # in a process of runs: the process that started 
 
 
 class Training(NamedTuple):
-    """A training, as ``tree-ssm train --resume`` has it.
+    """A training, as ``tree-ssm train --resume --or-begin`` has it.
 
     Attributes:
         config: the config file.
@@ -48,10 +49,12 @@ class Made(NamedTuple):
     Attributes:
         status: its exit status, that of ``tree-ssm train``; 1 if its process died.
         seconds: that it took, without the start of its process.
+        died: whether its process did.
     """
 
     status: int
     seconds: float
+    died: bool = False
 
 
 class RunProcess:
@@ -67,12 +70,13 @@ class RunProcess:
         self._environment = dict(environment)
         self._pool: ProcessPoolExecutor | None = None
 
-    def train(self, training: Training, log: Path) -> Made:
+    def train(self, training: Training, log: Path, started: Callable[[], None] | None = None) -> Made:
         """Train, or go on with a training that was stopped.
 
         Args:
             training: what is trained.
             log: file to which its output is appended.
+            started: called when the process is there, among the children of this one.
         """
         if self._pool is None:
             # Not forked: a process whose parent has asked for GPUs cannot use them.
@@ -80,12 +84,15 @@ class RunProcess:
             self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self._environment,))
         begin = time.perf_counter()
         try:
-            return self._pool.submit(_train, training, str(log)).result()
+            future = self._pool.submit(_train, training, str(log))
+            if started is not None:
+                started()
+            return future.result()
         except BrokenProcessPool:
             self.end()
             with log.open("a") as file:
                 file.write("error: the process of this run died\n")
-            return Made(1, time.perf_counter() - begin)
+            return Made(1, time.perf_counter() - begin, died=True)
 
     def end(self) -> None:
         """End the process."""
@@ -111,6 +118,8 @@ def _begin(environment: Mapping[str, str]) -> None:
     """Prepare a new process, before it imports torch."""
     os.environ.update(environment)
     cli.let_threads_sleep()
+    # How this process was started is no choice for those that its trainings start: mmengine would warn of it.
+    multiprocessing.set_start_method(None, force=True)
     # Ctrl-C ends it in silence between two runs. A training handles the signal itself.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -129,6 +138,8 @@ def _end_with_parent() -> None:
 def _train(training: Training, log: str) -> Made:
     """Train in this process, whose output goes to a file."""
     begin = time.perf_counter()
+    with warnings.catch_warnings():
+        pass  # Python then forgets which warnings it has shown, and each training gives its own
     with _output_to(log), _handlers_kept():
         try:
             status = cli.run(lambda: _run(training))
@@ -152,7 +163,7 @@ def _run(training: Training) -> None:
 
     config, options, folder, amp, compiled = training
     cfg = run_config(config, list(options), folder, amp=amp, compiled=compiled)
-    cli.say(train(cfg, resume=True).describe(cfg))
+    cli.say(train(cfg, resume=True, or_begin=True).describe(cfg))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-import subprocess
+import signal
 import sys
 import threading
 import time
@@ -16,8 +16,10 @@ from queue import SimpleQueue
 import torch
 from mmengine.config import Config
 
-from ssm_core.errors import ConfigError, DataError, UserError
+from ssm_core.errors import ConfigError, DataError, StoppedError, UserError
+from ssm_train.apis import cli, run_warnings
 from ssm_train.apis.run_processes import Made, RunProcess, Training, environments
+from ssm_train.apis.run_signals import PassedOn
 from ssm_train.apis.sweep import (
     SEED,
     Outcome,
@@ -40,6 +42,7 @@ from ssm_train.runtime.files import check_folder, make_folder, write_text_atomic
 
 RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
 TABLE = "table.md"
+GO_ON = ("--resume", "--or-begin")
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,15 @@ class Launch:
 
         Args:
             config: the config file.
-            arguments: of ``tree-ssm train``, besides the config and ``--resume``.
+            arguments: of ``tree-ssm train``, besides the config and those that let a run go on.
         """
         tree_ssm = [sys.executable, "-m", "ssm_train.commands"]
         if self.partition:
-            # The command gives --resume itself.
+            # The job gives these itself.
             return [*tree_ssm, "slurm-train", self.partition, config, *arguments]
         if self.processes > 1:
-            return [*tree_ssm, "dist-train", config, str(self.processes), "--resume", *arguments]
-        return [*tree_ssm, "train", config, "--resume", *arguments]
+            return [*tree_ssm, "dist-train", config, str(self.processes), *GO_ON, *arguments]
+        return [*tree_ssm, "train", config, *GO_ON, *arguments]
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,8 @@ class Sweep:
         check_folder(self.folder)
         self._writing = threading.Lock()
         self._processes: SimpleQueue[RunProcess] = SimpleQueue()
+        self._signals = PassedOn()
+        self._saved = False  # whether a run that was stopped has a state to go on from
         self.runs = settings.runs()
         self.configs, self.outcomes = self._loaded()
         metrics = list(dict.fromkeys(metric_of(cfg)[0] for cfg in self.configs))
@@ -184,16 +189,21 @@ class Sweep:
         Runs are started in their order, as many at a time as the launch says, but all at once under Slurm, which has a
         queue of its own.
 
+        A signal that stops a training (:data:`~ssm_train.data.workers.STOP_SIGNALS`) is passed on to the runs under
+        way, and no other begins.
+
         Yields:
             What came of each run, as soon as it is known. A run that fails does not stop the others.
 
         Raises:
+            StoppedError: there was such a signal, and all runs have ended.
             LockedError: another process makes runs in the folder. The two would count each other's runs as failed.
         """
         make_folder(self.folder)
         lock = folder_lock.acquire(self.folder)
         try:
-            yield from self._run_all()
+            with self._signals.handled():
+                yield from self._run_all()
         finally:
             folder_lock.release(lock)
 
@@ -208,12 +218,23 @@ class Sweep:
             yield from (outcome for outcome in self.outcomes if outcome.status == "done")
             waiting = [number for number, outcome in enumerate(self.outcomes) if outcome.status != "done"]
             for future in as_completed([pool.submit(self._run_one, number) for number in waiting]):
-                yield future.result()
+                if (outcome := future.result()).status != "waiting":
+                    yield outcome
             self._write()
+            if self._signals.received and any(outcome.status == "waiting" for outcome in self.outcomes):
+                raise StoppedError(self._stopped())
         finally:
             pool.shutdown(cancel_futures=True)
             for process in processes:
                 process.end()
+
+    def _stopped(self) -> str:
+        done = sum(outcome.status == "done" for outcome in self.outcomes)
+        saved = ", and those under way have saved their state" if self._saved else ""
+        return (
+            f"stopped by {signal.Signals(self._signals.received).name} with {done} of {len(self.outcomes)} runs done"
+            f"{saved}: give the same command to go on"
+        )
 
     def table(self) -> str:
         """The table in Markdown, see :func:`~ssm_train.apis.sweep.as_markdown`."""
@@ -223,6 +244,10 @@ class Sweep:
         """What came of a run in a line."""
         best = "" if outcome.best is None else f", {self.metric} {outcome.last:.4g}, best {outcome.best:.4g}"
         return f"{outcome.folder} {outcome.status}{f': {outcome.error}' if outcome.error else best}"
+
+    def warnings(self) -> list[str]:
+        """Lines that tell every distinct warning of the runs once, see :func:`.run_warnings.described`."""
+        return run_warnings.described([self.folder / outcome.folder / LOG for outcome in self.outcomes])
 
     def check(self) -> None:
         """Raise unless all runs succeeded and were measured.
@@ -276,6 +301,9 @@ class Sweep:
         read_costs(outcome, folder)
 
     def _run_one(self, number: int) -> Outcome:
+        if self._signals.received:
+            self.outcomes[number].status = "waiting"
+            return self.outcomes[number]
         self._train(number)
         with self._writing:
             self._write()
@@ -290,8 +318,10 @@ class Sweep:
         write_text_atomically(log, "")
         made = self._in_kept_process(number, log) if self.launch.at_once else self._in_own_process(number, log)
         outcome.seconds += made.seconds
-        outcome.status = "failed" if made.status else "done"
-        outcome.error = reason(made.status, log) if made.status else ""
+        stopped = self._signals.received and (made.died or made.status == cli.STOPPED)
+        self._saved |= made.status == cli.STOPPED
+        outcome.status = "waiting" if stopped else "failed" if made.status else "done"
+        outcome.error = reason(made.status, log) if outcome.status == "failed" else ""
         record = {"given": self._identity_of(number), "status": outcome.status}
         record |= {"seconds": outcome.seconds, "error": outcome.error}
         write_text_atomically(folder / RECORD, json.dumps(record, indent=1))
@@ -303,7 +333,7 @@ class Sweep:
         training = Training(run.config, options, str(self.folder / run.folder), settings.amp, settings.compiled)
         process = self._processes.get()
         try:
-            return process.train(training, log)
+            return process.train(training, log, self._signals.pass_on)
         finally:
             self._processes.put(process)
 
@@ -316,8 +346,8 @@ class Sweep:
             if self.launch.partition:
                 environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(log.resolve()).replace("%", "%%")}
             command = self.launch.command(run.config, arguments)
-            status = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
-        return Made(status, time.perf_counter() - start)
+            status = self._signals.call(command, file, environment)
+        return Made(status, time.perf_counter() - start, died=status < 0)
 
     def _write(self) -> None:
         """Write the tables."""
@@ -340,7 +370,7 @@ def _record(path: Path) -> dict:
     try:
         known = json.loads(path.read_text())
         numbers = isinstance(known["seconds"], int | float) and "given" in known
-        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed")
+        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:

@@ -85,6 +85,7 @@ def train(
     *,
     overwrite: bool = False,
     fresh: bool = False,
+    or_begin: bool = False,
     keep_updates: bool = False,
     new_schedule: bool = False,
     time_iterations: int = 0,
@@ -99,6 +100,7 @@ def train(
         resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
         overwrite: delete the files of the run that was there.
         fresh: train in a new folder ``run_N`` within the work folder.
+        or_begin: with ``resume=True``: it is no matter for a warning if there is no run to continue, and one begins.
         keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
             update. Their product has to be the same, unless the number of processes alone is another one.
         new_schedule: follow the schedule of the config where that of the run to continue differs.
@@ -108,7 +110,7 @@ def train(
         UserError: the config, the data, a checkpoint, the work folder or the machine is not right; the message says
             what.
     """
-    start = Start(resume, overwrite, fresh)
+    start = Start(resume, overwrite, fresh, or_begin)
     check_folder(cfg.work_dir)
     if (launcher := cfg.get("launcher", "none")) != "none":
         with building_from_config():
@@ -133,6 +135,7 @@ def _train(
     with explained(folder.path), threads_may_fail_to_write(), building_from_config():
         runner = Runner.from_cfg(changed(cfg, values))
         runner.start_from, runner.folder = start_from, folder
+        runner.may_begin = start.or_begin
         runner.keep_updates, runner.new_schedule = keep_updates, new_schedule
         runner.time_iterations = time_iterations
         if runner.train_loop is None:

@@ -75,4 +75,6 @@ def main(arguments: list[str] | None = None) -> None:
     for number, outcome in enumerate(sweep.run(), start=1):
         print(f"[{number}/{count}] {sweep.describe(outcome)}", flush=True)
     print(f"\n{sweep.table()}")
+    if lines := sweep.warnings():
+        print("\n".join(lines))
     sweep.check()

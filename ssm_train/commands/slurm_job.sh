@@ -17,7 +17,7 @@ trap 'cancelled=1' TERM INT
 # kill them at once, and the status would be that of the kill.
 # shellcheck disable=SC2086
 srun --kill-on-bad-exit=0 --wait=600 --cpus-per-task "${SLURM_CPUS_PER_TASK:-1}" ${SRUN_ARGS:-} \
-    "${PYTHON:-python}" -u -m ssm_train.commands train "$config" --launcher slurm --resume "$@" &
+    "${PYTHON:-python}" -u -m ssm_train.commands train "$config" --launcher slurm --resume --or-begin "$@" &
 step=$!
 wait $step
 status=$?

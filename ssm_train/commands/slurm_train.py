@@ -32,8 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="arguments of tree-ssm train")
     args = parser.parse_args(arguments)
     given = train.parse_arguments([args.config, *args.rest])
-    for switch in ("resume", "overwrite", "fresh"):
-        if getattr(given, switch):
+    for switch in ("resume", "or-begin", "overwrite", "fresh"):
+        if getattr(given, switch.replace("-", "_")):
             parser.error(
                 f"a job resumes itself and takes no --{switch}: name another --work-dir for a new run, or copy the "
                 "checkpoint to go on from into the work folder"

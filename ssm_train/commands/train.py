@@ -24,6 +24,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     again.add_argument("--overwrite", action="store_true", help="delete checkpoints in the work folder and begin anew")
     again.add_argument("--fresh", action="store_true", help="keep the run in the work folder, train in run_2 within it")
     parser.add_argument(
+        "--or-begin", action="store_true",
+        help="with --resume: there may be nothing to continue, and the run begins then; for commands that are given "
+        "again and again",
+    )  # fmt: skip
+    parser.add_argument(
         "--keep-updates", action="store_true",
         help="with --resume: another number of processes, or other processes, batch size and accumulation of the same "
         "product; the samples of each update stay the same",
@@ -60,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
     result = train(
-        cfg, args.resume, overwrite=args.overwrite, fresh=args.fresh, keep_updates=args.keep_updates,
-        new_schedule=args.new_schedule, time_iterations=args.time_iterations,
+        cfg, args.resume, overwrite=args.overwrite, fresh=args.fresh, or_begin=args.or_begin,
+        keep_updates=args.keep_updates, new_schedule=args.new_schedule, time_iterations=args.time_iterations,
     )  # fmt: skip
     cli.say(result.describe(cfg))

@@ -49,6 +49,7 @@ class Runner(BuildingRunner):
     # Weights to start from if there is no checkpoint to resume.
     start_from: str | None = None
     # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
+    may_begin = False
     keep_updates = False
     new_schedule = False
     # Number of iterations after which a table says where their time goes; 0 for no table.
@@ -151,7 +152,8 @@ class Runner(BuildingRunner):
                 raise found[0]
             self._load_from = self.start_from if found[0] is None else str(found[0])
             if found[0] is None:
-                self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
+                if not self.may_begin:
+                    self.logger.warning(f"no checkpoint to resume from in {self.work_dir}: starting from the beginning")
                 self._resume = False
         super().load_or_resume()
         if self.folder is None:

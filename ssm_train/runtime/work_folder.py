@@ -30,21 +30,25 @@ _PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Start:
-    """How a run starts where another one may have been. At most one of the three is chosen.
+    """How a run starts where another one may have been. At most one of the first three is chosen.
 
     Attributes:
         resume: go on with the run that was there, or with the run of this checkpoint file.
         overwrite: delete the files of the run that was there, and begin anew.
         fresh: begin in a new folder within the work folder.
+        or_begin: with ``resume``: it is expected that there may be no run to go on with, and one begins then.
     """
 
     resume: bool | str | Path = False
     overwrite: bool = False
     fresh: bool = False
+    or_begin: bool = False
 
     def __post_init__(self) -> None:
         if (self.resume is not False) + self.overwrite + self.fresh > 1:
             raise ConfigError("choose one of --resume, --overwrite and --fresh")
+        if self.or_begin and self.resume is not True:
+            raise ConfigError("--or-begin goes with a --resume that names no checkpoint")
 
     @property
     def file(self) -> str | Path | None:

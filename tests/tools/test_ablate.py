@@ -1,8 +1,10 @@
 """Tests of tools/ablate.py: the grid, the runs and the table."""
 
 import csv
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +12,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import CONFIGS, error_of, run
+from PIL import Image
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.run_processes import RunProcess, Training, environments
+from ssm_train.apis.run_warnings import described, distinct, warnings_of
 from ssm_train.apis.sweep import Outcome, as_markdown, combinations, folder_names, parse_grid, short_names
 from ssm_train.apis.sweep_runs import reason
 
@@ -263,6 +268,128 @@ def test_a_process_whose_run_was_stopped_can_be_stopped_again(tmp_path):
     process.train(Training(str(other), (), str(tmp_path / "other"), False, False), log)
     process.end()
     assert handlers.read_text() == repr([signal.SIG_DFL, signal.SIG_DFL])
+
+
+LONG = (*(option for option in SHORT if "max_epochs" not in option), "train_cfg.max_epochs=5000")
+
+
+@pytest.mark.parametrize(("number", "at_once"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_a_signal_to_the_command_alone_stops_its_runs(tmp_path, request, number, at_once):
+    """It is not sent to the group, as a terminal does. Given again, the command goes on from what the runs saved."""
+    python = sys.executable if at_once else request.getfixturevalue("quick_python")
+    line = [python, "-m", "ssm_train.commands", "ablate", DIGITS, "--grid", "seed=0,1,2", "--work-dir", tmp_path]
+    line += [*["--at-once", "2"] * at_once, "--cfg-options", *LONG]
+    first = 2 if at_once else 1  # runs that begin
+    reached = [0] * first
+    for attempt in range(2):
+        command = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        folders = [tmp_path / f"seed={seed}" for seed in range(first)]
+        ends = time.monotonic() + 240
+        while not all(newest(folder) > before for folder, before in zip(folders, reached, strict=True)):
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        command.send_signal(number)
+        said, complained = command.communicate(timeout=120)
+        assert command.returncode == 75, complained
+        words = f"stopped by {number.name} with 0 of 3 runs done, and those under way have saved their state"
+        assert complained == f"{words}: give the same command to go on\n"
+        assert said.splitlines() == [f"3 runs in {tmp_path}; each one's output is in its ablation.log"]
+        logs = [(folder / "ablation.log").read_text() for folder in folders]
+        assert all(f"stopped by {number.name} after iteration" in log for log in logs)
+        assert ["resumed" in log for log in logs] == [attempt == 1] * first
+        assert not (tmp_path / "seed=2").exists() or first == 1, "no other run begins"
+        assert "failed" not in (tmp_path / "table.md").read_text()
+        reached = [newest(folder) for folder in folders]
+
+
+def newest(folder):
+    """The number of iterations in the newest state of a run, 0 if there is none."""
+    found = [
+        path.stem.partition("_")[2] for path in folder.glob("*.pth") if re.fullmatch(r"(epoch|state)_\d+", path.stem)
+    ]
+    return max(map(int, found), default=0)
+
+
+@pytest.fixture
+def unreadable(tmp_path):
+    """A config of images of which one cannot be read, and in which a rate of 0 is noticed."""
+    draw = np.random.default_rng(0)
+    for split, label, number in itertools.product(("train", "val"), "ab", range(4)):
+        path = tmp_path / "images" / split / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "images" / "train" / "a" / "1.png").write_bytes(b"no image")
+    config = tmp_path / "unreadable.py"
+    config.write_text(f"""
+_base_ = "ssm_train::quadmamba/quadmamba-tiny_image-folder.py"
+data = dict(dataset=dict(root={str(tmp_path / "images")!r}, transform=dict(size=32)), batch_size=4, num_workers=0,
+            persistent_workers=False)
+model = dict(backbone=dict(num_classes=2, depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), drop_path_rate=0.0))
+train_dataloader, val_dataloader, test_dataloader = data, data, data
+train_cfg = dict(max_epochs=1)
+optim_wrapper = dict(optimizer=dict(lr=0.0))
+visualizer = dict(tensorboard=False)
+default_hooks = dict(curves=dict(plot=False), pictures=dict(count=0))
+""")
+    return config
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_warnings_of_the_runs_are_told_once(tmp_path, unreadable, quick_python, capfd, at_once):
+    """Also again for runs that are kept."""
+    work = tmp_path / "runs"
+    line = ["ablate", unreadable, "--work-dir", work, *["--at-once", "1"] * at_once]
+    line += ["--grid", "seed=0,1"]
+    for _ in range(2):
+        assert run(*line) == 0
+        said = capfd.readouterr().out
+        assert said.count("Warnings of the runs:") == 1
+        told = [words for words in said.partition("Warnings of the runs:\n")[2].splitlines() if words.startswith("- ")]
+        log = work / "seed=0" / "ablation.log"
+        bad = f"cannot use the image {tmp_path / 'images'}/train/a/1.png (it is no image): training on the next one in "
+        assert told.count(f"- {bad}its place (2 of 2 runs, first in {log})") == 1
+        zero = "- optim_wrapper.optimizer.lr is 0: nothing is learnt, unless a schedule sets a rate"
+        assert told.count(f"{zero} (2 of 2 runs, first in {log})") == 1
+        assert len(told) == len({words.rpartition(" (")[0] for words in told})
+    for log in work.glob("*/ablation.log"):
+        assert "no checkpoint to resume from" not in log.read_text()
+        # How a process was started is no choice of the user's.
+        assert not at_once or "start method" not in log.read_text()
+
+
+def test_what_is_a_warning_in_a_log(tmp_path):
+    """The lines are written by mmengine's logger, and by Python."""
+    logs = [tmp_path / name / "log" for name in ("one", "two")]
+    code = """
+import sys, warnings
+from mmengine.logging import MMLogger
+logger = MMLogger.get_instance("mmengine")
+logger.info("nothing")
+for number in range(2):
+    logger.warning(f"left out - in {sys.argv[1]}\\nand more")
+logger.error("not saved")
+warnings.warn("old", DeprecationWarning)
+warnings.warn(f"in {sys.argv[1]} alone" if sys.argv[2] == "0" else "other")
+print("Warning: of a program")
+"""
+    for number, log in enumerate(logs):
+        log.parent.mkdir()
+        with log.open("w") as file:
+            command = [sys.executable, "-W", "default", "-c", code, log.parent, str(number)]
+            environment = os.environ | {"FORCE_COLOR": "1"} if number else None
+            subprocess.run(command, stdout=file, stderr=file, check=True, env=environment)
+    first = f"left out - in {tmp_path / 'one'}"
+    found = [first, "not saved", "DeprecationWarning: old", f"UserWarning: in {tmp_path / 'one'} alone"]
+    assert list(warnings_of(logs[0])) == found
+    told = {warned.text: (warned.runs, warned.log) for warned in distinct([*logs, tmp_path / "none" / "log"])}
+    assert told == {
+        **dict.fromkeys(found[:3], (2, logs[0])), found[3]: (1, logs[0]), "UserWarning: other": (1, logs[1])
+    }  # fmt: skip
+    assert described(logs)[1] == f"- {first} (2 of 2 runs, first in {logs[0]})"
+    assert described([tmp_path / "none"]) == []
 
 
 def test_processes_share_the_gpus_and_cores(monkeypatch):

@@ -93,10 +93,18 @@ def test_resuming_nothing_starts_from_the_given_weights(trained, capsys, tmp_pat
     options = ["--work-dir", tmp_path, "--resume", "--cfg-options", *OPTIONS, "experiment_name=start_from"]
     options += [f"load_from={folder / 'epoch_2.pth'}", "train_cfg.max_epochs=1", "optim_wrapper.optimizer.lr=0.0"]
     assert run("train", DIGITS, *options) == 0
-    assert f"no checkpoint to resume from in {tmp_path}" in capsys.readouterr().out
+    warning = f"no checkpoint to resume from in {tmp_path}"
+    assert warning in capsys.readouterr().out
     states = [torch.load(f, weights_only=True) for f in (tmp_path / "epoch_1.pth", folder / "epoch_2.pth")]
     assert all(torch.equal(v, states[1]["state_dict"][k]) for k, v in states[0]["state_dict"].items())
     assert states[0]["meta"]["iter"] == 4
+    options[1], options[options.index("experiment_name=start_from")] = tmp_path / "new", "experiment_name=new"
+    assert run("train", DIGITS, "--or-begin", *options) == 0
+    assert warning not in capsys.readouterr().out, "nobody expected one"
+    assert (tmp_path / "new" / "epoch_1.pth").exists()
+    for others in ([], ["--resume", tmp_path / "epoch_1.pth"]):
+        line = error_of(capsys, "train", DIGITS, "--or-begin", *others, "--work-dir", tmp_path / "none")
+        assert line == "error: --or-begin goes with a --resume that names no checkpoint"
 
 
 def test_resuming_with_another_batch_size(trained, capsys, tmp_path):
