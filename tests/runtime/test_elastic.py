@@ -67,7 +67,7 @@ def machine(port, name, run, notes, options):
         wait_until(lambda: answers(port))
         wait_until(lambda: name != "third" or (notes / "third may join").exists())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # a machine that joins later would wait for ever without
-    quick = dict(last_call_timeout=1, keep_alive_interval=1, keep_alive_max_attempt=3)
+    quick = dict(last_call_timeout=1, keep_alive_interval=1, keep_alive_max_attempt=6)
     config = LaunchConfig(
         min_nodes=1, max_nodes=2, nproc_per_node=1, run_id="elastic", rdzv_backend="c10d", max_restarts=3,
         rdzv_endpoint=f"127.0.0.1:{port}", rdzv_configs=quick, monitor_interval=0.1, start_method="fork",
