@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runs
 from command_line import CONFIGS, error_of, run
 from PIL import Image
 
@@ -177,29 +178,33 @@ def study(tmp_path):
     return path
 
 
+def command(*arguments):
+    sys.exit(run(*arguments))
+
+
 def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
     """Two runs at a time. The runs that are done stay, no process outlives the kill, and the rest is made."""
-    work = tmp_path / "runs"
-    line = [sys.executable, "-m", "ssm_train.commands", "ablate", study, "--work-dir", work, "--at-once", "2"]
-    line += ["--cfg-options", *SHORT]
-    killed = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    work, log = tmp_path / "runs", tmp_path / "log"
+    line = [command, log, "ablate", study, "--work-dir", work, "--at-once", "2", "--cfg-options", *SHORT]
+    killed = runs.start(*line)
     while not (done := list(work.glob("*/ablation.json"))):
-        assert killed.poll() is None
+        assert killed.is_alive(), Path(f"{log}.err").read_text()
         time.sleep(0.05)
     threads = Path(f"/proc/{killed.pid}/task").iterdir()
     children = [child for thread in threads for child in (thread / "children").read_text().split()]
     assert len(children) >= 2
     killed.kill()
-    killed.wait()
+    killed.join()
     ends = time.monotonic() + 60
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < ends, "a process of the study outlives it"
         time.sleep(0.05)
     times = {path: path.stat().st_mtime_ns for path in done}
 
-    again = subprocess.run(line, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "[4/4]" in again.stdout
+    again = runs.start(*line)
+    again.join()
+    assert again.exitcode == 0, Path(f"{log}.err").read_text()
+    assert "[4/4]" in log.read_text()
     assert {path: path.stat().st_mtime_ns for path in done} == times
     known = json.loads((work / "table.json").read_text())["cells"]
     assert [(cell["name"], [run["seed"] for run in cell["runs"]]) for cell in known] == [
@@ -230,8 +235,14 @@ def test_a_folder_has_one_study_at_a_time(tmp_path, study, capsys):
         other.communicate()
 
 
-def test_a_run_whose_process_dies_takes_no_other_with_it(tmp_path):
+@pytest.fixture(scope="module")
+def process():
     process = RunProcess({"TREE_SSM_TEST": "here"})
+    yield process
+    process.end()
+
+
+def test_a_run_whose_process_dies_takes_no_other_with_it(process, tmp_path):
     log = tmp_path / "log"
     log.touch()
     config = tmp_path / "dies.py"
@@ -240,11 +251,10 @@ def test_a_run_whose_process_dies_takes_no_other_with_it(tmp_path):
     assert died.status == 1
     assert reason(died.status, log) == "the process of this run died"
     other = process.train(Training(str(DIGITS), ("model.backbone.nam=1",), str(tmp_path), False, False), log)
-    process.end()
     assert "did you mean 'name'" in reason(other.status, log), "a new process says what is wrong"
 
 
-def test_a_process_whose_run_was_stopped_can_be_stopped_again(tmp_path):
+def test_a_process_whose_run_was_stopped_can_be_stopped_again(process, tmp_path):
     """The command line ignores signals once one has stopped a training. That is for processes that end."""
     folder, log, pid, handlers = (tmp_path / name for name in ("run", "log", "pid", "handlers"))
     log.touch()
@@ -253,7 +263,6 @@ def test_a_process_whose_run_was_stopped_can_be_stopped_again(tmp_path):
     stopped.write_text(f"_base_ = {str(DIGITS)!r}\n{noted}")
     handler = "[signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]"
     other.write_text(f"import signal\nopen({str(handlers)!r}, 'w').write(repr({handler}))\n")
-    process = RunProcess({})
 
     def stop():
         while not (folder / "epoch_1.pth").exists():
@@ -266,7 +275,6 @@ def test_a_process_whose_run_was_stopped_can_be_stopped_again(tmp_path):
     made = process.train(Training(str(stopped), options, str(folder), False, False), log)
     assert "stopped by SIGTERM" in reason(made.status, log)
     process.train(Training(str(other), (), str(tmp_path / "other"), False, False), log)
-    process.end()
     assert handlers.read_text() == repr([signal.SIG_DFL, signal.SIG_DFL])
 
 
