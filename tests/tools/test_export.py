@@ -85,8 +85,9 @@ class Both(nn.Module):
 def test_without_our_python(photos, tmp_path, monkeypatch):
     """torch.export's program and AOTInductor's package take any size and batch, and need only the compiled library."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # The code runs only once. Vectorising it, optimising it and precompiling its headers would take most of the time.
-    monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
+    # The code runs only once. Trying and using vector instructions, optimising it and precompiling its headers would
+    # take most of the time.
+    monkeypatch.setattr(torch._inductor.cpu_vec_isa, "valid_vec_isa_list", list)
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
     monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
     monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
