@@ -1,8 +1,8 @@
 """The minimum spanning tree of a grid in ONNX's standard operators, in a logarithmic number of steps.
 
-Borůvka's rounds take minima by ``ScatterElements``. An Euler tour, whose places are found by pointer doubling, leads
-from the tree's edges to its parents. The breadth-first order comes from sorting paths that double in length. The data
-end the loops, so any height, width and batch will do.
+Borůvka's rounds take minima by ``ScatterElements``, and each round has only the components and edges that the last one
+left. The parents come from these rounds in the opposite order. The breadth-first order comes from sorting paths that
+double in length. The data end the loops, so any height, width and batch will do.
 """
 
 from typing import Any
@@ -16,117 +16,140 @@ _DOMAIN = Opset("tree_ssm", 1)
 
 
 @script(_DOMAIN)
-def _tree_edges(
+def _sorted_edges(
     edge_weight: FLOAT[...],  # [B, E]
     height: INT64,
     width: INT64,
-) -> BOOL[...]:  # [B, E]
-    """Whether each edge of the grid is in the tree, by Borůvka's rounds over the ranks by (weight, index)."""
+) -> tuple[INT64[...], INT64[...], INT64[...]]:  # [B·E]; [B·E]; [1]
+    """The ends of the edges, sample by sample, each sample's by (weight, index), and the number V of all vertices.
+
+    The vertices have numbers of their own in every sample.
+    """
     flat = op.Constant(value_ints=[-1])
-    count = op.Shape(edge_weight, start=1)  # [1], E
-    vertex = op.Range(0, height * width, 1)
-    grid = op.Reshape(vertex, op.Concat(op.Reshape(height, flat), op.Reshape(width, flat), axis=0))
+    grid = op.Reshape(
+        op.Range(0, height * width, 1), op.Concat(op.Reshape(height, flat), op.Reshape(width, flat), axis=0)
+    )
     first = op.Concat(op.Reshape(grid[:-1], flat), op.Reshape(grid[:, :-1], flat), axis=0)
     second = op.Concat(op.Reshape(grid[1:], flat), op.Reshape(grid[:, 1:], flat), axis=0)
     # TopK lists equal weights by their index. Adding 0 turns -0 into 0.
-    _, by_rank = op.TopK(edge_weight + 0.0, count, axis=1, largest=0)
-    a, b = op.Gather(first, by_rank), op.Gather(second, by_rank)  # [B, E]
-    rank = op.Expand(op.Range(0, op.Squeeze(count), 1), op.Shape(a))
-    vertices = op.Expand(vertex, op.Concat(op.Shape(edge_weight, end=1), op.Shape(vertex), axis=0))  # [B, L]
-    none = op.Expand(count, op.Shape(vertices))
-    component = op.Identity(vertices)
-    taken = rank < 0
-    active = op.Squeeze(count) > 0
+    _, by_rank = op.TopK(edge_weight + 0.0, op.Shape(edge_weight, start=1), axis=1, largest=0)
+    batch = op.Shape(edge_weight, end=1)
+    before = op.Unsqueeze(op.Range(0, op.Squeeze(batch), 1) * (height * width), op.Constant(value_ints=[1]))
+    first, second = op.Gather(first, by_rank) + before, op.Gather(second, by_rank) + before
+    return op.Reshape(first, flat), op.Reshape(second, flat), batch * (height * width)
+
+
+@script(_DOMAIN)
+def _contract(
+    first: INT64[...],  # [M]
+    second: INT64[...],  # [M]
+    count: INT64[...],  # [1], V
+) -> tuple[INT64[...], INT64[...], INT64[...], INT64[...], INT64[...]]:  # [R + 1]; [R·V]; [S]; [S]; [S]
+    """Borůvka's rounds over edges that are sorted within every sample.
+
+    A round hooks each of its components to the one at the other end of its lightest edge. What hangs together becomes
+    one component of the next round, and edges within components are dropped.
+
+    Returns:
+        Where each of the R rounds begins in the last three lists; the component of every vertex in every round; and
+        of each round's components the one that it hooks to, and the ends of the edge inside and outside of it.
+    """
+    nothing = first[:0]
+    a, b, from_a, from_b = op.Identity(first), op.Identity(second), op.Identity(first), op.Identity(second)
+    of_vertex = op.Range(0, op.Squeeze(count), 1)
+    component = op.Identity(of_vertex)
+    begins = op.Constant(value_ints=[0])
+    components, hooks = op.Identity(nothing), op.Identity(nothing)
+    inner_ends, outer_ends = op.Identity(nothing), op.Identity(nothing)
+    active = op.Squeeze(op.Shape(first)) > 0
     while active:
-        of_a, of_b = op.GatherElements(component, a, axis=1), op.GatherElements(component, b, axis=1)
-        crosses = op.Not(op.Equal(of_a, of_b))
-        key = op.Where(crosses, rank, count)
-        one_side = op.ScatterElements(none, of_a, key, axis=1, reduction="min")
-        lightest = op.ScatterElements(one_side, of_b, key, axis=1, reduction="min")
-        chosen = op.Or(
-            op.Equal(op.GatherElements(lightest, of_a, axis=1), rank),
-            op.Equal(op.GatherElements(lightest, of_b, axis=1), rank),
-        )
-        taken = op.Or(taken, op.And(crosses, chosen))
-        grows = lightest < count
+        edges = op.Shape(a)
+        number = op.Range(0, op.Squeeze(edges), 1)
+        none = op.Expand(edges, op.Shape(component))
+        one_side = op.ScatterElements(none, a, number, axis=0, reduction="min")
+        lightest = op.ScatterElements(one_side, b, number, axis=0, reduction="min")
+        # A sample that is ready before the others has no edges.
+        grows = lightest < edges
         edge = op.Where(grows, lightest, 0)
-        other = op.GatherElements(of_a, edge, axis=1) + op.GatherElements(of_b, edge, axis=1) - vertices
-        hook = op.Where(grows, other, vertices)
+        is_first = op.Equal(op.Gather(a, edge), component)
+        head, tail = op.Gather(from_a, edge), op.Gather(from_b, edge)
+        inner_ends = op.Concat(inner_ends, op.Where(is_first, head, tail), axis=0)
+        outer_ends = op.Concat(outer_ends, op.Where(is_first, tail, head), axis=0)
+        hook = op.Where(grows, op.Where(is_first, op.Gather(b, edge), op.Gather(a, edge)), component)
         # Two components that took the same edge point at each other. The smaller one becomes the root.
-        mutual = op.And(op.Equal(op.GatherElements(hook, hook, axis=1), vertices), vertices < hook)
-        hook = op.Where(mutual, vertices, hook)
+        mutual = op.And(op.Equal(op.Gather(hook, hook), component), component < hook)
+        hook = op.Where(mutual, component, hook)
+        components = op.Concat(components, of_vertex, axis=0)
+        hooks = op.Concat(hooks, hook, axis=0)
+        begins = op.Concat(begins, op.Shape(hooks), axis=0)
+        is_root = op.Cast(op.Equal(hook, component), to=INT64.dtype)
         moving = op.Cast(1, to=BOOL.dtype)
         while moving:
-            further = op.GatherElements(hook, hook, axis=1)
+            further = op.Gather(hook, hook)
             moving = op.Cast(op.ReduceMax(op.Abs(further - hook), keepdims=0), to=BOOL.dtype)
             hook = further
-        component = op.GatherElements(hook, component, axis=1)
-        active = op.Cast(op.ReduceMax(op.Cast(crosses, to=INT64.dtype), keepdims=0), to=BOOL.dtype)
-    return op.ScatterElements(taken, by_rank, taken, axis=1)
+        last = op.Constant(value_int=0)
+        label = op.Gather(op.CumSum(is_root, last) - 1, hook)
+        of_vertex = op.Gather(label, of_vertex)
+        component = op.Range(0, op.ReduceSum(is_root, keepdims=0), 1)
+        next_a, next_b = op.Gather(label, a), op.Gather(label, b)
+        crosses = op.Not(op.Equal(next_a, next_b))
+        from_a, from_b = op.Compress(from_a, crosses, axis=0), op.Compress(from_b, crosses, axis=0)
+        a, b = op.Compress(next_a, crosses, axis=0), op.Compress(next_b, crosses, axis=0)
+        active = op.Squeeze(op.Shape(a)) > 0
+    return begins, components, hooks, inner_ends, outer_ends
 
 
 @script(_DOMAIN)
 def _hang(
-    taken: BOOL[...],  # [B, E]
-    root: INT64[...],  # [B]
-    height: INT64,
-    width: INT64,
-) -> INT64[...]:  # [B, L]
-    """The parents in a tree of the grid that hangs from a root.
+    begins: INT64[...],  # [R + 1]
+    components: INT64[...],  # [R·V]
+    hooks: INT64[...],  # [S]
+    inner_ends: INT64[...],  # [S]
+    outer_ends: INT64[...],  # [S]
+    root: INT64[...],  # [B], numbered within its sample
+    count: INT64[...],  # [1], V
+) -> INT64[...]:  # [B, L], numbered within each sample
+    """The parents in trees that hang from a root, from the records of Borůvka's rounds, the last round first.
 
-    An arc is an edge in one direction. Arc 4·v + d leaves vertex v upwards, to the left, to the right or downwards (d =
-    0 … 3). At every vertex the Euler tour takes the next arc in cyclic order after the one it came by. Cut before the
-    root's first arc, the tour is a list. Doubling finds every arc's distance to the list's end. Of an edge's two arcs
-    the one that comes first in the list leads from the parent to the child.
+    The path from the root enters every component at one vertex, its entrance. Within a component of the next round,
+    the hooks lead from the component of this round with that entrance to one that hooks to nobody. On this way the
+    edges are taken against the hooks, and elsewhere along them. So each component but the first gets its entrance and
+    the entrance's parent.
     """
-    flat, keep = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0, -1])
-    one = op.Constant(value_ints=[1])
-    batch, rows, columns = op.Shape(taken, end=1), op.Reshape(height, flat), op.Reshape(width, flat)
-    edge = op.Cast(taken, to=INT64.dtype)
-    verticals = (height - 1) * width
-    vertical = op.Reshape(edge[:, :verticals], op.Concat(batch, rows - 1, columns, axis=0), allowzero=1)
-    horizontal = op.Reshape(edge[:, verticals:], op.Concat(batch, rows, columns - 1, axis=0), allowzero=1)
-    no_row = op.Expand(0, op.Concat(batch, one, columns, axis=0))
-    no_column = op.Expand(0, op.Concat(batch, rows, one, axis=0))
-    up, down = op.Concat(no_row, vertical, axis=1), op.Concat(vertical, no_row, axis=1)
-    left, right = op.Concat(no_column, horizontal, axis=2), op.Concat(horizontal, no_column, axis=2)
-    last = op.Constant(value_ints=[3])
-    four = op.Concat(
-        op.Unsqueeze(up, last), op.Unsqueeze(left, last), op.Unsqueeze(right, last), op.Unsqueeze(down, last), axis=3
-    )
-    leaves = op.Reshape(four, op.Constant(value_ints=[0, -1, 4]))  # allowzero off: the batch; [B, L, 4]
-    vertex = op.Unsqueeze(op.Range(0, height * width, 1), 1)  # [L, 1]
-    direction = op.Constant(value_ints=[0, 1, 2, 3])
-    offset = op.Concat(op.Neg(columns), op.Constant(value_ints=[-1, 1]), columns, axis=0)
-    arcs = op.Reshape(op.Expand(vertex * 4 + direction, op.Shape(leaves)), keep)
-    exists = op.Cast(op.Reshape(leaves, keep), to=BOOL.dtype)
-    back = op.Reshape(op.Expand((vertex + offset) * 4 + 3 - direction, op.Shape(leaves)), keep)
-    back = op.Where(exists, back, arcs)
-    # The arc by which the tour leaves a vertex that it came to from each direction.
-    second = op.Cast(op.Gather(leaves, op.Constant(value_ints=[1, 2, 3, 0]), axis=2), to=BOOL.dtype)
-    third = op.Cast(op.Gather(leaves, op.Constant(value_ints=[2, 3, 0, 1]), axis=2), to=BOOL.dtype)
-    fourth = op.Cast(op.Gather(leaves, op.Constant(value_ints=[3, 0, 1, 2]), axis=2), to=BOOL.dtype)
-    turn = op.Where(second, 1, op.Where(third, 2, op.Where(fourth, 3, 4)))
-    leave = op.Reshape(vertex * 4 + op.Mod(direction + turn, 4), keep)
-    # The tour ends with the arc that the root's first one would follow.
-    at_root = op.Expand(op.Reshape(root, op.Constant(value_ints=[-1, 1, 1])), op.Constant(value_ints=[1, 1, 4]))
-    first = op.Unsqueeze(root, one) * 4 + op.ArgMax(
-        op.Squeeze(op.GatherElements(leaves, at_root, axis=1), one), axis=1, keepdims=1
-    )
-    follow = op.GatherElements(leave, back, axis=1)
-    stops = op.Or(op.Not(exists), op.Equal(follow, first))
-    follow = op.Where(stops, arcs, follow)
-    ahead = op.Where(stops, 0, 1)
-    reach = op.Constant(value_int=1)
-    active = reach < 2 * height * width
+    parent = op.Range(0, op.Squeeze(count), 1)
+    batch = op.Shape(root)
+    length = count / batch
+    before = op.Range(0, op.Squeeze(batch), 1) * length
+    entrance = root + before
+    end = op.Shape(begins) - 1
+    active = op.Squeeze(end) > 0
     while active:
-        ahead = ahead + op.GatherElements(ahead, follow, axis=1)
-        follow = op.GatherElements(follow, follow, axis=1)
-        reach = reach * 2
-        active = reach < 2 * height * width
-    rises = op.And(exists, op.GatherElements(ahead, back, axis=1) > ahead)
-    up_by = op.Reshape(op.Cast(rises, to=INT64.dtype), op.Constant(value_ints=[0, -1, 4])) * offset
-    return op.Squeeze(vertex, one) + op.ReduceSum(up_by, op.Constant(value_ints=[2]), keepdims=0)
+        start = end - 1
+        here, there = op.Slice(begins, start, end), op.Slice(begins, end, end + 1)
+        hook = op.Slice(hooks, here, there)
+        inner, outer = op.Slice(inner_ends, here, there), op.Slice(outer_ends, here, there)
+        first = op.Gather(op.Slice(components, start * count, end * count), entrance)
+        none = hook - hook
+        on_way = op.ScatterElements(none, first, op.Expand(1, op.Shape(first)), axis=0)
+        jump = op.Identity(hook)
+        moving = op.Cast(1, to=BOOL.dtype)
+        while moving:
+            on_way = op.ScatterElements(on_way, jump, on_way, axis=0, reduction="max")
+            further = op.Gather(jump, jump)
+            moving = op.Cast(op.ReduceMax(op.Abs(further - jump), keepdims=0), to=BOOL.dtype)
+            jump = further
+        number = op.Range(0, op.Squeeze(op.Shape(hook)), 1)
+        turned = op.And(op.Cast(on_way, to=BOOL.dtype), op.Not(op.Equal(hook, number)))
+        to, entered_at = op.Compress(hook, turned, axis=0), op.Compress(outer, turned, axis=0)
+        above = op.ScatterElements(outer, to, op.Compress(inner, turned, axis=0), axis=0)
+        above = op.ScatterElements(above, first, op.Gather(parent, entrance), axis=0)
+        own = op.ScatterElements(inner, to, entered_at, axis=0)
+        entrance = op.ScatterElements(own, first, entrance, axis=0)
+        parent = op.ScatterElements(parent, entrance, above, axis=0)
+        end = op.Identity(start)
+        active = op.Squeeze(end) > 0
+    return op.Reshape(parent, op.Concat(batch, length, axis=0)) - op.Unsqueeze(before, op.Constant(value_ints=[1]))
 
 
 @script(_DOMAIN)
@@ -171,7 +194,8 @@ def minimum_spanning_tree(edge_weight: Any, edges: Any, height: Any, width: Any,
     """
     if edges is not None:
         raise NotImplementedError("minimum_spanning_tree has an ONNX form for grids alone, not for lists of edges")
-    parent = _hang(_tree_edges(edge_weight, height, width), root, height, width)
+    first, second, count = _sorted_edges(edge_weight, height, width)
+    parent = _hang(*_contract(first, second, count), root, count)
     return parent, _breadth_first(parent)
 
 
