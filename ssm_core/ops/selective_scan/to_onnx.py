@@ -1,9 +1,9 @@
-"""The selective scan in ONNX's standard operators, in 2·√L steps instead of L.
+"""The selective scan in ONNX's standard operators, in some 2·∛L steps instead of L.
 
-The sequence is cut into about √L chunks of √L steps. A first ``Scan`` walks all chunks side by side, each from a state
-of zero, and keeps the products of the decays. A second ``Scan`` carries the state from chunk to chunk. The state that
-a chunk receives, times those products, is then added to the chunk's states. Nothing is divided, and products of decays
-lie between 0 and 1.
+The sequence is cut into chunks. A ``Scan`` walks all chunks side by side, each from a state of zero, and keeps the
+products of the decays. Doubling carries the state from chunk to chunk: one step joins pairs of chunks, the next one
+fours, and so on. The state that a chunk receives, times those products, is then added to the chunk's states. Nothing is
+divided, and products of decays lie between 0 and 1.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ import torch
 from onnxscript import BOOL, FLOAT, INT64, graph, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
+
+from ssm_core.ops.registry import Table
 
 _DOMAIN = Opset("ssm_core", 1)
 
@@ -26,7 +28,8 @@ def _in_chunks(
     Chunk m holds the places m·T … m·T + T - 1. Places beyond the end repeat the last token, after all that counts.
     """
     length = op.Shape(steps, start=2)  # [1]
-    size = op.Cast(op.Ceil(op.Sqrt(op.Cast(length, to=FLOAT.dtype))), to=INT64.dtype)
+    # A step of the doubling takes as much work as one of the Scan, and reads and writes fewer numbers in long chunks.
+    size = op.Cast(op.Ceil(2.0 * op.Pow(op.Cast(length, to=FLOAT.dtype), 0.3333)), to=INT64.dtype)
     chunks = (length + size - 1) / size
     place = op.Unsqueeze(op.Range(0, op.Squeeze(size), 1), 1) + op.Range(0, op.Squeeze(chunks), 1) * size
     place = op.Min(place, length - 1)
@@ -61,10 +64,10 @@ def _rows_of(
 
 @script(_DOMAIN)
 def _states(
-    decay: FLOAT[...],  # [T, B, K, M, D, N]
-    drive: FLOAT[...],  # [T, B, K, M, D, N]
-) -> FLOAT[...]:  # [T, B, K, M, D, N]
-    """h ← decay · h + drive, chunk by chunk."""
+    decay: FLOAT[...],  # [T, B, K, M, ...]
+    drive: FLOAT[...],  # [T, B, K, M, ...]
+) -> FLOAT[...]:  # [T, B, K, M, ...]
+    """The states h ← decay · h + drive after every step."""
 
     @graph()
     def step(h, product, a, b):
@@ -74,19 +77,37 @@ def _states(
         product_out = op.Identity(product_next)
         return h_next, product_next, h_out, product_out
 
-    @graph()
-    def carry(state, end, product):
-        before = op.Identity(state)
-        after = product * state + end
-        return after, before
-
     zero = op.Expand(0.0, op.Shape(decay, start=1))
     end, product, h, products = op.Scan(zero, zero + 1.0, decay, drive, body=step, num_scan_inputs=2)
-    nothing = op.ReduceSum(zero, op.Constant(value_ints=[2]), keepdims=0)
-    _, carried = op.Scan(
-        nothing, end, product, body=carry, num_scan_inputs=2, scan_input_axes=[2, 2], scan_output_axes=[2]
-    )
+    # After a step, ``end`` holds the states after twice as many chunks, and ``product`` the decays over these.
+    axis = op.Constant(value_ints=[2])
+    chunks = op.Shape(decay, start=3, end=4)
+    reach = op.Constant(value_ints=[1])
+    active = op.Squeeze(reach < chunks)
+    while active:
+        kept, first = chunks - reach, op.Constant(value_ints=[0])
+        later = op.Slice(product, reach, chunks, axis)
+        joined = op.Slice(end, reach, chunks, axis) + later * op.Slice(end, first, kept, axis)
+        decayed = later * op.Slice(product, first, kept, axis)
+        end = op.Concat(op.Slice(end, first, reach, axis), joined, axis=2)
+        product = op.Concat(op.Slice(product, first, reach, axis), decayed, axis=2)
+        reach = reach * 2
+        active = op.Squeeze(reach < chunks)
+    carried = op.Concat(zero[:, :, :1], op.Slice(end, op.Constant(value_ints=[0]), chunks - 1, axis), axis=2)
     return h + products * carried
+
+
+def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """``aten::softplus``, log(1 + exp(βx)) / β. ONNX Runtime's ``Softplus`` takes twice as long as these operators.
+
+    With y = exp(-|x|), the rounding of 1 + y is added back to its logarithm.
+    """
+    if beta != 1:
+        return op.Div(softplus(op.Mul(x, beta)), beta)
+    y = op.Exp(op.Neg(op.Abs(x)))
+    one = op.CastLike(op.Constant(value_float=1.0), x)
+    rounded = op.Add(y, one)
+    return op.Add(op.Relu(x), op.Add(op.Log(rounded), op.Sub(y, op.Sub(rounded, one))))
 
 
 def selective_scan(
@@ -107,29 +128,37 @@ def selective_scan(
     if delta_bias is not None:
         delta = op.Add(delta, op.Unsqueeze(delta_bias, after_directions))
     if delta_softplus:
-        delta = op.Softplus(delta)
+        delta = softplus(delta)
+    # The groups share their input: [B, G, K/G, L, D] for a moment.
+    groups = op.Concat(op.Shape(u, end=2), last, op.Shape(u, start=2), axis=0)
+    drive = op.Reshape(op.Mul(op.Reshape(delta, groups), op.Unsqueeze(u, op.Constant(value_ints=[2]))), op.Shape(delta))
     token, row = _in_chunks(_visits(delta, order, reverse))
-    inputs, dt = _rows_of(u, token), _rows_of(delta, token)  # [T, B, K, M, D]
-    decay = op.Exp(op.Mul(op.Unsqueeze(dt, last), op.Unsqueeze(A, after_directions)))
-    weights = op.Unsqueeze(_rows_of(B, token), op.Constant(value_ints=[-2]))
-    h = _states(decay, op.Mul(op.Unsqueeze(op.Mul(dt, inputs), last), weights))  # [T, B, K, M, D, N]
-    y = op.ReduceSum(op.Mul(h, op.Unsqueeze(_rows_of(C, token), op.Constant(value_ints=[-2]))), last, keepdims=0)
+    dt, drive, weights = _rows_of(delta, token), _rows_of(drive, token), _rows_of(B, token)  # [T, B, K, M, D or N]
+    if A.shape[2] == 1:
+        # The axis of the states comes last but for the channels, where it costs nothing.
+        decay = op.Exp(op.Mul(dt, op.Transpose(A, perm=[0, 2, 1])))
+        h = _states(decay, op.Mul(drive, weights))  # [T, B, K, M, D]
+        y = op.Mul(_at_tokens(h, row), C)
+        h = op.Unsqueeze(h, last)
+    else:
+        decay = op.Exp(op.Mul(op.Unsqueeze(dt, last), op.Unsqueeze(A, after_directions)))
+        h = _states(decay, op.Mul(op.Unsqueeze(drive, last), op.Unsqueeze(weights, op.Constant(value_ints=[-2]))))
+        weights = op.Unsqueeze(_rows_of(C, token), op.Constant(value_ints=[-2]))
+        y = _at_tokens(op.ReduceSum(op.Mul(h, weights), last, keepdims=0), row)
+    y = op.ReduceSum(op.Reshape(y, groups), op.Constant(value_ints=[2]), keepdims=0)  # [B, G, L, D]
     if D is not None:
-        y = op.Add(y, op.Mul(op.Unsqueeze(D, after_directions), inputs))
-    return _at_tokens(y, row, u), _last_state(h, row)
+        of_groups = op.Reshape(D, op.Concat(op.Shape(u, start=1, end=2), last, op.Shape(D, start=1), axis=0))
+        y = op.Add(y, op.Mul(u, op.ReduceSum(of_groups, after_directions)))
+    return y, _last_state(h, row)
 
 
 @script(_DOMAIN)
 def _at_tokens(
     y: FLOAT[...],  # [T, B, K, M, D]
     row: INT64[...],  # [B, K, L]
-    u: FLOAT[...],  # [B, G, L, D]
-) -> FLOAT[...]:  # [B, G, L, D]
-    """The results at the tokens' own places, summed over the directions of a group."""
-    rows = op.Concat(op.Constant(value_ints=[-1]), op.Shape(y, start=4), axis=0)
-    in_place = op.Gather(op.Reshape(y, rows), row)  # [B, K, L, D]
-    groups = op.Concat(op.Shape(u, end=2), op.Constant(value_ints=[-1]), op.Shape(u, start=2), axis=0)
-    return op.ReduceSum(op.Reshape(in_place, groups), op.Constant(value_ints=[2]), keepdims=0)
+) -> FLOAT[...]:  # [B, K, L, D]
+    """The results at the tokens' own places."""
+    return op.Gather(op.Reshape(y, op.Concat(op.Constant(value_ints=[-1]), op.Shape(y, start=4), axis=0)), row)
 
 
 @script(_DOMAIN)
@@ -156,4 +185,7 @@ def _visits(delta: Any, order: Any, reverse: Sequence[bool]) -> Any:
     return op.GatherElements(order, op.Expand(place, shape), axis=2)
 
 
-TRANSLATIONS = {torch.ops.ssm_core.selective_scan.default: selective_scan}
+TRANSLATIONS: Table = {
+    torch.ops.ssm_core.selective_scan.default: selective_scan,
+    torch.ops.aten.softplus.default: softplus,
+}
