@@ -100,7 +100,11 @@ class Aoti(Format):
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Compile the graph, see :meth:`Format.write`."""
         # Without this the code starts as many threads on every machine as the one has on which it was compiled.
-        options = {"cpp.dynamic_threads": True}
+        options: dict[str, Any] = {"cpp.dynamic_threads": True}
+        if _has_free_sides(program):
+            # To find an element's place in a map of unknown size, Inductor's loops divide integers, which takes longer
+            # than they save. In this mode the code calls PyTorch's kernels instead.
+            options |= torch._inductor.list_mode_options().get("lite", {})
         program = without_python(program)
         _write(
             path,
@@ -145,8 +149,17 @@ class Onnx(Format):
         """The model in ONNX Runtime as a function, see :meth:`Format.load`."""
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
+
+
+def _has_free_sides(program: ExportedProgram) -> bool:
+    """Whether a graph takes images of more than one height or width."""
+    images = program.graph_signature.user_inputs[0]
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == images)
+    return not all(isinstance(side, int) for side in shape[2:])
 
 
 def _write(path: Path, save: Callable[[io.BytesIO], Any]) -> None:

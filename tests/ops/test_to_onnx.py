@@ -151,6 +151,17 @@ def test_selective_scan(directions, states):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_softplus():
+    """Small results keep their digits. The second call has its own slope and threshold."""
+
+    def both(x):
+        return torch.nn.functional.softplus(x), torch.nn.functional.softplus(x, beta=2, threshold=3)
+
+    x = torch.linspace(-80, 80, 4001)
+    for expected, found in zip(both(x.double()), convert(both, (x[:5],), [(0,)])(x), strict=True):
+        torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_norms(dtype):
     """The six norms, with the stream in float32 and the branch in another type."""

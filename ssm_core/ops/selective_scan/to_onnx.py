@@ -17,6 +17,7 @@ from onnxscript.values import Opset
 from ssm_core.ops.registry import Table
 
 _DOMAIN = Opset("ssm_core", 1)
+_EXACT = 20.0  # log(1 + exp(x)) is x from here on, in float32
 
 
 @script(_DOMAIN)
@@ -98,16 +99,19 @@ def _states(
 
 
 def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    """``aten::softplus``, log(1 + exp(βx)) / β. ONNX Runtime's ``Softplus`` takes twice as long as these operators.
+    """``aten::softplus``, log(1 + exp(βx)) / β, and x where βx is above the threshold.
 
-    With y = exp(-|x|), the rounding of 1 + y is added back to its logarithm.
+    ONNX Runtime's ``Softplus`` takes twice as long. With y = exp(-|βx|), the rounding of 1 + y is added back to its
+    logarithm. From 20 on the result is x in float32 in any case.
     """
-    if beta != 1:
-        return op.Div(softplus(op.Mul(x, beta)), beta)
-    y = op.Exp(op.Neg(op.Abs(x)))
+    scaled = x if beta == 1 else op.Mul(x, op.CastLike(op.Constant(value_float=beta), x))
+    y = op.Exp(op.Neg(op.Abs(scaled)))
     one = op.CastLike(op.Constant(value_float=1.0), x)
     rounded = op.Add(y, one)
-    return op.Add(op.Relu(x), op.Add(op.Log(rounded), op.Sub(y, op.Sub(rounded, one))))
+    result = op.Add(op.Relu(scaled), op.Add(op.Log(rounded), op.Sub(y, op.Sub(rounded, one))))
+    if threshold < _EXACT:
+        result = op.Where(op.Greater(scaled, op.CastLike(op.Constant(value_float=threshold), x)), scaled, result)
+    return result if beta == 1 else op.Div(result, op.CastLike(op.Constant(value_float=beta), x))
 
 
 def selective_scan(

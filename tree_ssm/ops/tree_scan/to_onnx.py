@@ -163,9 +163,7 @@ def tree_scan(u: Any, weight: Any, parent: Any, order: Any, both: bool, schedule
     xi = [blocks.level(source, _LEVELS - 1)]
     for c in range(_LEVELS - 1, 0, -1):
         moved = op.Mul(levels[c], xi[0])
-        xi.insert(
-            0, op.ScatterND(blocks.level(source, c - 1), _column(blocks.parents[c - 1]), moved, reduction="add")
-        )
+        xi.insert(0, op.ScatterND(blocks.level(source, c - 1), _column(blocks.parents[c - 1]), moved, reduction="add"))
     h = op.Concat(*xi, axis=0)
     if both:
         # Down: first without what comes from the heads, then the heads, and then what comes from them.
