@@ -157,7 +157,7 @@ def test_softplus():
     def both(x):
         return torch.nn.functional.softplus(x), torch.nn.functional.softplus(x, beta=2, threshold=3)
 
-    x = torch.linspace(-80, 80, 4001)
+    x = torch.linspace(-40, 40, 4001)  # the results are above the subnormal numbers
     for expected, found in zip(both(x.double()), convert(both, (x[:5],), [(0,)])(x), strict=True):
         torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
 
