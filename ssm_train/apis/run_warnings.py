@@ -8,7 +8,7 @@ from pathlib import Path
 _MOST = 30  # distinct warnings that are told
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # which FORCE_COLOR writes into a file, too
 # Lines of mmengine's logger, whose errors name a place in the code, and of Python's warnings.
-_LOGGED = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - .+? - (?:WARNING|ERROR - .+? - \w+ - \d+) - (?P<text>.+)")
+_LOGGED = re.compile(r"\d\d/\d\d \d\d:\d\d:\d\d - .+? - (?:WARNING|ERROR - .+? - \S+ - \d+) - (?P<text>.+)")
 _WARNED = re.compile(r"\S.*?:\d+: (?P<text>\w*Warning: .+)")
 
 
