@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import runs
 from command_line import CONFIGS, error_of, run
+from mmengine.logging.logger import MMFormatter
 from PIL import Image
+from termcolor.termcolor import can_colorize
 
 from ssm_core.errors import ConfigError
 from ssm_train.apis.run_processes import RunProcess, Training, environments
@@ -283,13 +287,16 @@ LONG = (*(option for option in SHORT if "max_epochs" not in option), "train_cfg.
 
 @pytest.mark.parametrize(("number", "at_once"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_signal_to_the_command_alone_stops_its_runs(tmp_path, request, number, at_once):
-    """It is not sent to the group, as a terminal does. Given again, the command goes on from what the runs saved."""
+    """It is not sent to the group, as a terminal does. Given again, the command goes on from what the runs saved.
+
+    The latter is shown where the processes start fast: runs side by side import everything for themselves.
+    """
     python = sys.executable if at_once else request.getfixturevalue("quick_python")
     line = [python, "-m", "ssm_train.commands", "ablate", DIGITS, "--grid", "seed=0,1,2", "--work-dir", tmp_path]
     line += [*["--at-once", "2"] * at_once, "--cfg-options", *LONG]
     first = 2 if at_once else 1  # runs that begin
     reached = [0] * first
-    for attempt in range(2):
+    for attempt in range(1 if at_once else 2):
         command = subprocess.Popen(
             line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -368,33 +375,48 @@ def test_warnings_of_the_runs_are_told_once(tmp_path, unreadable, quick_python, 
         assert not at_once or "start method" not in log.read_text()
 
 
-def test_what_is_a_warning_in_a_log(tmp_path):
-    """The lines are written by mmengine's logger, and by Python."""
+@pytest.fixture
+def colours(monkeypatch):
+    """Call it to let loggers colour their lines also in files."""
+
+    def begin():
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        can_colorize.cache_clear()
+
+    yield begin
+    monkeypatch.undo()
+    can_colorize.cache_clear()
+
+
+def test_what_is_a_warning_in_a_log(tmp_path, colours):
+    """The lines have the forms of mmengine's logger, without colours and with them, and of Python."""
     logs = [tmp_path / name / "log" for name in ("one", "two")]
-    code = """
-import sys, warnings
-from mmengine.logging import MMLogger
-logger = MMLogger.get_instance("mmengine")
-logger.info("nothing")
-for number in range(2):
-    logger.warning(f"left out - in {sys.argv[1]}\\nand more")
-logger.error("not saved")
-warnings.warn("old", DeprecationWarning)
-warnings.warn(f"in {sys.argv[1]} alone" if sys.argv[2] == "0" else "other")
-print("Warning: of a program")
-"""
     for number, log in enumerate(logs):
         log.parent.mkdir()
-        with log.open("w") as file:
-            command = [sys.executable, "-W", "default", "-c", code, log.parent, str(number)]
-            environment = os.environ | {"FORCE_COLOR": "1"} if number else None
-            subprocess.run(command, stdout=file, stderr=file, check=True, env=environment)
+        if number:
+            colours()
+        logger = logging.Logger("mmengine")
+        logger.addHandler(handler := logging.FileHandler(log))
+        handler.setFormatter(MMFormatter(color=True, datefmt="%m/%d %H:%M:%S"))
+        logger.info("nothing")
+        for _ in range(2):
+            logger.warning(f"left out - in {log.parent}\nand more")
+        logger.error("not saved")
+        exec('logger.error("not saved outside a function")', {"logger": logger})
+        handler.close()
+        own = "other" if number else f"in {log.parent} alone"
+        with log.open("a") as file:
+            file.write(warnings.formatwarning("old", DeprecationWarning, __file__, 1))
+            file.write(warnings.formatwarning(own, UserWarning, __file__, 2))
+            file.write("Warning: of a program\n")
     first = f"left out - in {tmp_path / 'one'}"
-    found = [first, "not saved", "DeprecationWarning: old", f"UserWarning: in {tmp_path / 'one'} alone"]
+    assert ["\x1b" in log.read_text() for log in logs] == [False, True]
+    found = [first, "not saved", "not saved outside a function", "DeprecationWarning: old"]
+    found.append(f"UserWarning: in {tmp_path / 'one'} alone")
     assert list(warnings_of(logs[0])) == found
     told = {warned.text: (warned.runs, warned.log) for warned in distinct([*logs, tmp_path / "none" / "log"])}
     assert told == {
-        **dict.fromkeys(found[:3], (2, logs[0])), found[3]: (1, logs[0]), "UserWarning: other": (1, logs[1])
+        **dict.fromkeys(found[:4], (2, logs[0])), found[4]: (1, logs[0]), "UserWarning: other": (1, logs[1])
     }  # fmt: skip
     assert described(logs)[1] == f"- {first} (2 of 2 runs, first in {logs[0]})"
     assert described([tmp_path / "none"]) == []
