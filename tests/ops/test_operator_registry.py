@@ -44,6 +44,7 @@ def test_forms_in_onnx():
     names = {str(op) for op in onnx_translations()}
     assert names == {
         "aten.roll.default",
+        "aten.softplus.default",
         "ssm_core.depthwise_conv.default",
         "ssm_core.norm.default",
         "ssm_core.gated_norm.default",
