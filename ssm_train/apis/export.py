@@ -6,6 +6,7 @@ or segmentor. Batches and images may have any size, unless the images' size is f
 
 import importlib
 import io
+import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -106,10 +107,17 @@ class Aoti(Format):
             # than they save. In this mode the code calls PyTorch's kernels instead.
             options |= torch._inductor.list_mode_options().get("lite", {})
         program = without_python(program)
-        _write(
-            path,
-            lambda file: torch._inductor.aoti_compile_and_package(program, package_path=file, inductor_configs=options),
-        )
+        logger = logging.getLogger("torch._inductor.ir")
+        logger.addFilter(_is_no_fallback)
+        try:
+            _write(
+                path,
+                lambda file: torch._inductor.aoti_compile_and_package(
+                    program, package_path=file, inductor_configs=options
+                ),
+            )
+        finally:
+            logger.removeFilter(_is_no_fallback)
 
     def load(self, path: Path) -> Runner:
         """The machine code as a function, see :meth:`Format.load`."""
@@ -153,6 +161,11 @@ class Onnx(Format):
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.numpy()})]
+
+
+def _is_no_fallback(record: logging.LogRecord) -> bool:
+    """Whether a record is another one than that of a kernel called through PyTorch, of which there are hundreds."""
+    return "using proxy executor as fallback" not in record.getMessage()
 
 
 def _has_free_sides(program: ExportedProgram) -> bool:

@@ -82,7 +82,7 @@ class Both(nn.Module):
         return tuple(net(images)[0] for net in self.nets)
 
 
-def test_without_our_python(photos, tmp_path, monkeypatch):
+def test_without_our_python(photos, tmp_path, monkeypatch, capfd):
     """torch.export's program and AOTInductor's package take any size and batch, and need only the compiled library."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     # The code runs only once. Trying and using vector instructions, optimising it and precompiling its headers would
@@ -96,6 +96,7 @@ def test_without_our_python(photos, tmp_path, monkeypatch):
     program = export.trace(network, 3)
     paths = tmp_path / "net.aoti.pt2", tmp_path / "net.pt2"
     export.FORMATS["aoti"].write(program, paths[0])
+    assert "proxy executor" not in capfd.readouterr().err
     export.FORMATS["torch_export"].write(program, paths[1])
     batches = [export.photo(path, IMAGENET) for path in photos]
     batches.append(torch.cat([export.photo(photos[0], IMAGENET, (64, 96))] * 3))
