@@ -34,13 +34,14 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
-def convert(function, inputs, free):
+def convert(function, inputs, free, threads=0):
     """Export ``function`` and return a call that runs it in onnxruntime.
 
     Args:
         function: takes tensors and returns tensors.
         inputs: example inputs for the export.
         free: the free axes of each input.
+        threads: how many run an operator; 0 for as many as there are cores.
     """
     shapes = (tuple(dict.fromkeys(axes, FREE) for axes in free),)
     program = torch.onnx.export(
@@ -51,7 +52,9 @@ def convert(function, inputs, free):
         dynamic_shapes=shapes,
         verbose=False,
     )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     names = [value.name for value in session.get_inputs()]
 
     def run(*values):
@@ -122,6 +125,26 @@ def test_tree_scan():
         both, up = run(u, weight, tree.parent)
         torch.testing.assert_close(both, tree_scan(u, weight, tree))
         torch.testing.assert_close(up, tree_scan(u, weight, tree, "up"))
+
+
+def test_tree_scan_in_several_threads():
+    """No addition is lost, however many children a vertex has. Maps are as large as those that are cut for threads."""
+
+    def scan(u, weight, parent):
+        return (torch.ops.tree_ssm.tree_scan(u, weight, parent, parent, True),)
+
+    generator = torch.Generator().manual_seed(0)
+    length, channels = 128 * 160, 64
+    grid = minimum_spanning_tree(torch.rand(1, 127 * 160 + 128 * 159, generator=generator), 128, 160)
+    breadth = torch.arange(length).unsqueeze(0)
+    star, wide = torch.zeros_like(breadth), (breadth - 1).clamp(min=0) // 50
+    u, weight = (torch.rand(1, length, channels, generator=generator) for _ in range(2))
+    run = convert(scan, (u[:, :6], weight[:, :6], star[:, :6]), [(0, 1)] * 3, threads=4)
+    for parent, order in ((grid.parent, grid.order), (star, breadth), (wide, breadth)):
+        expected = torch.ops.tree_ssm.tree_scan(u.double(), weight.double(), parent, order, True).float()
+        first = run(u, weight, parent)[0]
+        torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(run(u, weight, parent)[0], first) for _ in range(8))
 
 
 @pytest.mark.parametrize(("directions", "states"), [(2, 1), (4, 3)])

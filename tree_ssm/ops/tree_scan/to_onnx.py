@@ -4,6 +4,9 @@ A vertex whose depth is a multiple of eight is a head: the vertices below it, do
 Within all blocks at once, a pass takes one step a level. The heads alone, an eighth of the vertices, form a tree again,
 and a pass over it is a product (1 + M)(1 + M²)(1 + M⁴)…, which takes log₂ of its depth in steps. So the work is that of
 a few passes over all vertices, whatever the tree's depth.
+
+Siblings are neighbours in every level, so that their sum takes log₂ of their number in steps and no parent gets two
+additions at once. ONNX Runtime's ``ScatterND`` adds in several threads and loses additions where an index is repeated.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +51,8 @@ def _up(
     xi, w, ancestor = op.Identity(u), op.Identity(weight), op.Identity(parent)
     active = op.Cast(1, to=BOOL.dtype)
     while active:
-        xi = op.ScatterND(xi, op.Unsqueeze(ancestor, op.Constant(value_ints=[1])), w * xi, reduction="add")
+        rows = op.Expand(op.Unsqueeze(ancestor, op.Constant(value_ints=[1])), op.Shape(xi))
+        xi = op.ScatterElements(xi, rows, w * xi, axis=0, reduction="add")
         above = op.Gather(ancestor, ancestor)
         active = op.Cast(op.ReduceMax(op.Abs(above - ancestor), keepdims=0), to=BOOL.dtype)
         w = w * op.Gather(w, ancestor)
@@ -75,6 +79,30 @@ def _down(
 
 
 @script(_DOMAIN)
+def _add_up(
+    rows: FLOAT[...],  # [n, D]
+    parent: INT64[...],  # [n], equal ones are neighbours
+    into: FLOAT[...],  # [m, D]
+) -> FLOAT[...]:  # [m, D]
+    """Add rows to those of their parents. The first of the siblings brings the sum of all of them."""
+    count = op.Shape(parent)
+    total = op.Identity(rows)
+    reach = op.Min(op.Constant(value_ints=[1]), count)
+    same = op.Equal(parent[reach:], parent[: count - reach])
+    active = op.ReduceSum(op.Cast(same, to=INT64.dtype), keepdims=0) > 0
+    while active:
+        more = op.Where(op.Unsqueeze(same, op.Constant(value_ints=[1])), total[reach:], 0.0)
+        total = op.Concat(total[: count - reach] + more, total[count - reach :], axis=0)
+        reach = op.Min(reach + reach, count)
+        same = op.Equal(parent[reach:], parent[: count - reach])
+        active = op.ReduceSum(op.Cast(same, to=INT64.dtype), keepdims=0) > 0
+    before = op.Slice(op.Concat(op.Constant(value_ints=[-1]), parent, axis=0), op.Constant(value_ints=[0]), count)
+    first = op.Not(op.Equal(parent, before))
+    target = op.Unsqueeze(op.Compress(parent, first, axis=0), op.Constant(value_ints=[1]))
+    return op.ScatterND(into, target, op.Compress(total, first, axis=0), reduction="add")
+
+
+@script(_DOMAIN)
 def _forest(
     parent: INT64[...],  # [B, L]
 ) -> INT64[...]:  # [B·L]
@@ -86,7 +114,7 @@ def _forest(
 
 
 class _Blocks(NamedTuple):
-    """The vertices of a forest, sorted by their level in their block."""
+    """The vertices of a forest, sorted by their level in their block, and within a level by their parent."""
 
     place: Any  # [V], where each vertex went
     vertex: Any  # [V], which vertex came to each place
@@ -100,24 +128,29 @@ class _Blocks(NamedTuple):
         start = op.Constant(value_ints=[0]) if level == 0 else self.ends[level - 1]
         return op.Slice(rows, start, self.ends[level])
 
+    def sums_up(self, weights: list[Any], source: Any) -> list[Any]:
+        """The pass up within all blocks, from their last level to the heads: the rows of every level."""
+        xi = [self.level(source, _LEVELS - 1)]
+        for c in range(_LEVELS - 1, 0, -1):
+            xi.insert(0, _add_up(op.Mul(weights[c], xi[0]), self.parents[c - 1], self.level(source, c - 1)))
+        return xi
+
 
 def _blocks(
     parent: Any,  # [V]
 ) -> _Blocks:
     """Cut a forest into blocks."""
     level = op.Mod(_depths(parent), op.Constant(value_int=_LEVELS))
-    flat = op.Constant(value_ints=[-1])
-    levels = [
-        op.Reshape(op.NonZero(op.Equal(level, op.Constant(value_int=c))), flat)  # [n]
-        for c in range(_LEVELS)
-    ]
-    vertex = op.Concat(*levels, axis=0)
+    count = op.Shape(parent)
+    _, vertex = op.TopK(op.Add(op.Mul(level, count), parent), count, largest=0)
     number = op.Range(op.Constant(value_int=0), op.Size(vertex), op.Constant(value_int=1))
     place = op.ScatterElements(vertex, vertex, number)
     above = op.Gather(place, op.Gather(parent, vertex))
-    ends = [op.Shape(levels[0])]
-    for c in range(1, _LEVELS):
-        ends.append(op.Add(ends[-1], op.Shape(levels[c])))
+    last = op.Constant(value_ints=[-1])
+    ends = [
+        op.Reshape(op.ReduceSum(op.Cast(op.LessOrEqual(level, op.Constant(value_int=c)), to=INT64.dtype)), last)
+        for c in range(_LEVELS)
+    ]
     blocks = _Blocks(place, vertex, above, None, ends, [])
     start = op.Constant(value_ints=[0])
     heads = [op.Slice(number, start, ends[0])]
@@ -129,7 +162,7 @@ def _blocks(
 
 
 def _column(index: Any) -> Any:
-    """An index as ``ScatterND`` takes it."""
+    """A list of numbers as a factor of rows."""
     return op.Unsqueeze(index, op.Constant(value_ints=[1]))
 
 
@@ -156,14 +189,9 @@ def tree_scan(u: Any, weight: Any, parent: Any, order: Any, both: bool, schedule
     head_weight = op.Mul(levels[0], op.Gather(product, head_parent))
     head_above = op.Gather(blocks.head, head_parent)
 
-    # Up: the heads' sums first. Each then adds to its parent, and all levels to the one above them.
-    sums = op.ScatterND(nothing, _column(blocks.head), op.Mul(product, source), reduction="add")
-    sums = _up(sums, head_weight, head_above)
-    source = op.ScatterND(source, _column(head_parent), op.Mul(levels[0], sums), reduction="add")
-    xi = [blocks.level(source, _LEVELS - 1)]
-    for c in range(_LEVELS - 1, 0, -1):
-        moved = op.Mul(levels[c], xi[0])
-        xi.insert(0, op.ScatterND(blocks.level(source, c - 1), _column(blocks.parents[c - 1]), moved, reduction="add"))
+    # Up: within the blocks, then the heads. Each head adds to its parent, in a block that is walked once more.
+    sums = _up(blocks.sums_up(levels, source)[0], head_weight, head_above)
+    xi = blocks.sums_up(levels, _add_up(op.Mul(levels[0], sums), head_parent, source))
     h = op.Concat(*xi, axis=0)
     if both:
         # Down: first without what comes from the heads, then the heads, and then what comes from them.
