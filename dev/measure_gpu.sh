@@ -61,7 +61,7 @@ part_loop() {
     files || return
     local family
     for family in quadmamba mambatree; do
-        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 8 \
+        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 40 \
             >"$folder/loop.$family.log" 2>&1 &
     done
     wait

@@ -137,10 +137,14 @@ def _end_with_parent() -> None:
 
 def _train(training: Training, log: str) -> Made:
     """Train in this process, whose output goes to a file."""
+    # Imported here, since the environment has to be set before.
+    from ssm_train.runtime.stopping import handlers_kept
+
     begin = time.perf_counter()
     with warnings.catch_warnings():
         pass  # Python then forgets which warnings it has shown, and each training gives its own
-    with _output_to(log), _handlers_kept():
+    # After a training that a signal stopped, signals would be ignored until the end of the process.
+    with _output_to(log), handlers_kept():
         try:
             status = cli.run(lambda: _run(training))
         except Exception:
@@ -164,20 +168,6 @@ def _run(training: Training) -> None:
     config, options, folder, amp, compiled = training
     cfg = run_config(config, list(options), folder, amp=amp, compiled=compiled)
     cli.say(train(cfg, resume=True, or_begin=True).describe(cfg))
-
-
-@contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put the handlers of signals back. After a training that a signal stopped, they would be ignored until the end."""
-    # Imported here, since the environment has to be set before.
-    from ssm_train.data.workers import STOP_SIGNALS
-
-    kept = [(number, signal.getsignal(number)) for number in STOP_SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in kept:
-            signal.signal(number, handler)
 
 
 @contextmanager

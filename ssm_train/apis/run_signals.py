@@ -8,9 +8,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO, Any
+from typing import IO
 
 from ssm_train.data.workers import STOP_SIGNALS
+from ssm_train.runtime.stopping import handlers_kept
 
 
 class PassedOn:
@@ -33,16 +34,12 @@ class PassedOn:
 
         A signal that this process was started to ignore stays ignored, as SIGHUP under ``nohup``.
         """
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    before[number] = signal.signal(number, self._handle)
-        try:
+        with handlers_kept():
+            if threading.current_thread() is threading.main_thread():
+                for number in STOP_SIGNALS:
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        signal.signal(number, self._handle)
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def call(self, command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]) -> int:
         """Run a program, which gets the signals, and return its exit status; negative after a signal.

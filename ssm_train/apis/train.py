@@ -100,7 +100,7 @@ def train(
         resume: continue the run of a checkpoint file, or with True of the newest good one in the work folder.
         overwrite: delete the files of the run that was there.
         fresh: train in a new folder ``run_N`` within the work folder.
-        or_begin: with ``resume=True``: it is no matter for a warning if there is no run to continue, and one begins.
+        or_begin: with ``resume=True``: begin without a warning if there is no run to continue.
         keep_updates: continue a run of other processes, batch size or accumulation with the same samples in each
             update. Their product has to be the same, unless the number of processes alone is another one.
         new_schedule: follow the schedule of the config where that of the run to continue differs.

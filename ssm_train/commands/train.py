@@ -25,7 +25,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     again.add_argument("--fresh", action="store_true", help="keep the run in the work folder, train in run_2 within it")
     parser.add_argument(
         "--or-begin", action="store_true",
-        help="with --resume: there may be nothing to continue, and the run begins then; for commands that are given "
+        help="with --resume: begin without a warning if there is nothing to continue; for commands that are given "
         "again and again",
     )  # fmt: skip
     parser.add_argument(

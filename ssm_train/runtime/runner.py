@@ -48,8 +48,9 @@ class Runner(BuildingRunner):
     rescue: RescueHook | None = None
     # Weights to start from if there is no checkpoint to resume.
     start_from: str | None = None
-    # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
+    # Whether it is expected that there is nothing to resume.
     may_begin = False
+    # What of a run to resume may differ from the config; see :func:`.continuing.settle`.
     keep_updates = False
     new_schedule = False
     # Number of iterations after which a table says where their time goes; 0 for no table.

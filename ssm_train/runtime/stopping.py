@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -70,8 +71,7 @@ class StopSignals:
             self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _put_back(self._before)
         self._before.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -92,6 +92,25 @@ class StopSignals:
         if os.environ.get("RANK", "0") == "0":
             with suppress(OSError):  # SIGHUP comes when a terminal is closed, and then nothing can be written to it
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Context at whose end the handlers of the signals that stop a training are those of its beginning.
+
+    Only the main thread can change them; elsewhere this does nothing.
+    """
+    here = threading.current_thread() is threading.main_thread()
+    kept = {number: signal.getsignal(number) for number in STOP_SIGNALS if here}
+    try:
+        yield
+    finally:
+        _put_back(kept)
+
+
+def _put_back(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python
 
 
 class Vote:

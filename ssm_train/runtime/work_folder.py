@@ -36,7 +36,7 @@ class Start:
         resume: go on with the run that was there, or with the run of this checkpoint file.
         overwrite: delete the files of the run that was there, and begin anew.
         fresh: begin in a new folder within the work folder.
-        or_begin: with ``resume``: it is expected that there may be no run to go on with, and one begins then.
+        or_begin: with ``resume``: begin without a warning if there is no run to go on with.
     """
 
     resume: bool | str | Path = False

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> list[Point]:
         batch, size = (throughput["rows"][0][name] for name in ("batch", "size"))
         conditions = f"{settings['mode']}, batch {batch}, {size}×{size}, {settings['dtype']}"
         metric = study["metric"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, IndexError, TypeError) as error:
         raise DataError(f"{options.study} or {options.throughput} has another form: {error}") from error
     if not points:
         raise DataError(f"no cell of the table {options.table!r} was both trained and timed")

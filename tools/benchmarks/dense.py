@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,11 +201,11 @@ def report(rows: Sequence[Row], options: argparse.Namespace) -> None:
     row = rows[-1]
     columns = [f"{row.model:14s}{row.seconds:12.4f}{row.waiting:9.0%}", _or_dash(row.busy, "10.0%")]
     print(*columns, _or_dash(row.gibibytes, "7.1f"), _or_dash(row.to_reference, "16.2f"), sep="", flush=True)
-    if options.json:
-        from ssm_core.timing import machine
+    # Imported here so that --help stays fast.
+    from measured.report import write_report
+    from ssm_core.timing import machine
 
-        known = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(known, indent=2))
+    write_report(options.json, {"machine": machine(options.device)}, rows)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssm_core.errors import UserError
@@ -109,8 +109,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
     """Measure, print a table and return its rows."""
     options = parse(argv)
     # Imported after parsing so that --help stays fast.
+    from measured.report import write_report
     from ssm_core.timing import machine
-    from ssm_train.runtime.files import check_file, write_text_atomically
+    from ssm_train.runtime.files import check_file
 
     if options.json:
         check_file(options.json)
@@ -122,9 +123,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
         row = rows[-1]
         # Each figure is kept as soon as it is known: the whole takes minutes.
         print(f"{what:18s}{row.images_per_second:10.1f}{row.milliseconds:10.2f}{row.to_bare:9.3f}", flush=True)
-        if options.json:
-            report = {"machine": machine(options.device), "rows": [asdict(row) for row in rows]}
-            write_text_atomically(options.json, json.dumps(report, indent=2))
+        write_report(options.json, {"machine": machine(options.device)}, rows)
     return rows
 
 

@@ -2,8 +2,8 @@
 
 A loading process crops and flips an image and draws all other numbers with timm's own code (:mod:`.drawing`), so that
 they are those that timm would draw from the same seed. :func:`.finish` then computes what they say for a whole batch,
-on any device, as Pillow would. Batches of datasets in memory are cropped and flipped whole, on the
-device (:mod:`.boxes`).
+on any device, as Pillow would. Batches of datasets in memory are cropped and flipped whole, on the device
+(:mod:`.boxes`).
 """
 
 from ssm_train.data.augmentation.boxes import VIEW_KEY, draw_views

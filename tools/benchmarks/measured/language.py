@@ -2,18 +2,18 @@
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import transformers
 from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
+from measured.report import write_report
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis.devices import usable_device
-from ssm_train.runtime.files import check_file, write_text_atomically
+from ssm_train.runtime.files import check_file
 from tree_ssm.language import MambaTreeConfig, MambaTreeForCausalLM
 from tree_ssm.language.kernels import installed
 
@@ -169,7 +169,5 @@ def run(options: argparse.Namespace, known: Sequence[str]) -> list[Row]:
                 f"{row.milliseconds_per_step:9.1f} {memory:>6} {ratio:>9}",
                 flush=True,
             )
-    if options.json:
-        report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
+    write_report(options.json, {"machine": about, "settings": settings}, rows)
     return rows

@@ -1,10 +1,9 @@
 """Measures how many images a core loads a second, and what the device does for the rest: ../loading.py."""
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from measured.report import write_report
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis.devices import usable_device
 from ssm_train.data.augmentation import finish
@@ -25,7 +25,7 @@ from ssm_train.data.collate import collate_images
 from ssm_train.data.datasets import ImageFolder
 from ssm_train.data.images import decode
 from ssm_train.data.transforms import TrainTransform
-from ssm_train.runtime.files import check_file, write_text_atomically
+from ssm_train.runtime.files import check_file
 from ssm_train.runtime.reproducibility import SeededDataset, make_reproducible
 
 RECIPE = {"auto_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25}
@@ -184,6 +184,5 @@ def run(options: argparse.Namespace) -> list[Row]:
     if options.processes:
         rate = loader_rate(options)
         print(f"{options.processes} loading processes: {rate:.0f} img/s, {rate / options.processes:.0f} a process")
-    if options.json:
-        write_text_atomically(options.json, json.dumps({"machine": about, "rows": list(map(asdict, rows))}, indent=2))
+    write_report(options.json, {"machine": about}, rows)
     return rows

@@ -1,19 +1,19 @@
 """Measures the norms beside PyTorch's and beside the memory floor: ../norms.py."""
 
 import argparse
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from measured.report import write_report
 from ssm_core.ops import gated_layer_norm, layer_norm, residual_layer_norm
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_train.apis.devices import usable_device
-from ssm_train.runtime.files import check_file, write_text_atomically
+from ssm_train.runtime.files import check_file
 
 STREAM = torch.float32
 
@@ -137,7 +137,5 @@ def run(options: argparse.Namespace) -> list[Row]:
                 columns = (row.eager, row.compiled, row.ours, row.floor)
                 times = " ".join(f"{'' if t is None else f'{t:.4f}':>9}" for t in columns)
                 print(f"{row.norm:9} {row.shape:16} {row.step:8} {times}", flush=True)
-    if options.json:
-        report = {"machine": about, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
+    write_report(options.json, {"machine": about}, rows)
     return rows

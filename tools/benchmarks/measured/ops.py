@@ -1,15 +1,15 @@
 """Measures every operator's kernel beside its reference and beside the memory floor: ../ops.py."""
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from measured.report import write_report
 from measured.shapes import Shape
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
@@ -18,7 +18,7 @@ from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_core.writing import explained
 from ssm_train.apis.devices import usable_device
-from ssm_train.runtime.files import check_file, write_text_atomically
+from ssm_train.runtime.files import check_file
 from tree_ssm.ops import (
     grid_distances,
     minimum_spanning_tree,
@@ -361,9 +361,7 @@ def run(options: argparse.Namespace) -> list[Row]:
                     f"{row.floor_ms:9.3f} {tail}",
                     flush=True,
                 )
-    if options.json:
-        report = {"machine": about, "copy_bytes_per_second": rate, "rows": [asdict(row) for row in rows]}
-        write_text_atomically(options.json, json.dumps(report, indent=2))
+    write_report(options.json, {"machine": about, "copy_bytes_per_second": rate}, rows)
     if options.plot:
         plot_growth(rows, about, options.plot)
     return rows

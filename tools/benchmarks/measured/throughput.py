@@ -2,9 +2,8 @@
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import timm
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import tree_ssm  # noqa: F401  registers the models with timm
+from measured.report import write_report
 from quadtree_ssm import QuadMamba
 from quadtree_ssm.modules import CrossScan, QuadtreeScan
 from ssm_core.errors import ConfigError
@@ -270,9 +270,7 @@ def run(options: argparse.Namespace) -> list[Row]:
                 f"{memory:>6} {row.to_last:8.2f}",
                 flush=True,
             )
-            if options.json:
-                report = {"machine": about, "settings": settings, "rows": [asdict(row) for row in rows]}
-                write_text_atomically(options.json, json.dumps(report, indent=2))
+        write_report(options.json, {"machine": about, "settings": settings}, rows)
         torch.compiler.reset()  # what was compiled for one size would be compiled anew for all sizes
     if options.plot:
         conditions = f"{'training' if options.mode == 'train' else 'inference'}, {settings['dtype']}, {about['device']}"
