@@ -21,7 +21,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # By the time that they take, the longest first.
 LONGEST = (
     "test_slurm.py", "test_language_study.py", "test_export.py", "test_lines.py", "test_empty_success.py",
-    "test_bad_places.py", "test_benchmarks.py", "test_ablate.py", "test_bad_input.py",
+    "test_bad_places.py", "test_benchmarks.py", "test_ablate_processes.py", "test_ablate.py", "test_bad_input.py",
 )  # fmt: skip
 
 

@@ -42,8 +42,10 @@ def kill_workers_and_wait(optimizer, args, kwargs):
 class HarmHook(Hook):
     """Does something to one of the processes in iteration 4, or to the workers of its loader in iteration 2."""
 
+    runs_late = True
+
     def __init__(self, harm, rank):
-        self.harm, self.rank = harm, rank
+        self.harm, self.rank, self.kills = harm, rank, False
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         # A worker is two batches ahead, and an epoch has six.
@@ -57,10 +59,17 @@ class HarmHook(Hook):
             raise ValueError("no luck")
         elif self.harm == "worker SIGKILL in the update":
             runner.optim_wrapper.optimizer.register_step_pre_hook(kill_workers_and_wait)
+        elif self.harm == "worker SIGKILL in the hooks":
+            self.kills = True
         elif self.harm.startswith("worker "):
             kill_workers(getattr(signal, self.harm.split()[1]))
         else:
             os.kill(os.getpid(), getattr(signal, self.harm))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.kills and runner.iter + 1 == 2:
+            kill_workers()
+            time.sleep(1)
 
 
 def start(tmp_path, name, run, *options, harm=None, rank=0):
@@ -165,11 +174,20 @@ def test_a_loaders_worker(tmp_path, harm):
     assert runs.last_state(run)["meta"]["iter"] in range(1, 6)
 
 
-@pytest.mark.parametrize("harm", ["worker SIGKILL", "worker SIGKILL in the update"])
-def test_a_loaders_worker_of_one_process(tmp_path, harm):
+@pytest.mark.parametrize(
+    ("harm", "late"),
+    [
+        ("worker SIGKILL", False),
+        ("worker SIGKILL in the update", False),
+        ("worker SIGKILL in the hooks", False),
+        ("worker SIGKILL in the hooks", True),
+    ],
+)
+def test_a_loaders_worker_of_one_process(tmp_path, harm, late):
     run, log = tmp_path / "run", tmp_path / "log"
-    runs.call(runs.train_tool, log, OPTIONS[0], run, *OPTIONS[1:], *WORKER, expected=1,
-              hooks=[dict(type=f"{__name__}.HarmHook", harm=harm, rank=0)])  # fmt: skip
+    hooks = [dict(type=f"{__name__}.HarmHook", harm=harm, rank=0), *[dict(type="runs.LateHook")] * late]
+    fused = ["optim_wrapper.optimizer.fused=True"] * late
+    runs.call(runs.train_tool, log, OPTIONS[0], run, *OPTIONS[1:], *WORKER, *fused, expected=1, hooks=hooks)
     said = Path(f"{log}.err").read_text()
     assert "error: a worker of a data loader died or gave no batch in time" in said
     # The worker dies in iteration 2. The loader has no more than two batches for afterwards.
