@@ -82,15 +82,40 @@ class Both(nn.Module):
         return tuple(net(images)[0] for net in self.nets)
 
 
-def test_without_our_python(photos, tmp_path, monkeypatch, capfd):
-    """torch.export's program and AOTInductor's package take any size and batch, and need only the compiled library."""
+@pytest.fixture
+def quick_compiler(tmp_path, monkeypatch):
+    """Compile code that runs only once.
+
+    Trying and using vector instructions, optimising, and precompiling headers would take most of the time.
+    """
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    # The code runs only once. Trying and using vector instructions, optimising it and precompiling its headers would
-    # take most of the time.
     monkeypatch.setattr(torch._inductor.cpu_vec_isa, "valid_vec_isa_list", list)
-    monkeypatch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
-    monkeypatch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
+    settings = {
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.precompile_headers": False,
+        "cpp_cache_precompile_headers": False,
+    }
+    with torch._inductor.config.patch(settings):
+        yield
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_package_of_one_size(photos, tmp_path):
+    """Inductor writes loops of its own for it. It takes any batch."""
+    torch.manual_seed(0)
+    network = export.Outputs(Both())
+    export.FORMATS["aoti"].write(export.trace(network, 3, (64, 96)), tmp_path / "net.aoti.pt2")
+    run = export.FORMATS["aoti"].load(tmp_path / "net.aoti.pt2")
+    images = torch.cat([export.photo(path, IMAGENET, (64, 96)) for path in photos])
+    with torch.inference_mode():
+        for batch in (images, images[:1]):
+            for found, expected in zip(run(batch), network(batch), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_without_our_python(photos, tmp_path, capfd):
+    """torch.export's program and AOTInductor's package take any size and batch, and need only the compiled library."""
     torch.manual_seed(0)
     network = export.Outputs(Both())
     program = export.trace(network, 3)
