@@ -1,6 +1,7 @@
 """The skeleton of a backbone with stages, which the model families fill in."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -124,6 +125,8 @@ class Backbone(TimmInterface, HubModel):
             time: norms together with the sums of the residual stream and the rounding to autocast's dtype, and on a GPU
             convolutions together with SiLU. False takes PyTorch's layers. The weights are the same. See
             :func:`~ssm_core.layers.fuse_norms` and :func:`~ssm_core.layers.fuse_convolutions`.
+        linear_std: standard deviation of the initial weights of linear layers, which are drawn from a normal
+            distribution cut off at ±2. Scans initialise their own.
 
     Raises:
         ValueError: ``depths`` and ``dims`` differ in length or are empty, or a number is out of range.
@@ -149,6 +152,7 @@ class Backbone(TimmInterface, HubModel):
         img_size: Sides | None = None,
         grey_from_colours: bool = False,
         fused: bool = True,
+        linear_std: float = 0.02,
     ) -> None:
         super().__init__()
         if len(depths) != len(dims) or not depths:
@@ -157,11 +161,13 @@ class Backbone(TimmInterface, HubModel):
         _require(min(dims) >= 1, "dims", "1 or more for every stage", tuple(dims))
         _require(mlp_ratio * min(dims) >= 1, "mlp_ratio", "large enough for a hidden channel in every stage", mlp_ratio)
         _require(0 <= drop_path_rate < 1, "drop_path_rate", "from 0 to below 1", drop_path_rate)
+        _require(0 <= linear_std < math.inf, "linear_std", "a finite number, 0 or more", linear_std)
         _require(in_chans >= 1, "in_chans", "1 or more", in_chans)
         _require(num_classes >= 0, "num_classes", "0 or more", num_classes)
         self.out_indices = None if out_indices is None else take_indices(out_indices, len(depths))
         count = len(depths) if self.out_indices is None else self.out_indices[-1] + 1
         self.in_chans = in_chans
+        self.linear_std = linear_std
         self.img_size = check_sides(img_size)
         self.num_classes = num_classes if self.out_indices is None else 0
         self.num_features = dims[count - 1]
@@ -213,14 +219,13 @@ class Backbone(TimmInterface, HubModel):
             part.eval()
         return self
 
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
+    def _init_weights(self, module: nn.Module) -> None:
         """Initialise linear layers with a truncated normal, and scans by their own rule.
 
         ``apply`` visits children first, so the rule of a scan overwrites what its linear layers got before.
         """
         if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
+            trunc_normal_(module.weight, std=self.linear_std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, SelectiveSSM):

@@ -72,6 +72,8 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             Folders for the Hub turn it on, because transformers and programs of timm read all images in colours.
         fused: whether this project's kernels compute layer norms, residual sums and depthwise convolutions where that
             saves time. The weights are the same (see :class:`~ssm_core.backbone.Backbone`).
+        linear_std: standard deviation of the initial weights of linear layers. With the authors' 0.02, scans add little
+            to what narrow networks compute before they are trained long; see docs/study.md.
 
     Raises:
         ValueError: an argument is out of its range; the message names the argument.
@@ -104,6 +106,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
         img_size: Sides | None = None,
         grey_from_colours: bool = False,
         fused: bool = True,
+        linear_std: float = 0.02,
     ) -> None:
         base = look_up(ARCHITECTURES, arch, "MambaTreeV arch")
         depths = base.depths if depths is None else depths
@@ -137,6 +140,7 @@ class MambaTreeV(Backbone, paper_url="https://arxiv.org/abs/2406.02395", pipelin
             downsample_bias=False,
             closing_norm=True,
             layer_scale=layer_scale,
+            linear_std=linear_std,
             drop_path_rate=base.drop_path_rate if drop_path_rate is None else drop_path_rate,
             in_chans=in_chans,
             num_classes=num_classes,

@@ -55,6 +55,20 @@ SPELLED_OUT = {
 }
 
 
+@pytest.mark.parametrize("std", [None, 0.02, 0.1], ids=["default", "0.02", "0.1"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_linear_layers_begin_with_the_standard_deviation_asked_for_and_scans_with_their_own(name, std):
+    model = small(name, **({} if std is None else {"linear_std": std}))
+    layers = {key: m.weight.detach() for key, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    plain = torch.cat([weight.flatten() for key, weight in layers.items() if not key.endswith("x_proj")])
+    # A uniform distribution up to D^-½ has a standard deviation of (3 D)^-½.
+    scans = [
+        (weight * (3 * weight.shape[1]) ** 0.5).flatten() for key, weight in layers.items() if key.endswith("x_proj")
+    ]
+    assert plain.std().item() == pytest.approx(std or 0.02, rel=0.02)
+    assert torch.cat(scans).std().item() == pytest.approx(1, rel=0.05)
+
+
 @pytest.mark.parametrize("out_indices", [None, (0, 1, 2, 3)], ids=["classifier", "backbone"])
 @pytest.mark.parametrize("name", SPELLED_OUT)
 def test_named_variants_are_what_was_spelled_out(name, out_indices):
@@ -107,6 +121,7 @@ def test_unfit_arguments_say_what_is_wrong(name):
         ("drop_path_rate", (1.5, 1.0, -0.1, float("nan")), "drop_path_rate must be from 0 to below 1"),
         ("depths", ((1, -1, 1, 1),), "depths must be 0 or more"),
         ("dims", ((16, 0, 16, 16),), "dims must be 1 or more"),
+        ("linear_std", (-0.1, float("inf"), float("nan")), "linear_std must be a finite number, 0 or more"),
         ("mlp_ratio", (-1.0, 0.0, float("nan")), "mlp_ratio must be large enough"),
         ("num_classes", (-1,), "num_classes must be 0 or more"),
         ("in_chans", (-1, 0), "in_chans must be 1 or more"),
