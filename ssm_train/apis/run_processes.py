@@ -156,7 +156,9 @@ def _train(training: Training, log: str) -> Made:
     if "torch" in sys.modules:
         import torch
 
-        torch.cuda.empty_cache()  # for the other processes; it does nothing where there is no GPU
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # for the other processes
+            torch.cuda.reset_peak_memory_stats()  # or the next training would log this one's peak as its first
     return Made(status, time.perf_counter() - begin)
 
 
