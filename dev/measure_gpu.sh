@@ -2,7 +2,7 @@
 # Measures anew what docs/results.md, docs/performance.md and docs/study.md say of a GPU: dev/measure_gpu.sh FOLDER PART...
 #   step          compiled steps of all networks beside timm's, with the time of every kernel
 #   sides         time over the size of the image, beside cross scans, and from the smallest network to the largest
-#   loop          trainings on JPEG files beside the bare step
+#   loop:FAMILY   a family's training on JPEG files beside its bare step
 #   loading       images a second of a core, and of all
 #   start         seconds to the first iteration
 #   detection     Mask R-CNN beside mmdet's Swin-T
@@ -57,18 +57,12 @@ part_sides() {
     time_models sizes
 }
 
-part_loop() {
+# `loop FAMILY` runs a short training before the long one.
+loop() {
     files || return
-    local family
-    for family in quadmamba mambatree; do
-        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 40 \
-            >"$folder/loop.$family.log" 2>&1 &
-    done
-    wait
-    for family in quadmamba mambatree; do
-        "$python" $tools/loop.py --model $family --data "$folder/imagenet-like" --iterations 400 \
-            --json "$folder/loop.$family.json" || return
-    done
+    local options=(--model "$1" --data "$folder/imagenet-like")
+    "$python" $tools/loop.py "${options[@]}" --iterations 40 >"$folder/loop.$1.log" 2>&1
+    "$python" $tools/loop.py "${options[@]}" --iterations 400 --json "$folder/loop.$1.json"
 }
 
 part_loading() {
@@ -109,7 +103,8 @@ study() {
 failed=0
 for part in "$@"; do
     case $part in
-    step | sides | loop | loading | start | detection | segmentation) run=("part_$part") ;;
+    step | sides | loading | start | detection | segmentation) run=("part_$part") ;;
+    loop:*) run=(loop "${part#loop:}") ;;
     study:*) run=(study "${part#study:}") ;;
     *)
         echo "there is no part $part" >&2
@@ -117,7 +112,7 @@ for part in "$@"; do
         ;;
     esac
     begin=$SECONDS
-    "${run[@]}" 2>&1 | tee "$folder/$part.log"
+    "${run[@]}" 2>&1 | tee "$folder/${part/:/_}.log"
     status=${PIPESTATUS[0]}
     [ $status -eq 0 ] || failed=1
     echo "$part ended with $status after $((SECONDS - begin)) s"

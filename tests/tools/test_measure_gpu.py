@@ -9,7 +9,7 @@ import pytest
 from command_line import ROOT
 
 SCRIPT = ROOT / "dev" / "measure_gpu.sh"
-PARTS = ["step", "sides", "loop", "loading", "start", "detection", "segmentation", "study:scenes"]
+PARTS = ["step", "sides", "loop:quadmamba", "loading", "start", "detection", "segmentation", "study:scenes"]
 # Reads a command line as the tool does, writes it down, and measures nothing.
 PARSER = """#!{python}
 import importlib, sys
@@ -54,6 +54,6 @@ def test_the_parts_are_those_that_the_script_describes(tmp_path):
     done = subprocess.run([SCRIPT], capture_output=True, text=True)
     assert done.returncode == 2
     described = re.findall(r"^  (\S+) {2,}", done.stderr, re.M)
-    assert described == [part.replace("scenes", "NAME") for part in PARTS]
+    assert described == [part.replace("scenes", "NAME").replace("quadmamba", "FAMILY") for part in PARTS]
     done, lines = measure(tmp_path, "nothing")
     assert (done.returncode, done.stderr, lines.exists()) == (2, "there is no part nothing\n", False)
