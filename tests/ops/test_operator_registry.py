@@ -43,6 +43,7 @@ def test_what_flops_are_spent_on():
 def test_forms_in_onnx():
     names = {str(op) for op in onnx_translations()}
     assert names == {
+        "aten.log_sigmoid.default",
         "aten.roll.default",
         "aten.softplus.default",
         "ssm_core.depthwise_conv.default",

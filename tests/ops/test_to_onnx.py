@@ -185,6 +185,13 @@ def test_softplus():
         torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=0)
 
 
+def test_log_sigmoid():
+    """Confident scores differ, too, down to the subnormal numbers."""
+    x = torch.cat([torch.linspace(-40, 80, 4001), torch.tensor([-500.0, -100.0, -88.0])])
+    (found,) = convert(torch.nn.functional.logsigmoid, (x[:5],), [(0,)])(x)
+    torch.testing.assert_close(found, torch.nn.functional.logsigmoid(x.double()).float(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_norms(dtype):
     """The six norms, with the stream in float32 and the branch in another type."""

@@ -1,5 +1,6 @@
 """Compares every format of tools/export.py with the model on photographs, and runs it without this project's Python."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,14 +15,18 @@ from PIL import Image
 from torch import nn
 
 from quadtree_ssm import QuadMamba
+from ssm_core.layers import SelectiveSSM
 from ssm_train.apis import export
 from ssm_train.data.normalization import of_transform
 from ssm_train.runtime.config import load_config
 from ssm_train.tasks import task_of
 from tree_ssm import MambaTreeV
 
+# At the authors' standard deviation, scans change so narrow networks by less than any tolerance.
+STD = 1.0
+LIVELY = [f"model.backbone.linear_std={STD}"]
 # QuadMamba's cross scans begin at the third stage.
-RGB = ["model.backbone.in_chans=3"]
+RGB = ["model.backbone.in_chans=3", *LIVELY]
 RGB += [f"test_dataloader.dataset.transform.{key}=(0.5,0.4,0.3)" for key in ("mean", "std")]
 SMALL = {
     "quadmamba": ["model.backbone.dims=(8,8,16)", "model.backbone.depths=(2,1,1)", *RGB],
@@ -59,6 +64,17 @@ def photos(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
+def assert_scans_matter(network, images):
+    """Without its states, the network has to give something else: a hundredth of the largest value at least."""
+    silent = copy.deepcopy(network)
+    for module in silent.modules():
+        if isinstance(module, SelectiveSSM):
+            nn.init.zeros_(module.x_proj.weight)
+    with torch.inference_mode():
+        for found, without in zip(network(images), silent(images), strict=True):
+            assert (found - without).abs().max() > 0.01 * found.abs().max()
+
+
 def checkpoint_of(config, options, path):
     """Write a checkpoint of a config's random model. Its scans are moved away from their initial values."""
     torch.manual_seed(0)
@@ -66,6 +82,7 @@ def checkpoint_of(config, options, path):
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 or name.endswith("A_log"):
             parameter.data += 0.1 * torch.randn_like(parameter)
+    assert_scans_matter(export.Outputs(model.backbone.eval()), torch.randn(1, 3, 64, 96))
     torch.save({"state_dict": model.state_dict(), "meta": {}}, path)
     return path
 
@@ -75,7 +92,7 @@ class Both(nn.Module):
 
     def __init__(self):
         super().__init__()
-        size = dict(depths=(1,), dims=(8,), out_indices=(0,))
+        size = dict(depths=(1,), dims=(8,), out_indices=(0,), linear_std=STD)
         self.nets = nn.ModuleList([QuadMamba(**size), MambaTreeV(**size)])
 
     def forward(self, images):
@@ -104,6 +121,7 @@ def test_a_package_of_one_size(photos, tmp_path):
     """Inductor writes loops of its own for it. It takes any batch."""
     torch.manual_seed(0)
     network = export.Outputs(Both())
+    assert_scans_matter(network, export.photo(photos[0], IMAGENET, (64, 96)))
     export.FORMATS["aoti"].write(export.trace(network, 3, (64, 96)), tmp_path / "net.aoti.pt2")
     run = export.FORMATS["aoti"].load(tmp_path / "net.aoti.pt2")
     images = torch.cat([export.photo(path, IMAGENET, (64, 96)) for path in photos])
@@ -158,7 +176,7 @@ def test_onnx_classifier(family, photos, tmp_path, capsys):
 @pytest.mark.parametrize(("task", "kind"), [("detection", "onnx"), ("segmentation", "torch_export")])
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore`` is False")
 def test_maps_of_detectors_and_segmentors(task, kind, photos, tmp_path, capsys):
-    options = ["model.backbone.depths=(1,1,1,1)"]
+    options = ["model.backbone.depths=(1,1,1,1)", *LIVELY]
     checkpoint = checkpoint_of(NUCLEI[task], options, tmp_path / "net.pth")
     out = tmp_path / "elsewhere" / f"net{export.FORMATS[kind].suffix}"
     rest = ("--out", out, "--size", 64, 96, "--image", *photos[:2], "--cfg-options", *options)
