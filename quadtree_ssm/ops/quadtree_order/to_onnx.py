@@ -9,7 +9,6 @@ from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
 from ssm_core.ops.registry import Table
-from ssm_core.ops.selective_scan.to_onnx import softplus
 
 
 @script(Opset("quadtree_ssm", 1))
@@ -57,17 +56,7 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
     return x
 
 
-def log_sigmoid(x: Any) -> Any:
-    """``aten::log_sigmoid``, by which tokens are scored.
-
-    Torch's own translation is the logarithm of ``Sigmoid``. In ONNX Runtime that is -inf below -18 and 0 above 17, so
-    that quadrants of confident scores would be equal.
-    """
-    return op.Neg(softplus(op.Neg(x)))
-
-
 TRANSLATIONS: Table = {
     torch.ops.quadtree_ssm.quadtree_order.default: quadtree_order,
-    torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.roll.default: roll,
 }

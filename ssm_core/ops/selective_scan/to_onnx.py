@@ -114,6 +114,15 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return result if beta == 1 else op.Div(result, op.CastLike(op.Constant(value_float=beta), x))
 
 
+def log_sigmoid(x: Any) -> Any:
+    """``aten::log_sigmoid``, by which QuadMamba scores tokens.
+
+    Torch's own translation is the logarithm of ``Sigmoid``. In ONNX Runtime that is -inf below -18 and 0 above 17, so
+    that quadrants of confident scores would be equal.
+    """
+    return op.Neg(softplus(op.Neg(x)))
+
+
 def selective_scan(
     u: Any,
     delta: Any,
@@ -191,5 +200,6 @@ def _visits(delta: Any, order: Any, reverse: Sequence[bool]) -> Any:
 
 TRANSLATIONS: Table = {
     torch.ops.ssm_core.selective_scan.default: selective_scan,
+    torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.softplus.default: softplus,
 }
