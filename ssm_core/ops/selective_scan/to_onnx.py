@@ -115,10 +115,10 @@ def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 
 def log_sigmoid(x: Any) -> Any:
-    """``aten::log_sigmoid``, by which QuadMamba scores tokens.
+    """``aten::log_sigmoid``, the logarithm of a probability that a layer predicts.
 
     Torch's own translation is the logarithm of ``Sigmoid``. In ONNX Runtime that is -inf below -18 and 0 above 17, so
-    that quadrants of confident scores would be equal.
+    that confident scores could not be told apart.
     """
     return op.Neg(softplus(op.Neg(x)))
 
