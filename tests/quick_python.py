@@ -19,6 +19,8 @@ import traceback
 import weakref
 from pathlib import Path
 
+import torch
+
 IMPORTED = ("transformers", "peft", "tree_ssm.language", "ssm_train.tasks.language.task", "torch.distributed.run")
 CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -111,6 +113,9 @@ def _forget_exit_functions():
 
 def _run(arguments):
     """Do what Python does with ``-u``, ``-m MODULE`` or a file, and its arguments, and end the process."""
+    # The first call after a fork makes torch's pool of threads anew. Autograd's threads make it, too, and all at once,
+    # which can end the process.
+    torch.set_num_threads(torch.get_num_threads())
     status = 0
     while arguments[0] == "-u":
         arguments = arguments[1:]
