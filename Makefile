@@ -32,7 +32,7 @@ quickstart:
 	$(BIN)/tree-ssm quickstart --work-dir work_dirs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 ifeq ($(filter $(EXTRAS),all train),)
 $(error EXTRAS is all or train, not $(EXTRAS))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# Two processes of one thread each (see Makefile) are faster than one process of two threads, because the threads of
-# small operators mostly wait for each other. Processes that tests start take the setting from the environment.
+# Processes of one thread each (see Makefile) are faster than one process of several threads, because the threads of
+# small operators mostly wait for each other. There are three for two cores, because many tests wait for processes that
+# they start. Those take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
