@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeVar, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -155,6 +156,11 @@ class Backbone(TimmInterface, HubModel):
         linear_std: float = 0.02,
     ) -> None:
         super().__init__()
+        for name, value in {
+            "mlp_ratio": mlp_ratio, "drop_path_rate": drop_path_rate, "linear_std": linear_std, "in_chans": in_chans,
+            "num_classes": num_classes,
+        }.items():  # fmt: skip
+            _require(isinstance(value, Real), name, "a number", value)
         if len(depths) != len(dims) or not depths:
             raise ValueError(f"depths and dims must have one entry a stage, got {tuple(depths)} and {tuple(dims)}")
         _require(min(depths) >= 0, "depths", "0 or more for every stage", tuple(depths))

@@ -25,6 +25,7 @@ from ssm_core.errors import ConfigError, MissingPackageError, UserError
 from ssm_core.layers import MIN_SIDE
 from ssm_core.ops.registry import decompositions, onnx_translations
 from ssm_core.timing import timed
+from ssm_train.apis.shipped_weights import shipped_with
 from ssm_train.data.images import resize, to_array
 from ssm_train.data.normalization import Normalization, of_config
 from ssm_train.runtime.files import assembling, check_file, write_atomically
@@ -221,7 +222,7 @@ class Outputs(nn.Module):
 
 def export_checkpoint(
     cfg: Config,
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     form: Format,
     out: Path | None = None,
     size: tuple[int, int] | None = None,
@@ -231,9 +232,10 @@ def export_checkpoint(
 
     Args:
         cfg: the config that the network was trained with.
-        checkpoint: its weights.
+        checkpoint: its weights; None for those that come with the package for this config.
         form: one of :data:`FORMATS`.
-        out: the file; by default the checkpoint's name with the format's suffix.
+        out: the file; by default the checkpoint's path with the format's suffix, or, for weights of the package, their
+            name in the present folder.
         size: height and width of all images to come. If left out, images may have any size.
         images: photos to compare with; random images of two sizes if there are none.
 
@@ -253,7 +255,13 @@ def export_checkpoint(
     ending = Path(f"net{form.suffix}").suffix
     if out and out.suffix != ending:
         raise ConfigError(f"--out has to end in {ending} for --format {form.name}, got {out}")
-    path = out or Path(checkpoint).with_suffix(form.suffix)
+    default = checkpoint
+    if checkpoint is None:
+        if (row := shipped_with(cfg)) is None:
+            raise ConfigError("no weights come with the package for this config: name a checkpoint beside it")
+        checkpoint = row.checked()
+        default = checkpoint.name
+    path = out or Path(default).with_suffix(form.suffix)
     check_file(path)
     form.check()
     network = load_network(cfg, checkpoint)

@@ -7,7 +7,8 @@ same data in the same order, so that cells are compared seed by seed.
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,6 +122,17 @@ class StudySettings(SweepSettings):
                     )
         return [run for run, _ in found.values()]
 
+    @contextmanager
+    def told_of(self, run: Run) -> Iterator[None]:
+        """A context whose errors about a config name the file, the table and the cell."""
+        try:
+            yield
+        except ConfigError as error:
+            seeds = self.study.seeds
+            cell = next(c for c in self.study.cells if run in [self.run_of(c, seed) for seed in seeds])
+            said = str(error).removeprefix("--cfg-options ")
+            raise ConfigError(f"{self.config}, cell {cell.name!r} of the table {cell.table!r}: {said}") from error
+
     def run_of(self, cell: Cell, seed: int) -> Run:
         """The run of a cell under a seed."""
         settings = {**cell.settings, SEED: str(seed)}
@@ -159,16 +171,17 @@ def read_study(path: Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"the study {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"the study {path} cannot be read as YAML: {_in_words(error)}") from error
     except RecursionError as error:
-        raise ConfigError(f"the study {path} is no YAML that can be read: it is nested too deeply") from error
+        raise ConfigError(f"the study {path} cannot be read as YAML: it is nested too deeply") from error
     if not isinstance(content, dict) or set(content) != _KEYS:
-        raise ConfigError(f"the study {path} has to have two parts, seeds and tables")
+        found = f", and has {', '.join(map(_in_line, content)) or 'none'}" if isinstance(content, dict) else ""
+        raise ConfigError(f"the study {path} has to have the two keys seeds and tables{found}")
     seeds, tables = content["seeds"], content["tables"]
     if not _is_list_of_seeds(seeds):
-        raise ConfigError(f"{path}: seeds is a list of different whole numbers from 0 on, not {seeds!r}")
+        raise ConfigError(f"{path}: seeds has to be a list of different whole numbers, 0 or more, not {seeds!r}")
     if not isinstance(tables, dict) or not tables:
-        raise ConfigError(f"{path}: tables has every table by its name, not {tables!r}")
+        raise ConfigError(f"{path}: tables has to have tables by their names, not {tables!r}")
     _check_names(path, tables, "tables")
     cells = [cell for name, table in tables.items() for cell in _cells_of(path, _in_line(name), table)]
     return Study(tuple(seeds), tuple(cells))
@@ -193,6 +206,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _in_words(error: yaml.YAMLError) -> str:
+    """What is wrong with a text in YAML, and in which line."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem or mark is None:
+        return " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
 def _in_line(name: Any) -> str:
     """A name as it is written: in one line, and in letters that a file can have."""
     return " ".join(str(name).encode(errors="replace").decode().split())
@@ -207,8 +228,12 @@ def _check_names(path: Path, named: Mapping[Any, Any], what: str) -> None:
 
 
 def _cells_of(path: Path, name: str, table: Any) -> list[Cell]:
-    if not isinstance(table, dict) or not isinstance(table.get("cells"), dict) or set(table) - {"config", "cells"}:
-        raise ConfigError(f"{path}: the table {name!r} has cells, by their names, and a config where they share one")
+    keys = set(table) if isinstance(table, dict) else set()
+    if wrong := keys - {"config", "cells"}:
+        key = _in_line(min(wrong, key=str))
+        raise ConfigError(f"{path}: the table {name!r} has the key {key!r}, and can have cells and config only")
+    if not isinstance(table, dict) or not isinstance(table.get("cells"), dict):
+        raise ConfigError(f"{path}: the table {name!r} has to have cells, by their names")
     if not table["cells"]:
         raise ConfigError(f"{path}: the table {name!r} has no cells")
     _check_names(path, table["cells"], f"cells of the table {name!r}")

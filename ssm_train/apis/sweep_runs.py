@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -119,6 +120,10 @@ class SweepSettings:
         settings = combinations(parse_grid(self.grid))
         return [Run(self.config, *both) for both in zip(settings, folder_names(settings), strict=True)]
 
+    def told_of(self, run: Run) -> AbstractContextManager[None]:
+        """A context whose errors say which run they are about, where that is more than what the user gave."""
+        return nullcontext()
+
     def arguments_of(self, run: Settings, folder: Path) -> list[str]:
         """The arguments of ``tree-ssm train`` for one run.
 
@@ -174,6 +179,8 @@ class Sweep:
         self._processes: SimpleQueue[RunProcess] = SimpleQueue()
         self._signals = PassedOn()
         self._saved = False  # whether a run that was stopped has a state to go on from
+        self._tried: list[Outcome] = []  # runs of this call that have ended
+        self._alike = ""  # the error with which the first runs failed, after which no other begins
         self.runs = settings.runs()
         self.configs, self.outcomes = self._loaded()
         metrics = list(dict.fromkeys(metric_of(cfg)[0] for cfg in self.configs))
@@ -193,10 +200,12 @@ class Sweep:
         way, and no other begins.
 
         Yields:
-            What came of each run, as soon as it is known. A run that fails does not stop the others.
+            What came of each run, as soon as it is known. A run that fails does not stop the others, unless the first
+            two fail with the same error: the others would, too.
 
         Raises:
             StoppedError: there was such a signal, and all runs have ended.
+            UserError: the first two runs failed with the same error, and others were not started.
             LockedError: another process makes runs in the folder. The two would count each other's runs as failed.
         """
         make_folder(self.folder)
@@ -221,8 +230,14 @@ class Sweep:
                 if (outcome := future.result()).status != "waiting":
                     yield outcome
             self._write()
-            if self._signals.received and any(outcome.status == "waiting" for outcome in self.outcomes):
+            waiting = [number for number in waiting if self.outcomes[number].status == "waiting"]
+            if self._signals.received and waiting:
                 raise StoppedError(self._stopped())
+            if self._alike and waiting:
+                raise UserError(
+                    f"the first runs failed with the same error, so that {len(waiting)} others were not started: "
+                    f"{self._alike}"
+                )
         finally:
             pool.shutdown(cancel_futures=True)
             for process in processes:
@@ -271,8 +286,9 @@ class Sweep:
             shared = (item for item in run.settings.items() if item[0] != SEED or not item[1].isdigit())
             key = run.config, *shared
             if key not in known:
-                cfg = load_config(run.config, self.settings.options_of(run.settings))
-                known[key] = cfg, count_parameters(cfg)
+                with self.settings.told_of(run):
+                    cfg = load_config(run.config, self.settings.options_of(run.settings))
+                    known[key] = cfg, count_parameters(cfg)
             cfg, parameters = known[key]
             configs.append(cfg)
             outcomes.append(Outcome(run.settings, run.folder, parameters=parameters))
@@ -285,8 +301,11 @@ class Sweep:
         if not (folder / RECORD).is_file():
             return
         known = _record(folder / RECORD)
-        if known["given"] != self._identity_of(number):
-            raise ConfigError(f"{folder} holds a run with other settings: give another --work-dir, or remove it")
+        if (before := known["given"]) != (now := self._identity_of(number)):
+            raise ConfigError(
+                f"{folder} holds a run with other settings ({_differences(before, now)}): give another --work-dir, or "
+                "remove it"
+            )
         outcome.status, outcome.seconds, outcome.error = known["status"], known["seconds"], known["error"]
         self._read_figures(number)
 
@@ -301,11 +320,16 @@ class Sweep:
         read_costs(outcome, folder)
 
     def _run_one(self, number: int) -> Outcome:
-        if self._signals.received:
+        if self._signals.received or self._alike:
             self.outcomes[number].status = "waiting"
             return self.outcomes[number]
         self._train(number)
         with self._writing:
+            self._tried.append(self.outcomes[number])
+            errors = {outcome.error for outcome in self._tried}
+            none_done = all(outcome.status != "done" for outcome in self.outcomes)
+            if none_done and len(self._tried) >= 2 and len(errors) == 1:
+                self._alike = errors.pop()
             self._write()
         return self.outcomes[number]
 
@@ -359,6 +383,19 @@ def _gpus() -> list[str]:
     """The GPUs of this machine that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(n) for n in range(torch.cuda.device_count())] if given is None else [n for n in given.split(",") if n]
+
+
+def _differences(before: dict, now: dict) -> str:
+    """What a kept run was given and is not now, and the other way round."""
+    told = []
+    for name in now:
+        old, new = before.get(name), now[name]
+        if isinstance(old, list) and isinstance(new, list):
+            told += [f"without {option}" for option in old if option not in new]
+            told += [f"with {option}" for option in new if option not in old]
+        elif old != new:
+            told.append(f"{name} {new} instead of {old}")
+    return "now " + (", ".join(map(str, told)) or "in another order")
 
 
 def _record(path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Trains every combination of a grid of settings, or a study, and compares: tree-ssm ablate CONFIG --grid KEY=A,B,C.
+"""Trains and compares every combination of a grid, or a study: tree-ssm ablate CONFIG --grid KEY=A,B,C.
 
     tree-ssm ablate quadmamba/quadmamba-nano_digits \\
         --grid model.backbone.quadtree_levels=0,1,2 --grid seed=0,1,2
@@ -7,8 +7,9 @@ In place of a config it takes the file of a study, which lists what is compared 
 (docs/study.md): tree-ssm ablate studies/fashion-mnist.yaml --at-once 15.
 
 Each combination is a run of tree-ssm train in a folder of its own. Given again, the command keeps the runs that are
-done and goes on with those that were stopped. A run that fails is named in the table, and the others go on. The work
-folder has the table as table.md, table.csv and table.json, written anew after every run.
+done and goes on with those that were stopped. A run that fails is named in the table, and the others go on, unless the
+first two fail with the same error. The work folder has the table as table.md, table.csv and table.json, written anew
+after every run. The data have to be there before: tree-ssm prepare-data --help.
 """
 
 import argparse
@@ -42,7 +43,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     where.add_argument("--processes", type=kinds.whole_number(), default=1, metavar="N",
                        help="start each run by tree-ssm dist-train in N processes")  # fmt: skip
     where.add_argument("--at-once", type=kinds.whole_number(), metavar="N",
-                       help="N runs at a time, in N processes, each of which goes from run to run")  # fmt: skip
+                       help="N runs at a time, in N processes, each of which goes from run to run (default: one run "
+                       "at a time, each in a process of its own)")  # fmt: skip
     where.add_argument("--partition", help="submit all runs at once to this Slurm partition, by tree-ssm slurm-train")
     args = parser.parse_args(arguments)
     if is_study(args.config) == bool(args.grid):
@@ -60,6 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     # Imported after parsing so that --help stays fast, and the first before the others so that a typo is found fast.
     if is_study(args.config):
+        from ssm_train.runtime.config_files import find_study
+
+        find_study(args.config)
         from ssm_train.apis.study import StudySettings as Settings
     else:
         from ssm_train.runtime.early_check import check_early

@@ -1,4 +1,4 @@
-"""A trained model in a form that runs elsewhere: tree-ssm export CONFIG CKPT --format torch_export|aoti|onnx.
+"""A trained model in a form that runs elsewhere: tree-ssm export CONFIG [CKPT] --format torch_export|aoti|onnx.
 
 The exported model takes images that are normalised as in the config's test pipeline. A classifier returns logits, a
 detector or segmentor the maps of its backbone. Batches and images may have any size, unless --size fixes the images'.
@@ -10,20 +10,35 @@ from pathlib import Path
 
 from ssm_train.apis import arguments as kinds
 
+DESCRIPTION = (
+    "Export a trained model. The file is compared with the model before it is written, and the command fails if the "
+    "difference is above 1e-3 of the largest value. docs/export.md says how to load each format."
+)
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="tree-ssm export", description="Export a trained model.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="tree-ssm export", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("config", help="the config it was trained with, of any task of images")
-    parser.add_argument("checkpoint", help="a checkpoint of tree-ssm train, convert or publish")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="a checkpoint of tree-ssm train, convert or publish (default: the weights that come with the package for "
+        "this config)",
+    )
     parser.add_argument("--format", required=True, choices=["torch_export", "aoti", "onnx"], help="what to write")
-    parser.add_argument("--out", type=Path, help="the file (default: the checkpoint's name with the format's suffix)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the file, which is replaced if it exists (default: the checkpoint's path with the format's suffix; for "
+        "weights of the package, their name in the present folder)",
+    )
     parser.add_argument(
         "--size",
         nargs=2,
         type=kinds.whole_number(1, kinds.LARGEST_SIDE),
         metavar=("H", "W"),
-        help="fix the images' size (default: any)",
+        help="fix the images' size (default: any sides from 33 on)",
     )
     parser.add_argument(
         "--image", type=Path, nargs="+", default=[], help="photos to check with (default: random images of two sizes)"

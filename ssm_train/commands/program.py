@@ -94,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(overview(group), file=sys.stderr)
         return 2
     wrong = f"{group} {asked[0]}".strip()
-    print(f"{USAGE}\ntree-ssm: error: there is no command {wrong!r}{nearest(wrong, COMMANDS)}", file=sys.stderr)
+    hint = nearest(wrong, COMMANDS) or "; `tree-ssm --help` lists all commands"
+    print(f"{USAGE}\ntree-ssm: error: there is no command {wrong!r}{hint}", file=sys.stderr)
     return 2
 
 

@@ -42,9 +42,17 @@ def find_study(name: str | Path) -> Path:
 
     Args:
         name: a path, or the name of one that comes with the package, such as ``studies/fashion-mnist.yaml``.
+
+    Raises:
+        ConfigError: there is no such file; the message has the nearest that comes with the package.
     """
     shipped = SHIPPED / name
-    return shipped if not os.path.isfile(name) and os.path.isfile(shipped) else Path(name)
+    if os.path.isfile(name) or not os.path.isfile(shipped):
+        if not os.path.exists(name):
+            known = [path.relative_to(SHIPPED).as_posix() for path in sorted(SHIPPED.glob("studies/*.yaml"))]
+            raise ConfigError(f"there is no study {name}{nearest(str(name), known)}")
+        return Path(name)
+    return shipped
 
 
 def check_base(path: Path, base: str) -> None:

@@ -50,7 +50,7 @@ def test_without_a_command_the_commands_are_shown(capsys):
     [
         ("tran", "there is no command 'tran' (did you mean 'train'?)"),
         ("analyse costs x", "there is no command 'analyse costs' (did you mean 'analyse cost'?)"),
-        ("--nonsense", "there is no command '--nonsense'"),
+        ("--nonsense", "there is no command '--nonsense'; `tree-ssm --help` lists all commands"),
     ],
 )
 def test_commands_that_are_none(capsys, line, sentence):

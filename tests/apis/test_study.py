@@ -56,13 +56,14 @@ def test_a_study_has_the_runs_of_all_cells_seed_after_seed_and_each_once(study):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("seeds: [3, 1]", "seeds: [3, 3]", "seeds is a list of different whole numbers"),
-        ("seeds: [3, 1]", "", "has to have two parts, seeds and tables"),
+        ("seeds: [3, 1]", "seeds: [3, 3]", "seeds has to be a list of different whole numbers"),
+        ("seeds: [3, 1]", "", "has to have the two keys seeds and tables, and has tables"),
         ("    config: a/quad.py\n", "", "neither the cell 'base' nor its table 'levels' names a config"),
-        ("    config: a/quad.py\n", "    confg: a/quad.py\n", "the table 'levels' has cells"),
+        ("    config: a/quad.py\n", "    confg: a/quad.py\n", "the table 'levels' has the key 'confg'"),
+        ("    cells:\n      base", "    cell:\n      base", "the table 'levels' has the key 'cell'"),
         ("      base: {}", "      base: 3", "the cell 'base' has KEY: VALUE"),
         ("      base: {}", "      base: {seed: 3}", "the cell 'base' sets a seed"),
-        ("seeds: [3, 1]", "seeds: [3, 1", "is no YAML"),
+        ("seeds: [3, 1]", "seeds: [3, 1", "cannot be read as YAML: .* in line"),
         ("seeds: [3, 1]", "seeds: " + 3000 * "[", "it is nested too deeply"),
         ("seeds: [3, 1]", "seeds: [3, 1]\nseeds: [4]", "'seeds' is there twice"),
         ("      one: {", "      base: {", "'base' is there twice"),

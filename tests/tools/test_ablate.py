@@ -97,7 +97,40 @@ def test_a_run_of_the_engine_is_tabulated_and_kept(tmp_path, quick_python, capsy
     assert checkpoint.stat().st_mtime_ns == before
     assert "[1/1] batch_size=4 done" in capsys.readouterr().out
     line = error_of(capsys, *ablate(tmp_path, "--amp", *grid))
-    assert "holds a run with other settings" in line
+    assert "holds a run with other settings (now amp True instead of False)" in line
+    line = error_of(capsys, *ablate(tmp_path, *grid), "train_cfg.max_epochs=2")
+    assert "(now with train_cfg.max_epochs=2)" in line
+
+
+def test_runs_that_cannot_begin_are_not_all_tried(tmp_path, monkeypatch, capsys):
+    """Nothing is trained without data. The first two runs say so, and the others are not started."""
+    monkeypatch.chdir(tmp_path)
+    line = error_of(
+        capsys, "ablate", "quadmamba/quadmamba-nano_fmnist-20k", "--grid", "seed=0,1,2,3", "--at-once", "1",
+        "--work-dir", "runs",
+    )  # fmt: skip
+    assert line.startswith(
+        "error: the first runs failed with the same error, so that 2 others were not started: there is no file data/"
+    )
+    assert "`tree-ssm prepare-data --help` tells how to make or arrange datasets" in line
+    assert sorted(path.name for path in (tmp_path / "runs").glob("seed=*")) == ["seed=0", "seed=1"]
+    table = (tmp_path / "runs" / "table.md").read_text()
+    assert table.count("failed: there is no file") == 2
+
+
+def test_an_error_in_a_cell_names_the_cell(tmp_path, capsys):
+    path = write_study(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("train_dataloader.batch_size: 8", "train_dataloader.batchsize: 8"))
+    line = error_of(capsys, "ablate", path, "--work-dir", tmp_path / "none")
+    assert line.startswith(f"error: {path}, cell 'eight' of the table 'sizes': train_dataloader.batchsize: ")
+    assert "did you mean 'batch_size'" in line
+
+
+@pytest.mark.parametrize("name", ["studies/fashion-minst.yaml", "fashion-mnist.yaml"])
+def test_a_study_that_is_not_there_has_a_nearest_one(name, capsys):
+    line = error_of(capsys, "ablate", name)
+    assert line == f"error: there is no study {name} (did you mean 'studies/fashion-mnist.yaml'?)"
 
 
 def test_a_misspelt_key_stops_before_anything_runs(tmp_path, capsys):

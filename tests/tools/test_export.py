@@ -188,6 +188,15 @@ def test_maps_of_detectors_and_segmentors(task, kind, photos, tmp_path, capsys):
     assert [tuple(x.shape) for x in maps] == [(2, 32 * 2**i, 16 // 2**i, 24 // 2**i) for i in range(4)]
 
 
+def test_weights_of_the_package_are_written_into_the_present_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("export", "quadmamba/quadmamba-nano_photos-224x224", "--format", "torch_export", "--size", 64, 64) == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("quadmamba_nano.photos-")
+    assert file.suffix == ".pt2"
+    assert f"written     {file.name}" in capsys.readouterr().out
+
+
 def test_errors(tmp_path, capsys, monkeypatch):
     config, small, onnx_format = DIGITS["mambatree"], SMALL["mambatree"], ("--format", "onnx")
     checkpoint = checkpoint_of(config, small, tmp_path / "net.pth")
@@ -199,6 +208,7 @@ def test_errors(tmp_path, capsys, monkeypatch):
     assert "tensors differ, the first: backbone." in error(config, checkpoint, *onnx_format)
     fits = (config, checkpoint, *onnx_format, "--cfg-options", *small)
     assert "there is no such file" in error(config, tmp_path / "none.pth", *onnx_format)
+    assert "no weights come with the package for this config" in error(config, *onnx_format)
     assert "--size takes sides of 32 and more, got 16 64" in error(*fits[:4], "--size", 16, 64, *fits[4:])
     for kind, ending in (("aoti", ".pt2"), ("torch_export", ".pt2"), ("onnx", ".onnx")):
         line = error(*fits[:2], "--format", kind, "--out", "net.bin")

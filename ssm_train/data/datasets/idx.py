@@ -28,7 +28,9 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        raise DataError(
+            f"there is no file {path}; `tree-ssm prepare-data --help` tells how to make or arrange datasets"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}") from None
     header = 4 * (1 + dimensions)

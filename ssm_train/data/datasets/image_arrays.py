@@ -91,7 +91,9 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        raise DataError(
+            f"there is no file {path}; `tree-ssm prepare-data --help` tells how to make or arrange datasets"
+        ) from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is no array of NumPy, or not all of it: {error}") from error
     if not isinstance(found, np.ndarray) or found.ndim not in dimensions:
