@@ -1,13 +1,12 @@
 """The skeleton of a backbone with stages, which the model families fill in."""
 
 import difflib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeVar, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import LayerNorm, trunc_normal_
+from timm.layers import LayerNorm
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from ssm_core.layers import (
     fuse_convolutions,
     fuse_norms,
 )
+from ssm_core.layers.initial import draw_weights
 from ssm_core.shipped import ShippedWeights
 from ssm_core.timm_interface import Sides, TimmInterface, check_sides, take_indices
 
@@ -167,7 +167,7 @@ class Backbone(TimmInterface, HubModel):
         _require(min(dims) >= 1, "dims", "1 or more for every stage", tuple(dims))
         _require(mlp_ratio * min(dims) >= 1, "mlp_ratio", "large enough for a hidden channel in every stage", mlp_ratio)
         _require(0 <= drop_path_rate < 1, "drop_path_rate", "from 0 to below 1", drop_path_rate)
-        _require(0 <= linear_std < math.inf, "linear_std", "a finite number, 0 or more", linear_std)
+        _require(0 < linear_std <= 1, "linear_std", "above 0 and at most 1", linear_std)
         _require(in_chans >= 1, "in_chans", "1 or more", in_chans)
         _require(num_classes >= 0, "num_classes", "0 or more", num_classes)
         self.out_indices = None if out_indices is None else take_indices(out_indices, len(depths))
@@ -231,7 +231,7 @@ class Backbone(TimmInterface, HubModel):
         ``apply`` visits children first, so the rule of a scan overwrites what its linear layers got before.
         """
         if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=self.linear_std)
+            draw_weights(module.weight, self.linear_std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, SelectiveSSM):

@@ -3,8 +3,10 @@
 from typing import Literal, get_args
 
 import torch.nn.functional as F
-from timm.layers import SelectAdaptivePool2d, trunc_normal_
+from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
+
+from .initial import draw_weights
 
 # timm's names. Those that begin with "fast" are other names for the same here.
 GlobalPool = Literal[
@@ -65,7 +67,7 @@ class ClassifierHead(nn.Module):
         self.fc = nn.Identity()
         if num_classes > 0:
             self.fc = nn.Linear(self.num_features, num_classes, device=old.device, dtype=old.dtype)
-            trunc_normal_(self.fc.weight, std=0.02)
+            draw_weights(self.fc.weight, 0.02)
             nn.init.zeros_(self.fc.bias)
         self.fc.train(self.training)
 

@@ -5,6 +5,7 @@ An error that the user can act on is one line and a non-zero exit status, not a 
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ TRACEBACK_SWITCH = "SSM_TRACEBACK"
 # EX_TEMPFAIL of sysexits.h: the same command, given again with --resume, goes on. The same as in
 # ssm_train.runtime.rescue, which imports torch.
 STOPPED = 75
+# What torch says where a CPU's memory is too small.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory: you tried to allocate (\d+) bytes")
 
 
 def run(main: Callable[[], None]) -> int:
@@ -115,6 +118,12 @@ def _run(main: Callable[[], None]) -> int:
             why = "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             words = f"cannot write the output or a temporary file: {why}"
         complain(f"error: {words}\n")
+        return 1
+    except RuntimeError as error:
+        wanted = _OUT_OF_MEMORY.search(str(error))
+        if not wanted or os.environ.get(TRACEBACK_SWITCH, "0") not in ("", "0"):
+            raise
+        complain(f"error: there is not enough memory for another {int(wanted[1]) / 2**30:.1f} GiB\n")
         return 1
     except KeyboardInterrupt:
         complain("interrupted\n")

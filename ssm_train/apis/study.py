@@ -26,6 +26,7 @@ from ssm_train.runtime.strict_json import strict_json
 
 CONFIDENCE = 0.95
 _KEYS = {"seeds", "tables"}
+_MERGE = "tag:yaml.org,2002:merge"  # the tag of a key <<
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class StudySettings(SweepSettings):
             for cell in self.study.cells:
                 run = self.run_of(cell, seed)
                 known, other = found.setdefault(run.folder, (run, cell))
-                if known != run:
+                if _same(known) != _same(run):
                     raise ConfigError(
                         f"{self.config}: the cells {other.name!r} and {cell.name!r} cannot share the folder "
                         f"{run.folder!r}: their configs have one name, or their values differ in punctuation only"
@@ -155,6 +156,11 @@ class StudySettings(SweepSettings):
         }
 
 
+def _same(run: Run) -> tuple[str, Settings]:
+    """What two runs have in common that are one, however their config is named."""
+    return run.config.removesuffix(".py"), run.settings
+
+
 def read_study(path: Path) -> Study:
     """Read the file of a study.
 
@@ -172,6 +178,8 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"the study {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the study {path} cannot be read as YAML: {_in_words(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of values that the YAML names a type of
+        raise ConfigError(f"the study {path} cannot be read as YAML: {type(error).__name__}: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"the study {path} cannot be read as YAML: it is nested too deeply") from error
     if not isinstance(content, dict) or set(content) != _KEYS:
@@ -179,7 +187,9 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"the study {path} has to have the two keys seeds and tables{found}")
     seeds, tables = content["seeds"], content["tables"]
     if not _is_list_of_seeds(seeds):
-        raise ConfigError(f"{path}: seeds has to be a list of different whole numbers, 0 or more, not {seeds!r}")
+        raise ConfigError(
+            f"{path}: seeds has to be a list of different whole numbers from 0 to 4294967295, not {seeds!r}"
+        )
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path}: tables has to have tables by their names, not {tables!r}")
     _check_names(path, tables, "tables")
@@ -188,7 +198,7 @@ def read_study(path: Path) -> Study:
 
 
 def _is_list_of_seeds(seeds: Any) -> bool:
-    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     return bool(whole) and len(set(seeds)) == len(seeds)
 
 
@@ -196,13 +206,16 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's loader, except that a key that is there twice is an error. PyYAML keeps the last one in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        written = [child for child, _ in node.value if isinstance(child, yaml.ScalarNode)]
-        keys = [(key.tag, key.value) for key in written]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key[1]!r} is there twice", problem_mark=written[number].start_mark
+        keys = [child for child, _ in node.value if isinstance(child, yaml.ScalarNode)]
+        # By their values: keys that are written differently can be one to Python, such as 1 and 1.0.
+        values = [key.value if key.tag == _MERGE else self.construct_object(key) for key in keys]
+        for number, (key, value) in enumerate(zip(keys, values, strict=True)):
+            if value in values[:number]:
+                first = keys[values.index(value)].value
+                problem = (
+                    f"{first!r} is there twice" if first == key.value else f"{first!r} and {key.value!r} are the same"
                 )
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 

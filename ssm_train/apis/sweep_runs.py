@@ -1,8 +1,10 @@
 """The runs of a sweep: started one after the other or several at once, kept when done, and tried again when not."""
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -44,6 +46,8 @@ from ssm_train.runtime.files import check_folder, make_folder, write_text_atomic
 RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
 TABLE = "table.md"
 GO_ON = ("--resume", "--or-begin")
+# What starts a program that gets SIGTERM when this one ends, where there is such a thing.
+_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,12 @@ class SweepSettings:
             run: what distinguishes the run.
             config: its config; None for that of all runs.
         """
-        return {"config": f"{Path(config or self.config).stem}.py", "options": self.options_of(run), "amp": self.amp}
+        return {
+            "config": f"{Path(config or self.config).stem}.py",
+            "options": self.options_of(run),
+            "amp": self.amp,
+            "compiled": self.compiled,
+        }
 
     def tables(self, outcomes: Sequence[Outcome], metric: str) -> dict[str, str]:
         """The contents of the files that tell what came of all runs, by their names. ``table.md`` is for readers.
@@ -182,6 +191,7 @@ class Sweep:
         self._tried: list[Outcome] = []  # runs of this call that have ended
         self._alike = ""  # the error with which the first runs failed, after which no other begins
         self.runs = settings.runs()
+        self._contents: list[str] = []  # of every run: a digest of its config, whatever its seed
         self.configs, self.outcomes = self._loaded()
         metrics = list(dict.fromkeys(metric_of(cfg)[0] for cfg in self.configs))
         if len(metrics) > 1:
@@ -211,6 +221,8 @@ class Sweep:
         make_folder(self.folder)
         lock = folder_lock.acquire(self.folder)
         try:
+            for number in range(len(self.runs)):
+                self._recall(number)  # once more: another command may have made runs in the meantime
             with self._signals.handled():
                 yield from self._run_all()
         finally:
@@ -280,17 +292,18 @@ class Sweep:
 
     def _loaded(self) -> tuple[list[Config], list[Outcome]]:
         """The config of every run, and what is known of it before. Runs that differ in their seed alone share both."""
-        known: dict[tuple, tuple[Config, int]] = {}
+        known: dict[tuple, tuple[Config, int, str]] = {}
         configs, outcomes = [], []
         for run in self.runs:
-            shared = (item for item in run.settings.items() if item[0] != SEED or not item[1].isdigit())
+            shared = (item for item in run.settings.items() if item[0] != SEED or not _is_seed(item[1]))
             key = run.config, *shared
             if key not in known:
                 with self.settings.told_of(run):
                     cfg = load_config(run.config, self.settings.options_of(run.settings))
-                    known[key] = cfg, count_parameters(cfg)
-            cfg, parameters = known[key]
+                    known[key] = cfg, count_parameters(cfg), _digest(cfg)
+            cfg, parameters, content = known[key]
             configs.append(cfg)
+            self._contents.append(content)
             outcomes.append(Outcome(run.settings, run.folder, parameters=parameters))
         return configs, outcomes
 
@@ -301,7 +314,10 @@ class Sweep:
         if not (folder / RECORD).is_file():
             return
         known = _record(folder / RECORD)
-        if (before := known["given"]) != (now := self._identity_of(number)):
+        before = known["given"]
+        # Records of earlier versions have fewer entries.
+        now = {name: value for name, value in self._identity_of(number).items() if name in before}
+        if before != now:
             raise ConfigError(
                 f"{folder} holds a run with other settings ({_differences(before, now)}): give another --work-dir, or "
                 "remove it"
@@ -311,7 +327,7 @@ class Sweep:
 
     def _identity_of(self, number: int) -> dict:
         run = self.runs[number]
-        return self.settings.identity_of(run.settings, run.config)
+        return self.settings.identity_of(run.settings, run.config) | {"content": self._contents[number]}
 
     def _read_figures(self, number: int) -> None:
         outcome = self.outcomes[number]
@@ -340,16 +356,22 @@ class Sweep:
         make_folder(folder)
         log = folder / LOG
         write_text_atomically(log, "")
+        outcome.status, outcome.error = "waiting", ""
+        self._note(number)  # or a run that is killed could go on with other settings
         made = self._in_kept_process(number, log) if self.launch.at_once else self._in_own_process(number, log)
         outcome.seconds += made.seconds
         stopped = self._signals.received and (made.died or made.status == cli.STOPPED)
         self._saved |= made.status == cli.STOPPED
         outcome.status = "waiting" if stopped else "failed" if made.status else "done"
         outcome.error = reason(made.status, log) if outcome.status == "failed" else ""
+        self._note(number)
+        self._read_figures(number)
+
+    def _note(self, number: int) -> None:
+        outcome = self.outcomes[number]
         record = {"given": self._identity_of(number), "status": outcome.status}
         record |= {"seconds": outcome.seconds, "error": outcome.error}
-        write_text_atomically(folder / RECORD, json.dumps(record, indent=1))
-        self._read_figures(number)
+        write_text_atomically(self.folder / outcome.folder / RECORD, json.dumps(record, indent=1))
 
     def _in_kept_process(self, number: int, log: Path) -> Made:
         run, settings = self.runs[number], self.settings
@@ -367,9 +389,12 @@ class Sweep:
         start = time.perf_counter()
         with log.open("ab") as file:  # a job of Slurm appends to it, too
             environment = dict(os.environ)
+            command = self.launch.command(run.config, arguments)
             if self.launch.partition:
                 environment |= {"SBATCH_WAIT": "1", "SBATCH_OUTPUT": str(log.resolve()).replace("%", "%%")}
-            command = self.launch.command(run.config, arguments)
+            else:
+                # A run ends with this process, even if that is killed: it then saves its state first.
+                command = [*_WITH_PARENT, *command]
             status = self._signals.call(command, file, environment)
         return Made(status, time.perf_counter() - start, died=status < 0)
 
@@ -385,11 +410,26 @@ def _gpus() -> list[str]:
     return [str(n) for n in range(torch.cuda.device_count())] if given is None else [n for n in given.split(",") if n]
 
 
+def _is_seed(text: str) -> bool:
+    """Whether a text is a seed that numpy and torch take."""
+    return text.isascii() and text.isdigit() and int(text) < 2**32
+
+
+def _digest(cfg: Config) -> str:
+    """What tells two configs apart, without their seed."""
+    content = cfg.to_dict()
+    content.get("randomness", {}).pop("seed", None)
+    return hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest()
+
+
 def _differences(before: dict, now: dict) -> str:
     """What a kept run was given and is not now, and the other way round."""
     told = []
     for name in now:
-        old, new = before.get(name), now[name]
+        old, new = before[name], now[name]
+        if name == "content":
+            told += ["the config itself has changed"] * (old != new and len(told) == 0)
+            continue
         if isinstance(old, list) and isinstance(new, list):
             told += [f"without {option}" for option in old if option not in new]
             told += [f"with {option}" for option in new if option not in old]

@@ -109,10 +109,13 @@ def run_config(
         compiled: whether to compile the network, with the config's settings if it has any.
 
     Raises:
-        ConfigError: see :func:`load_config`, or the config has only some of the parts of a training or a test.
+        ConfigError: see :func:`load_config`, or the config has no model, or only some of the parts of a training or a
+            test.
         MissingPackageError: see :func:`load_config`.
     """
     cfg = load_config(path, options)
+    if cfg.get("model") is None:
+        raise ConfigError(f"the config {cfg.filename} has no model")
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
     if amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from command_line import CONFIGS, ROOT, error_of
 from torch.utils.data import DataLoader, Dataset
 
@@ -66,6 +67,16 @@ def test_output_that_cannot_be_written_is_no_traceback(reader, words, lines):
     assert done.stderr.startswith(words)
     assert done.stderr.count("\n") == bool(words)
     assert done.returncode == bool(words)
+
+
+def test_too_little_memory_is_one_sentence(capsys):
+    def main():
+        torch.empty(2**60)
+
+    assert cli.run(main) == 1
+    assert capsys.readouterr().err == "error: there is not enough memory for another 4294967296.0 GiB\n"
+    with pytest.raises(RuntimeError, match=r"size mismatch|shapes"):
+        cli.run(lambda: torch.ones(2, 3) @ torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "2> /dev/full"])

@@ -118,6 +118,31 @@ def test_runs_that_cannot_begin_are_not_all_tried(tmp_path, monkeypatch, capsys)
     assert table.count("failed: there is no file") == 2
 
 
+def test_a_run_is_not_taken_for_one_of_a_changed_config(tmp_path, quick_python, capsys):
+    """Neither when it is done nor when it was killed, which only a record from its beginning can tell."""
+    config = tmp_path / "own.py"
+    config.write_text(f'_base_ = "{DIGITS}"\n')
+    line = ["ablate", config, "--work-dir", tmp_path / "runs", "--grid", "seed=0", "--cfg-options", *SHORT]
+    assert run(*line) == 0
+    record = tmp_path / "runs" / "seed=0" / "ablation.json"
+    for status in ("done", "waiting"):
+        known = json.loads(record.read_text())
+        record.write_text(json.dumps(known | {"status": status}))
+        config.write_text(f'_base_ = "{DIGITS}"\nmodel = dict(label_smoothing=0.4)\n')
+        assert "holds a run with other settings (now the config itself has changed)" in error_of(capsys, *line)
+        config.write_text(f'_base_ = "{DIGITS}"\n')
+    del known["given"]["content"], known["given"]["compiled"]
+    record.write_text(json.dumps(known | {"status": "done"}))
+    assert run(*line) == 0, "records of earlier versions have neither"
+
+
+@pytest.mark.parametrize("seed", ["4294967296", "²"])
+def test_seeds_that_no_run_can_have_stop_before_anything_runs(tmp_path, seed, capsys):
+    line = error_of(capsys, *ablate(tmp_path / "none", "--grid", f"seed=0,{seed}"))
+    assert "randomness.seed" in line
+    assert not (tmp_path / "none").exists()
+
+
 def test_an_error_in_a_cell_names_the_cell(tmp_path, capsys):
     path = write_study(tmp_path)
     text = path.read_text()
@@ -125,6 +150,15 @@ def test_an_error_in_a_cell_names_the_cell(tmp_path, capsys):
     line = error_of(capsys, "ablate", path, "--work-dir", tmp_path / "none")
     assert line.startswith(f"error: {path}, cell 'eight' of the table 'sizes': train_dataloader.batchsize: ")
     assert "did you mean 'batch_size'" in line
+
+
+@pytest.mark.parametrize("command", ["train", "ablate"])
+def test_a_config_without_a_model(tmp_path, command, capsys):
+    path = tmp_path / "none.py"
+    path.write_text("default_scope = 'ssm_train'\ntrain_cfg = dict(max_epochs=1)\n")
+    grid = ["--grid", "seed=0,1"] if command == "ablate" else []
+    line = error_of(capsys, command, path, "--work-dir", tmp_path / "runs", *grid)
+    assert line == f"error: the config {path} has no model"
 
 
 @pytest.mark.parametrize("name", ["studies/fashion-minst.yaml", "fashion-mnist.yaml"])

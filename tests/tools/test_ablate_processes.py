@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,12 +37,36 @@ def command(*arguments):
     sys.exit(run(*arguments))
 
 
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="without setpriv nothing ends with its parent")
+def test_a_run_of_its_own_process_ends_with_the_command(tmp_path):
+    """It saves its state first, although the command is killed."""
+    work, log = tmp_path / "runs", tmp_path / "log"
+    options = [*SHORT[:1], "train_cfg.max_epochs=500", *SHORT[3:]]
+    killed = runs.start(
+        command, log, "ablate", DIGITS, "--work-dir", work, "--grid", "seed=0", "--cfg-options", *options
+    )
+    while not (curves := work / "seed=0" / "curves.json").is_file():
+        assert killed.is_alive(), Path(f"{log}.err").read_text()
+        time.sleep(0.05)
+    threads = Path(f"/proc/{killed.pid}/task").iterdir()
+    (child,) = [child for thread in threads for child in (thread / "children").read_text().split()]
+    killed.kill()
+    killed.join()
+    ends = time.monotonic() + 60
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < ends, "the training outlives the command"
+        time.sleep(0.05)
+    assert curves.is_file()
+    assert "stopped by SIGTERM" in (work / "seed=0" / "ablation.log").read_text()
+    assert json.loads((work / "seed=0" / "ablation.json").read_text())["status"] == "waiting"
+
+
 def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
     """Two runs at a time. The runs that are done stay, no process outlives the kill, and the rest is made."""
     work, log = tmp_path / "runs", tmp_path / "log"
     line = [command, log, "ablate", study, "--work-dir", work, "--at-once", "2", "--cfg-options", *SHORT]
     killed = runs.start(*line)
-    while not (done := list(work.glob("*/ablation.json"))):
+    while not (done := [path for path in work.glob("*/ablation.json") if '"done"' in path.read_text()]):
         assert killed.is_alive(), Path(f"{log}.err").read_text()
         time.sleep(0.05)
     threads = Path(f"/proc/{killed.pid}/task").iterdir()
