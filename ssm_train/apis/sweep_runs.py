@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -418,8 +419,10 @@ def _is_seed(text: str) -> bool:
 def _digest(cfg: Config) -> str:
     """What tells two configs apart, without their seed."""
     content = cfg.to_dict()
-    content.get("randomness", {}).pop("seed", None)
-    return hashlib.sha256(repr(content).encode(errors="surrogateescape")).hexdigest()
+    randomness = {key: value for key, value in (content.get("randomness") or {}).items() if key != "seed"}
+    # A function in a config is another object in every process.
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(content | {"randomness": randomness}))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _differences(before: dict, now: dict) -> str:
