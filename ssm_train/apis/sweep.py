@@ -176,7 +176,13 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
 
 
 def count_parameters(cfg: Config) -> int:
-    """Number of the parameters of a config's model. It is built without memory, where a model allows for that."""
+    """Number of the parameters of a config's model. It is built without memory, where a model allows for that.
+
+    Raises:
+        ConfigError: the config has no model, or it cannot be built.
+    """
+    if cfg.get("model") is None:
+        raise ConfigError(f"the config {cfg.filename} has no model")
     task = task_of(cfg)
     with contextlib.nullcontext() if task.comes_with_weights or task.needs_values else without_values():
         return sum(parameter.numel() for parameter in task.build().parameters())

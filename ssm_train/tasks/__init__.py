@@ -40,11 +40,9 @@ def task_of(cfg: Config) -> Task:
     """The task of a config.
 
     Raises:
-        ConfigError: the config has an unknown scope, or no model.
+        ConfigError: the config has an unknown scope.
         MissingPackageError: a package that the task needs is not installed.
     """
-    if not isinstance(cfg.get("model"), dict):
-        raise ConfigError(f"the config {cfg.filename} has no model")
     name = task_name_of(cfg)
     if name == DETECTION:
         from ssm_train.tasks.detection.task import Detection

@@ -121,7 +121,7 @@ def test_unfit_arguments_say_what_is_wrong(name):
         ("drop_path_rate", (1.5, 1.0, -0.1, float("nan")), "drop_path_rate must be from 0 to below 1"),
         ("depths", ((1, -1, 1, 1),), "depths must be 0 or more"),
         ("dims", ((16, 0, 16, 16),), "dims must be 1 or more"),
-        ("linear_std", (-0.1, float("inf"), float("nan")), "linear_std must be a finite number, 0 or more"),
+        ("linear_std", (-0.1, 0, 1e17, float("inf"), float("nan")), "linear_std must be above 0 and at most 1"),
         ("mlp_ratio", (-1.0, 0.0, float("nan")), "mlp_ratio must be large enough"),
         ("num_classes", (-1,), "num_classes must be 0 or more"),
         ("in_chans", (-1, 0), "in_chans must be 1 or more"),
