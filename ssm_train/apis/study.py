@@ -19,7 +19,7 @@ import yaml
 from scipy import stats
 
 from ssm_core.errors import ConfigError
-from ssm_train.apis.sweep import SEED, Outcome, Run, Settings, as_csv, duration, folder_name, row, spread
+from ssm_train.apis.sweep import SEED, SEEDS, Outcome, Run, Settings, as_csv, duration, folder_name, row, spread
 from ssm_train.apis.sweep_runs import TABLE, SweepSettings
 from ssm_train.runtime.config_files import find_study
 from ssm_train.runtime.strict_json import strict_json
@@ -188,7 +188,7 @@ def read_study(path: Path) -> Study:
     seeds, tables = content["seeds"], content["tables"]
     if not _is_list_of_seeds(seeds):
         raise ConfigError(
-            f"{path}: seeds has to be a list of different whole numbers from 0 to 4294967295, not {seeds!r}"
+            f"{path}: seeds has to be a list of different whole numbers from 0 to {SEEDS - 1}, not {seeds!r}"
         )
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path}: tables has to have tables by their names, not {tables!r}")
@@ -198,7 +198,7 @@ def read_study(path: Path) -> Study:
 
 
 def _is_list_of_seeds(seeds: Any) -> bool:
-    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
+    whole = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < SEEDS for seed in seeds)
     return bool(whole) and len(set(seeds)) == len(seeds)
 
 

@@ -19,11 +19,13 @@ from ssm_core.errors import ConfigError
 from ssm_core.flops import without_values
 from ssm_train.apis.train import TrainingResult
 from ssm_train.runtime import curve_files
+from ssm_train.runtime.config import require_model
 from ssm_train.runtime.curve_files import CURVES
 from ssm_train.runtime.strict_json import strict_json
 from ssm_train.tasks import task_of
 
 SEED = "randomness.seed"
+SEEDS = 2**32  # that numpy and torch take: 0 to one less
 SHORTHAND = {"seed": SEED}
 _LONGEST = 190  # letters of a folder's name: Linux has 255, and a study puts the name of the config before it
 Settings = dict[str, str]  # key of the config to its value, both as a command line has them
@@ -175,14 +177,18 @@ def metric_of(cfg: Config) -> tuple[str, bool]:
     return metric, checkpoint.get("rule") == "less"
 
 
+def is_seed(text: str) -> bool:
+    """Whether a text is a seed that numpy and torch take."""
+    return text.isascii() and text.isdigit() and int(text) < SEEDS
+
+
 def count_parameters(cfg: Config) -> int:
     """Number of the parameters of a config's model. It is built without memory, where a model allows for that.
 
     Raises:
         ConfigError: the config has no model, or it cannot be built.
     """
-    if cfg.get("model") is None:
-        raise ConfigError(f"the config {cfg.filename} has no model")
+    require_model(cfg)
     task = task_of(cfg)
     with contextlib.nullcontext() if task.comes_with_weights or task.needs_values else without_values():
         return sum(parameter.numel() for parameter in task.build().parameters())

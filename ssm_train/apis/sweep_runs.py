@@ -1,10 +1,8 @@
 """The runs of a sweep: started one after the other or several at once, kept when done, and tried again when not."""
 
-import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,9 +18,10 @@ from queue import SimpleQueue
 import torch
 from mmengine.config import Config
 
-from ssm_core.errors import ConfigError, DataError, StoppedError, UserError
+from ssm_core.errors import ConfigError, StoppedError, UserError
 from ssm_train.apis import cli, run_warnings
 from ssm_train.apis.run_processes import Made, RunProcess, Training, environments
+from ssm_train.apis.run_records import RECORD, differences, digest, read_record, reason
 from ssm_train.apis.run_signals import PassedOn
 from ssm_train.apis.sweep import (
     SEED,
@@ -35,6 +34,7 @@ from ssm_train.apis.sweep import (
     combinations,
     count_parameters,
     folder_names,
+    is_seed,
     metric_of,
     parse_grid,
     read_costs,
@@ -44,7 +44,7 @@ from ssm_train.runtime import folder_lock
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.files import check_folder, make_folder, write_text_atomically
 
-RECORD, LOG = "ablation.json", "ablation.log"  # in the folder of each run
+LOG = "ablation.log"  # in the folder of each run
 TABLE = "table.md"
 GO_ON = ("--resume", "--or-begin")
 # What starts a program that gets SIGTERM when this one ends, where there is such a thing.
@@ -296,12 +296,12 @@ class Sweep:
         known: dict[tuple, tuple[Config, int, str]] = {}
         configs, outcomes = [], []
         for run in self.runs:
-            shared = (item for item in run.settings.items() if item[0] != SEED or not _is_seed(item[1]))
+            shared = (item for item in run.settings.items() if item[0] != SEED or not is_seed(item[1]))
             key = run.config, *shared
             if key not in known:
                 with self.settings.told_of(run):
                     cfg = load_config(run.config, self.settings.options_of(run.settings))
-                    known[key] = cfg, count_parameters(cfg), _digest(cfg)
+                    known[key] = cfg, count_parameters(cfg), digest(cfg)
             cfg, parameters, content = known[key]
             configs.append(cfg)
             self._contents.append(content)
@@ -314,13 +314,13 @@ class Sweep:
         folder = self.folder / outcome.folder
         if not (folder / RECORD).is_file():
             return
-        known = _record(folder / RECORD)
+        known = read_record(folder / RECORD)
         before = known["given"]
         # Records of earlier versions have fewer entries.
         now = {name: value for name, value in self._identity_of(number).items() if name in before}
         if before != now:
             raise ConfigError(
-                f"{folder} holds a run with other settings ({_differences(before, now)}): give another --work-dir, or "
+                f"{folder} holds a run with other settings ({differences(before, now)}): give another --work-dir, or "
                 "remove it"
             )
         outcome.status, outcome.seconds, outcome.error = known["status"], known["seconds"], known["error"]
@@ -409,64 +409,3 @@ def _gpus() -> list[str]:
     """The GPUs of this machine that may be used, as ``CUDA_VISIBLE_DEVICES`` names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(n) for n in range(torch.cuda.device_count())] if given is None else [n for n in given.split(",") if n]
-
-
-def _is_seed(text: str) -> bool:
-    """Whether a text is a seed that numpy and torch take."""
-    return text.isascii() and text.isdigit() and int(text) < 2**32
-
-
-def _digest(cfg: Config) -> str:
-    """What tells two configs apart, without their seed."""
-    content = cfg.to_dict()
-    randomness = {key: value for key, value in (content.get("randomness") or {}).items() if key != "seed"}
-    # A function in a config is another object in every process.
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(content | {"randomness": randomness}))
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
-def _differences(before: dict, now: dict) -> str:
-    """What a kept run was given and is not now, and the other way round."""
-    told = []
-    for name in now:
-        old, new = before[name], now[name]
-        if name == "content":
-            told += ["the config itself has changed"] * (old != new and len(told) == 0)
-            continue
-        if isinstance(old, list) and isinstance(new, list):
-            told += [f"without {option}" for option in old if option not in new]
-            told += [f"with {option}" for option in new if option not in old]
-        elif old != new:
-            told.append(f"{name} {new} instead of {old}")
-    return "now " + (", ".join(map(str, told)) or "in another order")
-
-
-def _record(path: Path) -> dict:
-    """What an earlier call noted of a run.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    try:
-        known = json.loads(path.read_text())
-        numbers = isinstance(known["seconds"], int | float) and "given" in known
-        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        sound = False
-    if not sound:
-        raise DataError(f"{path} is damaged: remove it, and the run is done again")
-    return known
-
-
-def reason(status: int, log: Path) -> str:
-    """Why a run failed: the signal that killed it, or else the last error, or else the last line, that it printed.
-
-    Args:
-        status: its exit status, which is negative after a signal.
-        log: what it printed.
-    """
-    if status < 0:
-        return f"killed by signal {-status} (log: {log})"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error")]
-    return (errors or lines or [f"exit status {status}"])[-1].removeprefix("error: ")

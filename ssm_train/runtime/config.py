@@ -114,8 +114,7 @@ def run_config(
         MissingPackageError: see :func:`load_config`.
     """
     cfg = load_config(path, options)
-    if cfg.get("model") is None:
-        raise ConfigError(f"the config {cfg.filename} has no model")
+    require_model(cfg)
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or str(Path("work_dirs") / Path(path).stem)
     if amp and cfg.optim_wrapper.get("dtype", "float32") == "float32":
@@ -128,6 +127,16 @@ def run_config(
             missing = next(part for part in parts if part not in given)
             raise ConfigError(f"the config has {given[0]} and no {missing}: {', '.join(parts)} go together")
     return cfg
+
+
+def require_model(cfg: Config) -> None:
+    """Raise unless a config has a model.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if cfg.get("model") is None:
+        raise ConfigError(f"the config {cfg.filename} has no model")
 
 
 def changed(cfg: Config, values: dict[str, Any]) -> Config:

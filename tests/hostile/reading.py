@@ -53,8 +53,9 @@ def tokenizer(folder):
 
 def ablate(config, folder, *options):
     """Take up a sweep whose only run is in a folder."""
+    from ssm_train.apis.run_records import RECORD
     from ssm_train.apis.sweep import combinations, parse_grid
-    from ssm_train.apis.sweep_runs import RECORD, Launch, Sweep, SweepSettings
+    from ssm_train.apis.sweep_runs import Launch, Sweep, SweepSettings
 
     work = Path(folder).with_name("sweep")
     work.mkdir()

@@ -24,8 +24,8 @@ from short_sweeps import DIGITS, SHORT, write_study
 from termcolor.termcolor import can_colorize
 
 from ssm_train.apis.run_processes import RunProcess, Training
+from ssm_train.apis.run_records import reason
 from ssm_train.apis.run_warnings import described, distinct, warnings_of
-from ssm_train.apis.sweep_runs import reason
 
 
 @pytest.fixture

@@ -149,7 +149,8 @@ def test_nothing_is_no_success(nothing, capsys, tmp_path, name):
 
 def test_a_comparison_of_runs_without_the_metric(tmp_path, capsys):
     """The run is done, as a run of a config without validations is, and its curves have no metric."""
-    from ssm_train.apis.sweep_runs import RECORD, SweepSettings
+    from ssm_train.apis.run_records import RECORD
+    from ssm_train.apis.sweep_runs import SweepSettings
 
     settings = SweepSettings(str(CLASSIFICATION), ("seed=0",), tuple(runs.TINY), tmp_path)
     (tmp_path / "seed=0").mkdir()

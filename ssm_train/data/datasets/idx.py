@@ -11,6 +11,11 @@ import numpy as np
 from ssm_core.errors import DataError
 
 
+def missing_file(path: str | Path) -> DataError:
+    """The error about a file of a dataset that is not there."""
+    return DataError(f"there is no file {path}; `tree-ssm prepare-data --help` tells how to make or arrange datasets")
+
+
 def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     """Read a gzipped idx file of unsigned bytes.
 
@@ -28,9 +33,7 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(
-            f"there is no file {path}; `tree-ssm prepare-data --help` tells how to make or arrange datasets"
-        ) from None
+        raise missing_file(path) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}") from None
     header = 4 * (1 + dimensions)

@@ -11,7 +11,7 @@ from PIL import Image
 from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.collate import DRAWN_KEY, UNREADABLE_KEY
 from ssm_train.data.datasets.base import ImageDataset, Transform
-from ssm_train.data.datasets.idx import read_idx
+from ssm_train.data.datasets.idx import missing_file, read_idx
 from ssm_train.data.transforms import BatchTransform
 from ssm_train.registry import DATASETS
 
@@ -91,9 +91,7 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r")
     except FileNotFoundError:
-        raise DataError(
-            f"there is no file {path}; `tree-ssm prepare-data --help` tells how to make or arrange datasets"
-        ) from None
+        raise missing_file(path) from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is no array of NumPy, or not all of it: {error}") from error
     if not isinstance(found, np.ndarray) or found.ndim not in dimensions:

@@ -1,0 +1,68 @@
+"""What is noted of a run of a sweep, so that it is kept, continued or refused later."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ssm_core.errors import DataError
+
+RECORD = "ablation.json"  # in the folder of each run
+
+
+def digest(cfg: Config) -> str:
+    """What tells two configs apart, without their seed."""
+    content = cfg.to_dict()
+    randomness = {key: value for key, value in (content.get("randomness") or {}).items() if key != "seed"}
+    # A function in a config is another object in every process.
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(content | {"randomness": randomness}))
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def differences(before: dict, now: dict) -> str:
+    """What a kept run was given and is not now, and the other way round."""
+    told = []
+    for name in now:
+        old, new = before[name], now[name]
+        if name == "content":
+            told += ["the config itself has changed"] * (old != new and len(told) == 0)
+            continue
+        if isinstance(old, list) and isinstance(new, list):
+            told += [f"without {option}" for option in old if option not in new]
+            told += [f"with {option}" for option in new if option not in old]
+        elif old != new:
+            told.append(f"{name} {new} instead of {old}")
+    return "now " + (", ".join(map(str, told)) or "in another order")
+
+
+def read_record(path: Path) -> dict:
+    """What an earlier call noted of a run.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        known = json.loads(path.read_text())
+        numbers = isinstance(known["seconds"], int | float) and "given" in known
+        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path} is damaged: remove it, and the run is done again")
+    return known
+
+
+def reason(status: int, log: Path) -> str:
+    """Why a run failed: the signal that killed it, or else the last error, or else the last line, that it printed.
+
+    Args:
+        status: its exit status, which is negative after a signal.
+        log: what it printed.
+    """
+    if status < 0:
+        return f"killed by signal {-status} (log: {log})"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error")]
+    return (errors or lines or [f"exit status {status}"])[-1].removeprefix("error: ")
