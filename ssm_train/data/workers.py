@@ -5,12 +5,12 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner.runner import _SlicedDataset  # what num_batch_per_epoch makes
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids, _set_worker_pids
 
 from ssm_core.errors import ConfigError
 
@@ -25,17 +25,16 @@ class StoppableLoader(DataLoader):
     def __iter__(self) -> Any:
         iterator = super().__iter__()
         self._running = weakref.ref(iterator)
-        return iterator
+        return _WatchedFetches(iterator) if hasattr(iterator, "_workers") else iterator
 
     def stop_workers(self) -> None:
         """End the workers. torch would do it when Python exits, and wait five seconds (pytorch/pytorch issue 81794)."""
         iterator = self._running and self._running()
         if hasattr(iterator, "_shutdown_workers"):  # it has workers
-            with suppress(RuntimeError):  # torch raises it in the main thread when a worker is killed
-                if self.lost_worker():  # a worker that is stopped would not end by itself
-                    for worker in iterator._workers:
-                        worker.kill()
-                iterator._shutdown_workers()
+            if self.lost_worker():  # a worker that is stopped would not end by itself
+                for worker in iterator._workers:
+                    worker.kill()
+            iterator._shutdown_workers()
         self._iterator = None
 
     def stopped_workers(self) -> list[int]:
@@ -54,24 +53,37 @@ class StoppableLoader(DataLoader):
         return ""
 
 
-@contextmanager
-def errors_held() -> Iterator[None]:
-    """Context that ends before torch says that a worker has died.
+class _WatchedFetches:
+    """Iterator of a loader with workers, which says that a worker has died while a batch is fetched, and only then.
 
-    torch raises that error in the handler of SIGCHLD, so between any two lines of the main thread. In the middle of an
-    update the weights and the state of the optimizer belong to no iteration, and could not be saved.
+    torch says so in its handler of SIGCHLD, which runs between any two lines of the main thread. In the middle of an
+    update the weights and the state of the optimizer belong to no iteration. While an error is explained and the state
+    is saved, a second error would stop that. The handler knows nothing of these workers outside a fetch.
+
+    Args:
+        iterator: torch's iterator with worker processes.
     """
-    if threading.current_thread() is not threading.main_thread():  # the handler never runs here
-        yield
-        return
-    ended: list[int] = []
-    before = signal.signal(signal.SIGCHLD, lambda number, frame: ended.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-    if ended and callable(before):
-        before(ended[-1], None)
+
+    def __init__(self, iterator: Any):
+        self._iterator = iterator
+        if iterator._worker_pids_set:
+            _remove_worker_pids(id(iterator))
+            iterator._worker_pids_set = False  # torch would remove them again at the end
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        workers = self._iterator._workers
+        for worker in workers:
+            if worker.exitcode not in (None, 0):
+                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) has ended with {worker.exitcode}")
+        # A fetch can wait for ever for the second half of what a worker was sending. Only the handler ends that.
+        _set_worker_pids(id(self), tuple(worker.pid for worker in workers))
+        try:
+            return next(self._iterator)
+        finally:
+            _remove_worker_pids(id(self))
 
 
 def _is_stopped(process: int) -> bool:

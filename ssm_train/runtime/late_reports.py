@@ -18,7 +18,6 @@ from mmengine.hooks import CheckpointHook, EMAHook, EmptyCacheHook, Hook, Logger
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ssm_train.data.workers import errors_held
 from ssm_train.runtime.optimizers import Checks, GuardedOptimWrapper
 from ssm_train.runtime.tensor_slots import TensorSlots
 
@@ -160,7 +159,7 @@ class LateReports:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        with errors_held(), self._as_of(pending, go_on):
+        with self._as_of(pending, go_on):
             begin = time.perf_counter()
             values = pending.copy.read()
             now = time.perf_counter()

@@ -6,7 +6,6 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ssm_core.errors import CheckpointError, ConfigError
-from ssm_train.data.workers import errors_held
 from ssm_train.registry import LOOPS
 from ssm_train.runtime import continuing, pieces
 from ssm_train.runtime.batches import Batches
@@ -183,12 +182,11 @@ def _check_span(loop: EpochBasedTrainLoop | IterBasedTrainLoop, done: int, key: 
 def _run_iteration(loop: EpochBasedTrainLoop | IterBasedTrainLoop, number: int, batch: Any) -> None:
     """mmengine's ``run_iter``, which may compute a batch in pieces, and may run the hooks after it late."""
     runner = loop.runner
-    with errors_held():
-        runner.call_hook("before_train_iter", batch_idx=number, data_batch=batch)
-        with runner.reports.step():
-            outputs = pieces.train_step(runner, batch, number)
-        runner.reports.add(number, batch, outputs)
-        loop._iter += 1
+    runner.call_hook("before_train_iter", batch_idx=number, data_batch=batch)
+    with runner.reports.step():
+        outputs = pieces.train_step(runner, batch, number)
+    runner.reports.add(number, batch, outputs)
+    loop._iter += 1
 
 
 def _batches(loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> Batches:

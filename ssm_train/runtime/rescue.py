@@ -223,8 +223,7 @@ def lost_worker(runner: Runner, patience: float = 0.0) -> str:
         lost = next(filter(None, (loader.lost_worker() for loader in loaders_of(runner))), "")
         if lost or time.monotonic() >= end:
             return lost
-        with suppress(RuntimeError):  # torch raises it in the main thread when the worker ends
-            time.sleep(0.02)
+        time.sleep(0.02)
 
 
 def loaders_of(runner: Runner) -> list[StoppableLoader]:

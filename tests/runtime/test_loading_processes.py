@@ -1,6 +1,9 @@
 """The number of loading processes follows from the cores, and they give way to the training."""
 
 import os
+import signal
+import threading
+import time
 
 import pytest
 import runs
@@ -62,3 +65,44 @@ def test_a_number_of_the_config_is_kept_and_none_is_chosen(tmp_path, monkeypatch
     assert lines == [
         f"loading of data: 1 process of niceness {NICENESS}, since the machine has 8 cores for 2 training processes"
     ]
+
+
+class Slow(Dataset):
+    """The samples after the first six take a minute."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        time.sleep(60 * (index > 5))
+        return index
+
+
+@pytest.mark.parametrize("fetched", [1, 6])
+def test_the_death_of_a_worker_is_said_in_a_fetch_and_nowhere_else(fetched):
+    loader = make_reproducible(DataLoader(Slow(), num_workers=2), seed=0)
+    batches = iter(loader)
+    assert [int(next(batches)) for _ in range(fetched)] == list(range(fetched))
+    os.kill(batches._iterator._workers[1].pid, signal.SIGKILL)
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:  # torch's handler of SIGCHLD would raise here
+        pass
+    assert loader.lost_worker()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) has ended with -9"):
+        next(batches)
+    loader.stop_workers()
+
+
+def test_a_worker_that_dies_during_a_fetch_ends_it_at_once():
+    loader = make_reproducible(DataLoader(Slow(), num_workers=2), seed=0)
+    batches = iter(loader)
+    for _ in range(6):
+        next(batches)
+    victim = batches._iterator._workers[0].pid
+    killer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
+    begin = time.monotonic()
+    killer.start()
+    with pytest.raises(RuntimeError, match=f"DataLoader worker .*{victim}"):
+        next(batches)
+    assert time.monotonic() - begin < 3  # torch itself looks for dead workers every five seconds
+    loader.stop_workers()
