@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ import torch
 # they start. Those take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# A shell starts its background jobs with SIGINT ignored, and so do they their own processes. Tests stop some by SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # By the time that they take, the longest first.
 LONGEST = (
