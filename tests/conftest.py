@@ -19,7 +19,7 @@ import torch
 # they start. Those take the setting from the environment.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# A shell starts its background jobs with SIGINT ignored, and so do they their own processes. Tests stop some by SIGINT.
+# A shell starts background jobs with SIGINT ignored. Their processes inherit that, and some tests stop theirs by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ssm_core.errors import DataError
 
 RECORD = "ablation.json"  # in the folder of each run
+_GIVEN = {"config", "options", "amp"}  # what the records of every version say that a run was given
 
 
 def digest(cfg: Config) -> str:
@@ -45,8 +46,9 @@ def read_record(path: Path) -> dict:
     """
     try:
         known = json.loads(path.read_text())
-        numbers = isinstance(known["seconds"], int | float) and "given" in known
-        sound = numbers and isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
+        given = isinstance(known["given"], dict) and known["given"].keys() >= _GIVEN
+        ended = isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
+        sound = given and ended and isinstance(known["seconds"], int | float)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:

@@ -54,9 +54,9 @@ class StoppableLoader(DataLoader):
 
 
 class _WatchedFetches:
-    """Iterator of a loader with workers, which says that a worker has died while a batch is fetched, and only then.
+    """Iterator of a loader with workers. The error that a worker has died comes from a fetch, and from nothing else.
 
-    torch says so in its handler of SIGCHLD, which runs between any two lines of the main thread. In the middle of an
+    torch raises it in its handler of SIGCHLD, which runs between any two lines of the main thread. In the middle of an
     update the weights and the state of the optimizer belong to no iteration. While an error is explained and the state
     is saved, a second error would stop that. The handler knows nothing of these workers outside a fetch.
 
@@ -75,12 +75,12 @@ class _WatchedFetches:
 
     def __next__(self) -> Any:
         workers = self._iterator._workers
-        for worker in workers:
-            if worker.exitcode not in (None, 0):
-                raise RuntimeError(f"DataLoader worker (pid {worker.pid}) has ended with {worker.exitcode}")
         # A fetch can wait for ever for the second half of what a worker was sending. Only the handler ends that.
         _set_worker_pids(id(self), tuple(worker.pid for worker in workers))
         try:
+            for worker in workers:  # the handler is told of nothing that was before
+                if worker.exitcode not in (None, 0):
+                    raise RuntimeError(f"DataLoader worker (pid {worker.pid}) has ended with {worker.exitcode}")
             return next(self._iterator)
         finally:
             _remove_worker_pids(id(self))

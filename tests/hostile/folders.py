@@ -251,9 +251,11 @@ def curves_of_a_run(folder, draw, mark):
 def notes_of_a_run(folder, draw, mark):
     """The notes of a sweep beside curves that are right."""
     (folder / "curves.json").write_text('{"train": [], "val": [{"iter": 1, "epoch": 1, "top1": 5}]}')
-    text = draw.choice(
-        ["[]", "{", "7", "[" * 10**6, '{"given": 1}', '{"given": {}, "status": "done", "seconds": "x", "error": 7}']
-    )
+    text = draw.choice([
+        "[]", "{", "7", "[" * 10**6, '{"given": 1}', '{"given": {}, "status": "done", "seconds": "x", "error": 7}',
+        '{"given": 1, "status": "done", "seconds": 1, "error": ""}',
+        '{"given": {}, "status": "done", "seconds": 1, "error": ""}',
+    ])  # fmt: skip
     (folder / "ablation.json").write_text(text)
 
 

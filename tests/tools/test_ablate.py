@@ -134,6 +134,9 @@ def test_a_run_is_not_taken_for_one_of_a_changed_config(tmp_path, quick_python, 
     del known["given"]["content"], known["given"]["compiled"]
     record.write_text(json.dumps(known | {"status": "done"}))
     assert run(*line) == 0, "records of earlier versions have neither"
+    for given in (7, {}, ["config", "options", "amp"]):
+        record.write_text(json.dumps(known | {"given": given}))
+        assert f"{record} is damaged: remove it" in error_of(capsys, *line)
 
 
 @pytest.mark.parametrize("seed", ["4294967296", "²"])
