@@ -1,0 +1,78 @@
+// Host side of the MLP on the GPU.
+
+#include <algorithm>
+#include <tuple>
+
+#include "common/cuda/device.h"
+#include "mlp/cuda/launch.h"
+#include "mlp/cuda/tuning.h"
+#include "mlp/inputs.h"
+
+namespace ssm {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+void check_widths(const MlpParams& p) {
+  SSM_CHECK(mlp_has(p.channels) && p.hidden > 0 && p.hidden % kMlpChunk == 0,
+      "mlp: there is no kernel for ", p.channels, " channels and ", p.hidden, " hidden ones");
+}
+
+template <typename Run>
+void with_type(const Tensor& x, const Run& run) {
+  if (x.scalar_type() == kHalf) {
+    run(c10::Half());
+  } else {
+    run(c10::BFloat16());
+  }
+}
+
+Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2) {
+  MlpLaunch p{mlp_params(x, weight1, bias1, weight2)};
+  check_widths(p);
+  check_mlp_input(bias2, x, {p.channels}, kFloat, "bias2");
+  const Tensor y = empty(x.sizes(), x);
+  if (x.numel() == 0) return y;
+  const DeviceGuard guard(x.get_device_index());
+  p.bias2 = bias2.const_data_ptr<float>();
+  p.y = y.mutable_data_ptr();
+  const int64_t tile = mlp_rows(p.channels / kMlpWide) * kMlpWide * kMlpWarps;
+  p.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
+  with_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
+    const Tensor& grad_y_given, const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2) {
+  MlpLaunch p{mlp_params(x, weight1, bias1, weight2)};
+  check_widths(p);
+  const Tensor grad_y = contiguous(grad_y_given);
+  check_mlp_input(grad_y, x, x.sizes(), x.scalar_type(), "grad_y");
+  const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.hidden}, x), grad_u = empty({p.tokens, p.hidden}, x);
+  if (x.numel() == 0) return {grad_x, h, grad_u, zeros({p.hidden}, bias1)};
+  const DeviceGuard guard(x.get_device_index());
+  const int64_t tiles = ceil_div(p.tokens, kMlpWide * kMlpWarps);
+  p.of_group = ceil_div(tiles, kMlpGroups);
+  p.groups = ceil_div(tiles, p.of_group);
+  p.blocks = static_cast<int>(std::min(p.groups, multiprocessors()));
+  const Tensor partial = empty({p.groups, p.hidden}, bias1), grad_bias1 = empty({p.hidden}, bias1);
+  p.grad_y = grad_y.const_data_ptr();
+  p.grad_x = grad_x.mutable_data_ptr();
+  p.h = h.mutable_data_ptr();
+  p.grad_u = grad_u.mutable_data_ptr();
+  p.partial = partial.mutable_data_ptr<float>();
+  p.grad_bias1 = grad_bias1.mutable_data_ptr<float>();
+  with_type(x, [&](auto zero) { launch_mlp_backward<decltype(zero)>(p); });
+  return {grad_x, h, grad_u, grad_bias1};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
+  m.impl("mlp", TORCH_BOX(&mlp));
+  m.impl("mlp_backward", TORCH_BOX(&mlp_backward));
+}
+
+}  // namespace ssm
