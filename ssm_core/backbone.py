@@ -21,6 +21,7 @@ from ssm_core.layers import (
     Stage,
     Stem,
     fuse_convolutions,
+    fuse_mlps,
     fuse_norms,
 )
 from ssm_core.layers.initial import draw_weights
@@ -209,6 +210,7 @@ class Backbone(TimmInterface, HubModel):
             fuse_norms(self, always=False)
         else:
             fuse_convolutions(self, fused=False)
+            fuse_mlps(self, fused=False)
         if not -1 <= frozen_stages <= count:
             raise ValueError(f"frozen_stages is a number from -1 to {count}, the stages of this model: {frozen_stages}")
         self.frozen_stages = frozen_stages

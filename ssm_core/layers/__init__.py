@@ -4,6 +4,7 @@ from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_chann
 from .gelu import GELU, gelu
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer, fuse_convolutions
+from .mlp import FusedMlp, fuse_mlps
 from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
 from .ssm import SelectiveInputs, SelectiveSSM
@@ -16,6 +17,7 @@ __all__ = [
     "ClassifierHead",
     "Downsample",
     "FusedLayerNorm",
+    "FusedMlp",
     "GlobalPool",
     "Pending",
     "ScanMixer",
@@ -24,6 +26,7 @@ __all__ = [
     "Stage",
     "Stem",
     "fuse_convolutions",
+    "fuse_mlps",
     "fuse_norms",
     "gelu",
     "record_scans",

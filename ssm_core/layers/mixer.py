@@ -4,14 +4,14 @@ from typing import Any
 
 import torch.fx
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm, LayerScale, Mlp
+from timm.layers import DropPath, LayerNorm, LayerScale
 from torch import Tensor, nn
 
 from ssm_core.ops.depthwise_conv import depthwise_conv
 from ssm_core.ops.registry import has_kernel
 
 from .convolution import to_channels_first, to_channels_last
-from .gelu import GELU
+from .mlp import FusedMlp
 from .norm import FusedLayerNorm, Pending, is_hooked, pending, sum_of
 from .ssm import SelectiveSSM
 
@@ -89,7 +89,7 @@ class Block(nn.Module):
         self.mixer = mixer
         self.scale1 = scale()
         self.norm2 = LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim), act_layer=GELU)
+        self.mlp = FusedMlp(dim, int(mlp_ratio * dim))
         self.scale2 = scale()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

@@ -1,6 +1,7 @@
 """Operators both families use."""
 
 from .depthwise_conv import depthwise_conv
+from .mlp import mlp
 from .norm import gated_layer_norm, gated_rms_norm, layer_norm, residual_layer_norm, residual_rms_norm, rms_norm
 from .selective_scan import directional_scan, selective_scan
 
@@ -10,6 +11,7 @@ __all__ = [
     "gated_layer_norm",
     "gated_rms_norm",
     "layer_norm",
+    "mlp",
     "residual_layer_norm",
     "residual_rms_norm",
     "rms_norm",

@@ -30,15 +30,15 @@ __device__ __forceinline__ float sum_rows(const float (&values)[8], int lane) {
 
 template <typename scalar_t, int kSteps>
 __global__ void __launch_bounds__(kMlpThreads, 1) mlp_backward_kernel(MlpLaunch p) {
-  constexpr int kChannels = kSteps * kMlpWide, kChunk = kMlpBackwardChunk;
-  constexpr int kRow1 = kChannels + kMlpPad, kRow2 = kChunk + kMlpPad, kTile = kMlpWide * kMlpWarps;
+  constexpr int kChannels = kSteps * kMlpWide, kTile = kMlpWide * kMlpWarps, kPairs = kMlpChunk / kMlpWide;
+  constexpr int kRow1 = kChannels + kMlpPad, kRow2 = kMlpChunk + kMlpPad;
   constexpr bool kHeld = kSteps <= 8;  // whether the registers hold the tokens beside their gradients
-  static_assert(kChunk == kMlpStep);
   extern __shared__ __align__(16) char shared[];
-  const MlpMemory<scalar_t> memory(true, kTile, kChannels, p.hidden, kChunk, shared);
+  const MlpMemory<scalar_t> memory(true, kTile, kChannels, p.hidden, p.chunks, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % 4 * 2;
   const int64_t tiles = (p.tokens + kTile - 1) / kTile;
-  scalar_t *own_tokens = memory.tokens + warp * kMlpWide * kRow1, *own_gradients = memory.gradients + warp * kMlpWide * kRow1;
+  scalar_t* own_tokens = memory.tokens + warp * kMlpWide * kRow1;
+  scalar_t* own_gradients = memory.gradients + warp * kMlpWide * kRow1;
   float* own_sums = memory.sums + warp * p.hidden;
   const auto copy_maps = [&](int64_t tile) {
     const int64_t token = tile * kTile + warp * kMlpWide;
@@ -47,34 +47,34 @@ __global__ void __launch_bounds__(kMlpThreads, 1) mlp_backward_kernel(MlpLaunch 
   };
 
   for (int i = threadIdx.x; i < p.hidden; i += kMlpThreads) memory.bias1[i] = p.bias1[i];
-  copy_weights<scalar_t, kChannels, kChunk>(p, memory, 0, 0);
+  if (kHeld) copy_maps(blockIdx.x * p.of_group);
+  Chunks<scalar_t, kChannels> chunks(p, memory.weights);
   const uint32_t from_x = address_of(own_tokens, row_down_first(lane), column_down_first(lane), kRow1);
   const uint32_t from_g = address_of(own_gradients, row_down_first(lane), column_down_first(lane), kRow1);
 
-  int stage = 0;
   for (int64_t group = blockIdx.x; group < p.groups; group += gridDim.x) {
-    const int64_t first = group * p.of_group, end = min(first + p.of_group, tiles);
+    const int64_t end = min((group + 1) * p.of_group, tiles), next_group = (group + gridDim.x) * p.of_group;
     for (int i = lane; i < p.hidden; i += 32) own_sums[i] = 0;
-    for (int64_t tile = first; tile < end; ++tile) {
-      copy_maps(tile);
+    __syncwarp();
+    for (int64_t tile = group * p.of_group; tile < end; ++tile) {
+      if (!kHeld) copy_maps(tile);
       Factor x[kSteps], g[kSteps];
       Result grad_x[2 * kSteps] = {};
       const int64_t token = tile * kTile + warp * kMlpWide, mine = token + lane / 4;
 #pragma unroll 1
-      for (int begin = 0; begin < p.hidden; begin += kChunk, stage ^= 1) {
-        wait_for_copies();
-        __syncthreads();
-        copy_weights<scalar_t, kChannels, kChunk>(p, memory, stage ^ 1, begin + kChunk == p.hidden ? 0 : begin + kChunk);
+      for (int begin = 0; begin < p.hidden; begin += kMlpChunk) {
+        const scalar_t* weight1 = chunks.next();
+        const scalar_t* weight2 = weight1 + mlp_first_items(kChannels);
         if (begin == 0) {
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
             g[step] = load_matrix(from_g + step * kMlpWide * sizeof(scalar_t));
             if (kHeld) x[step] = load_matrix(from_x + step * kMlpWide * sizeof(scalar_t));
           }
+          __syncwarp();
+          const int64_t next = tile + 1 < end ? tile + 1 : next_group;
+          if (kHeld && next < tiles) copy_maps(next);
         }
-        const scalar_t* weight1 = memory.weight1 + stage * kChunk * kRow1;
-        const scalar_t* weight2 = memory.weight2 + stage * kChannels * kRow2;
-        constexpr int kPairs = kMlpStep / kMlpWide;
         Result u[2 * kPairs], grad_h[2 * kPairs] = {};
 #pragma unroll
         for (int j = 0; j < 2 * kPairs; ++j) {

@@ -12,8 +12,9 @@ template <typename scalar_t, int kSteps>
 __global__ void __launch_bounds__(kMlpThreads, 1) mlp_kernel(MlpLaunch p) {
   constexpr int kRows = mlp_rows(kSteps), kChannels = kSteps * kMlpWide, kTokens = kRows * kMlpWide;
   constexpr int kRow1 = kChannels + kMlpPad, kRow2 = kMlpChunk + kMlpPad, kTile = kTokens * kMlpWarps;
+  constexpr int kPairs = kMlpChunk / kMlpWide;
   extern __shared__ __align__(16) char shared[];
-  const MlpMemory<scalar_t> memory(false, kTile, kChannels, p.hidden, kMlpChunk, shared);
+  const MlpMemory<scalar_t> memory(false, kTile, kChannels, p.hidden, p.chunks, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pair = lane % 4 * 2;
   scalar_t* own = memory.tokens + warp * kTokens * kRow1;
   const int64_t tiles = (p.tokens + kTile - 1) / kTile;
@@ -21,20 +22,16 @@ __global__ void __launch_bounds__(kMlpThreads, 1) mlp_kernel(MlpLaunch p) {
   for (int i = threadIdx.x; i < p.hidden; i += kMlpThreads) memory.bias1[i] = p.bias1[i];
   copy_tokens<scalar_t, kChannels, kTokens>(
       own, p.x, static_cast<int64_t>(blockIdx.x) * kTile + warp * kTokens, p.tokens);
-  copy_weights<scalar_t, kChannels, kMlpChunk>(p, memory, 0, 0);
+  Chunks<scalar_t, kChannels> chunks(p, memory.weights);
 
-  int stage = 0;
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const int64_t token = tile * kTile + warp * kTokens, next = token + static_cast<int64_t>(gridDim.x) * kTile;
     Factor x[kRows][kSteps];
     Result y[kRows][2 * kSteps] = {};
-    for (int begin = 0; begin < p.hidden; begin += kMlpChunk, stage ^= 1) {
-      wait_for_copies();
-      __syncthreads();  // this chunk is there, and nobody reads the one before
-      const bool last = begin + kMlpChunk == p.hidden;
-      if (!last || tile + gridDim.x < tiles) {
-        copy_weights<scalar_t, kChannels, kMlpChunk>(p, memory, stage ^ 1, last ? 0 : begin + kMlpChunk);
-      }
+#pragma unroll 1
+    for (int begin = 0; begin < p.hidden; begin += kMlpChunk) {
+      const scalar_t* weight1 = chunks.next();
+      const scalar_t* weight2 = weight1 + mlp_first_items(kChannels);
       if (begin == 0) {
 #pragma unroll
         for (int row = 0; row < kRows; ++row) {
@@ -47,50 +44,44 @@ __global__ void __launch_bounds__(kMlpThreads, 1) mlp_kernel(MlpLaunch p) {
         __syncwarp();
         if (tile + gridDim.x < tiles) copy_tokens<scalar_t, kChannels, kTokens>(own, p.x, next, p.tokens);
       }
-      const scalar_t* weight1 = memory.weight1 + stage * kMlpChunk * kRow1;
-      const scalar_t* weight2 = memory.weight2 + stage * kChannels * kRow2;
-#pragma unroll 1
-      for (int part = 0; part < kMlpChunk; part += kMlpStep) {
-        constexpr int kPairs = kMlpStep / kMlpWide;
-        Result u[kRows][2 * kPairs];
+      Result u[kRows][2 * kPairs];
 #pragma unroll
-        for (int j = 0; j < 2 * kPairs; ++j) {
-          const float2 bias = *reinterpret_cast<const float2*>(memory.bias1 + begin + part + 8 * j + pair);
+      for (int j = 0; j < 2 * kPairs; ++j) {
+        const float2 bias = *reinterpret_cast<const float2*>(memory.bias1 + begin + 8 * j + pair);
 #pragma unroll
-          for (int row = 0; row < kRows; ++row) u[row][j] = {{bias.x, bias.y, bias.x, bias.y}};
+        for (int row = 0; row < kRows; ++row) u[row][j] = {{bias.x, bias.y, bias.x, bias.y}};
+      }
+      const uint32_t from1 = address_of(weight1, row_right_first(lane), column_right_first(lane), kRow1);
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+        for (int j = 0; j < kPairs; ++j) {
+          const Factor w = load_matrix(from1 + (j * kMlpWide * kRow1 + step * kMlpWide) * sizeof(scalar_t));
+#pragma unroll
+          for (int row = 0; row < kRows; ++row) add_products<scalar_t>(&u[row][2 * j], x[row][step], w);
         }
-        const uint32_t from1 = address_of(weight1, part + row_right_first(lane), column_right_first(lane), kRow1);
+      }
+      Factor h[kRows][kPairs];
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-          for (int j = 0; j < kPairs; ++j) {
-            const Factor w = load_matrix(from1 + (j * kMlpWide * kRow1 + step * kMlpWide) * sizeof(scalar_t));
-#pragma unroll
-            for (int row = 0; row < kRows; ++row) add_products<scalar_t>(&u[row][2 * j], x[row][step], w);
-          }
-        }
-        Factor h[kRows][kPairs];
-#pragma unroll
-        for (int row = 0; row < kRows; ++row) {
-#pragma unroll
-          for (int j = 0; j < kPairs; ++j) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-              float& value = u[row][2 * j + i / 4].values[i % 4];
-              value = gelu(value, normal_tail(value));
-            }
-            h[row][j] = rounded<scalar_t>(&u[row][2 * j]);
-          }
-        }
-        const uint32_t from2 = address_of(weight2, row_right_first(lane), part + column_right_first(lane), kRow2);
+      for (int row = 0; row < kRows; ++row) {
 #pragma unroll
         for (int j = 0; j < kPairs; ++j) {
 #pragma unroll
-          for (int step = 0; step < kSteps; ++step) {
-            const Factor w = load_matrix(from2 + (step * kMlpWide * kRow2 + j * kMlpWide) * sizeof(scalar_t));
-#pragma unroll
-            for (int row = 0; row < kRows; ++row) add_products<scalar_t>(&y[row][2 * step], h[row][j], w);
+          for (int i = 0; i < 8; ++i) {
+            float& value = u[row][2 * j + i / 4].values[i % 4];
+            value = gelu(value, normal_tail(value));
           }
+          h[row][j] = rounded<scalar_t>(&u[row][2 * j]);
+        }
+      }
+      const uint32_t from2 = address_of(weight2, row_right_first(lane), column_right_first(lane), kRow2);
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          const Factor w = load_matrix(from2 + (step * kMlpWide * kRow2 + j * kMlpWide) * sizeof(scalar_t));
+#pragma unroll
+          for (int row = 0; row < kRows; ++row) add_products<scalar_t>(&y[row][2 * step], h[row][j], w);
         }
       }
     }
@@ -113,6 +104,7 @@ __global__ void __launch_bounds__(kMlpThreads, 1) mlp_kernel(MlpLaunch p) {
       }
     }
   }
+  wait_for_copies();
 }
 
 }  // namespace

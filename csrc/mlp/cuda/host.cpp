@@ -20,6 +20,11 @@ void check_widths(const MlpParams& p) {
       "mlp: there is no kernel for ", p.channels, " channels and ", p.hidden, " hidden ones");
 }
 
+// Room for the weights as the kernels read them.
+Tensor packed_weights(const MlpParams& p, const Tensor& x) {
+  return empty({p.hidden / kMlpChunk, mlp_chunk_items(p.channels)}, x);
+}
+
 template <typename Run>
 void with_type(const Tensor& x, const Run& run) {
   if (x.scalar_type() == kHalf) {
@@ -38,8 +43,9 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Te
   const DeviceGuard guard(x.get_device_index());
   p.bias2 = bias2.const_data_ptr<float>();
   p.y = y.mutable_data_ptr();
-  const int64_t tile = mlp_rows(p.channels / kMlpWide) * kMlpWide * kMlpWarps;
-  p.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
+  p.blocks = static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p, false)), multiprocessors()));
+  const Tensor packed = packed_weights(p, x);
+  p.packed = packed.mutable_data_ptr();
   with_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
   return y;
 }
@@ -53,7 +59,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
   const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.hidden}, x), grad_u = empty({p.tokens, p.hidden}, x);
   if (x.numel() == 0) return {grad_x, h, grad_u, zeros({p.hidden}, bias1)};
   const DeviceGuard guard(x.get_device_index());
-  const int64_t tiles = ceil_div(p.tokens, kMlpWide * kMlpWarps);
+  const Tensor packed = packed_weights(p, x);
+  p.packed = packed.mutable_data_ptr();
+  const int64_t tiles = ceil_div(p.tokens, mlp_tile(p, true));
   p.of_group = ceil_div(tiles, kMlpGroups);
   p.groups = ceil_div(tiles, p.of_group);
   p.blocks = static_cast<int>(std::min(p.groups, multiprocessors()));
@@ -69,6 +77,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
 }
 
 }  // namespace
+
+int mlp_tile(const MlpLaunch& p, bool backward) {
+  return (backward ? 1 : mlp_rows(p.channels / kMlpWide)) * kMlpWide * kMlpWarps;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
   m.impl("mlp", TORCH_BOX(&mlp));

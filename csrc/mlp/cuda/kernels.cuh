@@ -23,28 +23,31 @@ void with_steps(int channels, const Run& run) {
   }
 }
 
+// Launches a pass, after the kernel that packs the weights.
 template <typename scalar_t>
-void launch(const MlpLaunch& p, bool backward, void (*kernel)(MlpLaunch), int rows) {
-  const MlpMemory<scalar_t> memory(
-      backward, rows, p.channels, p.hidden, backward ? kMlpBackwardChunk : kMlpChunk, nullptr);
+void launch_pass(MlpLaunch p, bool backward, void (*kernel)(MlpLaunch)) {
+  const int64_t pieces = int64_t{1} * (p.hidden / kMlpChunk) * (mlp_chunk_items(p.channels) / kMlpVector);
+  const dim3 grid(grid_blocks((pieces + kPackThreads - 1) / kPackThreads, kMlpName));
+  launch_kernel(kMlpName, mlp_pack_kernel<scalar_t>, {grid, dim3(kPackThreads), 0, 1, current_stream()}, p);
+  const auto bytes = [&](int chunks) {
+    return MlpMemory<scalar_t>(backward, mlp_tile(p, backward), p.channels, p.hidden, chunks, nullptr).bytes;
+  };
+  p.chunks = p.hidden / kMlpChunk;
+  if (bytes(p.chunks) > kernel_limits(kernel, kMlpName).shared) p.chunks = kMlpStages;
   launch_kernel(kMlpName, kernel,
-      {dim3(static_cast<unsigned>(p.blocks)), dim3(kMlpThreads), memory.bytes, 1, current_stream()}, p);
+      {dim3(static_cast<unsigned>(p.blocks)), dim3(kMlpThreads), bytes(p.chunks), 1, current_stream()}, p);
 }
 
 }  // namespace
 
 template <typename scalar_t>
 void launch_mlp(const MlpLaunch& p) {
-  with_steps(p.channels, [&](auto steps) {
-    launch<scalar_t>(p, false, mlp_kernel<scalar_t, steps>, mlp_rows(steps) * kMlpWide * kMlpWarps);
-  });
+  with_steps(p.channels, [&](auto steps) { launch_pass<scalar_t>(p, false, mlp_kernel<scalar_t, steps>); });
 }
 
 template <typename scalar_t>
 void launch_mlp_backward(const MlpLaunch& p) {
-  with_steps(p.channels, [&](auto steps) {
-    launch<scalar_t>(p, true, mlp_backward_kernel<scalar_t, steps>, kMlpWide * kMlpWarps);
-  });
+  with_steps(p.channels, [&](auto steps) { launch_pass<scalar_t>(p, true, mlp_backward_kernel<scalar_t, steps>); });
   launch_column_sums<float, MlpParams>(kMlpName, {p.partial, p.groups, p.hidden, p.hidden, p.grad_bias1, nullptr});
 }
 

@@ -1,4 +1,4 @@
-// What the passes of the MLP share: copies to shared memory.
+// What the passes of the MLP share: packing the weights, and copies to shared memory.
 #pragma once
 
 #include "mlp/cuda/fragments.cuh"
@@ -6,25 +6,38 @@
 #include "mlp/cuda/tuning.h"
 
 namespace ssm {
+namespace {
 
-constexpr int kMlpVector = 8;  // half numbers of a copy, 16 bytes
+constexpr int kPackThreads = 256;
 
-// Starts to copy a chunk of both weights, hidden channels from `begin` on, to a stage. All threads of the block share the work.
-template <typename scalar_t, int kChannels, int kChunk>
-__device__ __forceinline__ void copy_weights(
-    const MlpLaunch& p, const MlpMemory<scalar_t>& memory, int stage, int begin) {
-  constexpr int kRow1 = kChannels + kMlpPad, kRow2 = kChunk + kMlpPad;
-  constexpr int kPieces1 = kChannels / kMlpVector, kPieces2 = kChunk / kMlpVector;
-  const scalar_t* from1 = static_cast<const scalar_t*>(p.weight1) + static_cast<int64_t>(begin) * kChannels;
-  scalar_t* to1 = memory.weight1 + stage * kChunk * kRow1;
-  for (int i = threadIdx.x; i < kChunk * kPieces1; i += kMlpThreads) {
-    copy_async(reinterpret_cast<uint4*>(to1 + i / kPieces1 * kRow1 + i % kPieces1 * kMlpVector), from1 + i * kMlpVector);
+// Writes the weights as the passes read them. A thread writes 16 bytes. Nobody reads the bytes between two rows.
+template <typename scalar_t>
+__global__ void __launch_bounds__(kPackThreads) mlp_pack_kernel(MlpLaunch p) {
+  const int row1 = (p.channels + kMlpPad) / kMlpVector, row2 = (kMlpChunk + kMlpPad) / kMlpVector;
+  const int first = kMlpChunk * row1, pieces = first + p.channels * row2;
+  const int64_t place = static_cast<int64_t>(blockIdx.x) * kPackThreads + threadIdx.x;
+  const int chunk = static_cast<int>(place / pieces), piece = static_cast<int>(place % pieces);
+  if (chunk >= p.hidden / kMlpChunk) return;
+  const bool of_first = piece < first;
+  const int wide = of_first ? row1 : row2, row = (of_first ? piece : piece - first) / wide;
+  const int column = (of_first ? piece : piece - first) % wide * kMlpVector;
+  const scalar_t* from = of_first
+      ? static_cast<const scalar_t*>(p.weight1) + (static_cast<int64_t>(chunk) * kMlpChunk + row) * p.channels + column
+      : static_cast<const scalar_t*>(p.weight2) + static_cast<int64_t>(row) * p.hidden + chunk * kMlpChunk + column;
+  if (column < (of_first ? p.channels : kMlpChunk)) {
+    static_cast<uint4*>(p.packed)[place] = *reinterpret_cast<const uint4*>(from);
   }
-  const scalar_t* from2 = static_cast<const scalar_t*>(p.weight2) + begin;
-  scalar_t* to2 = memory.weight2 + stage * kChannels * kRow2;
-  for (int i = threadIdx.x; i < kChannels * kPieces2; i += kMlpThreads) {
-    const int row = i / kPieces2, column = i % kPieces2 * kMlpVector;
-    copy_async(reinterpret_cast<uint4*>(to2 + row * kRow2 + column), from2 + static_cast<int64_t>(row) * p.hidden + column);
+}
+
+// Starts to copy a chunk of the packed weights. All threads of the block share the work.
+template <typename scalar_t, int kChannels>
+__device__ __forceinline__ void copy_weights(const MlpLaunch& p, scalar_t* to, int chunk) {
+  constexpr int kPieces = mlp_chunk_items(kChannels) / kMlpVector;
+  const uint4* from = static_cast<const uint4*>(p.packed) + static_cast<int64_t>(chunk) * kPieces + threadIdx.x;
+  uint4* place = reinterpret_cast<uint4*>(to) + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < kPieces; i += kMlpThreads) {
+    if (i + kMlpThreads <= kPieces || i + threadIdx.x < kPieces) copy_async(place + i, from + i);
   }
 }
 
@@ -46,4 +59,48 @@ __device__ __forceinline__ uint32_t address_of(const scalar_t* matrix, int row, 
   return shared_address(matrix + row * stride + column);
 }
 
+// The chunks of the weights in shared memory, in turns: all of them from the start, or the present one and the next.
+template <typename scalar_t, int kChannels>
+class Chunks {
+ public:
+  __device__ Chunks(const MlpLaunch& p, scalar_t* memory)
+      : p_(p), memory_(memory), count_(p.hidden / kMlpChunk), all_(p.chunks >= p.hidden / kMlpChunk) {
+    for (int chunk = 0; chunk < (all_ ? count_ : 1); ++chunk) {
+      copy_weights<scalar_t, kChannels>(p_, memory_ + chunk * mlp_chunk_items(kChannels), chunk);
+    }
+    if (all_) {
+      wait_for_copies();
+      __syncthreads();
+    }
+  }
+
+  // The next chunk, and the warp's own copies, are there when this returns. After the last chunk comes the first one.
+  // All threads of the block have to call it equally often, unless the memory holds all chunks.
+  __device__ __forceinline__ const scalar_t* next() {
+    const int chunk = chunk_;
+    chunk_ = chunk + 1 == count_ ? 0 : chunk + 1;
+    if (all_) {
+      if (chunk == 0) {
+        wait_for_copies();
+        __syncwarp();
+      }
+      return memory_ + chunk * mlp_chunk_items(kChannels);
+    }
+    wait_for_copies();
+    __syncthreads();  // this chunk is there, and nobody reads the one before
+    const scalar_t* present = memory_ + stage_ * mlp_chunk_items(kChannels);
+    stage_ ^= 1;
+    copy_weights<scalar_t, kChannels>(p_, memory_ + stage_ * mlp_chunk_items(kChannels), chunk_);
+    return present;
+  }
+
+ private:
+  const MlpLaunch& p_;
+  scalar_t* memory_;
+  int count_;
+  bool all_;
+  int chunk_ = 0, stage_ = 0;
+};
+
+}  // namespace
 }  // namespace ssm

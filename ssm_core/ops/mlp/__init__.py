@@ -1,0 +1,94 @@
+"""The MLP of a transformer's block, two linear layers with GELU between them, computed in one pass."""
+
+import torch
+from torch import Tensor
+
+from ssm_core.ops.backend import Backend, choose_backend
+from ssm_core.ops.checks import require_same_device, require_shapes
+from ssm_core.ops.registry import has_kernel
+
+from . import register as _register  # noqa: F401  registers the operators' rules
+from .reference import mlp_reference
+
+_NAME = "ssm_core::mlp"
+_HALF_TYPES = (torch.bfloat16, torch.float16)
+# As in csrc/mlp/cuda/tuning.h: the numbers of channels that kernels are compiled for, and what divides the hidden ones.
+CHANNELS = (48, 64, 80, 96, 128, 160, 192)
+CHUNK = 32
+OLDEST = 80  # compute capability 8.0, the first whose tensor cores take both half types
+
+
+def mlp(
+    x: Tensor,  # [..., C]
+    weight1: Tensor,  # [H, C]
+    bias1: Tensor,  # [H]
+    weight2: Tensor,  # [C, H]
+    bias2: Tensor,  # [C]
+    backend: Backend = "auto",
+) -> Tensor:  # [..., C]
+    """Compute y = W₂ GELU(W₁ x + b₁) + b₂ for every token.
+
+    The kernel keeps the hidden channels in registers, forward and backward, where two layers write and read them in
+    memory. It is for GPUs from compute capability 8.0 on, half types and the widths of ``CHANNELS``. Everything else
+    is computed by PyTorch's layers.
+
+    Args:
+        x: the tokens.
+        weight1: the first layer's weight, in the dtype of ``x``.
+        bias1: the first layer's bias.
+        weight2: the second layer's weight, in the dtype of ``x``.
+        bias2: the second layer's bias.
+        backend: the implementation; ``"auto"`` takes the kernel where there is one, and PyTorch's layers elsewhere.
+
+    Returns:
+        The tokens' results, in the dtype of ``x``. The kernel computes in float32 what lies between the products, and
+        rounds GELU's result.
+
+    Raises:
+        ValueError: a shape, dtype, device or backend does not fit; the message says which.
+    """
+    require_same_device("mlp", x=x, weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
+    rows = x.reshape(-1, x.shape[-1]) if x.dim() else x
+    require_shapes(
+        "mlp", x=(rows, "TC"), weight1=(weight1, "HC"), bias1=(bias1, "H"), weight2=(weight2, "CH"), bias2=(bias2, "C")
+    )
+    if weight1.dtype != x.dtype or weight2.dtype != x.dtype:
+        raise ValueError(
+            f"mlp: x, weight1 and weight2 must have one dtype, got {x.dtype}, {weight1.dtype} and {weight2.dtype}"
+        )
+    fits = has_mlp_kernel(x, weight1)
+    if backend == "auto" and not fits:
+        return mlp_reference(x, weight1, bias1, weight2, bias2)
+    if choose_backend("mlp", _NAME, backend, x.device) == "reference":
+        return mlp_reference(x, weight1, bias1, weight2, bias2)
+    if not fits:
+        raise ValueError(
+            f"mlp: the kernel takes half types, {', '.join(map(str, CHANNELS))} channels and multiples of {CHUNK} "
+            f"hidden ones on GPUs from compute capability 8.0 on, got {x.dtype}, {weight1.shape[1]} channels and "
+            f"{weight1.shape[0]} hidden ones on {x.device}"
+        )
+    parameters = weight1.contiguous(), bias1.float().contiguous(), weight2.contiguous(), bias2.float().contiguous()
+    y: Tensor = torch.ops.ssm_core.mlp(rows.contiguous(), *parameters)
+    return y.view(x.shape)
+
+
+def has_mlp_kernel(x: Tensor, weight1: Tensor) -> bool:
+    """Whether the compiled library has a kernel for tokens of this dtype, device and width.
+
+    Args:
+        x: the tokens ``[..., C]``.
+        weight1: the first layer's weight ``[H, C]``.
+    """
+    hidden, channels = weight1.shape
+    widths = channels in CHANNELS and hidden > 0 and hidden % CHUNK == 0
+    return x.is_cuda and x.dtype in _HALF_TYPES and widths and has_kernel(_NAME, "cuda") and _has_tensor_cores(x.device)
+
+
+# torch.compile calls this once while it traces.
+@torch.compiler.assume_constant_result
+def _has_tensor_cores(device: torch.device) -> bool:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(torch.ops.ssm_build.kernel_architecture(index)) >= OLDEST
+
+
+__all__ = ["has_mlp_kernel", "mlp", "mlp_reference"]

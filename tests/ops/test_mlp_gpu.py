@@ -1,0 +1,83 @@
+"""Tests of the MLP's kernels against float64, for every width, with the gradients, and twice."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ssm_core.ops import mlp
+from ssm_core.ops.mlp import CHANNELS
+from ssm_core.testing import assert_as_good_as
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+NAMES = ("x", "weight1", "bias1", "weight2", "bias2")
+
+
+def leaves_of(tokens, channels, hidden, dtype):
+    generator = torch.Generator().manual_seed(tokens + channels)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).cuda()
+
+    values = (
+        draw(tokens, channels).to(dtype),
+        (draw(hidden, channels) * channels**-0.5).to(dtype),
+        draw(hidden),
+        (draw(channels, hidden) * hidden**-0.5).to(dtype),
+        draw(channels),
+    )
+    return [value.requires_grad_() for value in values], draw(tokens, channels).to(dtype)
+
+
+def results(function, leaves, grad_y):
+    y = function(*leaves)
+    found = dict(zip(NAMES, torch.autograd.grad(y, leaves, grad_y), strict=True))
+    return {name: value.detach() for name, value in found.items()} | {"y": y.detach()}
+
+
+def layers(x, weight1, bias1, weight2, bias2):
+    return F.linear(F.gelu(F.linear(x, weight1, bias1.to(x.dtype))), weight2, bias2.to(x.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("tokens", [1, 127, 4_099, 150_001])
+def test_is_as_good_as_the_layers_with_every_gradient(tokens, channels, dtype):
+    leaves, grad_y = leaves_of(tokens, channels, 4 * channels, dtype)
+    found, again = (results(lambda *given: mlp(*given, backend="cuda"), leaves, grad_y) for _ in range(2))
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected, same = results(layers, wide, grad_y.double()), results(layers, leaves, grad_y)
+    for name, value in found.items():
+        assert torch.equal(value, again[name]), name
+        assert value.dtype == same[name].dtype
+        assert_as_good_as(value, same[name], expected[name], name)
+
+
+@pytest.mark.parametrize("hidden", [32, 96, 2_048])
+def test_hidden_widths(hidden):
+    leaves, grad_y = leaves_of(300, 64, hidden, torch.bfloat16)
+    found = results(lambda *given: mlp(*given, backend="cuda"), leaves, grad_y)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected, same = results(layers, wide, grad_y.double()), results(layers, leaves, grad_y)
+    for name, value in found.items():
+        assert_as_good_as(value, same[name], expected[name], name)
+
+
+def test_numbers_of_any_size_and_what_is_no_number_stays_in_its_token():
+    (x, weight1, bias1, weight2, bias2), _ = leaves_of(40, 64, 256, torch.bfloat16)
+    with torch.no_grad():
+        x[3, 5] = float("nan")
+        x[7] *= 1e4
+        y = mlp(x, weight1, bias1, weight2, bias2, backend="cuda")
+    assert y[3].isnan().all()
+    rest = torch.arange(40) != 3
+    assert y[rest].isfinite().all()
+    expected = layers(*(v.detach().double() for v in (x, weight1, bias1, weight2, bias2)))
+    torch.testing.assert_close(y[rest].double(), expected[rest], rtol=2e-2, atol=3e-2)
+
+
+def test_no_token():
+    leaves, grad_y = leaves_of(0, 64, 256, torch.bfloat16)
+    found = results(lambda *given: mlp(*given, backend="cuda"), leaves, grad_y)
+    assert found["y"].shape == (0, 64)
+    assert not found["weight1"].any()
+    assert not found["bias1"].any()
