@@ -14,6 +14,7 @@ from ssm_core.timing import timed
 # names are those of PyTorch's operators.
 PARTS = (
     ("norms of this project", r"ssm::.*[nN]orm"),
+    ("MLPs of this project", r"ssm::.*[mM]lp"),
     ("depthwise convolutions", r"[dD]epthwise|_c1_k1_"),
     ("state readout", r"ssm::.*readout"),
     (

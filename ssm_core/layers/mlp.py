@@ -67,8 +67,8 @@ def _run(
 def fuse_mlps(model: nn.Module, fused: bool = True) -> nn.Module:
     """Choose whether the MLPs of a network's blocks are computed by one operator where there is a kernel.
 
-    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). The parameters and, but for rounding,
-    the results stay as they are.
+    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). The parameters and, but for
+    rounding, the results stay as they are.
 
     Args:
         model: any network with blocks. It is changed in place.
