@@ -33,7 +33,9 @@ class FusedMlp(Mlp):
     ) -> Tensor:  # [..., C]
         """Compute the MLP for every token."""
         fc1, fc2 = self.fc1, self.fc2
-        if self.fused and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear) and _is_plain(self):
+        # Those who take features by name from graphs of torch.fx expect the layers in them under their names.
+        fused = self.fused and not isinstance(x, torch.fx.Proxy)
+        if fused and isinstance(fc1, nn.Linear) and isinstance(fc2, nn.Linear) and _is_plain(self):
             return _run(x, fc1, self.act, fc2)
         result: Tensor = super().forward(x)
         return result
@@ -48,7 +50,6 @@ def _is_plain(module: Mlp) -> bool:
     return kinds and not changed and module.fc1.bias is not None and module.fc2.bias is not None
 
 
-@torch.fx.wrap  # a leaf of graphs, because it looks at dtypes
 def _run(
     x: Tensor,  # [..., C]
     fc1: nn.Linear,
