@@ -9,11 +9,13 @@ namespace ssm {
 namespace {
 
 constexpr int kSumColumns = 32, kSumThreads = 32;  // columns of a block, and threads that share the parts of a column
+constexpr int kMostSums = 3;                       // tensors that the sums of all columns are shared among
 
 struct ColumnSums {
   const void* partial;  // acc, contiguous [parts, columns]
-  int64_t parts, columns, first_columns;
-  void *first, *rest;  // acc: where the sums of the first columns go, and those of the others
+  int64_t parts, columns;
+  int64_t ends[kMostSums];  // the column after the last one of each tensor, in rising order
+  void* sums[kMostSums];    // acc, contiguous
 };
 
 // Each thread adds up every kSumThreads-th part, in an order that depends on the shape alone. `Of` is the parameters of
@@ -32,8 +34,12 @@ __global__ void __launch_bounds__(kSumColumns* kSumThreads) column_sums_kernel(C
   __syncthreads();
   if (threadIdx.y != 0 || column >= p.columns) return;
   for (int other = 1; other < kSumThreads; ++other) sum += sums[other][threadIdx.x];
-  const bool first = column < p.first_columns;
-  static_cast<acc*>(first ? p.first : p.rest)[first ? column : column - p.first_columns] = sum;
+  int64_t begin = 0;
+  for (int i = 0; i < kMostSums; begin = p.ends[i++]) {
+    if (column >= p.ends[i]) continue;
+    static_cast<acc*>(p.sums[i])[column - begin] = sum;
+    return;
+  }
 }
 
 template <typename acc, typename Of>

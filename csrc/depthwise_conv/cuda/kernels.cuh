@@ -311,7 +311,8 @@ void launch_depthwise_conv_backward(const DepthwiseConvLaunch& p) {
       2);
   const int64_t channels = p.channels;
   launch_column_sums<acc_t<scalar_t>, DepthwiseConvParams>(
-      "depthwise_conv", {p.partial, p.parts, kConvSums * channels, kConvTaps * channels, p.grad_weight, p.grad_bias});
+      "depthwise_conv", {p.partial, p.parts, kConvSums * channels, {kConvTaps * channels, kConvSums * channels},
+                            {p.grad_weight, p.grad_bias}});
 }
 
 }  // namespace ssm

@@ -48,7 +48,7 @@ void launch_mlp(const MlpLaunch& p) {
 template <typename scalar_t>
 void launch_mlp_backward(const MlpLaunch& p) {
   with_steps(p.channels, [&](auto steps) { launch_pass<scalar_t>(p, true, mlp_backward_kernel<scalar_t, steps>); });
-  launch_column_sums<float, MlpParams>(kMlpName, {p.partial, p.groups, p.hidden, p.hidden, p.grad_bias1, nullptr});
+  launch_column_sums<float, MlpParams>(kMlpName, {p.partial, p.groups, p.hidden, {p.hidden}, {p.grad_bias1}});
 }
 
 }  // namespace ssm

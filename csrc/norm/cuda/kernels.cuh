@@ -317,7 +317,7 @@ void launch_norm_backward(const NormLaunch& p) {
   });
   const int64_t channels = p.channels;
   launch_column_sums<acc_t<scalar_t>, NormParams>(
-      "norm", {p.partial, p.blocks, kNormParameters * channels, channels, p.grad_weight, p.grad_bias});
+      "norm", {p.partial, p.blocks, kNormParameters * channels, {channels, 2 * channels}, {p.grad_weight, p.grad_bias}});
 }
 
 }  // namespace ssm

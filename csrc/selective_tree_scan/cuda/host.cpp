@@ -98,10 +98,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> selective_tree_scan_backward(
   a.l.grad_state = a.l.output = grad_x.data_ptr();
   const Tensor piece_sums = empty_piece_sums(a.l, 2, A, A.scalar_type());
   a.l.piece_sums = piece_sums.data_ptr();
-  Tensor grad_parameters = empty({2, a.l.batch * a.l.most_pieces(), a.l.channels}, A), grad_B;
+  const Tensor of_parameters = empty({a.l.batch, a.l.most_pieces(), 2, a.l.channels}, A);
+  const Tensor grad_A = empty(A.sizes(), A), grad_delta_bias = empty(A.sizes(), A);
+  Tensor grad_B;
   const int64_t item = static_cast<int64_t>(A.element_size());
-  a.l.grad_A = grad_parameters.data_ptr();
-  a.l.grad_delta_bias = part(grad_parameters, 1).data_ptr();
+  a.l.of_parameters = of_parameters.data_ptr();
+  a.l.grad_A = grad_A.data_ptr();
+  a.l.grad_delta_bias = grad_delta_bias.data_ptr();
   SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] {
     a.l.slices = selective_slices<scalar_t>(a.l);
     grad_B = empty({a.l.slices, a.l.batch, a.l.length}, A);
@@ -109,11 +112,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> selective_tree_scan_backward(
     launch_selective_tree_scan<scalar_t>(a.l);
   });
   const TokenRows of_B{grad_B.data_ptr(), item, a.l.slices};
-  const int64_t of_sample = a.l.most_pieces() * a.l.channels * item;
+  const int64_t of_sample = 2 * a.l.most_pieces() * a.l.channels * item;
   launch_clear_unvisited("selective_tree_scan",
-      visits_of(a.l, {{rows_of(grad_x), rows_of(grad_delta), of_B}}, {grad_parameters.data_ptr(), of_sample, 2}));
-  return {grad_x, grad_delta, sum_parts(part(grad_parameters, 0)), cast(sum_parts(grad_B), B.scalar_type()),
-      sum_parts(part(grad_parameters, 1))};
+      visits_of(a.l, {{rows_of(grad_x), rows_of(grad_delta), of_B}}, {of_parameters.data_ptr(), of_sample}));
+  SSM_DISPATCH(x.scalar_type(), "selective_tree_scan_backward", [&] { launch_selective_sums<scalar_t>(a.l); });
+  return {grad_x, grad_delta, grad_A, cast(sum_parts(grad_B), B.scalar_type()), grad_delta_bias};
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ struct SelectiveTreeScanLaunch : WalkLaunch<SelectiveTreeScanParams> {
   void *state, *grad_state;        // scalar_t [batch, L, D]: ξ and η between the passes; may be outputs
   void *output, *grad_delta;       // h or the gradient of x; scalar_t [batch, L, D]
   void* grad_B;                    // acc [slices, batch, L], to be summed over the slices
-  void *grad_A, *grad_delta_bias;  // acc [batch, most_pieces, D], to be summed over both
+  void* of_parameters;             // acc [batch, most_pieces, 2, D], to be summed over the first two
+  void *grad_A, *grad_delta_bias;  // acc [D]: these sums
 };
 
 // Blocks of channels.
@@ -27,5 +28,9 @@ int selective_slices(const SelectiveTreeScanLaunch& launch) {
 
 template <typename scalar_t>
 void launch_selective_tree_scan(const SelectiveTreeScanLaunch& launch);
+
+// Adds up what the pieces have of the parameters' gradients.
+template <typename scalar_t>
+void launch_selective_sums(const SelectiveTreeScanLaunch& launch);
 
 }  // namespace ssm

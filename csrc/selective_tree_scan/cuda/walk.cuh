@@ -2,6 +2,7 @@
 // softplus(delta + bias), are made of the rows as they are read, both ways and in the backward pass, and never written.
 #pragma once
 
+#include "common/cuda/column_sums.cuh"
 #include "common/cuda/reduce.cuh"
 #include "selective_tree_scan/cuda/launch.h"
 #include "tree/cuda/walk_kernels.cuh"
@@ -270,9 +271,9 @@ struct SelectiveTreeScan {
       using acc = typename Kind::acc;
       if (!rows.live) return;
       const int64_t own =
-          (sample * l.most_pieces() + piece) * l.channels + (slice * kWarp + threadIdx.x) * Kind::kWidth;
-      write_row(static_cast<acc*>(l.grad_A) + own, down.grad_rate);
-      write_row(static_cast<acc*>(l.grad_delta_bias) + own, down.grad_bias);
+          2 * (sample * l.most_pieces() + piece) * l.channels + (slice * kWarp + threadIdx.x) * Kind::kWidth;
+      write_row(static_cast<acc*>(l.of_parameters) + own, down.grad_rate);
+      write_row(static_cast<acc*>(l.of_parameters) + own + l.channels, down.grad_bias);
     }
   }
 };
@@ -287,6 +288,13 @@ void launch_selective_types(const SelectiveTreeScanLaunch& l) {
     });
   };
   l.backward ? pick(std::true_type()) : pick(std::false_type());
+}
+
+template <typename scalar_t>
+void launch_sums_of_pieces(const SelectiveTreeScanLaunch& l) {
+  launch_column_sums<acc_t<scalar_t>, SelectiveTreeScanParams>(
+      "selective_tree_scan", {l.of_parameters, l.batch * l.most_pieces(), 2 * l.channels,
+                                 {l.channels, 2 * l.channels}, {l.grad_A, l.grad_delta_bias}});
 }
 
 }  // namespace ssm

@@ -19,7 +19,7 @@ bool share_rows(ReadoutLaunch& p, int64_t item) {
 
 Tensor state_readout(const Tensor& h, const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight,
     const Tensor& bias, double eps) {
-  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
+  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps)};
   const DeviceGuard guard(x.get_device_index());
   Tensor y = empty(x.sizes(), x);
   if (x.numel() == 0) return y;
@@ -32,7 +32,7 @@ Tensor state_readout(const Tensor& h, const Tensor& x, const Tensor& C, const Te
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> state_readout_backward(const Tensor& grad_y, const Tensor& h,
     const Tensor& x, const Tensor& C, const Tensor& D, const Tensor& weight, const Tensor& bias, double eps) {
-  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps), 0, nullptr};
+  ReadoutLaunch p{readout_params(kCUDA, h, x, C, D, weight, bias, eps)};
   const DeviceGuard guard(x.get_device_index());
   const ReadoutGradients g(grad_y, x, C, p);
   if (x.numel() == 0) {
@@ -42,10 +42,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> state_readout_backwar
   const int64_t blocks = readout_blocks(p, kReadoutBackwardBlocks);
   const Tensor partial = empty({blocks, kReadoutParameters, p.channels}, D);
   p.partial = partial.mutable_data_ptr();
+  const Tensor grad_weight = empty(D.sizes(), D), grad_bias = empty(D.sizes(), D), grad_D = empty(D.sizes(), D);
+  p.grad_weight = grad_weight.mutable_data_ptr();
+  p.grad_bias = grad_bias.mutable_data_ptr();
+  p.grad_D = grad_D.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "state_readout_backward", [&] { launch_readout_backward<scalar_t>(p, fours, blocks); });
-  const Tensor sums = sum_parts(partial);
-  return {g.grad_h, g.grad_x, g.grad_C, torch::stable::clone(part(sums, 2)), torch::stable::clone(part(sums, 0)),
-      torch::stable::clone(part(sums, 1))};
+  return {g.grad_h, g.grad_x, g.grad_C, grad_D, grad_weight, grad_bias};
 }
 
 }  // namespace

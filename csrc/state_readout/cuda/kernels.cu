@@ -2,6 +2,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"
 #include "common/cuda/rows.cuh"
@@ -198,6 +199,10 @@ void launch_readout_backward(const ReadoutLaunch& p, bool fours, int64_t blocks)
   auto* const kernel = fours ? readout_backward_kernel<scalar_t, kFours.width, kFours.items>
                              : readout_backward_kernel<scalar_t, kOnes.width, kOnes.items>;
   launch<scalar_t>(kernel, p, blocks, kBackwardSums);
+  const int64_t channels = p.channels;
+  launch_column_sums<acc_t<scalar_t>, ReadoutParams>(
+      "state_readout", {p.partial, blocks, kParameters * channels, {channels, 2 * channels, 3 * channels},
+                           {p.grad_weight, p.grad_bias, p.grad_D}});
 }
 
 template void launch_readout<double>(const ReadoutLaunch&, bool, int64_t);

@@ -9,6 +9,7 @@ namespace ssm {
 struct ReadoutLaunch : ReadoutParams {
   int team;       // threads to a row, a power of two
   void* partial;  // acc, contiguous [blocks, kReadoutParameters, channels]: each block's part of the gradients
+  void *grad_weight, *grad_bias, *grad_D;  // acc, contiguous [channels]
 };
 
 constexpr int64_t readout_blocks(const ReadoutLaunch& launch, int64_t most) {

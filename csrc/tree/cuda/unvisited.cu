@@ -51,9 +51,8 @@ __global__ void __launch_bounds__(kPieceThreads) clear_unvisited_kernel(const __
       window.mark([&](int64_t step) { return min(static_cast<int64_t>(walk[step].vertex), length - 1); });
     }
     window.each_unmarked([&](int64_t vertex) { clear_token(v.results, v.batch, 1, length, sample, 0, 1, vertex); });
-    for (int64_t part = 0; !fits && number == 0 && part < v.sums.parts; ++part) {
-      clear_bytes(static_cast<char*>(v.sums.data) + (part * v.batch + sample) * v.sums.bytes, v.sums.bytes, threadIdx.x,
-          blockDim.x);
+    if (!fits && number == 0) {
+      clear_bytes(static_cast<char*>(v.sums.data) + sample * v.sums.bytes, v.sums.bytes, threadIdx.x, blockDim.x);
     }
     __syncthreads();
   }

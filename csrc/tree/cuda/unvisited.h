@@ -6,11 +6,11 @@
 
 namespace ssm {
 
-// What a scan sums over the vertices of a sample: [parts, batch, bytes], contiguous. It becomes 0 where the pieces of a
+// What a scan sums over the vertices of a sample: [batch, bytes], contiguous. It becomes 0 where the pieces of a
 // cut tree do not fit together, since they may then have read states that nobody has written.
 struct SampleSums {
   void* data = nullptr;
-  int64_t bytes = 0, parts = 0;
+  int64_t bytes = 0;
 };
 
 struct ScheduleVisits {
