@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ssm_core.ops.mlp import has_mlp_kernel, mlp
 
 from .gelu import GELU
-from .norm import is_hooked
+from .norm import autocast_dtype, is_hooked
 
 
 class FusedMlp(Mlp):
@@ -56,8 +56,7 @@ def _run(
     act: nn.Module,
     fc2: nn.Linear,
 ) -> Tensor:  # [..., C]
-    kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    dtype = autocast_dtype(x, before_product=True)
     narrow = x.to(dtype)
     if has_mlp_kernel(narrow, fc1.weight):
         return mlp(narrow, fc1.weight.to(dtype), fc1.bias, fc2.weight.to(dtype), fc2.bias)
