@@ -1,6 +1,8 @@
 """The stem and the downsampling, which turn images into token maps. Token maps inside the blocks are channels-last."""
 
+import torch
 import torch.fx
+import torch.nn.functional as F
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
@@ -8,10 +10,13 @@ from ssm_core.errors import InputError
 from ssm_core.ops.calling import NO_TORCHSCRIPT
 
 from .gelu import GELU
+from .norm import autocast_dtype, is_hooked
 
 # The smallest side of an image, in pixels. It gives a map of 4 × 4 in the second stage and of 1 × 1 in the fourth.
 MIN_SIDE = 32
 _COLOURS = 3
+# Tensor cores read numbers by eight.
+_TOGETHER = 8
 # The shares of red and blue in a grey pixel, by ITU-R BT.601, as Pillow has them. Green has the rest.
 _RED, _BLUE = 0.299, 0.114
 
@@ -33,6 +38,41 @@ def to_channels_first(
 def _half(channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
     """Build a convolution that halves the sides of a map, rounding up."""
     return nn.Conv2d(channels, out_channels, kernel_size=3, stride=2, padding=1, bias=bias)
+
+
+def _window_dtype(images: Tensor, conv: nn.Module) -> torch.dtype | None:
+    """Return the dtype in which the first convolution of a stem is a product of windows; None where it is not.
+
+    cuDNN copies images of three channels into padded ones for tensor cores, in either pass, and then computes mostly
+    zeros.
+    """
+    if not images.is_cuda or images.shape[1] % _TOGETHER == 0 or not _halves(conv):
+        return None
+    dtype = autocast_dtype(images, before_product=True)
+    return dtype if dtype in (torch.float16, torch.bfloat16) else None
+
+
+def _halves(conv: nn.Module) -> bool:
+    """Whether a layer is still the convolution of :func:`_half`, and not what users put in its place."""
+    if type(conv) is not nn.Conv2d or is_hooked(conv):
+        return False
+    windows = conv.kernel_size == (3, 3) and conv.stride == (2, 2) and conv.padding == conv.dilation == (1, 1)
+    return windows and conv.groups == 1 and conv.padding_mode == "zeros"
+
+
+def multiply_windows(
+    images: Tensor,  # [B, C, H, W]
+    weight: Tensor,  # [C', C, 3, 3]
+    bias: Tensor | None,  # [C']
+) -> Tensor:  # [B, ⌈H/2⌉, ⌈W/2⌉, C']
+    """Compute a convolution 3×3 of stride 2 and padding 1 as one product of all its windows.
+
+    The windows are written out, with zeros up to a multiple of eight numbers. torch.compile does that in one pass.
+    """
+    windows = F.pad(images, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2)  # [B, C, H', W', 3, 3]
+    rows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3)
+    missing = -rows.shape[-1] % _TOGETHER
+    return F.linear(F.pad(rows, (0, missing)), F.pad(weight.flatten(1), (0, missing)), bias)
 
 
 @torch.fx.wrap  # a leaf of graphs, because it looks at shapes
@@ -105,10 +145,16 @@ class Stem(nn.Module):
             InputError: see :func:`check_images`.
         """
         images = check_images(images, self.in_chans, self.grey_from_colours, self.taker)
-        # All convolutions of the network read and write the channels-last memory format from here on. torch.vmap cannot
-        # ask for that format, but it can copy a view.
-        x = self.conv1(to_channels_first(to_channels_last(images).contiguous()))
-        x = self.act(self.norm1(to_channels_last(x)))
+        # Those who take features by name from graphs of torch.fx expect the convolution in them under its name.
+        traced = isinstance(images, torch.fx.Proxy)
+        dtype = None if traced else _window_dtype(images, self.conv1)
+        if dtype is not None:
+            x = multiply_windows(images.to(dtype), self.conv1.weight, self.conv1.bias)
+        else:
+            # All convolutions of the network read and write the channels-last memory format from here on. torch.vmap
+            # cannot ask for that format, but it can copy a view.
+            x = to_channels_last(self.conv1(to_channels_first(to_channels_last(images).contiguous())))
+        x = self.act(self.norm1(x))
         return self.norm2(to_channels_last(self.conv2(to_channels_first(x))))
 
 

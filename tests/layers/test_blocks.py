@@ -9,7 +9,7 @@ from torch import nn
 
 from ssm_core.errors import InputError
 from ssm_core.layers import Block, ClassifierHead, Downsample, ScanMixer, SelectiveSSM, Stem
-from ssm_core.layers.convolution import check_images
+from ssm_core.layers.convolution import check_images, multiply_windows
 from ssm_core.testing import assert_close
 
 
@@ -47,6 +47,21 @@ def test_stem_and_downsampling(size):
     assert down(x).shape[1:3] == tuple(-(-n // 8) for n in size)
     assert down(x).is_contiguous()
     assert down(x[:, :, :1]).shape == (2, -(-x.shape[1] // 2), 1, 24)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (35, 1)], ids=str)
+@pytest.mark.parametrize(("channels", "bias"), [(1, True), (3, False), (3, True), (5, True)])
+def test_windows_times_weights_are_the_convolution(size, channels, bias):
+    inputs = [torch.randn(2, channels, *size), torch.randn(6, channels, 3, 3), torch.randn(6) if bias else None]
+    inputs = [None if x is None else x.double().requires_grad_() for x in inputs]
+    result = multiply_windows(*inputs)
+    assert result.is_contiguous()
+    expected = F.conv2d(*inputs, stride=2, padding=1).permute(0, 2, 3, 1)
+    assert_close(result, expected, "result")
+    given = torch.randn_like(expected)
+    there = [x for x in inputs if x is not None]
+    for grad, other in zip(*(torch.autograd.grad(y, there, given) for y in (result, expected)), strict=True):
+        assert_close(grad, other, "gradient")
 
 
 @pytest.mark.parametrize("gated", [False, True])
