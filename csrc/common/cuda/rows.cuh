@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/cuda/reduce.cuh"
 #include "common/pack.h"
 
 namespace ssm {
@@ -33,24 +34,46 @@ __device__ __forceinline__ void store(void* base, int64_t at, const acc (&in)[kV
   *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
 }
 
-// Sums the kCount values that each thread has for each of its channels over the block's teams, in the order of the
-// teams, into `shared` [kCount][channels]. All threads call, and get to see the sums.
+// Sums the kCount values that each thread has for each of its channels over the block's teams into `shared`
+// [kCount][channels], in an order that depends on the shape alone. All threads call, and get to see the sums.
 template <int kThreads, int kCount, int kVector, int kItems, typename acc>
-__device__ void sum_over_teams(int team, int channels, const acc (&sums)[kCount][kItems][kVector], acc* shared) {
-  const int lane = threadIdx.x % team;
-  __syncthreads();
-  for (int c = threadIdx.x; c < kCount * channels; c += kThreads) shared[c] = 0;
-  for (int turn = 0; turn < kThreads / team; ++turn) {
+__device__ void sum_over_teams(int team, int channels, acc (&sums)[kCount][kItems][kVector], acc* shared) {
+  // The teams of a warp wait for nobody. Then warps, or wider teams, add theirs in turns.
+  const int thread = threadIdx.x, lane = thread % team, together = max(team, 32);
+#pragma unroll
+  for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      for (int offset = team; offset < 32; offset *= 2) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) sums[k][i][v] += __shfl_xor_sync(kFullWarp, sums[k][i][v], offset);
+      }
+    }
+  }
+  for (int turn = 0; turn < kThreads / together; ++turn) {
     __syncthreads();
-    if (static_cast<int>(threadIdx.x) / team != turn) continue;
+    if (thread / together != turn || thread % together >= team) continue;
+    if (turn > 0) {
+      // All are read before the first is written, so that they are on their way together.
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
+#pragma unroll
+        for (int i = 0; i < kItems; ++i) {
+          const int channel = (i * team + lane) * kVector;
+          if (channel >= channels) continue;
+          acc before[kVector];
+          load<acc, acc>(shared, k * channels + channel, before);
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) sums[k][i][v] += before[v];
+        }
+      }
+    }
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
 #pragma unroll
       for (int i = 0; i < kItems; ++i) {
         const int channel = (i * team + lane) * kVector;
-        if (channel >= channels) continue;
-#pragma unroll
-        for (int v = 0; v < kVector; ++v) shared[k * channels + channel + v] += sums[k][i][v];
+        if (channel < channels) store<acc, acc>(shared, k * channels + channel, sums[k][i]);
       }
     }
   }

@@ -43,7 +43,7 @@ Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const OptionalTenso
   const DepthwiseConvForward pass(kCUDA, x, weight, bias);
   if (x.numel() == 0) return pass.y;
   const DeviceGuard guard(x.get_device_index());
-  const DepthwiseConvLaunch p = launch_of(pass.params, x.element_size(), kConvBlocks);
+  const DepthwiseConvLaunch p = launch_of(pass.params, x.element_size(), multiprocessors() * kConvMinBlocks);
   SSM_DISPATCH(x.scalar_type(), "depthwise_conv", [&] { launch_depthwise_conv<scalar_t>(p); });
   return pass.y;
 }
@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_backward(
   const DepthwiseConvBackward pass(kCUDA, grad_y, x, weight, bias);
   const DeviceGuard guard(x.get_device_index());
   if (x.numel() == 0) return {pass.grad_x, zeros(weight.sizes(), weight), zeros({x.size(3)}, weight)};
-  DepthwiseConvLaunch p = launch_of(pass.params, x.element_size(), kConvBackwardBlocks);
+  DepthwiseConvLaunch p = launch_of(pass.params, x.element_size(), multiprocessors() * kConvBackwardMinBlocks);
   const Tensor partial = empty({p.parts, kConvSums, p.channels}, weight);
   p.partial = partial.mutable_data_ptr();
   SSM_DISPATCH(x.scalar_type(), "depthwise_conv_backward", [&] { launch_depthwise_conv_backward<scalar_t>(p); });

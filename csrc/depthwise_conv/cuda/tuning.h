@@ -20,10 +20,9 @@ constexpr int kConvPlaces = 8;  // groups of columns of a block at most
 constexpr int kConvThreads = kConvLanes * kConvPlaces;
 constexpr int kConvWidth = kConvColumns * kConvPlaces;  // columns of a block at most
 
-// Blocks that a multiprocessor must have registers for, and blocks of a launch at most: what an H200 has room for at
-// once, since every block has the same work. The numbers depend on the shape alone, so that the sums' order does too.
+// Blocks that a multiprocessor must have registers for. A launch has as many as the GPU has room for at once, since
+// every block has the same work.
 constexpr int kConvMinBlocks = 5, kConvBackwardMinBlocks = 3;
-constexpr int64_t kConvBlocks = 132 * kConvMinBlocks, kConvBackwardBlocks = 132 * kConvBackwardMinBlocks;
 
 // Rows of a walk at least, so that the rows that two walks share are few.
 constexpr int64_t kConvLeastRows = 4;

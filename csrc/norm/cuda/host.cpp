@@ -46,14 +46,14 @@ struct CudaPasses {
   static void forward(const NormCall& call, const Tensor& like) {
     if (call.params.rows == 0) return;
     const DeviceGuard guard(like.get_device_index());
-    const NormLaunch p = launch_of(call, kNormBlocks);
+    const NormLaunch p = launch_of(call, multiprocessors() * kNormBlocks);
     SSM_DISPATCH(call.narrow, "norm", [&] { launch_norm<scalar_t>(p); });
   }
 
   static void backward(const NormCall& call, const Tensor& weight) {
     if (call.params.channels == 0) return;
     const DeviceGuard guard(weight.get_device_index());
-    NormLaunch p = launch_of(call, kNormBackwardBlocks);
+    NormLaunch p = launch_of(call, multiprocessors() * kNormBackwardBlocks);
     const Tensor partial = empty({p.blocks, kNormParameters, p.channels}, weight);
     p.partial = partial.mutable_data_ptr();
     SSM_DISPATCH(call.narrow, "norm_backward", [&] { launch_norm_backward<scalar_t>(p); });

@@ -18,10 +18,10 @@ constexpr int kNormWarps = kNormThreads / 32;
 // Blocks that a multiprocessor must have registers for in the backward pass.
 constexpr int kNormBackwardMinBlocks = 2;
 
-// Blocks of a launch at most. Backward, each block writes its part of the parameters' gradients: four blocks for each
-// multiprocessor of an H200. The number depends on the shape alone, so that the sums' order does too.
-constexpr int64_t kNormBlocks = 8192;
-constexpr int64_t kNormBackwardBlocks = 528;
+// Blocks of a launch at most, for each multiprocessor. Backward, as many as it has room for at once: all have the same
+// work, and each writes its part of the parameters' gradients. Forward, a few times as many.
+constexpr int64_t kNormBlocks = 12;
+constexpr int64_t kNormBackwardBlocks = kNormBackwardMinBlocks;
 
 // How a thread holds its channels of a row. Eight threads of a row read 128 bytes of float32 at once.
 constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 8};  // 96, 192, 384, 768 channels

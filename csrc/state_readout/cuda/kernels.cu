@@ -83,6 +83,15 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
       first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
     const bool live = row < p.rows;
+    // Read here, so that it arrives while the row is normalised.
+    Pack<scalar_t, kVector> inputs[kItems];
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      const int channel = (i * p.team + lane) * kVector;
+      if (live && channel < p.channels) {
+        inputs[i] = load_packed<scalar_t, kVector>(p.x, row * p.channels + channel);
+      }
+    }
     acc h[kItems][kVector];
     normalized_row<scalar_t>(p, row, live, lane, h, scratch);
     if (!live) continue;
@@ -91,21 +100,22 @@ __global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
       if (channel >= p.channels) continue;
-      acc x[kVector];
-      load<acc, scalar_t>(p.x, row * p.channels + channel, x);
+      acc weight[kVector], bias[kVector], D[kVector], y[kVector];
+      load<acc, acc>(parameters, channel, weight);
+      load<acc, acc>(parameters + p.channels, channel, bias);
+      load<acc, acc>(parameters + 2 * p.channels, channel, D);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        const acc* of = parameters + channel + v;
-        x[v] = C * (h[i][v] * of[0] + of[p.channels]) + of[2 * p.channels] * x[v];
+        y[v] = C * (h[i][v] * weight[v] + bias[v]) + D[v] * static_cast<acc>(inputs[i].value[v]);
       }
-      store<acc, scalar_t>(p.y, row * p.channels + channel, x);
+      store<acc, scalar_t>(p.y, row * p.channels + channel, y);
     }
   }
 }
 
 // Writes what the block's rows give the gradients of each channel's parameters.
 template <int kVector, int kItems, typename acc>
-__device__ void write_partial(const ReadoutLaunch& p, const acc (&sums)[kParameters][kItems][kVector], acc* shared) {
+__device__ void write_partial(const ReadoutLaunch& p, acc (&sums)[kParameters][kItems][kVector], acc* shared) {
   sum_over_teams<kThreads>(p.team, p.channels, sums, shared);
   acc* out = static_cast<acc*>(p.partial) + static_cast<int64_t>(blockIdx.x) * kParameters * p.channels;
   for (int c = threadIdx.x; c < kParameters * p.channels; c += kThreads) out[c] = shared[c];
@@ -138,30 +148,30 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
     acc n[kItems][kVector], g[kItems][kVector];
     const acc scale = normalized_row<scalar_t>(p, row, live, lane, n, scratch);
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
-    acc of_row[kBackwardSums] = {0, 0, 0};  // ∂C, Σ w g, Σ w g n
+    acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
-      const int64_t at = row * p.channels + channel;
-      const bool inside = live && channel < p.channels;
-      acc x[kVector];
+      if (!live || channel >= p.channels) continue;  // without a row, n is no number if eps is 0
+      acc weight[kVector], bias[kVector], D[kVector], grad_x[kVector];
+      load<acc, acc>(parameters, channel, weight);
+      load<acc, acc>(parameters + p.channels, channel, bias);
+      load<acc, acc>(parameters + 2 * p.channels, channel, D);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        g[i][v] = inside ? static_cast<acc>(grad_y[i].value[v]) : acc(0);
-        x[v] = inside ? static_cast<acc>(inputs[i].value[v]) : acc(0);
-        const acc* of = parameters + (inside ? channel + v : 0);
-        const acc weighted = g[i][v] * of[0];
-        of_row[0] += weighted * n[i][v] + g[i][v] * of[p.channels];
+        const acc gradient = static_cast<acc>(grad_y[i].value[v]), weighted = gradient * weight[v];
+        of_row[0] += gradient * bias[v];
         of_row[1] += weighted;
         of_row[2] += weighted * n[i][v];
-        sums[0][i][v] += C * g[i][v] * n[i][v];
-        sums[1][i][v] += C * g[i][v];
-        sums[2][i][v] += g[i][v] * x[v];
-        x[v] = of[2 * p.channels] * g[i][v];
+        sums[0][i][v] += C * gradient * n[i][v];
+        sums[1][i][v] += C * gradient;
+        sums[2][i][v] += gradient * static_cast<acc>(inputs[i].value[v]);
+        grad_x[v] = D[v] * gradient;
         g[i][v] = weighted;
       }
-      if (inside) store<acc, scalar_t>(p.grad_x, at, x);
+      store<acc, scalar_t>(p.grad_x, row * p.channels + channel, grad_x);
     }
+    of_row[0] += of_row[2];
     sum_over_threads(of_row, p.team, scratch);
     if (!live) continue;
     if (lane == 0) static_cast<scalar_t*>(p.grad_C)[row] = static_cast<scalar_t>(of_row[0]);

@@ -18,10 +18,10 @@ constexpr int kReadoutWarps = kReadoutThreads / 32;
 // Blocks that a multiprocessor must have registers for in the backward pass.
 constexpr int kReadoutBackwardMinBlocks = 3;
 
-// Blocks of a launch at most. Backward, each block writes its part of the parameters' gradients: four blocks for each
-// multiprocessor of an H200. The number depends on the shape alone, so that the sums' order does too.
-constexpr int64_t kReadoutBlocks = 4096;
-constexpr int64_t kReadoutBackwardBlocks = 528;
+// Blocks of a launch at most, for each multiprocessor. Backward, as many as it has room for at once: all have the same
+// work, and each writes its part of the parameters' gradients. Forward, a few times as many.
+constexpr int64_t kReadoutBlocks = 12;
+constexpr int64_t kReadoutBackwardBlocks = kReadoutBackwardMinBlocks;
 
 // How a thread holds its channels of a row.
 constexpr RowShape kFours{kReadoutThreads, 4, 5}, kOnes{kReadoutThreads, 1, 8};
