@@ -4,6 +4,7 @@
 #include <limits>
 #include <tuple>
 
+#include "common/cuda/device.h"
 #include "common/dispatch.h"
 #include "depthwise_conv/cuda/launch.h"
 #include "depthwise_conv/inputs.h"

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/cuda/device.h"
 #include "common/dispatch.h"
 #include "norm/cuda/launch.h"
 #include "norm/register.h"

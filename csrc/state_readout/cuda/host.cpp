@@ -1,5 +1,6 @@
 // Host side of the state's readout on the GPU.
 
+#include "common/cuda/device.h"
 #include "common/dispatch.h"
 #include "state_readout/cuda/launch.h"
 #include "state_readout/inputs.h"
