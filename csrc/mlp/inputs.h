@@ -32,12 +32,10 @@ inline MlpParams mlp_params(const Tensor& x, const Tensor& weight1, const Tensor
   check_mlp_input(weight2, x, {channels, hidden}, x.scalar_type(), "weight2");
   MlpParams p{};
   p.tokens = x.size(0);
-  p.channels = static_cast<int>(channels);
-  p.hidden = static_cast<int>(hidden);
+  p.layers = {static_cast<int>(channels), static_cast<int>(hidden), static_cast<int>(channels), weight1.const_data_ptr(),
+      weight2.const_data_ptr(), nullptr, 0};
   p.x = x.const_data_ptr();
-  p.weight1 = weight1.const_data_ptr();
   p.bias1 = bias1.const_data_ptr<float>();
-  p.weight2 = weight2.const_data_ptr();
   return p;
 }
 

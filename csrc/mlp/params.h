@@ -3,14 +3,15 @@
 
 #include <cstdint>
 
+#include "common/cuda/two_layers.h"
+
 namespace ssm {
 
 // u = x W1ᵀ + b1, h = GELU(u), y = h W2ᵀ + b2, for every token. A kernel is compiled for one half type scalar_t.
 struct MlpParams {
+  TwoLayers layers;  // the weights, and as many channels in as out
   int64_t tokens;
-  int channels, hidden;
   const void *x, *grad_y;          // scalar_t, contiguous [tokens, channels]
-  const void *weight1, *weight2;   // scalar_t, contiguous [hidden, channels] and [channels, hidden]
   const float *bias1, *bias2;      // contiguous [hidden] and [channels]
   void *y, *grad_x;                // scalar_t, contiguous [tokens, channels]
   void *h, *grad_u;                // scalar_t, contiguous [tokens, hidden]

@@ -16,13 +16,13 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 }
 
 void check_widths(const MlpParams& p) {
-  SSM_CHECK(mlp_has(p.channels) && p.hidden > 0 && p.hidden % kMlpChunk == 0,
-      "mlp: there is no kernel for ", p.channels, " channels and ", p.hidden, " hidden ones");
+  SSM_CHECK(mlp_has(p.layers.channels) && p.layers.hidden > 0 && p.layers.hidden % kHiddenChunk == 0,
+      "mlp: there is no kernel for ", p.layers.channels, " channels and ", p.layers.hidden, " hidden ones");
 }
 
 // Room for the weights as the kernels read them.
 Tensor packed_weights(const MlpParams& p, const Tensor& x) {
-  return empty({p.hidden / kMlpChunk, mlp_chunk_items(p.channels)}, x);
+  return empty({p.layers.chunks_of_all(), chunk_items(p.layers.channels, p.layers.out)}, x);
 }
 
 template <typename Run>
@@ -37,7 +37,7 @@ void with_type(const Tensor& x, const Run& run) {
 Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2) {
   MlpLaunch p{mlp_params(x, weight1, bias1, weight2)};
   check_widths(p);
-  check_mlp_input(bias2, x, {p.channels}, kFloat, "bias2");
+  check_mlp_input(bias2, x, {p.layers.channels}, kFloat, "bias2");
   const Tensor y = empty(x.sizes(), x);
   if (x.numel() == 0) return y;
   const DeviceGuard guard(x.get_device_index());
@@ -45,7 +45,7 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Te
   p.y = y.mutable_data_ptr();
   p.blocks = static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p, false)), multiprocessors()));
   const Tensor packed = packed_weights(p, x);
-  p.packed = packed.mutable_data_ptr();
+  p.layers.packed = packed.mutable_data_ptr();
   with_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
   return y;
 }
@@ -56,16 +56,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
   check_widths(p);
   const Tensor grad_y = contiguous(grad_y_given);
   check_mlp_input(grad_y, x, x.sizes(), x.scalar_type(), "grad_y");
-  const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.hidden}, x), grad_u = empty({p.tokens, p.hidden}, x);
-  if (x.numel() == 0) return {grad_x, h, grad_u, zeros({p.hidden}, bias1)};
+  const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.layers.hidden}, x), grad_u = empty({p.tokens, p.layers.hidden}, x);
+  if (x.numel() == 0) return {grad_x, h, grad_u, zeros({p.layers.hidden}, bias1)};
   const DeviceGuard guard(x.get_device_index());
   const Tensor packed = packed_weights(p, x);
-  p.packed = packed.mutable_data_ptr();
+  p.layers.packed = packed.mutable_data_ptr();
   const int64_t tiles = ceil_div(p.tokens, mlp_tile(p, true));
   p.of_group = ceil_div(tiles, kMlpGroups);
   p.groups = ceil_div(tiles, p.of_group);
   p.blocks = static_cast<int>(std::min(p.groups, multiprocessors()));
-  const Tensor partial = empty({p.groups, p.hidden}, bias1), grad_bias1 = empty({p.hidden}, bias1);
+  const Tensor partial = empty({p.groups, p.layers.hidden}, bias1), grad_bias1 = empty({p.layers.hidden}, bias1);
   p.grad_y = grad_y.const_data_ptr();
   p.grad_x = grad_x.mutable_data_ptr();
   p.h = h.mutable_data_ptr();
@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
 }  // namespace
 
 int mlp_tile(const MlpLaunch& p, bool backward) {
-  return (backward ? 1 : mlp_rows(p.channels / kMlpWide)) * kMlpWide * kMlpWarps;
+  return (backward ? 1 : mlp_rows(p.layers.channels / kWide)) * kWide * kLayerWarps;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {

@@ -7,8 +7,6 @@ namespace ssm {
 
 struct MlpLaunch : MlpParams {
   int blocks;
-  void* packed;  // scalar_t: the weights as the kernels read them (tuning.h)
-  int chunks;    // of the weights that shared memory holds: all, or kMlpStages
   int64_t groups;    // of tiles that follow each other
   int64_t of_group;  // tiles
   float* partial;    // contiguous [groups, hidden]: each group's part of the first bias' gradient
