@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
-from quadtree_ssm.ops import quadtree_order, straight_through_input, straight_through_output
+from quadtree_ssm.ops import quadtree_order, straight_through_input, straight_through_output, token_logits
+from quadtree_ssm.ops.token_logits import has_token_logits_kernel
 from quadtree_ssm.partition import quadrant_means, quadrant_of_tokens, window_raster_slots
-from ssm_core.layers import SelectiveSSM, gelu
+from ssm_core.layers import OneOperator, SelectiveSSM, gelu
+from ssm_core.layers.norm import autocast_dtype, is_hooked
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
 
@@ -55,10 +57,11 @@ class ChosenQuadrant(NamedTuple):
     levels: QuadtreeLevels
 
 
-class ScorePredictor(nn.Module):
+class ScorePredictor(OneOperator):
     """Predicts how informative each token is.
 
-    The predictor has an LN and four linear layers. They give two log-probabilities, and the first one is the score.
+    The predictor has an LN and four linear layers. They give two log-probabilities, and the first one is the score. One
+    operator computes them without gradients where there is a kernel (:func:`~quadtree_ssm.ops.token_logits`).
 
     Args:
         dim: number D of channels of the tokens.
@@ -85,6 +88,9 @@ class ScorePredictor(nn.Module):
         x: Tensor,  # [B, H, W, D]
     ) -> Tensor:  # [B, H, W]
         """Compute the log-probability that a token is informative, in float32 or a wider dtype."""
+        # Those who take features by name from graphs of torch.fx expect the layers in them under their names.
+        if not isinstance(x, torch.fx.Proxy) and self._is_one_operator(x):
+            return F.logsigmoid(self._logits(x))
         x = gelu(self.fc1(self.norm(x)))
         if self.context == "global":
             x = self._with_global_half(x)
@@ -94,6 +100,29 @@ class ScorePredictor(nn.Module):
         weight, bias = (p.to(accumulate_dtype(p.dtype)) for p in (self.fc4.weight, self.fc4.bias))
         x = x @ (weight[0] - weight[1]).to(x.dtype)
         return F.logsigmoid(x.to(accumulate_dtype(x.dtype)) + (bias[0] - bias[1]))
+
+    def _is_one_operator(self, x: Tensor) -> bool:
+        """Whether the operator computes these layers here, and not gradients or what users put in their places."""
+        layers = (self.fc1, self.fc2, self.fc3, self.fc4)
+        if torch.is_grad_enabled() or not self.fused or self.context != "local":
+            return False
+        if any(type(layer) is not nn.Linear or layer.bias is None or is_hooked(layer) for layer in layers):
+            return False
+        if not isinstance(self.norm, LayerNorm) or is_hooked(self.norm):
+            return False
+        return has_token_logits_kernel(x.shape[-1], autocast_dtype(x, before_product=True), x.device)
+
+    def _logits(
+        self,
+        x: Tensor,  # [B, H, W, D]
+    ) -> Tensor:  # [B, H, W]
+        dtype = autocast_dtype(x, before_product=True)
+        weights = (self.fc1.weight, self.fc2.weight, self.fc3.weight)
+        (weight1, weight2, weight3), fc4 = (weight.to(dtype) for weight in weights), self.fc4
+        return token_logits(
+            x.to(dtype), self.norm.weight, self.norm.bias, weight1, self.fc1.bias, weight2, self.fc2.bias, weight3,
+            self.fc3.bias, fc4.weight[0] - fc4.weight[1], fc4.bias[0] - fc4.bias[1], self.norm.eps,
+        )  # fmt: skip
 
     @staticmethod
     def _with_global_half(

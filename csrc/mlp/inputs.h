@@ -9,13 +9,13 @@
 
 namespace ssm {
 
-inline void check_mlp_input(
-    const Tensor& tensor, const Tensor& x, Sizes shape, ScalarType dtype, const char* name) {
+inline void check_mlp_input(const Tensor& tensor, const Tensor& x, Sizes shape, ScalarType dtype, const char* name) {
   check_device(tensor, kCUDA, x, name);
   check_shape(tensor, shape, name);
   check_dtype(tensor, dtype, name);
   check_contiguous(tensor, name);
-  SSM_CHECK(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name, " must begin at a multiple of 16 bytes");
+  SSM_CHECK(
+      reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name, " must begin at a multiple of 16 bytes");
 }
 
 // What both passes read. The second bias is missing in the backward pass.
@@ -32,8 +32,8 @@ inline MlpParams mlp_params(const Tensor& x, const Tensor& weight1, const Tensor
   check_mlp_input(weight2, x, {channels, hidden}, x.scalar_type(), "weight2");
   MlpParams p{};
   p.tokens = x.size(0);
-  p.layers = {static_cast<int>(channels), static_cast<int>(hidden), static_cast<int>(channels), weight1.const_data_ptr(),
-      weight2.const_data_ptr(), nullptr, 0};
+  p.layers = {static_cast<int>(channels), static_cast<int>(hidden), static_cast<int>(channels),
+      weight1.const_data_ptr(), weight2.const_data_ptr(), nullptr, 0};
   p.x = x.const_data_ptr();
   p.bias1 = bias1.const_data_ptr<float>();
   return p;

@@ -11,11 +11,11 @@ namespace ssm {
 struct MlpParams {
   TwoLayers layers;  // the weights, and as many channels in as out
   int64_t tokens;
-  const void *x, *grad_y;          // scalar_t, contiguous [tokens, channels]
-  const float *bias1, *bias2;      // contiguous [hidden] and [channels]
-  void *y, *grad_x;                // scalar_t, contiguous [tokens, channels]
-  void *h, *grad_u;                // scalar_t, contiguous [tokens, hidden]
-  float* grad_bias1;               // contiguous [hidden]
+  const void *x, *grad_y;      // scalar_t, contiguous [tokens, channels]
+  const float *bias1, *bias2;  // contiguous [hidden] and [channels]
+  void *y, *grad_x;            // scalar_t, contiguous [tokens, channels]
+  void *h, *grad_u;            // scalar_t, contiguous [tokens, hidden]
+  float* grad_bias1;           // contiguous [hidden]
 };
 
 }  // namespace ssm

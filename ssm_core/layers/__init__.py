@@ -4,7 +4,7 @@ from .convolution import MIN_SIDE, Downsample, Stem, to_channels_first, to_chann
 from .gelu import GELU, gelu
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer, fuse_convolutions
-from .mlp import FusedMlp, fuse_mlps
+from .mlp import FusedMlp, OneOperator, fuse_mlps
 from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
 from .ssm import SelectiveInputs, SelectiveSSM
@@ -19,6 +19,7 @@ __all__ = [
     "FusedLayerNorm",
     "FusedMlp",
     "GlobalPool",
+    "OneOperator",
     "Pending",
     "ScanMixer",
     "SelectiveInputs",

@@ -11,18 +11,25 @@ from .gelu import GELU
 from .norm import autocast_dtype, is_hooked
 
 
-class FusedMlp(Mlp):
+class OneOperator(nn.Module):
+    """A module whose layers one operator can compute.
+
+    Attributes:
+        fused: whether the operator computes them where there is a kernel.
+    """
+
+    fused: bool = True
+
+
+class FusedMlp(Mlp, OneOperator):
     """Linear → GELU → Linear, with timm's parameters.
 
     Args:
         dim: number C of channels.
         hidden: number of hidden channels.
 
-    Attributes:
-        fused: whether one operator computes it where there is a kernel (:func:`~ssm_core.ops.mlp`).
+    One operator computes it where there is a kernel (:func:`~ssm_core.ops.mlp`).
     """
-
-    fused: bool = True
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__(dim, hidden, act_layer=GELU)
@@ -65,10 +72,10 @@ def _run(
 
 
 def fuse_mlps(model: nn.Module, fused: bool = True) -> nn.Module:
-    """Choose whether the MLPs of a network's blocks are computed by one operator where there is a kernel.
+    """Choose whether each MLP of a network is computed by one operator where there is a kernel.
 
-    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). The parameters and, but for
-    rounding, the results stay as they are.
+    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). Score predictors have one of their
+    own. The parameters and, but for rounding, the results stay as they are.
 
     Args:
         model: any network with blocks. It is changed in place.
@@ -78,6 +85,6 @@ def fuse_mlps(model: nn.Module, fused: bool = True) -> nn.Module:
         The model.
     """
     for module in model.modules():
-        if isinstance(module, FusedMlp):
+        if isinstance(module, OneOperator):
             module.fused = fused
     return model

@@ -39,6 +39,7 @@ def test_what_flops_are_spent_on():
         trees.minimum_spanning_tree: Work.TREE,
         trees.grid_cosine_distance: Work.TREE,
         trees.state_readout: Work.OTHER,
+        torch.ops.quadtree_ssm.token_logits: Work.OTHER,
     }
 
 

@@ -26,6 +26,21 @@ __device__ __forceinline__ uint32_t pack(float first, float second) {
   return packed;
 }
 
+// The two numbers of such a register.
+template <typename scalar_t>
+__device__ __forceinline__ float2 unpack(uint32_t packed) {
+  if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
+    // A bfloat16 is the upper half of a float.
+    return make_float2(__uint_as_float(packed << 16), __uint_as_float(packed & 0xffff0000u));
+  } else {
+    float2 numbers{};
+    asm("{\n .reg .f16 low, high;\n mov.b32 {low, high}, %2;\n cvt.f32.f16 %0, low;\n cvt.f32.f16 %1, high;\n}"
+        : "=f"(numbers.x), "=f"(numbers.y)
+        : "r"(packed));
+    return numbers;
+  }
+}
+
 // A factor of a product: 16 × 16 numbers, four of which a lane holds in pairs. Lane 4 r + c holds the columns 2 c and
 // 2 c + 1 of row r, then of row r + 8, then of both with columns 8 further.
 struct Factor {
@@ -56,9 +71,9 @@ __device__ __forceinline__ Factor load_matrix(uint32_t row) {
   Factor f{};
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(f.pairs[0]), "=r"(f.pairs[1]), "=r"(f.pairs[2]), "=r"(f.pairs[3])
-               : "r"(row)
-               : "memory");
+      : "=r"(f.pairs[0]), "=r"(f.pairs[1]), "=r"(f.pairs[2]), "=r"(f.pairs[3])
+      : "r"(row)
+      : "memory");
 #endif
   return f;
 }
@@ -67,9 +82,9 @@ __device__ __forceinline__ Factor load_transposed(uint32_t row) {
   Factor f{};
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(f.pairs[0]), "=r"(f.pairs[1]), "=r"(f.pairs[2]), "=r"(f.pairs[3])
-               : "r"(row)
-               : "memory");
+      : "=r"(f.pairs[0]), "=r"(f.pairs[1]), "=r"(f.pairs[2]), "=r"(f.pairs[3])
+      : "r"(row)
+      : "memory");
 #endif
   return f;
 }
@@ -119,8 +134,8 @@ __device__ __forceinline__ void store_matrix(
 template <typename scalar_t>
 __device__ __forceinline__ Factor rounded(const Result* results) {
   const float *a = results[0].values, *b = results[1].values;
-  return {{pack<scalar_t>(a[0], a[1]), pack<scalar_t>(a[2], a[3]), pack<scalar_t>(b[0], b[1]),
-      pack<scalar_t>(b[2], b[3])}};
+  return {
+      {pack<scalar_t>(a[0], a[1]), pack<scalar_t>(a[2], a[3]), pack<scalar_t>(b[0], b[1]), pack<scalar_t>(b[2], b[3])}};
 }
 
 }  // namespace ssm

@@ -7,6 +7,8 @@
 
 namespace ssm {
 
+constexpr int kFirstWithFragments = 80;  // the first architecture with fragments.cuh
+
 constexpr int kLayerWarps = 8;
 constexpr int kLayerThreads = 32 * kLayerWarps;
 constexpr int kWide = 16;         // numbers of a row and of a column that a tensor core takes; divides all channels

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "common/cuda/column_sums.cuh"
-#include "common/cuda/launch.h"
 #include "common/cuda/gelu.cuh"
+#include "common/cuda/launch.h"
 #include "common/cuda/two_layers.cuh"
 #include "mlp/cuda/launch.h"
 #include "mlp/cuda/tuning.h"
@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kLayerThreads, 1) mlp_backward_kernel(MlpLaunc
           if (!kHeld) x[step] = load_matrix(from_x + step * kWide * sizeof(scalar_t));
 #pragma unroll
           for (int j = 0; j < kPairs; ++j) {
-            add_products<scalar_t>(&u[2 * j], x[step],
-                load_matrix(from1 + (j * kWide * kRow1 + step * kWide) * sizeof(scalar_t)));
+            add_products<scalar_t>(
+                &u[2 * j], x[step], load_matrix(from1 + (j * kWide * kRow1 + step * kWide) * sizeof(scalar_t)));
             add_products<scalar_t>(&grad_h[2 * j], g[step],
                 load_transposed(from2 + (step * kWide * kRow2 + j * kWide) * sizeof(scalar_t)));
           }

@@ -1,8 +1,8 @@
 // The forward pass: a warp keeps its tokens and their results in registers, and the hidden channels pass by.
 #pragma once
 
-#include "common/cuda/launch.h"
 #include "common/cuda/gelu.cuh"
+#include "common/cuda/launch.h"
 #include "common/cuda/two_layers.cuh"
 #include "mlp/cuda/launch.h"
 #include "mlp/cuda/tuning.h"
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kLayerThreads, 1) mlp_kernel(MlpLaunch p) {
         for (int row = 0; row < kRows; ++row) {
 #pragma unroll
           for (int step = 0; step < kSteps; ++step) {
-            x[row][step] = load_matrix(address_of(own, row * kWide + row_down_first(lane),
-                step * kWide + column_down_first(lane), kRow1));
+            x[row][step] = load_matrix(
+                address_of(own, row * kWide + row_down_first(lane), step * kWide + column_down_first(lane), kRow1));
           }
         }
         __syncwarp();

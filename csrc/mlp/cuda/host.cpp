@@ -1,8 +1,10 @@
 // Host side of the MLP on the GPU.
 
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
+#include "common/cuda/architecture.h"
 #include "common/cuda/device.h"
 #include "mlp/cuda/launch.h"
 #include "mlp/cuda/tuning.h"
@@ -43,7 +45,8 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Te
   const DeviceGuard guard(x.get_device_index());
   p.bias2 = bias2.const_data_ptr<float>();
   p.y = y.mutable_data_ptr();
-  p.blocks = static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p, false)), multiprocessors()));
+  p.blocks =
+      static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p.layers.channels, false)), multiprocessors()));
   const Tensor packed = packed_weights(p, x);
   p.layers.packed = packed.mutable_data_ptr();
   with_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
@@ -56,12 +59,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
   check_widths(p);
   const Tensor grad_y = contiguous(grad_y_given);
   check_mlp_input(grad_y, x, x.sizes(), x.scalar_type(), "grad_y");
-  const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.layers.hidden}, x), grad_u = empty({p.tokens, p.layers.hidden}, x);
+  const Tensor grad_x = empty(x.sizes(), x), h = empty({p.tokens, p.layers.hidden}, x),
+               grad_u = empty({p.tokens, p.layers.hidden}, x);
   if (x.numel() == 0) return {grad_x, h, grad_u, zeros({p.layers.hidden}, bias1)};
   const DeviceGuard guard(x.get_device_index());
   const Tensor packed = packed_weights(p, x);
   p.layers.packed = packed.mutable_data_ptr();
-  const int64_t tiles = ceil_div(p.tokens, mlp_tile(p, true));
+  const int64_t tiles = ceil_div(p.tokens, mlp_tile(p.layers.channels, true));
   p.of_group = ceil_div(tiles, kMlpGroups);
   p.groups = ceil_div(tiles, p.of_group);
   p.blocks = static_cast<int>(std::min(p.groups, multiprocessors()));
@@ -76,10 +80,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
   return {grad_x, h, grad_u, grad_bias1};
 }
 
+// Whether the present library and a device have kernels for such layers, both ways.
+bool mlp_fits(int64_t channels, int64_t hidden, int64_t device) {
+  const DeviceGuard guard(static_cast<int32_t>(device));
+  if (library_architecture("mlp") < kFirstWithFragments || !mlp_has(channels) || hidden <= 0) return false;
+  if (hidden % kHiddenChunk != 0 || hidden > std::numeric_limits<int>::max()) return false;
+  const auto bytes = [&](bool backward) {
+    return MlpMemory<c10::Half>(backward, mlp_tile(static_cast<int>(channels), backward), static_cast<int>(channels),
+        static_cast<int>(hidden), kChunkStages, nullptr)
+        .bytes;
+  };
+  return std::max(bytes(false), bytes(true)) <= present_device().block_shared;
+}
+
 }  // namespace
 
-int mlp_tile(const MlpLaunch& p, bool backward) {
-  return (backward ? 1 : mlp_rows(p.layers.channels / kWide)) * kWide * kLayerWarps;
+int mlp_tile(int channels, bool backward) {
+  return (backward ? 1 : mlp_rows(channels / kWide)) * kWide * kLayerWarps;
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
+  m.def("mlp_fits(int channels, int hidden, int device) -> bool");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(ssm_build, CompositeExplicitAutograd, m) {
+  m.impl("mlp_fits", TORCH_BOX(&mlp_fits));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {

@@ -13,13 +13,20 @@ constexpr const char* kMlpName = "mlp";
 template <typename Run>
 void with_steps(int channels, const Run& run) {
   switch (channels / kWide) {
-    case 3: return run(std::integral_constant<int, 3>());
-    case 4: return run(std::integral_constant<int, 4>());
-    case 5: return run(std::integral_constant<int, 5>());
-    case 6: return run(std::integral_constant<int, 6>());
-    case 8: return run(std::integral_constant<int, 8>());
-    case 10: return run(std::integral_constant<int, 10>());
-    case 12: return run(std::integral_constant<int, 12>());
+    case 3:
+      return run(std::integral_constant<int, 3>());
+    case 4:
+      return run(std::integral_constant<int, 4>());
+    case 5:
+      return run(std::integral_constant<int, 5>());
+    case 6:
+      return run(std::integral_constant<int, 6>());
+    case 8:
+      return run(std::integral_constant<int, 8>());
+    case 10:
+      return run(std::integral_constant<int, 10>());
+    case 12:
+      return run(std::integral_constant<int, 12>());
   }
 }
 
@@ -28,7 +35,9 @@ template <typename scalar_t>
 void launch_pass(MlpLaunch p, bool backward, void (*kernel)(MlpLaunch)) {
   launch_pack<scalar_t>(kMlpName, p.layers);
   const auto bytes = [&](int chunks) {
-    return MlpMemory<scalar_t>(backward, mlp_tile(p, backward), p.layers.channels, p.layers.hidden, chunks, nullptr).bytes;
+    return MlpMemory<scalar_t>(
+        backward, mlp_tile(p.layers.channels, backward), p.layers.channels, p.layers.hidden, chunks, nullptr)
+        .bytes;
   };
   p.layers.chunks = p.layers.chunks_of_all();
   if (bytes(p.layers.chunks) > kernel_limits(kernel, kMlpName).shared) p.layers.chunks = kChunkStages;
@@ -45,8 +54,10 @@ void launch_mlp(const MlpLaunch& p) {
 
 template <typename scalar_t>
 void launch_mlp_backward(const MlpLaunch& p) {
-  with_steps(p.layers.channels, [&](auto steps) { launch_pass<scalar_t>(p, true, mlp_backward_kernel<scalar_t, steps>); });
-  launch_column_sums<float, MlpParams>(kMlpName, {p.partial, p.groups, p.layers.hidden, {p.layers.hidden}, {p.grad_bias1}});
+  with_steps(
+      p.layers.channels, [&](auto steps) { launch_pass<scalar_t>(p, true, mlp_backward_kernel<scalar_t, steps>); });
+  launch_column_sums<float, MlpParams>(
+      kMlpName, {p.partial, p.groups, p.layers.hidden, {p.layers.hidden}, {p.grad_bias1}});
 }
 
 }  // namespace ssm

@@ -13,7 +13,7 @@ struct MlpLaunch : MlpParams {
 };
 
 // Tokens of a block at once.
-int mlp_tile(const MlpLaunch& launch, bool backward);
+int mlp_tile(int channels, bool backward);
 
 template <typename scalar_t>
 void launch_mlp(const MlpLaunch& launch);

@@ -13,7 +13,7 @@ namespace ssm {
 
 // Numbers of channels that kernels are compiled for: those of the models, up to what the registers hold.
 constexpr int kMlpChannels[] = {48, 64, 80, 96, 128, 160, 192};
-constexpr bool mlp_has(int channels) {
+constexpr bool mlp_has(int64_t channels) {
   for (const int known : kMlpChannels) {
     if (channels == known) return true;
   }

@@ -316,8 +316,8 @@ void launch_norm_backward(const NormLaunch& p) {
     launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormGradientSums);
   });
   const int64_t channels = p.channels;
-  launch_column_sums<acc_t<scalar_t>, NormParams>(
-      "norm", {p.partial, p.blocks, kNormParameters * channels, {channels, 2 * channels}, {p.grad_weight, p.grad_bias}});
+  launch_column_sums<acc_t<scalar_t>, NormParams>("norm",
+      {p.partial, p.blocks, kNormParameters * channels, {channels, 2 * channels}, {p.grad_weight, p.grad_bias}});
 }
 
 }  // namespace ssm

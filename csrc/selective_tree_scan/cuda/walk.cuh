@@ -293,8 +293,8 @@ void launch_selective_types(const SelectiveTreeScanLaunch& l) {
 template <typename scalar_t>
 void launch_sums_of_pieces(const SelectiveTreeScanLaunch& l) {
   launch_column_sums<acc_t<scalar_t>, SelectiveTreeScanParams>(
-      "selective_tree_scan", {l.of_parameters, l.batch * l.most_pieces(), 2 * l.channels,
-                                 {l.channels, 2 * l.channels}, {l.grad_A, l.grad_delta_bias}});
+      "selective_tree_scan", {l.of_parameters, l.batch * l.most_pieces(), 2 * l.channels, {l.channels, 2 * l.channels},
+                                 {l.grad_A, l.grad_delta_bias}});
 }
 
 }  // namespace ssm

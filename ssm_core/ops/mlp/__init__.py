@@ -15,7 +15,6 @@ _HALF_TYPES = (torch.bfloat16, torch.float16)
 # As in csrc/mlp/cuda/tuning.h: the numbers of channels that kernels are compiled for, and what divides the hidden ones.
 CHANNELS = (48, 64, 80, 96, 128, 160, 192)
 CHUNK = 32
-OLDEST = 80  # compute capability 8.0, the first whose tensor cores take both half types
 
 
 def mlp(
@@ -80,15 +79,16 @@ def has_mlp_kernel(x: Tensor, weight1: Tensor) -> bool:
         weight1: the first layer's weight ``[H, C]``.
     """
     hidden, channels = weight1.shape
-    widths = channels in CHANNELS and hidden > 0 and hidden % CHUNK == 0
-    return x.is_cuda and x.dtype in _HALF_TYPES and widths and has_kernel(_NAME, "cuda") and _has_tensor_cores(x.device)
+    if not x.is_cuda or x.dtype not in _HALF_TYPES or not has_kernel(_NAME, "cuda"):
+        return False
+    return _fits(channels, hidden, x.device)
 
 
 # torch.compile calls this once while it traces.
 @torch.compiler.assume_constant_result
-def _has_tensor_cores(device: torch.device) -> bool:
+def _fits(channels: int, hidden: int, device: torch.device) -> bool:
     index = torch.cuda.current_device() if device.index is None else device.index
-    return int(torch.ops.ssm_build.kernel_architecture(index)) >= OLDEST
+    return bool(torch.ops.ssm_build.mlp_fits(channels, hidden, index))
 
 
 __all__ = ["has_mlp_kernel", "mlp", "mlp_reference"]
