@@ -21,9 +21,10 @@ __global__ void __launch_bounds__(kPackThreads) pack_kernel(TwoLayers p) {
   const bool of_first = piece < first;
   const int wide = of_first ? row1 : row2, row = (of_first ? piece : piece - first) / wide;
   const int column = (of_first ? piece : piece - first) % wide * kCopied;
-  const scalar_t* from = of_first
-      ? static_cast<const scalar_t*>(p.weight1) + (static_cast<int64_t>(chunk) * kHiddenChunk + row) * p.channels + column
-      : static_cast<const scalar_t*>(p.weight2) + static_cast<int64_t>(row) * p.hidden + chunk * kHiddenChunk + column;
+  const scalar_t* from = of_first ? static_cast<const scalar_t*>(p.weight1) +
+                                        (static_cast<int64_t>(chunk) * kHiddenChunk + row) * p.channels + column
+                                  : static_cast<const scalar_t*>(p.weight2) + static_cast<int64_t>(row) * p.hidden +
+                                        chunk * kHiddenChunk + column;
   if (column < (of_first ? p.channels : kHiddenChunk)) {
     static_cast<uint4*>(p.packed)[place] = *reinterpret_cast<const uint4*>(from);
   }
@@ -49,8 +50,8 @@ __device__ __forceinline__ void copy_tokens(scalar_t* to, const void* from, int6
   for (int i = threadIdx.x % 32; i < kRows * kPieces; i += 32) {
     const int row = i / kPieces, column = i % kPieces * kCopied;
     const bool exists = begin + row < tokens;
-    copy_async_or_zero<16>(to + row * (kChannels + kRowPad) + column,
-        source + (exists ? begin + row : 0) * kChannels + column, exists);
+    copy_async_or_zero<16>(
+        to + row * (kChannels + kRowPad) + column, source + (exists ? begin + row : 0) * kChannels + column, exists);
   }
 }
 
@@ -64,7 +65,10 @@ template <typename scalar_t, int kChannels, int kOut>
 class Chunks {
  public:
   __device__ Chunks(const TwoLayers& p, scalar_t* memory)
-      : p_(p), memory_(memory), count_(p.chunks_of_all()), all_(p.chunks >= p.chunks_of_all()) {
+      : p_(p),
+        memory_(memory),
+        count_(p.chunks_of_all()),
+        all_(p.chunks >= p.chunks_of_all()) {
     for (int chunk = 0; chunk < (all_ ? count_ : 1); ++chunk) {
       copy_weights<scalar_t, kChannels, kOut>(p_, memory_ + chunk * kItems, chunk);
     }
