@@ -66,18 +66,20 @@ __global__ void __launch_bounds__(kQuadtreeThreads) mask_gradient_kernel(const s
   const auto* a_rows = reinterpret_cast<const Packed*>(a) + rows * vectors;
   const auto* b_rows = reinterpret_cast<const Packed*>(b) + rows * vectors;
 
+  // A few lanes have a token: finding its places takes more instructions than reading a vector.
   acc sum = 0;
-  const int64_t items = static_cast<int64_t>(end - first) * vectors;
-  for (int64_t item = threadIdx.x; item < items; item += kQuadtreeThreads) {
-    const int place = first + static_cast<int>(item / vectors), column = static_cast<int>(item % vectors);
+  for (int place = first + threadIdx.x / kMaskLanes; place < end; place += kQuadtreeThreads / kMaskLanes) {
     const int coarse = raster(map, window, place), fine = raster_quarters(map, window, place);
     if (coarse == fine) continue;
     const int64_t t = is_chosen ? coarse : fine, partner = is_chosen ? fine : coarse;
-    const Packed x = a_rows[t * vectors + column];
-    const Packed own = b_rows[t * vectors + column], other = b_rows[partner * vectors + column];
+#pragma unroll 4
+    for (int column = threadIdx.x % kMaskLanes; column < vectors; column += kMaskLanes) {
+      const Packed x = a_rows[t * vectors + column];
+      const Packed own = b_rows[t * vectors + column], other = b_rows[partner * vectors + column];
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      sum += static_cast<acc>(x.value[v]) * (static_cast<acc>(own.value[v]) - static_cast<acc>(other.value[v]));
+      for (int v = 0; v < kVector; ++v) {
+        sum += static_cast<acc>(x.value[v]) * (static_cast<acc>(own.value[v]) - static_cast<acc>(other.value[v]));
+      }
     }
   }
   sum = sum_over_block<kQuadtreeThreads>(is_chosen ? sum : -sum);

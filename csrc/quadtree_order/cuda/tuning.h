@@ -7,6 +7,7 @@
 namespace ssm {
 
 constexpr int kQuadtreeThreads = 256;  // of a block
+constexpr int kMaskLanes = 8;          // threads that share a token in the mask's gradient: 128 bytes at once
 
 // Blocks of one quadrant in the mask's gradient: about 64 KiB of `a` each. The number depends on the shape alone, not
 // on the batch, so that the sums' order does too.
