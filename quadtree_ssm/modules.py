@@ -110,7 +110,7 @@ class ScorePredictor(OneOperator):
             return False
         if not isinstance(self.norm, LayerNorm) or is_hooked(self.norm):
             return False
-        return has_token_logits_kernel(x.shape[-1], autocast_dtype(x, before_product=True), x.device)
+        return has_token_logits_kernel(self.fc1.in_features, autocast_dtype(x, before_product=True), x.device)
 
     def _logits(
         self,

@@ -68,11 +68,13 @@ def test_numbers_of_any_size_and_what_is_no_number_stays_in_its_token():
         x[3, 5] = float("nan")
         x[7] *= 1e4
         y = mlp(x, weight1, bias1, weight2, bias2, backend="cuda")
+        same = layers(x, weight1, bias1, weight2, bias2)
     assert y[3].isnan().all()
     rest = torch.arange(40) != 3
     assert y[rest].isfinite().all()
     expected = layers(*(v.detach().double() for v in (x, weight1, bias1, weight2, bias2)))
-    torch.testing.assert_close(y[rest].double(), expected[rest], rtol=2e-2, atol=3e-2)
+    for token in torch.arange(40)[rest].tolist():  # one by one, since the large one's errors are as large
+        assert_as_good_as(y[token], same[token], expected[token], f"token {token}")
 
 
 def test_no_token():

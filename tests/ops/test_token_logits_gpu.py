@@ -69,6 +69,16 @@ def test_predictors_use_it_without_gradients(compiled, monkeypatch):
     assert all(p.grad is not None for p in predictor.parameters())
 
 
+def test_one_compiled_predictor_after_another_of_another_width():
+    """torch.compile leaves open what changed from one call of the code to the next."""
+    torch._dynamo.reset()
+    for channels, side in ((64, 14), (96, 14), (96, 28), (128, 7)):
+        predictor = ScorePredictor(channels).cuda()
+        x = torch.randn(2, side, side, channels, device="cuda")
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            torch.testing.assert_close(torch.compile(predictor)(x), predictor(x), rtol=0.02, atol=0.02)
+
+
 def test_whole_networks_choose_alike():
     torch.manual_seed(0)
     model = QuadMamba(arch="nano", num_classes=5, linear_std=0.1).cuda().eval()

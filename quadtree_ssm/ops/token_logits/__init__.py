@@ -74,7 +74,7 @@ def token_logits(
             f"{op}: x, weight1, weight2 and weight3 must have one dtype, got {x.dtype}, {weight1.dtype}, "
             f"{weight2.dtype} and {weight3.dtype}"
         )
-    channels = x.shape[-1]
+    channels = weight1.shape[1]  # a number for torch.compile, too, when it leaves the sizes of x open
     halved = (2 * weight2.shape[0], 4 * weight3.shape[0]) == (channels, channels)
     fits = halved and has_token_logits_kernel(channels, x.dtype, x.device)
     if (backend == "auto" and not fits) or choose_backend(op, _NAME, backend, x.device) == "reference":
