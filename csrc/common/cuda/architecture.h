@@ -9,8 +9,9 @@
 
 namespace ssm {
 
-constexpr int kFirstWithClusters = 90;  // compute capability 9.0
-constexpr int kPortableCluster = 8;     // blocks that every GPU with clusters accepts
+constexpr int kFirstWithAsyncCopies = 80;  // compute capability 8.0
+constexpr int kFirstWithClusters = 90;     // compute capability 9.0
+constexpr int kPortableCluster = 8;        // blocks that every GPU with clusters accepts
 constexpr int kHopperCluster = 16;
 
 struct KernelLimits {

@@ -26,7 +26,7 @@ Tensor state_readout(const Tensor& h, const Tensor& x, const Tensor& C, const Te
   if (x.numel() == 0) return y;
   p.y = y.mutable_data_ptr();
   const bool fours = share_rows(p, x.element_size());
-  const int64_t blocks = readout_blocks(p, multiprocessors() * kReadoutBlocks);
+  const int64_t blocks = readout_blocks(p, multiprocessors() * kReadoutMinBlocks);
   SSM_DISPATCH(x.scalar_type(), "state_readout", [&] { launch_readout<scalar_t>(p, fours, blocks); });
   return y;
 }
@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> state_readout_backwar
     return {g.grad_h, g.grad_x, zeros(C.sizes(), C), zeros(D.sizes(), D), zeros(D.sizes(), D), zeros(D.sizes(), D)};
   }
   const bool fours = share_rows(p, x.element_size());
-  const int64_t blocks = readout_blocks(p, multiprocessors() * kReadoutBackwardBlocks);
+  const int64_t blocks = readout_blocks(p, multiprocessors() * kReadoutBackwardMinBlocks);
   const Tensor partial = empty({blocks, kReadoutParameters, p.channels}, D);
   p.partial = partial.mutable_data_ptr();
   const Tensor grad_weight = empty(D.sizes(), D), grad_bias = empty(D.sizes(), D), grad_D = empty(D.sizes(), D);

@@ -5,6 +5,7 @@
 #include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"
+#include "common/cuda/row_stage.cuh"
 #include "common/cuda/rows.cuh"
 #include "common/scalar.h"
 #include "state_readout/cuda/launch.h"
@@ -28,20 +29,14 @@ __device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
   __syncthreads();
 }
 
-// Reads a row of h and normalises it to mean 0 and variance 1. Returns the inverse standard deviation.
-template <typename scalar_t, int kVector, int kItems, typename acc>
-__device__ acc normalized_row(
-    const ReadoutLaunch& p, int64_t row, bool live, int lane, acc (&h)[kItems][kVector], acc* scratch) {
+// Normalises a row to mean 0 and variance 1. Returns the inverse standard deviation.
+template <int kVector, int kItems, typename acc>
+__device__ acc normalize(const ReadoutLaunch& p, int lane, acc (&h)[kItems][kVector], acc* scratch) {
   acc sum[1] = {0};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int channel = (i * p.team + lane) * kVector;
-    if (live && channel < p.channels) load<acc, scalar_t>(p.h, row * p.channels + channel, h[i]);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      if (!live || channel >= p.channels) h[i][v] = 0;
-      sum[0] += h[i][v];
-    }
+    for (int v = 0; v < kVector; ++v) sum[0] += h[i][v];
   }
   sum_over_threads(sum, p.team, scratch);
   const acc mean = sum[0] / p.channels;
@@ -70,46 +65,70 @@ __device__ acc output_weight(const ReadoutLaunch& p, int64_t row) {
   return static_cast<acc>(static_cast<const scalar_t*>(p.C)[p.C_of(row)]);
 }
 
+// What the kernels read a row ahead.
 template <typename scalar_t, int kVector, int kItems>
-__global__ void __launch_bounds__(kThreads) readout_kernel(ReadoutLaunch p) {
+struct ReadoutStages {
+  RowStage<scalar_t, kThreads, kVector, kItems, true> h, x, grad_y;
+  size_t bytes;
+
+  C10_HOST_DEVICE ReadoutStages(const ReadoutLaunch& p, char* memory) : ReadoutStages(p, Carver(memory)) {}
+
+  // Starts the copies of h, of what is read after h is normalised, in a group each.
+  __device__ __forceinline__ void start_h(const ReadoutLaunch& p, int64_t row) const {
+    h.start(row, row < p.rows);
+    close_copy_group();
+  }
+  __device__ __forceinline__ void start_rest(const ReadoutLaunch& p, int64_t row) const {
+    x.start(row, row < p.rows);
+    grad_y.start(row, row < p.rows);
+    close_copy_group();
+  }
+
+ private:
+  C10_HOST_DEVICE ReadoutStages(const ReadoutLaunch& p, Carver&& carver)
+      : h(p.h, false, p.team, p.channels, carver),
+        x(p.x, false, p.team, p.channels, carver),
+        grad_y(p.grad_y, false, p.team, p.channels, carver),
+        bytes(carver.bytes()) {}
+};
+
+template <typename scalar_t, int kVector, int kItems>
+__global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(ReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const ReadoutMemory<acc> shared(p.channels, kSums, memory);
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
-  share_parameters(p, parameters);
+  const ReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
+  stages.start_h(p, row);
+  stages.start_rest(p, row);
+  share_parameters(p, parameters);
   // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
-      first += static_cast<int64_t>(gridDim.x) * teams) {
-    const int64_t row = first + threadIdx.x / p.team;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step) {
     const bool live = row < p.rows;
-    // Read here, so that it arrives while the row is normalised.
-    Pack<scalar_t, kVector> inputs[kItems];
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const int channel = (i * p.team + lane) * kVector;
-      if (live && channel < p.channels) {
-        inputs[i] = load_packed<scalar_t, kVector>(p.x, row * p.channels + channel);
-      }
-    }
+    const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);  // arrives while the row is normalised
     acc h[kItems][kVector];
-    normalized_row<scalar_t>(p, row, live, lane, h, scratch);
-    if (!live) continue;
-    const acc C = output_weight<scalar_t, acc>(p, row);
+    wait_for_copy_groups<1>();
+    stages.h.take(row, live, h);
+    normalize(p, lane, h, scratch);
+    stages.start_h(p, row + step);  // the row before has been read
+    wait_for_copy_groups<1>();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
-      if (channel >= p.channels) continue;
-      acc weight[kVector], bias[kVector], D[kVector], y[kVector];
+      if (!live || channel >= p.channels) continue;
+      acc weight[kVector], bias[kVector], D[kVector], x[kVector], y[kVector];
       load<acc, acc>(parameters, channel, weight);
       load<acc, acc>(parameters + p.channels, channel, bias);
       load<acc, acc>(parameters + 2 * p.channels, channel, D);
+      stages.x.take(row, live, i, x);
 #pragma unroll
-      for (int v = 0; v < kVector; ++v) {
-        y[v] = C * (h[i][v] * weight[v] + bias[v]) + D[v] * static_cast<acc>(inputs[i].value[v]);
-      }
+      for (int v = 0; v < kVector; ++v) y[v] = C * (h[i][v] * weight[v] + bias[v]) + D[v] * x[v];
       store<acc, scalar_t>(p.y, row * p.channels + channel, y);
     }
+    stages.start_rest(p, row + step);
   }
 }
 
@@ -129,48 +148,49 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
   extern __shared__ __align__(16) char memory[];
   const ReadoutMemory<acc> shared(p.channels, kBackwardSums, memory);
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
-  share_parameters(p, parameters);
+  const ReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
+  stages.start_h(p, row);
+  stages.start_rest(p, row);
+  share_parameters(p, parameters);
   acc sums[kParameters][kItems][kVector] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
-      first += static_cast<int64_t>(gridDim.x) * teams) {
-    const int64_t row = first + threadIdx.x / p.team;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step) {
     const bool live = row < p.rows;
-    // Read here, so that they arrive while the row is normalised.
-    Pack<scalar_t, kVector> grad_y[kItems], inputs[kItems];
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const int channel = (i * p.team + lane) * kVector;
-      if (!live || channel >= p.channels) continue;
-      grad_y[i] = load_packed<scalar_t, kVector>(p.grad_y, row * p.channels + channel);
-      inputs[i] = load_packed<scalar_t, kVector>(p.x, row * p.channels + channel);
-    }
-    acc n[kItems][kVector], g[kItems][kVector];
-    const acc scale = normalized_row<scalar_t>(p, row, live, lane, n, scratch);
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
+    acc n[kItems][kVector], g[kItems][kVector];
+    wait_for_copy_groups<1>();
+    stages.h.take(row, live, n);
+    const acc scale = normalize(p, lane, n, scratch);
+    stages.start_h(p, row + step);  // the row before has been read
+    wait_for_copy_groups<1>();
     acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
       if (!live || channel >= p.channels) continue;  // without a row, n is no number if eps is 0
-      acc weight[kVector], bias[kVector], D[kVector], grad_x[kVector];
+      acc weight[kVector], bias[kVector], D[kVector], gradient[kVector], x[kVector], grad_x[kVector];
       load<acc, acc>(parameters, channel, weight);
       load<acc, acc>(parameters + p.channels, channel, bias);
       load<acc, acc>(parameters + 2 * p.channels, channel, D);
+      stages.grad_y.take(row, live, i, gradient);
+      stages.x.take(row, live, i, x);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
-        const acc gradient = static_cast<acc>(grad_y[i].value[v]), weighted = gradient * weight[v];
-        of_row[0] += gradient * bias[v];
+        const acc weighted = gradient[v] * weight[v];
+        of_row[0] += gradient[v] * bias[v];
         of_row[1] += weighted;
         of_row[2] += weighted * n[i][v];
-        sums[0][i][v] += C * gradient * n[i][v];
-        sums[1][i][v] += C * gradient;
-        sums[2][i][v] += gradient * static_cast<acc>(inputs[i].value[v]);
-        grad_x[v] = D[v] * gradient;
+        sums[0][i][v] += C * gradient[v] * n[i][v];
+        sums[1][i][v] += C * gradient[v];
+        sums[2][i][v] += gradient[v] * x[v];
+        grad_x[v] = D[v] * gradient[v];
         g[i][v] = weighted;
       }
       store<acc, scalar_t>(p.grad_x, row * p.channels + channel, grad_x);
     }
+    stages.start_rest(p, row + step);
     of_row[0] += of_row[2];
     sum_over_threads(of_row, p.team, scratch);
     if (!live) continue;
@@ -188,27 +208,38 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
   write_partial(p, sums, parameters);
 }
 
-template <typename scalar_t, typename Kernel>
-void launch(Kernel* kernel, const ReadoutLaunch& p, int64_t blocks, int sums) {
-  const size_t bytes = ReadoutMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes;
+template <typename scalar_t, int kVector, int kItems>
+void launch(void (*kernel)(ReadoutLaunch), const ReadoutLaunch& p, int64_t blocks, int sums) {
+  const size_t bytes = ReadoutMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes +
+                       stage_bytes(ReadoutStages<scalar_t, kVector, kItems>(p, nullptr).bytes, "state_readout");
   launch_kernel(
       "state_readout", kernel, {dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, 1, current_stream()}, p);
+}
+
+template <typename scalar_t, int kVector, int kItems>
+void launch_forward(const ReadoutLaunch& p, int64_t blocks) {
+  launch<scalar_t, kVector, kItems>(readout_kernel<scalar_t, kVector, kItems>, p, blocks, kSums);
+}
+
+template <typename scalar_t, int kVector, int kItems>
+void launch_backward(const ReadoutLaunch& p, int64_t blocks) {
+  launch<scalar_t, kVector, kItems>(readout_backward_kernel<scalar_t, kVector, kItems>, p, blocks, kBackwardSums);
 }
 
 }  // namespace
 
 template <typename scalar_t>
 void launch_readout(const ReadoutLaunch& p, bool fours, int64_t blocks) {
-  auto* const kernel =
-      fours ? readout_kernel<scalar_t, kFours.width, kFours.items> : readout_kernel<scalar_t, kOnes.width, kOnes.items>;
-  launch<scalar_t>(kernel, p, blocks, kSums);
+  auto* const launch =
+      fours ? launch_forward<scalar_t, kFours.width, kFours.items> : launch_forward<scalar_t, kOnes.width, kOnes.items>;
+  launch(p, blocks);
 }
 
 template <typename scalar_t>
 void launch_readout_backward(const ReadoutLaunch& p, bool fours, int64_t blocks) {
-  auto* const kernel = fours ? readout_backward_kernel<scalar_t, kFours.width, kFours.items>
-                             : readout_backward_kernel<scalar_t, kOnes.width, kOnes.items>;
-  launch<scalar_t>(kernel, p, blocks, kBackwardSums);
+  auto* const launch = fours ? launch_backward<scalar_t, kFours.width, kFours.items>
+                             : launch_backward<scalar_t, kOnes.width, kOnes.items>;
+  launch(p, blocks);
   const int64_t channels = p.channels;
   launch_column_sums<acc_t<scalar_t>, ReadoutParams>(
       "state_readout", {p.partial, blocks, kParameters * channels, {channels, 2 * channels, 3 * channels},

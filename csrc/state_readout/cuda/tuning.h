@@ -15,13 +15,9 @@ namespace ssm {
 constexpr int kReadoutThreads = 128;  // of a block
 constexpr int kReadoutWarps = kReadoutThreads / 32;
 
-// Blocks that a multiprocessor must have registers for in the backward pass.
-constexpr int kReadoutBackwardMinBlocks = 3;
-
-// Blocks of a launch at most, for each multiprocessor. Backward, as many as it has room for at once: all have the same
-// work, and each writes its part of the parameters' gradients. Forward, a few times as many.
-constexpr int64_t kReadoutBlocks = 12;
-constexpr int64_t kReadoutBackwardBlocks = kReadoutBackwardMinBlocks;
+// Blocks that a multiprocessor must have registers for. A launch has at most so many for each of them: all have the
+// same work, and rows that are read a row ahead need many turns.
+constexpr int kReadoutMinBlocks = 6, kReadoutBackwardMinBlocks = 3;
 
 // How a thread holds its channels of a row.
 constexpr RowShape kFours{kReadoutThreads, 4, 5}, kOnes{kReadoutThreads, 1, 8};
