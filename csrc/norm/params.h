@@ -4,6 +4,7 @@
 #include <torch/headeronly/macros/Macros.h>
 
 #include <cstdint>
+#include <limits>
 
 namespace ssm {
 
@@ -30,7 +31,12 @@ struct NormParams {
 
   template <typename acc>
   C10_HOST_DEVICE acc scale_of(int64_t row) const {
-    return scale == nullptr ? acc(1) : static_cast<const acc*>(scale)[row / sample_rows];
+    if (scale == nullptr) return acc(1);
+    // A division of 64 bits takes a GPU as long as the norm of a thread's channels.
+    const bool is_short = rows <= std::numeric_limits<uint32_t>::max();
+    const int64_t sample =
+        is_short ? static_cast<uint32_t>(row) / static_cast<uint32_t>(sample_rows) : row / sample_rows;
+    return static_cast<const acc*>(scale)[sample];
   }
 };
 

@@ -1,4 +1,4 @@
-// Brings a thread's next row to shared memory while the thread works on the row before. Registers hold one row alone,
+// Brings a thread's next row to shared memory while the thread works on the present one. Registers hold one row alone,
 // and the memory never waits for the sums over a row.
 #pragma once
 
@@ -18,51 +18,51 @@ namespace ssm {
 
 // The channels that each thread of a block has of its next row in one map (row_shape.h). A thread reads what it copied
 // itself, so that no thread waits for another. The map is stored as scalar_t or, if it is wide, as acc_t<scalar_t>.
-// Without kAhead nothing is copied, and rows are read when they are taken. So they are where cp.async cannot copy, but
-// the cache is asked for them.
-template <typename scalar_t, int kThreads, int kVector, int kItems, bool kAhead>
+// The present row is taken before the next one is started, unless the map has two kSlots, which rows take in turns.
+// Where cp.async cannot copy, rows are read when they are taken, and the cache is asked for them when they are started.
+template <typename scalar_t, int kThreads, int kVector, int kItems, int kSlots>
 class RowStage {
  public:
   using acc = acc_t<scalar_t>;
-  static constexpr bool kFits = kAhead && kVector * sizeof(acc) == 16;  // cp.async copies 4, 8 or 16 bytes
+  static constexpr bool kFits = kVector * sizeof(acc) == 16;  // cp.async copies 4, 8 or 16 bytes
 
   C10_HOST_DEVICE RowStage(const void* base, bool wide, int team, int channels, Carver& carver)
       : base_(static_cast<const char*>(base)),
         wide_(wide),
         team_(team),
         channels_(channels),
-        slots_(carver.take<char>(kFits && base != nullptr ? kThreads * kItems * kVector * item_bytes() : 0)) {}
+        slots_(carver.take<char>(kFits && base != nullptr ? kSlots * slot_bytes() : 0)) {}
 
-  // Starts the copy of a row. The copies belong to the group that is closed next (async_copy.cuh).
-  __device__ __forceinline__ void start(int64_t row, bool live) const {
-    if (!kAhead || kVector == 1 || base_ == nullptr) return;
+  // Starts the copy of the row of a turn. The copies belong to the group that is closed next (async_copy.cuh).
+  __device__ __forceinline__ void start(int turn, int64_t row, bool live) const {
+    if (kVector == 1 || base_ == nullptr) return;
     if (is_narrow()) {
-      start_as<scalar_t>(row, live);
+      start_as<scalar_t>(turn, row, live);
     } else {
-      start_as<acc>(row, live);
+      start_as<acc>(turn, row, live);
     }
   }
 
   // The thread's vector i of the row; zeros where the row has ended, where there is no row, or no map. The copy has
   // arrived.
-  __device__ __forceinline__ void take(int64_t row, bool live, int i, acc (&out)[kVector]) const {
+  __device__ __forceinline__ void take(int turn, int64_t row, bool live, int i, acc (&out)[kVector]) const {
     if (base_ == nullptr) {
 #pragma unroll
       for (int v = 0; v < kVector; ++v) out[v] = 0;
     } else if (is_narrow()) {
-      take_as<scalar_t>(row, live, i, out);
+      take_as<scalar_t>(turn, row, live, i, out);
     } else {
-      take_as<acc>(row, live, i, out);
+      take_as<acc>(turn, row, live, i, out);
     }
   }
   // All of the thread's vectors. There is one branch for them, so that they are on their way together.
-  __device__ __forceinline__ void take(int64_t row, bool live, acc (&out)[kItems][kVector]) const {
+  __device__ __forceinline__ void take(int turn, int64_t row, bool live, acc (&out)[kItems][kVector]) const {
     if (is_narrow()) {
 #pragma unroll
-      for (int i = 0; i < kItems; ++i) take_as<scalar_t>(row, live, i, out[i]);
+      for (int i = 0; i < kItems; ++i) take_as<scalar_t>(turn, row, live, i, out[i]);
     } else {
 #pragma unroll
-      for (int i = 0; i < kItems; ++i) take_as<acc>(row, live, i, out[i]);
+      for (int i = 0; i < kItems; ++i) take_as<acc>(turn, row, live, i, out[i]);
     }
   }
 
@@ -75,23 +75,26 @@ class RowStage {
   char* slots_;
 
   C10_HOST_DEVICE bool is_narrow() const { return !std::is_same_v<scalar_t, acc> && !wide_; }
-  C10_HOST_DEVICE size_t item_bytes() const { return is_narrow() ? sizeof(scalar_t) : sizeof(acc); }
+  C10_HOST_DEVICE size_t slot_bytes() const {
+    return kThreads * kItems * kVector * (is_narrow() ? sizeof(scalar_t) : sizeof(acc));
+  }
 
   __device__ __forceinline__ int channel(int i) const { return (i * team_ + threadIdx.x % team_) * kVector; }
 
   template <typename stored_t>
-  __device__ __forceinline__ char* slot(int i) const {
-    return slots_ + (i * kThreads + threadIdx.x) * (kVector * sizeof(stored_t));
+  __device__ __forceinline__ char* slot(int turn, int i) const {
+    const int number = (turn % kSlots * kItems + i) * kThreads + threadIdx.x;
+    return slots_ + number * static_cast<int>(kVector * sizeof(stored_t));
   }
 
   template <typename stored_t>
-  __device__ __forceinline__ void start_as(int64_t row, bool live) const {
+  __device__ __forceinline__ void start_as(int turn, int64_t row, bool live) const {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const bool exists = live && channel(i) < channels_;
-      const int64_t at = exists ? row * channels_ + channel(i) : 0;
+      const int64_t at = row * channels_ + channel(i);
       if constexpr (kCopies) {
-        copy_async_or_zero<kVector * sizeof(stored_t)>(slot<stored_t>(i), base_ + at * sizeof(stored_t), exists);
+        copy_async_or_zero<kVector * sizeof(stored_t)>(slot<stored_t>(turn, i), base_ + at * sizeof(stored_t), exists);
       } else if (exists) {
         prefetch<stored_t>(base_, at);
       }
@@ -99,9 +102,9 @@ class RowStage {
   }
 
   template <typename stored_t>
-  __device__ __forceinline__ void take_as(int64_t row, bool live, int i, acc (&out)[kVector]) const {
+  __device__ __forceinline__ void take_as(int turn, int64_t row, bool live, int i, acc (&out)[kVector]) const {
     if constexpr (kCopies) {
-      load<acc, stored_t>(slot<stored_t>(i), 0, out);
+      load<acc, stored_t>(slot<stored_t>(turn, i), 0, out);
     } else if (live && channel(i) < channels_) {
       load<acc, stored_t>(base_, row * channels_ + channel(i), out);
     } else {

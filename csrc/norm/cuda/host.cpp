@@ -48,7 +48,7 @@ struct CudaPasses {
     if (call.params.rows == 0) return;
     const DeviceGuard guard(like.get_device_index());
     const NormLaunch p =
-        launch_of(call, multiprocessors() * (call.params.gate == nullptr ? kNormBlocks : kNormGatedBlocks));
+        launch_of(call, multiprocessors() * kNormBlocks);
     SSM_DISPATCH(call.narrow, "norm", [&] { launch_norm<scalar_t>(p); });
   }
 

@@ -123,63 +123,25 @@ __device__ acc normalize(const NormLaunch& p, int lane, acc (&n)[kItems][kVector
   return scale;
 }
 
-// What the kernels read a row ahead. Without a gate, the forward kernel has threads enough to wait for x, and many more
-// blocks than can wait for a row ahead of theirs.
 template <typename scalar_t, int kVector, int kItems, bool kGated>
-struct NormStages {
-  RowStage<scalar_t, kNormThreads, kVector, kItems, kGated> x, gate;
-  size_t bytes;
-
-  C10_HOST_DEVICE NormStages(const NormLaunch& p, char* memory) : NormStages(p, Carver(memory)) {}
-
- private:
-  C10_HOST_DEVICE NormStages(const NormLaunch& p, Carver&& carver)
-      : x(p.x, !kGated && p.x_wide, p.team, p.channels, carver),
-        gate(p.gate, false, p.team, p.channels, carver),
-        bytes(carver.bytes()) {}
-};
-
-template <typename scalar_t, int kVector, int kItems, bool kGated>
-struct NormBackwardStages {
-  RowStage<scalar_t, kNormThreads, kVector, kItems, true> stream, grad_y;
-  RowStage<scalar_t, kNormThreads, kVector, kItems, true> other;  // the gate, or what the stream's gradient has besides
-  size_t bytes;
-
-  C10_HOST_DEVICE NormBackwardStages(const NormLaunch& p, char* memory) : NormBackwardStages(p, Carver(memory)) {}
-
- private:
-  C10_HOST_DEVICE NormBackwardStages(const NormLaunch& p, Carver&& carver)
-      : stream(p.kept_stream, !kGated && p.stream_wide, p.team, p.channels, carver),
-        grad_y(p.grad_y, !kGated && p.y_wide, p.team, p.channels, carver),
-        other(kGated ? p.gate : p.grad_stream, !kGated && p.stream_wide, p.team, p.channels, carver),
-        bytes(carver.bytes()) {}
-};
-
-template <typename scalar_t, int kVector, int kItems, bool kGated>
-__global__ void __launch_bounds__(kNormThreads, kGated ? kNormGatedBlocks : 0) norm_kernel(NormLaunch p) {
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const NormMemory<acc> shared(p.channels, kNormForwardSums, memory);
-  const NormStages<scalar_t, kVector, kItems, kGated> stages(p, memory + shared.bytes);
   const acc *const weights = shared.parameters, *const biases = weights + p.channels;
-  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  const auto start = [&](const auto& stage, int64_t row) {
-    stage.start(row, row < p.rows);
-    close_copy_group();
-  };
-  start(stages.x, static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
-  start(stages.gate, static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
   share_parameter(p, p.weight, shared.parameters);
   share_parameter(p, p.bias, shared.parameters + p.channels);
   __syncthreads();
+  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
   // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
+      first += static_cast<int64_t>(gridDim.x) * teams) {
     const int64_t row = first + threadIdx.x / p.team;
     const NormPlace at{row, row < p.rows, lane};
     acc n[kItems][kVector];
-    wait_for_copy_groups<1>();
-    stages.x.take(row, at.live, n);
+    read<scalar_t, kGated>(p, p.x, p.x_wide, at, n);
+    acc z[kItems][kVector];
+    if constexpr (kGated) read<scalar_t, kGated>(p, p.gate, p.x_wide, at, z);  // arrives while the row is normalised
     if (!kGated && p.residual != nullptr) {
       acc residual[kItems][kVector];
       read<scalar_t>(p, p.residual, p.stream_wide, at, residual);
@@ -196,32 +158,55 @@ __global__ void __launch_bounds__(kNormThreads, kGated ? kNormGatedBlocks : 0) n
       write<scalar_t>(p, p.stream, p.stream_wide, at, n);
     }
     normalize(p, lane, n, shared.scratch);
-    start(stages.x, row + step);  // the row before has been read
-    wait_for_copy_groups<1>();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = channel_of<kVector>(p, lane, i);
       if (channel >= p.channels) continue;
-      acc weight[kVector], bias[kVector], z[kVector];
+      acc weight[kVector], bias[kVector];
       load<acc, acc>(weights, channel, weight);
       load<acc, acc>(biases, channel, bias);
-      if constexpr (kGated) stages.gate.take(row, at.live, i, z);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         n[i][v] = n[i][v] * weight[v] + bias[v];
-        if constexpr (kGated) n[i][v] *= z[v] * logistic<scalar_t>(z[v]);
+        if constexpr (kGated) n[i][v] *= z[i][v] * logistic<scalar_t>(z[i][v]);
       }
     }
-    start(stages.gate, row + step);
     write<scalar_t, kGated>(p, p.y, p.y_wide, at, n);
   }
 }
+
+// What the backward kernel reads a row ahead.
+template <typename scalar_t, int kVector, int kItems, bool kGated>
+struct NormStages {
+  template <int kSlots>
+  using Stage = RowStage<scalar_t, kNormThreads, kVector, kItems, kSlots>;
+
+  Stage<1> stream, grad_y;
+  Stage<2> other;  // the gate, or what the stream's gradient has besides: read late, so that the next row is there, too
+  size_t bytes;
+
+  C10_HOST_DEVICE NormStages(const NormLaunch& p, char* memory) : NormStages(p, Carver(memory)) {}
+
+  __device__ __forceinline__ void start(const NormLaunch& p, int turn, int64_t row) const {
+    stream.start(turn, row, row < p.rows);
+    grad_y.start(turn, row, row < p.rows);
+    other.start(turn, row, row < p.rows);
+    close_copy_group();
+  }
+
+ private:
+  C10_HOST_DEVICE NormStages(const NormLaunch& p, Carver&& carver)
+      : stream(p.kept_stream, !kGated && p.stream_wide, p.team, p.channels, carver),
+        grad_y(p.grad_y, !kGated && p.y_wide, p.team, p.channels, carver),
+        other(kGated ? p.gate : p.grad_stream, !kGated && p.stream_wide, p.team, p.channels, carver),
+        bytes(carver.bytes()) {}
+};
 
 // Turns the gradient g of the product with silu(z) into that of the norm, and writes the gradient of the gate z:
 // silu'(z) = σ(z) (1 + z (1 - σ(z))). n is the row, brought to mean square 1.
 template <typename scalar_t, typename Stage, int kVector, int kItems, typename acc>
 __device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlace& at, const acc (&n)[kItems][kVector],
-    const acc* parameters, const Stage& gate, acc (&g)[kItems][kVector]) {
+    const acc* parameters, const Stage& gate, int turn, acc (&g)[kItems][kVector]) {
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const int channel = channel_of<kVector>(p, at.lane, i);
@@ -229,7 +214,7 @@ __device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlac
     acc weight[kVector], bias[kVector], z[kVector];
     load<acc, acc>(parameters, channel, weight);
     load<acc, acc>(parameters + p.channels, channel, bias);
-    gate.take(at.row, at.live, i, z);
+    gate.take(turn, at.row, at.live, i, z);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
       const acc open = logistic<scalar_t>(z[v]), silu = z[v] * open;
@@ -248,38 +233,25 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
   const NormMemory<acc> shared(p.channels, kNormGradientSums, memory);
-  const NormBackwardStages<scalar_t, kVector, kItems, kGated> stages(p, memory + shared.bytes);
+  const NormStages<scalar_t, kVector, kItems, kGated> stages(p, memory + shared.bytes);
   const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  const auto start_row = [&](int64_t row) {
-    stages.stream.start(row, row < p.rows);
-    stages.grad_y.start(row, row < p.rows);
-    close_copy_group();
-  };
-  const auto start_other = [&](int64_t row) {
-    stages.other.start(row, row < p.rows);
-    close_copy_group();
-  };
-  start_row(static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
-  start_other(static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
+  stages.start(p, 0, static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
   share_parameter(p, p.weight, shared.parameters);
   if constexpr (kGated) share_parameter(p, p.bias, shared.parameters + p.channels);
   __syncthreads();
   acc sums[kNormParameters][kItems][kVector] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step) {
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, ++turn) {
     const int64_t row = first + threadIdx.x / p.team;
     const NormPlace at{row, row < p.rows, lane};
     acc n[kItems][kVector], g[kItems][kVector];
-    wait_for_copy_groups<1>();
-    stages.stream.take(row, at.live, n);
-    stages.grad_y.take(row, at.live, g);
+    wait_for_copies();
+    stages.stream.take(turn, row, at.live, n);
+    stages.grad_y.take(turn, row, at.live, g);
+    stages.start(p, turn + 1, row + step);
     const acc scale = normalize(p, lane, n, shared.scratch);
-    start_row(row + step);  // the row before has been read
-    wait_for_copy_groups<1>();
-    if constexpr (kGated) {
-      through_gate<scalar_t>(p, at, n, shared.parameters, stages.other, g);
-      start_other(row + step);
-    }
+    if constexpr (kGated) through_gate<scalar_t>(p, at, n, shared.parameters, stages.other, turn, g);
     acc of_row[kNormGradientSums] = {0, 0};  // Σ w g, Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -301,11 +273,10 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       acc more[kVector] = {};
-      if constexpr (!kGated) stages.other.take(row, at.live, i, more);
+      if constexpr (!kGated) stages.other.take(turn, row, at.live, i, more);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) g[i][v] = scale * (g[i][v] - mean - n[i][v] * slope) + more[v];
     }
-    if constexpr (!kGated) start_other(row + step);
     write<scalar_t, kGated>(p, p.grad_residual, p.stream_wide, at, g);
     if (kGated || p.grad_x == nullptr) continue;
     const acc factor = at.live ? p.scale_of<acc>(row) : acc(0);
@@ -341,8 +312,8 @@ void with_shape(const NormLaunch& p, const Run& run) {
 }
 
 template <typename scalar_t, typename Kernel>
-void launch_rows(Kernel* kernel, const NormLaunch& p, int sums, size_t stages) {
-  const size_t bytes = NormMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes + stage_bytes(stages, "norm");
+void launch_rows(Kernel* kernel, const NormLaunch& p, int sums, size_t stages = 0) {
+  const size_t bytes = NormMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes + stages;
   launch_kernel(
       "norm", kernel, {dim3(grid_blocks(p.blocks, "norm")), dim3(kNormThreads), bytes, 1, current_stream()}, p);
 }
@@ -352,18 +323,16 @@ void launch_rows(Kernel* kernel, const NormLaunch& p, int sums, size_t stages) {
 template <typename scalar_t>
 void launch_norm(const NormLaunch& p) {
   with_shape(p, [&](auto width, auto items, auto gated) {
-    const NormStages<scalar_t, width.value, items.value, gated.value> stages(p, nullptr);
-    launch_rows<scalar_t>(
-        norm_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormForwardSums, stages.bytes);
+    launch_rows<scalar_t>(norm_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormForwardSums);
   });
 }
 
 template <typename scalar_t>
 void launch_norm_backward(const NormLaunch& p) {
   with_shape(p, [&](auto width, auto items, auto gated) {
-    const NormBackwardStages<scalar_t, width.value, items.value, gated.value> stages(p, nullptr);
-    launch_rows<scalar_t>(
-        norm_backward_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormGradientSums, stages.bytes);
+    const NormStages<scalar_t, width.value, items.value, gated.value> stages(p, nullptr);
+    launch_rows<scalar_t>(norm_backward_kernel<scalar_t, width.value, items.value, gated.value>, p, kNormGradientSums,
+        stage_bytes(stages.bytes, "norm"));
   });
   const int64_t channels = p.channels;
   launch_column_sums<acc_t<scalar_t>, NormParams>("norm",

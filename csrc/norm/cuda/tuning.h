@@ -18,13 +18,14 @@ constexpr int kNormWarps = kNormThreads / 32;
 // Blocks that a multiprocessor must have registers for in the backward pass.
 constexpr int kNormBackwardMinBlocks = 2;
 
-// Blocks of a launch at most, for each multiprocessor. Backward and with a gate, as many as it has room for at once:
-// all have the same work, and rows that are read a row ahead need many turns. Else forward, a few times as many.
-constexpr int kNormBlocks = 12, kNormGatedBlocks = 4;
+// Blocks of a launch at most, for each multiprocessor. Backward, as many as it has room for at once: all have the same
+// work, and each writes its part of the parameters' gradients. Forward, a few times as many.
+constexpr int kNormBlocks = 12;
 constexpr int kNormBackwardBlocks = kNormBackwardMinBlocks;
 
-// How a thread holds its channels of a row. Eight threads of a row read 128 bytes of float32 at once.
-constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 8};  // 96, 192, 384, 768 channels
+// How a thread holds its channels of a row. Eight threads of a row read 128 bytes of float32 at once; four suffice for
+// the rows of stems, where eight would have nothing to do half of the time.
+constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 4};  // 48, 96, 192, 384, 768 channels
 constexpr RowShape kNormFiveFours{kNormThreads, 4, 5, 8};   // 160, 320, 640, 1,280 channels
 constexpr RowShape kNormOnes{kNormThreads, 1, 16, 32};      // numbers that four does not divide
 

@@ -68,19 +68,19 @@ __device__ acc output_weight(const ReadoutLaunch& p, int64_t row) {
 // What the kernels read a row ahead.
 template <typename scalar_t, int kVector, int kItems>
 struct ReadoutStages {
-  RowStage<scalar_t, kThreads, kVector, kItems, true> h, x, grad_y;
+  template <int kSlots>
+  using Stage = RowStage<scalar_t, kThreads, kVector, kItems, kSlots>;
+
+  Stage<1> h;
+  Stage<2> x, grad_y;  // read late, so that the next row is there, too
   size_t bytes;
 
   C10_HOST_DEVICE ReadoutStages(const ReadoutLaunch& p, char* memory) : ReadoutStages(p, Carver(memory)) {}
 
-  // Starts the copies of h, of what is read after h is normalised, in a group each.
-  __device__ __forceinline__ void start_h(const ReadoutLaunch& p, int64_t row) const {
-    h.start(row, row < p.rows);
-    close_copy_group();
-  }
-  __device__ __forceinline__ void start_rest(const ReadoutLaunch& p, int64_t row) const {
-    x.start(row, row < p.rows);
-    grad_y.start(row, row < p.rows);
+  __device__ __forceinline__ void start(const ReadoutLaunch& p, int turn, int64_t row) const {
+    h.start(turn, row, row < p.rows);
+    x.start(turn, row, row < p.rows);
+    grad_y.start(turn, row, row < p.rows);
     close_copy_group();
   }
 
@@ -102,19 +102,18 @@ __global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(Re
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
   int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
-  stages.start_h(p, row);
-  stages.start_rest(p, row);
+  stages.start(p, 0, row);
   share_parameters(p, parameters);
+  int turn = 0;
   // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step, ++turn) {
     const bool live = row < p.rows;
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);  // arrives while the row is normalised
     acc h[kItems][kVector];
-    wait_for_copy_groups<1>();
-    stages.h.take(row, live, h);
+    wait_for_copies();
+    stages.h.take(turn, row, live, h);
+    stages.start(p, turn + 1, row + step);
     normalize(p, lane, h, scratch);
-    stages.start_h(p, row + step);  // the row before has been read
-    wait_for_copy_groups<1>();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
@@ -123,12 +122,11 @@ __global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(Re
       load<acc, acc>(parameters, channel, weight);
       load<acc, acc>(parameters + p.channels, channel, bias);
       load<acc, acc>(parameters + 2 * p.channels, channel, D);
-      stages.x.take(row, live, i, x);
+      stages.x.take(turn, row, live, i, x);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) y[v] = C * (h[i][v] * weight[v] + bias[v]) + D[v] * x[v];
       store<acc, scalar_t>(p.y, row * p.channels + channel, y);
     }
-    stages.start_rest(p, row + step);
   }
 }
 
@@ -152,19 +150,18 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
   const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
   int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
-  stages.start_h(p, row);
-  stages.start_rest(p, row);
+  stages.start(p, 0, row);
   share_parameters(p, parameters);
   acc sums[kParameters][kItems][kVector] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step) {
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, row += step, ++turn) {
     const bool live = row < p.rows;
     const acc C = live ? output_weight<scalar_t, acc>(p, row) : acc(0);
     acc n[kItems][kVector], g[kItems][kVector];
-    wait_for_copy_groups<1>();
-    stages.h.take(row, live, n);
+    wait_for_copies();
+    stages.h.take(turn, row, live, n);
+    stages.start(p, turn + 1, row + step);
     const acc scale = normalize(p, lane, n, scratch);
-    stages.start_h(p, row + step);  // the row before has been read
-    wait_for_copy_groups<1>();
     acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -174,8 +171,8 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
       load<acc, acc>(parameters, channel, weight);
       load<acc, acc>(parameters + p.channels, channel, bias);
       load<acc, acc>(parameters + 2 * p.channels, channel, D);
-      stages.grad_y.take(row, live, i, gradient);
-      stages.x.take(row, live, i, x);
+      stages.grad_y.take(turn, row, live, i, gradient);
+      stages.x.take(turn, row, live, i, x);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         const acc weighted = gradient[v] * weight[v];
@@ -190,7 +187,6 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
       }
       store<acc, scalar_t>(p.grad_x, row * p.channels + channel, grad_x);
     }
-    stages.start_rest(p, row + step);
     of_row[0] += of_row[2];
     sum_over_threads(of_row, p.team, scratch);
     if (!live) continue;
