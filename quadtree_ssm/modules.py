@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quadtree_ssm.ops import quadtree_order, straight_through_input, straight_through_output, token_logits
 from quadtree_ssm.ops.token_logits import has_token_logits_kernel
 from quadtree_ssm.partition import quadrant_means, quadrant_of_tokens, window_raster_slots
-from ssm_core.layers import OneOperator, SelectiveSSM, gelu
+from ssm_core.layers import OneOperator, SelectiveSSM, apart, gelu, reads_apart
 from ssm_core.layers.norm import autocast_dtype, is_hooked
 from ssm_core.ops import directional_scan
 from ssm_core.ops.checks import accumulate_dtype
@@ -199,12 +199,14 @@ class QuadtreeScan(SelectiveSSM):
         """Return the mean score of each quadrant of the shifted map. The scores are shifted like their tokens."""
         return quadrant_means(score, shift)
 
+    @reads_apart(2)
     def forward(
         self,
-        x: Tensor,  # [B, H, W, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
         previous: Any = None,
     ) -> tuple[Tensor, ChosenQuadrant]:
         """Scan the map. Return the result ``[B, H, W, D]`` and what the scan chose."""
+        of_first, x = apart(x, 2)  # the predictor reads the first; without it, the projection of the scan
         batch, height, width, _ = x.shape
         shift = self.shift(height)
         score = logits = mask = None
@@ -213,16 +215,17 @@ class QuadtreeScan(SelectiveSSM):
         elif self.predictor is None:
             choice = x.new_full((batch,), self.fixed_choice, dtype=torch.int64)
         else:
-            score = self.predictor(x)
+            score = self.predictor(of_first)
             logits = self.quadrant_logits(score, shift)
             mask = straight_through_choice(logits, noise=self.training)
             choice = mask.argmax(-1)
-        y = self.scan(x.flatten(1, 2), choice, mask, height, width, shift)
+        tokens = x.flatten(1, 2) if mask is not None else (of_first.flatten(1, 2), x.flatten(1, 2))
+        y = self.scan(tokens, choice, mask, height, width, shift)
         return y.unflatten(1, (height, width)), ChosenQuadrant(choice, logits, score, height, width, shift, self.levels)
 
     def scan(
         self,
-        x: Tensor,  # [B, L, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, L, D]
         choice: Tensor,  # [B]
         mask: Tensor | None,  # [B, 4]
         height: int,
@@ -238,17 +241,19 @@ class QuadtreeScan(SelectiveSSM):
             chosen = choice if self.random_choice and self.training else choice[:1]
             return self.scan_along(x, quadtree_order(chosen, height, width, levels=self.levels, shift=shift))
         order = quadtree_order(choice, height, width, levels=self.levels, shift=shift)
+        _, x = apart(x, 2)
         x = straight_through_input(x, mask, choice, height, width, shift=shift)
         y = self.scan_along(x, order)
         return straight_through_output(y, mask, choice, height, width, shift=shift)
 
     def scan_along(
         self,
-        x: Tensor,  # [B, L, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, L, D]
         order: Tensor | None,  # [B, L] or [1, L]; None scans the tokens in the order of memory
     ) -> Tensor:  # [B, L, D]
         """Scan forwards and backwards along one order, and sum the results."""
-        delta, B, C = self.project(x)
+        of_projection, x = apart(x, 2)
+        delta, B, C = self.project(of_projection)
         if order is not None:
             order = order.unsqueeze(1)
         return directional_scan(x, delta, self.decay(), B, C, self.D, self.dt_bias, order=order, reverse=(False, True))
@@ -278,7 +283,7 @@ class ReleasedQuadtreeScan(QuadtreeScan):
 
     def scan(
         self,
-        x: Tensor,  # [B, L, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, L, D]
         choice: Tensor,  # [B]
         mask: Tensor | None,  # [B, 4]
         height: int,
@@ -288,6 +293,7 @@ class ReleasedQuadtreeScan(QuadtreeScan):
         """Scan the sequence fine(x·m) + coarse(x·(1 - m)). Return fine⁻¹(y)·m + coarse⁻¹(y)·(1 - m) of its result y."""
         if self.levels < 2:
             return super().scan(x, choice, mask, height, width, shift)
+        _, x = apart(x, 2)
         if mask is None:
             mask = F.one_hot(choice, 4)
         quadrant = quadrant_of_tokens(height, width, shift, x.device).flatten()

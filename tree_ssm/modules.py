@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import ConvNormAct, LayerNorm
 from torch import Tensor, nn
 
-from ssm_core.layers import SelectiveSSM, to_channels_first, to_channels_last
+from ssm_core.layers import SelectiveSSM, apart, reads_apart, to_channels_first, to_channels_last
 from ssm_core.ops.checks import accumulate_dtype
 from tree_ssm.ops import (
     GuideDistance,
@@ -24,6 +24,7 @@ TreeKind = Literal["minimum", "maximum", "random", "raster"]
 TreeRoot = Literal["first", "center", "last"]
 TreeSharing = Literal["block", "stage"]
 HEAD_RATIO = 1.5
+_READERS = 3  # layers of a scan that read its features: the projection, the scan along the tree and the readout
 
 # These look at shapes or values. Graphs of torch.fx call them as they are and do not look into them.
 for _function in (
@@ -143,39 +144,42 @@ class TreeScan(SelectiveSSM):
                 weight = -weight
         return minimum_spanning_tree(weight, height, width, root=root)
 
+    @reads_apart(_READERS)
     def forward(
         self,
-        x: Tensor,  # [B, H, W, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
         previous: GrownTree | None = None,
     ) -> tuple[Tensor, GrownTree]:
         """Scan the map. Return the result ``[B, H, W, D]`` and the tree."""
-        height, width = x.shape[1:3]
+        maps = apart(x, _READERS)
+        height, width = maps[0].shape[1:3]
         if previous is not None and self.tree_sharing == "stage":
             grown = previous
         else:
-            grown = GrownTree(self.grow_tree(x), height, width)
-        y = self.scan(x.flatten(1, 2), grown.tree)
+            grown = GrownTree(self.grow_tree(maps[0]), height, width)
+        y = self.scan(tuple(one.flatten(1, 2) for one in maps), grown.tree)
         return y.unflatten(1, (height, width)), grown
 
     def scan(
         self,
-        x: Tensor,  # [B, L, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, L, D]
         tree: Tree,
     ) -> Tensor:  # [B, L, D]
         """Scan along a given tree. The scan computes in float32 or wider and returns the dtype of ``x``."""
-        delta, B, C = (part.squeeze(1) for part in self.project(x))
+        of_projection, x, of_output = apart(x, _READERS)
+        delta, B, C = (part.squeeze(1) for part in self.project(of_projection))
         dtype, norm, D = accumulate_dtype(x.dtype), self.h_norm, self.D[0]
         bias = self.dt_bias[0].to(dtype)
         if self.d_state == 1:
             A, B = self.decay()[0, :, 0].to(dtype), B.squeeze(-1).to(x.dtype)
             h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree)
-            return state_readout(h, x, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
+            return state_readout(h, of_output, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
         step = F.softplus(delta.to(dtype) + bias)
         weight = self._edge_weights(step)
         source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
         h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
         h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + x.to(dtype) * D.to(dtype)).to(x.dtype)
+        return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + of_output.to(dtype) * D.to(dtype)).to(x.dtype)
 
     def edge_weights(
         self,

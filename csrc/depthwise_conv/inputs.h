@@ -51,15 +51,25 @@ struct DepthwiseConvForward {
 
 struct DepthwiseConvBackward {
   DepthwiseConvParams params;
-  Tensor grad_y, grad_x, grad_weight, grad_bias;
+  Tensor grad_y, more[kConvMoreGradients], grad_x, grad_weight, grad_bias;
 
-  DepthwiseConvBackward(
-      DeviceType device, const Tensor& grad_y_given, const Tensor& x, const Tensor& weight, const OptionalTensor& bias)
+  DepthwiseConvBackward(DeviceType device, const Tensor& grad_y_given, const Tensor& x, const Tensor& weight,
+      const OptionalTensor& bias, const OptionalTensor& second = {}, const OptionalTensor& third = {})
       : params(depthwise_conv_params(device, x, weight, bias)) {
-    check_device(grad_y_given, device, x, "grad_y");
-    check_shape(grad_y_given, x.sizes(), "grad_y");
-    check_dtype(grad_y_given, x.scalar_type(), "grad_y");
-    grad_y = contiguous(grad_y_given);
+    const auto check_gradient = [&](const Tensor& given, const char* name) {
+      check_device(given, device, x, name);
+      check_shape(given, x.sizes(), name);
+      check_dtype(given, x.scalar_type(), name);
+      return contiguous(given);
+    };
+    grad_y = check_gradient(grad_y_given, "grad_y");
+    int count = 0;
+    for (const OptionalTensor* given : {&second, &third}) {
+      if (!given->has_value()) continue;
+      more[count] = check_gradient(**given, "a further gradient");
+      params.more[count] = more[count].const_data_ptr();
+      ++count;
+    }
     grad_x = empty(x.sizes(), x);
     grad_weight = empty(weight.sizes(), weight);
     grad_bias = empty({x.size(3)}, weight);

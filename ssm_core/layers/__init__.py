@@ -7,7 +7,7 @@ from .mixer import Block, ScanMixer, fuse_convolutions
 from .mlp import FusedMlp, OneOperator, fuse_mlps
 from .norm import FusedLayerNorm, Pending, fuse_norms
 from .record import record_scans
-from .ssm import SelectiveInputs, SelectiveSSM
+from .ssm import SelectiveInputs, SelectiveSSM, apart, reads_apart
 from .stage import Stage
 
 __all__ = [
@@ -26,10 +26,12 @@ __all__ = [
     "SelectiveSSM",
     "Stage",
     "Stem",
+    "apart",
     "fuse_convolutions",
     "fuse_mlps",
     "fuse_norms",
     "gelu",
+    "reads_apart",
     "record_scans",
     "to_channels_first",
     "to_channels_last",

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm, LayerScale
 from torch import Tensor, nn
 
-from ssm_core.ops.depthwise_conv import depthwise_conv
+from ssm_core.ops.depthwise_conv import depthwise_conv, depthwise_conv_for
 from ssm_core.ops.registry import has_kernel
 
 from .convolution import to_channels_first, to_channels_last
 from .mlp import FusedMlp
 from .norm import FusedLayerNorm, Pending, is_hooked, pending, sum_of
+from .recompute import traces_training
 from .ssm import SelectiveSSM
 
 
@@ -51,7 +52,13 @@ class ScanMixer(nn.Module):
         previous: Any = None,
     ) -> tuple[Tensor, Any]:
         """Mix the tokens. Return the result ``[B, H, W, C]`` and what the scan chose."""
-        features = _convolve(self.in_proj(x), self.conv, self.fused_conv)
+        projected = self.in_proj(x)
+        readers = self._separate_readers(projected)
+        features: Tensor | tuple[Tensor, ...]
+        if readers > 1:
+            features = depthwise_conv_for(readers, projected, self.conv.weight, self.conv.bias)
+        else:
+            features = _convolve(projected, self.conv, self.fused_conv)
         y, chosen = self.scan(features, previous)
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
@@ -59,6 +66,15 @@ class ScanMixer(nn.Module):
         if isinstance(self.out_norm, FusedLayerNorm) and not isinstance(y, torch.fx.Proxy):  # see Block.forward
             return self.out_proj(self.out_norm.gated(y, gate)), chosen
         return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
+
+    def _separate_readers(
+        self,
+        x: Tensor,  # [B, H, W, D]
+    ) -> int:
+        """Return for how many readers the convolution returns its map: 1, or in a compiled step what the scan says."""
+        readers: int = getattr(type(self.scan).forward, "readers", 1)
+        plain = readers > 1 and traces_training() and not is_hooked(self.scan)
+        return readers if plain and _is_one_operator(x, self.conv, self.fused_conv) else 1
 
 
 class Block(nn.Module):
@@ -136,11 +152,15 @@ def _convolve(
     fused: bool | None,
 ) -> Tensor:  # [B, H, W, D]
     """Run the depthwise convolution and SiLU, as one operator if ``fused``. None fuses them on a GPU."""
-    if fused is None:
-        fused = x.is_cuda and has_kernel("ssm_core::depthwise_conv", "cuda")
-    if fused and _is_plain(conv):
+    if _is_one_operator(x, conv, fused):
         return depthwise_conv(x, conv.weight, conv.bias)
     return F.silu(to_channels_last(conv(to_channels_first(x))))
+
+
+def _is_one_operator(x: Tensor, conv: nn.Module, fused: bool | None) -> bool:
+    if fused is None:
+        fused = x.is_cuda and has_kernel("ssm_core::depthwise_conv", "cuda")
+    return fused and _is_plain(conv)
 
 
 def _is_plain(conv: nn.Module) -> bool:

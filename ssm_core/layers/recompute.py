@@ -19,18 +19,26 @@ def recomputed(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         function: a function that is cheap beside the memory of its result and that draws no random numbers.
         arguments: of the function.
     """
-    if torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled() and _can_mark():
+    if traces_training() and not _is_parallel():
         result: Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
         return result
     return function(*arguments)
 
 
-@torch.compiler.assume_constant_result  # a graph is traced again for other transforms
-def _can_mark() -> bool:
-    """Whether the graph that is being traced may hold a checkpoint.
+def traces_training() -> bool:
+    """Whether ``torch.compile`` is tracing a training step.
 
-    Exported graphs are for forward passes, torch.func refuses checkpoints, and some versions of torch that serve us
-    refuse them in graphs that are cut for DistributedDataParallel.
+    Exported graphs are for forward passes, and torch.func asks for other derivatives than those of a training step.
     """
-    parallel = torch.distributed.is_available() and nn.parallel.DistributedDataParallel._active_ddp_module is not None
-    return not torch.compiler.is_exporting() and maybe_current_level() is None and not parallel
+    return torch.compiler.is_dynamo_compiling() and torch.is_grad_enabled() and _is_of_training()
+
+
+@torch.compiler.assume_constant_result  # a graph is traced again for other transforms
+def _is_of_training() -> bool:
+    return not torch.compiler.is_exporting() and maybe_current_level() is None
+
+
+@torch.compiler.assume_constant_result
+def _is_parallel() -> bool:
+    """Whether the graph may be cut for DistributedDataParallel: some versions of torch refuse checkpoints in those."""
+    return torch.distributed.is_available() and nn.parallel.DistributedDataParallel._active_ddp_module is not None

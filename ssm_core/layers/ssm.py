@@ -1,7 +1,8 @@
 """The base class of all scan modules. It holds the parameters of selective state space models."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.fx
@@ -18,6 +19,32 @@ STEP_MIN, STEP_MAX = 1e-3, 0.1
 torch.fx.wrap("accumulate_dtype")  # a leaf of graphs, because it looks at a value
 
 
+Scan = TypeVar("Scan", bound=Callable[..., Any])
+
+
+def reads_apart(readers: int) -> Callable[[Scan], Scan]:
+    """Mark the ``forward`` of a scan whose layers take ``readers`` maps instead of one; see :func:`apart`."""
+
+    def mark(forward: Scan) -> Scan:
+        forward.readers = readers  # type: ignore[attr-defined]
+        return forward
+
+    return mark
+
+
+def apart(
+    x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
+    readers: int,
+) -> tuple[Tensor, ...]:
+    """Return the features that a scan was called with, once for each of its layers that reads them.
+
+    A compiled training step calls a scan with the same map several times, so that the gradients of the readers need not
+    be added up before the backward pass of the convolution that made it
+    (:func:`~ssm_core.ops.depthwise_conv.depthwise_conv_for`).
+    """
+    return x if isinstance(x, tuple) else (x,) * readers
+
+
 class SelectiveInputs(NamedTuple):
     """The inputs of a selective scan that depend on the tokens, listed in the order of the tokens."""
 
@@ -29,7 +56,8 @@ class SelectiveInputs(NamedTuple):
 class SelectiveSSM(nn.Module):
     """The base of the scan modules: K selective state space models that read the same input.
 
-    A subclass implements ``forward(x, previous)``. ``x`` is the features ``[B, H, W, D]``. ``previous`` is what the
+    A subclass implements ``forward(x, previous)``. ``x`` is the features ``[B, H, W, D]``, or the same features several
+    times for a ``forward`` that is marked by :func:`reads_apart`. ``previous`` is what the
     scan of the previous block chose, or None in the first block of a stage. The method returns the result
     ``[B, H, W, D]`` and what this scan chose. A choice is a named tuple, which
     :func:`~ssm_core.layers.record_scans` can record. A scan that chooses nothing returns None.

@@ -361,6 +361,15 @@ def _depthwise_conv_backward(draw: Draw) -> Call:
     return Call([draw.normal("BHWD"), *_depthwise_conv(draw).arguments], expected)
 
 
+def _depthwise_conv_sum_backward(draw: Draw) -> Call:
+    of_one = _depthwise_conv_backward(draw)
+
+    def expected(grad_y, x, weight, bias, *more):
+        return of_one.expected(sum((grad for grad in more if grad is not None), grad_y), x, weight, bias)
+
+    return Call([*of_one.arguments, *(draw.maybe(draw.normal("BHWD")) for _ in range(2))], expected)
+
+
 def _grid_cosine_distance(draw: Draw) -> Call:
     return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
 
@@ -380,6 +389,7 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::linear_recurrence": _linear_recurrence,
     "ssm_core::depthwise_conv": _depthwise_conv,
     "ssm_core::depthwise_conv_backward": _depthwise_conv_backward,
+    "ssm_core::depthwise_conv_sum_backward": _depthwise_conv_sum_backward,
     "ssm_core::norm": _norm,
     "ssm_core::norm_backward": _norm_backward,
     "ssm_core::gated_norm": _gated_norm,

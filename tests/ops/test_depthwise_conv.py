@@ -11,6 +11,7 @@ from torch.library import opcheck
 
 from ssm_core.flops import count_pass
 from ssm_core.ops import depthwise_conv
+from ssm_core.ops.depthwise_conv import depthwise_conv_for
 from ssm_core.testing import assert_as_good_as, assert_close
 
 # One token, one row, one column, one channel, odd sizes, and more rows than the kernel has pieces.
@@ -147,6 +148,36 @@ def test_compiles(with_bias):
         found, expected = (results(function, leaves) for function in (compiled, depthwise_conv))
     for value_of, value in found.items():
         assert torch.equal(value, expected[value_of]), value_of
+
+
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("readers", [1, 2, 3])
+def test_maps_for_several_readers_have_the_gradient_of_all(readers, with_bias):
+    leaves = [leaf.requires_grad_() for leaf in inputs((2, 5, 4, 7), with_bias=with_bias)]
+    maps, one = depthwise_conv_for(readers, *leaves), of_pytorch(*leaves)
+    assert len(maps) == readers
+    for y in maps:
+        assert_close(y.detach(), one.detach())
+    found = torch.autograd.grad(sum((y**power).sum() for power, y in enumerate(maps, 1)), leaves)
+    expected = torch.autograd.grad(sum((one**power).sum() for power in range(1, readers + 1)), leaves)
+    for actual, exact_value in zip(found, expected, strict=True):
+        assert_close(actual, exact_value)
+
+
+def test_an_unread_map_has_a_gradient_of_zero():
+    leaves = [leaf.requires_grad_() for leaf in inputs((2, 5, 4, 7))]
+    _, read = depthwise_conv_for(2, *leaves)
+    expected = torch.autograd.grad(of_pytorch(*leaves).sum(), leaves)
+    for actual, exact_value in zip(torch.autograd.grad(read.sum(), leaves), expected, strict=True):
+        assert_close(actual, exact_value)
+
+
+def test_there_are_up_to_three_readers():
+    for readers in (0, 4):
+        with pytest.raises(ValueError, match=f"there can be 1 to 3 readers, got {readers}"):
+            depthwise_conv_for(readers, *inputs((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match=r"x must be \[B, H, W, C\]"):
+        depthwise_conv_for(2, torch.zeros(3), torch.zeros(1, 3, 3))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 8), (2, 0, 3, 8), (2, 4, 0, 8), (2, 4, 3, 0)], ids=str)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles.convolution import conv_and_gradients, exact, inputs
+from oracles.convolution import conv_and_gradients, exact, inputs, of_pytorch
 from torch import nn
 from torch.library import opcheck
 
@@ -35,6 +35,21 @@ def test_equals_pytorch_with_every_gradient(shape, dtype):
             else:
                 assert value.dtype == same[value_of].dtype
                 assert_as_good_as(value, same[value_of], expected[value_of], value_of)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_of_several_readers_are_added_up(shape, dtype):
+    x, weight, bias = (leaf.cuda() for leaf in inputs(shape, dtype))
+    first, second, third = torch.randn(3, *shape, dtype=torch.float64, device="cuda").to(dtype)
+    for more in ((second, None), (second, third), (None, third)):
+        total = sum(grad.double() for grad in (first, *more) if grad is not None)
+        found = torch.ops.ssm_core.depthwise_conv_sum_backward(first, x, weight, bias, *more)
+        leaves = [leaf.double().requires_grad_() for leaf in (x, weight, bias)]
+        expected = torch.autograd.grad(of_pytorch(*leaves), leaves, total)
+        same = torch.ops.ssm_core.depthwise_conv_backward(total.to(dtype), x, weight, bias)
+        for actual, rounded, value in zip(found, same, expected, strict=True):
+            assert_as_good_as(actual, rounded, value)
 
 
 # The widest rows of a half type and of float32, in the models' own shapes.
@@ -106,6 +121,7 @@ def test_opcheck():
     operator = torch.ops.ssm_core.depthwise_conv.default
     opcheck(operator, (x, weight, bias))
     opcheck(operator, (x.detach().bfloat16().requires_grad_(), weight, None))
+    opcheck(torch.ops.ssm_core.depthwise_conv_sum_backward.default, (x, x, weight, bias, x, None))
 
 
 def test_bitwise_repetition_and_graph_replay():

@@ -23,6 +23,7 @@ def test_what_flops_are_spent_on():
         scans.selective_scan_backward: Work.SCAN,
         scans.depthwise_conv: Work.OTHER,
         scans.depthwise_conv_backward: Work.OTHER,
+        scans.depthwise_conv_sum_backward: Work.OTHER,
         scans.mlp: Work.OTHER,
         scans.mlp_backward: Work.OTHER,
         scans.norm: Work.OTHER,

@@ -20,7 +20,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 DepthwiseConvLaunch launch_of(const DepthwiseConvParams& params, int64_t item_bytes, int64_t most_blocks) {
   DepthwiseConvLaunch p{params};
   p.aligned = true;
-  for (const void* map : {p.x, p.grad_y}) p.aligned = p.aligned && reinterpret_cast<uintptr_t>(map) % 16 == 0;
+  for (const void* map : {p.x, p.grad_y, p.more[0], p.more[1]})
+    p.aligned = p.aligned && reinterpret_cast<uintptr_t>(map) % 16 == 0;
   p.aligned = p.aligned && p.channels * item_bytes % 16 == 0;
   p.row_bytes = int64_t{1} * p.width * p.channels * item_bytes;
   p.tiles = p.width > kConvWidth ? static_cast<int>(ceil_div(p.width, kConvWidth - 2)) : 1;
@@ -49,9 +50,9 @@ Tensor depthwise_conv(const Tensor& x, const Tensor& weight, const OptionalTenso
   return pass.y;
 }
 
-std::tuple<Tensor, Tensor, Tensor> depthwise_conv_backward(
-    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  const DepthwiseConvBackward pass(kCUDA, grad_y, x, weight, bias);
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv_sum_backward(const Tensor& grad_y, const Tensor& x,
+    const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& second, const OptionalTensor& third) {
+  const DepthwiseConvBackward pass(kCUDA, grad_y, x, weight, bias, second, third);
   const DeviceGuard guard(x.get_device_index());
   if (x.numel() == 0) return {pass.grad_x, zeros(weight.sizes(), weight), zeros({x.size(3)}, weight)};
   DepthwiseConvLaunch p = launch_of(pass.params, x.element_size(), multiprocessors() * kConvBackwardMinBlocks);
@@ -61,11 +62,17 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv_backward(
   return {pass.grad_x, pass.grad_weight, pass.grad_bias};
 }
 
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv_backward(
+    const Tensor& grad_y, const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  return depthwise_conv_sum_backward(grad_y, x, weight, bias, {}, {});
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {
   m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv));
   m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward));
+  m.impl("depthwise_conv_sum_backward", TORCH_BOX(&depthwise_conv_sum_backward));
 }
 
 }  // namespace ssm

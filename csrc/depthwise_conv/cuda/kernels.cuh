@@ -42,11 +42,11 @@ __device__ __forceinline__ void add_row(const acc (&weight)[kConvTaps][kVector],
 template <typename scalar_t, bool kAligned>
 __global__ void __launch_bounds__(kConvThreads, kConvMinBlocks) depthwise_conv_kernel(DepthwiseConvLaunch p) {
   using acc = acc_t<scalar_t>;
-  constexpr int kVector = kConvVector<scalar_t>, kStages = kConvStages<scalar_t>;
+  constexpr int kVector = kConvVector<scalar_t>, kMaps = kConvForwardMaps, kStages = kConvStages<scalar_t, kMaps>;
   extern __shared__ __align__(16) char memory[];
-  const ConvMemory<scalar_t> shared(1, p.walks, p.places, memory);
+  const ConvMemory<scalar_t, kMaps> shared(kMaps, p.walks, p.places, memory);
   const ConvPlace<scalar_t> of(p);
-  const void* const maps[1] = {p.x};
+  const void* const maps[kMaps] = {p.x};
 
   // The rows of x are those of the walk, one before and one after.
   const int rows = p.length + 2;
@@ -194,16 +194,22 @@ struct ConvEdges {
 };
 
 // Row by row: g from three rows of x and a row of ∂y; ∂weight and ∂bias as sums over g and these rows; and, one row
-// later, when the neighbours' columns are there, the rows of ∂x that g has a part in.
-template <typename scalar_t, bool kAligned>
+// later, when the neighbours' columns are there, the rows of ∂x that g has a part in. With kMost maps, ∂y is the sum of
+// two or three.
+template <typename scalar_t, bool kAligned, bool kMost>
 __global__ void __launch_bounds__(kConvThreads, kConvBackwardMinBlocks)
     depthwise_conv_backward_kernel(DepthwiseConvLaunch p) {
   using acc = acc_t<scalar_t>;
-  constexpr int kVector = kConvVector<scalar_t>, kStages = kConvStages<scalar_t>;
+  constexpr int kVector = kConvVector<scalar_t>, kMaps = kMost ? kConvMostMaps : kConvBackwardMaps;
+  constexpr int kStages = kConvStages<scalar_t, kMaps>;
   extern __shared__ __align__(16) char memory[];
-  const ConvMemory<scalar_t> shared(2, p.walks, p.places, memory);
+  const ConvMemory<scalar_t, kMaps> shared(maps_of(p), p.walks, p.places, memory);
   const ConvPlace<scalar_t> of(p);
-  const void* const maps[2] = {p.x, p.grad_y};
+  const void* maps[kMaps] = {p.x, p.grad_y};
+  if constexpr (kMost) {
+#pragma unroll
+    for (int m = 0; m < kConvMoreGradients; ++m) maps[kConvBackwardMaps + m] = p.more[m];
+  }
 
   // g is needed for the rows of the walk, one before and one after; x for one more at each end.
   const int rows = p.length + 4;
@@ -283,14 +289,27 @@ __global__ void __launch_bounds__(kConvThreads, kConvBackwardMinBlocks)
       }
       edges.write(i, g);
     }
-    read_columns<scalar_t>(row + shared.map + kConvTokenBytes<scalar_t>, grad_y);
+    const char* const gradients = row + shared.map + kConvTokenBytes<scalar_t>;
+    if constexpr (kMost) {
+      acc sum[kConvColumns][kVector] = {};
+      add_columns<scalar_t>(gradients, sum);
+      add_columns<scalar_t>(gradients + shared.map, sum);
+      if (p.more[1] != nullptr) add_columns<scalar_t>(gradients + 2 * shared.map, sum);
+#pragma unroll
+      for (int c = 0; c < kConvColumns; ++c) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) grad_y[c].value[v] = static_cast<scalar_t>(sum[c][v]);
+      }
+    } else {
+      read_columns<scalar_t>(gradients, grad_y);
+    }
   }
   write_sums(p, of, sums, shared.sums);
 }
 
-template <typename scalar_t, typename Kernel>
-void launch_walks(Kernel* kernel, const DepthwiseConvLaunch& p, int maps) {
-  const size_t bytes = ConvMemory<scalar_t>(maps, p.walks, p.places, nullptr).bytes;
+template <typename scalar_t, int kMaps, typename Kernel>
+void launch_walks(Kernel* kernel, const DepthwiseConvLaunch& p, int maps = kMaps) {
+  const size_t bytes = ConvMemory<scalar_t, kMaps>(maps, p.walks, p.places, nullptr).bytes;
   const dim3 grid(static_cast<unsigned>(p.chunks), static_cast<unsigned>(p.parts));
   const dim3 block(static_cast<unsigned>(p.walks * p.places * kConvLanes));
   launch_kernel("depthwise_conv", kernel, {grid, block, bytes, 1, current_stream()}, p);
@@ -300,15 +319,21 @@ void launch_walks(Kernel* kernel, const DepthwiseConvLaunch& p, int maps) {
 
 template <typename scalar_t>
 void launch_depthwise_conv(const DepthwiseConvLaunch& p) {
-  launch_walks<scalar_t>(
-      p.aligned ? depthwise_conv_kernel<scalar_t, true> : depthwise_conv_kernel<scalar_t, false>, p, 1);
+  launch_walks<scalar_t, kConvForwardMaps>(
+      p.aligned ? depthwise_conv_kernel<scalar_t, true> : depthwise_conv_kernel<scalar_t, false>, p);
 }
 
 template <typename scalar_t>
 void launch_depthwise_conv_backward(const DepthwiseConvLaunch& p) {
-  launch_walks<scalar_t>(
-      p.aligned ? depthwise_conv_backward_kernel<scalar_t, true> : depthwise_conv_backward_kernel<scalar_t, false>, p,
-      2);
+  if (p.more[0] == nullptr) {
+    launch_walks<scalar_t, kConvBackwardMaps>(p.aligned ? depthwise_conv_backward_kernel<scalar_t, true, false>
+                                                        : depthwise_conv_backward_kernel<scalar_t, false, false>,
+        p);
+  } else {
+    launch_walks<scalar_t, kConvMostMaps>(p.aligned ? depthwise_conv_backward_kernel<scalar_t, true, true>
+                                                    : depthwise_conv_backward_kernel<scalar_t, false, true>,
+        p, maps_of(p));
+  }
   const int64_t channels = p.channels;
   launch_column_sums<acc_t<scalar_t>, DepthwiseConvParams>(
       "depthwise_conv", {p.partial, p.parts, kConvSums * channels, {kConvTaps * channels, kConvSums * channels},

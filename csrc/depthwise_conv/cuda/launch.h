@@ -22,6 +22,11 @@ struct DepthwiseConvLaunch : DepthwiseConvParams {
   void* partial;      // acc, contiguous [parts, kConvSums · channels]: each block's part of the parameters' gradients
 };
 
+// Maps that the backward pass reads.
+C10_HOST_DEVICE constexpr int maps_of(const DepthwiseConvParams& p) {
+  return kConvBackwardMaps + (p.more[0] != nullptr) + (p.more[1] != nullptr);
+}
+
 template <typename scalar_t>
 void launch_depthwise_conv(const DepthwiseConvLaunch& launch);
 template <typename scalar_t>

@@ -33,9 +33,15 @@ constexpr int kConvVector = sizeof(scalar_t) == 8 ? 1 : 2;
 template <typename scalar_t>
 constexpr int kConvChannels = kConvLanes * kConvVector<scalar_t>;
 
-// Rows that the shared memory holds: the present one, and those on their way.
-template <typename scalar_t>
-constexpr int kConvStages = sizeof(scalar_t) == 2 ? 4 : 2;
+// Maps that the kernels read: x; with the gradient of y; with up to kConvMoreGradients more.
+constexpr int kConvForwardMaps = 1, kConvBackwardMaps = 2, kConvMostMaps = kConvBackwardMaps + kConvMoreGradients;
+
+// Rows that the shared memory holds: the present one, and those on their way. Many maps have one row less, with which
+// GPUs that have 100 KiB of shared memory have room for two blocks.
+template <typename scalar_t, int kMaps>
+constexpr int kConvStages = sizeof(scalar_t) != 2        ? 2
+                            : kMaps <= kConvBackwardMaps ? 4
+                                                         : 3;
 
 // Bytes from one token to the next in shared memory. The two halves of a warp are seven tokens apart, so that they read
 // from different banks.
@@ -45,8 +51,9 @@ constexpr int kConvTokenBytes = kConvChannels<scalar_t> * sizeof(scalar_t);
 // Sums over the tokens that a thread keeps for each of its channels: those of the weights, then that of the bias.
 constexpr int kConvSums = kConvTaps + 1;
 
-// Shared memory of a block whose `walks` each have `places` groups of columns. Forward reads one map, backward two.
-template <typename scalar_t>
+// Shared memory of a block whose `walks` each have `places` groups of columns. kMaps is how many maps the kernel can
+// read, and `maps` how many it does.
+template <typename scalar_t, int kMaps>
 struct ConvMemory {
   using acc = acc_t<scalar_t>;
 
@@ -62,11 +69,12 @@ struct ConvMemory {
     columns = places * kConvColumns + 2;
     map = walks * columns * kConvTokenBytes<scalar_t>;
     stage = maps * map;
-    rows = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t>) * stage);
-    edges = carver.take<acc>(maps == 2 ? 4 * kConvPlaces * kConvChannels<scalar_t> : 0);
+    rows = carver.take<char>(static_cast<size_t>(kConvStages<scalar_t, kMaps>) * stage);
+    const bool backward = maps >= kConvBackwardMaps;
+    edges = carver.take<acc>(backward ? 4 * kConvPlaces * kConvChannels<scalar_t> : 0);
     sums = reinterpret_cast<acc*>(memory);
     const size_t of_sums = sizeof(acc) * kConvSums * kConvPlaces * kConvChannels<scalar_t>;
-    bytes = maps == 2 && carver.bytes() < of_sums ? of_sums : carver.bytes();
+    bytes = backward && carver.bytes() < of_sums ? of_sums : carver.bytes();
   }
 };
 

@@ -83,6 +83,11 @@ struct ConvPlace {
   }
 };
 
+// Whether the kernel is not to read a map: further gradients may be missing.
+__device__ __forceinline__ bool is_missing(int number, const void* map) {
+  return number >= kConvBackwardMaps && map == nullptr;
+}
+
 // Copies rows to shared memory, 16 bytes at once. The threads of a walk share the work.
 template <typename scalar_t, bool kAligned>
 struct ConvCopies {
@@ -103,7 +108,7 @@ struct ConvCopies {
   // Starts to copy the walk's columns of a row of each map, from the one before its first on, to `shared`. What lies
   // outside of the maps becomes zero.
   template <int kMaps>
-  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t>& memory,
+  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t, kMaps>& memory,
       const ConvRow<scalar_t>& row, bool exists, const void* const (&maps)[kMaps], char* shared) const {
     const int step = p.places * (kConvLanes / kCopies);
     const int64_t token_bytes = static_cast<int64_t>(p.channels) * sizeof(scalar_t);
@@ -116,6 +121,7 @@ struct ConvCopies {
       const bool inside = exists && static_cast<unsigned>(token) < static_cast<unsigned>(p.width);
 #pragma unroll
       for (int m = 0; m < kMaps; ++m) {
+        if (is_missing(m, maps[m])) continue;
         copy_async_or_zero<16>(shared + m * memory.map, static_cast<const char*>(maps[m]) + at, inside);
       }
       shared += step * kTokenBytes;
@@ -136,7 +142,7 @@ struct ConvCopies<scalar_t, false> {
         channel(of.first_channel) {}
 
   template <int kMaps>
-  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t>& memory,
+  __device__ __forceinline__ void start(const DepthwiseConvLaunch& p, const ConvMemory<scalar_t, kMaps>& memory,
       const ConvRow<scalar_t>& row, bool exists, const void* const (&maps)[kMaps], char* shared) const {
     constexpr int kChannels = kConvChannels<scalar_t>;
 #pragma unroll 1
@@ -148,6 +154,7 @@ struct ConvCopies<scalar_t, false> {
       char* const target = shared + c * kConvTokenBytes<scalar_t> + k * sizeof(scalar_t);
 #pragma unroll
       for (int m = 0; m < kMaps; ++m) {
+        if (is_missing(m, maps[m])) continue;
         *reinterpret_cast<scalar_t*>(target + m * memory.map) =
             inside ? *reinterpret_cast<const scalar_t*>(static_cast<const char*>(maps[m]) + at) : scalar_t(0);
       }
@@ -179,6 +186,20 @@ __device__ __forceinline__ void read_columns(const char* from, ConvPack<scalar_t
 #pragma unroll
   for (int c = 0; c < kCount; ++c) {
     out[c] = *reinterpret_cast<const ConvPack<scalar_t>*>(from + c * kConvTokenBytes<scalar_t>);
+  }
+}
+
+// Adds one thread's channels of neighbouring columns, as read_columns has them.
+template <typename scalar_t, int kCount, int kVector>
+__device__ __forceinline__ void add_columns(const char* from, acc_t<scalar_t> (&sum)[kCount][kVector]) {
+  ConvPack<scalar_t> packed[kCount];
+  read_columns<scalar_t>(from, packed);
+#pragma unroll
+  for (int c = 0; c < kCount; ++c) {
+    acc_t<scalar_t> part[kVector];
+    unpack<scalar_t>(packed[c], part);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) sum[c][v] += part[v];
   }
 }
 

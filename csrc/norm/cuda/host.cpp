@@ -47,8 +47,7 @@ struct CudaPasses {
   static void forward(const NormCall& call, const Tensor& like) {
     if (call.params.rows == 0) return;
     const DeviceGuard guard(like.get_device_index());
-    const NormLaunch p =
-        launch_of(call, multiprocessors() * kNormBlocks);
+    const NormLaunch p = launch_of(call, multiprocessors() * kNormBlocks);
     SSM_DISPATCH(call.narrow, "norm", [&] { launch_norm<scalar_t>(p); });
   }
 

@@ -16,7 +16,12 @@ from ssm_core.ops.example import Example
 from ssm_core.ops.registry import Operator, Shape, Table, register
 from ssm_core.ops.vmap import fold, loop_rule, register_composite_vmap, register_rule, unfold
 
-from .derivatives import depthwise_conv_backward_composite, depthwise_conv_composite
+from .derivatives import (
+    depthwise_conv_backward_composite,
+    depthwise_conv_composite,
+    depthwise_conv_sum_backward_composite,
+    sum_of_gradients,
+)
 from .reference import SIDE
 
 _library = torch.library.Library("ssm_core", "IMPL")
@@ -36,6 +41,22 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _fake_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
     _check(x, weight, bias, grad_y=(grad_y, "BHWC"))
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:1])
+
+
+def _fake_sum_backward(
+    grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, second: Tensor | None, third: Tensor | None
+) -> tuple[Tensor, ...]:
+    further = {name: (grad, "BHWC") for name, grad in (("second", second), ("third", third)) if grad is not None}
+    _check(x, weight, bias, **further)
+    return _fake_backward(grad_y, x, weight, bias)
+
+
+def _sum_backward_on_cpu(
+    grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, second: Tensor | None, third: Tensor | None
+) -> tuple[Tensor, ...]:
+    total = sum_of_gradients(grad_y, second, third)
+    gradients: tuple[Tensor, ...] = torch.ops.ssm_core.depthwise_conv_backward(total, x, weight, bias)
+    return gradients
 
 
 # The backward pass computes the map before SiLU again, from x, which it reads in any case.
@@ -82,11 +103,12 @@ def _examples() -> Sequence[Example]:
 
 _NAME = "ssm_core::depthwise_conv"
 _BACKWARD = f"{_NAME}_backward"
+_SUM_BACKWARD = f"{_NAME}_sum_backward"
 
 _OPERATOR = Operator(
     _NAME,
-    needs=(_BACKWARD,),
-    flops={_NAME: _flops, _BACKWARD: _flops_backward},
+    needs=(_BACKWARD, _SUM_BACKWARD),
+    flops={_NAME: _flops, _BACKWARD: _flops_backward, _SUM_BACKWARD: _flops_backward},
     onnx=_onnx,
     examples=_examples,
 )
@@ -94,6 +116,8 @@ _OPERATOR = Operator(
 if register(_OPERATOR):
     torch.library.register_fake(_NAME, _fake)
     torch.library.register_fake(_BACKWARD, _fake_backward)
+    torch.library.register_fake(_SUM_BACKWARD, _fake_sum_backward)
+    _library.impl("depthwise_conv_sum_backward", _sum_backward_on_cpu, "CPU")
     register_derivatives(
         _library,
         _NAME,
@@ -102,8 +126,10 @@ if register(_OPERATOR):
         jvp=composite_jvp(depthwise_conv_composite, outputs=1),
     )
     register_composite_derivatives(_library, _BACKWARD, depthwise_conv_backward_composite)
+    register_composite_derivatives(_library, _SUM_BACKWARD, depthwise_conv_sum_backward_composite)
     register_rule(_NAME, _vmap)
     register_composite_vmap(_library, _BACKWARD, depthwise_conv_backward_composite, outputs=3)
+    register_composite_vmap(_library, _SUM_BACKWARD, depthwise_conv_sum_backward_composite, outputs=3)
     for key in ("AutocastCPU", "AutocastCUDA"):
         # Autocast changes nothing: the kernels read and write the types that they are given and compute in float32.
         _library.impl("depthwise_conv", torch.library.fallthrough_kernel, key)
