@@ -34,6 +34,8 @@ OPERATORS = (
     "selective_tree_scan",
     "state_readout",
     "depthwise_conv",
+    "mlp",
+    "token_logits",
     "layer_norm",
     "gated_norm",
     "residual_norm",

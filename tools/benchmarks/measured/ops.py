@@ -13,7 +13,9 @@ from measured.report import write_report
 from measured.shapes import Shape
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
-from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, layer_norm, residual_layer_norm
+from quadtree_ssm.ops.token_logits import token_logits
+from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, layer_norm, mlp, residual_layer_norm
+from ssm_core.ops.backend import Backend
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
 from ssm_core.writing import explained
@@ -230,6 +232,35 @@ def convolution_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(lambda backend: depthwise_conv(*leaves, backend=backend), leaves, leaves)
 
 
+def kernel_or_layers(backend: str) -> Backend:
+    """The backend of an operator whose kernel is for half types on GPUs alone; else it is PyTorch's layers."""
+    return "reference" if backend == "reference" else "auto"
+
+
+def mlp_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """Two layers with GELU between them; the hidden width is four times the tokens'."""
+    channels, hidden = shape.channels, 4 * shape.channels
+    x = torch.randn(shape.batch, shape.height, shape.width, channels, dtype=dtype, device=device)
+    weight1 = torch.randn(hidden, channels, dtype=dtype, device=device) * channels**-0.5
+    weight2 = torch.randn(channels, hidden, dtype=dtype, device=device) * hidden**-0.5
+    wide = accumulate_dtype(dtype)
+    bias1, bias2 = torch.randn(hidden, dtype=wide, device=device), torch.randn(channels, dtype=wide, device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (x, weight1, bias1, weight2, bias2))
+    return Case(lambda backend: mlp(*leaves, backend=kernel_or_layers(backend)), leaves, leaves)
+
+
+def token_logits_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The scores of QuadMamba's predictor: a norm and four layers, without gradients."""
+    channels, wide = shape.channels, accumulate_dtype(dtype)
+    x = torch.randn(shape.batch, shape.height, shape.width, channels, dtype=dtype, device=device)
+    given = list(torch.randn(2, channels, dtype=wide, device=device))
+    for wide_in, wide_out in ((channels, channels), (channels, channels // 2), (channels // 2, channels // 4)):
+        given.append(torch.randn(wide_out, wide_in, dtype=dtype, device=device) * wide_in**-0.5)
+        given.append(torch.randn(wide_out, dtype=wide, device=device))
+    given += [torch.randn(channels // 4, dtype=wide, device=device), torch.randn((), dtype=wide, device=device)]
+    return Case(lambda backend: token_logits(x, *given, backend=kernel_or_layers(backend)), (x, *given))
+
+
 CASES: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "scan_2_directions": lambda *a: scan_case(*a, directions=2),
     "scan_4_directions": lambda *a: scan_case(*a, directions=4),
@@ -241,6 +272,8 @@ CASES: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
     "depthwise_conv": convolution_case,
+    "mlp": mlp_case,
+    "token_logits": token_logits_case,
     "layer_norm": norm_case,
     "gated_norm": gated_norm_case,
     "residual_norm": residual_norm_case,
