@@ -45,6 +45,11 @@ struct GridGraph {
   int height, width;
 
   __device__ int64_t tree_words() const { return side_words(int64_t(height) * width); }
+  // From a vertex to its neighbour on that side. The way back is on side 3 - side.
+  __device__ int step(uint32_t side) const {
+    const int apart = side == kUp || side == kDown ? width : 1;
+    return side < kRight ? -apart : apart;
+  }
   __device__ bool ends(int e, int& a, int& b) const {
     const int vertical = (height - 1) * width;
     if (e < vertical) {
@@ -160,35 +165,52 @@ __device__ bool hook_components(Team& team, const Graph& graph, int vertices, co
   return team.any(hooked);
 }
 
+// An empty tree, and every vertex a component of its own.
+template <typename Graph>
+__device__ void start_components(
+    const Team& team, const Graph& graph, int vertices, const Components& c, uint32_t* tree) {
+  for (int64_t i = team.first(); i < graph.tree_words(); i += team.stride()) tree[i] = 0;
+  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = v;
+}
+
+// Forgets what the components chose in the round before.
+__device__ inline void clear_choices(const Team& team, int vertices, const Components& c) {
+  for (int v = team.first(); v < vertices; v += team.stride()) {
+    c.weight[v] = c.edge[v] = kNone;
+    c.hook[v] = v;
+  }
+  team.sync();
+}
+
+// Follows the hooks to their ends by pointer jumping, and labels every vertex with its component's end.
+__device__ inline void merge_components(Team& team, int vertices, const Components& c) {
+  uint32_t *from = c.hook, *to = c.weight;  // the weights are done with
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (int v = team.first(); v < vertices; v += team.stride()) {
+      const uint32_t above = from[v], further = from[above];
+      to[v] = further;
+      changed |= above != further;
+    }
+    changed = team.any(changed);
+    uint32_t* const swap = from;
+    from = to;
+    to = swap;
+  }
+  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = from[c.label[v]];
+  team.sync();
+}
+
 // Borůvka's rounds. Each round at least halves the components. At the end, vertices that are connected have one label.
 template <typename Graph, typename Weight>
 __device__ void boruvka(Team& team, const Graph& graph, const Weight& weight, int vertices, int num_edges,
     const Components& c, uint32_t* tree) {
-  for (int64_t i = team.first(); i < graph.tree_words(); i += team.stride()) tree[i] = 0;
-  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = v;
+  start_components(team, graph, vertices, c, tree);
   while (true) {
-    for (int v = team.first(); v < vertices; v += team.stride()) {
-      c.weight[v] = c.edge[v] = kNone;
-      c.hook[v] = v;
-    }
-    team.sync();
+    clear_choices(team, vertices, c);
     find_lightest(team, graph, weight, num_edges, c);
     if (!hook_components(team, graph, vertices, c, tree)) return;
-    uint32_t *from = c.hook, *to = c.weight;  // the weights are done with
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (int v = team.first(); v < vertices; v += team.stride()) {
-        const uint32_t above = from[v], further = from[above];
-        to[v] = further;
-        changed |= above != further;
-      }
-      changed = team.any(changed);
-      uint32_t* const swap = from;
-      from = to;
-      to = swap;
-    }
-    for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = from[c.label[v]];
-    team.sync();
+    merge_components(team, vertices, c);
   }
 }
 
@@ -228,8 +250,7 @@ __device__ inline void root_grid_tree(const GridGraph& graph, const uint32_t* si
     __syncwarp();  // all lanes have read what may now be overwritten in the ring
     for (; open != 0; open &= open - 1, ++place) {
       const uint32_t side = __ffs(open) - 1;
-      const int step = side == kUp ? -width : side == kLeft ? -1 : side == kRight ? 1 : width;
-      const uint32_t child = v + step;
+      const uint32_t child = v + graph.step(side);
       recent[place & (capacity - 1)] = child * 8u + (3u - side);
       parent[child] = v;
       order[place] = child;

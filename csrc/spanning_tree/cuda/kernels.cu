@@ -1,6 +1,6 @@
-// Minimum spanning trees on the GPU. One block does Borůvka's rounds of a sample in shared memory; where a sample does
-// not fit, a cluster of blocks does them in global memory. Then follows the breadth-first order: of a grid by one warp
-// a sample, of a list by one block. Nothing waits for the device, so that faults are reported in a tensor that nobody
+// Minimum spanning trees on the GPU. One block does Borůvka's rounds of a sample in shared memory, and of most grids it
+// keeps the edges in registers; where a sample does not fit, a cluster of blocks does them in global memory. Then follows
+// the breadth-first order, by one block a sample, but of a grid in global memory by one warp. Nothing waits for the device, so that faults are reported in a tensor that nobody
 // has to read. Faulty samples get some result: a NaN weighs more than infinity, an edge with an end that is no vertex
 // does not count, a root that is no vertex is taken as vertex 0, and what the root does not reach hangs from it.
 #include <torch/headeronly/macros/Macros.h>
@@ -9,10 +9,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "common/scalar.h"
+#include "spanning_tree/cuda/grid_tour.cuh"
 #include "spanning_tree/cuda/launch.h"
 #include "spanning_tree/cuda/list.cuh"
+#include "spanning_tree/cuda/owned_edges.cuh"
 
 namespace ssm {
 namespace {
@@ -28,7 +31,7 @@ __device__ int clamped_root(const SpanningTreeParams& p, int64_t sample) {
 
 template <typename scalar_t, typename Visit>
 __device__ void with_weights(const SpanningTreeLaunch& l, int64_t sample, const Visit& visit) {
-  if (l.place != nullptr) {
+  if constexpr (std::is_same_v<scalar_t, double>) {
     const int64_t* own = l.place + sample * l.p.num_edges;
     visit([own](int e) { return ordered(own[e]); });
   } else {
@@ -74,30 +77,34 @@ __device__ void report_fault(
   l.p.fault[2 * sample + 1] = where;
 }
 
-template <typename scalar_t>
+// kOwn: the edges that a thread keeps in registers, or 0 if the block keeps the weights in shared memory.
+template <typename scalar_t, int kOwn>
 __global__ void __launch_bounds__(kSpanningThreads) whole_grid_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;
+  __shared__ uint32_t warp_sum[32];
   const int64_t sample = blockIdx.x;
   const int vertices = static_cast<int>(l.p.num_vertices()), edges = static_cast<int>(l.p.num_edges);
   const GridGraph graph{static_cast<int>(l.p.height), static_cast<int>(l.p.width)};
-  Components components(memory, vertices);
   const WholeGrid layout{vertices, edges};
-  uint32_t *weight = memory + layout.weights(), *tree = memory + layout.tree();
+  const Components components(memory + layout.components(), vertices);
+  uint32_t* const tree = memory;
   Team team(1, &team_shared);
   with_weights<scalar_t>(l, sample, [&](const auto& read) {
-    for (int e = threadIdx.x; e < edges; e += blockDim.x) weight[e] = read(e);
+    if constexpr (kOwn > 0) {
+      OwnedEdges<kOwn> own;
+      own.load(graph, read, edges);
+      own.boruvka(team, graph, vertices, components, tree);
+    } else {
+      uint32_t* const weight = memory + layout.weights();
+      for (int e = threadIdx.x; e < edges; e += blockDim.x) weight[e] = read(e);
+      boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
+    }
   });
-  boruvka(team, graph, [weight](int e) { return weight[e]; }, vertices, edges, components, tree);
   report_fault<scalar_t>(l, graph, sample, &fault_shared, true);
-  if (threadIdx.x >= 32) return;
-  // The components are no longer needed: their arrays become a ring with at least as many entries as there are
-  // vertices.
-  uint32_t capacity = 1;
-  while (capacity < vertices) capacity *= 2;
-  root_grid_tree(graph, tree, clamped_root(l.p, sample), memory, capacity, l.p.parent + sample * vertices,
-      l.p.order + sample * vertices);
+  GridTour tour(graph, clamped_root(l.p, sample), memory, memory + layout.tour(), warp_sum);
+  tour.root_tree(tree, l.p.parent + sample * vertices, l.p.order + sample * vertices);
 }
 
 template <typename scalar_t, typename Graph>
@@ -235,12 +242,32 @@ int team_for(const SpanningTreeParams& p) {
   return team;
 }
 
+// Calls visit with owned_edges() as a constant.
+template <typename Visit>
+void with_owned_edges(int64_t edges, const Visit& visit) {
+  switch (owned_edges(edges)) {
+    case 1:
+      return visit(std::integral_constant<int, 1>());
+    case 2:
+      return visit(std::integral_constant<int, 2>());
+    case 4:
+      return visit(std::integral_constant<int, 4>());
+    case 8:
+      return visit(std::integral_constant<int, 8>());
+    default:
+      return visit(std::integral_constant<int, 0>());
+  }
+}
+
 template <typename scalar_t>
 void span_grids(SpanningTreeLaunch l) {
   const SpanningTreeParams& p = l.p;
   if (l.scratch == nullptr) {
-    launch_teams(kOp, whole_grid_kernel<scalar_t>, p.batch, 1, spanning_threads(p.num_edges),
-        WholeGrid{p.num_vertices(), p.num_edges}.bytes(), l);
+    with_owned_edges(p.num_edges, [&](auto own) {
+      const int each = std::max<int>(own, 1);
+      launch_teams(kOp, whole_grid_kernel<scalar_t, own>, p.batch, 1, spanning_threads((p.num_edges + each - 1) / each),
+          WholeGrid{p.num_vertices(), p.num_edges}.bytes(), l);
+    });
     return;
   }
   l.team = team_for(p);
@@ -269,7 +296,9 @@ int64_t spanning_scratch_words(const SpanningTreeParams& p, bool listed) {
   const int64_t vertices = p.num_vertices(), components = kComponentArrays * vertices;
   if (!listed) {
     const WholeGrid whole{vertices, p.num_edges};
-    return fits(whole_grid_kernel<float>, whole.bytes()) ? 0 : components + side_words(vertices);
+    bool whole_fits = false;
+    with_owned_edges(p.num_edges, [&](auto own) { whole_fits = fits(whole_grid_kernel<float, own>, whole.bytes()); });
+    return whole_fits ? 0 : components + side_words(vertices);
   }
   const WholeList whole{vertices, p.num_edges};
   if (vertices <= kMostPackedVertices && fits(whole_list_kernel<float>, whole.bytes())) return 0;

@@ -22,6 +22,16 @@ constexpr int kBlocksOfMultiprocessor = 2;
 // two.
 constexpr uint32_t kQueueEntries = 4096;
 
+// The edges that a thread of a grid's block keeps in registers: the fewest of 1, 2, 4 and 8 that are enough. Grids with
+// more edges than 8 * kSpanningThreads keep their weights in shared memory, and their number is 0: 16 edges a thread would
+// spill.
+constexpr int owned_edges(int64_t edges) {
+  for (int own = 1; own <= 8; own *= 2) {
+    if (edges <= int64_t(own) * kSpanningThreads) return own;
+  }
+  return 0;
+}
+
 // One block with as many threads as there are items.
 constexpr int spanning_threads(int64_t items) {
   return static_cast<int>(std::clamp<int64_t>((items + 31) / 32 * 32, 32, kSpanningThreads));
@@ -48,14 +58,26 @@ C10_HOST_DEVICE constexpr int64_t tour_words(int64_t vertices) {
   return (8 * vertices + neighbour_words(vertices) + vertices + 1) / 2 * 2;
 }
 
-// A grid as one block holds it in shared memory. After the rounds, the components' arrays serve as the queue's ring.
+// GridTour (grid_tour.cuh): two words for each of the 2 * (vertices - 1) arcs and one for each vertex, and besides a word
+// for each splitter, of which there are no more than threads.
+C10_HOST_DEVICE constexpr int64_t grid_tour_words(int64_t vertices) {
+  return 4 * (vertices - 1) + vertices;
+}
+
+// A grid as one block holds it in shared memory. It begins with the tree. What follows is for the rounds, the components
+// and the weights if threads do not keep them; then it is for the tour, whose splitters take the place of the tree.
 struct WholeGrid {
   int64_t vertices, edges;
 
-  C10_HOST_DEVICE constexpr int64_t weights() const { return kComponentArrays * vertices; }
-  C10_HOST_DEVICE constexpr int64_t tree() const { return weights() + edges; }
-  C10_HOST_DEVICE constexpr int64_t words() const { return tree() + side_words(vertices); }
-  constexpr int64_t bytes() const { return 4 * words(); }
+  C10_HOST_DEVICE constexpr int64_t components() const { return side_words(vertices); }
+  C10_HOST_DEVICE constexpr int64_t weights() const { return components() + kComponentArrays * vertices; }
+  C10_HOST_DEVICE constexpr int64_t tour() const {
+    return side_words(vertices) > kSpanningThreads ? side_words(vertices) : kSpanningThreads;
+  }
+  constexpr int64_t bytes() const {
+    const int64_t rounds = weights() + (owned_edges(edges) > 0 ? 0 : edges);
+    return 4 * std::max(rounds, tour() + grid_tour_words(vertices));
+  }
 };
 
 // A listed graph as one block holds it in shared memory: the labels; what the rounds and the weights need, and after
