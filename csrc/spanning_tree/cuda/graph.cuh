@@ -165,14 +165,6 @@ __device__ bool hook_components(Team& team, const Graph& graph, int vertices, co
   return team.any(hooked);
 }
 
-// An empty tree, and every vertex a component of its own.
-template <typename Graph>
-__device__ void start_components(
-    const Team& team, const Graph& graph, int vertices, const Components& c, uint32_t* tree) {
-  for (int64_t i = team.first(); i < graph.tree_words(); i += team.stride()) tree[i] = 0;
-  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = v;
-}
-
 // Forgets what the components chose in the round before.
 __device__ inline void clear_choices(const Team& team, int vertices, const Components& c) {
   for (int v = team.first(); v < vertices; v += team.stride()) {
@@ -182,35 +174,47 @@ __device__ inline void clear_choices(const Team& team, int vertices, const Compo
   team.sync();
 }
 
-// Follows the hooks to their ends by pointer jumping, and labels every vertex with its component's end.
-__device__ inline void merge_components(Team& team, int vertices, const Components& c) {
+// Follows the hooks to their ends by pointer jumping. Returns the array with each component's end. A thread takes four
+// vertices at a time, so that it waits for four of them at once.
+__device__ inline const uint32_t* follow_hooks(Team& team, int vertices, const Components& c) {
+  constexpr int kAtOnce = 4;
+  const int stride = team.stride();
   uint32_t *from = c.hook, *to = c.weight;  // the weights are done with
   for (bool changed = true; changed;) {
     changed = false;
-    for (int v = team.first(); v < vertices; v += team.stride()) {
-      const uint32_t above = from[v], further = from[above];
-      to[v] = further;
-      changed |= above != further;
+    for (int first = team.first(); first < vertices; first += kAtOnce * stride) {
+      uint32_t above[kAtOnce], further[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) above[i] = first + i * stride < vertices ? from[first + i * stride] : 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) further[i] = first + i * stride < vertices ? from[above[i]] : 0;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i * stride < vertices) to[first + i * stride] = further[i];
+        changed |= above[i] != further[i];
+      }
     }
     changed = team.any(changed);
     uint32_t* const swap = from;
     from = to;
     to = swap;
   }
-  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = from[c.label[v]];
-  team.sync();
+  return from;
 }
 
 // Borůvka's rounds. Each round at least halves the components. At the end, vertices that are connected have one label.
 template <typename Graph, typename Weight>
 __device__ void boruvka(Team& team, const Graph& graph, const Weight& weight, int vertices, int num_edges,
     const Components& c, uint32_t* tree) {
-  start_components(team, graph, vertices, c, tree);
+  for (int64_t i = team.first(); i < graph.tree_words(); i += team.stride()) tree[i] = 0;
+  for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = v;
   while (true) {
     clear_choices(team, vertices, c);
     find_lightest(team, graph, weight, num_edges, c);
     if (!hook_components(team, graph, vertices, c, tree)) return;
-    merge_components(team, vertices, c);
+    const uint32_t* const end = follow_hooks(team, vertices, c);
+    for (int v = team.first(); v < vertices; v += team.stride()) c.label[v] = end[c.label[v]];
+    team.sync();
   }
 }
 
