@@ -79,7 +79,7 @@ __device__ void report_fault(
 
 // kOwn: the edges that a thread keeps in registers, or 0 if the block keeps the weights in shared memory.
 template <typename scalar_t, int kOwn>
-__global__ void __launch_bounds__(kSpanningThreads) whole_grid_kernel(SpanningTreeLaunch l) {
+__global__ void __launch_bounds__(kSpanningThreads, 1) whole_grid_kernel(SpanningTreeLaunch l) {
   extern __shared__ __align__(16) uint32_t memory[];
   __shared__ TeamShared team_shared;
   __shared__ FaultShared fault_shared;

@@ -64,17 +64,21 @@ struct OwnedEdges {
   __device__ bool hook_components(const GridGraph& graph, const Components& c, uint32_t* tree) const {
     uint32_t of_a[kOwn], of_b[kOwn];
     read_both(c.edge, of_a, of_b);
-    bool hooked = false;
+    uint32_t taken = 0;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       const bool chosen_by_a = of_a[i] == number(i), chosen_by_b = of_b[i] == number(i);
       if (!live(i) || (!chosen_by_a && !chosen_by_b)) continue;
       const bool from_a = chosen_by_a && (!chosen_by_b || b(i) < a(i));
       c.hook[from_a ? a(i) : b(i)] = from_a ? b(i) : a(i);
+      taken |= 1u << i;
+    }
+    const bool hooked = taken != 0;
+    for (; taken != 0; taken &= taken - 1) {
+      const int e = static_cast<int>(number(__ffs(taken) - 1));
       int first, second;
-      graph.ends(static_cast<int>(number(i)), first, second);
-      graph.take(tree, static_cast<int>(number(i)), first, second);
-      hooked = true;
+      graph.ends(e, first, second);
+      graph.take(tree, e, first, second);
     }
     return __syncthreads_or(hooked);
   }
