@@ -346,15 +346,17 @@ class CrossScan(SelectiveSSM):
     def __init__(self, inner_dim: int, d_state: int, dt_rank: int) -> None:
         super().__init__(inner_dim, d_state, dt_rank, directions=4)
 
+    @reads_apart(2)
     def forward(
         self,
-        x: Tensor,  # [B, H, W, D]
+        x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
         previous: Any = None,
     ) -> tuple[Tensor, None]:
         """Scan the map. Return the result ``[B, H, W, D]``, and None because this scan chooses nothing."""
+        of_projection, x = apart(x, 2)
         height, width = x.shape[1:3]
         tokens = x.flatten(1, 2)
-        delta, B, C = self.project(tokens)
+        delta, B, C = self.project(of_projection.flatten(1, 2))
         y = directional_scan(
             tokens,
             delta,

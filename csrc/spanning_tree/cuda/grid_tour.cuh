@@ -1,6 +1,6 @@
 // Roots the tree of a grid with all threads of a block. A tour leads along every arc of the tree, an edge in one
-// direction; at each vertex it goes on by the next side. The places of the arcs in the tour tell parents, depths and the
-// order of the vertices in a level, so that a path of thousands of vertices needs no more barriers than a bush.
+// direction; at each vertex it goes on by the next side. The places of the arcs in the tour tell parents, depths and
+// the order of the vertices in a level, so that a path of thousands of vertices needs no more barriers than a bush.
 #pragma once
 
 #include "common/cuda/reduce.cuh"
@@ -19,8 +19,8 @@ __device__ inline uint32_t prefix_over_block(uint32_t own, uint32_t* warp_sum) {
   return before + upto - own;
 }
 
-// A thread's share of `count` entries is the run [begin, end). Its length is odd, so that threads side by side read from
-// different banks.
+// A thread's share of `count` entries is the run [begin, end). Its length is odd, so that threads side by side read
+// from different banks.
 struct Run {
   int begin, end;
 
@@ -45,13 +45,13 @@ __device__ inline void prefix_in_place(uint32_t* value, int count, uint32_t* war
   __syncthreads();
 }
 
-// One sample's tour. Each step is for all threads of a block and ends with a barrier. A word has two numbers of 16 bits,
-// which is enough for every grid in shared memory.
+// One sample's tour. Each step is for all threads of a block and ends with a barrier. A word has two numbers of 16
+// bits, which is enough for every grid in shared memory.
 //
-// arc: first the arc that comes next; then the number of the splitter before it, and the distance from there; in the end
-// the vertices of each level. change: what an arc does to the depth and to the order; in the end the vertices level by
-// level. vertex: first its arcs; then its first place in the tour; in the end its place in the depth-first order and its
-// depth. remaining: the arcs from a splitter to the tour's end; before that, the tree's sides may lie there.
+// arc: first the arc that comes next; then the number of the splitter before it, and the distance from there; in the
+// end the vertices of each level. change: what an arc does to the depth and to the order; in the end the vertices level
+// by level. vertex: first its arcs; then its first place in the tour; in the end its place in the depth-first order and
+// its depth. remaining: the arcs from a splitter to the tour's end; before that, the tree's sides may lie there.
 struct GridTour {
   GridGraph graph;
   int vertices, arcs;

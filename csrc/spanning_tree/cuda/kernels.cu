@@ -1,8 +1,9 @@
 // Minimum spanning trees on the GPU. One block does Borůvka's rounds of a sample in shared memory, and of most grids it
-// keeps the edges in registers; where a sample does not fit, a cluster of blocks does them in global memory. Then follows
-// the breadth-first order, by one block a sample, but of a grid in global memory by one warp. Nothing waits for the device, so that faults are reported in a tensor that nobody
-// has to read. Faulty samples get some result: a NaN weighs more than infinity, an edge with an end that is no vertex
-// does not count, a root that is no vertex is taken as vertex 0, and what the root does not reach hangs from it.
+// keeps the edges in registers; where a sample does not fit, a cluster of blocks does them in global memory. Then
+// follows the breadth-first order, by one block a sample, but of a grid in global memory by one warp. Nothing waits for
+// the device, so that faults are reported in a tensor that nobody has to read. Faulty samples get some result: a NaN
+// weighs more than infinity, an edge with an end that is no vertex does not count, a root that is no vertex is taken as
+// vertex 0, and what the root does not reach hangs from it.
 #include <torch/headeronly/macros/Macros.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>

@@ -5,10 +5,10 @@
 
 namespace ssm {
 
-// The edges of one thread, every blockDim.x-th of the grid: their ordered weights and the components that they join, two
-// to a word. An edge within a component stays within it: it becomes 0, a loop, and is never looked at again. The rounds
-// are those of boruvka() in graph.cuh and take the same edges, but need no labels of vertices. Each step reads what it
-// needs of all edges before it acts, so that a thread waits for all of them at once.
+// The edges of one thread, every blockDim.x-th of the grid: their ordered weights and the components that they join,
+// two to a word. An edge within a component stays within it: it becomes 0, a loop, and is never looked at again. The
+// rounds are those of boruvka() in graph.cuh and take the same edges, but need no labels of vertices. Each step reads
+// what it needs of all edges before it acts, so that a thread waits for all of them at once.
 template <int kOwn>
 struct OwnedEdges {
   uint32_t ends[kOwn], weight[kOwn];

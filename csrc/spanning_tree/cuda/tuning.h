@@ -23,8 +23,8 @@ constexpr int kBlocksOfMultiprocessor = 2;
 constexpr uint32_t kQueueEntries = 4096;
 
 // The edges that a thread of a grid's block keeps in registers: the fewest of 1, 2, 4 and 8 that are enough. Grids with
-// more edges than 8 * kSpanningThreads keep their weights in shared memory, and their number is 0: 16 edges a thread would
-// spill.
+// more edges than 8 * kSpanningThreads keep their weights in shared memory, and their number is 0: 16 edges a thread
+// would spill.
 constexpr int owned_edges(int64_t edges) {
   for (int own = 1; own <= 8; own *= 2) {
     if (edges <= int64_t(own) * kSpanningThreads) return own;
@@ -58,14 +58,15 @@ C10_HOST_DEVICE constexpr int64_t tour_words(int64_t vertices) {
   return (8 * vertices + neighbour_words(vertices) + vertices + 1) / 2 * 2;
 }
 
-// GridTour (grid_tour.cuh): two words for each of the 2 * (vertices - 1) arcs and one for each vertex, and besides a word
-// for each splitter, of which there are no more than threads.
+// GridTour (grid_tour.cuh): two words for each of the 2 * (vertices - 1) arcs and one for each vertex, and besides a
+// word for each splitter, of which there are no more than threads.
 C10_HOST_DEVICE constexpr int64_t grid_tour_words(int64_t vertices) {
   return 4 * (vertices - 1) + vertices;
 }
 
-// A grid as one block holds it in shared memory. It begins with the tree. What follows is for the rounds, the components
-// and the weights if threads do not keep them; then it is for the tour, whose splitters take the place of the tree.
+// A grid as one block holds it in shared memory. It begins with the tree. What follows is for the rounds, the
+// components and the weights if threads do not keep them; then it is for the tour, whose splitters take the place of
+// the tree.
 struct WholeGrid {
   int64_t vertices, edges;
 
