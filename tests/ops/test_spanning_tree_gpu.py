@@ -57,6 +57,48 @@ def test_equals_cpu_on_large_grids(shape, kind):
     assert torch.equal(single.order[0].cpu(), expected.order[0])
 
 
+# Grids of just 1,024, 2,048, 4,096 and 8,192 edges, which 1, 2, 4 and 8 edges a thread cover, and of a few more; the
+# largest grids that a block holds in its shared memory, and larger ones.
+BORDERS = [
+    [(1, 1025), (1, 1026), (23, 24), (1026, 1)],
+    [(1, 2049), (33, 32), (33, 33), (2050, 1)],
+    [(1, 4097), (45, 46), (46, 46), (4098, 1)],
+    [(1, 8193), (64, 64), (64, 65), (8194, 1)],
+    [(91, 92), (92, 92), (1, 9990), (9990, 1), (1, 10241), (102, 102)],
+]
+
+
+@pytest.mark.parametrize("kind", ["ties", "distinct", "rising"])
+@pytest.mark.parametrize("shapes", BORDERS, ids=["1", "2", "4", "8", "more"])
+def test_numbers_of_edges_at_which_kernels_change(shapes, kind):
+    for height, width in shapes:
+        weight = weights(6, num_edges(height, width), kind)
+        root = torch.randint(height * width, (6,))
+        root[:2] = torch.tensor([0, height * width - 1])
+        expected = minimum_spanning_tree(weight, height, width, root=root, backend="cpu")
+        assert_same_tree(minimum_spanning_tree(weight.cuda(), height, width, root=root.cuda()), expected)
+
+
+@pytest.mark.parametrize("kind", ["ties", "distinct", "rising"])
+@pytest.mark.parametrize("shape", [(2, 2), (3, 5), (1, 33), (33, 1), (7, 7), (14, 14), (30, 35)], ids=str)
+def test_every_root(shape, kind):
+    height, width = shape
+    weight = weights(1, num_edges(height, width), kind).expand(height * width, -1).contiguous()
+    root = torch.arange(height * width)
+    expected = minimum_spanning_tree(weight, height, width, root=root, backend="cpu")
+    assert_same_tree(minimum_spanning_tree(weight.cuda(), height, width, root=root.cuda()), expected)
+
+
+def test_trees_that_are_one_path():
+    height, width = 56, 56
+    down, across = torch.ones(height - 1, width), torch.zeros(height, width - 1)
+    down[::2, -1] = down[1::2, 0] = 0  # rows joined at alternating ends
+    weight = torch.cat([down.flatten(), across.flatten()]).expand(3, -1).contiguous()
+    root = torch.tensor([0, 1700, height * width - 1])
+    expected = minimum_spanning_tree(weight, height, width, root=root, backend="cpu")
+    assert_same_tree(minimum_spanning_tree(weight.cuda(), height, width, root=root.cuda()), expected)
+
+
 @pytest.mark.parametrize("kind", ["ties", "distinct"])
 @pytest.mark.parametrize("length", [1, 2, 3, 20, 500, 20000])
 def test_listed_edges_equal_cpu(length, kind):

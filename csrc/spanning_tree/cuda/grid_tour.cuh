@@ -45,6 +45,9 @@ __device__ inline void prefix_in_place(uint32_t* value, int count, uint32_t* war
   __syncthreads();
 }
 
+// Grids of 2^14 vertices do not fit into shared memory, so that arcs, places and depths have at most 15 bits.
+static_assert(4 * grid_tour_words(1 << 14) > kSpanningShared);
+
 // One sample's tour. Each step is for all threads of a block and ends with a barrier. A word has two numbers of 16
 // bits, which is enough for every grid in shared memory.
 //
