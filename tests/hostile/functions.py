@@ -123,11 +123,18 @@ def _token_distances(draw: Draw) -> list:
     return [*tensors, draw.random.choice((reach, 5))]
 
 
+def _token_logits(draw: Draw) -> list:
+    x, gamma, beta, eps, *layers = _raw("quadtree_ssm::token_logits", draw)
+    return [x, gamma, beta, *layers, eps]
+
+
 # In the order of the signatures; see `keywords`.
 FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.selective_scan": _selective_scan,
     "ssm_core.ops.directional_scan": _directional_scan,
     "ssm_core.ops.depthwise_conv": lambda draw: _raw("ssm_core::depthwise_conv", draw),
+    "ssm_core.ops.mlp": lambda draw: _raw("ssm_core::mlp", draw),
+    "quadtree_ssm.ops.token_logits": _token_logits,
     "ssm_core.ops.layer_norm": _norm,
     "ssm_core.ops.rms_norm": lambda draw: _norm(draw, with_bias=False),
     "ssm_core.ops.gated_layer_norm": _gated_norm,

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
+from quadtree_ssm.ops.token_logits import CHANNELS as LOGITS_CHANNELS
+from quadtree_ssm.ops.token_logits import token_logits_reference
 from ssm_core.ops.depthwise_conv import depthwise_conv_reference
+from ssm_core.ops.mlp import CHANNELS as MLP_CHANNELS
+from ssm_core.ops.mlp import mlp_reference
 from ssm_core.ops.norm import gated_norm_reference, norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
@@ -370,6 +374,50 @@ def _depthwise_conv_sum_backward(draw: Draw) -> Call:
     return Call([*of_one.arguments, *(draw.maybe(draw.normal("BHWD")) for _ in range(2))], expected)
 
 
+def _half(draw: Draw) -> torch.dtype:
+    return draw.random.choice((torch.bfloat16, torch.float16))
+
+
+def _mlp(draw: Draw) -> Call:
+    """The kernels are for half types and some widths, on GPUs."""
+    draw.size["D"], draw.size["H"], half = (
+        draw.random.choice(MLP_CHANNELS),
+        32 * draw.random.randrange(1, 5),
+        _half(draw),
+    )
+    arguments = [
+        draw.normal("LD", half), draw.normal("HD", half), draw.normal("H", torch.float32), draw.normal("DH", half),
+        draw.normal("D", torch.float32),
+    ]  # fmt: skip
+    return Call(arguments, lambda *inputs: [mlp_reference(*inputs)])
+
+
+def _mlp_backward(draw: Draw) -> Call:
+    def expected(grad_y, x, weight1, bias1, weight2):
+        before = torch.nn.functional.linear(x, weight1, bias1.to(x.dtype))
+        (grad_u,) = gradients_of(lambda u: [torch.nn.functional.gelu(u)], [before], [grad_y @ weight2])
+        hidden = torch.nn.functional.gelu(before)
+        return [grad_u @ weight1, hidden, grad_u, grad_u.to(bias1.dtype).sum(0)]
+
+    x, *parameters, _ = _mlp(draw).arguments
+    return Call([draw.normal("LD", x.dtype if x is not None else torch.float16), x, *parameters], expected)
+
+
+def _token_logits(draw: Draw) -> Call:
+    channels, half, wide = draw.random.choice(LOGITS_CHANNELS), _half(draw), torch.float32
+    draw.size["D"], draw.size["E"], draw.size["F"] = channels, channels // 2, channels // 4
+
+    def expected(x, gamma, beta, eps, *layers):
+        return [token_logits_reference(x, gamma, beta, *layers, eps)]
+
+    arguments = [
+        draw.normal("LD", half), draw.normal("D", wide), draw.normal("D", wide), 1e-5, draw.normal("DD", half),
+        draw.normal("D", wide), draw.normal("ED", half), draw.normal("E", wide), draw.normal("FE", half),
+        draw.normal("F", wide), draw.normal("F", wide), draw.normal("", wide),
+    ]  # fmt: skip
+    return Call(arguments, expected)
+
+
 def _grid_cosine_distance(draw: Draw) -> Call:
     return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
 
@@ -390,6 +438,8 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::depthwise_conv": _depthwise_conv,
     "ssm_core::depthwise_conv_backward": _depthwise_conv_backward,
     "ssm_core::depthwise_conv_sum_backward": _depthwise_conv_sum_backward,
+    "ssm_core::mlp": _mlp,
+    "ssm_core::mlp_backward": _mlp_backward,
     "ssm_core::norm": _norm,
     "ssm_core::norm_backward": _norm_backward,
     "ssm_core::gated_norm": _gated_norm,
@@ -398,6 +448,7 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::residual_norm_backward": _residual_norm_backward,
     "quadtree_ssm::quadtree_order": _quadtree_order,
     "quadtree_ssm::mask_gradient": _mask_gradient,
+    "quadtree_ssm::token_logits": _token_logits,
     "tree_ssm::spanning_tree": _spanning_tree,
     "tree_ssm::minimum_spanning_tree": _minimum_spanning_tree,
     "tree_ssm::tree_schedule": _tree_schedule,

@@ -23,8 +23,13 @@ _library = torch.library.Library("quadtree_ssm", "IMPL")
 _NAME = "quadtree_ssm::token_logits"
 
 
-def _fake(x: Tensor, gamma: Tensor, *_: Any) -> Tensor:
-    require_shapes("token_logits", x=(x, "TD"), gamma=(gamma, "D"))
+def _fake(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, *layers: Tensor) -> Tensor:
+    weight1, bias1, weight2, bias2, weight3, bias3, weight4, bias4 = layers
+    require_shapes(
+        "token_logits", x=(x, "TD"), gamma=(gamma, "D"), beta=(beta, "D"), weight1=(weight1, "DD"), bias1=(bias1, "D"),
+        weight2=(weight2, "ED"), bias2=(bias2, "E"), weight3=(weight3, "FE"), bias3=(bias3, "F"),
+        weight4=(weight4, "F"), bias4=(bias4, ""),
+    )  # fmt: skip
     return gamma.new_empty(x.shape[0])
 
 

@@ -54,6 +54,10 @@ def _fake_sum_backward(
 def _sum_backward_on_cpu(
     grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, second: Tensor | None, third: Tensor | None
 ) -> tuple[Tensor, ...]:
+    _fake_sum_backward(grad_y, x, weight, bias, second, third)  # for its checks: additions would broadcast
+    for grad in (second, third):
+        if grad is not None and (grad.dtype, grad.device) != (x.dtype, x.device):
+            raise ValueError(f"depthwise_conv: a further gradient must be {x.dtype} on the CPU, got {grad.dtype}")
     total = sum_of_gradients(grad_y, second, third)
     gradients: tuple[Tensor, ...] = torch.ops.ssm_core.depthwise_conv_backward(total, x, weight, bias)
     return gradients
