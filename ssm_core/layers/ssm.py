@@ -26,7 +26,7 @@ def reads_apart(readers: int) -> Callable[[Scan], Scan]:
     """Mark the ``forward`` of a scan whose layers take ``readers`` maps instead of one; see :func:`apart`."""
 
     def mark(forward: Scan) -> Scan:
-        forward.readers = readers  # type: ignore[attr-defined]
+        forward.readers = readers  # type: ignore[attr-defined]  # any function takes attributes
         return forward
 
     return mark
