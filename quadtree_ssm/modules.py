@@ -219,8 +219,7 @@ class QuadtreeScan(SelectiveSSM):
             logits = self.quadrant_logits(score, shift)
             mask = straight_through_choice(logits, noise=self.training)
             choice = mask.argmax(-1)
-        tokens = x.flatten(1, 2) if mask is not None else (of_first.flatten(1, 2), x.flatten(1, 2))
-        y = self.scan(tokens, choice, mask, height, width, shift)
+        y = self.scan((of_first.flatten(1, 2), x.flatten(1, 2)), choice, mask, height, width, shift)
         return y.unflatten(1, (height, width)), ChosenQuadrant(choice, logits, score, height, width, shift, self.levels)
 
     def scan(

@@ -19,13 +19,13 @@ STEP_MIN, STEP_MAX = 1e-3, 0.1
 torch.fx.wrap("accumulate_dtype")  # a leaf of graphs, because it looks at a value
 
 
-Scan = TypeVar("Scan", bound=Callable[..., Any])
+_Forward = TypeVar("_Forward", bound=Callable[..., Any])
 
 
-def reads_apart(readers: int) -> Callable[[Scan], Scan]:
+def reads_apart(readers: int) -> Callable[[_Forward], _Forward]:
     """Mark the ``forward`` of a scan whose layers take ``readers`` maps instead of one; see :func:`apart`."""
 
-    def mark(forward: Scan) -> Scan:
+    def mark(forward: _Forward) -> _Forward:
         forward.readers = readers  # type: ignore[attr-defined]  # any function takes attributes
         return forward
 

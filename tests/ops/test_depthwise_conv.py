@@ -172,6 +172,16 @@ def test_an_unread_map_has_a_gradient_of_zero():
         assert_close(actual, exact_value)
 
 
+@pytest.mark.parametrize("place", [4, 5])
+def test_further_gradients_are_like_the_first(place):
+    x, weight, bias = inputs((2, 3, 4, 2), torch.float32)
+    for wrong in (x[:, :, :1], x[0], x.double()):
+        arguments = [x, x, weight, bias, x, x]
+        arguments[place] = wrong
+        with pytest.raises(ValueError, match=r"(second|third) must be torch.float32 \(2, 3, 4, 2\), as x is, got"):
+            torch.ops.ssm_core.depthwise_conv_sum_backward(*arguments)
+
+
 def test_there_are_up_to_three_readers():
     for readers in (0, 4):
         with pytest.raises(ValueError, match=f"there can be 1 to 3 readers, got {readers}"):

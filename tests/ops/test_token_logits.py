@@ -51,6 +51,7 @@ def test_has_an_example_for_each_way_of_the_kernel():
     [
         (0, torch.zeros(4, 6), r"gamma must be \[D\]"),
         (5, torch.zeros(3, 8), "bias2 must be"),
+        (10, torch.zeros(4), "bias4 must be"),  # one for each token, which an addition would take
         (3, torch.zeros(8, 8, dtype=torch.float64), "must have one dtype"),
     ],
 )

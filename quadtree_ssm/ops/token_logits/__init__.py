@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import require_same_device, require_shapes
+from ssm_core.ops.checks import require_same_device
 from ssm_core.ops.registry import has_kernel
 
-from . import register as _register  # noqa: F401  registers the operator's rules
 from .reference import token_logits_reference
+from .register import check_shapes  # registers the operator's rules, too
 
 _NAME = "quadtree_ssm::token_logits"
 _HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -61,12 +61,8 @@ def token_logits(
     """
     op = "token_logits"
     rows = x.reshape(-1, x.shape[-1]) if x.dim() else x
-    require_shapes(
-        op, x=(rows, "TD"), gamma=(gamma, "D"), beta=(beta, "D"), weight1=(weight1, "DD"), bias1=(bias1, "D"),
-        weight2=(weight2, "ED"), bias2=(bias2, "E"), weight3=(weight3, "FE"), bias3=(bias3, "F"),
-        weight4=(weight4, "F"),
-    )  # fmt: skip
     parameters = (gamma, beta, weight1, bias1, weight2, bias2, weight3, bias3, weight4, bias4)
+    check_shapes(rows, *parameters)
     names = ("gamma", "beta", "weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "weight4", "bias4")
     require_same_device(op, x=x, **dict(zip(names, parameters, strict=True)))
     if any(weight.dtype != x.dtype for weight in (weight1, weight2, weight3)):

@@ -23,13 +23,18 @@ _library = torch.library.Library("quadtree_ssm", "IMPL")
 _NAME = "quadtree_ssm::token_logits"
 
 
-def _fake(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, *layers: Tensor) -> Tensor:
+def check_shapes(x: Tensor, gamma: Tensor, beta: Tensor, *layers: Tensor) -> None:
+    """Raise ValueError if a shape does not fit; ``layers`` are the weight and the bias of each."""
     weight1, bias1, weight2, bias2, weight3, bias3, weight4, bias4 = layers
     require_shapes(
         "token_logits", x=(x, "TD"), gamma=(gamma, "D"), beta=(beta, "D"), weight1=(weight1, "DD"), bias1=(bias1, "D"),
         weight2=(weight2, "ED"), bias2=(bias2, "E"), weight3=(weight3, "FE"), bias3=(bias3, "F"),
         weight4=(weight4, "F"), bias4=(bias4, ""),
     )  # fmt: skip
+
+
+def _fake(x: Tensor, gamma: Tensor, beta: Tensor, eps: float, *layers: Tensor) -> Tensor:
+    check_shapes(x, gamma, beta, *layers)
     return gamma.new_empty(x.shape[0])
 
 

@@ -46,18 +46,23 @@ def _fake_backward(grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | Non
 def _fake_sum_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, second: Tensor | None, third: Tensor | None
 ) -> tuple[Tensor, ...]:
-    further = {name: (grad, "BHWC") for name, grad in (("second", second), ("third", third)) if grad is not None}
-    _check(x, weight, bias, **further)
+    _check_gradients(grad_y, x, second, third)
     return _fake_backward(grad_y, x, weight, bias)
+
+
+def _check_gradients(grad_y: Tensor, x: Tensor, second: Tensor | None, third: Tensor | None) -> None:
+    for name, grad in (("grad_y", grad_y), ("second", second), ("third", third)):
+        if grad is not None and (grad.shape != x.shape or grad.dtype != x.dtype):
+            raise ValueError(
+                f"depthwise_conv: {name} must be {x.dtype} {tuple(x.shape)}, as x is, "
+                f"got {grad.dtype} {tuple(grad.shape)}"
+            )
 
 
 def _sum_backward_on_cpu(
     grad_y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, second: Tensor | None, third: Tensor | None
 ) -> tuple[Tensor, ...]:
-    _fake_sum_backward(grad_y, x, weight, bias, second, third)  # for its checks: additions would broadcast
-    for grad in (second, third):
-        if grad is not None and (grad.dtype, grad.device) != (x.dtype, x.device):
-            raise ValueError(f"depthwise_conv: a further gradient must be {x.dtype} on the CPU, got {grad.dtype}")
+    _check_gradients(grad_y, x, second, third)  # additions would broadcast and convert
     total = sum_of_gradients(grad_y, second, third)
     gradients: tuple[Tensor, ...] = torch.ops.ssm_core.depthwise_conv_backward(total, x, weight, bias)
     return gradients
