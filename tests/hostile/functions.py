@@ -11,8 +11,9 @@ import ssm_core.ops
 import tree_ssm.ops
 from tree_ssm.ops import Tree
 
+from .calls import Call
 from .drawing import Draw
-from .operators import OPERATORS, Call
+from .operators import OPERATORS
 
 PACKAGES = (ssm_core.ops, tree_ssm.ops, quadtree_ssm.ops)
 

@@ -4,19 +4,12 @@ An expectation is computed from the arguments that the call was made with, on th
 ValueError for arguments that have no right result: a kernel that can look at the values must have refused them.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, quadtree_order_reference
-from quadtree_ssm.ops.token_logits import CHANNELS as LOGITS_CHANNELS
-from quadtree_ssm.ops.token_logits import token_logits_reference
-from ssm_core.ops.depthwise_conv import depthwise_conv_reference
-from ssm_core.ops.mlp import CHANNELS as MLP_CHANNELS
-from ssm_core.ops.mlp import mlp_reference
 from ssm_core.ops.norm import gated_norm_reference, norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
@@ -28,38 +21,16 @@ from tree_ssm.ops.subtree_scan.reference import subtree_scan_reference
 from tree_ssm.ops.token_distance.reference import token_distances_reference
 from tree_ssm.ops.tree_scan.reference import tree_scan_reference
 
+from .calls import Call, gradients_of
 from .drawing import Draw
-
-
-@dataclass
-class Call:
-    """A call that should succeed.
-
-    Attributes:
-        arguments: in the schema's order.
-        expected: the results for such arguments, or None where they cannot be told.
-    """
-
-    arguments: list[Any]
-    expected: Callable[..., Sequence[Tensor] | None]
-
-
-def gradients_of(
-    forward: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], upstream: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """Autograd's gradients of ``forward(*inputs)``."""
-    with torch.enable_grad():
-        leaves = [x.detach().clone().requires_grad_() for x in inputs]
-        outputs = forward(*leaves)
-    pairs = [(y, g) for y, g in zip(outputs, upstream, strict=True) if g is not None and y.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(x) for x in leaves]
-    for y, g in pairs:
-        if y.shape != g.shape:
-            raise ValueError("a gradient has another shape than its output")
-    outputs, upstream = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, leaves, upstream, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+from .layers import (
+    draw_depthwise_conv,
+    draw_depthwise_conv_backward,
+    draw_depthwise_conv_sum_backward,
+    draw_mlp,
+    draw_mlp_backward,
+    draw_token_logits,
+)
 
 
 def _selective_scan(draw: Draw) -> Call:
@@ -350,74 +321,6 @@ def _residual_norm_backward(draw: Draw) -> Call:
     return Call([*upstream, stream, scale, weight, eps, centred, x.dtype], expected)
 
 
-def _depthwise_conv(draw: Draw) -> Call:
-    draw.size["I"] = draw.size["J"] = 3
-    bias = draw.maybe(draw.normal("D", draw.wide))
-    arguments = [draw.normal("BHWD"), draw.normal("DIJ", draw.wide), bias]
-    return Call(arguments, lambda *inputs: [depthwise_conv_reference(*inputs)])
-
-
-def _depthwise_conv_backward(draw: Draw) -> Call:
-    def expected(grad_y, x, weight, bias):
-        given = torch.zeros_like(weight[:, 0, 0]) if bias is None else bias
-        return gradients_of(lambda *leaves: [depthwise_conv_reference(*leaves)], (x, weight, given), (grad_y,))
-
-    return Call([draw.normal("BHWD"), *_depthwise_conv(draw).arguments], expected)
-
-
-def _depthwise_conv_sum_backward(draw: Draw) -> Call:
-    of_one = _depthwise_conv_backward(draw)
-
-    def expected(grad_y, x, weight, bias, *more):
-        return of_one.expected(sum((grad for grad in more if grad is not None), grad_y), x, weight, bias)
-
-    return Call([*of_one.arguments, *(draw.maybe(draw.normal("BHWD")) for _ in range(2))], expected)
-
-
-def _half(draw: Draw) -> torch.dtype:
-    return draw.random.choice((torch.bfloat16, torch.float16))
-
-
-def _mlp(draw: Draw) -> Call:
-    """The kernels are for half types and some widths, on GPUs."""
-    draw.size["D"], draw.size["H"], half = (
-        draw.random.choice(MLP_CHANNELS),
-        32 * draw.random.randrange(1, 5),
-        _half(draw),
-    )
-    arguments = [
-        draw.normal("LD", half), draw.normal("HD", half), draw.normal("H", torch.float32), draw.normal("DH", half),
-        draw.normal("D", torch.float32),
-    ]  # fmt: skip
-    return Call(arguments, lambda *inputs: [mlp_reference(*inputs)])
-
-
-def _mlp_backward(draw: Draw) -> Call:
-    def expected(grad_y, x, weight1, bias1, weight2):
-        before = torch.nn.functional.linear(x, weight1, bias1.to(x.dtype))
-        (grad_u,) = gradients_of(lambda u: [torch.nn.functional.gelu(u)], [before], [grad_y @ weight2])
-        hidden = torch.nn.functional.gelu(before)
-        return [grad_u @ weight1, hidden, grad_u, grad_u.to(bias1.dtype).sum(0)]
-
-    x, *parameters, _ = _mlp(draw).arguments
-    return Call([draw.normal("LD", x.dtype if x is not None else torch.float16), x, *parameters], expected)
-
-
-def _token_logits(draw: Draw) -> Call:
-    channels, half, wide = draw.random.choice(LOGITS_CHANNELS), _half(draw), torch.float32
-    draw.size["D"], draw.size["E"], draw.size["F"] = channels, channels // 2, channels // 4
-
-    def expected(x, gamma, beta, eps, *layers):
-        return [token_logits_reference(x, gamma, beta, *layers, eps)]
-
-    arguments = [
-        draw.normal("LD", half), draw.normal("D", wide), draw.normal("D", wide), 1e-5, draw.normal("DD", half),
-        draw.normal("D", wide), draw.normal("ED", half), draw.normal("E", wide), draw.normal("FE", half),
-        draw.normal("F", wide), draw.normal("F", wide), draw.normal("", wide),
-    ]  # fmt: skip
-    return Call(arguments, expected)
-
-
 def _grid_cosine_distance(draw: Draw) -> Call:
     return Call([draw.normal("BHWD")], lambda x: [grid_distances_reference(x, "cosine")])
 
@@ -435,11 +338,11 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::selective_scan": _selective_scan,
     "ssm_core::selective_scan_backward": _selective_scan_backward,
     "ssm_core::linear_recurrence": _linear_recurrence,
-    "ssm_core::depthwise_conv": _depthwise_conv,
-    "ssm_core::depthwise_conv_backward": _depthwise_conv_backward,
-    "ssm_core::depthwise_conv_sum_backward": _depthwise_conv_sum_backward,
-    "ssm_core::mlp": _mlp,
-    "ssm_core::mlp_backward": _mlp_backward,
+    "ssm_core::depthwise_conv": draw_depthwise_conv,
+    "ssm_core::depthwise_conv_backward": draw_depthwise_conv_backward,
+    "ssm_core::depthwise_conv_sum_backward": draw_depthwise_conv_sum_backward,
+    "ssm_core::mlp": draw_mlp,
+    "ssm_core::mlp_backward": draw_mlp_backward,
     "ssm_core::norm": _norm,
     "ssm_core::norm_backward": _norm_backward,
     "ssm_core::gated_norm": _gated_norm,
@@ -448,7 +351,7 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::residual_norm_backward": _residual_norm_backward,
     "quadtree_ssm::quadtree_order": _quadtree_order,
     "quadtree_ssm::mask_gradient": _mask_gradient,
-    "quadtree_ssm::token_logits": _token_logits,
+    "quadtree_ssm::token_logits": draw_token_logits,
     "tree_ssm::spanning_tree": _spanning_tree,
     "tree_ssm::minimum_spanning_tree": _minimum_spanning_tree,
     "tree_ssm::tree_schedule": _tree_schedule,
