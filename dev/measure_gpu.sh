@@ -73,10 +73,8 @@ part_start() {
     "$python" $tools/first_iteration.py configs/mambatree/mambatree-tiny_synthetic.py --amp
 }
 
-# `dense TASK` makes the files first, so that the processes that compile find them.
 dense() {
     local model options=(--task "$1" --folder "$folder/dense")
-    "$python" $tools/dense.py "${options[@]}" --models swin --iterations 2 --warm-up 1 || return
     for model in mambatree quadmamba; do
         "$python" $tools/dense.py "${options[@]}" --models $model --iterations 2 --warm-up 25 \
             >"$folder/$1.$model.log" 2>&1 &

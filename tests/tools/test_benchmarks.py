@@ -2,12 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
 import timm
 import torch
-from command_line import CONFIGS, load_tool
+from command_line import CONFIGS, ROOT, load_tool
 from PIL import Image
 
 from ssm_core import timing as benchmark
@@ -260,6 +262,17 @@ def test_dense_training_beside_mmdets(tmp_path, quick_python, capfd):
     assert 0 < rows[0].waiting < 1
     assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
     assert "rate to Swin-T" in capfd.readouterr().out
-    made = (tmp_path / "detection" / "train.json").stat().st_mtime_ns
-    load_tool("benchmarks/dense").files("detection", tmp_path, 2)  # as many as needed are there
-    assert (tmp_path / "detection" / "train.json").stat().st_mtime_ns == made
+    made = (tmp_path / "detection-9" / "train.json").stat().st_mtime_ns
+    load_tool("benchmarks/dense").files("detection", tmp_path, 9)  # as many as needed are there
+    assert (tmp_path / "detection-9" / "train.json").stat().st_mtime_ns == made
+
+
+def test_processes_that_need_the_same_files_make_them_once(tmp_path):
+    begin = "import sys, pathlib, runpy; files = runpy.run_path(sys.argv[1])['files'];"
+    ask = begin + " print(files('segmentation', pathlib.Path(sys.argv[2]), 6))"
+    command = [sys.executable, "-c", ask, str(ROOT / "tools/benchmarks/dense.py"), str(tmp_path)]
+    asked = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert {process.communicate()[0].strip() for process in asked} == {str(tmp_path / "segmentation-6")}
+    assert [process.returncode for process in asked] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["segmentation-6"]
+    assert len(list((tmp_path / "segmentation-6" / "images" / "training").iterdir())) == 6

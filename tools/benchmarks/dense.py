@@ -13,7 +13,6 @@ the rate divided by that of Swin-T. A line of --cfg-options holds for ours, such
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -94,19 +93,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def files(task: str, folder: Path, count: int) -> Path:
-    """The folder with at least so many images, which is made if it is not there."""
+    """The folder with so many images, which is made if it is not there. Several processes may ask for it at once."""
     from ssm_train.data.prepare import dense_like
 
-    kept = folder / task
-    if not (kept / "count").is_file() or int((kept / "count").read_text()) < count:
-        shutil.rmtree(kept, ignore_errors=True)
+    kept = folder / f"{task}-{count}"
+    if kept.is_dir():
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        made = Path(unfinished) / "files"
         if task == "detection":
             from mmdet.datasets import CocoDataset
 
-            dense_like.make_instances(kept, count, CocoDataset.METAINFO["classes"])
+            dense_like.make_instances(made, count, CocoDataset.METAINFO["classes"])
         else:
-            dense_like.make_label_maps(kept, count)
-        (kept / "count").write_text(str(count))
+            dense_like.make_label_maps(made, count)
+        try:
+            made.rename(kept)
+        except OSError:
+            if not kept.is_dir():  # otherwise another process was faster
+                raise
     return kept
 
 
