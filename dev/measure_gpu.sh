@@ -2,7 +2,7 @@
 # Measures anew what docs/results.md, docs/performance.md and docs/study.md say of a GPU: dev/measure_gpu.sh FOLDER PART...
 #   step          compiled steps of all networks beside timm's, with the time of every kernel
 #   sides         time over the size of the image, beside cross scans, and from the smallest network to the largest
-#   loop:FAMILY   a family's training on JPEG files beside its bare step
+#   loop:FAMILY   a family's training on JPEG files beside its bare step; on GPUS of them if it is set
 #   loading       images a second of a core, and of all
 #   start         seconds to the first iteration
 #   detection     Mask R-CNN beside mmdet's Swin-T
@@ -60,9 +60,9 @@ part_sides() {
 # `loop FAMILY` runs a short training before the long one.
 loop() {
     files || return
-    local options=(--model "$1" --data "$folder/imagenet-like")
+    local options=(--model "$1" --data "$folder/imagenet-like" --processes "${GPUS:-1}")
     "$python" $tools/loop.py "${options[@]}" --iterations 40 >"$folder/loop.$1.log" 2>&1
-    "$python" $tools/loop.py "${options[@]}" --iterations 400 --json "$folder/loop.$1.json"
+    "$python" $tools/loop.py "${options[@]}" --json "$folder/loop.$1.json"
 }
 
 part_loading() {

@@ -208,6 +208,7 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("ops", ["--shapes", "4x56x160"], "a shape is written BxHxWxD"),
         ("distributed", ["a.py", "--batch", "9"], "--batch 9 does not divide among 2 processes"),
         ("loop", ["--data", "nowhere"], "--data nowhere has no folder train"),
+        ("throughput", ["--cuda-graphs"], "--cuda-graphs is for compiled networks: add --compile"),
         ("loop", ["--iterations", "4"], "'4' is no whole number from 40"),
     ],
 )
@@ -236,6 +237,17 @@ def test_stopping_loses_no_iteration(quick_python, capsys):
     )
     assert state == stopped >= logged >= 10
     assert re.search(r"no state: \d+ iterations.*\na state every 0.2 s: \d+ iterations", said)
+
+
+def test_a_training_beside_its_bare_step(tmp_path, quick_python):
+    report = tmp_path / "loop.json"
+    options = ["--device", "cpu", "--batch", "2", "--size", "32", "--iterations", "40", "--json", str(report)]
+    smaller = ["model.backbone.depths=(1,1,1,1)", "model.backbone.dims=(8,16,16,16)"]
+    rows = load_tool("benchmarks/loop").main([*options, "--model", "quadmamba", "--cfg-options", *smaller])
+    assert [row.what for row in rows] == ["bare step", "training on noise"]
+    assert rows[0].to_bare == 1
+    assert rows[1].to_bare == pytest.approx(rows[0].milliseconds / rows[1].milliseconds)
+    assert json.loads(report.read_text())["rows"] == [asdict(row) for row in rows]
 
 
 def test_dense_training_beside_mmdets(tmp_path, quick_python, capfd):

@@ -1,13 +1,16 @@
 """The bare training step of a network beside whole trainings by tree-ssm train, on noise and on JPEG files.
 
     python tools/benchmarks/imagenet_files.py data/imagenet-like --train-count 128000
-    python tools/benchmarks/loop.py --model mambatree --data data/imagenet-like --iterations 400
+    python tools/benchmarks/loop.py --model mambatree --data data/imagenet-like
     python tools/benchmarks/loop.py --model quadmamba --device cpu --batch 4 --iterations 40 --size 64
 
-The bare step is that of throughput.py: forward, backward and a fused update on one batch of noise, over and over. The
-trainings are those of a user: the ImageNet recipe with its default switches, and its network on noise that needs no
-loading. The rate of a training is that of its median logged time, without the first quarter. A training also prints
-where the time of its iterations goes (docs/bounds.md). Without --data there is no training on files.
+The bare step is that of throughput.py: forward, backward and a fused update on one batch of noise, over and over. On a
+GPU it is compiled, first with kernels that are launched one by one, then as CUDA graphs. The trainings are those of a
+user: the ImageNet recipe with its default switches and --amp --compile, which makes CUDA graphs, and its network on
+noise that needs no loading. The rate of a training is that of the mean over --iterations, after a quarter as many at
+the start. By default the copy of the state that is made after 500 iterations is among them. With --processes, a
+training has as many GPUs, or processes on CPUs, and its rate is divided by that of as many bare steps. A training also
+prints where the time of its iterations goes (docs/bounds.md). Without --data there is no training on files.
 """
 
 import argparse
@@ -29,6 +32,7 @@ FAMILIES = {
     "mambatree": ("mambatree_tiny", "mambatree/mambatree-tiny_8xb128_in1k", "mambatree/mambatree-tiny_synthetic"),
     "quadmamba": ("quadmamba_small", "quadmamba/quadmamba-small_8xb128_in1k", "quadmamba/quadmamba-small_synthetic"),
 }
+BARE = "bare step"
 LOG_EVERY = 10  # iterations between two logged times; each is the mean of as many
 
 
@@ -39,31 +43,37 @@ class Row:
     what: str
     images_per_second: float
     milliseconds: float  # of an iteration
-    to_bare: float  # rate divided by that of the bare step
+    to_bare: float  # rate divided by that of the fastest bare step so far, on as many GPUs
 
 
-def bare(options: argparse.Namespace, folder: Path) -> float:
+def bare(options: argparse.Namespace, folder: Path, graphs: bool) -> float:
     """Seconds of the bare step."""
     report = folder / "bare.json"
     command = [sys.executable, str(Path(__file__).with_name("throughput.py")), "--mode", "train", "--models"]
     command += [FAMILIES[options.model][0], "--batch", str(options.batch), "--size", str(options.size)]
     command += ["--device", options.device, "--json", str(report)]
     command += ["--dtype", "bfloat16", "--compile"] if options.device == "cuda" else ["--dtype", "float32"]
+    command += ["--cuda-graphs"] if graphs else []
     _run(command)
     return json.loads(report.read_text())["rows"][0]["milliseconds_per_step"] / 1e3
 
 
 def training(options: argparse.Namespace, config: str, folder: Path, settings: list[str]) -> float:
     """Seconds of an iteration of a training."""
-    command = [sys.executable, "-m", "ssm_train.commands", "train", config, "--work-dir", str(folder), "--overwrite"]
+    start = options.iterations // 4
+    several = options.processes > 1
+    command = [sys.executable, "-m", "ssm_train.commands", "dist-train" if several else "train", config]
+    command += [str(options.processes)] if several else []
+    command += ["--work-dir", str(folder), "--overwrite"]
     command += ["--amp", "--compile"] if options.device == "cuda" else []
-    command += ["--time-iterations", str(max(1, options.iterations // 4)), "--cfg-options", "train_cfg.max_epochs=1"]
-    command += [f"train_dataloader.num_batch_per_epoch={options.iterations}", "val_dataloader.num_batch_per_epoch=1"]
-    command += [f"train_dataloader.batch_size={options.batch}", f"default_hooks.logger.interval={LOG_EVERY}"]
+    command += ["--time-iterations", str(start), "--cfg-options", "train_cfg.max_epochs=1"]
+    command += [f"train_dataloader.num_batch_per_epoch={start + options.iterations}"]
+    command += ["val_dataloader.num_batch_per_epoch=1", f"train_dataloader.batch_size={options.batch}"]
+    command += [f"default_hooks.logger.interval={LOG_EVERY}"]
     _run([*command, "log_level=WARNING", *settings, *options.cfg_options])
     scalars = max(folder.glob("*/vis_data/scalars.json")).read_text().splitlines()
-    times = [line["train/time"] for line in map(json.loads, scalars) if "train/time" in line]
-    return statistics.median(times[len(times) // 4 :])
+    logged = (line for line in map(json.loads, scalars) if "train/time" in line)
+    return statistics.fmean(line["train/time"] for line in logged if line["step"] > start)
 
 
 def _run(command: list[str]) -> None:
@@ -77,7 +87,9 @@ def measurements(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
     _, recipe, noise = FAMILIES[options.model]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        yield "bare step", bare(options, folder)
+        yield BARE, bare(options, folder, graphs=False)
+        if options.device == "cuda":
+            yield f"{BARE}, graphs", bare(options, folder, graphs=True)
         size = [f"{part}_dataloader.dataset.size={options.size}" for part in ("train", "val")]
         yield "training on noise", training(options, noise, folder / "noise", size)
         if options.data is not None:
@@ -95,7 +107,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="folder of files like ImageNet's, see imagenet_files.py")
     add("--batch", type=whole(2), default=128, help="images of an iteration (default: 128)")
     add("--size", type=whole(32), default=224, help="side of the images of noise (default: 224)")
-    add("--iterations", type=whole(40), default=400, help="length of each training (default: 400)")
+    add("--iterations", type=whole(40), default=480, help="that are rated (default: 480)")
+    add("--processes", type=whole(), default=1, metavar="N", help="of a training, one for each GPU (default: 1)")
     add("--device", choices=["cuda", "cpu"], default="cuda", help="on a CPU nothing is compiled (default: cuda)")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="for both trainings")
     add("--json", type=Path, help="write all figures to this file")
@@ -118,12 +131,14 @@ def main(argv: list[str] | None = None) -> list[Row]:
     rows: list[Row] = []
     print(f"{'':18s}{'img/s':>10}{'ms':>10}{'to bare':>9}")
     for what, seconds in measurements(options):
-        rows.append(Row(what, options.batch / seconds, 1e3 * seconds, 1.0))
-        rows[-1].to_bare = rows[-1].images_per_second / rows[0].images_per_second
+        count = 1 if what.startswith(BARE) else options.processes
+        rate = count * options.batch / seconds
+        bare_rate = max((row.images_per_second for row in rows if row.what.startswith(BARE)), default=rate)
+        rows.append(Row(what, rate, 1e3 * seconds, rate / (count * bare_rate)))
         row = rows[-1]
         # Each figure is kept as soon as it is known: the whole takes minutes.
         print(f"{what:18s}{row.images_per_second:10.1f}{row.milliseconds:10.2f}{row.to_bare:9.3f}", flush=True)
-        write_report(options.json, {"machine": machine(options.device)}, rows)
+        write_report(options.json, {"machine": machine(options.device), "processes": options.processes}, rows)
     return rows
 
 

@@ -49,6 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16", "float16"], help="default: bfloat16 on a GPU, float32 on a CPU")
     add("--cast", action="store_true", help="cast the weights to the dtype (in inference only)")
     add("--compile", action="store_true", help="torch.compile(fullgraph=True)")
+    add("--cuda-graphs", action="store_true", help="with --compile: replay each step's kernels as CUDA graphs")
     add("--plain", action="store_true", help="measure our models once more with PyTorch's norms and convolutions")
     add("--cross", action="store_true", help="measure QuadMambas once more with cross scans in all stages")
     add("--channels-last", action="store_true", help="images and weights in the channels-last memory format")
@@ -72,6 +73,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.table and not options.study:
         parser.error("--table names a table of a --study")
+    if options.cuda_graphs and not options.compile:
+        parser.error("--cuda-graphs is for compiled networks: add --compile")
     if options.cast and options.mode == "train":
         parser.error("--cast is for inference; training keeps float32 weights and runs under autocast")
     if options.plot and options.plot.suffix not in SUFFIXES:

@@ -70,13 +70,20 @@ def autocast(options: argparse.Namespace) -> contextlib.AbstractContextManager:
     return torch.autocast(options.device, options.dtype)
 
 
+def as_compiled(model: nn.Module, options: argparse.Namespace) -> Callable[[Tensor], Tensor]:
+    """The network as the run asks for it: as it is, compiled, or compiled into CUDA graphs."""
+    if not options.compile:
+        return model
+    return torch.compile(model, fullgraph=True, mode="reduce-overhead" if options.cuda_graphs else None)
+
+
 def inference_step(subject: Subject, options: argparse.Namespace) -> Callable[[], None]:
     """A call that runs the model on one batch."""
     model = subject.network.eval()
     if options.cast:
         model.to(options.dtype)
     images = images_of(subject, options)
-    forward = torch.compile(model, fullgraph=True) if options.compile else model
+    forward = as_compiled(model, options)
 
     @torch.inference_mode()
     def step() -> None:
@@ -94,7 +101,7 @@ def training_step(subject: Subject, options: argparse.Namespace) -> Callable[[],
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=options.device == "cuda")
     # float16 needs a scaled loss, as in training. With other types the scaler does nothing.
     scaler = torch.amp.GradScaler(options.device, enabled=options.dtype == torch.float16)
-    forward = torch.compile(model, fullgraph=True) if options.compile else model
+    forward = as_compiled(model, options)
 
     def step() -> None:
         with autocast(options):
@@ -246,6 +253,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         "mode": options.mode,
         "dtype": str(options.dtype)[6:] + (" weights" if options.cast else ""),
         "compile": options.compile,
+        "cuda_graphs": options.cuda_graphs,
         "channels_last": options.channels_last,
         "batch": options.batch,
         "size": options.size,
