@@ -22,6 +22,7 @@ h1, h4 { font-family: system-ui, sans-serif; }
 .picture { border: 0 !important; background: none !important; }
 .picture img { width: 100% !important; height: auto !important; border-radius: 6px; cursor: crosshair; }
 .picture .image-container, .picture .image-frame { width: 100%; height: auto; }
+.secondary-wrap input { padding-right: 30px; text-overflow: ellipsis; }  /* the arrow has a place of its own */
 .words h4 { margin: 4px 0 0; font-size: 1.05rem; }
 .words p { margin: 0; font-size: 0.8rem; opacity: 0.75; }
 .words p { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
