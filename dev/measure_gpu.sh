@@ -7,12 +7,13 @@
 #   start         seconds to the first iteration
 #   detection     Mask R-CNN beside mmdet's Swin-T
 #   segmentation  UPerNet beside mmseg's Swin-T
-#   study:NAME    configs/studies/NAME.yaml, whose data are in place; RUNS at a time (15 if it is not set)
+#   study:NAME    configs/studies/NAME.yaml, whose data are in place; RUNS at a time (15 if it is not set), and in mixed
+#                 precision if AMP is set
 # Parts follow each other. A part first compiles its networks side by side into torch's cache, which is not measured. Each
 # writes its figures and a log into FOLDER as they come. PYTHON names the interpreter.
 set -uo pipefail
 if [ $# -lt 2 ]; then
-    sed -n '2,12s/^# //p' "$0" >&2
+    sed -n '2,13s/^# //p' "$0" >&2
     exit 2
 fi
 cd "$(dirname "$0")/.." || exit
@@ -92,7 +93,7 @@ study() {
     export CUDA_MPS_PIPE_DIRECTORY=$folder/mps CUDA_MPS_LOG_DIRECTORY=$folder/mps
     mkdir -p "$folder/mps"
     nvidia-cuda-mps-control -d || unset CUDA_MPS_PIPE_DIRECTORY
-    "$python" -m ssm_train.commands ablate "$file" --work-dir "$work" --at-once "${RUNS:-15}"
+    "$python" -m ssm_train.commands ablate "$file" --work-dir "$work" --at-once "${RUNS:-15}" ${AMP:+--amp}
     ended=$?
     [ -z "${CUDA_MPS_PIPE_DIRECTORY:-}" ] || echo quit | nvidia-cuda-mps-control
     return $ended

@@ -1,4 +1,4 @@
-# UPerNet on composited scenes of 128x128, 800 iterations, for studies of many short runs. The data are those of
+# UPerNet on composited scenes of 128x128, 500 iterations, for studies of many short runs. The data are those of
 # largest_item_128.py, of whose validation scenes 1,000 are used. A leaf config adds the backbone and its widths.
 _base_ = [
     "./models/upernet_light.py",
@@ -17,11 +17,11 @@ val_dataloader = dict(batch_size=50, num_workers=1, dataset=dict(data_root="data
 test_dataloader = val_dataloader
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=100),
-    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=100, end=800),
+    dict(type="PolyLR", eta_min=0.0, power=1.0, by_epoch=False, begin=100, end=500),
 ]
-train_cfg = dict(max_iters=800, val_interval=800)
+train_cfg = dict(max_iters=500, val_interval=500)
 default_hooks = dict(
-    checkpoint=dict(interval=800),
+    checkpoint=dict(interval=500),
     class_report=dict(picture=False),
     curves=dict(plot=False),
     pictures=dict(count=0),

@@ -1,4 +1,4 @@
-# Composited scenes of 128x128 by the class of their largest item, 20,000 for training and 4,000 for validation, and
+# Composited scenes of 128x128 by the class of their largest item, 10,000 for training and 4,000 for validation, and
 # five epochs. docs/study.md has the commands that make them. Sizes, rotations and colours already vary in the scenes,
 # so training only mirrors them. A leaf config adds the backbone.
 _base_ = "./study_classification.py"
