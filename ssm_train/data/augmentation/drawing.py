@@ -110,8 +110,8 @@ class Drawing:
     def __call__(self, image: Image.Image) -> Unfinished:
         """Crop and flip an image, and draw the numbers of the rest."""
         height, width = self.crop.size
-        # By Pillow, as timm does it. torch scales bytes in less than half the time, but its coefficients have 16 bits
-        # where Pillow's have 22: one value of 300 would be another, and posterize or equalize make it a far one.
+        # timm crops with Pillow. torch scales bytes in less than half the time, but its coefficients have 16 bits where
+        # Pillow's have 22. One value of 300 would differ by a level, and posterize, solarize and equalize enlarge that.
         image = self.crop(image)
         if self.flip is not None:
             image = self.flip(image)
