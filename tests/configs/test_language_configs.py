@@ -62,9 +62,10 @@ SIZES = {"130m": (50_280, 768, 24), "1.4b": (50_280, 2048, 48), "4m": (4096, 256
 def test_the_large_model_has_the_recipe_of_the_small_one():
     small, large = (load_config(FOLDER / name) for name in (SETTINGS["130m"][2], SHARDED))
     keys = {key for key in (*small, *large) if small.get(key) != large.get(key)}
-    assert keys == {"model", "sharding", "optim_wrapper", "param_scheduler", "default_hooks"}
+    assert keys == {"model", "sharding", "optim_wrapper", "param_scheduler", "default_hooks", "auto_scale_lr"}
     rows = [cfg.train_dataloader.batch_size * cfg.optim_wrapper.accumulative_counts for cfg in (small, large)]
     assert rows[0] == 2 * rows[1] == 16
+    assert large.auto_scale_lr == {"base_batch_size": rows[0], "enable": True}
     warmups = [cfg.param_scheduler[0].end // cfg.optim_wrapper.accumulative_counts for cfg in (small, large)]
     assert warmups == [20, 20]
     assert small.param_scheduler[0].start_factor == large.param_scheduler[0].start_factor
