@@ -6,8 +6,9 @@
 
 The folder has train/<class>/<image>, and the recipe is that of ImageNet. All parts work on the same images, in turns. A
 row is what this project does, unless it names another library, or says that it was done before. Other libraries are
-measured where they are installed: torchvision, simplejpeg, Kornia. Times of a core are those that the process had one,
-in one thread, so that other programs matter little. Times of the device include what the host does for a batch.
+measured where they are installed: torchvision, simplejpeg, SPDL (with the libraries of FFmpeg), DALI, Kornia. Times of
+a core are those that the process had one, in one thread, so that other programs matter little. Times of the device
+include what the host does for a batch.
 """
 
 import argparse

@@ -41,7 +41,7 @@ class Row:
     images_per_second: float  # of one core, or of the device
 
 
-def decoders(files: list[Path]) -> dict[str, Callable[[int], Any]]:
+def decoders(files: list[Path], size: int) -> dict[str, Callable[[int], Any]]:
     """Functions that decode one of the files, by the library."""
     contents = [file.read_bytes() for file in files]
     found: dict[str, Callable[[int], Any]] = {"decode": lambda i: decode(files[i])}
@@ -54,7 +54,36 @@ def decoders(files: list[Path]) -> dict[str, Callable[[int], Any]]:
         found["decode: simplejpeg, fast and inexact"] = lambda i: simplejpeg.decode_jpeg(
             contents[i], "RGB", fastdct=True, fastupsample=True
         )
+    if find_spec("spdl"):
+        from spdl.io import get_video_filter_desc, load_image, to_numpy
+
+        small = get_video_filter_desc(scale_width=size, scale_height=size, scale_mode=None)
+        found["decode: SPDL"] = lambda i: to_numpy(load_image(contents[i]))
+        found["decode and scale the whole image: SPDL"] = lambda i: to_numpy(load_image(contents[i], filter_desc=small))
     return found
+
+
+def dali_parts(files: list[Path], size: int) -> dict[str, Callable[[], Any]]:
+    """DALI's operators on the CPU, by numbers of its own."""
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.auto_aug.rand_augment import rand_augment
+
+    # Nothing runs ahead, so that a call does the work of one batch, and all of it.
+    @pipeline_def(batch_size=len(files), num_threads=1, device_id=None, exec_async=False, exec_pipelined=False)
+    def pipeline(crop: bool, augment: bool) -> Any:
+        contents, _ = fn.readers.file(files=list(map(str, files)))
+        images = fn.decoders.image(contents)
+        if crop:
+            images = fn.random_resized_crop(images, size=size, interp_type=types.INTERP_CUBIC)
+            images = fn.flip(images, horizontal=fn.random.coin_flip())
+        return rand_augment(images, n=2, m=9) if augment else images
+
+    stages = {
+        "decode: DALI": (False, False),
+        "decode, crop and flip: DALI": (True, False),
+        "decode, crop, flip and RandAugment: DALI": (True, True),
+    }
+    return {name: pipeline(*stage, enable_conditionals=True).run for name, stage in stages.items()}
 
 
 def host_parts(files: list[Path], options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -80,7 +109,8 @@ def host_parts(files: list[Path], options: argparse.Namespace) -> dict[str, Call
         return lambda: [run(i) for i in range(len(files))] and None
 
     return {
-        **{name: for_all(run) for name, run in decoders(files).items()},
+        **{name: for_all(run) for name, run in decoders(files, options.size).items()},
+        **(dali_parts(files, options.size) if find_spec("nvidia") and find_spec("nvidia.dali") else {}),
         "crop, flip and draw": for_all(lambda i: transforms[True](images[i])),
         "crop and flip: Pillow": for_all(cropped_by_pillow),
         "crop, flip and augment: before": for_all(lambda i: transforms[False](images[i])),
