@@ -16,7 +16,7 @@ trap 'rm -f "$wanted"' EXIT
 "$python" "$(dirname "$0")/packages.py" "$list" "${@:3}" >"$wanted"
 echo "installing $(wc -l <"$wanted") packages of $list into $venv"
 if "$python" -m pip install --quiet --disable-pip-version-check "$(grep '^uv==' requirements/uv.txt)" &&
-    "$python" -m uv pip install --python "$python" --no-deps --link-mode=copy --compile-bytecode -r "$wanted"; then
+    "$python" -m uv pip install --python "$python" --no-deps --compile-bytecode -r "$wanted"; then
     exit 0
 fi
 echo "uv does not reach them, so pip installs them; this takes longer" >&2
