@@ -5,7 +5,8 @@
         --cfg-options model.backbone.choice=3
 
 The second command compares the loss curves. They agree to rounding, because this config has no mixup, batch norm or
-Gumbel noise, which look at the images of one process. Each count runs through tree-ssm dist-train, with one process for
+Gumbel noise, which look at the images of one process. ``--cfg-options compile=True optim_wrapper.dtype=bfloat16``
+compares trainings as recipes for GPUs have them. Each count runs through tree-ssm dist-train, with one process for
 every GPU, or with gloo on CPUs. The rate is the global batch divided by the median time of an iteration. The times are
 those of the training log without its first point.
 """
