@@ -118,20 +118,14 @@ def meta_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if _META.get(key, _anything)(value)}
 
 
-def on_cpu(value: Any, copy: bool = False) -> Any:
-    """Move every tensor in nested dicts, lists and tuples to the CPU.
-
-    Args:
-        value: the nested containers.
-        copy: whether tensors that are on the CPU already are cloned.
-    """
+def on_cpu(value: Any) -> Any:
+    """Move every tensor in nested dicts, lists and tuples to the CPU. Those that are there already are shared."""
     if isinstance(value, Tensor):
-        value = value.detach()
-        return value.clone() if copy and value.device.type == "cpu" else value.cpu()
+        return value.detach().cpu()
     if isinstance(value, Mapping):
-        return {key: on_cpu(item, copy) for key, item in value.items()}
+        return {key: on_cpu(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(on_cpu(item, copy) for item in value)
+        return type(value)(on_cpu(item) for item in value)
     return value
 
 

@@ -3,8 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mmengine.logging import MMLogger
 
@@ -148,15 +148,15 @@ class StateFiles:
             return "no state of this run is saved"
         return f"the newest saved state is that of iteration {there[-1][0]} in {there[-1][1]}"
 
-    def start_writing(self, state: dict, copied: Any = None) -> None:
+    def start_writing(self, iteration: int, read: Callable[[], dict]) -> None:
         """Write a state in a thread of its own.
 
         Args:
-            state: not shared with the training.
-            copied: an event of the device, after which the state is complete; None if it is already.
+            iteration: of the state.
+            read: called in the thread for the state, which the training must not change.
         """
         self.wait()
-        self._thread = threading.Thread(target=self._write_aside, args=(state, copied), name="state")
+        self._thread = threading.Thread(target=self._write_aside, args=(iteration, read), name="state")
         self._thread.start()
 
     def wait(self) -> None:
@@ -176,12 +176,9 @@ class StateFiles:
         """Delete the files up to an iteration."""
         self._delete([number for number in self.known if number <= until])
 
-    def _write_aside(self, state: dict, copied: Any) -> None:
-        iteration = state["meta"]["iter"]
+    def _write_aside(self, iteration: int, read: Callable[[], dict]) -> None:
         try:
-            if copied is not None:
-                copied.synchronize()
-            self.write(state)
+            self.write(read())
         except WriteError as error:
             self.failed(error, iteration)
         except NonFiniteError as error:

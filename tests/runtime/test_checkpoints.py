@@ -107,9 +107,9 @@ def test_message_hub_round_trip(tmp_path):
     assert len(other.get_scalar("train/loss").data[0]) < 1500
 
 
-def test_on_cpu_copies_on_request():
+def test_a_detached_state_shares_no_memory():
     state = {"a": [torch.zeros(1)], "b": 2}
-    shared, copied = checkpoint.on_cpu(state), checkpoint.on_cpu(state, copy=True)
+    shared, copied = checkpoint.on_cpu(state), checkpoint.detached(state)
     state["a"][0] += 1
     assert shared["a"][0] == 1
     assert copied["a"][0] == 0

@@ -166,7 +166,7 @@ def test_a_failure_beside_the_training_is_noted(tmp_path):
     files = state_files(disk, lines)
     files.write(state(1))
     bad_places.fill(disk)
-    files.start_writing({**state(2), "more": torch.zeros(40000)})
+    files.start_writing(2, lambda: {**state(2), "more": torch.zeros(40000)})
     files.wait()
     assert files.failure.full
     assert (
@@ -180,7 +180,7 @@ def test_a_failure_beside_the_training_is_noted(tmp_path):
     ):
         files.check_end()
     (disk / "filler").unlink()
-    files.start_writing(state(3))
+    files.start_writing(3, lambda: state(3))
     files.check_end()
     assert not files.given_up
 
@@ -188,7 +188,7 @@ def test_a_failure_beside_the_training_is_noted(tmp_path):
 @own_process
 def test_another_failure_beside_the_training_ends_it(tmp_path):
     files = state_files(tmp_path, Lines())
-    files.start_writing({**state(2), "more": lambda: None})
+    files.start_writing(2, lambda: {**state(2), "more": lambda: None})
     with pytest.raises(Exception, match="pickle"):
         files.wait()
     files.wait()

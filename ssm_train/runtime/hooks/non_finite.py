@@ -14,6 +14,7 @@ from ssm_train.data.collate import names_in
 from ssm_train.registry import HOOKS
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.gradient_norms import shard_of
+from ssm_train.runtime.host_state import HostState
 from ssm_train.runtime.run_state import agreed
 from ssm_train.runtime.runner import Runner
 from ssm_train.runtime.states import check_finite
@@ -24,7 +25,8 @@ class NonFiniteHook(Hook):
     """Handles a :class:`NonFiniteError` raised by the optimizer wrapper, a model or the writing of a checkpoint.
 
     The optimizer wrapper raises the error before it updates anything. The current state is therefore usually good, and
-    the hook saves it. If a weight is not finite, the hook saves an earlier copy from memory instead.
+    the hook saves it. If a weight is not finite, the hook saves an earlier copy from memory instead. The training does
+    not wait for a copy, and a copy is not used before its weights are known to be finite.
 
     Args:
         interval: iterations between two copies of the weights and the optimizer's state in the host's memory.
@@ -36,11 +38,12 @@ class NonFiniteHook(Hook):
     def __init__(self, interval: int = 500):
         self.interval = interval
         self._good: dict | None = None
+        self._coming: HostState | None = None
         self._batches: dict[int, Any] = {}  # by iteration: the last two, since values may be read an iteration late
 
     def before_train(self, runner: Runner) -> None:
         """Keep the state that training starts from."""
-        self._keep(runner, runner.epoch, runner.iter)
+        self._keep(runner, runner.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Remember the batch, whose images an error names."""
@@ -49,8 +52,12 @@ class NonFiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep a copy of the state every ``interval`` iterations."""
-        if (runner.iter + 1) % self.interval == 0:
-            self._keep(runner, runner.epoch, runner.iter + 1)
+        completed = runner.iter + 1
+        if completed % self.interval == 0:
+            self._accept(runner)
+            self._keep(runner, completed)
+        elif self._coming is not None and self._coming.arrived and not runner.joint_states:
+            self._accept(runner)  # which frees the copy before it
 
     def on_non_finite(self, runner: Runner, error: NonFiniteError) -> None:
         """Save the last good state and say what happened.
@@ -65,15 +72,22 @@ class NonFiniteHook(Hook):
         saved = self._save(runner) if is_main_process() else "the main process saves the state"
         raise DivergedError(f"{place}, learning rate {rate:.3g}: {cause}; {saved}") from error
 
-    def _keep(self, runner: Runner, epoch: int, iteration: int) -> None:
-        if not runner.makes_states:
+    def _keep(self, runner: Runner, completed: int) -> None:
+        if runner.makes_states:
+            self._coming = HostState(runner, completed)
+
+    def _accept(self, runner: Runner) -> None:
+        """Use the last copy from here on. Raise a :class:`NonFiniteError` if its weights are not finite."""
+        coming, self._coming = self._coming, None
+        if coming is None:
             return
-        state = runner.checkpoint_state({"epoch": epoch, "iter": iteration})
-        agreed(runner, lambda: check_finite(state))
+        agreed(runner, lambda: check_finite(coming.read()))
         if is_main_process():
-            self._good = ckpt.on_cpu(state, copy=True)
+            self._good = coming.read()
 
     def _save(self, runner: Runner) -> str:
+        if self._coming is not None and _is_finite(coming := self._coming.read()):
+            self._good = coming
         state = self._good if runner.joint_states else self._current_or_good(runner)
         if state is None:
             return "there was no good state to save"
@@ -91,11 +105,7 @@ class NonFiniteHook(Hook):
 
     def _current_or_good(self, runner: Runner) -> dict | None:
         state = runner.checkpoint_state({"epoch": runner.epoch, "iter": runner.iter})
-        try:
-            check_finite(state)
-        except NonFiniteError:
-            return self._good
-        return state
+        return state if _is_finite(state) else self._good
 
     def _blame(self, runner: Runner) -> str:
         parameters = dict(runner.bare_model.named_parameters())
@@ -120,6 +130,14 @@ class NonFiniteHook(Hook):
         words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
         names = names_in(batch, bad or range(len(inputs)), runner.train_dataloader.dataset)
         return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+
+
+def _is_finite(state: dict) -> bool:
+    try:
+        check_finite(state)
+    except NonFiniteError:
+        return False
+    return True
 
 
 def _of_all_processes(runner: Runner, words: str) -> str:

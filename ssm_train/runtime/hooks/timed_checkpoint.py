@@ -3,12 +3,12 @@
 import time
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from ssm_core.errors import ConfigError
 from ssm_train.registry import HOOKS
+from ssm_train.runtime.host_state import HostState
 from ssm_train.runtime.runner import Runner
 from ssm_train.runtime.stopping import Vote
 
@@ -17,9 +17,8 @@ from ssm_train.runtime.stopping import Vote
 class TimedCheckpointHook(Hook):
     """Saves ``state_ITERATION.pth``, which ``--resume`` continues, and keeps the newest files.
 
-    The copy from the device is queued behind the iteration, into pinned memory. A thread waits for it and writes it.
-    The training goes on meanwhile, and its result does not change by a bit. A run that ends removes these files,
-    because its last checkpoint has the same and more.
+    A thread waits for the copy of the state and writes it. The training goes on meanwhile, and its result does not
+    change by a bit. A run that ends removes these files, because its last checkpoint has the same and more.
 
     Args:
         minutes: from one state to the next.
@@ -60,12 +59,9 @@ class TimedCheckpointHook(Hook):
         self._last, self._asked, self._due = time.monotonic(), False, False
         if self._vote is None and runner.last_iteration_saved == completed:
             return
-        state = runner.checkpoint_state({"epoch": runner.epoch, "iter": completed}, detached=True)
-        event = torch.cuda.Event() if torch.cuda.is_available() else None
-        if event is not None:
-            event.record()
+        state = HostState(runner, completed)
         if is_main_process():
-            runner.states.start_writing(state, event)
+            runner.states.start_writing(completed, state.read)
 
     def _is_time(self, runner: Runner) -> bool:
         """Whether the first process says that it is time. If all make the state, they learn it an iteration later."""

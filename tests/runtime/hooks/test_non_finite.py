@@ -74,6 +74,19 @@ def test_a_bad_parameter_is_named_and_an_earlier_state_saved(tmp_path):
     assert_good(state, 6)
 
 
+class EarlyPoisonHook(runs.PoisonParameterHook):
+    """Sets a weight to NaN before the copy of the iteration is made."""
+
+    priority = "NORMAL"
+
+
+def test_a_copy_with_nan_is_not_used(tmp_path):
+    hook = dict(type=f"{__name__}.EarlyPoisonHook", iteration=8, parameter=PARAMETER)
+    line, state = train_into_nan(tmp_path, runs.RESNET, hook)
+    assert "stopped at iteration 9 (epoch 2)" in line
+    assert_good(state, 6)
+
+
 def test_a_checkpoint_with_nan_is_never_written(tmp_path):
     name, *options = runs.RESNET
     hook = dict(type="runs.PoisonParameterHook", iteration=12, parameter=PARAMETER)
