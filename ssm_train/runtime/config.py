@@ -19,9 +19,10 @@ from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import base_configs, manager_lock, quiet
 from ssm_train.compat.safe_loading import read_checkpoints_safely
 from ssm_train.data.wrapper import bare_datasets
-from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys, renamed
+from ssm_train.runtime.config_check import annotation_at, check_config, possible_keys
 from ssm_train.runtime.config_files import check_base, find_config
-from ssm_train.runtime.config_keys import option_key, unknown_option
+from ssm_train.runtime.config_keys import no_index, option_key, unknown_option
+from ssm_train.runtime.config_objects import renamed
 from ssm_train.runtime.config_values import check_change
 from ssm_train.runtime.launcher_variables import Launcher
 
@@ -238,8 +239,7 @@ def _check_key(cfg: Config, key: str) -> None:
     for depth, part in enumerate(parts):
         if isinstance(node, list | tuple):
             if not part.isdigit() or int(part) >= len(node):
-                place = ".".join(parts[:depth])
-                raise ConfigError(f"--cfg-options {key}: {place} is a list of {len(node)}; give an index below that")
+                raise no_index(key, ".".join(parts[:depth]), len(node))
             node = node[int(part)]
             continue
         if not isinstance(node, dict):

@@ -8,7 +8,8 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from typing import Any, Literal
 
 from mmengine.config import Config
@@ -20,6 +21,18 @@ from torch.utils.data import DataLoader
 from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_train.registry import SCOPE
 from ssm_train.runtime.config_keys import LOADERS, OWN_LOADER_KEYS, PLAIN, RUNNER_EXTRAS, check_top_key
+from ssm_train.runtime.config_objects import (
+    ALWAYS,
+    BUILT,
+    DEFAULT_TYPES,
+    PARTS,
+    check_names,
+    objects,
+    parts,
+    registry_at,
+    renamed,
+    unknown_type,
+)
 from ssm_train.runtime.config_values import (
     RANGES,
     annotations_of,
@@ -33,33 +46,6 @@ from ssm_train.runtime.config_values import (
 TOP_LEVEL_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | RUNNER_EXTRAS
 _LOADER_KEYS = set(inspect.signature(DataLoader.__init__).parameters) - {"self"} | set(OWN_LOADER_KEYS)
 _LOOPS = {"val_cfg": ValLoop, "test_cfg": TestLoop}
-# The registry that builds an argument, by the name of the argument. The table names parts of models of some tasks,
-# although the runtime knows no task, because it can neither be derived nor come from the tasks. A `type` alone does not
-# tell its registry: mmengine finds the same name in several, builds `norm_cfg` with arguments that the class does not
-# have, and looks up `nms` and `roi_layer` in no registry at all. A task is imported only after this check.
-_ARGUMENTS = {
-    "backbone": root.MODELS,
-    "teacher": root.MODELS,
-    "data_preprocessor": root.MODELS,
-    "neck": root.MODELS,
-    "rpn_head": root.MODELS,
-    "roi_head": root.MODELS,
-    "bbox_roi_extractor": root.MODELS,
-    "bbox_head": root.MODELS,
-    "mask_roi_extractor": root.MODELS,
-    "mask_head": root.MODELS,
-    "decode_head": root.MODELS,
-    "auxiliary_head": root.MODELS,
-    "dataset": root.DATASETS,
-    "datasets": root.DATASETS,
-    "transform": root.TRANSFORMS,
-    "tokenizer": root.TASK_UTILS,
-    "evaluate": root.TASK_UTILS,
-    "pipeline": root.TRANSFORMS,
-    "sampler": root.DATA_SAMPLERS,
-    "batch_sampler": root.DATA_SAMPLERS,
-    "optimizer": root.OPTIMIZERS,
-}
 # What the value of a top-level key is.
 _TOP: dict[str, Any] = {
     "model": dict,
@@ -78,23 +64,6 @@ _TOP: dict[str, Any] = {
     "process_timeout": float,
     **dict.fromkeys(("model_wrapper_cfg", "sharding"), dict | None),
 }
-# The beginnings of types and modules that docs/upgrading.md renames.
-_FIRST_EDITION = ("ssm_core.", "tree_ssm.language.evaluation.")
-# The types of top-level values that need not name theirs.
-_DEFAULT_TYPES = {"optim_wrapper": "ssm_train.GuardedOptimWrapper", "log_processor": "mmengine.LogProcessor"}
-# Top-level key, registry that builds its value, and what the value has besides the arguments of the class.
-_PRIORITY: dict[str, Any] = {"priority": str | int}
-_BUILT: tuple[tuple[str, Registry, dict[str, Any]], ...] = (
-    ("model", root.MODELS, {}),
-    ("optim_wrapper", root.OPTIM_WRAPPERS, {"optimizer": dict, "constructor": str, "paramwise_cfg": dict | None}),
-    ("param_scheduler", root.PARAM_SCHEDULERS, {"convert_to_iter_based": bool}),
-    ("default_hooks", root.HOOKS, _PRIORITY),
-    ("custom_hooks", root.HOOKS, _PRIORITY),
-    ("val_evaluator", root.METRICS, {}),
-    ("test_evaluator", root.METRICS, {}),
-    ("visualizer", root.VISUALIZERS, {}),
-    ("log_processor", root.LOG_PROCESSORS, {}),
-)
 
 
 def check_config(cfg: Config) -> None:
@@ -126,7 +95,7 @@ def check_config(cfg: Config) -> None:
     for key in LOADERS:
         loader = cfg.get(key)
         if isinstance(loader, dict):
-            _check_keys(key, loader, _LOADER_KEYS)
+            check_names(key, loader, _LOADER_KEYS)
             if not isinstance(loader.get("dataset", {}), dict):
                 raise ConfigError(f"{key}.dataset has to be a dictionary, not {loader['dataset']!r}")
             check_arguments(key, {k: v for k, v in loader.items() if k not in OWN_LOADER_KEYS}, DataLoader)
@@ -139,8 +108,8 @@ def check_config(cfg: Config) -> None:
             check_everywhere(key, cfg[key])
     if (constructor := (cfg.get("optim_wrapper") or {}).get("constructor")) is not None:
         _check_constructor(constructor, cfg.optim_wrapper.get("paramwise_cfg"), scope)
-    for key, registry, extra in _BUILT:
-        for place, node in _objects(key, cfg.get(key)):
+    for key, (registry, extra) in BUILT.items():
+        for place, node in objects(key, cfg.get(key)):
             _check_object(place, node, registry, scope, extra)
 
 
@@ -165,18 +134,11 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
         return _loop_keys(top, node)
     kind = node.get("type")
-    target = find_type(kind, scope, _registry_at(place)) if isinstance(kind, str) else kind
+    target = find_type(kind, scope, getattr(root, registry_at(place))) if isinstance(kind, str) else kind
     if target is None:
         return set()
     accepted = accepted_arguments(target)
-    return None if accepted is None else accepted | next((set(keys) for key, _, keys in _BUILT if key == top), set())
-
-
-def renamed(name: str) -> str:
-    """A hint for an unknown type or module if the first edition had such names, and otherwise nothing."""
-    if not name.startswith(_FIRST_EDITION):
-        return ""
-    return ", since names changed with the second edition: docs/upgrading.md has a command that rewrites configs"
+    return None if accepted is None else accepted | set(BUILT[top][1] if top in BUILT else ())
 
 
 def find_type(name: str, scope: str | None, registry: Registry) -> Callable | None:
@@ -239,19 +201,15 @@ def annotation_at(node: dict, key: str, place: list[str], scope: str | None) -> 
         hint = {**annotations_of(DataLoader), **OWN_LOADER_KEYS}.get(key, Any)
         return hint, hint is not Any
     kind = node.get("type")
-    target = find_type(kind, node.get("_scope_", scope), _registry_at(place)) if isinstance(kind, str) else kind
+    target = (
+        find_type(kind, node.get("_scope_", scope), getattr(root, registry_at(place)))
+        if isinstance(kind, str)
+        else kind
+    )
     if not callable(target):
         return Any, False
     hint = annotations_of(target).get(key, Any)
     return hint, hint is not Any and is_exact(target)
-
-
-def _registry_at(place: list[str]) -> Registry:
-    """The registry that builds the dict at a place, by the name of the argument or else by the top-level key."""
-    names = [part for part in place if not part.isdigit()]
-    if names[-1] in _ARGUMENTS:
-        return _ARGUMENTS[names[-1]]
-    return next((registry for key, registry, _ in _BUILT if key == names[0]), root.LOOPS)
 
 
 def _is_open(parameters: Any) -> bool:
@@ -262,37 +220,19 @@ def _is_scope(name: str) -> bool:
     return name in root.MODELS.children or (name.isidentifier() and importlib.util.find_spec(name) is not None)
 
 
-def _check_keys(place: str, node: dict, allowed: set[str]) -> None:
-    for key in node:
-        if key not in allowed:
-            raise ConfigError(f"{place} has no argument {key!r}{nearest(key, allowed)}")
-
-
-def _objects(place: str, node: Any) -> Iterator[tuple[str, dict]]:
-    """The dicts under a key that can be built: its value, the items of a list, or the values of a plain dict."""
-    if isinstance(node, list | tuple):
-        for number, item in enumerate(node):
-            yield from _objects(f"{place}.{number}", item)
-    elif isinstance(node, dict) and ("type" in node or place in ("model", "visualizer", *_DEFAULT_TYPES)):
-        yield place, node
-    elif isinstance(node, dict):
-        for key, item in node.items():
-            yield from _objects(f"{place}.{key}", item)
-
-
-def _check_object(place: str, node: dict, registry: Registry, scope: str | None, extra: dict[str, Any]) -> None:
-    kind = node.get("type", _DEFAULT_TYPES.get(place))
+def _check_object(place: str, node: dict, registry: str, scope: str | None, extra: dict[str, Any]) -> None:
+    kind = node.get("type", DEFAULT_TYPES.get(place))
     if kind is None:
         return
     if not (isinstance(kind, str) or callable(kind)):
         raise ConfigError(f"{place}.type has to be the name of a class, not {kind!r}")
-    target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), registry)
+    target = kind if callable(kind) else find_type(kind, node.get("_scope_", scope), getattr(root, registry))
     if target is None:
         _import_module_of(kind)
-        raise ConfigError(f"{place}.type: {_unknown_type(kind, registry, scope)}")
+        raise ConfigError(f"{place}.type: {_unknown_type(kind, getattr(root, registry), scope)}")
     allowed = accepted_arguments(target)
     if allowed is not None:
-        _check_keys(f"{place} ({kind})", node, allowed | set(extra) | {"type", "_scope_"})
+        check_names(f"{place} ({kind})", node, allowed | set(extra) | ALWAYS)
     check_arguments(place, {key: value for key, value in node.items() if key != "type"}, target)
     check_keys(place, {key: node[key] for key in extra if key in node}, extra)
     if isinstance(average := node.get("ema_type"), str) and find_type(average, scope, root.MODELS) is None:
@@ -322,20 +262,20 @@ def _import_module_of(kind: str) -> None:
 
 
 def _check_arguments(place: str, node: dict, scope: str | None) -> None:
-    for key, registry in _ARGUMENTS.items():
+    for key in PARTS:
         if isinstance(node.get(key), int | float):
             raise ConfigError(f"{place}.{key} has to be a dictionary, not {node[key]!r}")
-        for inner, item in _objects(f"{place}.{key}", node.get(key)):
-            _check_object(inner, item, registry, scope, {})
+    for inner, item, registry in parts(place, node):
+        _check_object(inner, item, registry, scope, {})
 
 
 def _check_loop(place: str, node: dict | None, scope: str | None) -> None:
     if not node:
         return
     if "type" in node:
-        _check_object(place, node, root.LOOPS, scope, {})
+        _check_object(place, node, "LOOPS", scope, {})
         return
-    _check_keys(place, node, _loop_keys(place, node))
+    check_names(place, node, _loop_keys(place, node))
     check_arguments(place, node, _loop_of(place, node))
 
 
@@ -354,4 +294,7 @@ def _unknown_type(name: str, registry: Registry, scope: str | None) -> str:
     names = set(registry.module_dict)
     for child in registry.children.values():
         names |= set(child.module_dict) if child.scope == scope else {f"{child.scope}.{n}" for n in child.module_dict}
-    return f"{name!r} is no known {registry.name}{renamed(name) or nearest(name, names)}"
+    module, _, _ = name.rpartition(".")
+    if "." in module:  # a full path
+        names |= {f"{module}.{other}" for other in vars(sys.modules.get(module, object)) if other[:1].isupper()}
+    return unknown_type(name, registry.name, names)

@@ -90,3 +90,14 @@ def unknown_option(key: str, place: str, part: str, candidates: Collection[str])
         candidates: what may be there.
     """
     return ConfigError(f"--cfg-options {key}: {place or 'the config'} has no {part!r}{nearest(part, candidates)}")
+
+
+def no_index(key: str, place: str, count: int) -> ConfigError:
+    """The error for a dotted key of a command line that leads into a list, and has no index of it.
+
+    Args:
+        key: the whole key.
+        place: what comes before the index.
+        count: the length of the list.
+    """
+    return ConfigError(f"--cfg-options {key}: {place} is a list of {count}; give an index below that")

@@ -1,16 +1,14 @@
-"""Finds a misspelt config or key within a second, before torch and mmengine are imported, which takes several.
+"""Finds a misspelt config, key or type within a second, before torch and mmengine are imported, which takes several.
 
 The files are parsed and not run. What cannot be known in this way is left to :mod:`.config_check`.
 """
 
-import ast
-import importlib.util
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from ssm_train.compat.shipped import OURS, SHIPPED
+from ssm_core.errors import ConfigError, nearest
+from ssm_train.runtime import class_text
 from ssm_train.runtime.config_files import find_config
 from ssm_train.runtime.config_keys import (
     LOADERS,
@@ -18,144 +16,136 @@ from ssm_train.runtime.config_keys import (
     PLAIN,
     RUNNER_EXTRAS,
     check_top_key,
+    no_index,
     option_key,
     unknown_option,
 )
+from ssm_train.runtime.config_objects import (
+    ALWAYS,
+    BUILT,
+    DEFAULT_TYPES,
+    check_names,
+    objects,
+    parts,
+    registry_at,
+    renamed,
+    unknown_type,
+)
+from ssm_train.runtime.config_text import ConfigText, read_text
 
 
 def check_early(path: str | Path, options: Iterable[str] = ()) -> None:
-    """Check that a config exists, and the first keys in it and on a command line.
+    """Check that a config exists, the names in it, and those on a command line.
 
     Args:
         path: see :func:`~ssm_train.runtime.config.load_config`, which says the same later on.
         options: changes ``key=value``.
 
     Raises:
-        ConfigError: the config is missing, or a key is unknown.
+        ConfigError: the config is missing, or a key or a type is unknown.
     """
-    names = _Names()
-    names.read(find_config(path))
-    top = _arguments("mmengine", "runner/runner.py", "Runner") - {"cfg"}
-    if not top:
+    text = read_text(find_config(path))
+    runner = class_text.arguments("mmengine.runner.runner", "Runner")
+    if runner is None:
         return
-    top = top | RUNNER_EXTRAS
-    for name in names.keys:
+    top = (runner - {"cfg"}) | RUNNER_EXTRAS
+    for name in text.keys:
         check_top_key(name, top)
-    for option in options:
-        key = option_key(option)
-        first, *rest = key.split(".")
-        if first not in top | names.stored and names.complete:
-            raise unknown_option(key, "", first, top | names.stored)
-        if rest and first in LOADERS:
-            known = _arguments("torch", "utils/data/dataloader.py", "DataLoader")
-            known = known and known | set(OWN_LOADER_KEYS)
-        else:
-            known = frozenset(PLAIN.get(first, ()))
-        if rest and known and names.complete and rest[0] not in known | names.inner:
-            raise unknown_option(key, first, rest[0], known)
+    changed = [option_key(option) for option in options]
+    for number, key in enumerate(changed):
+        if not _depends(key, changed[:number]):
+            _check_option(text, key, top)
+    if not any(map(_is_kind, changed)):
+        _check_objects(text)
 
 
-@dataclass
-class _Names:
-    """The names in a config file and in those that it inherits from.
+def _depends(key: str, earlier: list[str]) -> bool:
+    """Whether what a key may be depends on earlier options."""
+    places = key.split(".")
+    before = [".".join(places[:depth]) for depth in range(len(places) + 1)]
+    return any(other in before or (other.rpartition(".")[0] in before and _is_kind(other)) for other in earlier)
 
-    Attributes:
-        keys: what is assigned at the top of a file.
-        stored: what is assigned anywhere in a file.
-        inner: keys of all dictionaries, and texts that could be such keys.
-        complete: whether all files could be parsed.
-    """
 
-    keys: list[str] = field(default_factory=list)
-    stored: set[str] = field(default_factory=set)
-    inner: set[str] = field(default_factory=set)
-    complete: bool = True
-    seen: set[Path] = field(default_factory=set)
+def _is_kind(key: str) -> bool:
+    return key.split(".")[-1] in ("type", "_scope_", "default_scope")
 
-    def read(self, path: Path | None) -> None:
-        """Take the names of a file; None stands for one that is not found."""
-        if path is None or path.suffix != ".py" or not path.is_file():
-            self.complete = False
+
+def _check_option(text: ConfigText, key: str, top: set[str]) -> None:
+    """Check that a dotted key leads somewhere, as :func:`.config.apply_options` does."""
+    places = key.split(".")
+    node: Any = text.values
+    for depth, part in enumerate(places):
+        before = places[:depth]
+        if isinstance(node, list | tuple):
+            if not part.isdigit() or int(part) >= len(node):
+                raise no_index(key, ".".join(before), len(node))
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict) or (not depth and not text.complete):
             return
-        if path.resolve() in self.seen:
-            return
-        self.seen.add(path.resolve())
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-            self.complete = False
-            return
-        assigned = dict(_assigned(tree))
-        deleted = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del)}
-        self.keys += [name for name in assigned if not name.startswith("_") and name not in deleted]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                self.stored.add(node.id)
-            elif isinstance(node, ast.alias):
-                self.complete &= node.name != "*"
-                self.stored.add(node.asname or node.name.split(".")[0])
-            elif isinstance(node, ast.keyword) and node.arg:
-                self.inner.add(node.arg)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                self.inner.add(node.value)
-            elif isinstance(node, ast.With):  # mmengine's other kind of config, whose bases are imports
-                self.complete = False
-        for base in _texts(assigned.get("_base_")):
-            self.read(_base(base, path.parent))
+        if part not in node:
+            known = top if not depth else _possible(node, before, text)
+            if known and part not in known:
+                raise unknown_option(key, ".".join(before), part, known | set(node))
+            if depth or part not in (*LOADERS, *PLAIN):
+                return
+            node = {part: {}}
+        node = node[part]
 
 
-def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            yield from ((name.id, node.value) for name in node.targets if isinstance(name, ast.Name))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
-            yield node.target.id, node.value
+def _possible(node: dict, place: list[str], text: ConfigText) -> set[str] | None:
+    """The keys that a dict may have; None if they are not known."""
+    top = place[0]
+    if len(place) == 1 and top in LOADERS:
+        known = class_text.arguments("torch.utils.data.dataloader", "DataLoader")
+        return known and known | set(OWN_LOADER_KEYS)
+    if len(place) == 1 and top in PLAIN:
+        return set(PLAIN[top])
+    kind, scope = node.get("type"), _scope(text)
+    if place[:2] == ["optim_wrapper", "paramwise_cfg"] or not isinstance(kind, str) or scope is None:
+        return None
+    found = class_text.find_definition(kind, scope, registry_at(place))
+    accepted = class_text.accepted(found) if found else None
+    return accepted and accepted | set(BUILT[top][1] if top in BUILT else ())
 
 
-def _texts(value: ast.expr | None) -> list[str]:
-    """The bases of a config. One that is no plain text leads to no file."""
-    if value is None:
-        return []
-    items = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
-    return [str(item.value) if isinstance(item, ast.Constant) else "" for item in items]
+def _check_objects(text: ConfigText) -> None:
+    """Check the types and the arguments of what the config builds."""
+    for key in LOADERS:
+        if isinstance(loader := text.values.get(key), dict):
+            for place, node, registry in parts(key, loader):
+                _check_object(place, node, registry, {}, text)
+    for key in ("train_cfg", "val_cfg", "test_cfg"):
+        if isinstance(loop := text.values.get(key), dict) and "type" in loop:
+            _check_object(key, loop, "LOOPS", {}, text)
+    for key, (registry, extra) in BUILT.items():
+        for place, node in objects(key, text.values.get(key)):
+            _check_object(place, node, registry, extra, text)
 
 
-def _base(name: str, folder: Path) -> Path | None:
-    package, separator, rest = name.partition("::")
-    if not separator:
-        return folder / name
-    if name.startswith(OURS):
-        return SHIPPED / rest
-    found = _package(package)
-    return found and found / ".mim" / "configs" / rest
+def _check_object(place: str, node: dict, registry: str, extra: Mapping[str, Any], text: ConfigText) -> None:
+    kind, scope = node.get("type", DEFAULT_TYPES.get(place)), node.get("_scope_", _scope(text))
+    if isinstance(kind, str) and isinstance(scope, str):
+        found = class_text.find_definition(kind, scope, registry)
+        accepted = class_text.accepted(found) if found else None
+        if accepted is not None:
+            check_names(f"{place} ({kind})", node, accepted | set(extra) | ALWAYS)
+        elif found is None:
+            _check_type(f"{place}.type", kind, scope, registry, text)
+    for inner, item, other in parts(place, node):
+        _check_object(inner, item, other, {}, text)
 
 
-def _package(name: str) -> Path | None:
-    """The folder of a package, which is not imported."""
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    places = spec.submodule_search_locations if spec else None
-    return Path(next(iter(places))) if places else None
+def _check_type(place: str, kind: str, scope: str, registry: str, text: ConfigText) -> None:
+    """Raise if no package has a type, and one has a similar type."""
+    own = not text.complete or "custom_imports" in text.values  # modules of the user's can register types, too
+    if own or not class_text.is_unknown(kind, scope) or not (words := class_text.registry_words(registry)):
+        return
+    names = class_text.registered(registry, scope, kind)
+    if renamed(kind) or nearest(kind, names):
+        raise ConfigError(f"{place}: {unknown_type(kind, words, names)}")
 
 
-@cache
-def _arguments(package: str, module: str, name: str) -> frozenset[str]:
-    """The arguments of a class, read from its source; none if there is no such source.
-
-    Args:
-        package: the package.
-        module: the file in it.
-        name: the class.
-    """
-    folder = _package(package)
-    try:
-        tree = ast.parse((folder / module).read_bytes()) if folder else ast.Module([], [])
-    except (OSError, SyntaxError):
-        return frozenset()
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            for own in node.body:
-                if isinstance(own, ast.FunctionDef) and own.name == "__init__":
-                    given = own.args
-                    names = {arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
-                    return frozenset(names - {"self"})
-    return frozenset()
+def _scope(text: ConfigText) -> str | None:
+    scope = text.values.get("default_scope", "mmengine")
+    return scope if isinstance(scope, str) else None

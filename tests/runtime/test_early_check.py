@@ -5,13 +5,17 @@ import sys
 
 import pytest
 from command_line import COMMANDS, CONFIGS
+from mmengine.config import Config
+from mmengine.registry import root
 
 from ssm_core.errors import ConfigError
-from ssm_train.runtime import early_check
+from ssm_train.runtime import class_text
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.config_check import _LOADER_KEYS, TOP_LEVEL_KEYS
-from ssm_train.runtime.config_files import shipped_names
-from ssm_train.runtime.config_keys import OWN_LOADER_KEYS, RUNNER_EXTRAS
+from ssm_train.runtime.config_check import _LOADER_KEYS, TOP_LEVEL_KEYS, accepted_arguments, find_type
+from ssm_train.runtime.config_files import find_config, shipped_names
+from ssm_train.runtime.config_keys import LOADERS, OWN_LOADER_KEYS, RUNNER_EXTRAS
+from ssm_train.runtime.config_objects import BUILT, objects, parts
+from ssm_train.runtime.config_text import UNKNOWN, read_text
 from ssm_train.runtime.early_check import check_early
 
 DIGITS = "quadmamba/quadmamba-nano_digits"
@@ -35,7 +39,9 @@ def error_of(call, *arguments):
     "option",
     [
         "trian_cfg.max_epochs=3", "learning_rate=1", "train_dataloader.batch_sise=3", "val_dataloader.x.y=3",
-        "randomness.sead=1", "env_cfg.mp=1", "x", "=3", ".x=3", "Model.backbone=1",
+        "randomness.sead=1", "env_cfg.mp=1", "x", "=3", ".x=3", "Model.backbone=1", "model.backbone.arhc=small",
+        "optim_wrapper.optimizer.lrr=1", "optim_wrapper.clip_grads=1", "default_hooks.checkpoint.intervall=1",
+        "train_dataloader.dataset.tpye=1", "param_scheduler.0.strat_factor=1", "param_scheduler.9.begin=1",
     ],
 )  # fmt: skip
 def test_a_misspelt_key_is_found_as_by_the_whole_check(config, option):
@@ -61,9 +67,80 @@ def test_a_misspelt_key_in_a_file_is_found_as_by_the_whole_check(tmp_path):
     assert error_of(check_early, tmp_path / "a.py") == error_of(load_config, tmp_path / "a.py")
 
 
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (DIGITS, 'model = dict(backbone=dict(type="quadtree_ssm.QuadMmaba"))'),
+        (DIGITS, 'model = dict(type="ImageClasifier")'),
+        (DIGITS, 'model = dict(type="ssm_train.ImageClasifier")'),
+        (DIGITS, 'optim_wrapper = dict(optimizer=dict(type="AdamWW"))'),
+        (DIGITS, 'optim_wrapper = dict(optimizer=dict(weight_decy=3))'),
+        (DIGITS, 'custom_hooks = [dict(type="NonFinitHook")]'),
+        (DIGITS, 'custom_hooks = [dict(type="ssm_core.CurvesHook")]'),
+        (DIGITS, 'param_scheduler = [*_base_.param_scheduler]\ntrain_cfg = dict(max_epoch=3)'),
+        (NUCLEI, 'model = dict(type="MaskRCN")'),
+        (NUCLEI, 'model = dict(roi_head=dict(bbox_head=dict(num_clases=1)))'),
+        (NUCLEI, 'train_dataloader = dict(dataset=dict(type="ssm_train.tasks.detection.CocoInstancess"))'),
+        (NUCLEI, 'train_pipeline = _base_.train_pipeline\nmodel = dict(neck=dict(num_out=5))'),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_file_is_found_as_by_the_whole_check(tmp_path, config, text):
+    (tmp_path / "a.py").write_text(f'_base_ = ["ssm_train::{config}.py"]\n{text}\n')
+    assert error_of(check_early, tmp_path / "a.py") == error_of(load_config, tmp_path / "a.py")
+
+
 def test_no_config_that_is_right_is_refused():
     for name in shipped_names():
-        check_early(name, ["train_cfg.max_epochs=3", "train_dataloader.batch_size=3", "randomness.seed=3"])
+        check_early(name, ["train_dataloader.batch_size=3", "randomness.seed=3"])
+
+
+def test_no_option_that_is_right_is_refused():
+    check_early(DIGITS, ["custom_hooks=[]", "custom_hooks.3.type=x", "model.backbone.type=timm", "model.backbone.x=3"])
+    check_early(DIGITS, ["default_scope=mmdet", "model.x=3"])
+
+
+def test_the_text_of_a_config_says_what_running_it_does():
+    def assert_same(text, value, place):
+        if isinstance(text, dict):
+            assert set(text) == set(value), place
+            for key, item in text.items():
+                assert_same(item, value[key], f"{place}.{key}")
+        elif isinstance(text, list):
+            assert len(text) == len(value), place
+            for number, item in enumerate(text):
+                assert_same(item, value[number], f"{place}.{number}")
+        elif text is not UNKNOWN:
+            assert text == value, place
+
+    for name in shipped_names():
+        text, cfg = read_text(find_config(name)), Config.fromfile(find_config(name))
+        assert text.complete
+        assert set(text.keys) == set(cfg)
+        for key in cfg:
+            assert_same(text.values[key], cfg._cfg_dict[key], f"{name}: {key}")
+
+
+def test_the_arguments_of_a_class_are_those_that_python_finds():
+    kinds = set()
+    for name in shipped_names():
+        values = {key: value for key, value in read_text(find_config(name)).values.items() if value is not UNKNOWN}
+        found = [
+            *((node, registry) for key in LOADERS for _, node, registry in parts(key, values.get(key) or {})),
+            *((node, registry) for key, (registry, _) in BUILT.items() for _, node in objects(key, values.get(key))),
+        ]
+        while found:
+            node, registry = found.pop()
+            found += [(inner, other) for _, inner, other in parts("", node)]
+            if isinstance(node.get("type"), str):
+                kinds.add((node["type"], node.get("_scope_", values.get("default_scope")), registry))
+    known = 0
+    for kind, scope, registry in kinds:
+        place = class_text.find_definition(kind, scope, registry)
+        names = class_text.accepted(place) if place else None
+        known += names is not None
+        if names is not None:
+            assert names == accepted_arguments(find_type(kind, scope, getattr(root, registry))), kind
+    assert known > 0.8 * len(kinds), "typos in the others take as long as torch and mmengine to import"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +161,29 @@ def test_what_cannot_be_known_is_left_to_the_whole_check(tmp_path, text):
     check_early(tmp_path / "a.py", ["own.key=3", "train_dataloader.own=3"])
 
 
-def test_variables_and_keys_of_a_file_are_known(tmp_path):
-    lines = ["for own in range(3):\n    pass", "a = dict(train_dataloader=dict(mine=3))", "del a", "_base_ = []"]
-    (tmp_path / "a.py").write_text("\n".join(lines) + "\nmodle = 1\ndel modle\n")
-    check_early(tmp_path / "a.py", ["own=3", "train_dataloader.mine=3"])
+def test_variables_of_a_file_are_known(tmp_path):
+    lines = ["for own in range(3):", "    pass", "a, b = 1, 2", "_base_ = []", "modle = 1", "del modle"]
+    (tmp_path / "a.py").write_text("\n".join(lines) + "\n")
+    check_early(tmp_path / "a.py", ["own=3", "b=3"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = dict(typ_e=1)\nmodel.pop('typ_e')\nmodel['type'] = 'ImageClassifier'",
+        "inner = dict(type='timm')\nmodel = dict(type='ImageClassifier', backbone=inner)\ninner['x'] = 3",
+        "names = ['x']\nmodel = dict(type='ImageClassifier', **{name: 3 for name in names})",
+        "model = dict(type='ImageClassifier', x=3)\nfor key in list(model):\n    model.pop(key)",
+        "def change(model):\n    del model['x']\nmodel = dict(type='ImageClassifier', x=3)\nchange(model)",
+        "model = dict(type='ImageClassifier', x=3)\ndel model['x']",
+        "custom_imports = dict(imports=['mine'])\nmodel = dict(type='ImageClasifier')",
+        "from mine import Net\nmodel = dict(type=Net, x=3)",
+        "default_scope = 'm' + 'mdet'\nmodel = dict(type='ImageClassifier', x=3)",
+    ],
+)
+def test_a_value_that_is_computed_is_not_judged(tmp_path, text):
+    (tmp_path / "a.py").write_text(f"default_scope = 'ssm_train'\n{text}\n")
+    check_early(tmp_path / "a.py")
 
 
 def test_a_config_that_inherits_from_itself_ends(tmp_path):
@@ -96,12 +192,12 @@ def test_a_config_that_inherits_from_itself_ends(tmp_path):
 
 
 def test_the_keys_are_those_of_the_classes():
-    runner = early_check._arguments("mmengine", "runner/runner.py", "Runner") - {"cfg"}
+    runner = class_text.arguments("mmengine.runner.runner", "Runner") - {"cfg"}
     assert runner | RUNNER_EXTRAS == TOP_LEVEL_KEYS
-    loader = early_check._arguments("torch", "utils/data/dataloader.py", "DataLoader")
+    loader = class_text.arguments("torch.utils.data.dataloader", "DataLoader")
     assert loader | set(OWN_LOADER_KEYS) == _LOADER_KEYS
-    assert not early_check._arguments("mmengine", "runner/runner.py", "Walker")
-    assert not early_check._arguments("nothing", "x.py", "X")
+    assert class_text.arguments("mmengine.runner.runner", "Walker") is None
+    assert class_text.arguments("nothing.x", "X") is None
 
 
 @pytest.mark.parametrize(
@@ -112,6 +208,7 @@ def test_the_keys_are_those_of_the_classes():
         "analyse cost nonsense.py", "analyse print-config nonsense", "analyse browse-dataset nonsense --out x",
         "merge-adapters nonsense x.pth x", f"train {DIGITS} --cfg-options trian_cfg.max_epochs=3",
         f"dist-train {NUCLEI} 2 --cfg-options train_dataloader.batch_sise=3",
+        f"train {NUCLEI} --cfg-options model.roi_head.bbox_head.num_clases=3",
     ],
 )  # fmt: skip
 def test_a_typo_costs_no_import(words):
