@@ -147,11 +147,15 @@ class StudySettings(SweepSettings):
     def tables(self, outcomes: Sequence[Outcome], metric: str) -> dict[str, str]:
         """The contents of the files that tell what came of all runs, see :meth:`.SweepSettings.tables`."""
         by_folder = {outcome.folder: outcome for outcome in outcomes}
-        found = [[by_folder[self.run_of(cell, s).folder] for s in self.study.seeds] for cell in self.study.cells]
+        found, cells_of = [], {outcome.folder: [] for outcome in outcomes}
+        for cell in self.study.cells:
+            found.append([by_folder[self.run_of(cell, seed).folder] for seed in self.study.seeds])
+            for outcome in found[-1]:
+                cells_of[outcome.folder].append(f"{cell.table}: {cell.name}")
         compared = compare(self.study.cells, found)
         return {
             TABLE: as_markdown(self.name, self.study.cells, found, compared, metric),
-            "table.csv": as_csv(outcomes),
+            "table.csv": as_csv(outcomes, cells_of),
             "table.json": as_json(self.study, found, compared, metric),
         }
 

@@ -237,16 +237,22 @@ def as_json(outcomes: Sequence[Outcome], config: str, metric: str) -> str:
     return strict_json({"config": config, "metric": metric, "runs": [asdict(o) for o in outcomes]}, indent=1)
 
 
-def as_csv(outcomes: Sequence[Outcome]) -> str:
-    """A line for every run: its settings, then everything that is known of it."""
+def as_csv(outcomes: Sequence[Outcome], cells: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A line for every run: its settings, then everything that is known of it.
+
+    Args:
+        outcomes: all runs.
+        cells: the cells of a study that each run belongs to, by the run's folder; None outside of studies.
+    """
     text = io.StringIO()
     figures = [name for name in asdict(outcomes[0]) if name != "settings"]
     keys = list(dict.fromkeys(key for outcome in outcomes for key in outcome.settings))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*keys, *figures])
+    writer.writerow([*(["cells"] if cells else []), *keys, *figures])
     for outcome in outcomes:
+        named = ["; ".join(cells[outcome.folder])] if cells else []
         settings = (outcome.settings.get(key, "") for key in keys)
-        writer.writerow([*settings, *(getattr(outcome, name) for name in figures)])
+        writer.writerow([*named, *settings, *(getattr(outcome, name) for name in figures)])
     return text.getvalue()
 
 

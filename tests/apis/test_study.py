@@ -1,5 +1,6 @@
 """Tests of studies: their file, the comparison of cells seed by seed, and the tables."""
 
+import csv
 import json
 import math
 
@@ -158,6 +159,16 @@ def test_the_tables_of_a_study():
     assert "| one | 2 of 3 | 89.6 ± 0.85 | -0.9 | -2.17 … +0.371 | 0.07 | 0.07 |" in table
     assert table.count("no GPU is left") == 1
     assert table.index("## levels") < table.index("## other")
+
+
+def test_a_table_for_spreadsheets_names_the_cells_of_each_run(study):
+    settings = StudySettings(str(study))
+    outcomes = [Outcome(run.settings, run.folder) for run in settings.runs()]
+    rows = list(csv.DictReader(settings.tables(outcomes, "top1")["table.csv"].splitlines()))
+    assert [row["folder"] for row in rows] == [outcome.folder for outcome in outcomes]
+    named = [cell for row in rows for cell in row["cells"].split("; ")]
+    assert sorted(named) == sorted(f"{cell.table}: {cell.name}" for cell in settings.study.cells for _ in range(2))
+    assert any("; " in row["cells"] for row in rows), "two tables share a run"
 
 
 def test_many_comparisons_make_each_weaker():
