@@ -128,7 +128,7 @@ def _values(draw: Draw, x: Tensor) -> Tensor:
 
 def _shuffled(draw: Draw, x: Tensor) -> Tensor:
     """The values in another order: cycles among parents, children before parents, other rows."""
-    if x.numel() > 2**16 or x.numel() == 0:
+    if x.numel() > 2**16 or x.numel() == 0 or x.dim() == 0:
         return x
     if draw.chance(0.5):
         return x.roll(1, -1)
