@@ -17,6 +17,11 @@ def accept_packages() -> None:
     Config._get_cfg_path = staticmethod(_path_of)
 
 
+def known_packages() -> set[str]:
+    """The packages that may stand before ``::``."""
+    return {OURS.removesuffix("::"), *MODULE2PACKAGE}
+
+
 _path_of_others = Config._get_cfg_path
 
 

@@ -4,6 +4,7 @@ What cannot be known in this way is None. Nothing is guessed.
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,14 @@ from ssm_train.runtime.config_text import package_folder
 
 _REGISTERED = r"^@{registry}\.register_module\(\)\n(?:@.*\n)*(?:class|def) (\w+)"
 _PACKAGES = ("ssm_train", "quadtree_ssm", "tree_ssm")  # what they register is known under their names
+_READ = (
+    *_PACKAGES,
+    "ssm_core",
+    "mmengine",
+    "mmdet",
+    "mmseg",
+    "mmcv",
+)  # packages that are small enough to be read as a whole
 _DEEPEST = 20  # classes and modules through which a name leads
 
 
@@ -44,6 +53,8 @@ def find_definition(kind: str, scope: str, registry: str) -> Definition | None:
     if "." in package:  # a full path, which is in no registry
         return _named(_module(package), rest)
     packages = [package] if package else [scope, "mmengine"]
+    if not set(packages) <= set(_READ):
+        return None
     for name in packages:
         found = [place for place in _places(name, rest) if _is_registered(place, name, registry)]
         if found:
@@ -64,7 +75,9 @@ def accepted(found: Definition) -> set[str] | None:
         The names; None if any name is accepted, or they are not known.
     """
     if isinstance(found.node, ast.FunctionDef):
-        return _names(found.node) if _is_plain(found.node) and found.node.args.kwarg is None else None
+        several = found.node.args.vararg
+        taken = _names(found.node) | ({several.arg} if several else set())
+        return taken if _is_plain(found.node) and found.node.args.kwarg is None else None
     names: set[str] = set()
     for place in _order(found):
         if place is None or not _is_plain(place.node):
@@ -80,8 +93,10 @@ def is_unknown(kind: str, scope: str) -> bool:
     """Whether the name of a type occurs in no package that could define or register it."""
     package, _, name = kind.rpartition(".")
     word = re.compile(rf"\b{re.escape(name)}\b")
+    if package == "mmengine" or (not package and scope == "mmengine"):
+        return False  # every package can register classes there
     packages = [package.split(".")[0]] if package else [scope, "mmengine", "mmcv", "torch.optim"]
-    if not _texts(packages[0]):
+    if packages[0] not in _READ or not _texts(packages[0]):
         return False
     return not any(word.search(text) for one in packages for text in _texts(one).values())
 
@@ -180,11 +195,14 @@ def _module(name: str) -> Path | None:
     """The file of a module, which is not imported."""
     first, *rest = name.split(".")
     folder = package_folder(first)
-    if folder is None:
-        return None
-    path = folder.joinpath(*rest)
-    candidates = [path / "__init__.py", *([path.with_suffix(".py")] if rest else [])]
-    return next((file for file in candidates if file.is_file()), None)
+    return _file_of(folder, rest) if folder and all(part.isidentifier() for part in rest) else None
+
+
+def _file_of(folder: Path, parts: list[str]) -> Path | None:
+    """The file of a module within a folder."""
+    path = folder.joinpath(*parts)
+    candidates = [path / "__init__.py", *([path.with_suffix(".py")] if parts else [])]
+    return next((file for file in candidates if os.path.isfile(file)), None)
 
 
 def _named(file: Path | None, name: str, depth: int = _DEEPEST) -> Definition | None:
@@ -206,10 +224,7 @@ def _imported(node: ast.ImportFrom, file: Path) -> Path | None:
     """The file of the module that a statement imports from."""
     if not node.level:
         return _module(node.module or "")
-    folder = file.parents[node.level - 1]
-    path = folder.joinpath(*(node.module or "").split(".")) if node.module else folder
-    candidates = (path / "__init__.py", path.with_suffix(".py"))
-    return next((one for one in candidates if one.is_file()), None)
+    return _file_of(file.parents[node.level - 1], node.module.split(".") if node.module else [])
 
 
 def _order(found: Definition, depth: int = _DEEPEST) -> list[Definition | None]:

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
 from yaml import YAMLError
 
-from ssm_core.errors import ConfigError, MissingPackageError
+from ssm_core.errors import ConfigError, MissingPackageError, nearest
 from ssm_core.writing import is_of_the_disk, write_error
 from ssm_train.compat import base_configs, manager_lock, quiet
 from ssm_train.compat.safe_loading import read_checkpoints_safely
@@ -238,7 +238,7 @@ def _check_key(cfg: Config, key: str) -> None:
     parts = key.split(".")
     for depth, part in enumerate(parts):
         if isinstance(node, list | tuple):
-            if not part.isdigit() or int(part) >= len(node):
+            if not part.isdecimal() or int(part) >= len(node):
                 raise no_index(key, ".".join(parts[:depth]), len(node))
             node = node[int(part)]
             continue
@@ -273,6 +273,11 @@ def _check_bases(path: Path, heirs: tuple[Path, ...] = ()) -> None:
         raise ConfigError(f"the config {path} inherits from itself, by way of {heirs[-1]}")
     for base in Config._get_base_files(str(path)):
         inherited = path.parent / base
+        package, separator, _ = str(base).partition("::")
+        if separator and package not in (known := base_configs.known_packages()):
+            raise ConfigError(
+                f"{path} inherits from {base}, and {package!r} is no such package{nearest(package, known)}"
+            )
         check_base(path, base)
         # A base of an installed package has "::" in its name, and inherits within its package.
         if "::" not in base and inherited.suffix in (".py", ".json", ".yaml", ".yml") and os.path.isfile(inherited):

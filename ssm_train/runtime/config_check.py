@@ -152,6 +152,8 @@ def find_type(name: str, scope: str | None, registry: Registry) -> Callable | No
     Returns:
         The class or function, or None if there is none.
     """
+    if name.startswith("."):
+        return None  # Python would look for a module relative to none
     with registry.switch_scope_and_registry(scope) as scoped:
         try:
             found = scoped.get(name)

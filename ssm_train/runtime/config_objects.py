@@ -34,6 +34,8 @@ BUILT: dict[str, tuple[str, dict[str, Any]]] = {
     "visualizer": ("VISUALIZERS", {}),
     "log_processor": ("LOG_PROCESSORS", {}),
 }
+# By top-level key: the loop of mmengine that a dictionary without a type builds; empty where `by_epoch` chooses it.
+LOOPS = {"train_cfg": "", "val_cfg": "ValLoop", "test_cfg": "TestLoop"}
 _ANYHOW = ("model", "visualizer", *DEFAULT_TYPES)  # are objects also without a type
 ALWAYS = {"type", "_scope_"}  # keys of every object
 # The beginnings of types and modules that docs/upgrading.md renames.

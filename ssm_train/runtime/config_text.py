@@ -1,13 +1,26 @@
-"""What a config file assigns, read from its text. The file is parsed and not run, so that it takes no import."""
+"""What a config file assigns, read from its text. The file is parsed and not run, so that it takes no import.
+
+A file is read only if it consists of assignments, imports and functions that it does not call. In any other file a
+statement may change everything, and nothing is known of it.
+"""
 
 import ast
 import importlib.util
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssm_train.compat.shipped import OURS, SHIPPED
+
+# Functions that change nothing, and so leave what is known as it is.
+_PURE = {
+    "abs", "bool", "dict", "enumerate", "float", "frozenset", "int", "len", "list", "max", "min", "range", "reversed",
+    "round", "set", "sorted", "str", "sum", "tuple", "zip",
+}  # fmt: skip
+_VALUE_OF_BASE = re.compile(r"([=:(\[,]\s*)\{\{\s*_base_\.([\w.]+)\s*\}\}")  # mmengine takes {{_base_.name}}, too
 
 
 class Unknown:
@@ -20,14 +33,18 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+class _NotPlainError(Exception):
+    """A file has something that is not followed."""
+
+
 @dataclass
 class ConfigText:
     """A config file with those that it inherits from.
 
     Attributes:
         values: what is assigned, by name. Dictionaries, lists and texts are known where they are written out.
-        keys: the names that are keys of the config.
-        complete: whether ``values`` has every name.
+        keys: the names that are keys of the config for certain.
+        complete: whether ``values`` has every name. If not, nothing is known.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -35,32 +52,18 @@ class ConfigText:
     complete: bool = True
 
 
-def read_text(path: Path | None, heirs: tuple[Path, ...] = ()) -> ConfigText:
+def read_text(path: Path | None) -> ConfigText:
     """Read a config file.
 
     Args:
         path: the file; None stands for one that is not found.
-        heirs: the files that inherit from it.
     """
-    if path is None or path.suffix != ".py" or not path.is_file() or path.resolve() in heirs:
-        return ConfigText(complete=False)
     try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        values = _read(path, ())
+    except (_NotPlainError, OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return ConfigText(complete=False)
-    base = ConfigText()
-    for name in _bases(tree):
-        found = read_text(_base(name, path.parent), (*heirs, path.resolve()))
-        package, is_other, _ = name.partition("::")
-        base.values |= _of_package(found.values, package) if is_other else found.values
-        base.keys += found.keys
-        base.complete &= found.complete
-    reader = _Reader(base.values)
-    for statement in tree.body:
-        reader.run(statement)
-    values = {name: merged(value, base.values.get(name)) for name, value in reader.values.items()}
-    keys = [name for name in reader.values if not name.startswith("_") and name not in reader.no_keys]
-    return ConfigText(base.values | values, base.keys + keys, base.complete and reader.complete)
+    keys = [name for name, value in values.items() if not name.startswith("_") and value is not UNKNOWN]
+    return ConfigText(values, keys)
 
 
 def merged(value: Any, base: Any = None) -> Any:
@@ -72,11 +75,13 @@ def merged(value: Any, base: Any = None) -> Any:
     """
     if not isinstance(value, dict):
         return value
-    if value.get("_delete_") or not isinstance(base, dict | Unknown):
-        return {key: item for key, item in value.items() if key != "_delete_"}
-    if isinstance(base, Unknown):
+    own = {key: item for key, item in value.items() if key != "_delete_"}
+    replaces = value.get("_delete_", False)
+    if replaces is UNKNOWN or (base is UNKNOWN and not replaces):
         return UNKNOWN
-    return base | {key: merged(item, base.get(key)) for key, item in value.items()}
+    if replaces or not isinstance(base, dict):
+        return own
+    return base | {key: merged(item, base.get(key)) for key, item in own.items()}
 
 
 def package_folder(name: str) -> Path | None:
@@ -89,6 +94,25 @@ def package_folder(name: str) -> Path | None:
     return Path(next(iter(places))) if places else None
 
 
+def _read(path: Path | None, heirs: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a file, after those of the files that it inherits from."""
+    if path is None or path.suffix != ".py" or not os.path.isfile(path) or os.path.realpath(path) in heirs:
+        raise _NotPlainError
+    text = _VALUE_OF_BASE.sub(r"\1_base_.\2", path.read_text("utf-8"))
+    if "{{" in text:  # mmengine puts in variables of the environment and parts of the path
+        raise _NotPlainError
+    tree = ast.parse(text)
+    base: dict[str, Any] = {}
+    for name in _bases(tree):
+        package, is_other, _ = name.partition("::")
+        found = _read(_base(name, path.parent), (*heirs, os.path.realpath(path)))
+        base |= _of_package(found, package) if is_other else found
+    reader = _Reader(base)
+    for statement in tree.body:
+        reader.run(statement)
+    return base | {name: merged(value, base.get(name)) for name, value in reader.values.items()}
+
+
 def _of_package(value: Any, package: str) -> Any:
     """Note the package of a config in its outermost objects, as mmengine does."""
     if isinstance(value, list):
@@ -98,12 +122,19 @@ def _of_package(value: Any, package: str) -> Any:
     return {"_scope_": package} | value if "type" in value else {k: _of_package(v, package) for k, v in value.items()}
 
 
-def _bases(tree: ast.Module) -> Iterator[str]:
-    """The texts in ``_base_``. One that is no plain text leads to no file."""
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "_base_" for to in node.targets):
-            items = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
-            yield from (str(item.value) if isinstance(item, ast.Constant) else "" for item in items)
+def _bases(tree: ast.Module) -> list[str]:
+    """The texts in ``_base_``."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "_base_" and _stores(node)]
+    if not found:
+        return []
+    assigned = next((node for node in tree.body if isinstance(node, ast.Assign) and node.targets == found), None)
+    if assigned is None:
+        raise _NotPlainError
+    items = assigned.value.elts if isinstance(assigned.value, ast.List) else [assigned.value]
+    names = [item.value for item in items if isinstance(item, ast.Constant)]
+    if len(names) < len(items) or not all(isinstance(name, str) for name in names):
+        raise _NotPlainError
+    return names
 
 
 def _base(name: str, folder: Path) -> Path | None:
@@ -117,73 +148,61 @@ def _base(name: str, folder: Path) -> Path | None:
 
 
 class _Reader:
-    """Follows the assignments of one file.
+    """Follows the statements of one file.
 
     Attributes:
         values: what is assigned so far.
-        no_keys: names of modules, functions and classes, which are no keys of a config.
-        complete: whether ``values`` has every name.
     """
 
     def __init__(self, base: dict[str, Any]):
         self.values: dict[str, Any] = {}
-        self.no_keys: set[str] = set()
-        self.complete = True
         self._base = base
 
     def run(self, node: ast.stmt) -> None:
-        """Follow a statement."""
+        """Follow a statement.
+
+        Raises:
+            _NotPlainError: the statement is of another kind.
+        """
         if isinstance(node, ast.Assign):
             value = self._value(node.value)
             for target in node.targets:
-                self._assign(target, value)
-        elif isinstance(node, ast.AnnAssign) and node.value:
-            self._assign(node.target, self._value(node.value))
+                self._store(target, value)
+        elif isinstance(node, ast.AnnAssign):
+            if node.value:
+                self._store(node.target, self._value(node.value))
         elif isinstance(node, ast.Delete):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    self.values.pop(target.id, None)
-                else:
-                    self._forget()
+            for name in map(_name, node.targets):
+                self.values.pop(name, None)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
-                self.complete &= alias.name != "*"
-                self._hide(alias.asname or alias.name.split(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            self._hide(node.name)
-        elif isinstance(node, ast.With):  # mmengine's other kind of config, whose bases are imports
-            self.complete = False
+                self._assign(alias.asname or alias.name.split(".")[0], UNKNOWN)
+        elif isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            for default in (*node.args.defaults, *node.args.kw_defaults):
+                _ = default and self._value(default)
+            self._assign(node.name, UNKNOWN)
         elif not (isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))):
-            self._forget()
-            for name in ast.walk(node):
-                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
-                    self.values[name.id] = UNKNOWN
+            raise _NotPlainError
 
-    def _hide(self, name: str) -> None:
-        self.values[name] = UNKNOWN
-        self.no_keys.add(name)
+    def _store(self, target: ast.expr, value: Any) -> None:
+        if isinstance(target, ast.Tuple):
+            for name in map(_name, target.elts):
+                self._assign(name, UNKNOWN)
+        else:
+            self._assign(_name(target), value)
 
-    def _forget(self) -> None:
-        """Take every value for unknown: a statement or a call that is not followed can change them all."""
-        self.values = dict.fromkeys(self.values, UNKNOWN)
-
-    def _assign(self, target: ast.expr, value: Any) -> None:
-        if isinstance(target, ast.Name):
-            self.values[target.id] = value
-            return
-        for node in ast.walk(target):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):  # a name among several
-                self.values[node.id] = UNKNOWN
-            elif isinstance(node, ast.Subscript | ast.Attribute):
-                self._forget()
+    def _assign(self, name: str, value: Any) -> None:
+        if name in _PURE or name == "*":
+            raise _NotPlainError
+        self.values[name] = value
 
     def _value(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name):
             return self.values.get(node.id, UNKNOWN)
-        if isinstance(node, ast.List | ast.Tuple):
-            return [self._value(item) for item in node.elts] if not _starred(node.elts) else self._not_followed(node)
+        if isinstance(node, ast.List | ast.Tuple) and not any(isinstance(item, ast.Starred) for item in node.elts):
+            return [self._value(item) for item in node.elts]
         if isinstance(node, ast.Dict):
             pairs = [(self._value(key) if key else UNKNOWN, self._value(item)) for key, item in _pairs(node)]
             return dict(pairs) if all(isinstance(key, str) for key, _ in pairs) else UNKNOWN
@@ -191,7 +210,7 @@ class _Reader:
             return self._of_base(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
             return self._dict(node)
-        return self._not_followed(node)
+        return _computed(node)
 
     def _dict(self, node: ast.Call) -> Any:
         given = [self._value(item) for item in node.args]
@@ -204,16 +223,30 @@ class _Reader:
         if isinstance(node, ast.Attribute):
             holder = self._of_base(node.value)
             return holder.get(node.attr, UNKNOWN) if isinstance(holder, dict) else UNKNOWN
-        return self._base if isinstance(node, ast.Name) and node.id == "_base_" else self._not_followed(node)
-
-    def _not_followed(self, node: ast.expr) -> Unknown:
-        if any(isinstance(part, ast.Call) for part in ast.walk(node)):
-            self._forget()
-        return UNKNOWN
+        return self._base if isinstance(node, ast.Name) and node.id == "_base_" else _computed(node)
 
 
-def _starred(items: list[ast.expr]) -> bool:
-    return any(isinstance(item, ast.Starred) for item in items)
+def _computed(node: ast.expr) -> Unknown:
+    """The value of an expression that is not followed.
+
+    Raises:
+        _NotPlainError: the expression could change other values.
+    """
+    for part in ast.walk(node):
+        calls = isinstance(part, ast.Call) and not (isinstance(part.func, ast.Name) and part.func.id in _PURE)
+        if calls or isinstance(part, ast.NamedExpr):
+            raise _NotPlainError
+    return UNKNOWN
+
+
+def _name(node: ast.expr) -> str:
+    if not isinstance(node, ast.Name):
+        raise _NotPlainError
+    return node.id
+
+
+def _stores(node: ast.Name) -> bool:
+    return isinstance(node.ctx, ast.Store)
 
 
 def _pairs(node: ast.Dict) -> Iterator[tuple[ast.expr | None, ast.expr]]:

@@ -197,6 +197,8 @@ def check_everywhere(place: str, node: Any) -> None:
         kind = node.get("type", "")
         if not (isinstance(kind, str) or callable(kind)):
             raise ConfigError(f"{place}.type has to be the name of a class, not {shown(kind)}")
+        if not isinstance(scope := node.get("_scope_", ""), str):
+            raise ConfigError(f"{place}._scope_ has to be the name of a package, not {shown(scope)}")
     elif _is_number(node):
         check_value(place, node, Any, _ANY_NUMBER)
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()

@@ -213,3 +213,11 @@ def test_a_base_that_is_no_file(base, hint, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(f"mine.py inherits from {base}, which is no file")) as error:
         load_config(tmp_path / "mine.py")
     assert f"did you mean {hint}?" in str(error.value)
+
+
+@pytest.mark.parametrize("base", ["ssm_trian::quadmamba/quadmamba-nano_digits.py", "::x.py"])
+def test_a_base_of_a_package_that_has_no_configs(tmp_path, base):
+    (tmp_path / "a.py").write_text(f'_base_ = "{base}"\n')
+    package = base.partition("::")[0]
+    with pytest.raises(ConfigError, match=f"inherits from {base}, and '{package}' is no such package"):
+        load_config(tmp_path / "a.py")
