@@ -66,7 +66,7 @@ def _layout_of(runner: Runner) -> Layout | None:
     loader = runner.train_dataloader
     if not isinstance(loader.batch_sampler, ResumableBatchSampler):
         return None
-    counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    counts = runner.iterations_of_update
     return Layout(runner.world_size, loader.batch_sampler.batch_size, counts, len(loader.dataset))
 
 

@@ -136,7 +136,7 @@ class RescueHook(Hook):
         """
         with self._lock:
             self._given_up = True
-            whole = self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
+            whole = self._completed % runner.iterations_of_update == 0
             newest = runner.last_iteration_saved
             # Where each process has a part of the state, one that is lost has taken its part along.
             if whole and not (self._updating or self._validating or runner.joint_states) and newest < self._completed:
@@ -165,7 +165,7 @@ class RescueHook(Hook):
 
     def _save_or_end(self, runner: Runner) -> None:
         """Try once more to save, after a long time without success."""
-        if self._completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
+        if self._completed % runner.iterations_of_update:
             return
         try:
             if runner.joint_states:  # the other processes do not know that it is time to try

@@ -260,6 +260,11 @@ class Runner(BuildingRunner):
         """Whether this process takes part in making a state: the first one does, or all of them do."""
         return self.rank == 0 or self.joint_states
 
+    @property
+    def iterations_of_update(self) -> int:
+        """The number of iterations whose gradients make one update."""
+        return getattr(self.optim_wrapper, "_accumulative_counts", 1)
+
     def write_state(self, iteration: int) -> None:
         """Write the state after a completed iteration of the current epoch, see :meth:`.StateFiles.write`."""
         if not self.makes_states:
@@ -281,7 +286,7 @@ class Runner(BuildingRunner):
         """Write a checkpoint atomically, in the first process. The signature is mmengine's.
 
         Raises:
-            NonFiniteError: a weight is NaN or infinite. The file is not written.
+            NonFiniteError: a number is NaN or infinite, see :func:`.check_finite`. The file is not written.
             WriteError: the file cannot be written.
             ConfigError: ``file_client_args`` or ``backend_args`` ask for another place than a local folder.
         """

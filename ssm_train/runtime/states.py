@@ -3,10 +3,12 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import MMLogger
+from torch import Tensor
 
 from ssm_core import weights
 from ssm_core.errors import NonFiniteError
@@ -17,14 +19,25 @@ from ssm_train.runtime.files import make_folder, remove_file
 
 
 def check_finite(state: dict) -> None:
-    """Check the weights in the state of a checkpoint, and their moving average.
+    """Check the weights in the state of a checkpoint, their moving average and what the optimizer keeps.
 
     Raises:
-        NonFiniteError: one of them is NaN or infinite.
+        NonFiniteError: a number in one of them is NaN or infinite.
     """
-    for part in ("state_dict", "ema_state_dict"):
+    for part, owner in (("state_dict", ""), ("ema_state_dict", "the moving average of ")):
         if (bad := weights.first_non_finite(state.get(part, {}))) is not None:
-            raise NonFiniteError(f"{bad} is not finite")
+            raise NonFiniteError(f"{owner}{bad} is not finite")
+    if (bad := weights.first_non_finite(dict(_tensors(state.get("optimizer"), "optimizer")))) is not None:
+        raise NonFiniteError(f"{bad} is not finite")
+
+
+def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of nested dictionaries, with their places."""
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{place}.{key}")
 
 
 class StateFiles:
@@ -69,7 +82,7 @@ class StateFiles:
         """Write a state, point to it and delete the oldest files.
 
         Raises:
-            NonFiniteError: a weight is NaN or infinite; nothing is written.
+            NonFiniteError: a number is NaN or infinite, see :func:`check_finite`; nothing is written.
             WriteError: the file cannot be written; the newest one before is kept.
         """
         check_finite(state)

@@ -44,7 +44,7 @@ class StopHook(Hook):
         """
         completed = runner.iter + 1
         self._asked = self._asked or self.vote.ask(self.signals.received)
-        whole = completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1) == 0
+        whole = completed % runner.iterations_of_update == 0
         if self._asked and whole and completed < runner.max_iters:
             raise StopTraining(self._asked, completed)
 

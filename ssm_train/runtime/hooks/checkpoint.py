@@ -77,7 +77,7 @@ class AtomicCheckpointHook(CheckpointHook):
         Raises:
             ConfigError: a checkpoint would be saved between the iterations whose gradients make one update.
         """
-        counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        counts = runner.iterations_of_update
         if not self.by_epoch and self.interval % counts:
             raise ConfigError(
                 f"default_hooks.checkpoint.interval={self.interval} would save between the {counts} iterations whose "

@@ -26,7 +26,7 @@ class NonFiniteHook(Hook):
 
     The optimizer wrapper raises the error before it updates anything. The current state is therefore usually good, and
     the hook saves it. If a weight is not finite, the hook saves an earlier copy from memory instead. The training does
-    not wait for a copy, and a copy is not used before its weights are known to be finite.
+    not wait for a copy, and a copy is not used before it is known to be finite.
 
     Args:
         interval: iterations between two copies of the weights and the optimizer's state in the host's memory.
@@ -39,21 +39,25 @@ class NonFiniteHook(Hook):
         self.interval = interval
         self._good: dict | None = None
         self._coming: HostState | None = None
-        self._batches: dict[int, Any] = {}  # by iteration: the last two, since values may be read an iteration late
+        self._due = False
+        self._batches: dict[int, Any] = {}  # by iteration: those of an update and one more, see before_train_iter
 
     def before_train(self, runner: Runner) -> None:
         """Keep the state that training starts from."""
         self._keep(runner, runner.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Remember the batch, whose images an error names."""
-        self._batches = {number: batch for number, batch in self._batches.items() if number == runner.iter - 1}
+        """Remember the batch, whose images an error names. Values may be read an iteration late."""
+        first = runner.iter - runner.iterations_of_update
+        self._batches = {number: batch for number, batch in self._batches.items() if number >= first}
         self._batches[runner.iter] = data_batch
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Keep a copy of the state every ``interval`` iterations."""
+        """Keep a copy of the state every ``interval`` iterations, but not while gradients are half accumulated."""
         completed = runner.iter + 1
-        if completed % self.interval == 0:
+        self._due = self._due or completed % self.interval == 0
+        if self._due and completed % runner.iterations_of_update == 0:
+            self._due = False
             self._accept(runner)
             self._keep(runner, completed)
         elif self._coming is not None and self._coming.arrived and not runner.joint_states:
@@ -77,7 +81,7 @@ class NonFiniteHook(Hook):
             self._coming = HostState(runner, completed)
 
     def _accept(self, runner: Runner) -> None:
-        """Use the last copy from here on. Raise a :class:`NonFiniteError` if its weights are not finite."""
+        """Use the last copy from here on. Raise a :class:`NonFiniteError` if it is not finite."""
         coming, self._coming = self._coming, None
         if coming is None:
             return
@@ -118,18 +122,29 @@ class NonFiniteHook(Hook):
         else:
             bad = next((name for name, p in parameters.items() if any(p is other for other in blamed)), None)
         words = "all parameters are finite" + (f", the first bad gradient is that of {bad}" if bad else "")
-        return f"{words}; the batch {self._describe_batch(runner)}"
+        return f"{words}; {self._describe_batches(runner)}"
 
-    def _describe_batch(self, runner: Runner) -> str:
-        last = self._batches.get(runner.iter, self._batches.get(runner.iter - 1))
-        batch = last if isinstance(last, dict) else {}
-        inputs = batch.get("inputs")
-        if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
-            return "has no inputs that can be checked"
-        bad = [number for number, image in enumerate(inputs) if not image.isfinite().all()]
-        words = f"has {len(bad)} of {len(inputs)} inputs not finite" if bad else f"has {len(inputs)} finite inputs"
-        names = names_in(batch, bad or range(len(inputs)), runner.train_dataloader.dataset)
-        return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+    def _describe_batches(self, runner: Runner) -> str:
+        """What is known of the inputs whose gradients make the update."""
+        last = max((number for number in self._batches if number <= runner.iter), default=0)
+        first = last - last % runner.iterations_of_update
+        batches = [self._batches[number] for number in range(first, last + 1) if number in self._batches]
+        owner = "the batch has" if len(batches) == 1 else f"the {len(batches)} batches of the update have"
+        names: dict[bool, list[str]] = {True: [], False: []}  # by whether the inputs are finite
+        counts = {True: 0, False: 0}
+        for batch in batches:
+            inputs = batch.get("inputs") if isinstance(batch, dict) else None
+            if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
+                return f"{owner} no inputs that can be checked"
+            are_finite = [bool(image.isfinite().all()) for image in inputs]
+            for kind in counts:
+                numbers = [number for number, is_finite in enumerate(are_finite) if is_finite is kind]
+                counts[kind] += len(numbers)
+                names[kind] += names_in(batch, numbers, runner.train_dataloader.dataset)
+        named = names[not counts[False]]
+        bad = f"{counts[False]} of {sum(counts.values())} inputs not finite"
+        words = f"{owner} {bad if counts[False] else f'{counts[True]} finite inputs'}"
+        return f"{words}: {', '.join(named[:3])}{' …' if len(named) > 3 else ''}" if named else words
 
 
 def _is_finite(state: dict) -> bool:

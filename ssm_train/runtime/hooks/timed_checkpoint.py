@@ -54,7 +54,7 @@ class TimedCheckpointHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Save if it is time, unless the state before is still being written or gradients are half accumulated."""
         completed = runner.iter + 1
-        if not self._is_time(runner) or completed % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
+        if not self._is_time(runner) or completed % runner.iterations_of_update:
             return
         self._last, self._asked, self._due = time.monotonic(), False, False
         if self._vote is None and runner.last_iteration_saved == completed:

@@ -13,9 +13,9 @@ NO_SAVES = ("default_hooks.checkpoint.interval=-1", "default_hooks.non_finite.in
 PARAMETER = "backbone.conv_stem.weight"
 
 
-def train_into_nan(tmp_path, model, hook):
+def train_into_nan(tmp_path, model, hook, *more):
     """Train until the hook's NaN stops the run. Return the one line on stderr and the saved state."""
-    name, *options = model
+    name, *options = [*model, *more]
     runs.call(
         runs.train_tool,
         tmp_path / "log",
@@ -84,6 +84,37 @@ def test_a_copy_with_nan_is_not_used(tmp_path):
     hook = dict(type=f"{__name__}.EarlyPoisonHook", iteration=8, parameter=PARAMETER)
     line, state = train_into_nan(tmp_path, runs.RESNET, hook)
     assert "stopped at iteration 9 (epoch 2)" in line
+    assert_good(state, 6)
+
+
+class PoisonMomentHook(EarlyPoisonHook):
+    """Sets a number that the optimizer keeps to NaN, in an entry of which no gradient comes any more."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            parameter = runner.bare_model.get_parameter(self.parameter)
+            runner.optim_wrapper.optimizer.state[parameter]["exp_avg"].view(-1)[1] = float("nan")
+
+
+def test_a_copy_whose_optimizer_has_nan_is_not_used(tmp_path):
+    hook = dict(type=f"{__name__}.PoisonMomentHook", iteration=8, parameter=PARAMETER)
+    line, state = train_into_nan(tmp_path, runs.RESNET, hook)
+    assert "stopped at iteration" in line
+    assert_good(state, 6)
+
+
+def test_with_accumulation_all_batches_of_the_update_are_named(tmp_path):
+    model = (runs.RESNET[0], "model.backbone.name=test_efficientnet_gn")
+    hook = dict(type="runs.PoisonInputHook", iteration=10)
+    line, state = train_into_nan(tmp_path, model, hook, "optim_wrapper.accumulative_counts=3")
+    assert "stopped at iteration 12 (epoch 2)" in line
+    assert re.search(r"the 3 batches of the update have 1 of 24 inputs not finite: digit \d+;", line)
+    assert_good(state, state["meta"]["iter"])
+
+
+def test_no_copy_is_made_in_the_middle_of_an_update(tmp_path):
+    hook = dict(type="runs.PoisonParameterHook", iteration=8, parameter=PARAMETER)
+    _, state = train_into_nan(tmp_path, runs.RESNET, hook, "optim_wrapper.accumulative_counts=3")
     assert_good(state, 6)
 
 
