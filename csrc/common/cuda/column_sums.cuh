@@ -9,7 +9,7 @@ namespace ssm {
 namespace {
 
 constexpr int kSumColumns = 32, kSumThreads = 32;  // columns of a block, and threads that share the parts of a column
-constexpr int kMostSums = 3;                       // tensors that the sums of all columns are shared among
+constexpr int kMostSums = 5;                       // tensors that the sums of all columns are shared among
 
 struct ColumnSums {
   const void* partial;  // acc, contiguous [parts, columns]

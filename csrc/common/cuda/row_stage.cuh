@@ -17,7 +17,8 @@
 namespace ssm {
 
 // The channels that each thread of a block has of its next row in one map (row_shape.h). A thread reads what it copied
-// itself, so that no thread waits for another. The map is stored as scalar_t or, if it is wide, as acc_t<scalar_t>.
+// itself, so that no thread waits for another. The map is stored as scalar_t or, if it is wide, as acc_t<scalar_t>. Its
+// rows are `stride` elements apart, or one after another.
 // The present row is taken before the next one is started, unless the map has two kSlots, which rows take in turns.
 // Where cp.async cannot copy, rows are read when they are taken, and the cache is asked for them when they are started.
 template <typename scalar_t, int kThreads, int kVector, int kItems, int kSlots>
@@ -27,10 +28,14 @@ class RowStage {
   static constexpr bool kFits = kVector * sizeof(acc) == 16;  // cp.async copies 4, 8 or 16 bytes
 
   C10_HOST_DEVICE RowStage(const void* base, bool wide, int team, int channels, Carver& carver)
+      : RowStage(base, wide, team, channels, channels, carver) {}
+
+  C10_HOST_DEVICE RowStage(const void* base, bool wide, int team, int channels, int64_t stride, Carver& carver)
       : base_(static_cast<const char*>(base)),
         wide_(wide),
         team_(team),
         channels_(channels),
+        stride_(stride),
         slots_(carver.take<char>(kFits && base != nullptr ? kSlots * slot_bytes() : 0)) {}
 
   // Starts the copy of the row of a turn. The copies belong to the group that is closed next (async_copy.cuh).
@@ -72,6 +77,7 @@ class RowStage {
   const char* base_;
   bool wide_;
   int team_, channels_;
+  int64_t stride_;
   char* slots_;
 
   C10_HOST_DEVICE bool is_narrow() const { return !std::is_same_v<scalar_t, acc> && !wide_; }
@@ -92,7 +98,7 @@ class RowStage {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const bool exists = live && channel(i) < channels_;
-      const int64_t at = row * channels_ + channel(i);
+      const int64_t at = row * stride_ + channel(i);
       if constexpr (kCopies) {
         copy_async_or_zero<kVector * sizeof(stored_t)>(slot<stored_t>(turn, i), base_ + at * sizeof(stored_t), exists);
       } else if (exists) {
@@ -106,7 +112,7 @@ class RowStage {
     if constexpr (kCopies) {
       load<acc, stored_t>(slot<stored_t>(turn, i), 0, out);
     } else if (live && channel(i) < channels_) {
-      load<acc, stored_t>(base_, row * channels_ + channel(i), out);
+      load<acc, stored_t>(base_, row * stride_ + channel(i), out);
     } else {
 #pragma unroll
       for (int v = 0; v < kVector; ++v) out[v] = 0;

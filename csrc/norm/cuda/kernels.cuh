@@ -5,10 +5,11 @@
 
 #include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
-#include "common/cuda/math.cuh"
 #include "common/cuda/reduce.cuh"
+#include "common/cuda/row_norm.cuh"
 #include "common/cuda/row_stage.cuh"
 #include "common/cuda/rows.cuh"
+#include "common/cuda/silu.cuh"
 #include "common/scalar.h"
 #include "norm/cuda/launch.h"
 
@@ -88,39 +89,9 @@ __device__ void share_parameter(const NormLaunch& p, const void* parameter, acc*
   }
 }
 
-// Brings a row to mean 0, if it is to be centred, and to mean square 1. Returns the factor. All threads call.
-template <int kVector, int kItems, typename acc>
-__device__ acc normalize(const NormLaunch& p, int lane, acc (&n)[kItems][kVector], acc* scratch) {
-  if (p.centred) {
-    acc sum[1] = {0};
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) sum[0] += n[i][v];
-    }
-    sum_over_threads(sum, p.team, scratch);
-    const acc mean = sum[0] / p.channels;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      const bool inside = channel_of<kVector>(p, lane, i) < p.channels;
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) n[i][v] = inside ? n[i][v] - mean : acc(0);
-    }
-  }
-  acc square[1] = {0};
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) square[0] += n[i][v] * n[i][v];
-  }
-  sum_over_threads(square, p.team, scratch);
-  const acc scale = rsqrt(square[0] / p.channels + static_cast<acc>(p.eps));
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) n[i][v] *= scale;
-  }
-  return scale;
+template <typename acc>
+__device__ __forceinline__ RowNorm<acc> row_norm(const NormLaunch& p, acc* scratch) {
+  return {p.channels, static_cast<acc>(p.eps), p.centred, p.team, scratch};
 }
 
 template <typename scalar_t, int kVector, int kItems, bool kGated>
@@ -157,7 +128,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
       }
       write<scalar_t>(p, p.stream, p.stream_wide, at, n);
     }
-    normalize(p, lane, n, shared.scratch);
+    normalize(row_norm(p, shared.scratch), lane, n);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = channel_of<kVector>(p, lane, i);
@@ -168,7 +139,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         n[i][v] = n[i][v] * weight[v] + bias[v];
-        if constexpr (kGated) n[i][v] *= z[i][v] * logistic<scalar_t>(z[i][v]);
+        if constexpr (kGated) n[i][v] *= Silu<scalar_t>(z[i][v]).value;
       }
     }
     write<scalar_t, kGated>(p, p.y, p.y_wide, at, n);
@@ -202,8 +173,8 @@ struct NormStages {
         bytes(carver.bytes()) {}
 };
 
-// Turns the gradient g of the product with silu(z) into that of the norm, and writes the gradient of the gate z:
-// silu'(z) = σ(z) (1 + z (1 - σ(z))). n is the row, brought to mean square 1.
+// Turns the gradient g of the product with silu(z) into that of the norm, and writes the gradient of the gate z. n is
+// the row, brought to mean square 1.
 template <typename scalar_t, typename Stage, int kVector, int kItems, typename acc>
 __device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlace& at, const acc (&n)[kItems][kVector],
     const acc* parameters, const Stage& gate, int turn, acc (&g)[kItems][kVector]) {
@@ -217,9 +188,9 @@ __device__ __forceinline__ void through_gate(const NormLaunch& p, const NormPlac
     gate.take(turn, at.row, at.live, i, z);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
-      const acc open = logistic<scalar_t>(z[v]), silu = z[v] * open;
-      z[v] = g[i][v] * (n[i][v] * weight[v] + bias[v]) * (open + silu * (1 - open));
-      g[i][v] *= silu;
+      const Silu<scalar_t> silu(z[v]);
+      z[v] = g[i][v] * (n[i][v] * weight[v] + bias[v]) * silu.slope;
+      g[i][v] *= silu.value;
     }
     store<acc, scalar_t>(p.grad_gate, at.row * p.channels + channel, z);
   }
@@ -250,7 +221,7 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
     stages.stream.take(turn, row, at.live, n);
     stages.grad_y.take(turn, row, at.live, g);
     stages.start(p, turn + 1, row + step);
-    const acc scale = normalize(p, lane, n, shared.scratch);
+    const acc scale = normalize(row_norm(p, shared.scratch), lane, n);
     if constexpr (kGated) through_gate<scalar_t>(p, at, n, shared.parameters, stages.other, turn, g);
     acc of_row[kNormGradientSums] = {0, 0};  // Σ w g, Σ w g n
 #pragma unroll

@@ -5,6 +5,7 @@
 #include "common/cuda/column_sums.cuh"
 #include "common/cuda/launch.h"
 #include "common/cuda/reduce.cuh"
+#include "common/cuda/row_norm.cuh"
 #include "common/cuda/row_stage.cuh"
 #include "common/cuda/rows.cuh"
 #include "common/scalar.h"
@@ -29,35 +30,9 @@ __device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
   __syncthreads();
 }
 
-// Normalises a row to mean 0 and variance 1. Returns the inverse standard deviation.
-template <int kVector, int kItems, typename acc>
-__device__ acc normalize(const ReadoutLaunch& p, int lane, acc (&h)[kItems][kVector], acc* scratch) {
-  acc sum[1] = {0};
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) sum[0] += h[i][v];
-  }
-  sum_over_threads(sum, p.team, scratch);
-  const acc mean = sum[0] / p.channels;
-  acc square[1] = {0};
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-    const bool inside = (i * p.team + lane) * kVector < p.channels;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      h[i][v] = inside ? h[i][v] - mean : acc(0);
-      square[0] += h[i][v] * h[i][v];
-    }
-  }
-  sum_over_threads(square, p.team, scratch);
-  const acc scale = rsqrt(square[0] / p.channels + static_cast<acc>(p.eps));
-#pragma unroll
-  for (int i = 0; i < kItems; ++i) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) h[i][v] *= scale;
-  }
-  return scale;
+template <typename acc>
+__device__ __forceinline__ RowNorm<acc> row_norm(const ReadoutLaunch& p, acc* scratch) {
+  return {p.channels, static_cast<acc>(p.eps), true, p.team, scratch};
 }
 
 template <typename scalar_t, typename acc>
@@ -113,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(Re
     wait_for_copies();
     stages.h.take(turn, row, live, h);
     stages.start(p, turn + 1, row + step);
-    normalize(p, lane, h, scratch);
+    normalize(row_norm(p, scratch), lane, h);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
@@ -161,7 +136,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
     wait_for_copies();
     stages.h.take(turn, row, live, n);
     stages.start(p, turn + 1, row + step);
-    const acc scale = normalize(p, lane, n, scratch);
+    const acc scale = normalize(row_norm(p, scratch), lane, n);
     acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
