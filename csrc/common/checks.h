@@ -92,4 +92,14 @@ inline void check_contiguous(const Tensor& tensor, const char* name) {
   SSM_CHECK(tensor.is_contiguous(), name, " must be contiguous");
 }
 
+// All four checks; `first` is on the kernel's device. Returns the address.
+inline const void* check_dense(
+    const Tensor& tensor, const Tensor& first, Sizes shape, ScalarType dtype, const char* name) {
+  check_device(tensor, first.device().type(), first, name);
+  check_shape(tensor, shape, name);
+  check_dtype(tensor, dtype, name);
+  check_contiguous(tensor, name);
+  return tensor.const_data_ptr();
+}
+
 }  // namespace ssm

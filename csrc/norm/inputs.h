@@ -17,11 +17,7 @@ inline bool is_half(ScalarType type) {
 
 // One more map beside `like`.
 inline const void* check_map(const Tensor& map, const Tensor& like, ScalarType dtype, const char* name) {
-  check_device(map, like.device().type(), like, name);
-  check_shape(map, like.sizes(), name);
-  check_dtype(map, dtype, name);
-  check_contiguous(map, name);
-  return map.const_data_ptr();
+  return check_dense(map, like, like.sizes(), dtype, name);
 }
 
 // What a kernel for one call is, besides its parameters.
@@ -58,11 +54,7 @@ inline NormCall norm_call(DeviceType device, const Tensor& x, ScalarType x_type,
   check_contiguous(x, "x");
   const ScalarType wide = call.narrow == kDouble ? kDouble : kFloat;
   const auto check_parameter = [&](const Tensor& tensor, int64_t size, const char* name) {
-    check_device(tensor, device, x, name);
-    check_shape(tensor, {size}, name);
-    check_dtype(tensor, wide, name);
-    check_contiguous(tensor, name);
-    return tensor.const_data_ptr();
+    return check_dense(tensor, x, {size}, wide, name);
   };
   NormParams& p = call.params;
   p.weight = check_parameter(weight, x.size(-1), "weight");

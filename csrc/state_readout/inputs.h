@@ -2,7 +2,6 @@
 #pragma once
 
 #include <limits>
-#include <utility>
 
 #include "common/checks.h"
 #include "state_readout/params.h"
@@ -17,32 +16,22 @@ inline ReadoutParams readout_params(DeviceType device, const Tensor& h, const Te
   const auto wide = sum_type(x);
   check_device(x, device, x, "x");
   check_contiguous(x, "x");
-  check_device(h, device, x, "h");
-  check_shape(h, x.sizes(), "h");
-  check_contiguous(h, "h");
-  check_dtype(h, x.scalar_type(), "h");
   check_device(C, device, x, "C");
   check_shape(C, {x.size(0), x.size(1)}, "C");
   check_dtype(C, x.scalar_type(), "C");
-  for (const auto& [tensor, name] : {std::pair(&D, "D"), {&weight, "weight"}, {&bias, "bias"}}) {
-    check_device(*tensor, device, x, name);
-    check_shape(*tensor, {x.size(2)}, name);
-    check_dtype(*tensor, wide, name);
-    check_contiguous(*tensor, name);
-  }
   ReadoutParams p{};
   p.rows = x.size(0) * x.size(1);
   p.length = x.size(1);
   p.channels = static_cast<int>(x.size(2));
   p.eps = eps;
-  p.h = h.const_data_ptr();
+  p.h = check_dense(h, x, x.sizes(), x.scalar_type(), "h");
   p.x = x.const_data_ptr();
   p.C = C.const_data_ptr();
   p.C_batch_stride = C.stride(0);
   p.C_token_stride = C.stride(1);
-  p.D = D.const_data_ptr();
-  p.weight = weight.const_data_ptr();
-  p.bias = bias.const_data_ptr();
+  p.D = check_dense(D, x, {x.size(2)}, wide, "D");
+  p.weight = check_dense(weight, x, {x.size(2)}, wide, "weight");
+  p.bias = check_dense(bias, x, {x.size(2)}, wide, "bias");
   return p;
 }
 

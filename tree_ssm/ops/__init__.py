@@ -1,5 +1,6 @@
 """Operators of the tree family: distances of neighbours, the spanning tree, scans along it, and the state's readout."""
 
+from .gated_state_readout import gated_state_readout
 from .grid_distance import GuideDistance, grid_distances
 from .selective_tree_scan import selective_tree_scan
 from .spanning_tree import Tree, grid_edges, minimum_spanning_tree
@@ -11,6 +12,7 @@ from .tree_scan import tree_scan
 __all__ = [
     "GuideDistance",
     "Tree",
+    "gated_state_readout",
     "grid_distances",
     "grid_edges",
     "minimum_spanning_tree",

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
-from ssm_core.ops.checks import accumulate_dtype, require_same_device, shape_of
+from ssm_core.ops.checks import accumulate_dtype
 
 from . import register as _register  # noqa: F401  registers the operator's rules
+from .checks import backend_that_fits, check_readout
 from .reference import state_readout_reference
 
 # Channels that fit in the GPU kernel's registers, read in fours or one by one; see csrc/state_readout/cuda/tuning.h.
@@ -44,31 +45,11 @@ def state_readout(
         ValueError: a shape, dtype, device or backend does not fit; the message says which.
     """
     op = "state_readout"
-    if x.dim() != 3 or not x.dtype.is_floating_point:
-        raise ValueError(f"{op}: x must be real [B, L, D], got {x.dtype} {shape_of(x)}")
-    if h.shape != x.shape:
-        raise ValueError(f"{op}: h must have x's shape {shape_of(x)}, got {shape_of(h)}")
-    if C.shape != x.shape[:2]:
-        raise ValueError(f"{op}: C must be [B, L] = {shape_of(x)[:2]}, got {shape_of(C)}")
-    channels = x.shape[2]
-    for name, value in (("D", D), ("weight", weight), ("bias", bias)):
-        if value.shape != (channels,):
-            raise ValueError(f"{op}: {name} must be [D] with D = {channels}, got {shape_of(value)}")
-    require_same_device(op, x=x, h=h, C=C, D=D, weight=weight, bias=bias)
-    dtype = accumulate_dtype(x.dtype)
-    if h.dtype != x.dtype:
-        raise ValueError(f"{op}: h must be {x.dtype} as x, got {h.dtype}")
-    if x.device.type == "cuda" and channels > (MOST_CHANNELS if channels % 4 else MOST_CHANNELS_IN_FOURS):
-        if backend == "cuda":
-            raise ValueError(
-                f"{op}: backend 'cuda' takes at most {MOST_CHANNELS} channels, or {MOST_CHANNELS_IN_FOURS} in fours, "
-                f"got {channels}"
-            )
-        if backend == "auto":
-            backend = "reference"
+    check_readout(op, h, x, C, {}, {"D": D, "weight": weight, "bias": bias})
+    backend = backend_that_fits(op, backend, x, MOST_CHANNELS, MOST_CHANNELS_IN_FOURS)
     if choose_backend(op, "tree_ssm::state_readout", backend, x.device) == "reference":
         return state_readout_reference(h, x, C, D, weight, bias, eps)
-    D, weight, bias = (value.to(dtype).contiguous() for value in (D, weight, bias))
+    D, weight, bias = (value.to(accumulate_dtype(x.dtype)).contiguous() for value in (D, weight, bias))
     return torch.ops.tree_ssm.state_readout(h.contiguous(), x.contiguous(), C.to(x.dtype), D, weight, bias, eps)
 
 
