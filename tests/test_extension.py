@@ -149,7 +149,7 @@ from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, gated_rms_norm, layer_norm
 from ssm_core.ops import residual_layer_norm, residual_rms_norm, rms_norm, selective_scan
 from tree_ssm.ops import grid_distances, minimum_spanning_tree, selective_tree_scan, state_readout, subtree_scan
-from tree_ssm.ops import Tree, token_distances, tree_scan
+from tree_ssm.ops import Tree, gated_state_readout, token_distances, tree_scan
 
 torch.manual_seed(0)
 x, B, C = torch.randn(1, 6, 4), torch.randn(1, 6, 2), torch.randn(1, 6, 2)
@@ -167,6 +167,7 @@ calls = {
     subtree_scan: (x, x, A, B, C, bias, tree),
     token_distances: (x, x, bias, B, torch.tensor([0]), torch.tensor([6])),
     state_readout: (x, x, B[..., 0], bias, bias, bias),
+    gated_state_readout: (x, x, B[..., 0], bias, bias, bias, x, bias, bias),
     layer_norm: (x, bias, bias),
     rms_norm: (x, bias),
     gated_layer_norm: (x, x, bias, bias),

@@ -8,11 +8,20 @@ import torch.nn.functional as F
 from timm.layers import ConvNormAct, LayerNorm
 from torch import Tensor, nn
 
-from ssm_core.layers import SelectiveSSM, apart, reads_apart, to_channels_first, to_channels_last
+from ssm_core.layers import (
+    GatedNorm,
+    SelectiveSSM,
+    apart,
+    norms_and_gates,
+    reads_apart,
+    to_channels_first,
+    to_channels_last,
+)
 from ssm_core.ops.checks import accumulate_dtype
 from tree_ssm.ops import (
     GuideDistance,
     Tree,
+    gated_state_readout,
     grid_distances,
     minimum_spanning_tree,
     selective_tree_scan,
@@ -29,6 +38,7 @@ _READERS = 3  # layers of a scan that read its features: the projection, the sca
 # These look at shapes or values. Graphs of torch.fx call them as they are and do not look into them.
 for _function in (
     "accumulate_dtype",
+    "gated_state_readout",
     "grid_distances",
     "minimum_spanning_tree",
     "selective_tree_scan",
@@ -145,27 +155,38 @@ class TreeScan(SelectiveSSM):
         return minimum_spanning_tree(weight, height, width, root=root)
 
     @reads_apart(_READERS)
+    @norms_and_gates
     def forward(
         self,
         x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
         previous: GrownTree | None = None,
+        after: GatedNorm | None = None,
     ) -> tuple[Tensor, GrownTree]:
-        """Scan the map. Return the result ``[B, H, W, D]`` and the tree."""
+        """Scan the map, and norm and gate the result if the scan is given what comes after it.
+
+        Return the result ``[B, H, W, D]`` and the tree.
+        """
         maps = apart(x, _READERS)
         height, width = maps[0].shape[1:3]
         if previous is not None and self.tree_sharing == "stage":
             grown = previous
         else:
             grown = GrownTree(self.grow_tree(maps[0]), height, width)
-        y = self.scan(tuple(one.flatten(1, 2) for one in maps), grown.tree)
+        if after is not None:
+            after = GatedNorm(after.norm, after.gate.flatten(1, 2))
+        y = self.scan(tuple(one.flatten(1, 2) for one in maps), grown.tree, after)
         return y.unflatten(1, (height, width)), grown
 
     def scan(
         self,
         x: Tensor | tuple[Tensor, ...],  # [B, L, D]
         tree: Tree,
+        after: GatedNorm | None = None,
     ) -> Tensor:  # [B, L, D]
-        """Scan along a given tree. The scan computes in float32 or wider and returns the dtype of ``x``."""
+        """Scan along a given tree, and norm and gate the result if the scan is given what comes after it.
+
+        The scan computes in float32 or wider and returns the dtype of ``x``, or that of the norm after it.
+        """
         of_projection, x, of_output = apart(x, _READERS)
         delta, B, C = (part.squeeze(1) for part in self.project(of_projection))
         dtype, norm, D = accumulate_dtype(x.dtype), self.h_norm, self.D[0]
@@ -173,13 +194,19 @@ class TreeScan(SelectiveSSM):
         if self.d_state == 1:
             A, B = self.decay()[0, :, 0].to(dtype), B.squeeze(-1).to(x.dtype)
             h = selective_tree_scan(x, delta.to(x.dtype), A, B, bias, tree)
-            return state_readout(h, of_output, C.squeeze(2), D, norm.weight, norm.bias, norm.eps)
+            readout = (h, of_output, C.squeeze(2), D, norm.weight, norm.bias)
+            if after is not None and after.norm.gates_in_one_type(of_output, after.gate):
+                out = after.norm
+                return gated_state_readout(*readout, after.gate, out.weight, out.bias, norm.eps, out.eps)
+            y = state_readout(*readout, norm.eps)
+            return y if after is None else after.of(y)
         step = F.softplus(delta.to(dtype) + bias)
         weight = self._edge_weights(step)
         source = (step * x.to(dtype)).unsqueeze(2) * B.to(dtype).unsqueeze(-1)
         h = tree_scan(source.flatten(2), weight.flatten(2), tree).unflatten(2, (self.d_state, self.inner_dim))
         h = F.layer_norm(h, norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
-        return ((h * C.to(dtype).unsqueeze(-1)).sum(2) + of_output.to(dtype) * D.to(dtype)).to(x.dtype)
+        y = ((h * C.to(dtype).unsqueeze(-1)).sum(2) + of_output.to(dtype) * D.to(dtype)).to(x.dtype)
+        return y if after is None else after.of(y)
 
     def edge_weights(
         self,

@@ -5,9 +5,9 @@ from .gelu import GELU, gelu
 from .head import ClassifierHead, GlobalPool
 from .mixer import Block, ScanMixer, fuse_convolutions
 from .mlp import FusedMlp, OneOperator, fuse_mlps
-from .norm import FusedLayerNorm, Pending, fuse_norms
+from .norm import FusedLayerNorm, GatedNorm, Pending, fuse_norms
 from .record import record_scans
-from .ssm import SelectiveInputs, SelectiveSSM, apart, reads_apart
+from .ssm import SelectiveInputs, SelectiveSSM, apart, norms_and_gates, reads_apart
 from .stage import Stage
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Downsample",
     "FusedLayerNorm",
     "FusedMlp",
+    "GatedNorm",
     "GlobalPool",
     "OneOperator",
     "Pending",
@@ -31,6 +32,7 @@ __all__ = [
     "fuse_mlps",
     "fuse_norms",
     "gelu",
+    "norms_and_gates",
     "reads_apart",
     "record_scans",
     "to_channels_first",

@@ -12,7 +12,7 @@ from ssm_core.ops.registry import has_kernel
 
 from .convolution import to_channels_first, to_channels_last
 from .mlp import FusedMlp
-from .norm import FusedLayerNorm, Pending, is_hooked, pending, sum_of
+from .norm import FusedLayerNorm, GatedNorm, Pending, is_hooked, pending, sum_of
 from .recompute import traces_training
 from .ssm import SelectiveSSM
 
@@ -59,13 +59,20 @@ class ScanMixer(nn.Module):
             features = depthwise_conv_for(readers, projected, self.conv.weight, self.conv.bias)
         else:
             features = _convolve(projected, self.conv, self.fused_conv)
+        # See Block.forward for graphs of torch.fx.
+        norm = self.out_norm if isinstance(self.out_norm, FusedLayerNorm) and not isinstance(x, torch.fx.Proxy) else None
+        if norm is not None and self.gate_proj is not None and self._scan_norms_and_gates():
+            y, chosen = self.scan(features, previous, GatedNorm(norm, self.gate_proj(x)))
+            return self.out_proj(y), chosen
         y, chosen = self.scan(features, previous)
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
         gate = self.gate_proj(x)
-        if isinstance(self.out_norm, FusedLayerNorm) and not isinstance(y, torch.fx.Proxy):  # see Block.forward
-            return self.out_proj(self.out_norm.gated(y, gate)), chosen
-        return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
+        return self.out_proj(self.out_norm(y) * F.silu(gate) if norm is None else norm.gated(y, gate)), chosen
+
+    def _scan_norms_and_gates(self) -> bool:
+        """Whether the scan takes the norm and the gate after it, because nobody looks at the map between them."""
+        return getattr(type(self.scan).forward, "norms_and_gates", False) and not is_hooked(self.scan)
 
     def _separate_readers(
         self,

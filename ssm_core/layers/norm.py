@@ -98,6 +98,15 @@ class FusedLayerNorm(LayerNorm):
         dtype = autocast_dtype(x, self.before_product)
         return _gated_norm(x, gate, self.weight, self.bias, self.eps, dtype, self.always)
 
+    def gates_in_one_type(
+        self,
+        x: Tensor,  # [..., C]
+        gate: Tensor,  # [..., C]
+    ) -> bool:
+        """Whether ``gated`` is one operator of ours that reads and writes the dtype of ``x`` alone."""
+        one_type = autocast_dtype(x, self.before_product) == x.dtype == gate.dtype
+        return one_type and not self._is_changed() and (self.always or _saves_time(x))
+
     def add(
         self,
         x: Pending,
@@ -108,6 +117,20 @@ class FusedLayerNorm(LayerNorm):
             return NormedStream(self(stream), stream)
         dtype = autocast_dtype(x.stream, self.before_product)
         return _residual_norm(x, self.weight, self.bias, self.eps, dtype, self.always)
+
+
+class GatedNorm(NamedTuple):
+    """The norm and the gate that a mixer has after its scan, for a scan that computes them in its own last pass."""
+
+    norm: FusedLayerNorm
+    gate: Tensor  # [..., C]
+
+    def of(
+        self,
+        x: Tensor,  # [..., C]
+    ) -> Tensor:  # [..., C]
+        """Norm a map, and multiply it by the SiLU of the gate."""
+        return self.norm.gated(x, self.gate)
 
 
 def fuse_norms(model: nn.Module, always: bool = True) -> nn.Module:

@@ -32,6 +32,15 @@ def reads_apart(readers: int) -> Callable[[_Forward], _Forward]:
     return mark
 
 
+def norms_and_gates(forward: _Forward) -> _Forward:
+    """Mark the ``forward`` of a scan that takes the :class:`~ssm_core.layers.GatedNorm` after it as its third argument.
+
+    The scan then returns the map after the norm and the gate.
+    """
+    forward.norms_and_gates = True  # type: ignore[attr-defined]  # any function takes attributes
+    return forward
+
+
 def apart(
     x: Tensor | tuple[Tensor, ...],  # [B, H, W, D]
     readers: int,

@@ -106,6 +106,11 @@ def _straight_through(draw: Draw) -> list:
     return [tokens, draw.normal("BQ"), choice, height, width, tuple(shift)]
 
 
+def _gated_state_readout(draw: Draw) -> list:
+    *of_readout, eps, gate, out_weight, out_bias, out_eps = _raw("tree_ssm::gated_state_readout", draw)
+    return [*of_readout, gate, out_weight, out_bias, eps, out_eps]
+
+
 def _grid_distances(draw: Draw) -> list:
     return [draw.normal("BHWD"), draw.random.choice(("cosine", "euclidean", "manhattan"))]
 
@@ -142,6 +147,7 @@ FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.gated_rms_norm": lambda draw: _gated_norm(draw, with_bias=False),
     "ssm_core.ops.residual_layer_norm": lambda draw: _norm(draw, with_residual=True),
     "ssm_core.ops.residual_rms_norm": lambda draw: _norm(draw, with_residual=True, with_bias=False),
+    "tree_ssm.ops.gated_state_readout": _gated_state_readout,
     "tree_ssm.ops.grid_distances": _grid_distances,
     "tree_ssm.ops.grid_edges": _grid_edges,
     "tree_ssm.ops.minimum_spanning_tree": _minimum_spanning_tree,

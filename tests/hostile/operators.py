@@ -13,6 +13,7 @@ from quadtree_ssm.ops.quadtree_order.reference import mask_gradient_reference, q
 from ssm_core.ops.norm import gated_norm_reference, norm_reference, residual_norm_reference
 from ssm_core.ops.selective_scan.reference import selective_scan_reference
 from tree_ssm.ops import Tree
+from tree_ssm.ops.gated_state_readout.reference import gated_state_readout_reference
 from tree_ssm.ops.grid_distance.reference import grid_distances_reference
 from tree_ssm.ops.selective_tree_scan.reference import source_and_weight
 from tree_ssm.ops.spanning_tree.reference import minimum_spanning_tree_reference
@@ -254,6 +255,24 @@ def _state_readout_backward(draw: Draw) -> Call:
     return Call([draw.normal("BLD"), *_state_readout(draw).arguments], expected)
 
 
+def _gated_state_readout(draw: Draw) -> Call:
+    parameters = [draw.normal("D", draw.wide) for _ in range(2)]
+    arguments = [*_state_readout(draw).arguments, draw.normal("BLD"), *parameters, 1e-5]
+    return Call(arguments, lambda *inputs: [gated_state_readout_reference(*inputs)])
+
+
+def _gated_state_readout_backward(draw: Draw) -> Call:
+    def expected(grad_y, *inputs):
+        *of_readout, eps, gate, out_weight, out_bias, out_eps = inputs
+
+        def forward(*leaves):
+            return [gated_state_readout_reference(*leaves[:6], eps, *leaves[6:], out_eps)]
+
+        return gradients_of(forward, (*of_readout, gate, out_weight, out_bias), (grad_y,))
+
+    return Call([draw.normal("BLD"), *_gated_state_readout(draw).arguments], expected)
+
+
 def _type_of(dtype: torch.dtype, x: Tensor) -> torch.dtype:
     """The type of a result that is to be exact where the inputs are."""
     return torch.float64 if x.dtype == torch.float64 else dtype
@@ -364,6 +383,8 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "tree_ssm::selective_subtree_scan_backward": _subtree_scan_backward,
     "tree_ssm::state_readout": _state_readout,
     "tree_ssm::state_readout_backward": _state_readout_backward,
+    "tree_ssm::gated_state_readout": _gated_state_readout,
+    "tree_ssm::gated_state_readout_backward": _gated_state_readout_backward,
     "tree_ssm::grid_cosine_distance": _grid_cosine_distance,
     "tree_ssm::token_distance": _token_distance,
 }

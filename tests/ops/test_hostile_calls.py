@@ -27,6 +27,7 @@ from ssm_core.ops import (
 )
 from tree_ssm.ops import (
     Tree,
+    gated_state_readout,
     grid_distances,
     grid_edges,
     minimum_spanning_tree,
@@ -219,6 +220,8 @@ TREE = Tree(torch.zeros(2, 5, dtype=torch.int64), torch.arange(5).expand(2, 5))
         (residual_layer_norm, dict(x=X, residual=X, weight=CHANNELS, bias=CHANNELS)),
         (depthwise_conv, dict(x=MAP, weight=torch.rand(4, 3, 3), bias=CHANNELS)),
         (state_readout, dict(h=X, x=X, C=X[..., 0], D=CHANNELS, weight=CHANNELS, bias=CHANNELS)),
+        (gated_state_readout, dict(h=X, x=X, C=X[..., 0], D=CHANNELS, weight=CHANNELS, bias=CHANNELS, gate=X,
+                                   out_weight=CHANNELS, out_bias=CHANNELS)),
         (tree_scan, dict(u=X, weight=X, tree=TREE)),
         (selective_tree_scan, dict(x=X, delta=X, A=-CHANNELS, B=X[..., 0], tree=TREE, delta_bias=CHANNELS)),
         (grid_distances, dict(x=MAP)),

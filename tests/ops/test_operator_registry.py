@@ -40,6 +40,7 @@ def test_what_flops_are_spent_on():
         trees.minimum_spanning_tree: Work.TREE,
         trees.grid_cosine_distance: Work.TREE,
         trees.state_readout: Work.OTHER,
+        trees.gated_state_readout: Work.OTHER,
         torch.ops.quadtree_ssm.token_logits: Work.OTHER,
     }
 
@@ -57,6 +58,7 @@ def test_forms_in_onnx():
         "ssm_core.residual_norm.default",
         "ssm_core.selective_scan.default",
         "quadtree_ssm.quadtree_order.default",
+        "tree_ssm.gated_state_readout.default",
         "tree_ssm.grid_cosine_distance.default",
         "tree_ssm.minimum_spanning_tree.default",
         "tree_ssm.state_readout.default",

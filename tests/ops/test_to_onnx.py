@@ -20,7 +20,7 @@ from ssm_core.ops import (
     rms_norm,
 )
 from ssm_core.ops.registry import onnx_translations
-from tree_ssm.ops import grid_distances, minimum_spanning_tree, tree_scan
+from tree_ssm.ops import gated_state_readout, grid_distances, minimum_spanning_tree, tree_scan
 
 FREE = Dim.DYNAMIC
 
@@ -217,6 +217,21 @@ def test_norms(dtype):
         for expected, found in zip(norms(*inputs), run(*inputs), strict=True):
             assert found.dtype == expected.dtype
             torch.testing.assert_close(found, expected)
+
+
+def test_gated_state_readout():
+    def example(batch, length):
+        maps = (torch.randn(batch, length, *width, generator=generator) for width in ((6,), (6,), (), (6,)))
+        return (*maps, *torch.randn(5, 6, generator=generator))
+
+    def readout(h, x, C, gate, D, weight, bias, out_weight, out_bias):
+        return gated_state_readout(h, x, C, D, weight, bias, gate, out_weight, out_bias, out_eps=0.5)
+
+    generator = torch.Generator().manual_seed(0)
+    run = convert(readout, example(2, 5), [(0, 1)] * 4 + [()] * 5)
+    for size in ((2, 5), (1, 1), (3, 8)):
+        inputs = example(*size)
+        torch.testing.assert_close(run(*inputs)[0], readout(*inputs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

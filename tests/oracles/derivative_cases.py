@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from oracles.gated_readout import inputs as gated_readout_inputs
 from oracles.norms import GATED, NORMS, RESIDUAL, norm_of
 from oracles.norms import inputs as norm_inputs
 from oracles.quadtree import literal_input, literal_output
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from quadtree_ssm.ops import straight_through_input, straight_through_output
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from ssm_core.ops import depthwise_conv
-from tree_ssm.ops import Tree, selective_tree_scan, state_readout, subtree_scan, tree_scan
+from tree_ssm.ops import Tree, gated_state_readout, selective_tree_scan, state_readout, subtree_scan, tree_scan
 
 # A path, a star, one vertex, and samples that differ.
 TREES = {
@@ -91,18 +92,35 @@ def _subtree_scan(tree, next_step):
     )
 
 
-def _state_readout():
-    def definition(h, x, C, D, weight, bias):
-        mean = sum(h.unbind(-1)) / h.shape[-1]
-        deviation = (sum((v - mean) ** 2 for v in h.unbind(-1)) / h.shape[-1] + 0.1).sqrt()
-        normed = torch.stack([(v - mean) / deviation for v in h.unbind(-1)], dim=-1)
-        return C.unsqueeze(-1) * (normed * weight + bias) + D * x
+def _normed(x, weight, bias):
+    mean = sum(x.unbind(-1)) / x.shape[-1]
+    deviation = (sum((v - mean) ** 2 for v in x.unbind(-1)) / x.shape[-1] + 0.1).sqrt()
+    return torch.stack([(v - mean) / deviation for v in x.unbind(-1)], dim=-1) * weight + bias
 
+
+def _readout(h, x, C, D, weight, bias):
+    return C.unsqueeze(-1) * _normed(h, weight, bias) + D * x
+
+
+def _state_readout():
     return Case(
         lambda device, backend: partial(state_readout, eps=0.1, backend=backend),
-        definition,
+        _readout,
         readout_inputs((2, 3, 4)),
         [(0, 1, 2, 0, 1, 0), (0, 0, 0, None, None, None), (None, None, None, 0, None, None)],
+    )
+
+
+def _gated_state_readout():
+    def definition(*values):
+        *of_readout, gate, out_weight, out_bias = values
+        return _normed(_readout(*of_readout), out_weight, out_bias) * gate / (1 + (-gate).exp())
+
+    return Case(
+        lambda device, backend: partial(gated_state_readout, eps=0.1, out_eps=0.1, backend=backend),
+        definition,
+        gated_readout_inputs((2, 3, 4)),
+        [(0, 1, 2, 0, 1, 0, 2, 1, 0), (0, 0, 0, *(None,) * 3, 1, None, None), (*(None,) * 6, 2, None, None)],
     )
 
 
@@ -191,7 +209,8 @@ def _mask_gradient():
 def cases():
     """Return all cases by name, with the same arguments in every call."""
     torch.manual_seed(0)
-    found = {"state_readout": _state_readout(), "mask_gradient": _mask_gradient()}
+    found = {"state_readout": _state_readout(), "gated_state_readout": _gated_state_readout()}
+    found["mask_gradient"] = _mask_gradient()
     found["depthwise_conv"] = _depthwise_conv()
     found.update({name: _norm(name) for name in NORMS})
     found["straight_through_input"] = _straight_through(straight_through_input, literal_input)

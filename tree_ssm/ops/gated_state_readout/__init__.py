@@ -5,6 +5,8 @@ from torch import Tensor
 
 from ssm_core.ops.backend import Backend, choose_backend
 from ssm_core.ops.checks import accumulate_dtype
+from ssm_core.ops.norm import gated_layer_norm
+from tree_ssm.ops.state_readout import state_readout
 from tree_ssm.ops.state_readout.checks import backend_that_fits, check_readout
 
 from . import register as _register  # noqa: F401  registers the operator's rules
@@ -48,8 +50,8 @@ def gated_state_readout(
         eps: added to the variance of the state.
         out_eps: added to the variance of r.
         backend: the implementation; ``"auto"`` takes the compiled kernel where there is one. The GPU kernel takes up to
-            1,280 channels if their number is divisible by four, else up to 1,024. Beyond, ``"auto"`` takes the
-            reference.
+            1,280 channels if their number is divisible by four, else up to 1,024. Beyond, ``"auto"`` takes the two
+            operators one after another.
 
     Returns:
         y ``[B, L, D]`` in the dtype of ``x``. Half types are computed in float32, and r is rounded to the dtype of
@@ -61,7 +63,8 @@ def gated_state_readout(
     op = "gated_state_readout"
     parameters = {"D": D, "weight": weight, "bias": bias, "out_weight": out_weight, "out_bias": out_bias}
     check_readout(op, h, x, C, {"gate": gate}, parameters)
-    backend = backend_that_fits(op, backend, x, MOST_CHANNELS, MOST_CHANNELS_IN_FOURS)
+    if backend_that_fits(op, backend, x, MOST_CHANNELS, MOST_CHANNELS_IN_FOURS) != backend:
+        return gated_layer_norm(state_readout(h, x, C, D, weight, bias, eps), gate, out_weight, out_bias, out_eps)
     if choose_backend(op, f"tree_ssm::{op}", backend, x.device) == "reference":
         return gated_state_readout_reference(h, x, C, D, weight, bias, eps, gate, out_weight, out_bias, out_eps)
     wide = (value.to(accumulate_dtype(x.dtype)).contiguous() for value in parameters.values())
