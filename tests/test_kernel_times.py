@@ -16,6 +16,8 @@ SELECTIVE = "ssm::SelectiveTreeScan<ssm::SelectiveKind<c10::BFloat16, 1, true, t
         ("void ssm::(anonymous namespace)::norm_backward_kernel<c10::BFloat16, 4, 3>(ssm::NormLaunch)",
          "norms of this project"),
         ("void ssm::(anonymous namespace)::readout_kernel<c10::BFloat16, 4, 5>(ssm::ReadoutLaunch)", "state readout"),
+        ("void ssm::(anonymous namespace)::gated_readout_backward_kernel<float, 4, 5>(ssm::GatedReadoutLaunch)",
+         "state readout"),
         ("void ssm::(anonymous namespace)::whole_grid_kernel<float>(ssm::SpanningTreeLaunch)", "trees and quadtrees"),
         ("ssm::(anonymous namespace)::schedule_kernel(ssm::ScheduleLaunch)", "trees and quadtrees"),
         ("void ssm::(anonymous namespace)::mask_gradient_kernel<c10::BFloat16, 8>(c10::BFloat16 const*)",

@@ -59,16 +59,17 @@ class ScanMixer(nn.Module):
             features = depthwise_conv_for(readers, projected, self.conv.weight, self.conv.bias)
         else:
             features = _convolve(projected, self.conv, self.fused_conv)
-        # See Block.forward for graphs of torch.fx.
-        norm = self.out_norm if isinstance(self.out_norm, FusedLayerNorm) and not isinstance(x, torch.fx.Proxy) else None
-        if norm is not None and self.gate_proj is not None and self._scan_norms_and_gates():
+        norm = None if isinstance(x, torch.fx.Proxy) else self.out_norm  # see Block.forward
+        if isinstance(norm, FusedLayerNorm) and self.gate_proj is not None and self._scan_norms_and_gates():
             y, chosen = self.scan(features, previous, GatedNorm(norm, self.gate_proj(x)))
             return self.out_proj(y), chosen
         y, chosen = self.scan(features, previous)
         if self.gate_proj is None:
             return self.out_proj(self.out_norm(y)), chosen
         gate = self.gate_proj(x)
-        return self.out_proj(self.out_norm(y) * F.silu(gate) if norm is None else norm.gated(y, gate)), chosen
+        if isinstance(norm, FusedLayerNorm):
+            return self.out_proj(norm.gated(y, gate)), chosen
+        return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
 
     def _scan_norms_and_gates(self) -> bool:
         """Whether the scan takes the norm and the gate after it, because nobody looks at the map between them."""

@@ -209,8 +209,7 @@ def _mask_gradient():
 def cases():
     """Return all cases by name, with the same arguments in every call."""
     torch.manual_seed(0)
-    found = {"state_readout": _state_readout(), "gated_state_readout": _gated_state_readout()}
-    found["mask_gradient"] = _mask_gradient()
+    found = {"state_readout": _state_readout(), "mask_gradient": _mask_gradient()}
     found["depthwise_conv"] = _depthwise_conv()
     found.update({name: _norm(name) for name in NORMS})
     found["straight_through_input"] = _straight_through(straight_through_input, literal_input)
@@ -221,4 +220,5 @@ def cases():
         found[f"selective_tree_scan, {name}"] = _selective_tree_scan(tree)
         for next_step in (False, True):
             found[f"subtree_scan, {'next' if next_step else 'own'} step, {name}"] = _subtree_scan(tree, next_step)
+    found["gated_state_readout"] = _gated_state_readout()
     return found

@@ -33,6 +33,7 @@ OPERATORS = (
     "tree_scan",
     "selective_tree_scan",
     "state_readout",
+    "gated_state_readout",
     "depthwise_conv",
     "mlp",
     "token_logits",

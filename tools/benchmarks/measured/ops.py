@@ -22,6 +22,7 @@ from ssm_core.writing import explained
 from ssm_train.apis.devices import usable_device
 from ssm_train.runtime.files import check_file
 from tree_ssm.ops import (
+    gated_state_readout,
     grid_distances,
     minimum_spanning_tree,
     selective_tree_scan,
@@ -184,14 +185,26 @@ def distance_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     return Case(lambda backend: grid_distances(x, backend=backend), (x,))
 
 
-def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
-    """The normed state weighted, beside the skip."""
+def readout_leaves(shape: Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+    """State, input, output weights, weight of the skip, and weight and bias of the norm."""
     size = (shape.batch, shape.height * shape.width, shape.channels)
     h, x = torch.randn(2, *size, dtype=dtype, device=device)
     C = torch.randn(size[:2], dtype=dtype, device=device)
     D, weight, bias = torch.randn(3, shape.channels, dtype=accumulate_dtype(dtype), device=device)
-    leaves = tuple(t.detach().requires_grad_() for t in (h, x, C, D, weight, bias))
+    return tuple(t.detach().requires_grad_() for t in (h, x, C, D, weight, bias))
+
+
+def readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The normed state weighted, beside the skip."""
+    leaves = readout_leaves(shape, dtype, device)
     return Case(lambda backend: state_readout(*leaves, backend=backend), leaves, leaves)
+
+
+def gated_readout_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The same, its layer norm, and the product with the SiLU of a gate."""
+    gate, *parameters = norm_leaves(1, shape, dtype, device)
+    leaves = (*readout_leaves(shape, dtype, device), gate.detach().flatten(1, 2).requires_grad_(), *parameters)
+    return Case(lambda backend: gated_state_readout(*leaves, backend=backend), leaves, leaves)
 
 
 def norm_leaves(maps: int, shape: Shape, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
@@ -271,6 +284,7 @@ CASES: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "tree_scan": tree_scan_case,
     "selective_tree_scan": selective_tree_case,
     "state_readout": readout_case,
+    "gated_state_readout": gated_readout_case,
     "depthwise_conv": convolution_case,
     "mlp": mlp_case,
     "token_logits": token_logits_case,

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-from ssm_core.ops.norm.to_onnx import gated_norm
-from tree_ssm.ops.state_readout.to_onnx import state_readout
+from ssm_core.ops.registry import onnx_translations
 
 
 def gated_state_readout(
@@ -22,7 +21,9 @@ def gated_state_readout(
     out_eps: float,
 ) -> Any:
     """``tree_ssm::gated_state_readout``."""
-    return gated_norm(state_readout(h, x, C, D, weight, bias, eps), gate, out_weight, out_bias, out_eps, True)
+    form_of = onnx_translations()
+    r = form_of[torch.ops.tree_ssm.state_readout.default](h, x, C, D, weight, bias, eps)
+    return form_of[torch.ops.ssm_core.gated_norm.default](r, gate, out_weight, out_bias, out_eps, True)
 
 
 TRANSLATIONS = {torch.ops.tree_ssm.gated_state_readout.default: gated_state_readout}
