@@ -158,6 +158,7 @@ def test_graphs_for_a_gpu_hold_our_layers(name):
     assert not any("layer_norm" in name and "ssm_core" not in name for name in names)
     assert any("residual_norm" in name for name in names)
     assert any("depthwise_conv" in name for name in names)
+    assert any("gated_state_readout" in name for name in names) == (name == "mambatree")
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssm_core.layers import FusedLayerNorm, fuse_norms
+from ssm_core.layers import FusedLayerNorm, fuse_convolutions, fuse_norms
 from ssm_core.testing import assert_close
 from tree_ssm import MambaTreeV
 from tree_ssm.modules import TreeScan
@@ -63,6 +63,22 @@ def test_one_operator_computes_what_two_do(autocast):
     assert torch.equal(y, expected)
     for found, of in zip(gradients, expected_gradients, strict=True):
         assert_close(found, of, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_compiled_network_computes_the_same(training):
+    model, names = fuse_convolutions(network(drop_path_rate=0.0)).train(training), set()
+
+    def keep(graph, inputs):
+        names.update(str(node.target) for node in graph.graph.nodes)
+        return graph
+
+    with torch.set_grad_enabled(training):
+        expected = model(IMAGES)
+        torch._dynamo.reset()
+        assert_close(torch.compile(model, fullgraph=True, backend=keep)(IMAGES), expected)
+    assert any("gated_state_readout" in name for name in names)
+    assert not any("gated_norm" in name for name in names)
 
 
 def test_several_states_are_normed_and_gated_after_the_scan():
