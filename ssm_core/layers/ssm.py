@@ -70,6 +70,7 @@ class SelectiveSSM(nn.Module):
     scan of the previous block chose, or None in the first block of a stage. The method returns the result
     ``[B, H, W, D]`` and what this scan chose. A choice is a named tuple, which
     :func:`~ssm_core.layers.record_scans` can record. A scan that chooses nothing returns None.
+    A ``forward`` that is marked by :func:`norms_and_gates` also takes what comes after the scan.
 
     Args:
         inner_dim: number D of channels.

@@ -258,7 +258,7 @@ def _state_readout_backward(draw: Draw) -> Call:
 def _gated_state_readout(draw: Draw) -> Call:
     parameters = [draw.normal("D", draw.wide) for _ in range(2)]
     *of_readout, _ = _state_readout(draw).arguments
-    # Of rows of two channels, two norms leave their signs alone. Their gradients are errors of rounding if eps is small.
+    # Two norms leave nothing but signs of rows of two channels. With a small eps, gradients are errors of rounding.
     arguments = [*of_readout, 0.1, draw.normal("BLD"), *parameters, 0.1]
     return Call(arguments, lambda *inputs: [gated_state_readout_reference(*inputs)])
 
