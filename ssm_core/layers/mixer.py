@@ -60,7 +60,7 @@ class ScanMixer(nn.Module):
         else:
             features = _convolve(projected, self.conv, self.fused_conv)
         norm = None if isinstance(x, torch.fx.Proxy) else self.out_norm  # see Block.forward
-        if isinstance(norm, FusedLayerNorm) and self.gate_proj is not None and self._scan_norms_and_gates():
+        if isinstance(norm, FusedLayerNorm) and self.gate_proj is not None and self._scan_takes(norm):
             y, chosen = self.scan(features, previous, GatedNorm(norm, self.gate_proj(x)))
             return self.out_proj(y), chosen
         y, chosen = self.scan(features, previous)
@@ -71,9 +71,10 @@ class ScanMixer(nn.Module):
             return self.out_proj(norm.gated(y, gate)), chosen
         return self.out_proj(self.out_norm(y) * F.silu(gate)), chosen
 
-    def _scan_norms_and_gates(self) -> bool:
+    def _scan_takes(self, norm: FusedLayerNorm) -> bool:
         """Whether the scan takes the norm and the gate after it, because nobody looks at the map between them."""
-        return getattr(type(self.scan).forward, "norms_and_gates", False) and not is_hooked(self.scan)
+        takes: bool = getattr(type(self.scan).forward, "norms_and_gates", False)
+        return takes and not is_hooked(self.scan) and not norm.is_changed()
 
     def _separate_readers(
         self,

@@ -82,7 +82,7 @@ class FusedLayerNorm(LayerNorm):
         arguments = (x, self.weight, self.bias, self.eps, dtype, self.always)
         return recomputed(_norm, *arguments) if self.recomputed else _norm(*arguments)
 
-    def _is_changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether a call of this norm may compute something else: it is hooked, or of a class with its own forward."""
         return is_hooked(self) or type(self).forward is not FusedLayerNorm.forward
 
@@ -92,7 +92,7 @@ class FusedLayerNorm(LayerNorm):
         gate: Tensor,  # [..., C]
     ) -> Tensor:  # [..., C]
         """Norm every token, and multiply it by the SiLU of its gate."""
-        if self._is_changed():
+        if self.is_changed():
             product: Tensor = self(x) * F.silu(gate)
             return product
         dtype = autocast_dtype(x, self.before_product)
@@ -103,16 +103,16 @@ class FusedLayerNorm(LayerNorm):
         x: Tensor,  # [..., C]
         gate: Tensor,  # [..., C]
     ) -> bool:
-        """Whether ``gated`` is one operator of ours that reads and writes the dtype of ``x`` alone."""
+        """Whether ``gated`` of an unchanged norm is one operator of ours that reads and writes the dtype of ``x``."""
         one_type = autocast_dtype(x, self.before_product) == x.dtype == gate.dtype
-        return one_type and not self._is_changed() and (self.always or _saves_time(x))
+        return one_type and (self.always or _saves_time(x))
 
     def add(
         self,
         x: Pending,
     ) -> NormedStream:
         """Add the branch to the stream, and norm the sum. Return the normed map and the sum."""
-        if self._is_changed():
+        if self.is_changed():
             stream = sum_of(x)
             return NormedStream(self(stream), stream)
         dtype = autocast_dtype(x.stream, self.before_product)
@@ -120,7 +120,7 @@ class FusedLayerNorm(LayerNorm):
 
 
 class GatedNorm(NamedTuple):
-    """The norm and the gate that a mixer has after its scan, for a scan that computes them in its own last pass."""
+    """The unchanged norm and the gate after a scan, for a scan that computes them in its own last pass."""
 
     norm: FusedLayerNorm
     gate: Tensor  # [..., C]

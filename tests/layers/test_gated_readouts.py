@@ -103,6 +103,19 @@ def test_hooks_of_a_scan_see_the_map_before_the_norm():
     assert torch.equal(y, before_norm)
 
 
+@pytest.mark.parametrize("layer", ["scan", "out_norm"])
+def test_hooks_get_the_maps_that_they_got_before(layer):
+    model, seen = network(), []
+    mixer = model.stages[0].blocks[0].mixer
+    mixer.get_submodule(layer).register_forward_hook(lambda module, args, result: seen.append((args, result)))
+    names, y, _ = run(model)
+    assert names == ["state_readout", *(["gated_norm"] if layer == "scan" else []), "gated_state_readout"]
+    assert_close(y, run(network())[1], tolerance=1e-5)
+    ((args, result),) = seen
+    assert args[0].shape == (2, 8, 10, 32)
+    assert (result[0] if layer == "scan" else result).shape == (2, 8, 10, 32)
+
+
 class Halved(TreeScan):
     """A scan with a ``forward`` of its own."""
 
