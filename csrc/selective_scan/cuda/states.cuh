@@ -8,18 +8,20 @@
 
 namespace ssm {
 
-// Which part is a thread's: kOwn states of one channel, in one chunk of one direction of one sample.
-template <int kOwn, int kLanes>
+// Which part is a thread's: kOwn states of each of kChannels neighbouring channels, in one chunk of one direction of
+// one sample.
+template <int kOwn, int kLanes, int kChannels = 1>
 struct StatesPlace {
   static constexpr int kStates = kOwn * kLanes;  // of a channel, those that do not exist included
   int64_t batch, sequence;                       // the sample; its direction in [batch, K]
   int group, k, slot;                            // group of u; direction; direction within the launch
-  int chunk, split, channels, column, channel;   // block's channels; own one in the block and in all
-  int part, neighbour, tiles;                    // lane in the channel; channel in the warp; tiles of the chunk
-  bool reversed, exists;                         // whether the channel exists
+  int chunk, split, channels, column, channel;   // block's channels; first own one in the block and in all
+  int left;                                      // channels from the first own one on
+  int part, neighbour, tiles;                    // lane in the channel; its place in the warp; tiles of the chunk
+  bool reversed;
   // Before and after the walk of a tile, a thread has two neighbouring channels, in every kRowStep-th row from the
   // first one on.
-  static constexpr int kRowStep = 2 * kLanes;
+  static constexpr int kRowStep = 2 * kLanes / kChannels;
   int row_column, first_row, row_channel;
 
   __device__ explicit StatesPlace(const StatesLaunch& l) {
@@ -35,18 +37,21 @@ struct StatesPlace {
     k = group * static_cast<int>(a.p.inner) + a.first + slot;
     sequence = batch * a.p.groups * a.p.inner + k;
     reversed = is_reversed(a, k);
-    channels = blockDim.x / kLanes;
+    channels = blockDim.x / kLanes * kChannels;
     part = threadIdx.x % kLanes;
-    column = threadIdx.x / kLanes;
+    column = threadIdx.x / kLanes * kChannels;
     neighbour = threadIdx.x % 32 / kLanes;
     channel = split * channels + column;
-    exists = channel < a.p.channels;
+    left = static_cast<int>(a.p.channels) - channel;
     first_row = threadIdx.x / (channels / 2);
     row_column = 2 * (threadIdx.x - first_row * (channels / 2));
     row_channel = split * channels + row_column;
-    const int64_t left = all_tiles(l) - static_cast<int64_t>(chunk) * l.chunk_tiles;
-    tiles = static_cast<int>(left < l.chunk_tiles ? left : l.chunk_tiles);
+    const int64_t tiles_left = all_tiles(l) - static_cast<int64_t>(chunk) * l.chunk_tiles;
+    tiles = static_cast<int>(tiles_left < l.chunk_tiles ? tiles_left : l.chunk_tiles);
   }
+
+  // Whether the thread's channel number `c` exists.
+  __device__ bool exists(int c = 0) const { return c < left; }
 
   static __device__ int64_t all_tiles(const StatesLaunch& l) { return (l.scan.p.length + kStateTile - 1) / kStateTile; }
   // The number in the sequence of the chunk's tile `t` in walking order.
@@ -60,13 +65,13 @@ struct StatesPlace {
   __device__ int state(int i) const {
     return part * kOwn + (kMixed ? i ^ (neighbour & (kOwn - 1)) : i);
   }
-  // Index of [batch, K, N, chunks, D].
-  __device__ int64_t in_workspace(const StatesLaunch& l, int n) const {
-    return ((sequence * l.scan.p.states + l.first_state + n) * l.scan.chunks + chunk) * l.scan.p.channels + channel;
+  // Index of [batch, K, N, chunks, D], at the thread's channel number `c`.
+  __device__ int64_t in_workspace(const StatesLaunch& l, int n, int c) const {
+    return ((sequence * l.scan.p.states + l.first_state + n) * l.scan.chunks + chunk) * l.scan.p.channels + channel + c;
   }
-  // Index of [batch, K, D, N].
-  __device__ int64_t in_state(const StatesLaunch& l, int n) const {
-    return (sequence * l.scan.p.channels + channel) * l.scan.p.states + l.first_state + n;
+  // Index of [batch, K, D, N], at the thread's channel number `c`.
+  __device__ int64_t in_state(const StatesLaunch& l, int n, int c) const {
+    return (sequence * l.scan.p.channels + channel + c) * l.scan.p.states + l.first_state + n;
   }
   // Index of the first of the thread's states in the checkpoints.
   __device__ int64_t in_checkpoints(const StatesLaunch& l, int t, int run) const {
@@ -76,37 +81,37 @@ struct StatesPlace {
   }
 };
 
-// The thread's values of a workspace, or zeros where there are none.
-template <bool kMixed, typename acc, int kOwn, int kLanes>
-__device__ __forceinline__ void load_states(acc (&values)[kOwn], const StatesLaunch& l,
-    const StatesPlace<kOwn, kLanes>& place, const void* from, bool by_chunk) {
+// The values of a workspace for the thread's channel number `c`, or zeros where there are none.
+template <bool kMixed, typename Place, typename acc, int kOwn>
+__device__ __forceinline__ void load_states(
+    acc (&values)[kOwn], const StatesLaunch& l, const Place& place, const void* from, bool by_chunk, int c = 0) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
-    const bool exists = from != nullptr && place.exists && n < l.states();
-    values[i] =
-        exists ? static_cast<const acc*>(from)[by_chunk ? place.in_workspace(l, n) : place.in_state(l, n)] : acc(0);
+    const bool exists = from != nullptr && place.exists(c) && n < l.states();
+    const int64_t at = by_chunk ? place.in_workspace(l, n, c) : place.in_state(l, n, c);
+    values[i] = exists ? static_cast<const acc*>(from)[at] : acc(0);
   }
 }
-template <bool kMixed, typename acc, int kOwn, int kLanes>
+template <bool kMixed, typename Place, typename acc, int kOwn>
 __device__ __forceinline__ void store_states(
-    const acc (&values)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place, void* to, bool by_chunk) {
+    const acc (&values)[kOwn], const StatesLaunch& l, const Place& place, void* to, bool by_chunk, int c = 0) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
-    if (!place.exists || n >= l.states()) continue;
-    static_cast<acc*>(to)[by_chunk ? place.in_workspace(l, n) : place.in_state(l, n)] = values[i];
+    if (!place.exists(c) || n >= l.states()) continue;
+    static_cast<acc*>(to)[by_chunk ? place.in_workspace(l, n, c) : place.in_state(l, n, c)] = values[i];
   }
 }
 
-// A of the thread's states.
-template <bool kMixed, typename acc, int kOwn, int kLanes>
-__device__ __forceinline__ void load_A(acc (&A)[kOwn], const StatesLaunch& l, const StatesPlace<kOwn, kLanes>& place) {
+// A of the thread's states of its channel number `c`.
+template <bool kMixed, typename Place, typename acc, int kOwn>
+__device__ __forceinline__ void load_A(acc (&A)[kOwn], const StatesLaunch& l, const Place& place, int c = 0) {
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<kMixed>(i);
-    const int64_t row = static_cast<int64_t>(place.k) * l.scan.p.channels + place.channel;
-    const bool exists = place.exists && n < l.states();
+    const int64_t row = static_cast<int64_t>(place.k) * l.scan.p.channels + place.channel + c;
+    const bool exists = place.exists(c) && n < l.states();
     A[i] = exists ? static_cast<const acc*>(l.scan.p.A)[row * l.scan.p.states + l.first_state + n] : acc(0);
   }
 }
@@ -232,12 +237,11 @@ struct SumOverDirections {
   }
 };
 
-// One block for each chunk of each direction and each part of the channels.
+// One block for each chunk of each direction and each part of the channels, of which a block has `channels`.
 template <typename... Arguments>
-void launch_states(void (*kernel)(StatesLaunch, Arguments...), const StatesLaunch& l, int lanes, size_t shared_bytes,
+void launch_states(void (*kernel)(StatesLaunch, Arguments...), const StatesLaunch& l, int channels, size_t shared_bytes,
     const Arguments&... arguments) {
   const ScanLaunch& a = l.scan;
-  const int channels = l.threads / lanes;
   const int64_t columns = (a.p.channels + channels - 1) / channels * a.chunks;
   const int64_t rows = a.p.batch * a.p.groups * a.count;
   if (columns == 0 || rows == 0) return;

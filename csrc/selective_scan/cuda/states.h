@@ -15,6 +15,8 @@ struct StatesLaunch {
   // has a part for each.
   ScanLaunch scan;
   int threads;       // of a block
+  int own;           // states that a thread has of a channel
+  int each;          // neighbouring channels that a thread has
   int chunk_tiles;   // tiles of a chunk
   int first_state;   // a launch takes up to kMostStates states of each channel from here on
   int weight_bytes;  // bytes of one copy of B or C: 16, kLeastCopy, or 0 if each element is copied by itself
@@ -35,7 +37,7 @@ struct StatesLaunch {
 template <typename scalar_t>
 constexpr int kLeastCopy = sizeof(scalar_t) < 4 ? 4 : static_cast<int>(sizeof(scalar_t));
 
-// A step of the walk in one channel: Δ, and Δ·u.
+// A step of the walk in one channel: Δ, and Δ·u. After the walk, `drive` is the sum over the channel's states.
 template <typename acc>
 struct alignas(2 * sizeof(acc)) ForwardStep {
   acc dt, drive;
@@ -45,33 +47,39 @@ template <typename acc>
 struct alignas(16) BackwardStep {
   acc dt, drive, grad, x;
 };
+// Sums over the states of a token and channel in the backward pass: the gradient of Δ through the decays, and Σ λ B.
+template <typename acc>
+struct alignas(2 * sizeof(acc)) TokenSums {
+  acc decay, input;
+};
 
 // Shared memory of a block of `channels`. `weight_copies`: of B and C, each with its own order of a thread's states.
 template <typename scalar_t, typename Step>
 struct StatesMemory {
   using acc = acc_t<scalar_t>;
-  int* tokens;                   // [2][kStateTile]: of this tile and of the next, -1 where there is none
-  scalar_t *delta, *u, *grad_y;  // [2][kStateTile][channels] as they come from memory; grad_y only in the backward pass
-  scalar_t *raw_B, *raw_C;       // [2][kStateTile][states] as they come from memory
-  Step* steps;                   // [kStateTile][channels]
-  acc *B, *C;                    // [kStateTile][copies][states]
-  acc* results;                  // [kStateTile][channels], or pairs of them: a tile's sums over states
-  acc* sums;                     // [warps][kStateTile][B, C][states]: a tile's gradients of B and C, of each warp
+  int* tokens;  // [2][kStateTile]: of this tile and of the next, -1 where there is none
+  // What comes from memory for the next tile: [kStateTile][channels], and [kStateTile][states] of B and C. Only the
+  // backward pass has grad_y. Only the forward pass needs u after its conversion, and has it of this tile, too: [2].
+  scalar_t *delta, *u, *grad_y, *raw_B, *raw_C;
+  Step* steps;              // [kStateTile][channels]
+  acc *B, *C;               // [kStateTile][copies][states]
+  TokenSums<acc>* results;  // [kStateTile][channels]: a tile's sums over states; only in the backward pass
+  acc* sums;                // [warps][kStateTile][B, C][states]: a tile's gradients of B and C, of each warp
   size_t bytes;
 
   C10_HOST_DEVICE StatesMemory(
       int channels, int states, int weight_copies, bool has_gradient, int summing_warps, char* memory) {
     Carver carver(memory);
     tokens = carver.take<int>(2 * kStateTile);
-    delta = carver.take<scalar_t>(2 * kStateTile * channels);
-    u = carver.take<scalar_t>(2 * kStateTile * channels);
-    grad_y = carver.take<scalar_t>(has_gradient ? 2 * kStateTile * channels : 0);
-    raw_B = carver.take<scalar_t>(2 * kStateTile * states);
-    raw_C = carver.take<scalar_t>(2 * kStateTile * states);
+    delta = carver.take<scalar_t>(kStateTile * channels);
+    u = carver.take<scalar_t>((has_gradient ? 1 : 2) * kStateTile * channels);
+    grad_y = carver.take<scalar_t>(has_gradient ? kStateTile * channels : 0);
+    raw_B = carver.take<scalar_t>(kStateTile * states);
+    raw_C = carver.take<scalar_t>(kStateTile * states);
     steps = carver.take<Step>(kStateTile * channels);
     B = carver.take<acc>(kStateTile * weight_copies * states);
     C = carver.take<acc>(kStateTile * weight_copies * states);
-    results = carver.take<acc>(kStateTile * channels * (has_gradient ? 2 : 1));
+    results = carver.take<TokenSums<acc>>(has_gradient ? kStateTile * channels : 0);
     sums = carver.take<acc>(summing_warps * kStateTile * 2 * states);
     bytes = carver.bytes();
   }
@@ -86,28 +94,27 @@ constexpr int state_lanes(int64_t states, int own) {
   while (lanes * own < states && lanes * own < kMostStates) lanes *= 2;
   return lanes;
 }
-// Channels of a warp.
+// Channels of a warp whose threads have one each.
 constexpr int warp_channels(int lanes) {
   return 32 / lanes;
 }
 
-// Bytes of shared memory of the forward walk with `own` states a lane, and of the largest kernel of the backward pass.
+// Bytes of shared memory of the forward walk, and of the largest kernel of the backward pass, for a block of `channels`
+// and channels of `states`, those that do not exist included.
 template <typename scalar_t>
-size_t states_forward_bytes(int threads, int64_t states, int own) {
-  const int lanes = state_lanes(states, own);
-  return StatesMemory<scalar_t, ForwardStep<acc_t<scalar_t>>>(threads / lanes, lanes * own, 1, false, 0, nullptr).bytes;
+size_t states_forward_bytes(int channels, int states) {
+  return StatesMemory<scalar_t, ForwardStep<acc_t<scalar_t>>>(channels, states, 1, false, 0, nullptr).bytes;
 }
 template <typename scalar_t>
-size_t states_backward_bytes(int threads, int64_t states) {
-  const int lanes = state_lanes(states, kOwnStates);
-  return StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>>(
-      threads / lanes, lanes * kOwnStates, kWeightCopies, true, threads / 32, nullptr)
+size_t states_backward_bytes(int channels, int states, int warps) {
+  return StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>>(channels, states, kWeightCopies, true, warps, nullptr)
       .bytes;
 }
 
-// Walks along the sequence with `own` states a lane, kOwnStates or kFewStates.
+// Walks along the sequence. A thread has kOwnStates or kFewStates states of one channel or, for kOutput, kOwnStates of
+// kThreadChannels.
 template <typename scalar_t>
-void launch_states_walk(const StatesLaunch& launch, Walk walk, int own);
+void launch_states_walk(const StatesLaunch& launch, Walk walk);
 // The chunks' summaries of the gradient of the state.
 template <typename scalar_t>
 void launch_states_adjoint(const StatesLaunch& launch, const SelectiveScanGradients& gradients);

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(states_threads(sizeof(scalar_t)))
   load_A<false>(rate, l, place);
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) rate[i] = decay_rate<scalar_t>(rate[i]);
-  TileStream<scalar_t, Step, 1, kOwn, kLanes> stream(l, place, m, g.grad_y);
+  TileStream<scalar_t, Step, 1, StatesPlace<kOwn, kLanes>> stream(l, place, m, g.grad_y);
   stream.each(true, [&](int, const int*, const scalar_t*) {
 #pragma unroll 4
     for (int row = kStateTile - 1; row >= 0; --row) {
@@ -55,12 +55,6 @@ __device__ __forceinline__ acc sum_over_channels(acc (&B)[kOwnStates], acc (&C)[
   return sum;
 }
 
-// Sums over the states of a token and channel: the gradient of Δ through the decays, and Σ λ B.
-template <typename acc>
-struct alignas(2 * sizeof(acc)) TokenSums {
-  acc decay, input;
-};
-
 template <typename scalar_t, int kLanes>
 __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
     states_backward_kernel(const __grid_constant__ StatesLaunch l, const __grid_constant__ SelectiveScanGradients g) {
@@ -74,7 +68,6 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, order = place.neighbour & (kOwn - 1);
   const StatesMemory<scalar_t, Step> m(place.channels, kStates, kWeightCopies, true, warps, memory);
   const acc *own_B = m.B + order * kStates + place.part * kOwn, *own_C = m.C + order * kStates + place.part * kOwn;
-  auto* results = reinterpret_cast<TokenSums<acc>*>(m.results);
   acc A[kOwn], mu[kOwn], grad_A[kOwn] = {};
   Two<acc> grad_D{}, grad_bias{};
   load_A<true>(A, l, place);
@@ -85,12 +78,12 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
   }
   const auto skip = parameters_of<acc>(l, l.first_state == 0 ? a.p.D : nullptr, place);
 
-  TileStream<scalar_t, Step, kWeightCopies, kOwn, kLanes> stream(l, place, m, g.grad_y);
+  TileStream<scalar_t, Step, kWeightCopies, StatesPlace<kOwn, kLanes>> stream(l, place, m, g.grad_y);
   stream.each(true, [&](int t, const int* tokens, const scalar_t*) {
     const acc* checkpoint = static_cast<const acc*>(l.checkpoints) + place.in_checkpoints(l, t, kRunsOfTile - 1);
     const int64_t to_run_before = a.p.channels * kStates;
     Pack<acc, kOwn> next_kept{};
-    if (place.exists) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
+    if (place.exists()) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
 #pragma unroll 1
     for (int run = kRunsOfTile - 1; run >= 0; --run) {
       const int first = run * kRun;
@@ -98,7 +91,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       {
         const auto kept = next_kept;
         checkpoint -= to_run_before;
-        if (place.exists && run > 0) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
+        if (place.exists() && run > 0) next_kept = *reinterpret_cast<const Pack<acc, kOwn>*>(checkpoint);
         // The states as this thread keeps them. The first swap exchanges neighbours, the second one pairs.
         const bool odd = order & 1, high = order & 2;
         const acc v0 = odd ? kept.value[1] : kept.value[0], v1 = odd ? kept.value[0] : kept.value[1];
@@ -150,7 +143,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
 #pragma unroll
       for (int i = 0; i < kMine; ++i) {
         const int at = (first + place.part * kMine + i) * place.channels + place.column;
-        results[at] = {token_sums[2 * i], token_sums[2 * i + 1]};
+        m.results[at] = {token_sums[2 * i], token_sums[2 * i + 1]};
       }
     }
     __syncthreads();
@@ -163,7 +156,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
 #pragma unroll
         for (int v = 0; v < 2; ++v) {
           const Step step = m.steps[own + v];
-          gradient.value[v] = results[own + v].input * step.dt + skip.value[v] * step.grad;
+          gradient.value[v] = m.results[own + v].input * step.dt + skip.value[v] * step.grad;
           grad_D.value[v] += step.grad * step.x;
         }
         if (token >= 0) put(token, gradient);
@@ -178,7 +171,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
       Two<acc> gradient;
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
-        const TokenSums<acc> sums = results[own + v];
+        const TokenSums<acc> sums = m.results[own + v];
         gradient.value[v] = sums.decay * kUnit<scalar_t> + sums.input * m.steps[own + v].x;
       }
       if (l.delta_sum != nullptr) {
@@ -230,7 +223,7 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
 #pragma unroll
   for (int i = 0; i < kOwn; ++i) {
     const int n = place.template state<true>(i);
-    if (!place.exists || n >= l.states()) continue;
+    if (!place.exists() || n >= l.states()) continue;
     static_cast<acc*>(g.grad_A)[(row + place.channel) * a.p.states + l.first_state + n] = grad_A[i] * kUnit<scalar_t>;
   }
   // The threads that have the same two channels.
@@ -256,14 +249,16 @@ __global__ void __launch_bounds__(states_backward_threads(sizeof(scalar_t)))
 
 template <typename scalar_t, int kLanes>
 void launch_states_adjoint_as(const StatesLaunch& l, const SelectiveScanGradients& g) {
+  const int channels = l.threads / kLanes;
   const StatesMemory<scalar_t, BackwardStep<acc_t<scalar_t>>> memory(
-      l.threads / kLanes, kOwnStates * kLanes, 1, true, 0, nullptr);
-  launch_states(states_adjoint_kernel<scalar_t, kLanes>, l, kLanes, memory.bytes, g);
+      channels, kOwnStates * kLanes, 1, true, 0, nullptr);
+  launch_states(states_adjoint_kernel<scalar_t, kLanes>, l, channels, memory.bytes, g);
 }
 template <typename scalar_t, int kLanes>
 void launch_states_backward_as(const StatesLaunch& l, const SelectiveScanGradients& g) {
-  launch_states(states_backward_kernel<scalar_t, kLanes>, l, kLanes,
-      states_backward_bytes<scalar_t>(l.threads, kOwnStates * kLanes), g);
+  const int channels = l.threads / kLanes;
+  launch_states(states_backward_kernel<scalar_t, kLanes>, l, channels,
+      states_backward_bytes<scalar_t>(channels, kOwnStates * kLanes, l.threads / 32), g);
 }
 
 template <typename scalar_t>

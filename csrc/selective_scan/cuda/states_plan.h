@@ -25,11 +25,10 @@ class StatesPlan {
     // A launch takes one direction after another, unless one alone has too few warps for the GPU.
     const int64_t sequences = std::max<int64_t>(p.batch * p.groups, 1);
     const int64_t warps = sequences * ceil_div(p.channels + 1, warp_channels(state_lanes(p.states, kOwnStates)));
-    at_once_ = p.inner == 1 || warps < kWarpsOfDirection * processors;
-    l_.scan.count = static_cast<int>(at_once_ ? p.inner : 1);
-    const bool few = warps * l_.scan.count < kWarpsOfFew * processors;
-    own_ = !backward && p.states > kFewStates * kMostStates / kOwnStates && few ? kFewStates : kOwnStates;
-    cut_sequence(warps * l_.scan.count * (kOwnStates / own_));
+    const bool at_once = p.inner == 1 || warps < warps_of_direction(backward) * processors;
+    l_.scan.count = static_cast<int>(at_once ? p.inner : 1);
+    share_states(warps * l_.scan.count);
+    cut_sequence(warps * l_.scan.count * (kOwnStates / l_.own));
     choose_threads();
     if (p.inner > 1 || groups() > 1) {
       sum_ = empty({l_.scan.count, p.batch, p.groups, p.length, p.channels}, like_, kType);
@@ -39,11 +38,11 @@ class StatesPlan {
   }
 
   int64_t chunks() const { return l_.scan.chunks; }
-  int64_t splits() const { return ceil_div(l_.scan.p.channels, l_.threads / state_lanes(l_.scan.p.states, own_)); }
+  int64_t splits() const { return ceil_div(l_.scan.p.channels, block_channels(l_.threads)); }
 
   void forward() {
-    for_each_launch([&] { launch_states_walk<scalar_t>(l_, Walk::kSummary, own_); }, nullptr,
-        [&] { launch_states_walk<scalar_t>(l_, Walk::kOutput, own_); });
+    for_each_launch([&] { launch_states_walk<scalar_t>(l_, Walk::kSummary); }, nullptr,
+        [&] { launch_states_walk<scalar_t>(l_, Walk::kOutput); });
     sum_directions(l_.scan.p.y);
   }
 
@@ -60,12 +59,12 @@ class StatesPlan {
     }
     for_each_launch(
         [&] {
-          launch_states_walk<scalar_t>(l_, Walk::kSummary, own_);
+          launch_states_walk<scalar_t>(l_, Walk::kSummary);
           launch_states_adjoint<scalar_t>(l_, g);
         },
         g.grad_last_state,
         [&] {
-          launch_states_walk<scalar_t>(l_, Walk::kCheckpoints, own_);
+          launch_states_walk<scalar_t>(l_, Walk::kCheckpoints);
           launch_states_backward<scalar_t>(l_, g);
         });
     sum_directions(g.grad_u);
@@ -90,6 +89,17 @@ class StatesPlan {
     return 0;
   }
 
+  int64_t block_channels(int threads) const { return threads / state_lanes(l_.scan.p.states, l_.own) * l_.each; }
+
+  // Which states a thread of a launch of so many warps takes, if a thread has one channel. With few warps, the states
+  // are spread over more lanes. With many, a thread of the forward pass has neighbouring channels together.
+  void share_states(int64_t warps) {
+    const int64_t processors = multiprocessors();
+    const bool spreads = !backward_ && l_.scan.p.states > kFewStates * kMostStates / kOwnStates;
+    l_.own = spreads && warps < kWarpsOfFew * processors ? kFewStates : kOwnStates;
+    l_.each = !backward_ && warps >= kWarpsOfChannels * processors ? kThreadChannels : 1;
+  }
+
   // A block walks its chunk alone. Where there are few channels and samples, a sequence has several chunks, although a
   // chunk's state before it must then be found first.
   void cut_sequence(int64_t warps) {
@@ -108,17 +118,17 @@ class StatesPlan {
   void choose_threads() {
     const SelectiveScanParams& p = l_.scan.p;
     const Device device = present_device();
-    const int lanes = state_lanes(p.states, own_);
-    const int most = backward_ ? states_backward_threads(sizeof(scalar_t)) : states_threads(sizeof(scalar_t));
-    const int registers = backward_ ? kBackwardRegisters : kWalkRegisters;
+    const int states = state_lanes(p.states, l_.own) * l_.own;
+    const int most = backward_ ? states_backward_threads(sizeof(scalar_t)) : states_threads(sizeof(scalar_t), l_.each);
+    const int registers = backward_ ? kBackwardRegisters : walk_registers(l_.each);
     const int64_t blocks_of_split = p.batch * p.groups * l_.scan.count * l_.scan.chunks;
     double best = std::numeric_limits<double>::max();
     l_.threads = 0;
     for (int threads = 32; threads <= most; threads += 32) {
-      const int64_t channels = threads / lanes;
+      const int channels = static_cast<int>(block_channels(threads));
       if (channels * sizeof(scalar_t) % 16 != 0) continue;
-      const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(threads, p.states)
-                                     : states_forward_bytes<scalar_t>(threads, p.states, own_);
+      const size_t bytes = backward_ ? states_backward_bytes<scalar_t>(channels, states, threads / 32)
+                                     : states_forward_bytes<scalar_t>(channels, states);
       if (l_.threads > 0 && bytes > device.block_shared) break;
       const int64_t splits = ceil_div(p.channels, channels);
       const int64_t blocks = std::max<int64_t>(ceil_div(splits * blocks_of_split, device.multiprocessors), 1);
@@ -172,8 +182,7 @@ class StatesPlan {
 
   const Tensor like_;
   StatesLaunch l_ = {};
-  bool backward_, at_once_ = true;
-  int own_ = kOwnStates;
+  bool backward_;
   Tensor sum_, workspace_;
 };
 

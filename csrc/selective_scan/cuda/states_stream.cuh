@@ -6,11 +6,11 @@
 
 namespace ssm {
 
-// Brings a block's tiles to shared memory, in walking order. While the block works on one tile, the next one is copied.
-template <typename scalar_t, typename Step, int kCopies, int kOwn, int kLanes>
+// Brings a block's tiles to shared memory, in walking order. While the block works on one tile, the next one is copied
+// to where the tile lay before its conversion.
+template <typename scalar_t, typename Step, int kCopies, typename Place>
 class TileStream {
   using acc = acc_t<scalar_t>;
-  using Place = StatesPlace<kOwn, kLanes>;
   static constexpr int kStates = Place::kStates;
   static constexpr bool kBackward = std::is_same_v<Step, BackwardStep<acc>>;
 
@@ -28,7 +28,7 @@ class TileStream {
   }
 
   // Calls work(t, tokens, u) for each tile, from the first to the last or back. `u` are the tile's inputs as they come
-  // from memory. All threads of the block call. Between two calls there is a barrier.
+  // from memory; null in the backward pass. All threads of the block call. Between two calls there is a barrier.
   template <typename Work>
   __device__ __forceinline__ void each(bool backwards, const Work& work) {
     const int tiles = place_.tiles;
@@ -45,16 +45,20 @@ class TileStream {
       __syncthreads();
       const int now = i & 1;
       convert_steps(now);
-      convert_weights(now);
+      convert_weights();
       if (finds_tokens) m_.tokens[(now ^ 1) * kStateTile + threadIdx.x] = next_token;
       __syncthreads();
       if (i + 1 < tiles) start(now ^ 1);
       if (finds_tokens && i + 2 < tiles) next_token = find_token(walked(i + 2));
-      work(walked(i), m_.tokens + now * kStateTile, m_.u + now * kStateTile * place_.channels);
+      work(walked(i), m_.tokens + now * kStateTile, kBackward ? nullptr : u_of(now));
     }
   }
 
  private:
+  __device__ __forceinline__ scalar_t* u_of(int set) const {
+    return m_.u + (kBackward ? 0 : set * kStateTile * place_.channels);
+  }
+
   // The token of the tile's row that is this thread's number, or -1.
   __device__ __forceinline__ int find_token(int t) const {
     const SelectiveScanParams& p = l_.scan.p;
@@ -71,18 +75,18 @@ class TileStream {
   __device__ __forceinline__ void start(int set) const {
     const SelectiveScanParams& p = l_.scan.p;
     const int* tokens = m_.tokens + set * kStateTile;
-    const int size = kStateTile * place_.channels, first_channel = place_.split * place_.channels;
+    const int first_channel = place_.split * place_.channels;
     const Strides &su = p.u_stride, &sd = p.delta_stride;
     const auto* u = static_cast<const scalar_t*>(p.u) + place_.batch * su.batch + place_.group * su.group;
     const auto* delta = static_cast<const scalar_t*>(p.delta) + place_.batch * sd.batch + place_.k * sd.group;
-    copy_channels(m_.u + set * size, u + first_channel, su.token, tokens);
-    copy_channels(m_.delta + set * size, delta + first_channel, sd.token, tokens);
+    copy_channels(u_of(set), u + first_channel, su.token, tokens);
+    copy_channels(m_.delta, delta + first_channel, sd.token, tokens);
     if constexpr (kBackward) {
       const auto* grad_y = grad_y_ + (place_.batch * p.groups + place_.group) * p.length * p.channels;
-      copy_channels(m_.grad_y + set * size, grad_y + first_channel, p.channels, tokens);
+      copy_channels(m_.grad_y, grad_y + first_channel, p.channels, tokens);
     }
-    copy_weights(m_.raw_B + set * kStateTile * kStates, p.B, p.B_stride, tokens);
-    copy_weights(m_.raw_C + set * kStateTile * kStates, p.C, p.C_stride, tokens);
+    copy_weights(m_.raw_B, p.B, p.B_stride, tokens);
+    copy_weights(m_.raw_C, p.C, p.C_stride, tokens);
   }
 
   // `from` points at the block's first channel of token 0. Channels that do not exist become 0.
@@ -91,8 +95,8 @@ class TileStream {
     const int left = static_cast<int>(l_.scan.p.channels) - place_.split * place_.channels;
     const int row_bytes = static_cast<int>(stride * sizeof(scalar_t));
     if (l_.scan.aligned) {
-      // The number of pieces is known for any number of channels, since a block has kLanes threads for each.
-      constexpr int kWidth = 16 / sizeof(scalar_t), kRows = kWidth * kLanes;
+      // The number of rows at a time is known for any number of channels, since it is for the pairs of Place.
+      constexpr int kWidth = 16 / sizeof(scalar_t), kRows = kWidth / 2 * Place::kRowStep;
       const int pieces = place_.channels / kWidth, first_row = threadIdx.x / pieces;
       const int channel = (threadIdx.x - first_row * pieces) * kWidth;
 #pragma unroll
@@ -145,17 +149,17 @@ class TileStream {
 
   // Turns what came from memory into what the walk needs. Where there is no token Δ is 0, which changes no state.
   __device__ __forceinline__ void convert_steps(int set) const {
-    const int channels = place_.channels, size = kStateTile * channels;
+    const int channels = place_.channels;
     const int* tokens = m_.tokens + set * kStateTile;
     const bool is_softplus = l_.scan.p.delta_softplus;
 #pragma unroll 2
     for (int row = place_.first_row; row < kStateTile; row += Place::kRowStep) {
-      const int at = row * channels + place_.row_column, in_set = set * size + at;
-      const auto delta = load_pack<scalar_t, 2>(m_.delta + in_set, 0), u = load_pack<scalar_t, 2>(m_.u + in_set, 0);
+      const int at = row * channels + place_.row_column;
+      const auto delta = load_pack<scalar_t, 2>(m_.delta + at, 0), u = load_pack<scalar_t, 2>(u_of(set) + at, 0);
       const bool exists = tokens[row] >= 0;
       Two<Step> steps;
       if constexpr (kBackward) {
-        const auto grad_y = load_pack<scalar_t, 2>(m_.grad_y + in_set, 0);
+        const auto grad_y = load_pack<scalar_t, 2>(m_.grad_y + at, 0);
 #pragma unroll
         for (int v = 0; v < 2; ++v) {
           steps.value[v].grad = static_cast<acc>(grad_y.value[v]);
@@ -173,11 +177,10 @@ class TileStream {
       *reinterpret_cast<Two<Step>*>(m_.steps + at) = steps;
     }
   }
-  __device__ __forceinline__ void convert_weights(int set) const {
+  __device__ __forceinline__ void convert_weights() const {
     constexpr int kWidth = kOwnStates, kParts = kStates / kWidth;
-    const scalar_t *B = m_.raw_B + set * kStateTile * kStates, *C = m_.raw_C + set * kStateTile * kStates;
     for (int i = threadIdx.x; i < kStateTile * kParts; i += blockDim.x) {
-      const auto raw_b = load_pack<scalar_t, kWidth>(B, i), raw_c = load_pack<scalar_t, kWidth>(C, i);
+      const auto raw_b = load_pack<scalar_t, kWidth>(m_.raw_B, i), raw_c = load_pack<scalar_t, kWidth>(m_.raw_C, i);
       Pack<acc, kWidth> b, c;
 #pragma unroll
       for (int n = 0; n < kWidth; ++n) {

@@ -56,36 +56,43 @@ constexpr int backward_min_blocks(int64_t item) {
 }
 
 // With many states a channel (states.h): states of a launch at most, of a lane, and of a lane where there would be too
-// few lanes otherwise; tokens of a tile; tokens between two states that are kept for the backward pass, which a thread
-// computes again into registers; orders of a thread's states in shared memory; threads of a block at most.
+// few lanes otherwise; channels of a thread in the forward pass where there are warps enough; tokens of a tile; tokens
+// between two states that are kept for the backward pass, which a thread computes again into registers; orders of a
+// thread's states in shared memory; threads of a block at most, which leave a thread of two channels 96 registers.
 constexpr int kMostStates = 16;
 constexpr int kOwnStates = 4;
 constexpr int kFewStates = 2;
+constexpr int kThreadChannels = 2;
 constexpr int kStateTile = 32;
 constexpr int kStateRun = 8;
 constexpr int kRunsOfTile = kStateTile / kStateRun;
 constexpr int kWeightCopies = kOwnStates;
-constexpr int states_threads(int64_t item) {
-  return item == 8 ? 256 : 512;
+constexpr int states_threads(int64_t item, int channels = 1) {
+  return item == 8 ? 256 : channels == 1 ? 512 : 640;
 }
 // The backward kernel keeps a run's decays and states in registers.
 constexpr int states_backward_threads(int64_t item) {
   return item == 8 ? 256 : 384;
 }
 
-// Warps of each multiprocessor from which on a launch takes a single direction, a lane has kOwnStates states and not
-// kFewStates, and a block walks a whole sequence; those to have if sequences are cut into chunks; tiles of a chunk at
-// least. For the choice of a block's threads: registers of a
-// multiprocessor and of a thread; what a block costs beside its warps, in warps; what its waits cost if it is alone, in
-// blocks; and what it costs in the backward pass, since each part of the channels has its own sums of the gradients of
-// B and C.
-constexpr int kWarpsOfDirection = 32;
+// Warps of each multiprocessor, if a thread has one channel, from which on a launch takes a single direction, a thread
+// has kThreadChannels channels, a lane has kOwnStates states and not kFewStates, and a block walks a whole sequence;
+// those to have if sequences are cut into chunks; tiles of a chunk at least. For the choice of a block's threads:
+// registers of a multiprocessor and of a thread; what a block costs beside its warps, in warps; what its waits cost if
+// it is alone, in blocks; and what it costs in the backward pass, since each part of the channels has its own sums of
+// the gradients of B and C.
+constexpr int warps_of_direction(bool backward) {
+  return backward ? 32 : 96;
+}
+constexpr int kWarpsOfChannels = 24;
 constexpr int kWarpsOfFew = 8;
 constexpr int kWarpsOfWhole = 4;
 constexpr int kWarpsOfChunks = 16;
 constexpr int kTilesOfChunk = 2;
 constexpr int64_t kRegisters = 65536;
-constexpr int kWalkRegisters = 88;
+constexpr int walk_registers(int channels) {
+  return channels == 1 ? 88 : 96;
+}
 constexpr int kBackwardRegisters = 168;
 constexpr int kWarpsOfBlock = 1;
 constexpr double kWaitOfBlock = 0.5;
