@@ -24,6 +24,8 @@ class OneWeight:
 
 def test_the_copy_is_of_its_place_in_the_stream():
     run = OneWeight()
+    run.weight.add_(0)  # loading a kernel and pinning memory wait for the device, the first time
+    HostState(run, 0).read()
     torch.cuda._sleep(1_000_000_000)
     run.weight.add_(1)
     state = HostState(run, 7)
