@@ -22,7 +22,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).parent
@@ -109,6 +109,16 @@ def choose_architectures(cuda_home: str) -> None:
     os.environ["TORCH_CUDA_ARCH_LIST"] = default_architectures(cards, supported)
 
 
+def hopper_flags(architectures: str) -> list[str]:
+    """Return nvcc's flags for the sources of Hopper's own instructions, which the target sm_90a alone has.
+
+    It runs on GPUs of 9.0 and no others. The list is empty if the library is not for them: then these sources are
+    compiled as all others are, and have no code.
+    """
+    named = capabilities(architectures.replace("Hopper", "9.0"), r"\b(\d+)\.(\d)")
+    return ["-gencode=arch=compute_90a,code=sm_90a"] if (9, 0) in named else []
+
+
 def extension_modules() -> tuple[list, dict]:
     """Return the extension and the command that builds it. Both are empty if there is no compiler."""
     if enabled("NO_EXTENSION"):
@@ -179,7 +189,27 @@ def extension_modules() -> tuple[list, dict]:
         extension.extra_link_args = [*sanitize, "-Wl,--push-state,--no-as-needed,-ltorch,--pop-state"]
 
     class BuildExtension(cpp_extension.BuildExtension):
-        """Keeps the object files, which pip would delete, so that the next build compiles only changed sources."""
+        """Builds the library.
+
+        It keeps the object files, which pip would delete, so that the next build compiles only changed sources.
+        """
+
+        def build_extension(self, ext: Extension) -> None:
+            """Compile the sources of Hopper's own instructions first, since they have a target of their own."""
+            of_hopper = [source for source in ext.sources if Path(source).match("cuda/hopper_*.cu")]
+            flags = hopper_flags(os.environ["TORCH_CUDA_ARCH_LIST"]) if of_hopper else []
+            if flags:
+                ext.sources = [source for source in ext.sources if source not in of_hopper]
+                arguments = {**ext.extra_compile_args, "nvcc": [*ext.extra_compile_args["nvcc"], *flags]}
+                folder = str(Path(self.build_temp) / "hopper")  # ninja keeps one list of objects in a folder
+                ext.extra_objects += self.compiler.compile(
+                    of_hopper,
+                    output_dir=folder,
+                    include_dirs=ext.include_dirs,
+                    extra_postargs=arguments,
+                    depends=ext.depends,
+                )
+            super().build_extension(ext)
 
         def finalize_options(self) -> None:
             super().finalize_options()
@@ -188,6 +218,8 @@ def extension_modules() -> tuple[list, dict]:
     print(f"setup.py: building ssm_core._C for torch {torch.__version__}, CUDA from {cuda_home}")
     if cuda_home is not None:
         print(f"setup.py: kernels for compute capability {os.environ['TORCH_CUDA_ARCH_LIST']}")
+        if hopper_flags(os.environ["TORCH_CUDA_ARCH_LIST"]):
+            print("setup.py: kernels with Hopper's own instructions for 9.0a")
     return [extension], {"build_ext": BuildExtension}
 
 

@@ -79,3 +79,20 @@ def test_what_cannot_be_built_is_said_at_once(tmp_path, listed, architectures, s
     text, status = configure(tmp_path, listed, architectures)
     assert status == 1
     assert text.splitlines()[-1] == sentence
+
+
+@pytest.mark.parametrize(
+    ("architectures", "expected"),
+    [
+        ("8.0;9.0+PTX", True),
+        ("9.0", True),
+        ("9.0a", True),
+        ("Hopper", True),
+        ("8.0+PTX", False),
+        ("8.9;10.0;12.0+PTX", False),
+    ],
+)
+def test_hoppers_sources_are_compiled_for_their_target(tmp_path, architectures, expected):
+    text, status = configure(tmp_path, OF_CUDA_13, architectures)
+    assert status == 0, text
+    assert ("setup.py: kernels with Hopper's own instructions for 9.0a\n" in text) == expected

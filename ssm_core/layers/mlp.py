@@ -65,7 +65,7 @@ def _run(
 ) -> Tensor:  # [..., C]
     dtype = autocast_dtype(x, before_product=True)
     narrow = x.to(dtype)
-    if has_mlp_kernel(narrow, fc1.weight):
+    if has_mlp_kernel(narrow, fc1.weight, torch.is_grad_enabled()):
         return mlp(narrow, fc1.weight.to(dtype), fc1.bias, fc2.weight.to(dtype), fc2.bias)
     result: Tensor = fc2(act(fc1(x)))
     return result

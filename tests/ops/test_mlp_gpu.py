@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from ssm_core.ops import mlp
-from ssm_core.ops.mlp import CHANNELS
+from ssm_core.ops.mlp import CHANNELS, WIDE_CHANNELS, has_mlp_kernel
 from ssm_core.testing import assert_as_good_as
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 NAMES = ("x", "weight1", "bias1", "weight2", "bias2")
 
 
@@ -50,6 +50,30 @@ def test_is_as_good_as_the_layers_with_every_gradient(tokens, channels, dtype):
         assert torch.equal(value, again[name]), name
         assert value.dtype == same[name].dtype
         assert_as_good_as(value, same[name], expected[name], name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels", WIDE_CHANNELS)
+@pytest.mark.parametrize("tokens", [1, 127, 4_099, 25_088])
+def test_wide_ones_are_as_good_as_the_layers_without_gradients(tokens, channels, dtype):
+    leaves, _ = leaves_of(tokens, channels, 4 * channels, dtype)
+    values = [leaf.detach() for leaf in leaves]
+    if not has_mlp_kernel(values[0], values[1], differentiable=False):
+        pytest.skip("needs a GPU of 9.0 and a library with kernels for it")
+    found, again = (mlp(*values, backend="cuda") for _ in range(2))
+    assert torch.equal(found, again)
+    assert_as_good_as(found, layers(*values), layers(*(value.double() for value in values)), "y")
+    with pytest.raises(ValueError, match="without gradients"):
+        mlp(*leaves, backend="cuda")
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("hidden", [32, 96, 160, 1_056])
+def test_chunks_that_the_hidden_channels_do_not_fill(hidden, channels):
+    leaves, _ = leaves_of(1_000, channels, hidden, torch.float16)
+    values = [leaf.detach() for leaf in leaves]
+    found = mlp(*values, backend="cuda")
+    assert_as_good_as(found, layers(*values), layers(*(value.double() for value in values)), "y")
 
 
 @pytest.mark.parametrize("hidden", [32, 96, 2_048])

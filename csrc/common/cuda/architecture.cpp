@@ -10,13 +10,17 @@
 namespace ssm {
 namespace {
 
+bool has_no_code(cudaError_t error) {
+  return error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction;
+}
+
 // Turns the errors of a library that was built for other devices into a sentence that says what to do.
 void check_loads(cudaError_t error, const char* op) {
   if (error == cudaSuccess) return;
   const Device device = present_device();
   const bool too_new = error == cudaErrorUnsupportedPtxVersion || error == cudaErrorInvalidPtx ||
                        error == cudaErrorJitCompilerNotFound || error == cudaErrorJitCompilationDisabled;
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction || too_new) {
+  if (has_no_code(error) || too_new) {
     cudaGetLastError();  // the next call would report it again
     SSM_CHECK(false, op, ": the compiled library is for compute capability ", SSM_CUDA_ARCHITECTURES, " and ",
         too_new ? "the driver cannot translate it for " : "has no kernel for ", device.name, ", which has ",
@@ -46,6 +50,24 @@ const KernelLimits& kernel_limits(const void* kernel, const char* op) {
   const auto known = of_device[device].find(kernel);
   if (known != of_device[device].end()) return known->second;
   return of_device[device].emplace(kernel, ask_driver(kernel, op)).first->second;
+}
+
+bool is_compiled_for(const void* kernel, int architecture) {
+  thread_local std::vector<std::unordered_map<const void*, int>> of_device;
+  const size_t device = static_cast<size_t>(present_index());
+  if (device >= of_device.size()) of_device.resize(device + 1);
+  const auto [place, is_new] = of_device[device].try_emplace(kernel, 0);
+  if (is_new) {
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    if (error == cudaSuccess) {
+      place->second = attributes.ptxVersion;
+    } else {
+      cudaGetLastError();  // the next call would report it again
+      if (!has_no_code(error)) check_cuda(error);
+    }
+  }
+  return place->second == architecture;
 }
 
 int library_architecture(const char* op) {

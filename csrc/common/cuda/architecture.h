@@ -30,6 +30,10 @@ const KernelLimits& kernel_limits(void (*kernel)(Parameters...), const char* op)
   return kernel_limits(reinterpret_cast<const void*>(kernel), op);
 }
 
+// Whether the library has code of a kernel that the present device can run and that was compiled for this architecture
+// and no other. A kernel for sm_90a has the architecture 90, and no other device can run it.
+bool is_compiled_for(const void* kernel, int architecture);
+
 // What the library's kernels were compiled for, as far as the present device uses them: 10 · major + minor.
 int library_architecture(const char* op);
 

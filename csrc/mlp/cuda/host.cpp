@@ -6,6 +6,7 @@
 
 #include "common/cuda/architecture.h"
 #include "common/cuda/device.h"
+#include "mlp/cuda/hopper.h"
 #include "mlp/cuda/launch.h"
 #include "mlp/cuda/tuning.h"
 #include "mlp/inputs.h"
@@ -13,8 +14,50 @@
 namespace ssm {
 namespace {
 
+constexpr int64_t kMostHidden = 1 << 20;  // so that sizes of weights are no larger than int
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+// The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
+HopperLayers hopper_layers(const TwoLayers& given) {
+  HopperLayers layers{
+      given.channels, given.hidden, hopper_chunk(given.channels), given.weight1, given.weight2, nullptr, 0};
+  const auto bytes = [&](int stages) {
+    layers.stages = stages;
+    return HopperMlpMemory(layers, nullptr).bytes;
+  };
+  const size_t most = present_device().block_shared, fixed = bytes(0), one = bytes(1) - fixed;
+  const int held = fixed < most ? static_cast<int>(std::min<size_t>((most - fixed) / one, layers.pieces())) : 0;
+  layers.stages = held >= std::min(layers.pieces(), kHopperStages) ? held : 0;
+  return layers;
+}
+
+// Whether the forward pass is computed by Hopper's tensor cores on the present device.
+bool runs_on_hopper(int64_t channels, int64_t hidden) {
+  if (!hopper_mlp_has(channels) || hidden <= 0 || hidden % kHiddenChunk != 0 || hidden > kMostHidden) return false;
+  if (!is_compiled_for(hopper_mlp_kernel_for<c10::Half>(static_cast<int>(channels)), kHopper)) return false;
+  const TwoLayers layers{static_cast<int>(channels), static_cast<int>(hidden), static_cast<int>(channels)};
+  return hopper_layers(layers).stages > 0;
+}
+
+template <typename Run>
+void with_type(const Tensor& x, const Run& run) {
+  if (x.scalar_type() == kHalf) {
+    run(c10::Half());
+  } else {
+    run(c10::BFloat16());
+  }
+}
+
+void run_on_hopper(const MlpParams& p, const Tensor& x) {
+  HopperMlpLaunch launch{hopper_layers(p.layers), p.tokens, p.x, p.bias1, p.bias2, p.y, 0};
+  const Tensor packed = empty({launch.layers.pieces(), launch.layers.items()}, x);
+  launch.layers.packed = packed.mutable_data_ptr();
+  const int64_t tile = int64_t{kHopperRows} * hopper_groups(p.layers.channels);
+  launch.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
+  with_type(x, [&](auto zero) { launch_hopper_mlp<decltype(zero)>(launch); });
 }
 
 void check_widths(const MlpParams& p) {
@@ -27,24 +70,20 @@ Tensor packed_weights(const MlpParams& p, const Tensor& x) {
   return empty({p.layers.chunks_of_all(), chunk_items(p.layers.channels, p.layers.out)}, x);
 }
 
-template <typename Run>
-void with_type(const Tensor& x, const Run& run) {
-  if (x.scalar_type() == kHalf) {
-    run(c10::Half());
-  } else {
-    run(c10::BFloat16());
-  }
-}
-
 Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2) {
   MlpLaunch p{mlp_params(x, weight1, bias1, weight2)};
-  check_widths(p);
+  const DeviceGuard guard(x.get_device_index());
+  const bool on_hopper = runs_on_hopper(p.layers.channels, p.layers.hidden);
+  if (!on_hopper) check_widths(p);
   check_mlp_input(bias2, x, {p.layers.channels}, kFloat, "bias2");
   const Tensor y = empty(x.sizes(), x);
   if (x.numel() == 0) return y;
-  const DeviceGuard guard(x.get_device_index());
   p.bias2 = bias2.const_data_ptr<float>();
   p.y = y.mutable_data_ptr();
+  if (on_hopper) {
+    run_on_hopper(p, x);
+    return y;
+  }
   p.blocks =
       static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p.layers.channels, false)), multiprocessors()));
   const Tensor packed = packed_weights(p, x);
@@ -84,13 +123,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
 bool mlp_fits(int64_t channels, int64_t hidden, int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
   if (library_architecture("mlp") < kFirstWithFragments || !mlp_has(channels) || hidden <= 0) return false;
-  if (hidden % kHiddenChunk != 0 || hidden > std::numeric_limits<int>::max()) return false;
+  if (hidden % kHiddenChunk != 0 || hidden > kMostHidden) return false;
   const auto bytes = [&](bool backward) {
     return MlpMemory<c10::Half>(backward, mlp_tile(static_cast<int>(channels), backward), static_cast<int>(channels),
         static_cast<int>(hidden), kChunkStages, nullptr)
         .bytes;
   };
   return std::max(bytes(false), bytes(true)) <= present_device().block_shared;
+}
+
+// Whether they have a kernel for the results alone, without gradients.
+bool mlp_infers(int64_t channels, int64_t hidden, int64_t device) {
+  const DeviceGuard guard(static_cast<int32_t>(device));
+  return runs_on_hopper(channels, hidden);
 }
 
 }  // namespace
@@ -101,10 +146,12 @@ int mlp_tile(int channels, bool backward) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(ssm_build, m) {
   m.def("mlp_fits(int channels, int hidden, int device) -> bool");
+  m.def("mlp_infers(int channels, int hidden, int device) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_build, CompositeExplicitAutograd, m) {
   m.impl("mlp_fits", TORCH_BOX(&mlp_fits));
+  m.impl("mlp_infers", TORCH_BOX(&mlp_infers));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(ssm_core, CUDA, m) {

@@ -14,6 +14,8 @@ _NAME = "ssm_core::mlp"
 _HALF_TYPES = (torch.bfloat16, torch.float16)
 # As in csrc/mlp/cuda/tuning.h: the numbers of channels that kernels are compiled for, and what divides the hidden ones.
 CHANNELS = (48, 64, 80, 96, 128, 160, 192)
+# As in csrc/mlp/cuda/hopper.h: those that Hopper GPUs have besides, without gradients.
+WIDE_CHANNELS = (256, 320, 384)
 CHUNK = 32
 
 
@@ -28,8 +30,9 @@ def mlp(
     """Compute y = W₂ GELU(W₁ x + b₁) + b₂ for every token.
 
     The kernel keeps the hidden channels in registers, forward and backward, where two layers write and read them in
-    memory. It is for GPUs from compute capability 8.0 on, half types and the widths of ``CHANNELS``. Everything else
-    is computed by PyTorch's layers.
+    memory. It is for GPUs from compute capability 8.0 on, half types and the widths of ``CHANNELS``. On GPUs of 9.0 the
+    forward pass is a kernel of its own, which has the widths of ``WIDE_CHANNELS``, too, if no input needs a gradient.
+    Everything else is computed by PyTorch's layers.
 
     Args:
         x: the tokens.
@@ -55,40 +58,48 @@ def mlp(
         raise ValueError(
             f"mlp: x, weight1 and weight2 must have one dtype, got {x.dtype}, {weight1.dtype} and {weight2.dtype}"
         )
-    fits = has_mlp_kernel(x, weight1)
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight1, bias1, weight2, bias2))
+    fits = has_mlp_kernel(x, weight1, differentiable)
     if backend == "auto" and not fits:
         return mlp_reference(x, weight1, bias1, weight2, bias2)
     if choose_backend("mlp", _NAME, backend, x.device) == "reference":
         return mlp_reference(x, weight1, bias1, weight2, bias2)
     if not fits:
         raise ValueError(
-            f"mlp: the kernel takes half types, {', '.join(map(str, CHANNELS))} channels and multiples of {CHUNK} "
-            f"hidden ones on GPUs from compute capability 8.0 on, got {x.dtype}, {weight1.shape[1]} channels and "
-            f"{weight1.shape[0]} hidden ones on {x.device}"
+            f"mlp: the kernel takes half types, {_names(CHANNELS)} channels and multiples of {CHUNK} hidden ones on "
+            f"GPUs from compute capability 8.0 on, and without gradients {_names(WIDE_CHANNELS)} channels on those of "
+            f"9.0, got {x.dtype}, {weight1.shape[1]} channels and {weight1.shape[0]} hidden ones on {x.device}"
         )
     parameters = weight1.contiguous(), bias1.float().contiguous(), weight2.contiguous(), bias2.float().contiguous()
     y: Tensor = torch.ops.ssm_core.mlp(rows.contiguous(), *parameters)
     return y.view(x.shape)
 
 
-def has_mlp_kernel(x: Tensor, weight1: Tensor) -> bool:
+def _names(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def has_mlp_kernel(x: Tensor, weight1: Tensor, differentiable: bool = True) -> bool:
     """Whether the compiled library has a kernel for tokens of this dtype, device and width.
 
     Args:
         x: the tokens ``[..., C]``.
         weight1: the first layer's weight ``[H, C]``.
+        differentiable: whether gradients are needed, which has kernels for fewer widths.
     """
     hidden, channels = weight1.shape
     if not x.is_cuda or x.dtype not in _HALF_TYPES or not has_kernel(_NAME, "cuda"):
         return False
-    return _fits(channels, hidden, x.device)
+    return _fits(channels, hidden, x.device, differentiable)
 
 
 # torch.compile calls this once while it traces.
 @torch.compiler.assume_constant_result
-def _fits(channels: int, hidden: int, device: torch.device) -> bool:
+def _fits(channels: int, hidden: int, device: torch.device, differentiable: bool) -> bool:
     index = torch.cuda.current_device() if device.index is None else device.index
-    return bool(torch.ops.ssm_build.mlp_fits(channels, hidden, index))
+    given = channels, hidden, index
+    both_ways = bool(torch.ops.ssm_build.mlp_fits(*given))
+    return both_ways or (not differentiable and bool(torch.ops.ssm_build.mlp_infers(*given)))
 
 
 __all__ = ["has_mlp_kernel", "mlp", "mlp_reference"]
