@@ -30,8 +30,8 @@ __device__ __forceinline__ void copy_tokens_to_cores(char* to, const void* from,
 }
 
 // A warpgroup's tokens: how they come to shared memory, and the first product with them. Registers get the tokens anew
-// for each chunk. If they kept them from chunk to chunk, ptxas 13.0 would give their registers to other values, since it
-// does not see that the next chunk's products read them (with 64 channels).
+// for each chunk. If they kept them from chunk to chunk, ptxas 13.0 would give their registers to other values, since
+// it does not see that the next chunk's products read them (with 64 channels).
 template <typename scalar_t, int kChannels>
 class Tokens {
  public:
@@ -66,7 +66,8 @@ class Tokens {
     }
   }
 
-  // Starts the first product for a chunk of hidden channels. What it loads into `x` is read until the product has ended.
+  // Starts the first product for a chunk of hidden channels. What it loads into `x` is read until the product has
+  // ended.
   template <int kCount>
   __device__ __forceinline__ void start(Result (&u)[kCount], Loaded& x, uint32_t weight1) {
     constexpr int kAlong = 8 * kCount * 16;
