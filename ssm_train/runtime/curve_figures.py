@@ -57,7 +57,8 @@ def draw_curves(
     axes.grid(alpha=0.25, linewidth=0.4)
     axes.set_axisbelow(True)
     beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(runs) > _INSIDE else {}
-    axes.legend(frameon=False, fontsize=style.SMALL_SIZE, handlelength=1.6, **beside)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=style.SMALL_SIZE, handlelength=1.6, **beside)
 
 
 def metrics_of(runs: Mapping[str, Curves]) -> list[str]:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_rank, get_world_size
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.structures import BaseDataElement
 
-from ssm_core.errors import DataError
+from ssm_core.errors import ConfigError, DataError
 from ssm_train.data.collate import UNREADABLE_KEY
 
 _SHOWN = 3  # metrics in a message
@@ -24,6 +24,12 @@ class ReadableEvaluator(Evaluator):
     The first are samples that a dataset had to replace. The second are samples with which the sampler of several
     processes fills their last batches: mmengine drops as many from the end of all results, which are others if some
     samples were left out before.
+
+    Args:
+        metrics: a metric or several ones, built or as configs.
+
+    Raises:
+        ConfigError: two metrics of a class that says ``has_fixed_names = True`` have the same prefix.
     """
 
     size: int | None = None  # number of samples of the dataset; the Runner sets it
@@ -31,6 +37,18 @@ class ReadableEvaluator(Evaluator):
     _replaced = 0
     _used = 0
     _seen = 0  # number of samples that this process was given
+
+    def __init__(self, metrics: dict | BaseMetric | Sequence):
+        super().__init__(metrics)
+        # Metrics of other packages can have other names by their settings, so that two of them may be right.
+        fixed = [metric for metric in self.metrics if getattr(metric, "has_fixed_names", False)]
+        kinds = [(type(metric).__name__, metric.prefix) for metric in fixed]
+        twice = next((kind for number, kind in enumerate(kinds) if kind in kinds[:number]), None)
+        if twice is not None:
+            raise ConfigError(
+                f"an evaluator has two metrics {twice[0]} whose figures would have the same names: give each its own "
+                'prefix="…"'
+            )
 
     def process(self, data_samples: Sequence[BaseDataElement | dict], data_batch: Any = None) -> None:
         """Hand the predictions of a batch to the metrics."""

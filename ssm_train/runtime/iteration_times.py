@@ -130,6 +130,20 @@ class IterationTimesHook(Hook):
         self._profile: profile | None = None
         self._done = False
 
+    @property
+    def needed(self) -> int:
+        """Iterations of a training after which the table comes."""
+        return self.skipped + self.iterations + (_PROFILED if torch.cuda.is_available() else 0) + 1
+
+    def before_train(self, runner: Runner) -> None:
+        """Say at the start if the training will be too short."""
+        left = runner.max_iters - runner.iter
+        if left < self.needed:
+            runner.logger.warning(
+                f"--time-iterations {self.iterations} needs {self.needed} iterations, and this training has {left}: "
+                "there will be no table"
+            )
+
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin or end to measure."""
         if self._done:
@@ -159,9 +173,8 @@ class IterationTimesHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Say that the training was too short."""
         if not self._done:
-            needed = self.iterations + self.skipped + _PROFILED + 1
             runner.logger.warning(
-                f"--time-iterations {self.iterations} needs {needed} iterations, and this run had {self._seen}"
+                f"--time-iterations {self.iterations} needs {self.needed} iterations, and this run had {self._seen}"
             )
 
     def _print(self, runner: Runner, now: Sequence[float], device: float | None) -> None:

@@ -3,9 +3,11 @@
 import json
 import os
 
+import pytest
 import runs
 import torch
 
+from ssm_core.errors import ConfigError
 from ssm_train.runtime.evaluator import ReadableEvaluator
 from ssm_train.tasks.classification.metrics import Accuracy
 
@@ -43,6 +45,18 @@ def in_two(rank, port, out):
     if rank == 0:
         out.write_text(json.dumps([metrics, report.confusion.tolist()]))
     torch.distributed.destroy_process_group()
+
+
+def test_two_metrics_of_the_same_names_are_refused_and_prefixes_tell_them_apart():
+    with pytest.raises(ConfigError, match=r"two metrics Accuracy .* own prefix"):
+        ReadableEvaluator([Accuracy(topk=(1,)), dict(type="ssm_train.Accuracy", topk=(5,))])
+    evaluator = ReadableEvaluator([Accuracy(topk=(1,)), Accuracy(topk=(1,), bins=3, prefix="coarse")])
+    evaluator.dataset_meta, evaluator.size = {"classes": ["a", "b"]}, SIZE
+    for index in range(SIZE):
+        evaluator.process([sample(index)])
+    metrics = evaluator.evaluate(SIZE)
+    assert metrics["top1"] == metrics["coarse/top1"] == 87.5
+    assert {name for name in metrics if "/" not in name} == {name[7:] for name in metrics if "/" in name}
 
 
 def test_one_process():

@@ -78,4 +78,16 @@ def test_a_training_prints_where_its_time_goes(tmp_path, harm, row, least):
 def test_too_short_a_training_says_so(tmp_path):
     name, *options = runs.RESNET
     runs.call(runs.train, tmp_path / "log", name, tmp_path / "run", *options, time_iterations=8)
-    assert "--time-iterations 8 needs" in Path(tmp_path / "log").read_text() + Path(f"{tmp_path}/log.err").read_text()
+    (log,) = (tmp_path / "run").glob("*/*.log")
+    said = log.read_text()
+    beginning, end = "--time-iterations 8 needs 29 iterations, and this ", "(train)"
+    assert said.index(f"{beginning}training has 12: there will be no table") < said.index(end)
+    assert said.index(f"{beginning}run had 12") > said.index(end)
+
+
+def test_a_training_that_is_just_long_enough_gets_its_table(tmp_path):
+    name, *options = runs.RESNET
+    runs.call(runs.train, tmp_path / "log", name, tmp_path / "run", *options, *LONG, time_iterations=3)
+    said = Path(tmp_path / "log").read_text()
+    assert "3 iterations:\n" in said
+    assert "there will be no table" not in said

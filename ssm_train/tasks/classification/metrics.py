@@ -29,14 +29,16 @@ class Accuracy(BaseMetric):
     Args:
         topk: values of k.
         bins: number of equal bins of the probability for ``ece``.
+        prefix: comes before the names of the figures, with a slash between. Metrics in one list need different ones.
     """
 
     default_prefix = ""
+    has_fixed_names = True
     report: ClassReport | None = None
 
-    def __init__(self, topk: Sequence[int] = (1, 5), bins: int = 15):
+    def __init__(self, topk: Sequence[int] = (1, 5), bins: int = 15, prefix: str | None = None):
         # "gpu" gathers by the process group, on any device. "cpu" would gather by files.
-        super().__init__(collect_device="gpu")
+        super().__init__(collect_device="gpu", prefix=prefix)
         if bins < 1:
             raise ConfigError(f"Accuracy needs at least one bin, not {bins}")
         self.topk = tuple(topk)
@@ -95,13 +97,15 @@ class MultiLabelMetric(BaseMetric):
 
     Args:
         threshold: lowest probability of a yes.
+        prefix: as for :class:`Accuracy`.
     """
 
     default_prefix = ""
+    has_fixed_names = True
     report: ClassReport | None = None
 
-    def __init__(self, threshold: float = 0.5):
-        super().__init__(collect_device="gpu")
+    def __init__(self, threshold: float = 0.5, prefix: str | None = None):
+        super().__init__(collect_device="gpu", prefix=prefix)
         if not 0 < threshold < 1:
             raise ConfigError(f"a threshold of probabilities is between 0 and 1, not {threshold}")
         self.threshold = threshold
