@@ -17,13 +17,13 @@ from ssm_train.tasks.base import ImageTask
 
 
 def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count: int, seed: int = 0) -> list[Path]:
-    """Write a picture of each of the first samples of a config's dataset.
+    """Write pictures of samples of a config's dataset, evenly spread over it, since files are sorted by class.
 
     Args:
         cfg: of any task. Rows of text are written as text.
         split: the data loader whose dataset is drawn.
-        out: folder of the pictures ``0000.png``, ``0001.png`` and so on. Those of a classifier's images have the label
-            in their names, too.
+        out: folder of the pictures. Their names are the numbers of the samples, such as ``0000.png``. Those of a
+            classifier's images have the label in their names, too.
         count: how many samples are drawn at most.
         seed: seed of the augmentations.
 
@@ -45,7 +45,6 @@ def browse(cfg: Config, split: Literal["train", "val", "test"], out: Path, count
         if isinstance(task, ImageTask):
             number_alike(dataset, task.renumber_bare, f"the data of {split}_dataloader")
         samples = SeededDataset(guarded(dataset, loader.get("unreadable", "skip")), seed)
-        return [
-            task.draw_sample(samples[i], dataset, loader.dataset, out / f"{i:04d}")
-            for i in range(min(count, len(dataset)))
-        ]
+        drawn = min(count, len(dataset))
+        numbers = [place * len(dataset) // drawn for place in range(drawn)]
+        return [task.draw_sample(samples[i], dataset, loader.dataset, out / f"{i:04d}") for i in numbers]

@@ -16,7 +16,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("config", help="config file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
-    parser.add_argument("--count", type=kinds.whole_number(), default=16, help="how many samples (default: 16)")
+    parser.add_argument(
+        "--count", type=kinds.whole_number(), default=16, help="how many samples, evenly spread (default: 16)"
+    )
     parser.add_argument(
         "--seed",
         type=kinds.whole_number(0, kinds.LARGEST_SEED),
