@@ -143,7 +143,7 @@ def test_a_resumed_run_that_has_saved_nothing_names_its_checkpoint(tmp_path):
     rescue = RescueHook(60)
     rescue._updating = True
     runner = SimpleNamespace(
-        optim_wrapper=None, last_iteration_saved=-1, joint_states=False, resumed_from=None, work_dir=tmp_path
+        iterations_of_update=1, last_iteration_saved=-1, joint_states=False, resumed_from=None, work_dir=tmp_path
     )
     assert rescue.save(runner) == "no state of this run is saved"
     runner.resumed_from = (6, tmp_path / "state_6.pth")

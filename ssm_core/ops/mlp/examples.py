@@ -26,14 +26,15 @@ def _call(backend: Backend, inputs: tuple[Tensor, ...]) -> Tensor:
     return mlp(x, weight1, bias1, weight2, bias2, "auto" if backend == "cuda" else backend)
 
 
-def _example(tokens: int, channels: int, hidden: int) -> Example:
+def _example(tokens: int, channels: int, hidden: int, differentiable: bool = True) -> Example:
     return Example(
         f"{tokens} tokens of {channels} channels, {hidden} hidden ones",
         partial(_inputs, tokens, channels, hidden),
         _call,
         parameters=(),
+        differentiable=differentiable,
     )
 
 
-# All weights in shared memory, and chunk by chunk.
-EXAMPLES = (_example(301, 64, 256), _example(301, 192, 768))
+# All weights in shared memory, chunk by chunk, and a width that has a kernel without gradients alone.
+EXAMPLES = (_example(301, 64, 256), _example(301, 192, 768), _example(301, 384, 1536, differentiable=False))
