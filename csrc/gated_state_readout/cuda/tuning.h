@@ -2,19 +2,15 @@
 // others.
 #pragma once
 
-#include <torch/headeronly/macros/Macros.h>
-
-#include <cstddef>
 #include <cstdint>
 
+#include "common/cuda/row_memory.h"
 #include "common/cuda/row_shape.h"
-#include "common/memory.h"
 #include "gated_state_readout/params.h"
 
 namespace ssm {
 
 constexpr int kGatedReadoutThreads = 128;  // of a block
-constexpr int kGatedReadoutWarps = kGatedReadoutThreads / 32;
 
 // Blocks that a multiprocessor must have registers for, and blocks of a launch at most for each of them: all have the
 // same work, and rows that are read a row ahead need many turns. Backward, a thread holds five sums of each channel
@@ -28,20 +24,7 @@ constexpr RowShape kGatedReadoutFours{kGatedReadoutThreads, 4, 5}, kGatedReadout
 // compute capability 8.6 give a block.
 constexpr int64_t kGatedReadoutMostFours = 1280;
 
-// Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
 template <typename acc>
-struct GatedReadoutMemory {
-  acc* scratch;     // [warps][sums]
-  acc* parameters;  // [kGatedReadoutParameters][channels]
-  size_t bytes;
-
-  // `sums`: how many sums the kernel takes over a row at once.
-  C10_HOST_DEVICE GatedReadoutMemory(int channels, int sums, char* memory) {
-    Carver carver(memory);
-    scratch = carver.take<acc>(static_cast<size_t>(sums) * kGatedReadoutWarps);
-    parameters = carver.take<acc>(static_cast<size_t>(kGatedReadoutParameters) * channels);
-    bytes = carver.bytes();
-  }
-};
+using GatedReadoutMemory = RowMemory<acc, kGatedReadoutThreads / 32, kGatedReadoutParameters>;
 
 }  // namespace ssm

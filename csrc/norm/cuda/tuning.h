@@ -1,19 +1,13 @@
 // Tile sizes of the norms on the GPU and what follows from them. csrc/README.md says how to try others.
 #pragma once
 
-#include <torch/headeronly/macros/Macros.h>
-
-#include <cstddef>
-#include <cstdint>
-
+#include "common/cuda/row_memory.h"
 #include "common/cuda/row_shape.h"
-#include "common/memory.h"
 #include "norm/params.h"
 
 namespace ssm {
 
 constexpr int kNormThreads = 256;  // of a block
-constexpr int kNormWarps = kNormThreads / 32;
 
 // Blocks that a multiprocessor must have registers for in the backward pass.
 constexpr int kNormBackwardMinBlocks = 2;
@@ -29,20 +23,7 @@ constexpr RowShape kNormThreeFours{kNormThreads, 4, 3, 4};  // 48, 96, 192, 384,
 constexpr RowShape kNormFiveFours{kNormThreads, 4, 5, 8};   // 160, 320, 640, 1,280 channels
 constexpr RowShape kNormOnes{kNormThreads, 1, 16, 32};      // numbers that four does not divide
 
-// Shared memory: room for sums over rows that are wider than a warp, and the parameters, later their sums.
 template <typename acc>
-struct NormMemory {
-  acc* scratch;     // [warps][sums]
-  acc* parameters;  // [kNormParameters][channels]
-  size_t bytes;
-
-  // `sums`: how many sums the kernel takes over a row at once.
-  C10_HOST_DEVICE NormMemory(int channels, int sums, char* memory) {
-    Carver carver(memory);
-    scratch = carver.take<acc>(static_cast<size_t>(sums) * kNormWarps);
-    parameters = carver.take<acc>(static_cast<size_t>(kNormParameters) * channels);
-    bytes = carver.bytes();
-  }
-};
+using NormMemory = RowMemory<acc, kNormThreads / 32, kNormParameters>;
 
 }  // namespace ssm
