@@ -84,7 +84,8 @@ def check_optimizer(state: Any, own: Mapping[str, Any], optimizer: Optimizer | N
     for number, (mine, theirs) in enumerate(groups):
         missing = _SETTINGS & (mine.keys() - theirs.keys())
         _require(not missing, f"optimizer.param_groups.{number} has no {', '.join(missing)}")
-    _check_finite(state.get("state"), "optimizer.state")
+    bad = non_finite_place(state.get("state"), "optimizer.state")
+    _require(bad is None, f"{bad} is not finite")
     if optimizer is None:
         return
     entries = state.get("state")
@@ -185,18 +186,26 @@ def check_schedules(states: Any, schedules: Any) -> None:
         check_alike(own, state, place)
 
 
-def _check_finite(value: Any, place: str) -> None:
-    """Check that no number of nested data is NaN or infinite."""
+def non_finite_place(value: Any, place: str) -> str | None:
+    """Find a number of nested data that is NaN or infinite.
+
+    Args:
+        value: dictionaries, lists and tuples of tensors and numbers.
+        place: its name, before those of its entries.
+
+    Returns:
+        The place of the first such number, or None.
+    """
     if isinstance(value, Tensor):
-        _require(not value.is_floating_point() or bool(value.isfinite().all()), f"{place} is not finite")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_finite(item, f"{place}.{key}")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _check_finite(item, f"{place}.{number}")
-    elif isinstance(value, float):
-        _require(math.isfinite(value), f"{place} is not finite")
+        return place if value.is_floating_point() and not bool(value.isfinite().all()) else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else place
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    else:
+        entries = list(enumerate(value)) if isinstance(value, list | tuple) else []
+    found = (non_finite_place(item, f"{place}.{key}") for key, item in entries)
+    return next((bad for bad in found if bad is not None), None)
 
 
 def _is_number(value: Any) -> bool:

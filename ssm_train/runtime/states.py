@@ -3,12 +3,10 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mmengine.logging import MMLogger
-from torch import Tensor
 
 from ssm_core import weights
 from ssm_core.errors import NonFiniteError
@@ -16,6 +14,7 @@ from ssm_core.weights import damage
 from ssm_core.writing import WriteError, existing
 from ssm_train.runtime import checkpoints as ckpt
 from ssm_train.runtime.files import make_folder, remove_file
+from ssm_train.runtime.resumed import non_finite_place
 
 
 def check_finite(state: dict) -> None:
@@ -27,17 +26,10 @@ def check_finite(state: dict) -> None:
     for part, owner in (("state_dict", ""), ("ema_state_dict", "the moving average of ")):
         if (bad := weights.first_non_finite(state.get(part, {}))) is not None:
             raise NonFiniteError(f"{owner}{bad} is not finite")
-    if (bad := weights.first_non_finite(dict(_tensors(state.get("optimizer"), "optimizer")))) is not None:
+    optimizer = state.get("optimizer", {})
+    # Without a part of this name it has the states of several optimizers by name.
+    if (bad := non_finite_place(optimizer.get("state", optimizer), "optimizer.state")) is not None:
         raise NonFiniteError(f"{bad} is not finite")
-
-
-def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of nested dictionaries, with their places."""
-    if isinstance(value, Tensor):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(item, f"{place}.{key}")
 
 
 class StateFiles:

@@ -128,23 +128,29 @@ class NonFiniteHook(Hook):
         """What is known of the inputs whose gradients make the update."""
         last = max((number for number in self._batches if number <= runner.iter), default=0)
         first = last - last % runner.iterations_of_update
-        batches = [self._batches[number] for number in range(first, last + 1) if number in self._batches]
-        owner = "the batch has" if len(batches) == 1 else f"the {len(batches)} batches of the update have"
-        names: dict[bool, list[str]] = {True: [], False: []}  # by whether the inputs are finite
-        counts = {True: 0, False: 0}
-        for batch in batches:
-            inputs = batch.get("inputs") if isinstance(batch, dict) else None
-            if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
-                return f"{owner} no inputs that can be checked"
-            are_finite = [bool(image.isfinite().all()) for image in inputs]
-            for kind in counts:
-                numbers = [number for number, is_finite in enumerate(are_finite) if is_finite is kind]
-                counts[kind] += len(numbers)
-                names[kind] += names_in(batch, numbers, runner.train_dataloader.dataset)
-        named = names[not counts[False]]
-        bad = f"{counts[False]} of {sum(counts.values())} inputs not finite"
-        words = f"{owner} {bad if counts[False] else f'{counts[True]} finite inputs'}"
-        return f"{words}: {', '.join(named[:3])}{' …' if len(named) > 3 else ''}" if named else words
+        batches = [batch for number, batch in self._batches.items() if first <= number <= last]
+        owner = f"the {len(batches)} batches of the update have" if len(batches) > 1 else "the batch has"
+        finite = [_finite_inputs(batch) for batch in batches]
+        known = [flags for flags in finite if flags is not None]
+        if not known or len(known) < len(batches):
+            return f"{owner} no inputs that can be checked"
+        count, bad = sum(map(len, known)), sum(flags.count(False) for flags in known)
+        dataset = runner.train_dataloader.dataset
+        names = [
+            name
+            for batch, flags in zip(batches, known, strict=True)
+            for name in names_in(batch, [k for k, flag in enumerate(flags) if flag is not bool(bad)], dataset)
+        ]
+        words = f"{owner} {f'{bad} of {count} inputs not finite' if bad else f'{count} finite inputs'}"
+        return f"{words}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else words
+
+
+def _finite_inputs(batch: Any) -> list[bool] | None:
+    """Whether each of a batch's inputs is finite; None if they are no tensors."""
+    inputs = batch.get("inputs") if isinstance(batch, dict) else None
+    if not isinstance(inputs, Tensor | list) or not all(isinstance(image, Tensor) for image in inputs):
+        return None
+    return [bool(image.isfinite().all()) for image in inputs]
 
 
 def _is_finite(state: dict) -> bool:
