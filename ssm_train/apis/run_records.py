@@ -48,7 +48,8 @@ def read_record(path: Path) -> dict:
         known = json.loads(path.read_text())
         given = isinstance(known["given"], dict) and known["given"].keys() >= _GIVEN
         ended = isinstance(known["error"], str) and known["status"] in ("done", "failed", "waiting")
-        sound = given and ended and isinstance(known["seconds"], int | float)
+        times = known["seconds"], known.get("began") or 0.0  # records of earlier versions do not say when a run began
+        sound = given and ended and all(isinstance(value, int | float) for value in times)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
@@ -56,15 +57,33 @@ def read_record(path: Path) -> dict:
     return known
 
 
-def reason(status: int, log: Path) -> str:
+def seconds_of(known: dict, folder: Path) -> float:
+    """The time that a run took so far.
+
+    Nobody noted the end of a run whose sweep was killed. It is then taken for the time of the last file that it wrote.
+
+    Args:
+        known: what :func:`read_record` gave.
+        folder: of the run.
+    """
+    began = known.get("began")
+    if began is None:
+        return known["seconds"]
+    last = max(path.stat().st_mtime for path in folder.iterdir() if path.name != RECORD)
+    return known["seconds"] + max(0.0, last - began)
+
+
+def reason(status: int, log: Path, start: int = 0) -> str:
     """Why a run failed: the signal that killed it, or else the last error, or else the last line, that it printed.
 
     Args:
         status: its exit status, which is negative after a signal.
         log: what it printed.
+        start: bytes of the log that an earlier attempt printed.
     """
     if status < 0:
         return f"killed by signal {-status} (log: {log})"
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error")]
     return (errors or lines or [f"exit status {status}"])[-1].removeprefix("error: ")

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from ssm_core.errors import ConfigError, StoppedError, UserError
 from ssm_train.apis import cli, run_warnings
 from ssm_train.apis.run_processes import Made, RunProcess, Training, environments
-from ssm_train.apis.run_records import RECORD, differences, digest, read_record, reason
+from ssm_train.apis.run_records import RECORD, differences, digest, read_record, reason, seconds_of
 from ssm_train.apis.run_signals import PassedOn
 from ssm_train.apis.sweep import (
     SEED,
@@ -42,7 +42,7 @@ from ssm_train.apis.sweep import (
 )
 from ssm_train.runtime import folder_lock
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.files import check_folder, make_folder, write_text_atomically
+from ssm_train.runtime.files import check_folder, make_folder, remove_leftovers, write_text_atomically
 
 LOG = "ablation.log"  # in the folder of each run
 TABLE = "table.md"
@@ -222,6 +222,7 @@ class Sweep:
         make_folder(self.folder)
         lock = folder_lock.acquire(self.folder)
         try:
+            remove_leftovers(self.folder)
             for number in range(len(self.runs)):
                 self._recall(number)  # once more: another command may have made runs in the meantime
             with self._signals.handled():
@@ -323,7 +324,7 @@ class Sweep:
                 f"{folder} holds a run with other settings ({differences(before, now)}): give another --work-dir, or "
                 "remove it"
             )
-        outcome.status, outcome.seconds, outcome.error = known["status"], known["seconds"], known["error"]
+        outcome.status, outcome.seconds, outcome.error = known["status"], seconds_of(known, folder), known["error"]
         self._read_figures(number)
 
     def _identity_of(self, number: int) -> dict:
@@ -356,22 +357,25 @@ class Sweep:
         folder = self.folder / outcome.folder
         make_folder(folder)
         log = folder / LOG
-        write_text_atomically(log, "")
+        if outcome.status == "failed" or not log.is_file():
+            write_text_atomically(log, "")
+        printed = log.stat().st_size  # by a run that was stopped and goes on
         outcome.status, outcome.error = "waiting", ""
-        self._note(number)  # or a run that is killed could go on with other settings
+        self._note(number, began=time.time())  # or a run that is killed could go on with other settings
         made = self._in_kept_process(number, log) if self.launch.at_once else self._in_own_process(number, log)
         outcome.seconds += made.seconds
         stopped = self._signals.received and (made.died or made.status == cli.STOPPED)
         self._saved |= made.status == cli.STOPPED
         outcome.status = "waiting" if stopped else "failed" if made.status else "done"
-        outcome.error = reason(made.status, log) if outcome.status == "failed" else ""
+        outcome.error = reason(made.status, log, printed) if outcome.status == "failed" else ""
         self._note(number)
         self._read_figures(number)
 
-    def _note(self, number: int) -> None:
+    def _note(self, number: int, began: float | None = None) -> None:
+        """Write what is known of a run; ``began`` is when it was started, if it has not ended yet."""
         outcome = self.outcomes[number]
         record = {"given": self._identity_of(number), "status": outcome.status}
-        record |= {"seconds": outcome.seconds, "error": outcome.error}
+        record |= {"seconds": outcome.seconds, "error": outcome.error, "began": began}
         write_text_atomically(self.folder / outcome.folder / RECORD, json.dumps(record, indent=1))
 
     def _in_kept_process(self, number: int, log: Path) -> Made:

@@ -21,7 +21,7 @@ class LockedError(ConfigError):
     """Another process has locked a folder."""
 
 
-def acquire(folder: Path, patience: float = 0.0) -> int:
+def acquire(folder: Path, patience: float = 0.0, *, also_here: bool = False) -> int:
     """Lock a folder for this process.
 
     The lock is ``flock`` on a file in the folder. The kernel releases it when the process ends, however it ends. Linux
@@ -31,6 +31,7 @@ def acquire(folder: Path, patience: float = 0.0) -> int:
     Args:
         folder: an existing folder.
         patience: seconds to wait for a process of another machine, which may have died.
+        also_here: whether to wait for a process of this machine, too, which may be about to end.
 
     Returns:
         What :func:`release` takes.
@@ -43,7 +44,7 @@ def acquire(folder: Path, patience: float = 0.0) -> int:
     unlocked = f"the file system of {folder} has no locks: take care that no other run uses the folder"
     while (descriptor := attempt(path, unlocked)) is None:
         host, process = holder(path)
-        if host == socket.gethostname() or time.monotonic() > end:
+        if (host == socket.gethostname() and not also_here) or time.monotonic() > end:
             raise LockedError(
                 f"another run is going on in {folder} (host {host}, pid {process}): wait for its end or stop it, "
                 f"or name another --work-dir (if that host has died, delete {path})"

@@ -25,6 +25,7 @@ MARKER = "run.json"  # says which run the folder belongs to
 _OTHERS = {POINTER, CURVES, CURVES_PICTURE, IDENTITY, MARKER}  # what a run writes beside checkpoints and logs
 _FRESH = re.compile(r"run_([0-9]+)")  # folders that --fresh makes within the work folder
 # Seconds after which a file server has noticed that a machine died, with which a run to resume was lost. NFS says 90.
+# A run of this machine that is told to stop has then saved its state.
 _PATIENCE = 120.0
 
 
@@ -36,7 +37,8 @@ class Start:
         resume: go on with the run that was there, or with the run of this checkpoint file.
         overwrite: delete the files of the run that was there, and begin anew.
         fresh: begin in a new folder within the work folder.
-        or_begin: with ``resume``: begin without a warning if there is no run to go on with.
+        or_begin: with ``resume``: begin without a warning if there is no run to go on with, and wait for one that is
+            about to end.
     """
 
     resume: bool | str | Path = False
@@ -176,7 +178,8 @@ def _claim(work_dir: Path, start: Start) -> tuple[WorkFolder, int]:
     for path in _choices(work_dir, start):
         make_folder(path)
         try:
-            lock = folder_lock.acquire(path, _PATIENCE if start.resume else 0.0)
+            # A program that gives its command again can be faster than the end of the run before.
+            lock = folder_lock.acquire(path, _PATIENCE if start.resume else 0.0, also_here=start.or_begin)
         except folder_lock.LockedError:
             if not start.fresh:
                 raise

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_a_run_that_is_going_on_is_never_disturbed(tmp_path, start):
         with pytest.raises(folder_lock.LockedError), claimed(tmp_path, start):
             pass
         assert before.items() <= content_of(tmp_path).items()
+
+
+def test_a_command_that_is_given_again_waits_for_the_run_that_is_about_to_end(tmp_path):
+    """Such as that of a study that was killed: its run saves its state, and the study begins anew meanwhile."""
+    ending = folder_lock.acquire(tmp_path)
+    timer = threading.Timer(1.5, folder_lock.release, [ending])
+    timer.start()
+    try:
+        with claimed(tmp_path, Start(resume=True, or_begin=True)):
+            assert timer.finished.is_set()
+    finally:
+        timer.cancel()
+        folder_lock.release(ending)
 
 
 def test_a_killed_process_holds_nothing_even_if_its_workers_live_on(tmp_path):

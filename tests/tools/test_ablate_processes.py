@@ -26,6 +26,7 @@ from termcolor.termcolor import can_colorize
 from ssm_train.apis.run_processes import RunProcess, Training
 from ssm_train.apis.run_records import reason
 from ssm_train.apis.run_warnings import described, distinct, warnings_of
+from ssm_train.runtime import folder_lock
 
 
 @pytest.fixture
@@ -62,7 +63,10 @@ def test_a_run_of_its_own_process_ends_with_the_command(tmp_path):
 
 
 def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
-    """Two runs at a time. The runs that are done stay, no process outlives the kill, and the rest is made."""
+    """Two runs at a time. The runs that are done stay, no process outlives the kill, and the rest is made.
+
+    What the others have printed is kept, and the time that they took counts.
+    """
     work, log = tmp_path / "runs", tmp_path / "log"
     line = [command, log, "ablate", study, "--work-dir", work, "--at-once", "2", "--cfg-options", *SHORT]
     killed = runs.start(*line)
@@ -79,6 +83,17 @@ def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
         assert time.monotonic() < ends, "a process of the study outlives it"
         time.sleep(0.05)
     times = {path: path.stat().st_mtime_ns for path in done}
+    records = {path: json.loads(path.read_text()) for path in work.glob("*/ablation.json")}
+    under_way = {path: record for path, record in records.items() if record["status"] == "waiting"}
+    assert under_way
+    for path, record in under_way.items():
+        path.write_text(json.dumps(record | {"began": record["began"] - 1000}))
+        with path.with_name("ablation.log").open("a") as file:
+            file.write("printed before\n")
+        half_drawn = path.with_name("evaluation") / ".val_confusion.png.7.tmp"
+        half_drawn.parent.mkdir(exist_ok=True)
+        half_drawn.touch()
+    (work / ".table.md.7.tmp").touch()
 
     again = runs.start(*line)
     again.join()
@@ -95,6 +110,30 @@ def test_a_study_that_is_killed_goes_on_with_the_same_command(tmp_path, study):
             curve = json.loads((work / run_of["folder"] / "curves.json").read_text())["val"]
             assert (run_of["status"], run_of["last"]) == ("done", curve[-1]["top1"])
     assert known[1]["comparison"]["pairs"] == 2
+    for path in under_way:
+        assert "printed before\n" in path.with_name("ablation.log").read_text()
+        assert json.loads(path.read_text())["seconds"] > 1000
+    assert not list(work.rglob(".*.tmp"))
+
+
+def test_a_study_waits_for_a_run_that_outlives_its_kill(tmp_path, quick_python, capsys):
+    """Its folder is locked here, as that run has it locked while it saves its state."""
+    folder = tmp_path / "seed=0"
+    folder.mkdir()
+    lock = folder_lock.acquire(folder)
+
+    def end():
+        log = folder / "ablation.log"
+        while not log.is_file() or "waiting for the run in" not in log.read_text():
+            time.sleep(0.05)
+        folder_lock.release(lock)
+
+    threading.Thread(target=end, daemon=True).start()
+    try:
+        assert run("ablate", DIGITS, "--work-dir", tmp_path, "--grid", "seed=0", "--cfg-options", *SHORT) == 0
+    finally:
+        folder_lock.release(lock)
+    assert "[1/1] seed=0 done" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

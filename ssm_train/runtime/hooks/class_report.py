@@ -13,7 +13,7 @@ from PIL import Image
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
 from ssm_train.runtime.class_report import ClassReport
-from ssm_train.runtime.files import write_atomically, write_text_atomically
+from ssm_train.runtime.files import remove_leftovers, write_atomically, write_text_atomically
 from ssm_train.runtime.strict_json import strict_json
 
 FOLDER = "evaluation"
@@ -37,6 +37,11 @@ class ClassReportHook(Hook):
 
     def __init__(self, picture: bool = True):
         self.picture = picture
+
+    def before_train(self, runner: Runner) -> None:
+        """Delete the temporary files that a killed process of this run left."""
+        if is_main_process():
+            remove_leftovers(self._folder(runner))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the figures of the classes. If they cannot be written, the training goes on without them."""
