@@ -9,13 +9,14 @@ from dataclasses import asdict
 import pytest
 import timm
 import torch
-from command_line import CONFIGS, ROOT, load_tool
+from command_line import CONFIGS, ROOT, error_of, load_tool
 from PIL import Image
 
 from ssm_core import timing as benchmark
-from ssm_core.errors import ConfigError, DataError
+from ssm_core.errors import ConfigError, DataError, UserError
 from ssm_core.layers.ssm import SelectiveSSM
 
+NEEDS_NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 NOISE = str(CONFIGS / "quadmamba/quadmamba-small_synthetic.py")
 SMALL = [
     "train_dataloader.num_batch_per_epoch=20", "train_dataloader.dataset.size=32", "val_dataloader.dataset.size=32",
@@ -210,12 +211,63 @@ def test_files_like_those_of_imagenet_and_how_fast_they_load(tmp_path, capsys):
         ("loop", ["--data", "nowhere"], "--data nowhere has no folder train"),
         ("throughput", ["--cuda-graphs"], "--cuda-graphs is for compiled networks: add --compile"),
         ("loop", ["--iterations", "4"], "'4' is no whole number from 40"),
+        ("ops", ["--shapes", "1x-2x3x4"], "a shape is written BxHxWxD"),
+        ("ops", ["--plot", "growth.jpg"], "--plot is a file .pdf, .png, .svg, .webp, not growth.jpg"),
+        ("dense", ["--models", "swin", "--cfg-options", "compile=True"], "--models names swin alone"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(tool, arguments, message, capsys):
     with pytest.raises(SystemExit):
         load_tool(f"benchmarks/{tool}").main(arguments)
     assert message in capsys.readouterr().err
+
+
+NO_GPU = "error: --device 'cuda' is no device of this machine, which has cpu alone"
+FEW = ["--device", "cpu", "--iterations", "2", "--batch", "1"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "line"),
+    [
+        ("annotations", ["file"], "error: cannot write file/images: {here}/file is a file and no folder"),
+        ("dense", [*FEW, "--folder", "file"], "error: cannot write file: it is a file and no folder"),
+        ("dense", [*FEW, "--json", "file/a.json"], "error: cannot write file: it is a file and no folder"),
+        ("dense", [*FEW, "--models", "quadmamba", "--cfg-options", "compil=1"], "error: --cfg-options compil: "),
+        pytest.param("dense", [], NO_GPU, marks=NEEDS_NO_GPU),
+        pytest.param("loop", [], NO_GPU, marks=NEEDS_NO_GPU),
+        ("loop", [*FEW[:2], "--cfg-options", "compil=1"], "error: --cfg-options compil: the config has no 'compil'"),
+        ("distributed", [NOISE, "--work-dir", "file"], "error: cannot write file/processes_1: "),
+        ("distributed", ["mambatree_l/mamba-130m_alpaca"], "error: --cfg-options train_dataloader.batch_size: "),
+        ("language", ["--models", "mamba-ssm"], "error: --models mamba-ssm needs the package mamba-ssm, which is not"),
+        ("accuracy", ["none", "none", "--out", "a.svg"], "error: none cannot be read: No such file or directory"),
+        ("accuracy", ["file", "file", "--out", "a.svg"], "error: file cannot be read as JSON: "),
+        ("accuracy", ["list", "list", "--out", "a.svg"], "error: list is no table.json of a study, or list is no file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys, tool, arguments, line
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "list").write_text("[]")
+    assert error_of(capsys, f"benchmarks/{tool}", *arguments).startswith(line.format(here=tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "list"]
+
+
+def test_a_program_that_fails_is_quoted(capfd):
+    """By its first error: those that follow are of the programs that wait for it. Anything else is shown whole."""
+    load_tool("benchmarks/ops")  # and its folder, from which it imports
+    from measured.programs import run_program
+
+    def python(code):
+        run_program([sys.executable, "-c", f"import sys\n{code}"], "the training")
+
+    with pytest.raises(UserError, match=r"^the training ended with 1: no data$"):
+        python("print('error (process 0): no data', 'error: process 0 ended', sep='\\n', file=sys.stderr); sys.exit(1)")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(UserError, match=r"^the training ended with 1$"):
+        python("1 / 0")
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_training_on_noise_is_timed(tmp_path, quick_python, capfd):

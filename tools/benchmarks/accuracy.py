@@ -106,8 +106,10 @@ def main(argv: list[str] | None = None) -> list[Point]:
         batch, size = (throughput["rows"][0][name] for name in ("batch", "size"))
         conditions = f"{settings['mode']}, batch {batch}, {size}×{size}, {settings['dtype']}"
         metric = study["metric"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{options.study} or {options.throughput} has another form: {error}") from error
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{options.study} is no table.json of a study, or {options.throughput} is no file of throughput.py --json"
+        ) from error
     if not points:
         raise DataError(f"no cell of the table {options.table!r} was both trained and timed")
     figure = draw(points, metric, conditions)
@@ -128,8 +130,10 @@ def read(path: Path) -> dict:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ssm_core.errors import UserError
+from measured.programs import run_program
+from ssm_core.writing import explained
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
+from ssm_train.runtime.files import make_folder, write_atomically
 
 IMAGES, OBJECTS, CATEGORIES = 118_000, 860_000, 80
 _AT_ONCE = 10_000  # objects that are drawn together
@@ -120,9 +122,7 @@ def pieces(images: int, objects: int, seed: int) -> Iterator[str]:
 
 def write_file(path: Path, images: int, objects: int, seed: int = 0) -> None:
     """Write an annotation file; the same arguments give the same bytes."""
-    with path.open("w") as file:
-        for piece in pieces(images, objects, seed):
-            file.write(piece)
+    write_atomically(path, lambda file: [file.write(piece.encode()) for piece in pieces(images, objects, seed)])
 
 
 def memory(key: str) -> float:
@@ -179,11 +179,12 @@ def main(argv: list[str] | None = None) -> None:
     if options.one:
         print(json.dumps(measure(options.one, path, folder)))
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     if not path.exists():
         write_file(path, options.images, options.objects)
-    for number in range(options.images):
-        (folder / f"{number + 1:012}.jpg").touch()
+    with explained(folder):
+        for number in range(options.images):
+            (folder / f"{number + 1:012}.jpg").touch()
     print(f"{path.stat().st_size / 1e6:.0f} MB\n{'':12} {'s':>7} {'peak GiB':>9} {'stays GiB':>10}")
     sizes = ["--images", str(options.images), "--objects", str(options.objects)]
     for way in options.ways:
@@ -191,10 +192,8 @@ def main(argv: list[str] | None = None) -> None:
             for index in options.folder.glob(".*.index"):
                 index.unlink()
         command = [sys.executable, __file__, str(options.folder), *sizes, "--one", way]
-        done = subprocess.run(command, stdout=subprocess.PIPE)
-        if done.returncode:
-            raise UserError(f"measuring {way} ended with {done.returncode}")
-        row = json.loads(done.stdout.splitlines()[-1])
+        printed = run_program(command, f"measuring {way}", stdout=subprocess.PIPE)
+        row = json.loads(printed.splitlines()[-1])
         print(f"{way:12} {row['seconds']:7.2f} {row['peak']:9.2f} {row['stays']:10.2f}", flush=True)
 
 

@@ -22,10 +22,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssm_core.errors import UserError
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 from ssm_train.data.prepare.processes import usable_cores
+from ssm_train.runtime.files import make_folder
 
 if TYPE_CHECKING:  # imported when it is needed, so that --help stays fast
     from mmengine.config import Config
@@ -87,6 +87,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, help="write all figures to this file")
     add("--only", metavar="FILE", type=Path, help=argparse.SUPPRESS)  # measure one model in this process
     options = parser.parse_args(argv)
+    if options.cfg_options and set(options.models) == {REFERENCE}:
+        parser.error(f"--cfg-options are for the configs of this project, and --models names {REFERENCE} alone")
     options.batch = options.batch or BATCHES[options.task]
     options.workers = max(usable_cores() - 2, 0) if options.workers is None else options.workers
     return options
@@ -99,7 +101,7 @@ def files(task: str, folder: Path, count: int) -> Path:
     kept = folder / f"{task}-{count}"
     if kept.is_dir():
         return kept
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
         made = Path(unfinished) / "files"
         if task == "detection":
@@ -180,6 +182,8 @@ def train_theirs(options: argparse.Namespace, data: Path, work_dir: Path) -> Non
 def main(argv: list[str] | None = None) -> list[Row]:
     """Measure every model in a process of its own, print a table and return its rows."""
     options = parse(argv)
+    if not options.only:
+        check(options)
     total = (options.warm_up + options.iterations + SPARE) * options.batch
     data = files(options.task, options.folder, total)
     with tempfile.TemporaryDirectory() as folder:
@@ -187,19 +191,35 @@ def main(argv: list[str] | None = None) -> list[Row]:
             own = train_theirs if options.models[0] == REFERENCE else train_ours
             own(options, data, Path(folder))
             return []
+        # Imported here so that others can run this file without its folder in the path.
+        from measured.programs import run_program
+
         rows: list[Row] = []
         print(f"{options.task:14s}{'s/iteration':>12}{'waiting':>9}{'GPU busy':>10}{'GiB':>7}{'rate to Swin-T':>16}")
         for model in sorted(options.models, key=lambda name: name != REFERENCE):
             out = Path(folder) / f"{model}.json"
             again = [*(sys.argv[1:] if argv is None else argv), "--models", model, "--only", str(out)]
-            done = subprocess.run([sys.executable, __file__, *again], stdout=subprocess.DEVNULL)
-            if done.returncode or not out.is_file():
-                raise UserError(f"the training of {model} ended with {done.returncode}")
+            run_program([sys.executable, __file__, *again], f"the training of {model}", stdout=subprocess.DEVNULL)
             row = Row(model, **json.loads(out.read_text()))
             rows.append(row)
             row.to_reference = rows[0].seconds / row.seconds if rows[0].model == REFERENCE else None
             report(rows, options)
     return rows
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise what the trainings would only say after the files have been made."""
+    # Imported here so that --help stays fast.
+    from ssm_train.apis.devices import usable_device
+    from ssm_train.runtime.config import load_config
+    from ssm_train.runtime.files import check_file
+
+    usable_device(options.device)
+    if options.json:
+        check_file(options.json)
+    for model in options.models:
+        if model != REFERENCE:
+            load_config(CONFIGS[options.task][model], options.cfg_options)
 
 
 def report(rows: Sequence[Row], options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from measured.programs import run_program
 from ssm_core.errors import UserError
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -44,21 +45,21 @@ def train(options: argparse.Namespace, processes: int) -> tuple[float, list[floa
     """Train with a number of processes; returns the median time of an iteration in seconds, and the losses."""
     folder = options.work_dir / f"processes_{processes}"
     command = ["bash", str(DIST_TRAIN), options.config, str(processes), "--work-dir", str(folder), "--overwrite"]
-    command += [
-        "--cfg-options",
-        f"train_dataloader.batch_size={options.batch // processes}",
-        "default_hooks.logger.interval=10",
-    ]
-    command += ["default_hooks.curves.interval=1", *options.cfg_options]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHON": sys.executable})
-    if done.returncode:
-        raise UserError(f"the training of {options.config} in {processes} processes ended with {done.returncode}")
+    command += ["--cfg-options", *settings(options, processes)]
+    what = f"the training of {options.config} in {processes} processes"
+    run_program(command, what, stdout=subprocess.DEVNULL, environment={**os.environ, "PYTHON": sys.executable})
     log = max(folder.glob("*/*.log")).read_text()
     times = [float(match) for match in TIME.findall(log)]
     if len(times) < 2:
         raise UserError(f"{options.config} is too short to time: it needs 20 iterations at least")
     curves = json.loads((folder / "curves.json").read_text())
     return statistics.median(times[1:]), [point["loss"] for point in curves["train"]]
+
+
+def settings(options: argparse.Namespace, processes: int) -> list[str]:
+    """What is changed in the config of a training."""
+    own = [f"train_dataloader.batch_size={options.batch // processes}", "default_hooks.logger.interval=10"]
+    return [*own, "default_hooks.curves.interval=1", *options.cfg_options]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -86,11 +87,12 @@ def main(argv: list[str] | None = None) -> list[Row]:
     options = parse(argv)
     # Imported after parsing so that --help stays fast.
     from ssm_train.runtime.config import load_config
-    from ssm_train.runtime.files import check_file, write_text_atomically
+    from ssm_train.runtime.files import check_file, check_folder, write_text_atomically
 
     if options.json:
         check_file(options.json)
-    load_config(options.config, options.cfg_options)  # its errors are known before any process starts
+    check_folder(options.work_dir / "processes_1")
+    load_config(options.config, settings(options, 1))  # its errors are known before any process starts
     rows = []
     for processes in options.processes:
         seconds, losses = train(options, processes)

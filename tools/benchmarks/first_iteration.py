@@ -40,7 +40,7 @@ def seconds_to_first(command: list[str], cache: str) -> float:
             training.wait()
             return seconds
         last = line.strip() or last
-    raise UserError(f"the training ended before its first iteration: {last}")
+    raise UserError(f"the training ended before its first iteration: {last.removeprefix('error: ')}")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -16,14 +16,13 @@ prints where the time of its iterations goes (docs/bounds.md). Without --data th
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssm_core.errors import UserError
+from measured.programs import run_program
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
@@ -54,7 +53,7 @@ def bare(options: argparse.Namespace, folder: Path, graphs: bool) -> float:
     command += ["--device", options.device, "--json", str(report)]
     command += ["--dtype", "bfloat16", "--compile"] if options.device == "cuda" else ["--dtype", "float32"]
     command += ["--cuda-graphs"] if graphs else []
-    _run(command)
+    run_program(command, "the bare step")
     return json.loads(report.read_text())["rows"][0]["milliseconds_per_step"] / 1e3
 
 
@@ -70,16 +69,10 @@ def training(options: argparse.Namespace, config: str, folder: Path, settings: l
     command += [f"train_dataloader.num_batch_per_epoch={start + options.iterations}"]
     command += ["val_dataloader.num_batch_per_epoch=1", f"train_dataloader.batch_size={options.batch}"]
     command += [f"default_hooks.logger.interval={LOG_EVERY}"]
-    _run([*command, "log_level=WARNING", *settings, *options.cfg_options])
+    run_program([*command, "log_level=WARNING", *settings, *options.cfg_options], f"the training of {config}")
     scalars = max(folder.glob("*/vis_data/scalars.json")).read_text().splitlines()
     logged = (line for line in map(json.loads, scalars) if "train/time" in line)
     return statistics.fmean(line["train/time"] for line in logged if line["step"] > start)
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command)
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:5])} … ended with {done.returncode}")
 
 
 def measurements(options: argparse.Namespace) -> Iterator[tuple[str, float]]:
@@ -124,10 +117,15 @@ def main(argv: list[str] | None = None) -> list[Row]:
     # Imported after parsing so that --help stays fast.
     from measured.report import write_report
     from ssm_core.timing import machine
+    from ssm_train.apis.devices import usable_device
+    from ssm_train.runtime.config import load_config
     from ssm_train.runtime.files import check_file
 
+    usable_device(options.device)
     if options.json:
         check_file(options.json)
+    for config in FAMILIES[options.model][1:]:
+        load_config(config, options.cfg_options)  # its errors are known before anything is measured
     rows: list[Row] = []
     print(f"{'':18s}{'img/s':>10}{'ms':>10}{'to bare':>9}")
     for what, seconds in measurements(options):

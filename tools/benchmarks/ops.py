@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from measured.shapes import Shape
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
+from ssm_train.commands.visualize import SUFFIXES
 
 if TYPE_CHECKING:  # imported when it is needed, so that --help stays fast
     from measured.ops import Row
@@ -58,8 +59,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-reference", action="store_true", help="do not time the PyTorch references")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--plot", type=Path, help="draw time over tokens into this file (.png or .svg)")
-    return parser.parse_args(argv)
+    parser.add_argument("--plot", type=Path, help="draw time over tokens into this file: .pdf, .png, .svg or .webp")
+    options = parser.parse_args(argv)
+    if options.plot and options.plot.suffix not in SUFFIXES:
+        parser.error(f"--plot is a file {', '.join(SUFFIXES)}, not {options.plot}")
+    return options
 
 
 def main(argv: list[str] | None = None) -> "list[Row]":

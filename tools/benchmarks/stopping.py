@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from measured.programs import failure
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
 
@@ -70,7 +71,7 @@ def start(args: argparse.Namespace, folder: Path, *options: str, resume: bool = 
     before = len(iterations(folder))
     while len(iterations(folder)) < before + 10:
         if process.poll() is not None:
-            sys.exit(f"the training ended: {process.stderr.read()[-2000:]}")
+            raise failure("the training", process.returncode, process.stderr.read())
         time.sleep(0.05)
     return process
 
@@ -81,7 +82,7 @@ def stop(process: subprocess.Popen) -> tuple[float, str]:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     if process.returncode != 75:
-        sys.exit(f"the training ended with {process.returncode}: {said[-2000:]}")
+        raise failure("the training", process.returncode, said)
     return time.time() - begin, said
 
 

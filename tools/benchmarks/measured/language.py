@@ -11,6 +11,7 @@ from torch import nn
 from transformers import MambaConfig, MambaForCausalLM
 
 from measured.report import write_report
+from ssm_core.errors import ConfigError
 from ssm_core.timing import machine, summarize, timed
 from ssm_train.apis.devices import usable_device
 from ssm_train.runtime.files import check_file
@@ -140,7 +141,12 @@ def run(options: argparse.Namespace, known: Sequence[str]) -> list[Row]:
     Args:
         options: of the command line.
         known: names of all models.
+
+    Raises:
+        ConfigError: a model is named whose package is not installed.
     """
+    if "mamba-ssm" in (options.models or ()) and not installed(MAMBA_SSM):
+        raise ConfigError("--models mamba-ssm needs the package mamba-ssm, which is not installed")
     options.device = usable_device(options.device).type
     on_gpu = options.device == "cuda"
     options.models = options.models or [name for name in known if name != "mamba-ssm" or installed(MAMBA_SSM)]

@@ -1,7 +1,7 @@
 """The shapes of maps, as a command line has them."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,12 @@ class Shape:
     def parse(cls, text: str) -> "Shape":
         """Read ``BxHxWxD``."""
         try:
-            return cls(*map(int, text.split("x")))
+            shape = cls(*map(int, text.split("x")))
         except (TypeError, ValueError):
-            raise argparse.ArgumentTypeError(f"a shape is written BxHxWxD, such as 4x56x56x160; got {text!r}") from None
+            shape = None
+        if shape is None or min(astuple(shape)) < 1:
+            raise argparse.ArgumentTypeError(f"a shape is written BxHxWxD, such as 4x56x56x160; got {text!r}")
+        return shape
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.height}x{self.width}x{self.channels}"
