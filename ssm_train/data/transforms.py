@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from ssm_core.errors import ConfigError
 from ssm_train.data.augmentation import VIEW_KEY, Drawing, Unfinished, draw_views, drawing_of
+from ssm_train.data.augmentation.policies import PolicyNotation
 from ssm_train.data.pixels import LEVELS
 from ssm_train.registry import TRANSFORMS
 
@@ -45,7 +46,8 @@ class TrainTransform:
             the loading processes.
 
     Raises:
-        ConfigError: ``mean`` and ``std`` differ in length, or colours are to be changed of images that have none.
+        ConfigError: ``mean`` and ``std`` differ in length, colours are to be changed of images that have none, or
+            timm knows no such policy.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class TrainTransform:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         hflip: float = 0.5,
         color_jitter: float | None = None,
-        auto_augment: str | None = None,
+        auto_augment: Annotated[str, PolicyNotation()] | None = None,
         random_erasing: float = 0.0,
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
         mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
@@ -80,6 +82,8 @@ class TrainTransform:
                 ]
             )
             return
+        if auto_augment and (lacking := PolicyNotation().lacking(auto_augment)):
+            raise ConfigError(f"auto_augment is {auto_augment!r}: it has to be {lacking}")
         self.transform = create_transform(
             size,
             is_training=True,

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ssm_core.errors import ConfigError, nearest
 
@@ -131,6 +131,8 @@ def check_value(place: str, value: Any, hint: Any, allowed: Range | None = None)
     Raises:
         ConfigError: the value is of the wrong kind or out of range.
     """
+    if isinstance(value, str) and (lacking := _notation(hint, value)):
+        raise ConfigError(f"{place} is {shown(value)}: it has to be {lacking}")
     if not matches(value, hint):
         meant = nearest(value, _choices(hint)) if isinstance(value, str) else ""
         raise ConfigError(f"{place} has to be {describe(hint)}, not {shown(value)}{meant}")
@@ -148,6 +150,22 @@ def check_value(place: str, value: Any, hint: Any, allowed: Range | None = None)
     elif isinstance(value, Mapping) and typing.get_origin(hint) is dict:
         for key, item in value.items():
             check_value(f"{place}.{key}", item, typing.get_args(hint)[1])
+
+
+class Notation(Protocol):
+    """What a text has to be, as in ``Annotated[str, SomeNotation()]``."""
+
+    def lacking(self, text: str) -> str:
+        """Words for what a text would have to be; empty if it is that."""
+        ...
+
+
+def _notation(hint: Any, value: str) -> str:
+    """What a text lacks by the notation in an annotation; empty if there is none, or it lacks nothing."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is not typing.Annotated:
+        return next(filter(None, (_notation(part, value) for part in parts)), "")
+    return next(filter(None, (note.lacking(value) for note in parts[1:] if hasattr(note, "lacking"))), "")
 
 
 def _choices(hint: Any) -> list[str]:
@@ -250,7 +268,7 @@ def _resolved(annotation: Any, function: Callable) -> Any:
         return Any
     holder = types.SimpleNamespace(__annotations__={"value": annotation})
     try:
-        return typing.get_type_hints(holder, getattr(function, "__globals__", {}))["value"]
+        return typing.get_type_hints(holder, getattr(function, "__globals__", {}), include_extras=True)["value"]
     except (NameError, TypeError):  # a name that only type checkers import, or something that is no annotation
         return Any
 
@@ -262,6 +280,8 @@ def matches(value: Any, hint: Any) -> bool:
     and True and False are none.
     """
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Annotated:
+        return matches(value, parts[0])
     if kind in (typing.Union, types.UnionType):
         return any(matches(value, part) for part in parts)
     if kind is typing.Literal:
@@ -296,6 +316,8 @@ def _is_number(value: Any) -> bool:
 def describe(hint: Any) -> str:
     """An annotation in words."""
     kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Annotated:
+        return describe(parts[0])
     if kind in (typing.Union, types.UnionType):
         words = [describe(part) for part in parts]
         plain = [word for word in words if word != _OBJECT]

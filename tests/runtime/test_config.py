@@ -181,6 +181,31 @@ def test_values_of_another_kind(option, words):
         load_config(DIGITS, [option])
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("rnd-m9", "a policy of timm's ('rand', 'augmix', 'original', 'originalr', 'v0', 'v0r' or '3a', then options"),
+        ("rand-m9-x3", "'rand' with options such as -m1, -n1, -p0.5, -mstd0.5, -mmax1, -inc1, -tweights, -t3a, -t3aw"),
+        ("rand-m9.5", "'rand' with options such as -m1"),  # timm's own error is that of int()
+        ("rand-m9-inc", "'rand' with options such as -m1"),  # timm would ignore it
+        ("augmix-n2", "'augmix' with options such as -m1, -w1, -d1, -a0.5, -b1, -mstd0.5"),
+        ("v0-m9", "'v0' with options such as -mstd0.5"),
+    ],
+)
+def test_a_policy_that_timm_does_not_know_is_named_with_its_key(value, words):
+    key = "train_dataloader.dataset.transform.auto_augment"
+    with pytest.raises(ConfigError) as error:
+        load_config("mambatree/mambatree-tiny_image-folder", [f"{key}={value}"])
+    assert str(error.value).startswith(f"{key} is {value!r}: it has to be {words}")
+    assert ("did you mean 'rand'?" in str(error.value)) == (value == "rnd-m9")
+
+
+@pytest.mark.parametrize("value", ["rand-m9-n3-mstd0.5", "rand-mstd1-tweights", "augmix-m5-w4-d2", "original-mstd0.5"])
+def test_policies_of_timms_documentation_are_taken(value):
+    key = "train_dataloader.dataset.transform.auto_augment"
+    load_config("mambatree/mambatree-tiny_image-folder", [f"{key}={value}"])
+
+
 # --- Names of the first edition
 
 
