@@ -45,6 +45,12 @@ def test_operators(tmp_path):
     assert "linear in the tokens" in plot.read_text()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_operators_in_other_types(dtype):
+    options = ["--shapes", "1x4x4x8", "--seconds", "0.001", "--device", "cpu", "--no-reference", "--dtype", dtype]
+    assert {row.dtype for row in load_tool("benchmarks/ops").main(options)} == {dtype}
+
+
 def test_norms(tmp_path):
     report = tmp_path / "norms.json"
     options = ["--shapes", "1x4x4x8", "1x2x4x5", "--seconds", "0.001", "--device", "cpu", "--no-compile"]
@@ -239,6 +245,17 @@ FEW = ["--device", "cpu", "--iterations", "2", "--batch", "1"]
         ("distributed", [NOISE, "--work-dir", "file"], "error: cannot write file/processes_1: "),
         ("distributed", ["mambatree_l/mamba-130m_alpaca"], "error: --cfg-options train_dataloader.batch_size: "),
         ("language", ["--models", "mamba-ssm"], "error: --models mamba-ssm needs the package mamba-ssm, which is not"),
+        ("throughput", ["--models", ""], "error: timm knows no model ''"),
+        (
+            "throughput",
+            ["--models", "test_vit", "--size", "17", "--batch", "1", "--device", "cpu"],
+            "error: test_vit cannot be measured at 17×17: Input height (17) should be divisible by patch size (16).",
+        ),
+        (
+            "ops",
+            ["--ops", "quadtree_order", "--shapes", "1x1x1x1", "--seconds", "1e-3", "--device", "cpu"],
+            "error: quadtree_order cannot be measured at 1x1x1x1 in float32: quadtree_order: the map must be at least",
+        ),
         ("accuracy", ["none", "none", "--out", "a.svg"], "error: none cannot be read: No such file or directory"),
         ("accuracy", ["file", "file", "--out", "a.svg"], "error: file cannot be read as JSON: "),
         ("accuracy", ["list", "list", "--out", "a.svg"], "error: list is no table.json of a study, or list is no file"),

@@ -2,7 +2,7 @@
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from measured.shapes import Shape
 from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from quadtree_ssm.ops.token_logits import token_logits
+from ssm_core.errors import ConfigError
 from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, layer_norm, mlp, residual_layer_norm
 from ssm_core.ops.backend import Backend
 from ssm_core.ops.checks import accumulate_dtype
@@ -98,7 +99,8 @@ def selective_tree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     length, channels = shape.height * shape.width, shape.channels
     x = torch.randn(shape.batch, length, channels, dtype=dtype, device=device)
     delta = torch.randn(shape.batch, length, channels, dtype=dtype, device=device) - 2
-    A, bias = -torch.rand(channels, device=device) - 0.1, torch.zeros(channels, device=device)
+    wide = accumulate_dtype(dtype)
+    A, bias = -torch.rand(channels, dtype=wide, device=device) - 0.1, torch.zeros(channels, dtype=wide, device=device)
     B = torch.randn(shape.batch, length, dtype=dtype, device=device)
     leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, bias))
 
@@ -113,7 +115,7 @@ def sequence_of(shape: Shape, dtype: torch.dtype, device: str, states: int = 16)
     length, channels = shape.height * shape.width, shape.channels
     x, delta = torch.randn(2, shape.batch, length, channels, dtype=dtype, device=device)
     B, C = torch.randn(2, shape.batch, length, states, dtype=dtype, device=device)
-    return x, delta - 2, torch.zeros(channels, device=device), B, C
+    return x, delta - 2, torch.zeros(channels, dtype=accumulate_dtype(dtype), device=device), B, C
 
 
 def subtree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
@@ -123,7 +125,7 @@ def subtree_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     weight = torch.rand(shape.batch, len(edges), device=device)
     tree = minimum_spanning_tree(weight, edges=edges, num_vertices=length, root=length - 1)
     x, delta, bias, B, C = sequence_of(shape, dtype, device)
-    A = -torch.arange(1.0, B.shape[2] + 1, device=device).repeat(channels, 1)
+    A = -torch.arange(1.0, B.shape[2] + 1, dtype=accumulate_dtype(dtype), device=device).repeat(channels, 1)
     leaves = tuple(t.requires_grad_() for t in (x, delta, A, B, C, bias))
 
     def run(backend: str) -> Tensor:
@@ -350,6 +352,18 @@ def measure(
         yield Row(op, str(shape), str(dtype)[6:], step, kernel, spread, floor, floor / kernel, reference, speedup)
 
 
+def of_operator(op: str, shape: Shape, dtype: torch.dtype, options: argparse.Namespace, rate: float) -> Iterator[Row]:
+    """Measure one operator at one shape.
+
+    Raises:
+        ConfigError: the operator has no such shape or type.
+    """
+    try:
+        yield from measure(op, CASES[op](shape, dtype, options.device), shape, dtype, options.device, options, rate)
+    except ValueError as error:
+        raise ConfigError(f"{op} cannot be measured at {shape} in {options.dtype}: {error}") from error
+
+
 def plot_growth(rows: list[Row], about: dict[str, str], path: Path) -> None:
     """Draw the time of every operator over the tokens of a map, beside the slope of a linear cost."""
     from matplotlib import colormaps
@@ -382,6 +396,9 @@ def run(options: argparse.Namespace) -> list[Row]:
 
     Args:
         options: of the command line.
+
+    Raises:
+        ConfigError: see :func:`of_operator`.
     """
     options.device = usable_device(options.device).type
     for path in filter(None, (options.json, options.plot)):
@@ -398,9 +415,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     for shape in options.shapes:
         for op in options.ops:
             torch.manual_seed(0)
-            for row in measure(
-                op, CASES[op](shape, dtype, options.device), shape, dtype, options.device, options, rate
-            ):
+            for row in of_operator(op, shape, dtype, options, rate):
                 rows.append(row)
                 tail = f"{row.reference_ms:13.2f} {row.speedup:8.1f}" if row.reference_ms is not None else ""
                 print(

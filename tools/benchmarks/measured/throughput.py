@@ -178,9 +178,17 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
 
     Args:
         options: of the command line, with one size and the batch that goes with it.
+
+    Raises:
+        ConfigError: a model does not take images of this size.
     """
     subjects = study_subjects(options) if options.study else timm_subjects(options)
-    built = {name: build(subject, options) for name, subject in subjects}
+    built = {}
+    for name, subject in subjects:
+        try:
+            built[name] = build(subject, options)
+        except (ValueError, AssertionError) as error:  # of networks that do not take every size
+            raise ConfigError(f"{name} cannot be measured at {options.size}×{options.size}: {error}") from error
     times: dict[str, list[float]] = {name: [] for name in built}
     for _ in range(options.rounds):
         for name, (step, _, _) in built.items():
@@ -237,7 +245,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     Raises:
         ConfigError: timm knows no such model, or see :func:`study_subjects`.
     """
-    if unknown := next((name for name in options.models if not timm.is_model(name)), None):
+    unknown = next((name for name in options.models if not timm.is_model(name)), None)
+    if unknown is not None:
         raise ConfigError(f"timm knows no model {unknown!r}; see timm.list_models('*{unknown[:4]}*')")
     options.device = usable_device(options.device).type
     on_gpu = options.device == "cuda"
