@@ -1,16 +1,13 @@
-// What the host of the token logits hands to its kernel: raw pointers and sizes.
+// What the host of the token logits hands to its kernels beside the first two layers: raw pointers and sizes.
 #pragma once
 
 #include <cstdint>
-
-#include "common/cuda/two_layers.h"
 
 namespace ssm {
 
 // For every token: n = LN(x), h1 = g(W1 n + b1), h2 = g(W2 h1 + b2), h3 = g(W3 h2 + b3), w4 · h3 + b4, with g = GELU. A
 // kernel is compiled for one half type scalar_t.
 struct TokenLogitsParams {
-  TwoLayers layers;  // D channels, D hidden ones, D/2 out
   int64_t tokens;
   const void* x;                         // scalar_t, contiguous [tokens, D]
   const void* weight3;                   // scalar_t, contiguous [D/4, D/2]

@@ -74,6 +74,13 @@ __device__ __forceinline__ void unset(Result (&sum)[kCount]) {
   }
 }
 
+// Writes a matrix of 16 × 16 numbers to shared memory, the other way of load_matrix.
+__device__ __forceinline__ void keep_matrix(uint32_t row, const Factor& f) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(f.pairs[0]),
+      "r"(f.pairs[1]), "r"(f.pairs[2]), "r"(f.pairs[3])
+      : "memory");
+}
+
 // What this thread has written to shared memory becomes visible to products and bulk copies, after a barrier.
 __device__ __forceinline__ void publish_to_products() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -100,11 +107,15 @@ __device__ __forceinline__ unsigned count_one(uint32_t address) {
 
 #define SSM_SUM4(i) "+f"(sum[i].values[0]), "+f"(sum[i].values[1]), "+f"(sum[i].values[2]), "+f"(sum[i].values[3])
 #define SSM_SUM16(i) SSM_SUM4(i), SSM_SUM4(i + 1), SSM_SUM4(i + 2), SSM_SUM4(i + 3)
-#define SSM_NAMES16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define SSM_NAMES8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define SSM_NAMES12 SSM_NAMES8 ", %8, %9, %10, %11"
+#define SSM_NAMES16 SSM_NAMES12 ", %12, %13, %14, %15"
 #define SSM_NAMES24 SSM_NAMES16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define SSM_NAMES32 SSM_NAMES24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define SSM_NAMES40 SSM_NAMES32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define SSM_NAMES48 SSM_NAMES40 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define SSM_SUMS8 SSM_SUM4(0), SSM_SUM4(1)
+#define SSM_SUMS12 SSM_SUMS8, SSM_SUM4(2)
 #define SSM_SUMS16 SSM_SUM16(0)
 #define SSM_SUMS24 SSM_SUM16(0), SSM_SUM4(4), SSM_SUM4(5)
 #define SSM_SUMS32 SSM_SUM16(0), SSM_SUM16(4)
@@ -137,8 +148,12 @@ __device__ __forceinline__ unsigned count_one(uint32_t address) {
 // writes it if `add` is 0. A warp has 16 rows of the left factor and of the sum, each as in fragments.cuh.
 template <typename scalar_t, int kCount>
 __device__ __forceinline__ void start_product(Result (&sum)[kCount], const Factor& a, uint64_t b, int add) {
-  static_assert(kCount == 4 || kCount == 6 || kCount == 8 || kCount == 10 || kCount == 12);
-  if constexpr (kCount == 4) {
+  static_assert(kCount == 2 || kCount == 3 || (kCount >= 4 && kCount <= 12 && kCount % 2 == 0));
+  if constexpr (kCount == 2) {
+    SSM_PRODUCT_OF_REGISTERS("16", 8, "{%8, %9, %10, %11}", "%12", "%13")
+  } else if constexpr (kCount == 3) {
+    SSM_PRODUCT_OF_REGISTERS("24", 12, "{%12, %13, %14, %15}", "%16", "%17")
+  } else if constexpr (kCount == 4) {
     SSM_PRODUCT_OF_REGISTERS("32", 16, "{%16, %17, %18, %19}", "%20", "%21")
   } else if constexpr (kCount == 6) {
     SSM_PRODUCT_OF_REGISTERS("48", 24, "{%24, %25, %26, %27}", "%28", "%29")
@@ -154,13 +169,15 @@ __device__ __forceinline__ void start_product(Result (&sum)[kCount], const Facto
 // The same with both factors in shared memory.
 template <typename scalar_t, int kCount>
 __device__ __forceinline__ void start_product(Result (&sum)[kCount], uint64_t a, uint64_t b, int add) {
-  static_assert(kCount == 4 || kCount == 6 || kCount == 8);
+  static_assert(kCount == 4 || kCount == 6 || kCount == 8 || kCount == 12);
   if constexpr (kCount == 4) {
     SSM_PRODUCT_OF_MEMORY("32", 16, "%16", "%17", "%18")
   } else if constexpr (kCount == 6) {
     SSM_PRODUCT_OF_MEMORY("48", 24, "%24", "%25", "%26")
-  } else {
+  } else if constexpr (kCount == 8) {
     SSM_PRODUCT_OF_MEMORY("64", 32, "%32", "%33", "%34")
+  } else {
+    SSM_PRODUCT_OF_MEMORY("96", 48, "%48", "%49", "%50")
   }
 }
 

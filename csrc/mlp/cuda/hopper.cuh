@@ -12,23 +12,6 @@ namespace {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// Starts to copy a warp's 16 tokens into the cores of its warpgroup. Eight lanes fill a core.
-template <typename scalar_t, int kChannels>
-__device__ __forceinline__ void copy_tokens_to_cores(char* to, const void* from, int64_t begin, int64_t tokens) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const scalar_t* source = static_cast<const scalar_t*>(from);
-#pragma unroll 1  // the compiler would keep the addresses of all copies in registers
-  for (int half = 0; half < 2; ++half) {
-    const int row = warp * 16 + half * kCoreRows + lane % kCoreRows;
-    const bool exists = begin + row < tokens;
-    const scalar_t* mine = source + (exists ? begin + row : 0) * kChannels;
-#pragma unroll 1
-    for (int column = lane / kCoreRows; column < kChannels / kCopied; column += 32 / kCoreRows) {
-      copy_async_or_zero<16>(to + (column * kGroupRows + row) * 16, mine + column * kCopied, exists);
-    }
-  }
-}
-
 // A warpgroup's tokens: how they come to shared memory, and the first product with them. Registers get the tokens anew
 // for each chunk. If they kept them from chunk to chunk, ptxas 13.0 would give their registers to other values, since
 // it does not see that the next chunk's products read them (with 64 channels).

@@ -12,11 +12,6 @@
 
 namespace ssm {
 
-constexpr int kHopper = 90;          // the architecture whose instructions the kernel takes
-constexpr int kHopperRows = 64;      // tokens of a warpgroup at once
-constexpr int kHopperStages = 3;     // pieces of the weights in shared memory at least, if it does not hold all
-constexpr int kHopperAligned = 128;  // bytes: where the pieces begin
-
 // Numbers of channels that kernels are compiled for: those of the models, up to what the registers hold.
 constexpr int kHopperChannels[] = {48, 64, 80, 96, 128, 160, 192, 256, 320, 384};
 constexpr bool hopper_mlp_has(int64_t channels) {

@@ -22,15 +22,9 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 
 // The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
 HopperLayers hopper_layers(const TwoLayers& given) {
-  HopperLayers layers{
-      given.channels, given.hidden, hopper_chunk(given.channels), given.weight1, given.weight2, nullptr, 0};
-  const auto bytes = [&](int stages) {
-    layers.stages = stages;
-    return HopperMlpMemory(layers, nullptr).bytes;
-  };
-  const size_t most = present_device().block_shared, fixed = bytes(0), one = bytes(1) - fixed;
-  const int held = fixed < most ? static_cast<int>(std::min<size_t>((most - fixed) / one, layers.pieces())) : 0;
-  layers.stages = held >= std::min(layers.pieces(), kHopperStages) ? held : 0;
+  HopperLayers layers(given.channels, given.hidden, given.channels, hopper_chunk(given.channels), 1, given.weight1,
+      given.weight2);
+  hold_pieces<HopperMlpMemory>(layers, present_device().block_shared);
   return layers;
 }
 
@@ -53,7 +47,7 @@ void with_type(const Tensor& x, const Run& run) {
 
 void run_on_hopper(const MlpParams& p, const Tensor& x) {
   HopperMlpLaunch launch{hopper_layers(p.layers), p.tokens, p.x, p.bias1, p.bias2, p.y, 0};
-  const Tensor packed = empty({launch.layers.pieces(), launch.layers.items()}, x);
+  const Tensor packed = empty({launch.layers.pieces, launch.layers.items}, x);
   launch.layers.packed = packed.mutable_data_ptr();
   const int64_t tile = int64_t{kHopperRows} * hopper_groups(p.layers.channels);
   launch.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));

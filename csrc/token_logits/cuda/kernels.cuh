@@ -7,60 +7,13 @@
 #include "common/cuda/launch.h"
 #include "common/cuda/two_layers.cuh"
 #include "token_logits/cuda/launch.h"
+#include "token_logits/cuda/norm.cuh"
 #include "token_logits/cuda/tuning.h"
 
 namespace ssm {
 namespace {
 
 constexpr const char* kLogitsName = "token_logits";
-
-// The sum over the four lanes that have a row.
-__device__ __forceinline__ float sum_of_row(float value) {
-  value += __shfl_xor_sync(~0u, value, 1);
-  return value + __shfl_xor_sync(~0u, value, 2);
-}
-
-// Brings a warp's 16 rows to mean 0 and variance 1, and applies the norm's weight and bias. A lane has two rows of
-// them. at(row, step, half) is the pair of numbers of its row in the columns 16 · step + 8 · half + `pair`.
-template <typename scalar_t, int kSteps, typename At>
-__device__ __forceinline__ void normalize_rows(
-    const At& at, const float* gamma, const float* beta, float eps, int pair) {
-  constexpr float kShare = 1.f / (kSteps * kWide);
-#pragma unroll
-  for (int row = 0; row < 2; ++row) {
-    float sum = 0, square = 0;
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 value = unpack<scalar_t>(at(row, step, half));
-        sum += value.x + value.y;
-      }
-    }
-    const float mean = sum_of_row(sum) * kShare;
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 value = unpack<scalar_t>(at(row, step, half));
-        square += (value.x - mean) * (value.x - mean) + (value.y - mean) * (value.y - mean);
-      }
-    }
-    const float scale = rsqrtf(sum_of_row(square) * kShare + eps);
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int channel = step * kWide + 8 * half + pair;
-        const float2 g = *reinterpret_cast<const float2*>(gamma + channel);
-        const float2 b = *reinterpret_cast<const float2*>(beta + channel);
-        uint32_t& packed = at(row, step, half);
-        const float2 value = unpack<scalar_t>(packed);
-        packed = pack<scalar_t>((value.x - mean) * scale * g.x + b.x, (value.y - mean) * scale * g.y + b.y);
-      }
-    }
-  }
-}
 
 // Adds the bias and applies GELU to two results that lie side by side. `bias` is that of the first column.
 __device__ __forceinline__ void activate(Result* results, const float* bias, int pair) {
@@ -125,14 +78,18 @@ __global__ void __launch_bounds__(kLayerThreads, 1) token_logits_kernel(TokenLog
         for (int step = 0; step < kSteps; ++step) x[step] = load_matrix(from_x + step * kWide * sizeof(scalar_t));
         __syncwarp();
         if (tile + gridDim.x < tiles) copy_tokens<scalar_t, kChannels, kWide>(own, p.x, next, p.tokens);
-        const auto at = [&](int row, int step, int half) -> uint32_t& { return x[step].pairs[row + 2 * half]; };
-        normalize_rows<scalar_t, kSteps>(at, memory.gamma, memory.beta, p.eps, pair);
+        normalize_rows<scalar_t, kSteps, kSteps>([&](int step) { return x[step]; },
+            [&](int step, const Factor& columns) { x[step] = columns; }, memory.gamma, memory.beta, p.eps, pair);
       } else if (begin == 0) {
         scalar_t* const mine = own + lane / 4 * kRow1 + pair;
-        const auto at = [&](int row, int step, int half) -> uint32_t& {
-          return *reinterpret_cast<uint32_t*>(mine + 8 * row * kRow1 + step * kWide + 8 * half);
+        const auto keep = [&](int step, const Factor& columns) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            *reinterpret_cast<uint32_t*>(mine + i % 2 * 8 * kRow1 + step * kWide + i / 2 * 8) = columns.pairs[i];
+          }
         };
-        normalize_rows<scalar_t, kSteps>(at, memory.gamma, memory.beta, p.eps, pair);
+        normalize_rows<scalar_t, kSteps, 4>([&](int step) { return load_matrix(from_x + step * kWide * sizeof(scalar_t)); },
+            keep, memory.gamma, memory.beta, p.eps, pair);
         __syncwarp();
       }
       Result u[2 * kPairs] = {};
