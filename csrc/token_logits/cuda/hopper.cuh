@@ -49,13 +49,15 @@ __device__ __forceinline__ void activate(const Result* sums, Factor* h) {
 
 // The lane's share of the two rows that it has: GELU of the third layer's results, weighted.
 template <int kCount>
-__device__ __forceinline__ void weigh(const Result (&sums)[kCount], const float* weight, float (&logits)[2]) {
+__device__ __forceinline__ void weigh(
+    const Result (&sums)[kCount], const float* bias, const float* weight, float (&logits)[2]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
+    const float2 b = *reinterpret_cast<const float2*>(bias + 8 * i);
     const float2 w = *reinterpret_cast<const float2*>(weight + 8 * i);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      const float2 h = gelu_in_units(sums[i].values[2 * row], sums[i].values[2 * row + 1]);
+      const float2 h = gelu_in_units(sums[i].values[2 * row] + b.x, sums[i].values[2 * row + 1] + b.y);
       logits[row] = fmaf(h.x, w.x, fmaf(h.y, w.y, logits[row]));
     }
   }
@@ -70,7 +72,6 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
   constexpr int kGroups = logits_groups(kChannels), kTile = kGroups * kGroupRows, kThreads = kGroups * kGroupThreads;
   constexpr int kOut = kChannels / 2, kLast = kChannels / 4, kChunk = logits_chunk(kChannels);
   constexpr int kColumns = kOut > 96 ? 96 : kOut, kParts = kOut / kColumns;  // of the second product
-  constexpr int kLastColumns = kLast > 48 ? 48 : kLast, kLastParts = kLast / kLastColumns;
   constexpr int kItems = kChunk * kOut / logits_split(kChannels);
   constexpr int kDeep1 = kItems / kChunk, kDeep2 = kItems / kOut, kDeep3 = kItems / kLast;  // columns of a piece
   static_assert(kChannels % kChunk == 0 && kChannels % kDeep1 == 0 && kChunk % kDeep2 == 0);
@@ -146,25 +147,18 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
 #pragma unroll
       for (int part = 0; part < kParts; ++part) settle(y[part]);
     }
-    Result u[kLastParts][kLastColumns / 8];
+    Result u[kLast / 8];
     Factor h[kOut / kWide];
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       activate<scalar_t, kColumns / kWide>(y[part], h + part * (kColumns / kWide));
     }
-#pragma unroll
-    for (int part = 0; part < kLastParts; ++part) begin_with(u[part], memory.bias3 + part * kLastColumns + pair);
-    multiply_pieces<kLast, kOut, kDeep3>(pieces, nothing, [&](int step, uint64_t weight) {
-#pragma unroll
-      for (int part = 0; part < kLastParts; ++part) {
-        start_product<scalar_t>(u[part], h[step], advance(weight, part * kLastColumns * 16), 1);
-      }
-    });
-#pragma unroll
-    for (int part = 0; part < kLastParts; ++part) settle(u[part]);
+    unset(u);  // the bias would need registers while GELU is computed
+    multiply_pieces<kLast, kOut, kDeep3>(pieces, nothing,
+        [&](int step, uint64_t weight) { start_product<scalar_t>(u, h[step], weight, step > 0); });
+    settle(u);
     float logits[2] = {0, 0};
-#pragma unroll
-    for (int part = 0; part < kLastParts; ++part) weigh(u[part], memory.weight4 + part * kLastColumns + pair, logits);
+    weigh(u, memory.bias3 + pair, memory.weight4 + pair, logits);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       const float logit = sum_of_row(logits[row]) + bias4;
