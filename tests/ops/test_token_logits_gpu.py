@@ -25,7 +25,7 @@ def inputs(tokens, channels, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("tokens", [1, 127, 4_099, 150_001])
+@pytest.mark.parametrize("tokens", [1, 63, 127, 193, 256, 4_099, 150_001])
 def test_is_as_good_as_the_layers(tokens, channels, dtype):
     given = inputs(tokens, channels, dtype)
     found = token_logits(*given, backend="cuda")

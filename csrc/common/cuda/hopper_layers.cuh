@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(kHopperPackThreads) hopper_pack_kernel(HopperL
   const int columns = of_third ? p.out : of_first ? p.channels : p.hidden;
   const int before = of_third || of_first ? in_chunk : in_chunk - p.of_first();
   const int row = in_piece % rows + (of_first ? chunk * p.chunk : 0);
-  const int column = before * (p.items / rows) + in_piece / rows * kWidth + (of_third || of_first ? 0 : chunk * p.chunk);
+  const int column =
+      before * (p.items / rows) + in_piece / rows * kWidth + (of_third || of_first ? 0 : chunk * p.chunk);
   uint4 numbers = make_uint4(0, 0, 0, 0);
   if (row < of_weight && column < columns) {
     const void* weight = of_third ? p.weight3 : of_first ? p.weight1 : p.weight2;

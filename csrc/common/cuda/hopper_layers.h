@@ -14,11 +14,11 @@ constexpr int kHopperRows = 64;      // tokens of a warpgroup at once
 constexpr int kHopperStages = 3;     // pieces of the weights in shared memory at least, if it does not hold all
 constexpr int kHopperAligned = 128;  // bytes: where the pieces begin
 
-// Two layers, u = x W1ᵀ and y = h W2ᵀ with h of u, and a third one, h2 W3ᵀ with h2 of y, if it has rows. The weights are
-// packed in pieces of as many numbers, in cores as tensor cores read them (warpgroup.cuh), so that a piece is copied in
-// one go. For each chunk of the hidden channels come the rows of the first weight, then the columns of the second one,
-// and after all chunks the third weight. A piece is some of these columns, all rows of them. What fills the last chunk
-// or the last piece is zeros.
+// Two layers, u = x W1ᵀ and y = h W2ᵀ with h of u, and a third one, h2 W3ᵀ with h2 of y, if it has rows. The weights
+// are packed in pieces of as many numbers, in cores as tensor cores read them (warpgroup.cuh), so that a piece is
+// copied in one go. For each chunk of the hidden channels come the rows of the first weight, then the columns of the
+// second one, and after all chunks the third weight. A piece is some of these columns, all rows of them. What fills the
+// last chunk or the last piece is zeros.
 struct HopperLayers {
   int channels, hidden, out, last;  // `last` rows of the third weight
   int chunk;                        // hidden channels of a chunk, a multiple of 16
@@ -44,8 +44,8 @@ struct HopperLayers {
         weight3(weight3) {}
 
   C10_HOST_DEVICE int chunks() const { return (hidden + chunk - 1) / chunk; }
-  C10_HOST_DEVICE int of_first() const { return chunk * channels / items; }              // pieces of a chunk
-  C10_HOST_DEVICE int of_chunk() const { return chunk * (channels + out) / items; }      // of both weights
+  C10_HOST_DEVICE int of_first() const { return chunk * channels / items; }             // pieces of a chunk
+  C10_HOST_DEVICE int of_chunk() const { return chunk * (channels + out) / items; }     // of both weights
   C10_HOST_DEVICE unsigned bytes() const { return 2u * static_cast<unsigned>(items); }  // of a piece
 };
 

@@ -22,8 +22,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
 
 // The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
 HopperLayers hopper_layers(const TwoLayers& given) {
-  HopperLayers layers(given.channels, given.hidden, given.channels, hopper_chunk(given.channels), 1, given.weight1,
-      given.weight2);
+  HopperLayers layers(
+      given.channels, given.hidden, given.channels, hopper_chunk(given.channels), 1, given.weight1, given.weight2);
   hold_pieces<HopperMlpMemory>(layers, present_device().block_shared);
   return layers;
 }

@@ -1,6 +1,6 @@
-// The score predictor on Hopper: a warpgroup keeps the second layer's results of 64 tokens in registers while the hidden
-// channels pass by, then goes on to the logits. The warpgroups of a block are at different places, so that some compute
-// the norm or GELU while others wait for tensor cores.
+// The score predictor on Hopper: a warpgroup keeps the second layer's results of 64 tokens in registers while the
+// hidden channels pass by, then goes on to the logits. The warpgroups of a block are at different places, so that some
+// compute the norm or GELU while others wait for tensor cores.
 #pragma once
 
 #include "common/cuda/gelu.cuh"
@@ -20,8 +20,8 @@ __device__ __forceinline__ void norm_tokens(uint32_t cores, const HopperLogitsMe
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * kWide + row_down_first(lane);
   const uint32_t mine = cores + (column_down_first(lane) / kCopied * kGroupRows + row) * 16;
   normalize_rows<scalar_t, kSteps, 4>([&](int step) { return load_matrix(mine + step * kStep); },
-      [&](int step, const Factor& columns) { keep_matrix(mine + step * kStep, columns); }, memory.gamma, memory.beta, eps,
-      lane % 4 * 2);
+      [&](int step, const Factor& columns) { keep_matrix(mine + step * kStep, columns); }, memory.gamma, memory.beta,
+      eps, lane % 4 * 2);
 }
 
 // Sums begin as the bias, that of the lane's column first.
@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
       activate<scalar_t, kColumns / kWide>(y[part], h + part * (kColumns / kWide));
     }
     unset(u);  // the bias would need registers while GELU is computed
-    multiply_pieces<kLast, kOut, kDeep3>(pieces, nothing,
-        [&](int step, uint64_t weight) { start_product<scalar_t>(u, h[step], weight, step > 0); });
+    multiply_pieces<kLast, kOut, kDeep3>(
+        pieces, nothing, [&](int step, uint64_t weight) { start_product<scalar_t>(u, h[step], weight, step > 0); });
     settle(u);
     float logits[2] = {0, 0};
     weigh(u, memory.bias3 + pair, memory.weight4 + pair, logits);

@@ -5,6 +5,7 @@
 #include "common/checks.h"
 #include "common/cuda/architecture.h"
 #include "common/cuda/device.h"
+#include "token_logits/cuda/hopper.h"
 #include "token_logits/cuda/launch.h"
 #include "token_logits/cuda/tuning.h"
 
@@ -18,6 +19,55 @@ void check_input(const Tensor& tensor, const Tensor& x, Sizes shape, ScalarType 
   check_contiguous(tensor, name);
   SSM_CHECK(
       reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name, " must begin at a multiple of 16 bytes");
+}
+
+template <typename Run>
+void with_type(const Tensor& x, const Run& run) {
+  if (x.scalar_type() == kHalf) {
+    run(c10::Half());
+  } else {
+    run(c10::BFloat16());
+  }
+}
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
+HopperLayers hopper_layers(int channels, const void* weight1, const void* weight2, const void* weight3) {
+  HopperLayers layers = logits_layers(channels, weight1, weight2, weight3);
+  hold_pieces<HopperLogitsMemory>(layers, present_device().block_shared);
+  return layers;
+}
+
+// Whether Hopper's tensor cores compute the logits on the present device.
+bool runs_on_hopper(int64_t channels) {
+  if (!token_logits_has(channels)) return false;
+  const int given = static_cast<int>(channels);
+  return is_compiled_for(hopper_logits_kernel_for<c10::Half>(given), kHopper) &&
+         hopper_layers(given, nullptr, nullptr, nullptr).stages > 0;
+}
+
+void run_on_hopper(const TokenLogitsParams& p, const Tensor& x, const Tensor& weight1, const Tensor& weight2) {
+  const int channels = static_cast<int>(x.size(1));
+  HopperLogitsLaunch launch{
+      p, hopper_layers(channels, weight1.const_data_ptr(), weight2.const_data_ptr(), p.weight3), 0};
+  const Tensor packed = empty({launch.layers.pieces, launch.layers.items}, x);
+  launch.layers.packed = packed.mutable_data_ptr();
+  const int64_t tile = int64_t{kHopperRows} * logits_groups(channels);
+  launch.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
+  with_type(x, [&](auto zero) { launch_hopper_logits<decltype(zero)>(launch); });
+}
+
+void run_on_others(const TokenLogitsParams& p, const Tensor& x, const Tensor& weight1, const Tensor& weight2) {
+  const int channels = static_cast<int>(x.size(1));
+  const Tensor packed = empty({channels / kHiddenChunk, chunk_items(channels, channels / 2)}, x);
+  const TokenLogitsLaunch launch{p,
+      {channels, channels, channels / 2, weight1.const_data_ptr(), weight2.const_data_ptr(), packed.mutable_data_ptr(),
+          0},
+      static_cast<int>(std::min(ceil_div(p.tokens, kLogitsTile), multiprocessors()))};
+  with_type(x, [&](auto zero) { launch_token_logits<decltype(zero)>(launch); });
 }
 
 Tensor token_logits(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps, const Tensor& weight1,
@@ -44,11 +94,7 @@ Tensor token_logits(const Tensor& x, const Tensor& gamma, const Tensor& beta, do
   const Tensor logits = empty({x.size(0)}, gamma);
   if (x.size(0) == 0) return logits;
   const DeviceGuard guard(x.get_device_index());
-  const int channels = static_cast<int>(D);
-  const Tensor packed = empty({channels / kHiddenChunk, chunk_items(channels, channels / 2)}, x);
-  TokenLogitsLaunch p{};
-  p.layers = {channels, channels, channels / 2, weight1.const_data_ptr(), weight2.const_data_ptr(),
-      packed.mutable_data_ptr(), 0};
+  TokenLogitsParams p{};
   p.tokens = x.size(0);
   p.x = x.const_data_ptr();
   p.weight3 = weight3.const_data_ptr();
@@ -61,12 +107,10 @@ Tensor token_logits(const Tensor& x, const Tensor& gamma, const Tensor& beta, do
   p.bias4 = bias4.const_data_ptr<float>();
   p.eps = static_cast<float>(eps);
   p.logits = logits.mutable_data_ptr<float>();
-  const int64_t tiles = (p.tokens + kLogitsTile - 1) / kLogitsTile;
-  p.blocks = static_cast<int>(std::min(tiles, multiprocessors()));
-  if (half == kHalf) {
-    launch_token_logits<c10::Half>(p);
+  if (runs_on_hopper(D)) {
+    run_on_hopper(p, x, weight1, weight2);
   } else {
-    launch_token_logits<c10::BFloat16>(p);
+    run_on_others(p, x, weight1, weight2);
   }
   return logits;
 }
@@ -74,6 +118,7 @@ Tensor token_logits(const Tensor& x, const Tensor& gamma, const Tensor& beta, do
 // Whether the present library and a device have a kernel for so many channels.
 bool token_logits_fits(int64_t channels, int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
+  if (runs_on_hopper(channels)) return true;
   if (library_architecture("token_logits") < kFirstWithFragments || !token_logits_has(channels)) return false;
   const size_t bytes = TokenLogitsMemory<c10::Half>(static_cast<int>(channels), kChunkStages, nullptr).bytes;
   return bytes <= present_device().block_shared;

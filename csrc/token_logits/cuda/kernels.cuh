@@ -88,8 +88,9 @@ __global__ void __launch_bounds__(kLayerThreads, 1) token_logits_kernel(TokenLog
             *reinterpret_cast<uint32_t*>(mine + i % 2 * 8 * kRow1 + step * kWide + i / 2 * 8) = columns.pairs[i];
           }
         };
-        normalize_rows<scalar_t, kSteps, 4>([&](int step) { return load_matrix(from_x + step * kWide * sizeof(scalar_t)); },
-            keep, memory.gamma, memory.beta, p.eps, pair);
+        normalize_rows<scalar_t, kSteps, 4>(
+            [&](int step) { return load_matrix(from_x + step * kWide * sizeof(scalar_t)); }, keep, memory.gamma,
+            memory.beta, p.eps, pair);
         __syncwarp();
       }
       Result u[2 * kPairs] = {};

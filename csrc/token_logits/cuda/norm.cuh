@@ -13,9 +13,9 @@ __device__ __forceinline__ float sum_of_row(float value) {
   return value + __shfl_xor_sync(~0u, value, 2);
 }
 
-// Brings a warp's 16 rows to mean 0 and variance 1, and applies the norm's weight and bias. load(step) returns 16 columns
-// as a left factor, which a lane has two rows of, and keep(step, columns) takes them back. kUnroll steps are at work at
-// once. Columns are loaded for each pass.
+// Brings a warp's 16 rows to mean 0 and variance 1, and applies the norm's weight and bias. load(step) returns 16
+// columns as a left factor, which a lane has two rows of, and keep(step, columns) takes them back. kUnroll steps are at
+// work at once. Columns are loaded for each pass.
 template <typename scalar_t, int kSteps, int kUnroll, typename Load, typename Keep>
 __device__ __forceinline__ void normalize_rows(
     const Load& load, const Keep& keep, const float* gamma, const float* beta, float eps, int pair) {
@@ -53,8 +53,8 @@ __device__ __forceinline__ void normalize_rows(
       const float2 g = *reinterpret_cast<const float2*>(gamma + channel);
       const float2 b = *reinterpret_cast<const float2*>(beta + channel);
       const float2 value = unpack<scalar_t>(columns.pairs[i]);
-      columns.pairs[i] = pack<scalar_t>((value.x - mean[i % 2]) * scale[i % 2] * g.x + b.x,
-          (value.y - mean[i % 2]) * scale[i % 2] * g.y + b.y);
+      columns.pairs[i] = pack<scalar_t>(
+          (value.x - mean[i % 2]) * scale[i % 2] * g.x + b.x, (value.y - mean[i % 2]) * scale[i % 2] * g.y + b.y);
     }
     keep(step, columns);
   }
