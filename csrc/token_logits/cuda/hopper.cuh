@@ -71,11 +71,12 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kGroups = logits_groups(kChannels), kTile = kGroups * kGroupRows, kThreads = kGroups * kGroupThreads;
   constexpr int kOut = kChannels / 2, kLast = kChannels / 4, kChunk = logits_chunk(kChannels);
-  constexpr int kColumns = kOut > 96 ? 96 : kOut, kParts = kOut / kColumns;  // of the second product
+  constexpr int kColumns = kOut > 96 ? 64 : kOut, kParts = kOut / kColumns;  // of the second product
   constexpr int kItems = kChunk * kOut / logits_split(kChannels);
   constexpr int kDeep1 = kItems / kChunk, kDeep2 = kItems / kOut, kDeep3 = kItems / kLast;  // columns of a piece
   static_assert(kChannels % kChunk == 0 && kChannels % kDeep1 == 0 && kChunk % kDeep2 == 0);
   static_assert(kParts * kColumns == kOut && kDeep1 % kWide == 0 && kDeep2 % kWide == 0 && kDeep3 % kWide == 0);
+  static_assert(kDeep3 % kColumns == 0 || kDeep3 > kOut);  // a part of the second layer's results is in one piece
   extern __shared__ __align__(kHopperAligned) char shared[];
   const HopperLogitsMemory memory(kChannels, 0, shared);
   // The number of the warpgroup is the same in all lanes, which the compiler has to see: descriptors are made of it.
@@ -149,13 +150,17 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
     }
     Result u[kLast / 8];
     Factor h[kOut / kWide];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      activate<scalar_t, kColumns / kWide>(y[part], h + part * (kColumns / kWide));
-    }
     unset(u);  // the bias would need registers while GELU is computed
     multiply_pieces<kLast, kOut, kDeep3>(
-        pieces, nothing, [&](int step, uint64_t weight) { start_product<scalar_t>(u, h[step], weight, step > 0); });
+        pieces,
+        [&](int piece) {
+#pragma unroll
+          for (int part = 0; part < kParts; ++part) {
+            if (part * kColumns / kDeep3 != piece) continue;
+            activate<scalar_t, kColumns / kWide>(y[part], h + part * (kColumns / kWide));
+          }
+        },
+        [&](int step, uint64_t weight) { start_product<scalar_t>(u, h[step], weight, step > 0); });
     settle(u);
     float logits[2] = {0, 0};
     weigh(u, memory.bias3 + pair, memory.weight4 + pair, logits);

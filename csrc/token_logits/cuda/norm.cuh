@@ -13,10 +13,10 @@ __device__ __forceinline__ float sum_of_row(float value) {
   return value + __shfl_xor_sync(~0u, value, 2);
 }
 
-// Brings a warp's 16 rows to mean 0 and variance 1, and applies the norm's weight and bias. load(step) returns 16 columns
-// as a left factor, which a lane has two rows of, and keep(step, columns) takes them back. kUnroll steps are at work at
-// once. One pass sums, of distances to the row's first number, since the variance is then a difference that loses
-// little: the square of that number's own distance to the mean is at most the sum of all squares.
+// Brings a warp's 16 rows to mean 0 and variance 1, and applies the norm's weight and bias. load(step) returns 16
+// columns as a left factor, which a lane has two rows of, and keep(step, columns) takes them back. kUnroll steps are at
+// work at once. One pass sums, of distances to the row's first number, since the variance is then a difference that
+// loses little: the square of that number's own distance to the mean is at most the sum of all squares.
 template <typename scalar_t, int kSteps, int kUnroll, typename Load, typename Keep>
 __device__ __forceinline__ void normalize_rows(
     const Load& load, const Keep& keep, const float* gamma, const float* beta, float eps, int pair) {
