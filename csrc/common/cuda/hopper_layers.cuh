@@ -82,13 +82,12 @@ class Pieces {
 
   // Gives back the oldest piece that was taken. The warp's products with it have ended.
   __device__ __forceinline__ void give_back() {
-    if (left_ > 0) {
-      if (threadIdx.x % 32 == 0) {
-        const uint32_t counter = counters_ + given_ * sizeof(unsigned);
-        if (count_one(counter) % kWarps == kWarps - 1) order(given_, next_);
-      }
-      --left_;
+    if (left_ == 0) return;  // none comes to this place or to a later one
+    if (threadIdx.x % 32 == 0) {
+      const uint32_t counter = counters_ + given_ * sizeof(unsigned);
+      if (count_one(counter) % kWarps == kWarps - 1) order(given_, next_);
     }
+    --left_;
     if (++given_ == p_.stages) given_ = 0;
     if (++next_ == p_.pieces) next_ = 0;
   }
