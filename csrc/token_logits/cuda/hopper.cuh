@@ -30,7 +30,9 @@ __device__ __forceinline__ void begin_with(Result (&sums)[kCount], const float* 
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const float2 b = *reinterpret_cast<const float2*>(bias + 8 * i);
-    sums[i] = {{b.x, b.y, b.x, b.y}};
+    float (&values)[4] = sums[i].values;
+    values[0] = values[2] = b.x;
+    values[1] = values[3] = b.y;
   }
 }
 
