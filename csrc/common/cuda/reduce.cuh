@@ -39,12 +39,31 @@ __device__ __forceinline__ acc sums_over_warp(acc (&part)[kCount]) {
   return sum_over_columns(part[0], kCount);
 }
 
-// Sums each of kCount values over `lanes` neighbouring lanes, a power of two; every lane gets every sum.
+// Adds to each of kCount values those of the lane whose number differs in the bit kOffset.
+template <int kOffset, typename acc, int kCount>
+__device__ __forceinline__ void add_from_lane(acc (&value)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) value[i] += __shfl_xor_sync(kFullWarp, value[i], kOffset);
+}
+
+// Sums each of kCount values over `lanes` neighbouring lanes, a power of two up to 32; every lane gets every sum.
 template <typename acc, int kCount>
 __device__ __forceinline__ void sum_over_lanes(acc (&value)[kCount], int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) value[i] += __shfl_xor_sync(kFullWarp, value[i], offset);
+  switch (lanes) {  // one jump, where a loop would have a branch for each step
+    case 32:
+      add_from_lane<16>(value);
+      [[fallthrough]];
+    case 16:
+      add_from_lane<8>(value);
+      [[fallthrough]];
+    case 8:
+      add_from_lane<4>(value);
+      [[fallthrough]];
+    case 4:
+      add_from_lane<2>(value);
+      [[fallthrough]];
+    case 2:
+      add_from_lane<1>(value);
   }
 }
 
@@ -54,7 +73,7 @@ template <typename acc, int kCount>
 __device__ void sum_over_threads(acc (&value)[kCount], int threads, acc* scratch) {
   sum_over_lanes(value, min(threads, 32));
   if (threads <= 32) return;
-  const int warp = threadIdx.x / 32, first = threadIdx.x / threads * (threads / 32);
+  const int warp = threadIdx.x / 32, warps = threads / 32, first = warp & -warps;
   __syncthreads();  // all threads have read the sums of the call before
   if (threadIdx.x % 32 == 0) {
 #pragma unroll
@@ -62,9 +81,11 @@ __device__ void sum_over_threads(acc (&value)[kCount], int threads, acc* scratch
   }
   __syncthreads();
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    value[i] = 0;
-    for (int w = first; w < first + threads / 32; ++w) value[i] += scratch[w * kCount + i];
+  for (int i = 0; i < kCount; ++i) value[i] = 0;
+#pragma unroll 1  // wide rows are rare, and a loop around them all runs faster if it is short
+  for (int w = first; w < first + warps; ++w) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) value[i] += scratch[w * kCount + i];
   }
 }
 

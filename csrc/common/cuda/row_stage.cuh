@@ -48,17 +48,19 @@ class RowStage {
     }
   }
 
-  // The thread's vector i of the row; zeros where the row has ended, where there is no row, or no map. The copy has
-  // arrived.
+  // The thread's vector i of the row; zeros where the row has ended, or where there is no row. The copy has arrived.
   __device__ __forceinline__ void take(int turn, int64_t row, bool live, int i, acc (&out)[kVector]) const {
-    if (base_ == nullptr) {
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) out[v] = 0;
-    } else if (is_narrow()) {
+    if (is_narrow()) {
       take_as<scalar_t>(turn, row, live, i, out);
     } else {
       take_as<acc>(turn, row, live, i, out);
     }
+  }
+  // The same of a map that may be missing: then zeros.
+  __device__ __forceinline__ void take_or_zeros(int turn, int64_t row, bool live, int i, acc (&out)[kVector]) const {
+    if (base_ != nullptr) return take(turn, row, live, i, out);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) out[v] = 0;
   }
   // All of the thread's vectors. There is one branch for them, so that they are on their way together.
   __device__ __forceinline__ void take(int turn, int64_t row, bool live, acc (&out)[kItems][kVector]) const {
@@ -85,7 +87,7 @@ class RowStage {
     return kThreads * kItems * kVector * (is_narrow() ? sizeof(scalar_t) : sizeof(acc));
   }
 
-  __device__ __forceinline__ int channel(int i) const { return (i * team_ + threadIdx.x % team_) * kVector; }
+  __device__ __forceinline__ int channel(int i) const { return (i * team_ + lane_of_team(team_)) * kVector; }
 
   template <typename stored_t>
   __device__ __forceinline__ char* slot(int turn, int i) const {

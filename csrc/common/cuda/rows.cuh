@@ -1,12 +1,24 @@
 // Reads and writes the channels that a thread has of a row (row_shape.h), and sums over the rows of a block.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+
 #include <cstdint>
+#include <type_traits>
 
 #include "common/cuda/reduce.cuh"
 #include "common/pack.h"
 
 namespace ssm {
+
+// The thread's place in its team, and the team's in its block. Teams are powers of two: a division would take thirty
+// instructions, and the compiler computes these anew in each turn of a loop that needs all registers.
+__device__ __forceinline__ int lane_of_team(int team) {
+  return static_cast<int>(threadIdx.x) & (team - 1);
+}
+__device__ __forceinline__ int number_of_team(int team) {
+  return static_cast<int>(threadIdx.x) >> (__ffs(team) - 1);
+}
 
 template <typename scalar_t, int kVector>
 __device__ __forceinline__ Pack<scalar_t, kVector> load_packed(const void* base, int64_t at) {
@@ -19,19 +31,46 @@ __device__ __forceinline__ void prefetch(const void* base, int64_t at) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(static_cast<const scalar_t*>(base) + at));
 }
 
+// Numbers rounded to scalar_t, side by side.
+template <typename scalar_t, typename acc, int kVector>
+__device__ __forceinline__ Pack<scalar_t, kVector> pack(const acc (&in)[kVector]) {
+  Pack<scalar_t, kVector> packed;
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
+  return packed;
+}
+
+// Numbers that lie side by side, in the type of sums. A bfloat16 is the upper half of a float: two of them take an
+// instruction each, where the compiler has three for both.
+template <typename scalar_t, typename acc, int kVector>
+__device__ __forceinline__ void unpack(const Pack<scalar_t, kVector>& packed, acc (&out)[kVector]) {
+  if constexpr (std::is_same_v<scalar_t, c10::BFloat16> && kVector % 2 == 0) {
+    const auto words = __builtin_bit_cast(Pack<uint32_t, kVector / 2>, packed);
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      const uint32_t word = words.value[v / 2];
+      out[v] = __uint_as_float(v % 2 == 0 ? word << 16 : word & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
+  }
+}
+
+// Rounds numbers as a map of scalar_t would.
+template <typename scalar_t, typename acc, int kVector>
+__device__ __forceinline__ void round_as(acc (&value)[kVector]) {
+  unpack(pack<scalar_t>(value), value);
+}
+
 template <typename acc, typename scalar_t, int kVector>
 __device__ __forceinline__ void load(const void* base, int64_t at, acc (&out)[kVector]) {
-  const auto packed = load_packed<scalar_t, kVector>(base, at);
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
+  unpack(load_packed<scalar_t, kVector>(base, at), out);
 }
 
 template <typename acc, typename scalar_t, int kVector>
 __device__ __forceinline__ void store(void* base, int64_t at, const acc (&in)[kVector]) {
-  Pack<scalar_t, kVector> packed;
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
-  *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = packed;
+  *reinterpret_cast<Pack<scalar_t, kVector>*>(static_cast<scalar_t*>(base) + at) = pack<scalar_t>(in);
 }
 
 // Sums the kCount values that each thread has for each of its channels over the block's teams into `shared`
@@ -39,7 +78,7 @@ __device__ __forceinline__ void store(void* base, int64_t at, const acc (&in)[kV
 template <int kThreads, int kCount, int kVector, int kItems, typename acc>
 __device__ void sum_over_teams(int team, int channels, acc (&sums)[kCount][kItems][kVector], acc* shared) {
   // The teams of a warp wait for nobody. Then warps, or wider teams, add theirs in turns.
-  const int thread = threadIdx.x, lane = thread % team, together = max(team, 32);
+  const int thread = threadIdx.x, lane = lane_of_team(team), together = max(team, 32);
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
 #pragma unroll

@@ -22,20 +22,20 @@ constexpr int kBackwardSums = 3;  // the same of the backward kernel
 // The parameters in shared memory, in the order of the sums of their gradients.
 enum Parameter { kWeight, kBias, kD, kOutWeight, kOutBias };
 
-// The parameters of neighbouring channels.
-template <typename acc, int kVector>
-__device__ __forceinline__ void load_parameter(
-    const acc* shared, const GatedReadoutLaunch& p, Parameter which, int channel, acc (&out)[kVector]) {
-  load<acc, acc>(shared + which * p.channels, channel, out);
+// The channels that a team's threads have places for.
+template <int kVector, int kItems>
+C10_HOST_DEVICE int places_of(const GatedReadoutLaunch& p) {
+  return p.team * kVector * kItems;
 }
 
-// Copies all parameters to shared memory.
+// Copies all parameters to shared memory, `places` numbers each. There are zeros beyond the channels, so that threads
+// compute with all of their places: with a branch for each vector, no vector would begin before the last has ended.
 template <typename acc>
-__device__ void share_parameters(const GatedReadoutLaunch& p, acc* shared) {
+__device__ void share_parameters(const GatedReadoutLaunch& p, int places, acc* shared) {
   const void* sources[kParameters] = {p.weight, p.bias, p.D, p.out_weight, p.out_bias};
   for (int k = 0; k < kParameters; ++k) {
-    for (int c = threadIdx.x; c < p.channels; c += kThreads) {
-      shared[k * p.channels + c] = static_cast<const acc*>(sources[k])[c];
+    for (int c = threadIdx.x; c < places; c += kThreads) {
+      shared[k * places + c] = c < p.channels ? static_cast<const acc*>(sources[k])[c] : acc(0);
     }
   }
   __syncthreads();
@@ -43,7 +43,7 @@ __device__ void share_parameters(const GatedReadoutLaunch& p, acc* shared) {
 
 template <typename acc>
 __device__ __forceinline__ RowNorm<acc> row_norm(const GatedReadoutLaunch& p, double eps, acc* scratch) {
-  return {p.channels, static_cast<acc>(eps), true, p.team, scratch};
+  return {p.channels, acc(1) / p.channels, static_cast<acc>(eps), true, p.team, scratch};
 }
 
 // Where a thread is: its row, and its place among the threads that have the row.
@@ -57,8 +57,17 @@ struct Place {
   __device__ __forceinline__ int channel(const GatedReadoutLaunch& p, int i) const {
     return (i * p.team + lane) * kVector;
   }
-  __device__ __forceinline__ bool has(const GatedReadoutLaunch& p, int channel) const {
-    return live && channel < p.channels;
+  // The parameters of the thread's vector i.
+  template <int kVector, int kItems, typename acc>
+  __device__ __forceinline__ void load_parameter(
+      const GatedReadoutLaunch& p, const acc* shared, Parameter which, int i, acc (&out)[kVector]) const {
+    load<acc, acc>(shared, which * places_of<kVector, kItems>(p) + channel<kVector>(p, i), out);
+  }
+  // Writes the thread's vector i, if there is one.
+  template <typename scalar_t, int kVector, typename acc>
+  __device__ __forceinline__ void write(const GatedReadoutLaunch& p, void* map, int i, const acc (&in)[kVector]) const {
+    const int first = channel<kVector>(p, i);
+    if (live && first < p.channels) store<acc, scalar_t>(map, row * p.channels + first, in);
   }
 };
 
@@ -105,22 +114,14 @@ __device__ __forceinline__ void read_out(const GatedReadoutLaunch& p, const Plac
     const Stage& stage, int turn, const acc (&n)[kItems][kVector], acc (&r)[kItems][kVector]) {
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int channel = at.channel<kVector>(p, i);
-    if (!at.has(p, channel)) {
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) r[i][v] = 0;
-      continue;
-    }
     acc weight[kVector], bias[kVector], D[kVector], x[kVector];
-    load_parameter(parameters, p, kWeight, channel, weight);
-    load_parameter(parameters, p, kBias, channel, bias);
-    load_parameter(parameters, p, kD, channel, D);
+    at.load_parameter<kVector, kItems>(p, parameters, kWeight, i, weight);
+    at.load_parameter<kVector, kItems>(p, parameters, kBias, i, bias);
+    at.load_parameter<kVector, kItems>(p, parameters, kD, i, D);
     stage.take(turn, at.row, at.live, i, x);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const acc sum = C * (n[i][v] * weight[v] + bias[v]) + D[v] * x[v];
-      r[i][v] = static_cast<acc>(static_cast<scalar_t>(sum));
-    }
+    for (int v = 0; v < kVector; ++v) r[i][v] = C * (n[i][v] * weight[v] + bias[v]) + D[v] * x[v];
+    round_as<scalar_t>(r[i]);
   }
 }
 
@@ -128,15 +129,15 @@ template <typename scalar_t, int kVector, int kItems>
 __global__ void __launch_bounds__(kThreads, kGatedReadoutMinBlocks) gated_readout_kernel(GatedReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
-  const GatedReadoutMemory<acc> shared(p.channels, kSums, memory);
+  const GatedReadoutMemory<acc> shared(places_of<kVector, kItems>(p), kSums, memory);
   acc* const parameters = shared.parameters;
   const GatedReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
+  const RowNorm<acc> norm = row_norm(p, p.eps, shared.scratch), out_norm = row_norm(p, p.out_eps, shared.scratch);
   const int teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  Place at{
-      static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team, false, static_cast<int>(threadIdx.x) % p.team};
+  Place at{static_cast<int64_t>(blockIdx.x) * teams + number_of_team(p.team), false, lane_of_team(p.team)};
   stages.start(p, 0, at.row);
-  share_parameters(p, parameters);
+  share_parameters(p, places_of<kVector, kItems>(p), parameters);
   int turn = 0;
   // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, ++turn) {
@@ -146,20 +147,18 @@ __global__ void __launch_bounds__(kThreads, kGatedReadoutMinBlocks) gated_readou
     wait_for_copies();
     stages.h.take(turn, at.row, at.live, r);
     stages.start(p, turn + 1, at.row + step);
-    normalize(row_norm(p, p.eps, shared.scratch), at.lane, r);
+    normalize(norm, at.lane, at.live, r);
     read_out<scalar_t>(p, at, C, parameters, stages.x, turn, r, r);
-    normalize(row_norm(p, p.out_eps, shared.scratch), at.lane, r);
+    normalize(out_norm, at.lane, at.live, r);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int channel = at.channel<kVector>(p, i);
-      if (!at.has(p, channel)) continue;
       acc weight[kVector], bias[kVector], z[kVector], y[kVector];
-      load_parameter(parameters, p, kOutWeight, channel, weight);
-      load_parameter(parameters, p, kOutBias, channel, bias);
+      at.load_parameter<kVector, kItems>(p, parameters, kOutWeight, i, weight);
+      at.load_parameter<kVector, kItems>(p, parameters, kOutBias, i, bias);
       stages.gate.take(turn, at.row, at.live, i, z);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) y[v] = (r[i][v] * weight[v] + bias[v]) * Silu<scalar_t>(z[v]).value;
-      store<acc, scalar_t>(p.y, at.row * p.channels + channel, y);
+      at.write<scalar_t>(p, p.y, i, y);
     }
     at.row += step;
   }
@@ -168,17 +167,15 @@ __global__ void __launch_bounds__(kThreads, kGatedReadoutMinBlocks) gated_readou
 // From the gradient of y to that of r; see norm/cuda/kernels.cuh. n is the normed r, and `scale` its factor. Adds to
 // the sums of the second norm's parameters, and writes the gradient of the gate.
 template <typename scalar_t, int kVector, int kItems, typename acc>
-__device__ __forceinline__ void through_gated_norm(const GatedReadoutLaunch& p, const Place& at, acc scale,
+__device__ __forceinline__ void through_gated_norm(const GatedReadoutLaunch& p, const Place& at, acc scale, acc share,
     const acc* parameters, acc* scratch, const GatedReadoutStages<scalar_t, kVector, kItems>& stages, int turn,
     const acc (&n)[kItems][kVector], acc (&sums)[kParameters][kItems][kVector], acc (&g)[kItems][kVector]) {
   acc of_row[2] = {0, 0};  // Σ w g, Σ w g n
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int channel = at.channel<kVector>(p, i);
-    if (!at.has(p, channel)) continue;  // without a row, n is no number if eps is 0
     acc weight[kVector], bias[kVector], z[kVector];
-    load_parameter(parameters, p, kOutWeight, channel, weight);
-    load_parameter(parameters, p, kOutBias, channel, bias);
+    at.load_parameter<kVector, kItems>(p, parameters, kOutWeight, i, weight);
+    at.load_parameter<kVector, kItems>(p, parameters, kOutBias, i, bias);
     stages.gate.take(turn, at.row, at.live, i, z);
     stages.grad_y.take(turn, at.row, at.live, i, g[i]);
 #pragma unroll
@@ -192,10 +189,10 @@ __device__ __forceinline__ void through_gated_norm(const GatedReadoutLaunch& p, 
       of_row[0] += g[i][v];
       of_row[1] += g[i][v] * n[i][v];
     }
-    store<acc, scalar_t>(p.grad_gate, at.row * p.channels + channel, z);
+    at.write<scalar_t>(p, p.grad_gate, i, z);
   }
   sum_over_threads(of_row, p.team, scratch);
-  const acc mean = of_row[0] / p.channels, slope = of_row[1] / p.channels;
+  const acc mean = of_row[0] * share, slope = of_row[1] * share;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
 #pragma unroll
@@ -207,17 +204,15 @@ __device__ __forceinline__ void through_gated_norm(const GatedReadoutLaunch& p, 
 // its factor. Adds to the sums of the readout's parameters.
 template <typename scalar_t, int kVector, int kItems, typename acc>
 __device__ __forceinline__ void through_readout(const GatedReadoutLaunch& p, const Place& at, acc C, acc scale,
-    const acc* parameters, acc* scratch, const GatedReadoutStages<scalar_t, kVector, kItems>& stages, int turn,
-    const acc (&n)[kItems][kVector], acc (&sums)[kParameters][kItems][kVector], acc (&g)[kItems][kVector]) {
+    acc share, const acc* parameters, acc* scratch, const GatedReadoutStages<scalar_t, kVector, kItems>& stages,
+    int turn, const acc (&n)[kItems][kVector], acc (&sums)[kParameters][kItems][kVector], acc (&g)[kItems][kVector]) {
   acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int channel = at.channel<kVector>(p, i);
-    if (!at.has(p, channel)) continue;
     acc weight[kVector], bias[kVector], D[kVector], x[kVector];
-    load_parameter(parameters, p, kWeight, channel, weight);
-    load_parameter(parameters, p, kBias, channel, bias);
-    load_parameter(parameters, p, kD, channel, D);
+    at.load_parameter<kVector, kItems>(p, parameters, kWeight, i, weight);
+    at.load_parameter<kVector, kItems>(p, parameters, kBias, i, bias);
+    at.load_parameter<kVector, kItems>(p, parameters, kD, i, D);
     stages.x.take(turn, at.row, at.live, i, x);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
@@ -231,19 +226,17 @@ __device__ __forceinline__ void through_readout(const GatedReadoutLaunch& p, con
       x[v] = D[v] * gradient;
       g[i][v] = weighted;
     }
-    store<acc, scalar_t>(p.grad_x, at.row * p.channels + channel, x);
+    at.write<scalar_t>(p, p.grad_x, i, x);
   }
   of_row[0] += of_row[2];
   sum_over_threads(of_row, p.team, scratch);
   if (at.live && at.lane == 0) static_cast<scalar_t*>(p.grad_C)[at.row] = static_cast<scalar_t>(of_row[0]);
-  const acc mean = of_row[1] / p.channels, slope = of_row[2] / p.channels, factor = C * scale;
+  const acc mean = of_row[1] * share, slope = of_row[2] * share, factor = C * scale;
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
-    const int channel = at.channel<kVector>(p, i);
-    if (!at.has(p, channel)) continue;
 #pragma unroll
     for (int v = 0; v < kVector; ++v) g[i][v] = factor * (g[i][v] - mean - n[i][v] * slope);
-    store<acc, scalar_t>(p.grad_h, at.row * p.channels + channel, g[i]);
+    at.write<scalar_t>(p, p.grad_h, i, g[i]);
   }
 }
 
@@ -252,15 +245,15 @@ __global__ void __launch_bounds__(kThreads, kGatedReadoutBackwardMinBlocks)
     gated_readout_backward_kernel(GatedReadoutLaunch p) {
   using acc = acc_t<scalar_t>;
   extern __shared__ __align__(16) char memory[];
-  const GatedReadoutMemory<acc> shared(p.channels, kBackwardSums, memory);
+  const GatedReadoutMemory<acc> shared(places_of<kVector, kItems>(p), kBackwardSums, memory);
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   const GatedReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
+  const RowNorm<acc> norm = row_norm(p, p.eps, shared.scratch), out_norm = row_norm(p, p.out_eps, shared.scratch);
   const int teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  Place at{
-      static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team, false, static_cast<int>(threadIdx.x) % p.team};
+  Place at{static_cast<int64_t>(blockIdx.x) * teams + number_of_team(p.team), false, lane_of_team(p.team)};
   stages.start(p, 0, at.row);
-  share_parameters(p, parameters);
+  share_parameters(p, places_of<kVector, kItems>(p), parameters);
   acc sums[kParameters][kItems][kVector] = {};
   int turn = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, ++turn) {
@@ -270,11 +263,11 @@ __global__ void __launch_bounds__(kThreads, kGatedReadoutBackwardMinBlocks)
     wait_for_copies();
     stages.h.take(turn, at.row, at.live, n);
     stages.start(p, turn + 1, at.row + step);
-    const acc scale = normalize(row_norm(p, p.eps, scratch), at.lane, n);
+    const acc scale = normalize(norm, at.lane, at.live, n);
     read_out<scalar_t>(p, at, C, parameters, stages.x, turn, n, r);
-    const acc out_scale = normalize(row_norm(p, p.out_eps, scratch), at.lane, r);
-    through_gated_norm(p, at, out_scale, parameters, scratch, stages, turn, r, sums, g);
-    through_readout(p, at, C, scale, parameters, scratch, stages, turn, n, sums, g);
+    const acc out_scale = normalize(out_norm, at.lane, at.live, r);
+    through_gated_norm(p, at, out_scale, norm.share, parameters, scratch, stages, turn, r, sums, g);
+    through_readout(p, at, C, scale, norm.share, parameters, scratch, stages, turn, n, sums, g);
     at.row += step;
   }
   sum_over_teams<kThreads>(p.team, p.channels, sums, parameters);
@@ -286,7 +279,7 @@ __global__ void __launch_bounds__(kThreads, kGatedReadoutBackwardMinBlocks)
 template <typename scalar_t, int kVector, int kItems>
 void launch(void (*kernel)(GatedReadoutLaunch), const GatedReadoutLaunch& p, int sums) {
   const char* const op = "gated_state_readout";
-  const size_t bytes = GatedReadoutMemory<acc_t<scalar_t>>(p.channels, sums, nullptr).bytes +
+  const size_t bytes = GatedReadoutMemory<acc_t<scalar_t>>(places_of<kVector, kItems>(p), sums, nullptr).bytes +
                        stage_bytes(GatedReadoutStages<scalar_t, kVector, kItems>(p, nullptr).bytes, op);
   launch_kernel(op, kernel, {dim3(grid_blocks(p.blocks, op)), dim3(kThreads), bytes, 1, current_stream()}, p);
 }

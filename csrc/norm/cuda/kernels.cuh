@@ -32,6 +32,13 @@ __device__ __forceinline__ int channel_of(const NormLaunch& p, int lane, int i) 
   return (i * p.team + lane) * kVector;
 }
 
+// Where the thread reads the parameters of its vector i: beyond the row's end those of the last vector, since they are
+// multiplied by 0 there. With a branch for each vector, no vector would begin before the last has ended.
+template <int kVector>
+__device__ __forceinline__ int parameters_of(const NormLaunch& p, int lane, int i) {
+  return min(channel_of<kVector>(p, lane, i), p.channels - kVector);
+}
+
 __device__ __forceinline__ bool live_at(const NormLaunch& p, const NormPlace& at, int channel) {
   return at.live && channel < p.channels;
 }
@@ -91,7 +98,7 @@ __device__ void share_parameter(const NormLaunch& p, const void* parameter, acc*
 
 template <typename acc>
 __device__ __forceinline__ RowNorm<acc> row_norm(const NormLaunch& p, acc* scratch) {
-  return {p.channels, static_cast<acc>(p.eps), p.centred, p.team, scratch};
+  return {p.channels, acc(1) / p.channels, static_cast<acc>(p.eps), p.centred, p.team, scratch};
 }
 
 template <typename scalar_t, int kVector, int kItems, bool kGated>
@@ -103,11 +110,12 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
   share_parameter(p, p.weight, shared.parameters);
   share_parameter(p, p.bias, shared.parameters + p.channels);
   __syncthreads();
-  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
+  const RowNorm<acc> norm = row_norm(p, shared.scratch);
+  const int lane = lane_of_team(p.team), teams = kNormThreads / p.team;
   // All teams of a block take the same number of turns, since they wait for each other in sum_over_threads.
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows;
       first += static_cast<int64_t>(gridDim.x) * teams) {
-    const int64_t row = first + threadIdx.x / p.team;
+    const int64_t row = first + number_of_team(p.team);
     const NormPlace at{row, row < p.rows, lane};
     acc n[kItems][kVector];
     read<scalar_t, kGated>(p, p.x, p.x_wide, at, n);
@@ -128,11 +136,10 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormLaunch p) {
       }
       write<scalar_t>(p, p.stream, p.stream_wide, at, n);
     }
-    normalize(row_norm(p, shared.scratch), lane, n);
+    normalize(norm, lane, at.live, n);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int channel = channel_of<kVector>(p, lane, i);
-      if (channel >= p.channels) continue;
+      const int channel = parameters_of<kVector>(p, lane, i);
       acc weight[kVector], bias[kVector];
       load<acc, acc>(weights, channel, weight);
       load<acc, acc>(biases, channel, bias);
@@ -205,31 +212,30 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
   extern __shared__ __align__(16) char memory[];
   const NormMemory<acc> shared(p.channels, kNormGradientSums, memory);
   const NormStages<scalar_t, kVector, kItems, kGated> stages(p, memory + shared.bytes);
-  const int lane = threadIdx.x % p.team, teams = kNormThreads / p.team;
+  const RowNorm<acc> norm = row_norm(p, shared.scratch);
+  const int lane = lane_of_team(p.team), teams = kNormThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  stages.start(p, 0, static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team);
+  stages.start(p, 0, static_cast<int64_t>(blockIdx.x) * teams + number_of_team(p.team));
   share_parameter(p, p.weight, shared.parameters);
   if constexpr (kGated) share_parameter(p, p.bias, shared.parameters + p.channels);
   __syncthreads();
   acc sums[kNormParameters][kItems][kVector] = {};
   int turn = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < p.rows; first += step, ++turn) {
-    const int64_t row = first + threadIdx.x / p.team;
+    const int64_t row = first + number_of_team(p.team);
     const NormPlace at{row, row < p.rows, lane};
     acc n[kItems][kVector], g[kItems][kVector];
     wait_for_copies();
     stages.stream.take(turn, row, at.live, n);
     stages.grad_y.take(turn, row, at.live, g);
     stages.start(p, turn + 1, row + step);
-    const acc scale = normalize(row_norm(p, shared.scratch), lane, n);
+    const acc scale = normalize(norm, lane, at.live, n);
     if constexpr (kGated) through_gate<scalar_t>(p, at, n, shared.parameters, stages.other, turn, g);
     acc of_row[kNormGradientSums] = {0, 0};  // Σ w g, Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      const int channel = channel_of<kVector>(p, lane, i);
-      if (!live_at(p, at, channel)) continue;  // without a row, n is no number if eps is 0
       acc weight[kVector];
-      load<acc, acc>(shared.parameters, channel, weight);
+      load<acc, acc>(shared.parameters, parameters_of<kVector>(p, lane, i), weight);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
         sums[0][i][v] += g[i][v] * n[i][v];
@@ -240,11 +246,11 @@ __global__ void __launch_bounds__(kNormThreads, kNormBackwardMinBlocks) norm_bac
       }
     }
     sum_over_threads(of_row, p.team, shared.scratch);
-    const acc mean = p.centred ? of_row[0] / p.channels : acc(0), slope = of_row[1] / p.channels;
+    const acc mean = p.centred ? of_row[0] * norm.share : acc(0), slope = of_row[1] * norm.share;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       acc more[kVector] = {};
-      if constexpr (!kGated) stages.other.take(turn, row, at.live, i, more);
+      if constexpr (!kGated) stages.other.take_or_zeros(turn, row, at.live, i, more);
 #pragma unroll
       for (int v = 0; v < kVector; ++v) g[i][v] = scale * (g[i][v] - mean - n[i][v] * slope) + more[v];
     }

@@ -32,7 +32,7 @@ __device__ void share_parameters(const ReadoutLaunch& p, acc* shared) {
 
 template <typename acc>
 __device__ __forceinline__ RowNorm<acc> row_norm(const ReadoutLaunch& p, acc* scratch) {
-  return {p.channels, static_cast<acc>(p.eps), true, p.team, scratch};
+  return {p.channels, acc(1) / p.channels, static_cast<acc>(p.eps), true, p.team, scratch};
 }
 
 template <typename scalar_t, typename acc>
@@ -74,9 +74,10 @@ __global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(Re
   const ReadoutMemory<acc> shared(p.channels, kSums, memory);
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   const ReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
-  const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  const RowNorm<acc> norm = row_norm(p, scratch);
+  const int lane = lane_of_team(p.team), teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + number_of_team(p.team);
   stages.start(p, 0, row);
   share_parameters(p, parameters);
   int turn = 0;
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutMinBlocks) readout_kernel(Re
     wait_for_copies();
     stages.h.take(turn, row, live, h);
     stages.start(p, turn + 1, row + step);
-    normalize(row_norm(p, scratch), lane, h);
+    normalize(norm, lane, live, h);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
@@ -122,9 +123,10 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
   const ReadoutMemory<acc> shared(p.channels, kBackwardSums, memory);
   acc *const scratch = shared.scratch, *const parameters = shared.parameters;
   const ReadoutStages<scalar_t, kVector, kItems> stages(p, memory + shared.bytes);
-  const int lane = threadIdx.x % p.team, teams = kThreads / p.team;
+  const RowNorm<acc> norm = row_norm(p, scratch);
+  const int lane = lane_of_team(p.team), teams = kThreads / p.team;
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / p.team;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * teams + number_of_team(p.team);
   stages.start(p, 0, row);
   share_parameters(p, parameters);
   acc sums[kParameters][kItems][kVector] = {};
@@ -136,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
     wait_for_copies();
     stages.h.take(turn, row, live, n);
     stages.start(p, turn + 1, row + step);
-    const acc scale = normalize(row_norm(p, scratch), lane, n);
+    const acc scale = normalize(norm, lane, live, n);
     acc of_row[kBackwardSums] = {0, 0, 0};  // Σ b g, and ∂C in the end; Σ w g; Σ w g n
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -166,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kReadoutBackwardMinBlocks) readout_b
     sum_over_threads(of_row, p.team, scratch);
     if (!live) continue;
     if (lane == 0) static_cast<scalar_t*>(p.grad_C)[row] = static_cast<scalar_t>(of_row[0]);
-    const acc mean = of_row[1] / p.channels, slope = of_row[2] / p.channels, factor = C * scale;
+    const acc mean = of_row[1] * norm.share, slope = of_row[2] * norm.share, factor = C * scale;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const int channel = (i * p.team + lane) * kVector;
