@@ -1,13 +1,10 @@
 // Reads and writes the channels that a thread has of a row (row_shape.h), and sums over the rows of a block.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-
 #include <cstdint>
-#include <type_traits>
 
+#include "common/cuda/packs.cuh"
 #include "common/cuda/reduce.cuh"
-#include "common/pack.h"
 
 namespace ssm {
 
@@ -29,38 +26,6 @@ __device__ __forceinline__ Pack<scalar_t, kVector> load_packed(const void* base,
 template <typename scalar_t>
 __device__ __forceinline__ void prefetch(const void* base, int64_t at) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(static_cast<const scalar_t*>(base) + at));
-}
-
-// Numbers rounded to scalar_t, side by side.
-template <typename scalar_t, typename acc, int kVector>
-__device__ __forceinline__ Pack<scalar_t, kVector> pack(const acc (&in)[kVector]) {
-  Pack<scalar_t, kVector> packed;
-#pragma unroll
-  for (int v = 0; v < kVector; ++v) packed.value[v] = static_cast<scalar_t>(in[v]);
-  return packed;
-}
-
-// Numbers that lie side by side, in the type of sums. A bfloat16 is the upper half of a float: two of them take an
-// instruction each, where the compiler has three for both.
-template <typename scalar_t, typename acc, int kVector>
-__device__ __forceinline__ void unpack(const Pack<scalar_t, kVector>& packed, acc (&out)[kVector]) {
-  if constexpr (std::is_same_v<scalar_t, c10::BFloat16> && kVector % 2 == 0) {
-    const auto words = __builtin_bit_cast(Pack<uint32_t, kVector / 2>, packed);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const uint32_t word = words.value[v / 2];
-      out[v] = __uint_as_float(v % 2 == 0 ? word << 16 : word & 0xffff0000u);
-    }
-  } else {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc>(packed.value[v]);
-  }
-}
-
-// Rounds numbers as a map of scalar_t would.
-template <typename scalar_t, typename acc, int kVector>
-__device__ __forceinline__ void round_as(acc (&value)[kVector]) {
-  unpack(pack<scalar_t>(value), value);
 }
 
 template <typename acc, typename scalar_t, int kVector>

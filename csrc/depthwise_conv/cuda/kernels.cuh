@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvMinBlocks) depthwise_conv_k
     acc x[kConvColumns + 2][kVector], y[kConvColumns][kVector];
     read_columns<scalar_t>(mine + i % kStages * shared.stage, packed);
 #pragma unroll
-    for (int c = 0; c < kConvColumns + 2; ++c) unpack<scalar_t>(packed[c], x[c]);
+    for (int c = 0; c < kConvColumns + 2; ++c) unpack(packed[c], x[c]);
     add_row<false>(weight, x, bias[0], y, present, next);
     if (i < 2) continue;
     if (done.exists(p)) {
@@ -128,7 +128,7 @@ __device__ __forceinline__ void gradient_before_silu(const acc (&weight)[kConvTa
 #pragma unroll
   for (int c = 0; c < kConvColumns; ++c) {
     acc upstream[kVector];
-    unpack<scalar_t>(grad_y[c], upstream);
+    unpack(grad_y[c], upstream);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) {
       acc before = bias[v];
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBackwardMinBlocks)
     ConvPack<scalar_t> packed[kConvColumns + 2];
     read_columns<scalar_t>(row, packed);
 #pragma unroll
-    for (int c = 0; c < kConvColumns + 2; ++c) unpack<scalar_t>(packed[c], x[2][c]);
+    for (int c = 0; c < kConvColumns + 2; ++c) unpack(packed[c], x[2][c]);
     if (i >= 2) {
       if (existed >> kStages & 1) {
         gradient_before_silu<scalar_t>(weight, bias[0], x, grad_y, g);

@@ -1,13 +1,10 @@
 // How the threads of a block go down the rows of maps, and how the rows come to shared memory.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-
 #include <cstdint>
-#include <type_traits>
 
 #include "common/cuda/async_copy.cuh"
-#include "common/pack.h"
+#include "common/cuda/packs.cuh"
 #include "depthwise_conv/cuda/launch.h"
 
 namespace ssm {
@@ -166,20 +163,6 @@ struct ConvCopies<scalar_t, false> {
 template <typename scalar_t>
 using ConvPack = Pack<scalar_t, kConvVector<scalar_t>>;
 
-template <typename scalar_t, int kVector>
-__device__ __forceinline__ void unpack(const ConvPack<scalar_t>& packed, acc_t<scalar_t> (&out)[kVector]) {
-  if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
-    // The upper half of a float. The compiler would take two instructions for the second of a pair.
-    static_assert(kVector == 2);
-    const unsigned pair = reinterpret_cast<const unsigned&>(packed);
-    out[0] = __uint_as_float(pair << 16);
-    out[1] = __uint_as_float(pair & 0xffff0000u);
-  } else {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) out[v] = static_cast<acc_t<scalar_t>>(packed.value[v]);
-  }
-}
-
 // Reads one thread's channels of neighbouring columns, which lie from `from` on in a shared row.
 template <typename scalar_t, int kCount>
 __device__ __forceinline__ void read_columns(const char* from, ConvPack<scalar_t> (&out)[kCount]) {
@@ -197,7 +180,7 @@ __device__ __forceinline__ void add_columns(const char* from, acc_t<scalar_t> (&
 #pragma unroll
   for (int c = 0; c < kCount; ++c) {
     acc_t<scalar_t> part[kVector];
-    unpack<scalar_t>(packed[c], part);
+    unpack(packed[c], part);
 #pragma unroll
     for (int v = 0; v < kVector; ++v) sum[c][v] += part[v];
   }
