@@ -60,10 +60,17 @@ def main(arguments: list[str] | None = None) -> None:
     from ssm_train.runtime.early_check import check_early
 
     check_early(args.config, args.cfg_options)
-    from ssm_train.apis.train import train
+    if args.launcher == "none":  # of several processes, the first one tells of these
+        from ssm_train.runtime.early_places import check_data, check_work_folder
+
+        if not (args.resume or args.overwrite or args.fresh):
+            check_work_folder(args.config, args.cfg_options, args.work_dir)
+        check_data(args.config, args.cfg_options, ("train_dataloader", "val_dataloader"))
     from ssm_train.runtime.config import run_config
 
     cfg = run_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.amp, args.compile)
+    from ssm_train.apis.train import train  # after the config, since it takes as long again
+
     result = train(
         cfg, args.resume, overwrite=args.overwrite, fresh=args.fresh, or_begin=args.or_begin,
         keep_updates=args.keep_updates, new_schedule=args.new_schedule, time_iterations=args.time_iterations,

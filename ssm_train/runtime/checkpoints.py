@@ -5,7 +5,6 @@
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +18,9 @@ from ssm_core import weights
 from ssm_core.errors import CheckpointError
 from ssm_core.writing import WriteError
 from ssm_train.runtime.files import write_atomically, write_text_atomically
+from ssm_train.runtime.occupants import STATE
 
 POINTER = "last_checkpoint"  # the file that names the checkpoint written last
-# Names of the files that runs save: states, which can be resumed, and the best weights, which cannot.
-STATE = re.compile(r"(epoch|iter|state)_[0-9]+\.pth")
-BEST = re.compile(r"best_.+\.pth")
 _LONGEST_POINTER = 1 << 16  # characters
 _LARGEST_COUNT = 1 << 62  # of epochs and iterations
 # Values of a scalar that are saved. They fill every smoothing window. A whole history would grow with the run.

@@ -186,8 +186,9 @@ class _Reader:
 
     def _store(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Tuple):
-            for name in map(_name, target.elts):
-                self._assign(name, UNKNOWN)
+            known = isinstance(value, list) and len(value) == len(target.elts)
+            for place, name in enumerate(map(_name, target.elts)):
+                self._assign(name, value[place] if known else UNKNOWN)
         else:
             self._assign(_name(target), value)
 

@@ -12,8 +12,9 @@ from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError
 from ssm_core.writing import explained
+from ssm_train.runtime.occupants import LOCK
 
-FILE = ".lock"  # in the locked folder; it names the host and the process that lock it
+FILE = LOCK
 _held: set[int] = set()  # file descriptors
 
 

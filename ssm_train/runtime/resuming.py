@@ -11,9 +11,10 @@ from mmengine.runner import Runner
 from ssm_core import weights
 from ssm_core.errors import CheckpointError
 from ssm_train.runtime import resumed
-from ssm_train.runtime.checkpoints import STATE, meta_of, outline, outline_of, pointed
+from ssm_train.runtime.checkpoints import meta_of, outline, outline_of, pointed
 from ssm_train.runtime.grouping import KEY as GROUPING
 from ssm_train.runtime.grouping import Grouping, arrange
+from ssm_train.runtime.occupants import STATE
 
 # What Python raises where a state has other types, keys or numbers than it should.
 DAMAGED = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, ArithmeticError)

@@ -13,15 +13,15 @@ from pathlib import Path
 from mmengine.dist import broadcast_object_list, is_main_process
 
 from ssm_core import addresses
-from ssm_core.errors import CheckpointError, ConfigError, DataError, UserError
-from ssm_core.weights import listed, read_file
+from ssm_core.errors import CheckpointError, ConfigError, UserError
+from ssm_core.weights import read_file
 from ssm_train.runtime import folder_lock
-from ssm_train.runtime.checkpoints import BEST, POINTER, STATE, Outline, outline
-from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE, read_curves
+from ssm_train.runtime.checkpoints import POINTER, Outline, outline
+from ssm_train.runtime.curve_files import CURVES, CURVES_PICTURE
 from ssm_train.runtime.files import make_folder, remove_file, set_aside, write_text_atomically
+from ssm_train.runtime.occupants import BEST, MARKER, STATE, occupants, occupied
 from ssm_train.runtime.trackers.wandb import IDENTITY, keep_identity
 
-MARKER = "run.json"  # says which run the folder belongs to
 _OTHERS = {POINTER, CURVES, CURVES_PICTURE, IDENTITY, MARKER}  # what a run writes beside checkpoints and logs
 _FRESH = re.compile(r"run_([0-9]+)")  # folders that --fresh makes within the work folder
 # Seconds after which a file server has noticed that a machine died, with which a run to resume was lost. NFS says 90.
@@ -218,10 +218,7 @@ def _enter(path: Path, start: Start) -> WorkFolder:
     there, before = occupants(path), _read_marker(path)
     if not start.resume:
         if there and not start.overwrite:
-            raise ConfigError(
-                f"{path} has the files of a run ({listed(there, 3)}): go on with it by --resume, replace it by "
-                "--overwrite, begin another one beside it by --fresh, or name another --work-dir"
-            )
+            raise occupied(path, there)
         fresh = before.fresh if before else start.fresh and _FRESH.fullmatch(path.name) is not None
         return WorkFolder(path, fresh=fresh, to_remove=_files_of_a_run(path) if start.overwrite else [])
     if start.file is None:
@@ -236,21 +233,6 @@ def _enter(path: Path, start: Start) -> WorkFolder:
     if before is None:
         return WorkFolder(path)
     return WorkFolder(path, before={**before.before, before.run: sys.maxsize}, fresh=before.fresh)
-
-
-def occupants(folder: Path) -> list[str]:
-    """Names of the files for which a new run must not begin in a folder: checkpoints, and curves with a result."""
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError:  # there is no such folder
-        return []
-    found = [name for name in names if STATE.fullmatch(name) or BEST.fullmatch(name)]
-    if CURVES in names:
-        try:
-            found += [CURVES] * bool(read_curves(folder)["val"])
-        except DataError:  # it may have been the curves of a run
-            found.append(CURVES)
-    return found
 
 
 def fresh_runs(work_dir: Path) -> dict[int, Path]:

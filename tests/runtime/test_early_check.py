@@ -1,15 +1,16 @@
 """Tests of the check of a config and of its first keys before anything slow is imported."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 from command_line import COMMANDS, CONFIGS
 from mmengine.config import Config
-from mmengine.registry import root
+from mmengine.registry import DATASETS, DefaultScope, root
 
-from ssm_core.errors import ConfigError
-from ssm_train.runtime import class_text
+from ssm_core.errors import ConfigError, DataError
+from ssm_train.runtime import class_text, folder_lock
 from ssm_train.runtime.config import load_config
 from ssm_train.runtime.config_check import _LOADER_KEYS, TOP_LEVEL_KEYS, accepted_arguments, find_type
 from ssm_train.runtime.config_files import find_config, shipped_names
@@ -17,6 +18,8 @@ from ssm_train.runtime.config_keys import LOADERS, OWN_LOADER_KEYS, RUNNER_EXTRA
 from ssm_train.runtime.config_objects import BUILT, objects, parts
 from ssm_train.runtime.config_text import UNKNOWN, read_text
 from ssm_train.runtime.early_check import check_early
+from ssm_train.runtime.early_places import check_data
+from ssm_train.runtime.occupants import check_vacant
 
 DIGITS = "quadmamba/quadmamba-nano_digits"
 NUCLEI = "mambatree/mask-rcnn_mambatree-nano_nuclei-128x128"
@@ -233,3 +236,95 @@ def test_a_typo_costs_no_import(words):
     )
     assert done.stdout == "1 []\n", done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def start_train(folder, *words):
+    """What ``tree-ssm train`` says in a folder, the slow packages that it has imported by then among it."""
+    command = [sys.executable, "-c", STARTED, "train", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(COMMANDS.parents[1])}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+
+
+ROOT_OPTION = "train_dataloader.dataset.root=here"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mambatree/mambatree-tiny_image-folder"], "there is no dataset folder data/images/train; put your images"),
+        (["mambatree/mambatree-tiny_image-folder", "--cfg-options", ROOT_OPTION], "no dataset folder here/train; put"),
+        (
+            ["mambatree/mambatree-tiny_8xb128_in1k"],
+            "no dataset folder data/imagenet/train; arrange a downloaded",
+        ),
+        (["mambatree/mambatree-nano_fmnist"], "there is no Fashion-MNIST: data/fashion-mnist/train-images-idx3-ubyte"),
+        ([NUCLEI], "there is no annotation file data/nuclei/train.json; `tree-ssm prepare-data --help`"),
+        (["mambatree/upernet_mambatree-tiny_8xb2-160k_ade20k-512x512"], "data/ade/ADEChallengeData2016 (train_dat"),
+    ],
+)
+def test_missing_data_are_found_before_anything_slow_is_imported(tmp_path, words, line):
+    said = start_train(tmp_path, *words)
+    assert said.stdout == "1 []\n", said.stderr
+    assert said.stderr.startswith("error: ")
+    assert line in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_datasets_say_the_same_of_what_is_missing(tmp_path, monkeypatch):
+    """The check reads the config's text. The datasets have the last word."""
+    monkeypatch.chdir(tmp_path)
+    configs = ("mambatree/mambatree-tiny_image-folder", "mambatree/mambatree-tiny_8xb128_in1k")
+    for name in (*configs, "mambatree/mambatree-nano_fmnist", NUCLEI):
+        cfg = load_config(name)
+        with pytest.raises(DataError) as early:
+            check_data(name, (), ["train_dataloader"])
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), pytest.raises(DataError) as late:
+            DATASETS.build(cfg.train_dataloader.dataset)
+        assert str(early.value) == str(late.value)
+
+
+def test_data_of_which_nothing_is_certain_are_left_to_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = "train_dataloader.dataset"
+    for option in (f"{place}.type=Digits", f"{place}={{}}", "train_dataloader={}", f"{place}.root=['a']"):
+        check_data("mambatree/mambatree-tiny_image-folder", [option], ["train_dataloader"])
+    (tmp_path / "data" / "images" / "train").mkdir(parents=True)
+    check_data("mambatree/mambatree-tiny_image-folder", (), ["train_dataloader"])
+    (tmp_path / "own.py").write_text(
+        f'_base_ = "ssm_train::{DIGITS}.py"\ntrain_dataloader = dict(dataset=dict(type="own.Made", data_root="none"))\n'
+    )
+    check_data("own.py", (), ["train_dataloader"])
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_taken_work_folder_is_found_before_anything_slow_is_imported(tmp_path, named):
+    folder = tmp_path / ("taken" if named else f"work_dirs/{DIGITS.partition('/')[2]}")
+    folder.mkdir(parents=True)
+    (folder / "epoch_1.pth").touch()
+    said = start_train(tmp_path, DIGITS, *(["--work-dir", "taken"] if named else []))
+    assert said.stdout == "1 []\n", said.stderr
+    assert said.stderr.startswith(f"error: {folder.relative_to(tmp_path)} has the files of a run (epoch_1.pth): go on")
+    assert said.stderr.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["epoch_1.pth"]
+
+
+def test_the_folder_of_a_run_that_goes_on_is_left_to_the_lock(tmp_path):
+    (tmp_path / "epoch_1.pth").touch()
+    lock = folder_lock.acquire(tmp_path)
+    try:
+        check_vacant(tmp_path)
+    finally:
+        folder_lock.release(lock)
+    with pytest.raises(ConfigError, match="has the files of a run"):
+        check_vacant(tmp_path)
+    folder_lock.release(folder_lock.acquire(tmp_path))
+
+
+def test_a_wrong_value_is_found_before_what_only_a_training_needs():
+    code = "import sys\nfrom ssm_train.commands.program import main\nstatus = main(sys.argv[1:])\n"
+    code += "print(status, 'ssm_train.apis.train' in sys.modules)"
+    words = ["train", DIGITS, "--cfg-options", "train_dataloader.batch_size=-3"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=COMMANDS.parents[1])
+    assert done.stdout == "1 False\n", done.stderr
+    assert done.stderr == "error: train_dataloader.batch_size has to be 1 or more, not -3\n"

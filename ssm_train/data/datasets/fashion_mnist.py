@@ -5,15 +5,13 @@ from pathlib import Path
 from PIL import Image
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data import missing
 from ssm_train.data.datasets.base import ImageDataset, Transform
 from ssm_train.data.datasets.idx import read_idx
 from ssm_train.registry import DATASETS
 
 CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+FILES = missing.FASHION_MNIST
 
 
 @DATASETS.register_module()
@@ -36,10 +34,7 @@ class FashionMNIST(ImageDataset):
         images, labels = (Path(root) / name for name in FILES[split])
         for path in (images, labels):
             if not path.exists():
-                raise DataError(
-                    f"there is no Fashion-MNIST: {path} does not exist; "
-                    "make it with `tree-ssm prepare-data fashion-mnist`"
-                )
+                raise missing.no_fashion_mnist(path)
         self.images = read_idx(images, dimensions=3)
         self.file = images
         numbers = read_idx(labels, dimensions=1)

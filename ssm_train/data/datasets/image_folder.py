@@ -9,6 +9,7 @@ from typing import Literal
 from mmengine.logging import print_log
 
 from ssm_core.errors import DataError
+from ssm_train.data import missing
 from ssm_train.data.datasets.base import Transform
 from ssm_train.data.datasets.folds import Fold
 from ssm_train.data.datasets.image_files import ImageFiles
@@ -40,7 +41,7 @@ class ImageFolder(ImageFiles):
         ConfigError: ``channels``, ``value_range`` or ``fold`` is wrong.
     """
 
-    how_to_make = "put your images there, one folder for each class"
+    how_to_make = missing.HOW_TO_MAKE["ImageFolder"]
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class ImageFolder(ImageFiles):
     ):
         folder = Path(root) / split
         if not folder.is_dir():
-            raise DataError(f"there is no dataset folder {folder}; {self.how_to_make}")
+            raise missing.no_class_folders(folder, self.how_to_make)
         try:
             classes = sorted(entry.name for entry in os.scandir(folder) if is_data(entry.name) and entry.is_dir())
         except OSError as error:  # such as a link that leads to itself
@@ -100,7 +101,7 @@ class ImageNet(ImageFolder):
         DataError: the folder is missing, or has another number of classes than 1000.
     """
 
-    how_to_make = "arrange a downloaded ILSVRC2012 with `tree-ssm prepare-data imagenet --from FOLDER`"
+    how_to_make = missing.HOW_TO_MAKE["ImageNet"]
 
     def __init__(
         self,

@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from ssm_core.errors import ConfigError, nearest
 from ssm_core.writing import WriteError
 from ssm_train.registry import HOOKS
-from ssm_train.runtime.checkpoints import BEST, point_to
+from ssm_train.runtime.checkpoints import point_to
 from ssm_train.runtime.files import remove_file, remove_leftovers
+from ssm_train.runtime.occupants import BEST
 
 
 @HOOKS.register_module()

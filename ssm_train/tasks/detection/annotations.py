@@ -14,6 +14,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmengine.logging import MMLogger
 
 from ssm_core.errors import ConfigError, DataError
+from ssm_train.data import missing
 from ssm_train.data.source_mark import SourceMark, marked
 from ssm_train.tasks.detection.annotated_images import AnnotatedImages, read_images
 from ssm_train.tasks.detection.categories import Categories, read_categories
@@ -225,9 +226,7 @@ def _read_json(path: Path) -> tuple[dict[str, list], SourceMark]:
         written, mark = marked(path)
         content = json.loads(written)
     except FileNotFoundError:
-        raise DataError(
-            f"there is no annotation file {path}; `tree-ssm prepare-data --help` tells how to make or arrange it"
-        ) from None
+        raise missing.no_annotation_file(path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read the annotation file {path}: {' '.join(str(error).split())}") from None
     if isinstance(content, dict) and is_nothing(content.get("annotations")):
