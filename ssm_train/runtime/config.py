@@ -24,6 +24,7 @@ from ssm_train.runtime.config_files import check_base, find_config
 from ssm_train.runtime.config_keys import no_index, option_key, unknown_option
 from ssm_train.runtime.config_objects import renamed
 from ssm_train.runtime.config_values import check_change
+from ssm_train.runtime.custom_imports import import_modules
 from ssm_train.runtime.launcher_variables import Launcher
 
 # Done at import, so that mmseg's own inferencer can read our configs once this module is imported.
@@ -70,7 +71,7 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
     path = find_config(path)
     try:
         _check_bases(path)
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(path, import_custom_modules=False)
     except ModuleNotFoundError as error:
         # Python's own error has the package as an attribute. mmengine's error for a missing base has it in the text.
         package = error.name or str(error).partition(" is not installed")[0]
@@ -86,6 +87,7 @@ def load_config(path: str | Path, options: list[str] | None = None) -> Config:
         raise ConfigError(f"the config {path} is faulty: {type(error).__name__}: {_one_line(error)}{line}") from error
     if not cfg:
         raise ConfigError(f"the config {path} is empty")
+    import_modules(cfg.get("custom_imports"), path)
     apply_options(cfg, options or [])
     check_config(cfg)
     return cfg

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 
 import pytest
 from command_line import CONFIGS
@@ -204,6 +205,54 @@ def test_a_policy_that_timm_does_not_know_is_named_with_its_key(value, words):
 def test_policies_of_timms_documentation_are_taken(value):
     key = "train_dataloader.dataset.transform.auto_augment"
     load_config("mambatree/mambatree-tiny_image-folder", [f"{key}={value}"])
+
+
+@pytest.fixture
+def own_modules(tmp_path, monkeypatch):
+    """Modules of a user's own in Python's path, and a config that imports one of them."""
+    (tmp_path / "path").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    (tmp_path / "path" / "own_heads.py").write_text("import nothing_such\n")
+    (tmp_path / "path" / "own_broken.py").write_text("x = (\n")
+    (tmp_path / "own_beside.py").touch()
+
+    def write(settings):
+        config = tmp_path / "own.py"
+        config.write_text(f'_base_ = "{DIGITS}"\ncustom_imports = dict({settings})\n')
+        return config
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("imports=['own_haeds']", "{begin} and there is no such module (did you mean 'own_heads'?): correct the name"),
+        ("imports='torch.nnn'", "{begin} and there is no such module (did you mean 'torch.nn'?): correct the name, or"),
+        ("imports='own_beside'", "{begin} and Python does not look where {here}/own_beside.py is: put PYTHONPATH="),
+        ("imports=['own_heads']", "{begin} which cannot be imported: ModuleNotFoundError: No module named 'nothing_"
+                                  "such' ({here}/path/own_heads.py, line 1)"),
+        ("imports=['own_broken']", "{begin} which cannot be imported: SyntaxError: '(' was never closed ({here}/"),
+        ("import_=['own_heads']", "custom_imports has no argument 'import_' (did you mean 'imports'?)"),
+        ("imports=[3]", "custom_imports.imports has to be a text, a list (a text each) or None, not [3]"),
+    ],
+)  # fmt: skip
+def test_a_module_that_cannot_be_imported_is_one_sentence(tmp_path, own_modules, settings, words):
+    config = own_modules(settings)
+    with pytest.raises(ConfigError) as error:
+        load_config(config)
+    name = settings.partition("=")[2].strip("[]")
+    begin = f"the config {config} imports {name} (custom_imports.imports),"
+    assert str(error.value).startswith(words.format(begin=begin, here=tmp_path))
+
+
+def test_modules_are_imported_and_may_be_allowed_to_fail(tmp_path, own_modules):
+    (tmp_path / "path" / "own_good.py").touch()
+    try:
+        load_config(own_modules("imports=['own_good', 'own_haeds'], allow_failed_imports=True"))
+        assert "own_good" in sys.modules
+    finally:
+        sys.modules.pop("own_good", None)
 
 
 # --- Names of the first edition
