@@ -21,7 +21,7 @@ from ssm_train.runtime.hooks import CurvesHook
 from ssm_train.runtime.launching import join_processes
 from ssm_train.runtime.logs import threads_may_fail_to_write
 from ssm_train.runtime.runner import Runner
-from ssm_train.runtime.schedules import schedule_warning
+from ssm_train.runtime.schedules import check_units, schedule_warning
 from ssm_train.runtime.trackers.wandb import known_identity
 from ssm_train.runtime.work_folder import Start, WorkFolder, claimed
 from ssm_train.tasks import task_of
@@ -112,6 +112,7 @@ def train(
     """
     start = Start(resume, overwrite, fresh, or_begin)
     check_folder(cfg.work_dir)
+    check_units(cfg)
     if (launcher := cfg.get("launcher", "none")) != "none":
         with building_from_config():
             join_processes(launcher, cfg.get("env_cfg", {}))

@@ -133,7 +133,7 @@ def possible_keys(node: dict, place: list[str], scope: str | None) -> set[str] |
         return set(PLAIN.get(top, _LOADER_KEYS))
     if len(place) == 1 and top in ("train_cfg", *_LOOPS) and "type" not in node:
         return _loop_keys(top, node)
-    kind = node.get("type")
+    kind = node.get("type", DEFAULT_TYPES.get(".".join(place)))
     target = find_type(kind, scope, getattr(root, registry_at(place))) if isinstance(kind, str) else kind
     if target is None:
         return set()
@@ -202,7 +202,7 @@ def annotation_at(node: dict, key: str, place: list[str], scope: str | None) -> 
     if len(place) == 1 and place[0] in LOADERS:
         hint = {**annotations_of(DataLoader), **OWN_LOADER_KEYS}.get(key, Any)
         return hint, hint is not Any
-    kind = node.get("type")
+    kind = node.get("type", DEFAULT_TYPES.get(".".join(place)))
     target = (
         find_type(kind, node.get("_scope_", scope), getattr(root, registry_at(place)))
         if isinstance(kind, str)

@@ -102,7 +102,7 @@ def _possible(node: dict, place: list[str], values: dict[str, Any]) -> set[str] 
         return _loader_keys()
     if len(place) == 1 and top in PLAIN:
         return set(PLAIN[top])
-    kind, scope = node.get("type"), _scope(values)
+    kind, scope = node.get("type", DEFAULT_TYPES.get(".".join(place))), _scope(values)
     if place[:2] == ["optim_wrapper", "paramwise_cfg"] or not isinstance(kind, str) or scope is None:
         return None
     found = class_text.find_definition(kind, scope, registry_at(place))

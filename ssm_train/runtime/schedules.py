@@ -1,9 +1,42 @@
-"""The schedule of the learning rate, whether it is as long as the training, and the rate for the batch of an update."""
+"""Whether schedule and checkpoints fit the length of the training, and the learning rate for the batch of an update."""
 
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+
+from ssm_core.errors import ConfigError
+
+
+def check_units(cfg: Config) -> None:
+    """Raise if a training of iterations saves or changes its rate by epochs.
+
+    No epoch ends in such a training before its last iteration. It would save no checkpoint until then, and call that
+    one ``epoch_1.pth``.
+
+    Args:
+        cfg: the config.
+
+    Raises:
+        ConfigError: it does; the message has the keys to change.
+    """
+    if "max_iters" not in (cfg.get("train_cfg") or {}):
+        return
+    keys = []
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint", {})  # mmengine has one by default
+    if checkpoint is not None and checkpoint.get("by_epoch", True):
+        keys.append("default_hooks.checkpoint.by_epoch=False with default_hooks.checkpoint.interval in iterations")
+    given = cfg.get("param_scheduler") or []
+    alone = "type" in given  # as in schedule_warning
+    for place, scheduler in enumerate([given] if alone else given if isinstance(given, list) else []):
+        if scheduler.get("by_epoch", True) and not scheduler.get("convert_to_iter_based"):
+            key = "param_scheduler" if alone else f"param_scheduler.{place}"
+            keys.append(f"{key}.by_epoch=False with its begin and end in iterations")
+    if not keys:
+        return
+    if (cfg.get("log_processor") or {}).get("by_epoch", True):
+        keys.append("log_processor.by_epoch=False")
+    raise ConfigError(f"train_cfg counts iterations, and other parts of the config count epochs: set {', '.join(keys)}")
 
 
 def schedule_warning(cfg: Config) -> str:

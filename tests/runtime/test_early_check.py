@@ -45,6 +45,7 @@ def error_of(call, *arguments):
         "randomness.sead=1", "env_cfg.mp=1", "x", "=3", ".x=3", "Model.backbone=1", "model.backbone.arhc=small",
         "optim_wrapper.optimizer.lrr=1", "optim_wrapper.clip_grads=1", "default_hooks.checkpoint.intervall=1",
         "train_dataloader.dataset.tpye=1", "param_scheduler.0.strat_factor=1", "param_scheduler.9.begin=1",
+        "log_processor.by_epok=1",
         "param_scheduler.².begin=1",
     ],
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 import pytest
 import runs
-from command_line import CONFIGS, run
+from command_line import CONFIGS, error_of, run
 
 from ssm_train.runtime.config import load_config
-from ssm_train.runtime.schedules import schedule_warning
+from ssm_train.runtime.schedules import check_units, schedule_warning
 
 LEAVES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)
 DIGITS = CONFIGS / "resnet" / "resnet18_digits.py"
@@ -37,6 +37,50 @@ def test_the_schedules_of_all_configs_are_as_long_as_the_training(leaf):
 def test_another_length(config, options, words):
     said = schedule_warning(load_config(CONFIGS / config, options))
     assert (words in said) if words else said == ""
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_all_configs_count_one_unit(leaf):
+    check_units(load_config(CONFIGS / leaf))
+
+
+ITERATIONS = "dict(_delete_=True, type='ResumableIterLoop', max_iters=4, val_interval=2)"
+SAVED = "default_hooks.checkpoint.by_epoch=False with default_hooks.checkpoint.interval in iterations"
+
+
+@pytest.mark.parametrize(
+    ("more", "keys"),
+    [
+        ("", f"{SAVED}, log_processor.by_epoch=False"),
+        ("log_processor = dict(by_epoch=False)", SAVED),
+        (
+            "default_hooks = dict(checkpoint=dict(by_epoch=False))\n"
+            "param_scheduler = dict(_delete_=True, type='ConstantLR')",
+            "param_scheduler.by_epoch=False with its begin and end in iterations, log_processor.by_epoch=False",
+        ),
+        ("log_processor = dict(by_epoch=False)\nparam_scheduler = [dict(type='ConstantLR', by_epoch=False), "
+         "dict(type='ConstantLR')]", f"{SAVED}, param_scheduler.1.by_epoch=False with its begin and end in iterations"),
+    ],
+)  # fmt: skip
+def test_a_training_of_iterations_with_parts_that_count_epochs_is_refused(tmp_path, capsys, more, keys):
+    """It would save ``epoch_1.pth`` after its last iteration, and nothing before."""
+    config = tmp_path / "own.py"
+    config.write_text(f"_base_ = {str(DIGITS)!r}\ntrain_cfg = {ITERATIONS}\n{more}\n")
+    line = error_of(capsys, "train", config, "--work-dir", tmp_path / "run")
+    begin = "error: train_cfg counts iterations, and other parts of the config count epochs: set "
+    assert line == begin + keys
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_of_iterations_names_its_checkpoints_by_them(tmp_path):
+    config = tmp_path / "own.py"
+    config.write_text(f"_base_ = {str(DIGITS)!r}\ntrain_cfg = {ITERATIONS}\n")
+    options = ["train_dataloader.batch_size=4", "model.backbone.name=test_efficientnet", "log_processor.by_epoch=False"]
+    options += ["default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=2"]
+    options += ["default_hooks.pictures.count=0", "val_dataloader.num_batch_per_epoch=1"]
+    assert run("train", config, "--work-dir", tmp_path / "run", "--cfg-options", *options) == 0
+    assert {path.name for path in (tmp_path / "run").glob("iter_*.pth")} == {"iter_2.pth", "iter_4.pth"}
+    assert not list((tmp_path / "run").glob("epoch_*"))
 
 
 def test_a_schedule_that_is_no_list():
