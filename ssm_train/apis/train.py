@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from ssm_core.errors import ConfigError, DataError
 from ssm_core.writing import explained
 from ssm_train.apis.shipped_weights import shipped_with
+from ssm_train.data.workers import left_out
 from ssm_train.runtime.building import building_from_config
 from ssm_train.runtime.config import changed
 from ssm_train.runtime.evaluator import not_measured
@@ -148,6 +149,8 @@ def _train(
             runner.logger.warning("optim_wrapper.optimizer.lr is 0: nothing is learnt, unless a schedule sets a rate")
         if words := schedule_warning(cfg):
             runner.logger.warning(words)
+        if words := left_out(runner.train_dataloader, runner.world_size):
+            runner.logger.info(words)
         _ = runner.val_loop  # built here, so that a missing validation set is known before training
     try:
         runner.train()

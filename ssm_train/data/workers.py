@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.runner.runner import _SlicedDataset  # what num_batch_per_epoch makes
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from torch.utils.data._utils.signal_handling import _remove_worker_pids, _set_worker_pids
 
 from ssm_core.errors import ConfigError
@@ -138,3 +138,26 @@ def check_batches(loader: DataLoader) -> None:
             f"a process has {samples} samples to train on, fewer than one batch of {size}: set "
             f"train_dataloader.batch_size={samples} or less"
         )
+
+
+def left_out(loader: DataLoader, processes: int) -> str:
+    """What a user should know of the samples that an epoch leaves out, because they do not fill a batch.
+
+    Args:
+        loader: of the training.
+        processes: number of processes, each of which has such a loader.
+
+    Returns:
+        A sentence; an empty text if there are none, or the batches are not simply the samples in their order.
+    """
+    batches = getattr(loader.batch_sampler, "batch_sampler", loader.batch_sampler)
+    if type(batches) is not BatchSampler or not batches.drop_last or hasattr(batches.sampler, "skip"):
+        return ""
+    samples = len(batches.sampler)
+    if not (left := samples % batches.batch_size):
+        return ""
+    each = f" of {batches.batch_size}" if processes == 1 else f" of {batches.batch_size} for each process"
+    return (
+        f"an epoch leaves out {left * processes} of {samples * processes} samples, since they do not fill a "
+        f"batch{each} and train_dataloader.drop_last is True"
+    )
