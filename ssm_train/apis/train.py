@@ -20,6 +20,7 @@ from ssm_train.runtime.evaluator import not_measured
 from ssm_train.runtime.files import check_folder
 from ssm_train.runtime.hooks import CurvesHook
 from ssm_train.runtime.launching import join_processes
+from ssm_train.runtime.loading_processes import too_many
 from ssm_train.runtime.logs import threads_may_fail_to_write
 from ssm_train.runtime.runner import Runner
 from ssm_train.runtime.schedules import check_units, schedule_warning
@@ -149,6 +150,8 @@ def _train(
             runner.logger.warning("optim_wrapper.optimizer.lr is 0: nothing is learnt, unless a schedule sets a rate")
         if words := schedule_warning(cfg):
             runner.logger.warning(words)
+        if words := too_many({key: cfg.get(key) for key in ("train_dataloader", "val_dataloader")}):
+            runner.logger.info(words)
         if words := left_out(runner.train_dataloader, runner.world_size):
             runner.logger.info(words)
         _ = runner.val_loop  # built here, so that a missing validation set is known before training

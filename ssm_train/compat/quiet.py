@@ -1,4 +1,4 @@
-"""Lines of OpenMMLab's packages that tell a user of this project nothing.
+"""Lines of OpenMMLab's packages and of torch that tell a user of this project nothing.
 
 They are about packages that this project does not use, about settings that its configs choose, or about the code of
 those packages. Each is named by its beginning and by the module that it comes from, so that all others are still shown.
@@ -24,6 +24,8 @@ _SAY_NOTHING = (
     ("Warning: The (bbox|polygon) is out of bounds", r"mmengine\.visualization\.visualizer"),
     # A line of this project says which figures could not be measured.
     ("Mean of empty slice", r"mmseg\.evaluation\.metrics\.iou_metric"),
+    # A line of this project says it of all loaders of a training (ssm_train.runtime.loading_processes).
+    ("This DataLoader will create .* worker processes", r"torch\.utils\.data\.dataloader"),
     # mmdet's grids of points are made without the argument, in the order that torch still takes by default.
     (r"torch\.meshgrid: in an upcoming release", r"torch\.functional"),
 )

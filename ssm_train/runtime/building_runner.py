@@ -30,7 +30,7 @@ from ssm_train.runtime.custom_keys import freeze, keys_in
 from ssm_train.runtime.evaluator import ReadableEvaluator, told_data
 from ssm_train.runtime.files import write_text_atomically
 from ssm_train.runtime.iteration_info import our_log_processor, with_our_hooks
-from ssm_train.runtime.launching import join_processes, wrap_for_processes
+from ssm_train.runtime.launching import has_synchronised_norms, join_processes, wrap_for_processes
 from ssm_train.runtime.logs import make_patient, shorten
 from ssm_train.runtime.reproducibility import make_reproducible
 from ssm_train.runtime.schedules import scale_to_update
@@ -91,6 +91,8 @@ class BuildingRunner(mmengine_runner.Runner):
             raise ConfigError(f"sync_bn is 'torch' or left out, not {sync_bn!r}")
         if not is_model_wrapper(model):
             self.frozen = freeze(model, keys_in(self.cfg.get("optim_wrapper")))
+        if not (is_model_wrapper(model) or self.distributed or has_synchronised_norms(model)):
+            return model.to(get_device())  # mmengine would say of every model what becomes of such norms
         if is_model_wrapper(model) or not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         if self.cfg.get("sharding") is not None:

@@ -88,6 +88,11 @@ def _address_of_first(nodes: str) -> str:
     return address[1] if address else first
 
 
+def has_synchronised_norms(model: nn.Module) -> bool:
+    """Whether a model has batch norms over all processes, those of torch or of mmcv."""
+    return any(isinstance(m, nn.SyncBatchNorm) or type(m).__name__ == "SyncBatchNorm" for m in model.modules())
+
+
 def synchronise_norms(model: nn.Module, on_gpu: bool, convert: bool) -> nn.Module:
     """Prepare the batch norms of a model for several processes: synchronised on GPUs, plain on CPUs.
 

@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -70,6 +70,27 @@ def choose(name: str, on_gpu: bool | None = None) -> tuple[int, str]:
     shared = "" if found.processes == 1 else f" for {found.processes} training processes"
     processes = f"{count} process{'es' if count > 1 else ''}"
     return count, f"{name}: {processes} of niceness {NICENESS}, since the machine has {found.here} cores{shared}"
+
+
+def too_many(loaders: Mapping[str, Any]) -> str:
+    """What to tell a user whose config has more loading processes in a loader than the machine has cores.
+
+    Args:
+        loaders: the settings of data loaders by their keys in the config.
+
+    Returns:
+        A line for all of them; an empty text if there are none.
+    """
+    have = cores().here
+    found = [
+        f"{key}.num_workers={count}"
+        for key, loader in loaders.items()
+        if isinstance(loader, Mapping) and isinstance(count := loader.get("num_workers"), int) and count > have
+    ]
+    if not found:
+        return ""
+    what = "is more than one for each core" if len(found) == 1 else "are more than one for each core"
+    return f"{' and '.join(found)} {what} of this machine, which has {have}: None leaves the number to the machine"
 
 
 def start(given: Callable[[int], None] | None, worker: int) -> None:
