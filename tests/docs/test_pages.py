@@ -101,3 +101,17 @@ def test_quoted_error(quote, sources):
     pattern = re.compile(".*?".join(map(re.escape, quote.split("…"))), re.DOTALL)
     assert len(quote.replace("…", "")) > 15
     assert any(pattern.search(text) for text in sources)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "papers").glob("*.md")), ids=lambda page: page.stem)
+def test_every_claim_of_a_paper_has_a_verdict_that_the_page_explains(page):
+    """A verdict has one meaning: evidence against a claim is another one than too little evidence."""
+    text = page.read_text().partition("## The paper's claims, and what was found here")[2]
+    explained = set(re.findall(r"^- \*\*(.+?)\*\*: ", text, re.MULTILINE))
+    assert explained == {"shown", "against it", "undecided", "not tried here"}
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| claim")]
+    assert rows
+    for row in rows:
+        verdicts = re.findall(r"\*\*(.+?)\*\*", row.rstrip("| ").rpartition(" | ")[2])
+        assert verdicts, row
+        assert set(verdicts) <= explained, row
