@@ -184,6 +184,14 @@ def measure(
     return [Row(name, timing.median, timing.spread, 1e3 / timing.median) for name, timing in found.items()]
 
 
+def show(rows: list[Row]) -> list[Row]:
+    """Print rows as soon as they are measured: compiling the parts of a GPU takes a minute."""
+    for row in rows:
+        figures = f"{row.milliseconds_per_image:9.4f} {row.spread:7.4f} {row.images_per_second:9.0f}"
+        print(f"{row.part:44} {figures}", flush=True)
+    return rows
+
+
 def run(options: argparse.Namespace) -> list[Row]:
     """Measure, print a table, and return its rows.
 
@@ -201,18 +209,17 @@ def run(options: argparse.Namespace) -> list[Row]:
     options.batch = min(options.batch, len(data))
     # The first images of the folder are of one class: take some of every class.
     files = [Path(data.paths[i]) for i in range(0, len(data), len(data) // options.images)][: options.images]
-    rows = measure(host_parts(files, options), options.images, options.rounds, of_core)
-    clock = of_core if options.device == "cpu" else partial(timed, device=options.device)
-    parts = device_parts(files, options)
-    rows += measure(parts, options.batch, options.rounds, clock)
-    if options.device == "cuda":  # what the host does, without waiting for the device
-        launching = {f"{name}: the host": run for name, run in parts.items() if name.startswith("finish")}
-        rows += measure(launching, options.batch, options.rounds, of_core)
-    print(f"{'part':44} {'ms/image':>9} {'±':>7} {'img/s':>9}")
-    for row in rows:
-        print(f"{row.part:44} {row.milliseconds_per_image:9.4f} {row.spread:7.4f} {row.images_per_second:9.0f}")
     if options.processes:
         rate = loader_rate(options)
-        print(f"{options.processes} loading processes: {rate:.0f} img/s, {rate / options.processes:.0f} a process")
+        each = rate / options.processes
+        print(f"{options.processes} loading processes: {rate:.0f} img/s, {each:.0f} a process", flush=True)
+    print(f"{'part':44} {'ms/image':>9} {'±':>7} {'img/s':>9}")
+    rows = show(measure(host_parts(files, options), options.images, options.rounds, of_core))
+    clock = of_core if options.device == "cpu" else partial(timed, device=options.device)
+    parts = device_parts(files, options)
+    rows += show(measure(parts, options.batch, options.rounds, clock))
+    if options.device == "cuda":  # what the host does, without waiting for the device
+        launching = {f"{name}: the host": run for name, run in parts.items() if name.startswith("finish")}
+        rows += show(measure(launching, options.batch, options.rounds, of_core))
     write_report(options.json, {"machine": about}, rows)
     return rows
