@@ -164,7 +164,7 @@ def test_layer_wise_rates(small_detector):
 def test_without_mmdet(monkeypatch):
     from mmengine.config import Config
 
-    def fail(path):
+    def fail(path, import_custom_modules):
         raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
 
     monkeypatch.setattr(Config, "fromfile", fail)
