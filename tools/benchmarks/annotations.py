@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from measured.programs import run_program
 from ssm_core.writing import explained
 from ssm_train.apis import arguments as kinds
 from ssm_train.apis import cli
@@ -179,6 +178,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.one:
         print(json.dumps(measure(options.one, path, folder)))
         return
+    # Imported here, so that write_file can be imported by programs that are not beside this one.
+    from measured.programs import run_program
+
     make_folder(folder)
     if not path.exists():
         write_file(path, options.images, options.objects)
