@@ -29,6 +29,20 @@
     }                                                                                                      \
   }(TYPE)
 
+namespace ssm {
+
+// Calls `run` with a zero of the tensor's type, which is one of the two half types.
+template <typename Run>
+void with_half_type(const Tensor& x, const Run& run) {
+  if (x.scalar_type() == kHalf) {
+    run(c10::Half());
+  } else {
+    run(c10::BFloat16());
+  }
+}
+
+}  // namespace ssm
+
 // GCC on x86-64 compiles the function three times, for different vector widths, and picks one when the library is
 // loaded. Other compilers use the baseline.
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12

@@ -6,15 +6,12 @@
 
 #include "common/cuda/device.h"
 #include "common/dispatch.h"
+#include "common/integers.h"
 #include "depthwise_conv/cuda/launch.h"
 #include "depthwise_conv/inputs.h"
 
 namespace ssm {
 namespace {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Shares the rows and channels among the blocks.
 DepthwiseConvLaunch launch_of(const DepthwiseConvParams& params, int64_t item_bytes, int64_t most_blocks) {

@@ -198,39 +198,12 @@ __global__ void __launch_bounds__(kGroupThreads* hopper_groups(kChannels), 1) ho
 
 constexpr const char* kHopperMlpName = "mlp";
 
-// Calls `run` with the number of channels as a constant.
-template <typename Run>
-void with_hopper_channels(int channels, const Run& run) {
-  switch (channels) {
-    case 48:
-      return run(std::integral_constant<int, 48>());
-    case 64:
-      return run(std::integral_constant<int, 64>());
-    case 80:
-      return run(std::integral_constant<int, 80>());
-    case 96:
-      return run(std::integral_constant<int, 96>());
-    case 128:
-      return run(std::integral_constant<int, 128>());
-    case 160:
-      return run(std::integral_constant<int, 160>());
-    case 192:
-      return run(std::integral_constant<int, 192>());
-    case 256:
-      return run(std::integral_constant<int, 256>());
-    case 320:
-      return run(std::integral_constant<int, 320>());
-    case 384:
-      return run(std::integral_constant<int, 384>());
-  }
-}
-
 }  // namespace
 
 template <typename scalar_t>
 const void* hopper_mlp_kernel_for(int channels) {
   const void* found = nullptr;
-  with_hopper_channels(
+  with_listed<kHopperChannels>(
       channels, [&](auto c) { found = reinterpret_cast<const void*>(&hopper_mlp_kernel<scalar_t, c>); });
   return found;
 }
@@ -238,7 +211,7 @@ const void* hopper_mlp_kernel_for(int channels) {
 template <typename scalar_t>
 void launch_hopper_mlp(const HopperMlpLaunch& p) {
   launch_hopper_pack<scalar_t>(kHopperMlpName, p.layers);
-  with_hopper_channels(p.layers.channels, [&](auto channels) {
+  with_listed<kHopperChannels>(p.layers.channels, [&](auto channels) {
     launch_kernel(kHopperMlpName, hopper_mlp_kernel<scalar_t, channels>,
         {dim3(static_cast<unsigned>(p.blocks)), dim3(kGroupThreads * hopper_groups(channels)),
             HopperMlpMemory(p.layers, nullptr).bytes, 1, current_stream()},

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/channels.h"
 #include "common/cuda/hopper_layers.h"
 #include "common/memory.h"
 #include "mlp/params.h"
@@ -15,10 +16,7 @@ namespace ssm {
 // Numbers of channels that kernels are compiled for: those of the models, up to what the registers hold.
 constexpr int kHopperChannels[] = {48, 64, 80, 96, 128, 160, 192, 256, 320, 384};
 constexpr bool hopper_mlp_has(int64_t channels) {
-  for (const int known : kHopperChannels) {
-    if (channels == known) return true;
-  }
-  return false;
+  return is_listed(kHopperChannels, channels);
 }
 
 // Warpgroups of a block. A thread holds channels / 2 sums, so that the registers of a multiprocessor, 64 K, leave room

@@ -6,6 +6,8 @@
 
 #include "common/cuda/architecture.h"
 #include "common/cuda/device.h"
+#include "common/dispatch.h"
+#include "common/integers.h"
 #include "mlp/cuda/hopper.h"
 #include "mlp/cuda/launch.h"
 #include "mlp/cuda/tuning.h"
@@ -15,10 +17,6 @@ namespace ssm {
 namespace {
 
 constexpr int64_t kMostHidden = 1 << 20;  // so that sizes of weights are no larger than int
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
 HopperLayers hopper_layers(const TwoLayers& given) {
@@ -36,22 +34,13 @@ bool runs_on_hopper(int64_t channels, int64_t hidden) {
   return hopper_layers(layers).stages > 0;
 }
 
-template <typename Run>
-void with_type(const Tensor& x, const Run& run) {
-  if (x.scalar_type() == kHalf) {
-    run(c10::Half());
-  } else {
-    run(c10::BFloat16());
-  }
-}
-
 void run_on_hopper(const MlpParams& p, const Tensor& x) {
   HopperMlpLaunch launch{hopper_layers(p.layers), p.tokens, p.x, p.bias1, p.bias2, p.y, 0};
   const Tensor packed = empty({launch.layers.pieces, launch.layers.items}, x);
   launch.layers.packed = packed.mutable_data_ptr();
   const int64_t tile = int64_t{kHopperRows} * hopper_groups(p.layers.channels);
   launch.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
-  with_type(x, [&](auto zero) { launch_hopper_mlp<decltype(zero)>(launch); });
+  with_half_type(x, [&](auto zero) { launch_hopper_mlp<decltype(zero)>(launch); });
 }
 
 void check_widths(const MlpParams& p) {
@@ -82,7 +71,7 @@ Tensor mlp(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Te
       static_cast<int>(std::min<int64_t>(ceil_div(p.tokens, mlp_tile(p.layers.channels, false)), multiprocessors()));
   const Tensor packed = packed_weights(p, x);
   p.layers.packed = packed.mutable_data_ptr();
-  with_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
+  with_half_type(x, [&](auto zero) { launch_mlp<decltype(zero)>(p); });
   return y;
 }
 
@@ -109,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mlp_backward(
   p.grad_u = grad_u.mutable_data_ptr();
   p.partial = partial.mutable_data_ptr<float>();
   p.grad_bias1 = grad_bias1.mutable_data_ptr<float>();
-  with_type(x, [&](auto zero) { launch_mlp_backward<decltype(zero)>(p); });
+  with_half_type(x, [&](auto zero) { launch_mlp_backward<decltype(zero)>(p); });
   return {grad_x, h, grad_u, grad_bias1};
 }
 

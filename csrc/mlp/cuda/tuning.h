@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/channels.h"
 #include "common/cuda/two_layers.h"
 #include "common/memory.h"
 
@@ -14,10 +15,7 @@ namespace ssm {
 // Numbers of channels that kernels are compiled for: those of the models, up to what the registers hold.
 constexpr int kMlpChannels[] = {48, 64, 80, 96, 128, 160, 192};
 constexpr bool mlp_has(int64_t channels) {
-  for (const int known : kMlpChannels) {
-    if (channels == known) return true;
-  }
-  return false;
+  return is_listed(kMlpChannels, channels);
 }
 
 // Rows of 16 tokens of a warp in the forward pass: two share what is read of the weights, if the registers hold them.

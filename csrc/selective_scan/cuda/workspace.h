@@ -1,13 +1,10 @@
 // What the plans of the selective scan share (host.cpp, states_plan.h).
 #pragma once
 
+#include "common/integers.h"
 #include "selective_scan/cuda/launch.h"
 
 namespace ssm {
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Where the chunks leave their summaries and find their carries. It is on the device of `like`. The tensor that is
 // returned has to live until the launches are queued.

@@ -7,6 +7,7 @@
 #include "common/cuda/hopper_layers.cuh"
 #include "token_logits/cuda/hopper.h"
 #include "token_logits/cuda/norm.cuh"
+#include "token_logits/cuda/tuning.h"
 
 namespace ssm {
 namespace {
@@ -178,29 +179,12 @@ __global__ void __launch_bounds__(kGroupThreads* logits_groups(kChannels), 1)
 
 constexpr const char* kHopperLogitsName = "token_logits";
 
-// Calls `run` with the number of channels as a constant.
-template <typename Run>
-void with_logits_channels(int channels, const Run& run) {
-  switch (channels) {
-    case 64:
-      return run(std::integral_constant<int, 64>());
-    case 96:
-      return run(std::integral_constant<int, 96>());
-    case 128:
-      return run(std::integral_constant<int, 128>());
-    case 192:
-      return run(std::integral_constant<int, 192>());
-    case 384:
-      return run(std::integral_constant<int, 384>());
-  }
-}
-
 }  // namespace
 
 template <typename scalar_t>
 const void* hopper_logits_kernel_for(int channels) {
   const void* found = nullptr;
-  with_logits_channels(
+  with_listed<kLogitsChannels>(
       channels, [&](auto c) { found = reinterpret_cast<const void*>(&hopper_logits_kernel<scalar_t, c>); });
   return found;
 }
@@ -208,7 +192,7 @@ const void* hopper_logits_kernel_for(int channels) {
 template <typename scalar_t>
 void launch_hopper_logits(const HopperLogitsLaunch& p) {
   launch_hopper_pack<scalar_t>(kHopperLogitsName, p.layers);
-  with_logits_channels(p.layers.channels, [&](auto channels) {
+  with_listed<kLogitsChannels>(p.layers.channels, [&](auto channels) {
     launch_kernel(kHopperLogitsName, hopper_logits_kernel<scalar_t, channels>,
         {dim3(static_cast<unsigned>(p.blocks)), dim3(kGroupThreads * logits_groups(channels)),
             HopperLogitsMemory(p.layers, nullptr).bytes, 1, current_stream()},

@@ -5,6 +5,8 @@
 #include "common/checks.h"
 #include "common/cuda/architecture.h"
 #include "common/cuda/device.h"
+#include "common/dispatch.h"
+#include "common/integers.h"
 #include "token_logits/cuda/hopper.h"
 #include "token_logits/cuda/launch.h"
 #include "token_logits/cuda/tuning.h"
@@ -19,19 +21,6 @@ void check_input(const Tensor& tensor, const Tensor& x, Sizes shape, ScalarType 
   check_contiguous(tensor, name);
   SSM_CHECK(
       reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, name, " must begin at a multiple of 16 bytes");
-}
-
-template <typename Run>
-void with_type(const Tensor& x, const Run& run) {
-  if (x.scalar_type() == kHalf) {
-    run(c10::Half());
-  } else {
-    run(c10::BFloat16());
-  }
-}
-
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
 }
 
 // The weights on Hopper's tensor cores, with as many pieces in shared memory as it holds. None if it holds too few.
@@ -57,7 +46,7 @@ void run_on_hopper(const TokenLogitsParams& p, const Tensor& x, const Tensor& we
   launch.layers.packed = packed.mutable_data_ptr();
   const int64_t tile = int64_t{kHopperRows} * logits_groups(channels);
   launch.blocks = static_cast<int>(std::min(ceil_div(p.tokens, tile), multiprocessors()));
-  with_type(x, [&](auto zero) { launch_hopper_logits<decltype(zero)>(launch); });
+  with_half_type(x, [&](auto zero) { launch_hopper_logits<decltype(zero)>(launch); });
 }
 
 void run_on_others(const TokenLogitsParams& p, const Tensor& x, const Tensor& weight1, const Tensor& weight2) {
@@ -67,7 +56,7 @@ void run_on_others(const TokenLogitsParams& p, const Tensor& x, const Tensor& we
       {channels, channels, channels / 2, weight1.const_data_ptr(), weight2.const_data_ptr(), packed.mutable_data_ptr(),
           0},
       static_cast<int>(std::min(ceil_div(p.tokens, kLogitsTile), multiprocessors()))};
-  with_type(x, [&](auto zero) { launch_token_logits<decltype(zero)>(launch); });
+  with_half_type(x, [&](auto zero) { launch_token_logits<decltype(zero)>(launch); });
 }
 
 Tensor token_logits(const Tensor& x, const Tensor& gamma, const Tensor& beta, double eps, const Tensor& weight1,

@@ -168,18 +168,8 @@ void launch_logits_as(TokenLogitsLaunch p) {
 
 template <typename scalar_t>
 void launch_token_logits(const TokenLogitsLaunch& p) {
-  switch (p.layers.channels) {
-    case 64:
-      return launch_logits_as<scalar_t, 4>(p);
-    case 96:
-      return launch_logits_as<scalar_t, 6>(p);
-    case 128:
-      return launch_logits_as<scalar_t, 8>(p);
-    case 192:
-      return launch_logits_as<scalar_t, 12>(p);
-    case 384:
-      return launch_logits_as<scalar_t, 24>(p);
-  }
+  with_listed<kLogitsChannels>(
+      p.layers.channels, [&](auto channels) { launch_logits_as<scalar_t, channels / kWide>(p); });
 }
 
 }  // namespace ssm

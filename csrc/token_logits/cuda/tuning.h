@@ -5,10 +5,17 @@
 
 #include <cstddef>
 
+#include "common/channels.h"
 #include "common/cuda/two_layers.h"
 #include "common/memory.h"
 
 namespace ssm {
+
+// Numbers of channels that kernels are compiled for: those of the models, up to what the registers hold.
+constexpr int kLogitsChannels[] = {64, 96, 128, 192, 384};
+constexpr bool token_logits_has(int64_t channels) {
+  return is_listed(kLogitsChannels, channels);
+}
 
 constexpr int kLogitsTile = kLayerWarps * kWide;  // tokens of a block at once
 
