@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ssm_core.described import described_shapes
-from ssm_core.errors import CheckpointError
-from ssm_core.weights import listed, load_exactly
+from ssm_core.errors import CheckpointError, listed
+from ssm_core.weights import load_exactly
 
 
 class ConversionError(CheckpointError):

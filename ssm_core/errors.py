@@ -1,7 +1,7 @@
 """Errors that a user can act on. The message is one sentence. The command-line tools print it without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -64,6 +64,12 @@ class DivergedError(UserError):
 
 class StoppedError(UserError):
     """Something from outside stopped a training, such as a signal, and its state is saved: it can be resumed."""
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Join the first ``most`` names with commas and say how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ssm_core import addresses, archives
-from ssm_core.errors import CheckpointError, nearest
+from ssm_core.errors import CheckpointError, listed, nearest
 from ssm_core.pickles import ForeignObjectError, MalformedFileError
 from ssm_core.safetensors_file import SUFFIX, is_safetensors, read_safetensors
 
@@ -341,12 +341,6 @@ def kind_of(tensor: Tensor) -> str:
     if tensor.is_complex():
         return "complex numbers"
     return "floating-point numbers" if tensor.is_floating_point() else "integers"
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Join the first ``most`` names with commas and say how many more there are."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
 
 
 def _check_regular(path: str | Path) -> None:

@@ -15,7 +15,6 @@ from ssm_train.runtime.config_text import read_text
 from ssm_train.runtime.occupants import check_vacant
 
 _PLACES = ("root", "split", "data_root", "ann_file")  # arguments of datasets that lead to their files
-
 _OTHERS = ("mmdet", "mmseg")  # packages with datasets
 
 

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ssm_core.errors import ConfigError, DataError
+from ssm_core.errors import ConfigError, DataError, listed
 from ssm_train.runtime.curve_files import CURVES, read_curves
 
 # Names of the files that runs save: states, which can be resumed, and the best weights, which cannot.
@@ -39,9 +39,8 @@ def occupied(folder: Path, names: list[str]) -> ConfigError:
         folder: the folder.
         names: see :func:`occupants`.
     """
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ConfigError(
-        f"{folder} has the files of a run ({', '.join(names[:_SHOWN])}{more}): go on with it by --resume, replace it "
+        f"{folder} has the files of a run ({listed(names, _SHOWN)}): go on with it by --resume, replace it "
         "by --overwrite, begin another one beside it by --fresh, or name another --work-dir"
     )
 
