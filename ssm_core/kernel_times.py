@@ -14,7 +14,7 @@ from ssm_core.timing import timed
 # names are those of PyTorch's operators.
 PARTS = (
     ("norms of this project", r"ssm::.*[nN]orm"),
-    ("MLPs of this project", r"ssm::.*([mM]lp|token_logits|pack_kernel)"),
+    ("MLPs of this project", r"ssm::.*([mM]lp|logits|pack_kernel)"),
     ("depthwise convolutions", r"[dD]epthwise|_c1_k1_"),
     ("state readout", r"ssm::.*readout"),
     (
