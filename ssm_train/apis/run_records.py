@@ -69,7 +69,8 @@ def seconds_of(known: dict, folder: Path) -> float:
     began = known.get("began")
     if began is None:
         return known["seconds"]
-    last = max(path.stat().st_mtime for path in folder.iterdir() if path.name != RECORD)
+    written = (path.stat().st_mtime for path in folder.iterdir() if path.name != RECORD)
+    last = max(written, default=began)  # the user may have deleted them
     return known["seconds"] + max(0.0, last - began)
 
 

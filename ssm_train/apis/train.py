@@ -199,6 +199,8 @@ def test(
         if writer is not None:
             writer.dataset = runner.test_dataloader.dataset
             runner.test_evaluator.metrics.append(writer)
+        if words := too_many({"test_dataloader": cfg.get("test_dataloader")}):
+            runner.logger.info(words)
     try:
         metrics = runner.test()
     finally:

@@ -24,7 +24,7 @@ _SAY_NOTHING = (
     ("Warning: The (bbox|polygon) is out of bounds", r"mmengine\.visualization\.visualizer"),
     # A line of this project says which figures could not be measured.
     ("Mean of empty slice", r"mmseg\.evaluation\.metrics\.iou_metric"),
-    # A line of this project says it of all loaders of a training (ssm_train.runtime.loading_processes).
+    # A line of this project says it of the loaders of a training or a test (ssm_train.runtime.loading_processes).
     ("This DataLoader will create .* worker processes", r"torch\.utils\.data\.dataloader"),
     # mmdet's grids of points are made without the argument, in the order that torch still takes by default.
     (r"torch\.meshgrid: in an upcoming release", r"torch\.functional"),

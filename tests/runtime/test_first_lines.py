@@ -8,6 +8,7 @@ import torch
 from command_line import ROOT
 from mmengine.model.utils import _BatchNormXd
 
+from ssm_train.apis.train import test as evaluate
 from ssm_train.runtime.building_runner import BuildingRunner
 from ssm_train.runtime.loading_processes import too_many
 
@@ -40,6 +41,18 @@ def test_more_loading_processes_than_cores_are_one_line(tmp_path):
     (line,) = first_lines(tmp_path, "quadmamba/quadmamba-nano_digits", *loaders)
     assert line.startswith(f"{loaders[0]} and {loaders[1]} are more than one for each core of this machine, which has ")
     assert line.endswith(": None leaves the number to the machine")
+
+
+def test_a_test_tells_of_its_own_loader(tmp_path):
+    import runs
+
+    have = len(os.sched_getaffinity(0))
+    cfg = runs.configure(*runs.RESNET[:1], tmp_path, *runs.RESNET[1:], f"test_dataloader.num_workers={have + 1}")
+    weights = tmp_path / "weights.pth"
+    torch.save(BuildingRunner.from_cfg(cfg).model.state_dict(), weights)
+    evaluate(cfg, weights)
+    log = "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    assert log.count(f"test_dataloader.num_workers={have + 1} is more than one for each core of this machine") == 1
 
 
 def test_as_many_loading_processes_as_cores_are_not_told_of():

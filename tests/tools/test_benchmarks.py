@@ -285,6 +285,8 @@ def test_a_program_that_fails_is_quoted(capfd):
     with pytest.raises(UserError, match=r"^the training ended with 1$"):
         python("1 / 0")
     assert "ZeroDivisionError" in capfd.readouterr().err
+    python("print('a warning', file=sys.stderr)")
+    assert capfd.readouterr().err == "a warning\n"
 
 
 def test_training_on_noise_is_timed(tmp_path, quick_python, capfd):

@@ -32,6 +32,7 @@ def run_program(
     )
     if done.returncode:
         raise failure(what, done.returncode, done.stderr)
+    cli.complain(done.stderr)  # its warnings
     return done.stdout or ""
 
 
