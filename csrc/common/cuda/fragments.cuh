@@ -89,6 +89,15 @@ __device__ __forceinline__ Factor load_transposed(uint32_t row) {
   return f;
 }
 
+// Transposes 8 × 8 numbers, of which lane 4 r + c holds the columns 2 c and 2 c + 1 of row r.
+__device__ __forceinline__ uint32_t transposed(uint32_t pair) {
+  uint32_t result = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+#endif
+  return result;
+}
+
 // Adds a product to 16 × 8 numbers of the result. The right factor is half of a loaded matrix: two of its registers.
 template <typename scalar_t>
 __device__ __forceinline__ void add_product(Result& sum, const Factor& left, uint32_t right0, uint32_t right1) {
