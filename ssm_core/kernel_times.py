@@ -13,6 +13,7 @@ from ssm_core.timing import timed
 # operations that they fuse, cuDNN's and cuBLAS's after what they compute, and ours after the operator. On a CPU the
 # names are those of PyTorch's operators.
 PARTS = (
+    ("stem of this project", r"ssm::.*([cC]onv_?[nN]orm_?[gG]elu)"),
     ("norms of this project", r"ssm::.*[nN]orm"),
     ("MLPs of this project", r"ssm::.*([mM]lp|logits|pack_kernel)"),
     ("depthwise convolutions", r"[dD]epthwise|_c1_k1_"),

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from ssm_core.errors import InputError
 from ssm_core.ops.calling import NO_TORCHSCRIPT
+from ssm_core.ops.conv_norm_gelu import conv_norm_gelu, has_conv_norm_gelu_kernel
 
 from .gelu import GELU
-from .norm import autocast_dtype, is_hooked
+from .mlp import OneOperator
+from .norm import FusedLayerNorm, autocast_dtype, is_hooked
 
 # The smallest side of an image, in pixels. It gives a map of 4 × 4 in the second stage and of 1 × 1 in the fourth.
 MIN_SIDE = 32
@@ -106,10 +108,11 @@ def check_images(images: Tensor, in_chans: int, grey_from_colours: bool, taker: 
 check_images.__dict__["__script_unsupported"] = NO_TORCHSCRIPT.partition(": ")[2]
 
 
-class Stem(nn.Module):
+class Stem(OneOperator):
     """Turns an image into a map whose sides are a quarter of the image's, rounded up.
 
-    The layers are: conv 3×3 stride 2 · LN · GELU · conv 3×3 stride 2 · LN.
+    The layers are: conv 3×3 stride 2 · LN · GELU · conv 3×3 stride 2 · LN. One operator computes the first three where
+    there is a kernel (:func:`~ssm_core.ops.conv_norm_gelu`).
 
     Args:
         in_chans: number of channels of the image.
@@ -145,17 +148,36 @@ class Stem(nn.Module):
             InputError: see :func:`check_images`.
         """
         images = check_images(images, self.in_chans, self.grey_from_colours, self.taker)
-        # Those who take features by name from graphs of torch.fx expect the convolution in them under its name.
-        traced = isinstance(images, torch.fx.Proxy)
-        dtype = None if traced else _window_dtype(images, self.conv1)
-        if dtype is not None:
-            x = multiply_windows(images.to(dtype), self.conv1.weight, self.conv1.bias)
-        else:
+        x = self._first_half(images)
+        return self.norm2(to_channels_last(self.conv2(to_channels_first(x))))
+
+    def _first_half(
+        self,
+        images: Tensor,  # [B, in_chans, H, W]
+    ) -> Tensor:  # [B, ⌈H/2⌉, ⌈W/2⌉, C/2]
+        conv, norm = self.conv1, self.norm1
+        # Those who take features by name from graphs of torch.fx expect the layers in them under their names.
+        dtype = None if isinstance(images, torch.fx.Proxy) else _window_dtype(images, conv)
+        if dtype is None:
             # All convolutions of the network read and write the channels-last memory format from here on. torch.vmap
             # cannot ask for that format, but it can copy a view.
-            x = to_channels_last(self.conv1(to_channels_first(to_channels_last(images).contiguous())))
-        x = self.act(self.norm1(x))
-        return self.norm2(to_channels_last(self.conv2(to_channels_first(x))))
+            x = to_channels_last(conv(to_channels_first(to_channels_last(images).contiguous())))
+        elif conv.bias is not None and self._is_one_operator(images, dtype):
+            return conv_norm_gelu(images, conv.weight.to(dtype), conv.bias, norm.weight, norm.bias, norm.eps)
+        else:
+            x = multiply_windows(images.to(dtype), conv.weight, conv.bias)
+        normed: Tensor = self.act(norm(x))
+        return normed
+
+    def _is_one_operator(self, images: Tensor, dtype: torch.dtype) -> bool:
+        """Whether there is a kernel for the first half, and its norm and GELU are what the kernel computes."""
+        norm, act = self.norm1, self.act
+        if not self.fused or not isinstance(norm, FusedLayerNorm) or norm.is_changed() or not norm.before_product:
+            return False
+        # The kernel has no gradient of the images.
+        fixed = not (torch.is_grad_enabled() and images.requires_grad)
+        plain = type(act) is GELU and not is_hooked(act) and images.dtype in (torch.float32, dtype)
+        return fixed and plain and has_conv_norm_gelu_kernel(images, dtype, self.conv1.out_channels)
 
 
 class Downsample(nn.Module):

@@ -72,10 +72,10 @@ def _run(
 
 
 def fuse_mlps(model: nn.Module, fused: bool = True) -> nn.Module:
-    """Choose whether each MLP of a network is computed by one operator where there is a kernel.
+    """Choose whether MLPs, score predictors and the stem are computed by one operator each where there is a kernel.
 
-    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). Score predictors have one of their
-    own. The parameters and, but for rounding, the results stay as they are.
+    The operator keeps the hidden channels in registers (:func:`~ssm_core.ops.mlp`). Score predictors and stems have
+    operators of their own. The parameters and, but for rounding, the results stay as they are.
 
     Args:
         model: any network with blocks. It is changed in place.
