@@ -60,8 +60,7 @@ USES = {
     ),
     "study": Use(
         "Studies",
-        "Many short runs of small networks, which share a GPU. The page on studies, docs/study.md, has what was found. "
-        "Most of them have not been run.",
+        "Many short runs of small networks, which share a GPU. The page on studies, docs/study.md, has what was found.",
     ),
     "pictures": Use("Weights for pictures of scans"),
     "paper": Use("The papers' recipes"),
