@@ -139,6 +139,7 @@ FUNCTIONS: dict[str, Callable[[Draw], list]] = {
     "ssm_core.ops.selective_scan": _selective_scan,
     "ssm_core.ops.directional_scan": _directional_scan,
     "ssm_core.ops.depthwise_conv": lambda draw: _raw("ssm_core::depthwise_conv", draw),
+    "ssm_core.ops.conv_norm_gelu": lambda draw: _raw("ssm_core::conv_norm_gelu", draw),
     "ssm_core.ops.mlp": lambda draw: _raw("ssm_core::mlp", draw),
     "quadtree_ssm.ops.token_logits": _token_logits,
     "ssm_core.ops.layer_norm": _norm,

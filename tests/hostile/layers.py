@@ -1,9 +1,11 @@
-"""Draws calls of the operators that stand for layers: the convolution, the MLP and the score predictor."""
+"""Draws calls of the operators that stand for layers: convolutions, the MLP and the score predictor."""
 
 import torch
 
 from quadtree_ssm.ops.token_logits import CHANNELS as LOGITS_CHANNELS
 from quadtree_ssm.ops.token_logits import token_logits_reference
+from ssm_core.ops.conv_norm_gelu import CHANNELS as STEM_CHANNELS
+from ssm_core.ops.conv_norm_gelu import conv_norm_gelu_reference
 from ssm_core.ops.depthwise_conv import depthwise_conv_reference
 from ssm_core.ops.mlp import CHANNELS as MLP_CHANNELS
 from ssm_core.ops.mlp import mlp_reference
@@ -38,6 +40,25 @@ def draw_depthwise_conv_sum_backward(draw: Draw) -> Call:
 
 def _half(draw: Draw) -> torch.dtype:
     return draw.random.choice((torch.bfloat16, torch.float16))
+
+
+def draw_conv_norm_gelu(draw: Draw) -> Call:
+    """The kernels are for half types, images in colours and some widths, on GPUs."""
+    draw.size["D"], draw.size["I"], half, wide = draw.random.choice(STEM_CHANNELS), 3, _half(draw), torch.float32
+    images = draw.normal("BIHW", draw.random.choice((wide, half)))
+    arguments = [images, draw.normal("DIII", half), *(draw.normal("D", wide) for _ in range(3)), 1e-6]
+    return Call(arguments, lambda *inputs: [conv_norm_gelu_reference(*inputs)])
+
+
+def draw_conv_norm_gelu_backward(draw: Draw) -> Call:
+    def expected(grad_y, images, *parameters_and_eps):
+        *parameters, eps = parameters_and_eps
+        return gradients_of(lambda *leaves: [conv_norm_gelu_reference(images, *leaves, eps)], parameters, [grad_y])
+
+    arguments = draw_conv_norm_gelu(draw).arguments
+    draw.size["P"], draw.size["Q"] = (draw.size["H"] + 1) // 2, (draw.size["W"] + 1) // 2
+    weight = arguments[1]
+    return Call([draw.normal("BPQD", weight.dtype if weight is not None else torch.float16), *arguments], expected)
 
 
 def draw_mlp(draw: Draw) -> Call:

@@ -25,6 +25,8 @@ from tree_ssm.ops.tree_scan.reference import tree_scan_reference
 from .calls import Call, gradients_of
 from .drawing import Draw
 from .layers import (
+    draw_conv_norm_gelu,
+    draw_conv_norm_gelu_backward,
     draw_depthwise_conv,
     draw_depthwise_conv_backward,
     draw_depthwise_conv_sum_backward,
@@ -362,6 +364,8 @@ OPERATORS: dict[str, Callable[[Draw], Call]] = {
     "ssm_core::depthwise_conv": draw_depthwise_conv,
     "ssm_core::depthwise_conv_backward": draw_depthwise_conv_backward,
     "ssm_core::depthwise_conv_sum_backward": draw_depthwise_conv_sum_backward,
+    "ssm_core::conv_norm_gelu": draw_conv_norm_gelu,
+    "ssm_core::conv_norm_gelu_backward": draw_conv_norm_gelu_backward,
     "ssm_core::mlp": draw_mlp,
     "ssm_core::mlp_backward": draw_mlp_backward,
     "ssm_core::norm": _norm,

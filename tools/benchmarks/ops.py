@@ -36,6 +36,7 @@ OPERATORS = (
     "state_readout",
     "gated_state_readout",
     "depthwise_conv",
+    "conv_norm_gelu",
     "mlp",
     "token_logits",
     "layer_norm",

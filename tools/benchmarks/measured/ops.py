@@ -15,7 +15,15 @@ from quadtree_ssm.ops import quadtree_order
 from quadtree_ssm.ops.quadtree_order import mask_gradient
 from quadtree_ssm.ops.token_logits import token_logits
 from ssm_core.errors import ConfigError
-from ssm_core.ops import depthwise_conv, directional_scan, gated_layer_norm, layer_norm, mlp, residual_layer_norm
+from ssm_core.ops import (
+    conv_norm_gelu,
+    depthwise_conv,
+    directional_scan,
+    gated_layer_norm,
+    layer_norm,
+    mlp,
+    residual_layer_norm,
+)
 from ssm_core.ops.backend import Backend
 from ssm_core.ops.checks import accumulate_dtype
 from ssm_core.timing import copy_rate, machine, milliseconds
@@ -252,6 +260,18 @@ def kernel_or_layers(backend: str) -> Backend:
     return "reference" if backend == "reference" else "auto"
 
 
+def stem_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
+    """The first half of a stem, whose result has the shape. The images are float32, and have twice its sides."""
+    channels, wide = shape.channels, accumulate_dtype(dtype)
+    images = torch.randn(shape.batch, 3, 2 * shape.height, 2 * shape.width, dtype=wide, device=device)
+    weight = torch.randn(channels, 3, 3, 3, dtype=dtype, device=device) * 0.2
+    bias, norm_weight, norm_bias = torch.randn(3, channels, dtype=wide, device=device)
+    leaves = tuple(t.detach().requires_grad_() for t in (weight, bias, norm_weight, norm_bias))
+    return Case(
+        lambda backend: conv_norm_gelu(images, *leaves, 1e-6, kernel_or_layers(backend)), (images, *leaves), leaves
+    )
+
+
 def mlp_case(shape: Shape, dtype: torch.dtype, device: str) -> Case:
     """Two layers with GELU between them; the hidden width is four times the tokens'."""
     channels, hidden = shape.channels, 4 * shape.channels
@@ -288,6 +308,7 @@ CASES: dict[str, Callable[[Shape, torch.dtype, str], Case]] = {
     "state_readout": readout_case,
     "gated_state_readout": gated_readout_case,
     "depthwise_conv": convolution_case,
+    "conv_norm_gelu": stem_case,
     "mlp": mlp_case,
     "token_logits": token_logits_case,
     "layer_norm": norm_case,
