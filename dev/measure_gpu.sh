@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures anew what docs/results.md, docs/performance.md and docs/study.md say of a GPU: dev/measure_gpu.sh FOLDER PART...
 #   step          compiled steps of all networks beside timm's, with the time of every kernel
-#   sides         time over the size of the image, beside cross scans, and from the smallest network to the largest
+#   sides         time over the side of the image, beside cross scans; for SIDES if they are set
+#   sizes         time from the smallest network to the largest
 #   loop:FAMILY   a family's training on JPEG files beside its bare step; on GPUS of them if it is set
 #   loading       images a second of a core, and of all
 #   start         seconds to the first iteration
@@ -10,10 +11,10 @@
 #   study:NAME    configs/studies/NAME.yaml, whose data are in place; RUNS at a time (15 if it is not set), and in mixed
 #                 precision if AMP is set
 # Parts follow each other. A part first compiles its networks side by side into torch's cache, which is not measured. Each
-# writes its figures and a log into FOLDER as they come. PYTHON names the interpreter.
+# writes its figures and a log into FOLDER as they come. PYTHON names the interpreter. MODES chooses infer or train alone.
 set -uo pipefail
 if [ $# -lt 2 ]; then
-    sed -n '2,13s/^# //p' "$0" >&2
+    sed -n '2,15s/^# //p' "$0" >&2
     exit 2
 fi
 cd "$(dirname "$0")/.." || exit
@@ -23,20 +24,21 @@ shift
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$folder/cache}
 models=(quadmamba_small mambatree_tiny swin_tiny_patch4_window7_224 convnext_tiny)
 sizes=(quadmamba_{lite,tiny,small,base} mambatree_{lite,tiny,small,base} swin_{tiny,small,base}_patch4_window7_224)
-sides=(224 448 672 1024)
+read -ra sides <<<"${SIDES:-224 448 672 1024}"
+read -ra modes <<<"${MODES:-infer train}"
 
 # `time_models NAME OPTION...` measures inference and training. Every model is compiled by a process of its own before.
 time_models() {
     local name=$1 mode model
     shift
-    for mode in infer train; do
+    for mode in "${modes[@]}"; do
         for model in "${timed[@]}"; do
             "$python" $tools/throughput.py --compile --mode $mode --models "$model" "$@" --rounds 2 --steps 1 \
                 >"$folder/$name.$mode.$model.log" 2>&1 &
         done
         wait # for each mode, since all of them would not fit into the memory
     done
-    for mode in infer train; do
+    for mode in "${modes[@]}"; do
         "$python" $tools/throughput.py --compile --mode $mode --models "${timed[@]}" "$@" \
             --json "$folder/$name.$mode.json" "${more[@]/MODE/$mode}" || return
     done
@@ -53,8 +55,11 @@ part_step() {
 
 part_sides() {
     local timed=("${models[@]}") more=(--plot "$folder/sides.MODE.svg")
-    time_models sides --cross --size "${sides[@]}" || return
-    timed=("${sizes[@]}") more=()
+    time_models sides --cross --size "${sides[@]}"
+}
+
+part_sizes() {
+    local timed=("${sizes[@]}") more=()
     time_models sizes
 }
 
@@ -102,7 +107,7 @@ study() {
 failed=0
 for part in "$@"; do
     case $part in
-    step | sides | loading | start | detection | segmentation) run=("part_$part") ;;
+    step | sides | sizes | loading | start | detection | segmentation) run=("part_$part") ;;
     loop:*) run=(loop "${part#loop:}") ;;
     study:*) run=(study "${part#study:}") ;;
     *)

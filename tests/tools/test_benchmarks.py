@@ -102,6 +102,19 @@ def test_throughput_over_sizes(tmp_path):
     assert all(name in texts for name in names)
 
 
+def test_swin_keeps_its_windows_at_every_size():
+    load_tool("benchmarks/throughput")  # and its folder, from which it imports
+    from measured.throughput import resize
+
+    network = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=24, depths=(2, 2, 2, 2))
+    resize(network, 448)
+    assert {block.window_size for stage in network.layers for block in stage.blocks} == {(7, 7)}
+    assert network(torch.randn(1, 3, 448, 448)).shape == (1, 1000)
+    other = timm.create_model("vit_tiny_patch16_224", depth=1)
+    resize(other, 448)
+    assert other(torch.randn(1, 3, 448, 448)).shape == (1, 1000)
+
+
 def test_cross_scans_take_the_place_of_all_quadtrees():
     load_tool("benchmarks/throughput")  # and its folder, from which it imports
     from measured.throughput import with_cross_scans

@@ -9,7 +9,7 @@ import pytest
 from command_line import ROOT
 
 SCRIPT = ROOT / "dev" / "measure_gpu.sh"
-PARTS = ["step", "sides", "loop:quadmamba", "loading", "start", "detection", "segmentation", "study:scenes"]
+PARTS = ["step", "sides", "sizes", "loop:quadmamba", "loading", "start", "detection", "segmentation", "study:scenes"]
 # Reads a command line as the tool does, writes it down, and measures nothing.
 PARSER = """#!{python}
 import importlib, sys

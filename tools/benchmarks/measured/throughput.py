@@ -10,6 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from timm.models import SwinTransformer
 from torch import Tensor, nn
 
 import tree_ssm  # noqa: F401  registers the models with timm
@@ -139,9 +140,20 @@ def timm_subjects(options: argparse.Namespace) -> Iterator[tuple[str, Subject]]:
         network = timm.create_model(name, num_classes=CLASSES)
         if options.cross and isinstance(network, QuadMamba):
             yield f"{name}, cross scans", Subject(with_cross_scans(timm.create_model(name, num_classes=CLASSES)))
-        if not name.startswith(OURS) and hasattr(network, "set_input_size"):  # windows and positions of transformers
-            network.set_input_size((options.size, options.size))
+        if not name.startswith(OURS):
+            resize(network, options.size)
         yield name, Subject(network)
+
+
+def resize(network: nn.Module, side: int) -> None:
+    """Prepare a network of timm for images of another size, if it has to be told.
+
+    Swin keeps its windows, as in detection: timm would enlarge them with the image.
+    """
+    if isinstance(network, SwinTransformer):
+        network.set_input_size((side, side), window_size=network.layers[0].blocks[0].window_size)
+    elif hasattr(network, "set_input_size"):
+        network.set_input_size((side, side))
 
 
 def with_cross_scans(network: QuadMamba) -> QuadMamba:
