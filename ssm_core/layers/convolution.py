@@ -114,9 +114,6 @@ class Stem(OneOperator):
     The layers are: conv 3×3 stride 2 · LN · GELU · conv 3×3 stride 2 · LN. One operator can compute the first three
     where there is a kernel (:func:`~ssm_core.ops.conv_norm_gelu`).
 
-    Attributes:
-        fused: whether it does. :func:`~ssm_core.layers.fuse_mlps` switches it on.
-
     Args:
         in_chans: number of channels of the image.
         dim: number C of channels of the result. The first convolution has half as many.
@@ -125,7 +122,6 @@ class Stem(OneOperator):
         taker: what the network is called in the error about images that do not fit.
     """
 
-    fused = False  # until the kernels, which were tested in an emulation, have run on a GPU
     NORMS_BEFORE_PRODUCTS = ("norm1",)
     # An activation reads the first. The second begins the residual stream, which under autocast has twice the bytes of
     # what the convolution gives.
