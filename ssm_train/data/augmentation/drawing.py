@@ -145,9 +145,11 @@ class Drawing:
             return np.zeros(4, np.int64), np.zeros((), np.int64)
         # timm erases a mask instead of the image, with zeros in place of noise, and the rectangle is read off the mask.
         rest = self.erasing(torch.ones(1, height, width, dtype=torch.uint8))[0].numpy()
-        rows, columns = (np.flatnonzero(rest.min(axis=axis) == 0) for axis in (1, 0))
-        rectangle = (rows[0], columns[0], len(rows), len(columns)) if len(rows) else (0, 0, 0, 0)
-        return np.array(rectangle, np.int64), np.array(random.randrange(_MOST_KEYS), np.int64)
+        rectangle = np.zeros(4, np.int64)
+        if not rest.all():
+            rows, columns = (np.flatnonzero(rest.min(axis=axis) == 0) for axis in (1, 0))
+            rectangle[:] = rows[0], columns[0], len(rows), len(columns)
+        return rectangle, np.array(random.randrange(_MOST_KEYS), np.int64)
 
 
 class Record:
