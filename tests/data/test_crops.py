@@ -1,6 +1,9 @@
 """Tests of the compiled scaling against Pillow, and of the crop against timm: every byte has to be theirs."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from ssm_train.data.augmentation import crops
 from ssm_train.data.augmentation.crops import crop_as_timm, has_resize, resize
 from ssm_train.data.transforms import TrainTransform
 
+ROOT = Path(__file__).parents[2]
 needs_library = pytest.mark.skipif(not has_resize(), reason="there is no compiled library")
 CHANNELS = pytest.mark.parametrize("channels", [1, 3])
 # Two and three pixels of width, and heights around a hundred times as many: there Pillow changes the order.
@@ -72,12 +76,56 @@ def test_numbers_and_bytes_are_timms(interpolation, mode):
         assert random.random() == after
 
 
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_library), False])
+def test_a_crop_has_a_pixel(compiled, monkeypatch):
+    monkeypatch.setattr(crops, "has_resize", lambda: compiled)
+    crop = RandomResizedCropAndInterpolation(8, scale=(0.08, 0.08))
+    for size in ((1, 1), (2, 1), (1, 3)):
+        image = Image.new("RGB", size, (77, 77, 77))
+        random.seed(0)
+        boxes = [crop.get_params(image, crop.scale, crop.ratio) for _ in range(20)]
+        assert any(not height or not width for _, _, height, width in boxes)
+        random.seed(0)
+        for _ in boxes:
+            found = crop_as_timm(crop, image)
+            assert found.shape == (8, 8, 3)
+            assert found.eq(77).all()
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "box", "hamming", "lanczos"])
+def test_other_functions_are_pillows(interpolation):
+    crop, image = RandomResizedCropAndInterpolation(24, interpolation=interpolation), picture_of(noise(60, 80))
+    random.seed(1)
+    expected = np.asarray(crop(image))
+    random.seed(1)
+    assert np.array_equal(crop_as_timm(crop, image).numpy(), expected)
+
+
+@pytest.mark.parametrize("mode", ["P", "I", "F", "1", "LA", "RGBA", "CMYK"])
+def test_other_modes_are_pillows(mode):
+    crop, image = RandomResizedCropAndInterpolation(24, interpolation="bilinear"), Image.fromarray(noise(60, 80))
+    image = image.convert("RGBA" if mode in ("LA", "RGBA") else "L" if mode in ("I", "F") else "RGB").convert(mode)
+    random.seed(1)
+    expected = np.asarray(crop(image))
+    random.seed(1)
+    assert np.array_equal(crop_as_timm(crop, image).numpy().squeeze(), expected)
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setattr(crops, "has_resize", lambda: False)
+    with pytest.raises(RuntimeError, match="make setup"):
+        resize(torch.zeros(3, 3, 3, dtype=torch.uint8), (2, 2), True)
+
+
 @needs_library
-def test_an_image_of_one_pixel():
-    crop = RandomResizedCropAndInterpolation(8, scale=(0.08, 0.08))  # for which timm draws a crop of no pixel
-    found = crop_as_timm(crop, Image.new("RGB", (1, 1), (77, 77, 77)))
-    assert found.shape == (8, 8, 3)
-    assert found.eq(77).all()
+def test_a_process_that_loaded_nothing_else():
+    """The function loads the library by itself."""
+    code = (
+        "import torch; from ssm_train.data.augmentation.crops import resize; "
+        "print(resize(torch.full((3, 3, 3), 5, dtype=torch.uint8), (2, 2), True).flatten().tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == str([5] * 12), found.stderr
 
 
 @needs_library
